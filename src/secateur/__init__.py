@@ -1,0 +1,28 @@
+"""secateur: a pretrained speech encoder in, a smaller and faster one out that works in its place.
+
+Importing it registers the classes of cut models with `transformers`, now or as soon as that is imported, and does
+nothing else; the public functions are loaded when they are first used.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from secateur.errors import SecateurError
+from secateur.modules.register import install
+
+if TYPE_CHECKING:
+    from secateur.pipeline import choose, profile, prune, report, shrink, verify
+
+__version__ = "0.1.0"
+__all__ = ["SecateurError", "choose", "profile", "prune", "report", "shrink", "verify"]
+
+install()
+
+
+def __getattr__(name: str) -> Any:
+    if name in __all__:
+        from secateur import pipeline
+
+        return getattr(pipeline, name)
+    raise AttributeError(f"module 'secateur' has no attribute {name!r}")

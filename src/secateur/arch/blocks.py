@@ -1,0 +1,244 @@
+"""Rows that the families share, and the table that they are written into."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+from torch import nn
+
+from secateur.modules.shape import EncoderShape
+from secateur.structure import Axis, Bind, Norm, Rate, Structure, Tap, Unit, Use, Weight
+from secateur.structure import axis as names
+
+CONVENTION = (
+    "MACs of convolutions, linear maps and attention's two products, front end and positional convolution included "
+    "(the latter before its crop); norms, softmax, activations, biases and WavLM's bias gate are left out"
+)
+
+
+class Table:
+    """Collects the rows of one model and turns them into a `Structure`.
+
+    Parameter shapes are read from the model itself; rows only say which dimensions lie on which axes. A linear map or
+    convolution that nobody counts, and a row that does not fit its parameter, are errors.
+    """
+
+    def __init__(self, model: nn.Module, config: Any, shape: EncoderShape) -> None:
+        """
+        Args:
+            model: The base model, possibly on the meta device.
+            config: Its config.
+            shape: Its shape in original indices.
+        """
+        self.config = config
+        self.shape = shape
+        self.modules = dict(model.named_modules())
+        self.axes: dict[str, Axis] = {}
+        self.uses: list[Use] = []
+        self.norms: list[Norm] = []
+        matrices = {f"{path}.weight" for path, module in self.modules.items() if _multiplies(module)}
+        matrices |= {
+            f"{path}.parametrizations.weight.original1" for path, m in self.modules.items() if _multiplies(m)
+        }
+        self.weights = {
+            name: Weight(name=name, shape=tuple(value.shape), matrix=name in matrices)
+            for name, value in model.named_parameters()
+        }
+
+    def axis(self, axis: Axis) -> None:
+        """Add an axis."""
+        self.axes[axis.name] = axis
+
+    def bind(self, name: str, dim: int, *axes: str) -> None:
+        """Say that dimension `dim` of a parameter lies on axes; a parameter that this model lacks is passed over."""
+        if name in self.weights:
+            weight = self.weights[name]
+            size = sum(self.axes[axis].size for axis in axes)
+            assert weight.shape[dim] == size, f"{name} has {weight.shape[dim]} on dim {dim}, its axes {size}"
+            self.weights[name] = replace(weight, binds=(*weight.binds, Bind(dim=dim, axes=axes)), within=None)
+
+    def tap(self, name: str, dim: int | None, *axes: str, repeats: tuple[int, ...] = ()) -> None:
+        """Say that the mask of axes is multiplied into a parameter."""
+        if name in self.weights:
+            weight = self.weights[name]
+            self.weights[name] = replace(
+                weight, taps=(*weight.taps, Tap(dim=dim, axes=axes, repeats=repeats))
+            )
+
+    def within(self, prefix: str, unit: Unit) -> None:
+        """Say that parameters below a path go with a unit, unless an axis along them says so or an earlier row did."""
+        for name, weight in self.weights.items():
+            if name.startswith(prefix + ".") and weight.within is None and not weight.binds:
+                self.weights[name] = replace(weight, within=unit)
+
+    def any_of(self, name: str, *axes: str) -> None:
+        """Say that a parameter stays while any unit of these axes is alive."""
+        if name in self.weights:
+            self.weights[name] = replace(self.weights[name], any_of=axes, within=None)
+
+    def norm(self, module: str, axis: str) -> None:
+        """Say that a LayerNorm is crossed by an axis, its parameters with it."""
+        if isinstance(self.modules.get(module), nn.LayerNorm):
+            self.norms.append(Norm(module=module, axis=axis))
+        for name in ("weight", "bias"):
+            self.bind(f"{module}.{name}", 0, axis)
+
+    def use(self, module: str, rate: Rate) -> None:
+        """Count the weight matrix of a module."""
+        for name in (f"{module}.weight", f"{module}.parametrizations.weight.original1"):
+            if name in self.weights:
+                self.uses.append(Use(module=module, rate=rate, weight=name))
+
+    def use_axes(self, module: str, rate: Rate, axes: Sequence[str]) -> None:
+        """Count one multiply-accumulate per living unit."""
+        self.uses.append(Use(module=module, rate=rate, axes=tuple(axes)))
+
+    def structure(self, model_type: str) -> Structure:
+        """All rows as plain data."""
+        counted = {use.module for use in self.uses}
+        for path, module in self.modules.items():
+            parametrised = any(path.startswith(f"{use}.") for use in counted)
+            assert (
+                not _multiplies(module)
+                or parametrised
+                or path in counted
+                or path.endswith("gru_rel_pos_linear")
+            ), path
+        return Structure(
+            model_type=model_type,
+            axes=self.axes,
+            weights=tuple(self.weights.values()),
+            uses=tuple(self.uses),
+            norms=tuple(self.norms),
+            convolutions=tuple(zip(self.config.conv_kernel, self.config.conv_stride, strict=True)),
+            convention=CONVENTION,
+        )
+
+
+def _multiplies(module: nn.Module) -> bool:
+    return isinstance(module, nn.Linear | nn.Conv1d)
+
+
+def frames(table: Table) -> Rate:
+    """Once a frame."""
+    return Rate(level=len(table.config.conv_kernel))
+
+
+def encoder(table: Table, shape: EncoderShape) -> None:
+    """All rows of a wav2vec 2.0 style encoder."""
+    front_end(table, shape)
+    positional_convolution(table)
+    for layer in range(shape.original["num_hidden_layers"]):
+        transformer_layer(table, shape, layer)
+
+
+def front_end(table: Table, shape: EncoderShape) -> None:
+    """The convolutions, and the projection that consumes the last one's channels.
+
+    Masks act behind the activation and enter at the consuming weight. The norm in front of the projection, and those
+    of LayerNorm front ends, are crossed by the axis.
+    """
+    last = len(shape.channels) - 1
+    for i, units in enumerate(shape.channels):
+        own, path = names.channels(i), f"feature_extractor.conv_layers.{i}"
+        table.axis(Axis(name=own, units=units, original=shape.original["conv_dim"][i], least=1))
+        table.bind(f"{path}.conv.weight", 0, own)
+        table.bind(f"{path}.conv.bias", 0, own)
+        table.norm(f"{path}.layer_norm", own)
+        table.use(f"{path}.conv", Rate(level=i + 1))
+        if i > 0:
+            table.bind(f"{path}.conv.weight", 1, names.channels(i - 1))
+            table.tap(f"{path}.conv.weight", 1, names.channels(i - 1))
+    table.norm("feature_projection.layer_norm", names.channels(last))
+    table.bind("feature_projection.projection.weight", 1, names.channels(last))
+    table.tap("feature_projection.projection.weight", 1, names.channels(last))
+    table.use("feature_projection.projection", frames(table))
+
+
+def positional_convolution(table: Table) -> None:
+    """Every convolution of the positional embedding; an even kernel sees one frame more than it leaves."""
+    for path, module in table.modules.items():
+        if path.startswith("encoder.pos_conv_embed") and isinstance(module, nn.Conv1d):
+            rate = Rate(level=len(table.config.conv_kernel), extra=1 - module.kernel_size[0] % 2)
+            table.use(path, rate)
+
+
+def transformer_layer(table: Table, shape: EncoderShape, layer: int) -> None:
+    """One layer: its attention, its feed-forward block, its norms; a layer trimmed before has no units left."""
+    present = layer < len(shape.attention)
+    whole = names.whole_layer(layer)
+    table.axis(Axis(name=whole, units=(0,) if present else (), original=1))
+    attention(table, shape, layer, present)
+    feed_forward(table, shape, layer, present)
+    table.within(f"encoder.layers.{layer}", (whole, 0))
+    for name in (f"encoder.layers.{layer}.adapter_layer.linear_{i}" for i in (1, 2)):
+        table.use(name, frames(table))
+
+
+def attention(table: Table, shape: EncoderShape, layer: int, present: bool) -> None:
+    """Heads, their query/key and value/output dimensions, and the block."""
+    path, block = f"encoder.layers.{layer}.attention", names.attention_block(layer)
+    whole = (names.whole_layer(layer), 0)
+    count, head_dim = shape.original["num_attention_heads"], shape.head_dim
+    kept = shape.attention[layer] if present else None
+    heads = kept.heads if kept else ()
+    table.axis(Axis(name=block, units=(0,) if kept and kept.kept else (), original=1, parents=(whole,)))
+    inside: tuple[Unit, ...] = (whole, (block, 0))
+    outputs = [names.value_output(layer, head) for head in heads]
+    table.axis(
+        Axis(name=names.heads(layer), units=heads, original=count, parents=inside, needs=tuple(outputs))
+    )
+    for head in range(count):
+        index = heads.index(head) if head in heads else None
+        parents = (*inside, (names.heads(layer), head))
+        for name, dims in (
+            (names.query_key(layer, head), kept.query_key if kept else ()),
+            (names.value_output(layer, head), kept.value_output if kept else ()),
+        ):
+            units = dims[index] if index is not None else ()
+            table.axis(Axis(name=name, units=units, original=head_dim, parents=parents))
+    queries = [names.query_key(layer, head) for head in heads]
+    for name, axes in (("q_proj", queries), ("k_proj", queries), ("v_proj", outputs)):
+        table.bind(f"{path}.{name}.weight", 0, *axes)
+        table.bind(f"{path}.{name}.bias", 0, *axes)
+        table.use(f"{path}.{name}", frames(table))
+    table.bind(f"{path}.out_proj.weight", 1, *outputs)
+    table.use(f"{path}.out_proj", frames(table))
+    table.within(path, (block, 0))
+    # A query/key mask multiplies the logit once: into the queries. A head's or block's mask scales its output.
+    table.tap(f"{path}.q_proj.weight", 0, *queries)
+    table.tap(f"{path}.q_proj.bias", 0, *queries)
+    table.tap(f"{path}.out_proj.weight", 1, *outputs)
+    widths = tuple(table.axes[name].size for name in outputs)
+    table.tap(f"{path}.out_proj.weight", 1, names.heads(layer), repeats=widths)
+    table.tap(f"{path}.out_proj.weight", None, block)
+    table.tap(f"{path}.out_proj.bias", None, block)
+    if heads:
+        squared = replace(frames(table), power=2)
+        table.use_axes(path, squared, [*queries, *outputs])
+
+
+def feed_forward(table: Table, shape: EncoderShape, layer: int, present: bool) -> None:
+    """Intermediate units and the block."""
+    path, block = f"encoder.layers.{layer}.feed_forward", names.feed_forward_block(layer)
+    whole = (names.whole_layer(layer), 0)
+    kept = shape.feed_forward[layer] if present else None
+    table.axis(Axis(name=block, units=(0,) if kept and kept.kept else (), original=1, parents=(whole,)))
+    own = Axis(
+        name=names.feed_forward_units(layer),
+        units=kept.units if kept else (),
+        original=shape.original["intermediate_size"],
+        parents=(whole, (block, 0)),
+    )
+    table.axis(own)
+    table.bind(f"{path}.intermediate_dense.weight", 0, own.name)
+    table.bind(f"{path}.intermediate_dense.bias", 0, own.name)
+    table.bind(f"{path}.output_dense.weight", 1, own.name)
+    table.within(path, (block, 0))
+    table.tap(f"{path}.output_dense.weight", 1, own.name)
+    table.tap(f"{path}.output_dense.weight", None, block)
+    table.tap(f"{path}.output_dense.bias", None, block)
+    for name in ("intermediate_dense", "output_dense"):
+        table.use(f"{path}.{name}", frames(table))

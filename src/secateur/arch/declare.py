@@ -1,0 +1,51 @@
+"""From a config to the `Structure` of its model: real parameter shapes, and the family's table of axes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import nn
+
+from secateur.arch import data2vec_audio, hubert, unispeech_sat, wav2vec2, wavlm
+from secateur.arch.blocks import Table
+from secateur.errors import ModelError
+from secateur.modules.configs import stock_type
+from secateur.modules.models import class_for
+from secateur.modules.shape import EncoderShape, shape_of
+from secateur.structure import Structure
+
+TABLES: dict[str, Callable[[Table, EncoderShape], None]] = {
+    "wav2vec2": wav2vec2.declare,
+    "hubert": hubert.declare,
+    "wavlm": wavlm.declare,
+    "data2vec-audio": data2vec_audio.declare,
+    "unispeech-sat": unispeech_sat.declare,
+}
+
+
+def skeleton(config: Any, ending: str = "Model") -> nn.Module:
+    """The model of that config without memory for its weights (on the meta device)."""
+    with torch.device("meta"):
+        return class_for(config, ending)(config)
+
+
+def declare(config: Any) -> Structure:
+    """The structure of the base model that a config describes, stock or cut.
+
+    Raises:
+        ModelError: The architecture, or something that this config switches on, is not supported.
+    """
+    model_type = stock_type(config.model_type)
+    if getattr(config, "add_adapter", False):
+        raise ModelError(
+            f"This {model_type} model has convolutional adapters after its encoder (add_adapter), "
+            "which are not supported; set add_adapter to false if they are not needed."
+        )
+    if getattr(config, "conv_pos_batch_norm", False):
+        raise ModelError("A positional convolution with batch norm (conv_pos_batch_norm) is not supported.")
+    shape = shape_of(config)
+    table = Table(skeleton(config), config, shape)
+    TABLES[model_type](table, shape)
+    return table.structure(model_type)

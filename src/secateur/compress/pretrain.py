@@ -1,0 +1,283 @@
+"""Pre-training a small encoder from nothing by BEST-RQ, on the engine that also prunes."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from secateur.data.batches import Batches, Crop, share
+from secateur.data.collate import collate
+from secateur.data.config import DataConfig, SyntheticData
+from secateur.data.corpus import Corpus
+from secateur.data.disturb import disturbed
+from secateur.data.open import open_corpus
+from secateur.engine.loop import LoopConfig, run
+from secateur.engine.optim import Optimiser, Schedule
+from secateur.engine.progress import Progress
+from secateur.engine.trainee import StepLoss
+from secateur.objective.tasks import best_rq
+from secateur.objective.tasks.best_rq import BestRqTask
+from secateur.records import environment, write_json
+
+log = logging.getLogger(__name__)
+
+_VALIDATION_STEPS = 8  # batches of dev, the same ones each time
+
+
+@dataclass(frozen=True, kw_only=True)
+class EncoderShape:
+    """The shape of a WavLM encoder with a GroupNorm front end of HuBERT's kernels and strides."""
+
+    conv_channels: int = 64  # of all seven layers
+    width: int = 192
+    layers: int = 4
+    heads: int = 6
+    feed_forward: int = 768
+    positions: int = 64  # taps of the positional conv
+    position_groups: int = 16
+
+
+@dataclass(frozen=True, kw_only=True)
+class PretrainConfig:
+    """One pre-training run.
+
+    Attributes:
+        out: The run folder; the encoder lands in its `model/`.
+        data: Speech with the splits `train` and `dev`.
+        seconds: Audio in one optimiser step.
+        crop: The longest crop, in seconds; utterances shorter than half of it are never drawn.
+        disturb: Share of the crops that get noise or another voice laid over them; labels come from clean speech.
+        rate: The highest learning rate, reached after `warmup` steps, held until `hold` (a share of the steps),
+            then falling linearly to zero.
+        accumulate: Micro-batches in one optimiser step.
+    """
+
+    out: str
+    data: DataConfig = field(default_factory=SyntheticData)
+    task: BestRqTask = field(default_factory=BestRqTask)
+    encoder: EncoderShape = field(default_factory=EncoderShape)
+    loop: LoopConfig
+    seconds: float = 24.0
+    crop: float = 3.0
+    disturb: float = 0.5
+    rate: float = 1.5e-3
+    warmup: int = 300
+    hold: float = 0.4
+    weight_decay: float = 0.01
+    clip: float = 1.0
+    accumulate: int = 1
+
+
+@dataclass(frozen=True)
+class MaskedBatch:
+    """One micro-batch: crops, and which of their frames are hidden."""
+
+    values: Tensor  # (batch, samples), clean and normalised
+    heard: Tensor  # (batch, samples), what the encoder hears
+    mask: Tensor  # (batch, frames), True where hidden
+    count: int  # masked frames in the whole optimiser step, all micro-batches and ranks
+    files: tuple[str, ...]
+
+
+class MaskedEncoder(nn.Module):
+    """A WavLM encoder and the linear layer that guesses labels; only the encoder is kept."""
+
+    def __init__(self, shape: EncoderShape, task: BestRqTask) -> None:
+        from transformers import WavLMConfig, WavLMModel
+
+        super().__init__()
+        self.encoder = WavLMModel(
+            WavLMConfig(
+                conv_dim=(shape.conv_channels,) * 7,
+                hidden_size=shape.width,
+                num_hidden_layers=shape.layers,
+                num_attention_heads=shape.heads,
+                intermediate_size=shape.feed_forward,
+                num_conv_pos_embeddings=shape.positions,
+                num_conv_pos_embedding_groups=shape.position_groups,
+                # Two million parameters see each crop once or a few times: they underfit, dropout would cost.
+                hidden_dropout=0.0,
+                attention_dropout=0.0,
+                activation_dropout=0.0,
+                feat_proj_dropout=0.0,
+                final_dropout=0.0,
+                layerdrop=0.0,
+            )
+        )
+        self.codebooks = task.codebooks
+        self.head = nn.Linear(shape.width, task.codebooks * task.entries)
+
+    def forward(self, values: Tensor, mask: Tensor) -> Tensor:
+        """(batch, samples), (batch, frames) → logits (masked frames, codebooks, entries)."""
+        hidden = self.encoder(values, mask_time_indices=mask).last_hidden_state[mask]
+        return self.head(hidden).unflatten(-1, (self.codebooks, -1))  # type: ignore[no-any-return]
+
+
+class BestRqTrainee:
+    """BEST-RQ as the engine's loop trains it.
+
+    Masks follow from seed, step and place in the global batch, whatever the ranks and the accumulation;
+    disturbances also from the micro-batch, since a crop is disturbed by its neighbour there.
+    """
+
+    def __init__(self, config: PretrainConfig) -> None:
+        corpus = open_corpus(config.data)
+        self.config, self.corpora = config, {part: corpus.split(part) for part in ("train", "dev")}
+        self.name = corpus.name
+        self.batches = {part: self._batches(self.corpora[part]) for part in self.corpora}
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(config.loop.seed)
+            self.module: nn.Module = MaskedEncoder(config.encoder, config.task)
+        self.module.eval()  # no dropout, no layer-drop, no SpecAugment; what is masked is what we mask
+        self.log_mel = best_rq.LogMel(config.task.mels)
+        self.quantiser = best_rq.Quantiser(2 * config.task.mels, config.task)
+
+    def _batches(self, corpus: Corpus) -> Batches:
+        config = self.config
+        return Batches(
+            corpus,
+            seconds=config.seconds,
+            min_seconds=config.crop / 2,
+            max_seconds=config.crop,
+            seed=config.loop.seed,
+            equal_lengths=True,
+        )
+
+    def optimisers(self) -> dict[str, Optimiser]:
+        """AdamW on everything; biases, norms and the mask vector do not decay."""
+        config, parameters = self.config, list(self.module.parameters())
+        optimiser = torch.optim.AdamW(
+            [
+                {"params": [p for p in parameters if p.ndim > 1], "weight_decay": config.weight_decay},
+                {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
+            ],
+            lr=config.rate,
+            betas=(0.9, 0.98),
+            eps=1e-6,
+        )
+        steps, warmup = config.loop.steps, min(config.warmup, config.loop.steps // 4)
+        hold = max(warmup, round(config.hold * steps))
+        schedule = Schedule(points=((-1, 0.0), (warmup, 1.0), (hold, 1.0), (steps, 0.0)))
+        return {"weights": Optimiser(optimiser=optimiser, schedule=schedule, clip=config.clip)}
+
+    def micro_batches(self, step: int, rank: int, world: int) -> Sequence[MaskedBatch]:
+        """This rank's crops with their masks."""
+        crops = self.batches["train"].step(step)
+        masks = self._masks(crops, step)
+        parts = share(crops, rank=rank, world=world, accumulate=self.config.accumulate)
+        places = {crop: place for place, crop in enumerate(crops)}
+        return [
+            self._batch("train", part, masks[[places[crop] for crop in part]], int(masks.sum()), step)
+            for part in parts
+        ]
+
+    def _masks(self, crops: Sequence[Crop], step: int) -> Tensor:
+        task = self.config.task
+        rng = np.random.default_rng([self.config.loop.seed, 3, step])
+        frames = best_rq.frame_count(crops[0].samples)
+        mask = best_rq.span_mask(
+            batch=len(crops), frames=frames, share=task.mask_share, span=task.mask_span, rng=rng
+        )
+        mask[:, 0] |= ~mask.any(axis=1)  # a short crop may have drawn no span
+        return torch.from_numpy(mask)
+
+    def _batch(
+        self, split: str, crops: Sequence[Crop], mask: Tensor, count: int, step: int, *, disturb: bool = True
+    ) -> MaskedBatch:
+        corpus = self.corpora[split]
+        values = collate(corpus, crops, normalize=True).values
+        rng = np.random.default_rng([self.config.loop.seed, 4, step, crops[0].index])
+        heard = disturbed(values, share=self.config.disturb, rng=rng) if disturb else values
+        files = tuple(corpus.utterances[crop.index].id for crop in crops)
+        return MaskedBatch(values=values, heard=heard, mask=mask, count=count, files=files)
+
+    def begin(self, step: int) -> None:
+        """Nothing is drawn per step."""
+
+    def loss(self, wrapped: nn.Module, batch: MaskedBatch) -> StepLoss:
+        """Cross-entropy per masked frame of the optimiser step, in nats."""
+        device = next(wrapped.parameters()).device
+        self.log_mel.to(device), self.quantiser.to(device)
+        mask = batch.mask.to(device)
+        labels = best_rq.targets(self.log_mel(batch.values.to(device)), self.quantiser)
+        found = best_rq.loss(wrapped(batch.heard.to(device), mask), labels, mask)
+        total = found.total / batch.count
+        parts = {"cross_entropy": total.detach(), "accuracy": found.hits / batch.count}
+        return StepLoss(total=total, parts=parts, files=batch.files)
+
+    def end(self, step: int, reduce: Callable[[Tensor], Tensor]) -> dict[str, float]:
+        """Nothing besides the parts is logged."""
+        return {}
+
+    def validate(self, step: int) -> dict[str, float]:
+        """Cross-entropy and accuracy on undisturbed crops of `dev`, the same at every step."""
+        sums = np.zeros(3)
+        for index in range(_VALIDATION_STEPS):
+            crops = self.batches["dev"].step(index)
+            batch = self._batch("dev", crops, self._masks(crops, index), 1, index, disturb=False)
+            with torch.no_grad():
+                parts = self.loss(self.module, batch).parts
+            sums += [float(parts["cross_entropy"]), float(parts["accuracy"]), float(batch.mask.sum())]
+        return {"cross_entropy": sums[0] / sums[2], "accuracy": sums[1] / sums[2]}
+
+    def state(self) -> dict[str, Tensor]:
+        """The weights; the quantiser follows from its seed."""
+        return self.module.state_dict()
+
+    def load(self, state: dict[str, Tensor]) -> None:
+        """Puts the weights back."""
+        self.module.load_state_dict(state)
+
+
+def pretrain(
+    config: PretrainConfig, *, resume: bool = False, on_progress: Callable[[Progress], None] | None = None
+) -> dict[str, Any]:
+    """Trains an encoder from nothing; returns the record that is also left in `out`.
+
+    `out/model` is a plain HF folder: the encoder in float32, and a feature extractor.
+    """
+    folder = Path(config.out)
+    folder.mkdir(parents=True, exist_ok=True)
+    trainee = BestRqTrainee(config)
+    result = run(
+        trainee, config.loop, phase="pretrain", folder=folder, resume=resume, on_progress=on_progress
+    )
+    assert isinstance(trainee.module, MaskedEncoder)
+    save_encoder(trainee.module.encoder, folder / "model")
+    record = {
+        "format": 1,
+        "verb": "pretrain",
+        "config": dataclasses.replace(config, out=folder.name),
+        "data": trainee.name,
+        "parameters": sum(p.numel() for p in trainee.module.encoder.parameters()),
+        "seconds": result.seconds,
+        "train": result.figures,
+        "dev": result.validation,
+        "environment": environment(),
+    }
+    write_json(folder / "record.json", record)
+    log.info("the encoder is in %s", folder / "model")
+    return record
+
+
+def save_encoder(encoder: Any, folder: Path) -> None:
+    """Writes a HF folder with the feature extractor that the encoder was trained with."""
+    from transformers import Wav2Vec2FeatureExtractor
+
+    encoder.save_pretrained(folder)
+    extractor = Wav2Vec2FeatureExtractor(
+        feature_size=1,
+        sampling_rate=16_000,
+        padding_value=0.0,
+        do_normalize=True,
+        return_attention_mask=False,
+    )
+    extractor.save_pretrained(folder)

@@ -1,0 +1,169 @@
+"""The YAML edge: recipes become frozen dataclasses, and every mistake in one is told at once.
+
+    base: dphubert          # another recipe: a packaged name, or a path relative to this file
+    learn: {steps: 500}     # mappings merge into the base's, anything else replaces it
+
+The dataclasses live beside the code they configure. A choice is a union of dataclasses, each with a field
+`kind: Literal["name"]`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import enum
+from collections.abc import Mapping
+from pathlib import Path, PurePath
+from typing import Any, TypeVar
+
+import yaml
+
+from secateur.errors import ConfigError, nearest
+from secateur.schema import Problems, build
+
+T = TypeVar("T")
+
+
+def load(
+    source: str | Path | Mapping[str, Any],
+    cls: type[T],
+    overrides: Mapping[str, Any] | None = None,
+    *,
+    search: Path | None = None,
+) -> T:
+    """An instance of the frozen dataclass `cls` from a recipe.
+
+    Args:
+        source: a YAML file, the name of a packaged recipe, or its mapping (whose `base` is relative to the
+            working directory).
+        cls: the dataclass.
+        overrides: laid over the recipe last; a key may be a dotted path, as in `{"learn.steps": 500}`.
+        search: the folder of packaged recipes: `{name}.yaml` or `{name}/recipe.yaml`.
+
+    Raises:
+        ConfigError: with every mistake in one message.
+    """
+    if isinstance(source, Mapping):
+        name, tree = "The configuration", _with_base(dict(source), Path.cwd(), search, ())
+    else:
+        path = _find(str(source), Path.cwd(), search)
+        name, tree = str(source), _read(path, search, ())
+    for key, value in (overrides or {}).items():
+        for part in reversed(str(key).split(".")):
+            value = {part: value}
+        tree = merge(tree, value)
+    problems = Problems()
+    result = build(cls, tree, "", problems)
+    if problems.found:
+        count = len(problems.found)
+        listed = "\n".join(f"  - {problem}" for problem in problems.found)
+        raise ConfigError(f"{name} has {count} mistake{'s' if count > 1 else ''}:\n{listed}")
+    assert isinstance(result, cls)
+    return result
+
+
+def dump(instance: Any) -> str:
+    """The YAML of a config dataclass with every default written out; `load` reads it back as it was."""
+    return yaml.safe_dump(_plain(instance), sort_keys=False, allow_unicode=True, default_flow_style=None)
+
+
+def merge(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
+    """`above` laid over `below`: mappings merge, anything else replaces.
+
+    Two mappings of different `kind` are different things, so there too the upper one replaces the lower.
+    """
+    merged = dict(below)
+    for key, value in above.items():
+        old = merged.get(key)
+        if isinstance(old, Mapping) and isinstance(value, Mapping):
+            other_kind = "kind" in value and value["kind"] != old.get("kind")
+            merged[key] = dict(value) if other_kind else merge(old, value)
+        else:
+            merged[key] = value
+    return merged
+
+
+def _find(name: str, folder: Path, search: Path | None) -> Path:
+    """The recipe file of a path relative to `folder` or of a packaged name."""
+    candidates = [folder / name]
+    if search is not None:
+        candidates += [search / f"{name}.yaml", search / name / "recipe.yaml", search / name]
+    for candidate in candidates:
+        if candidate.is_file():
+            return candidate.resolve()
+    packaged = sorted(_packaged(search)) if search is not None else []
+    or_one = f" or one of the recipes {', '.join(packaged)}" if packaged else ""
+    hint = nearest(name, packaged)
+    raise ConfigError(f"{name}: there is no such recipe; allowed is the path of a YAML file{or_one}.{hint}")
+
+
+def _packaged(search: Path) -> set[str]:
+    """The names `_find` knows in a folder of recipes."""
+    names = {path.relative_to(search).with_suffix("").as_posix() for path in search.rglob("*.yaml")}
+    return {name.removesuffix("/recipe") for name in names}
+
+
+def _read(path: Path, search: Path | None, chain: tuple[Path, ...]) -> dict[str, Any]:
+    """The mapping of a recipe file, its bases merged in; `chain` holds the files that led here."""
+    if path in chain:
+        circle = " -> ".join(link.name for link in (*chain[chain.index(path) :], path))
+        raise ConfigError(
+            f"{path.name}: `base` leads in a circle: {circle}. Remove one of these `base` lines."
+        )
+    try:
+        tree = yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark or error.context_mark
+        where = f"line {mark.line + 1}, column {mark.column + 1}" if mark else "unknown line"
+        raise ConfigError(f"{path}, {where}: not YAML: {error.problem or error.context}.") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: not YAML: {error}.") from None
+    if tree is None:
+        tree = {}
+    if not isinstance(tree, dict):
+        raise ConfigError(
+            f"{path}: got a {type(tree).__name__} at the top, allowed is a mapping (key: value)."
+        )
+    return _with_base(tree, path.parent, search, (*chain, path))
+
+
+def _with_base(
+    tree: dict[str, Any], folder: Path, search: Path | None, chain: tuple[Path, ...]
+) -> dict[str, Any]:
+    base = tree.pop("base", None)
+    if base is None:
+        return tree
+    if not isinstance(base, str):
+        raise ConfigError(f"base: got {base!r}, allowed is the path or the name of one other recipe.")
+    return merge(_read(_find(base, folder, search), search, chain), tree)
+
+
+class _Loader(yaml.SafeLoader):
+    """PyYAML's safe loader, except that a key given twice is an error and not silently the later one."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen: set[Any] = set()
+        for key_node, _ in node.value:
+            if key_node.tag == "tag:yaml.org,2002:merge":
+                continue
+            key = self.construct_object(key_node, deep=True)
+            if isinstance(key, str) and key in seen:
+                raise yaml.constructor.ConstructorError(
+                    None, None, f"the key {key!r} is given twice", key_node.start_mark
+                )
+            seen.add(key if isinstance(key, str) else None)
+        return super().construct_mapping(node, deep)
+
+
+def _plain(value: Any) -> Any:
+    """The YAML form of a config value."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {f.name: _plain(getattr(value, f.name)) for f in dataclasses.fields(value) if f.init}
+    if isinstance(value, Mapping):
+        return {_plain(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(item) for item in value]
+    if isinstance(value, (set, frozenset)):
+        return sorted(_plain(item) for item in value)
+    if isinstance(value, enum.Enum):
+        return _plain(value.value)
+    return value.as_posix() if isinstance(value, PurePath) else value

@@ -1,0 +1,268 @@
+"""Expected and exact costs, from the declaration alone.
+
+Every parameter and every multiply-accumulate count is a *term*: a constant times the number of living units along each
+axis it lies on, times the probability that it is there at all. Gates are independent, so expectations are products and
+sums; at open probabilities of 0 and 1 they are the counts of the closed selection, exactly (all sums are of whole
+numbers in float64).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from secateur.structure import Selection, Structure, Use, Weight
+
+#: The costs that a constraint can name.
+COSTS = ("parameters", "macs")
+
+
+class Liveness:
+    """How alive each unit of a structure is, given the open probability of each unit's own gate.
+
+    Units of all axes stand one behind the other in one flat vector, in the order of ``structure.axes``.
+    """
+
+    def __init__(self, structure: Structure) -> None:
+        offsets, nobody = structure.offsets, structure.size  # index `nobody` is always open
+        self.axes = list(structure.axes.values())
+        self.number = {axis.name: index for index, axis in enumerate(self.axes)}
+        position = {
+            axis.name: {unit: offsets[axis.name] + at for at, unit in enumerate(axis.units)}
+            for axis in self.axes
+        }
+        always, atoms, needed = len(self.axes), [], []
+        for axis in self.axes:
+            own_needs = [self.number[name] for name in axis.needs] or [always] * axis.size
+            shared = [position[name].get(unit, nobody) for name, unit in axis.parents]
+            implied = [
+                structure.axes[name].needs[structure.axes[name].units.index(unit)]
+                for name, unit in axis.parents
+                if structure.axes[name].needs and unit in structure.axes[name].units
+            ]
+            # A unit of the axis that its parent needs meets that need itself.
+            inherited = [self.number[name] for name in implied if name != axis.name]
+            for at in range(axis.size):
+                atoms.append([offsets[axis.name] + at, *shared])
+                needed.append([own_needs[at], *inherited])
+        self.atoms = _pad(atoms, nobody)
+        self.needed = _pad(needed, always)
+        self.of_axis = torch.repeat_interleave(torch.tensor([axis.size for axis in self.axes]))
+        self.least = torch.tensor(
+            [float(axis.least > 0 and axis.size > 0) for axis in self.axes], dtype=torch.float64
+        )
+        by_size: dict[int, list[int]] = {}
+        for index, axis in enumerate(self.axes):
+            by_size.setdefault(axis.size, []).append(index)
+        self.by_size = [
+            (
+                torch.tensor(indices),
+                torch.tensor([[offsets[self.axes[i].name] + at for at in range(size)] for i in indices]),
+            )
+            for size, indices in by_size.items()
+            if size
+        ]
+        self.parents = _pad(
+            [[position[name].get(unit, nobody) for name, unit in axis.parents] for axis in self.axes], nobody
+        )
+
+    def __call__(self, open_probability: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Liveness of units, expected counts of axes, and the probability that an axis has any living unit.
+
+        Args:
+            open_probability: (units,), float64.
+
+        Returns:
+            (units + 1,) with a final one, (axes + 1,) with a final one, (axes,).
+        """
+        one = open_probability.new_ones(1)
+        own = torch.cat([open_probability, one])
+        closed = self._all_closed(open_probability)  # (axes,): own gates only
+        some = torch.cat([1.0 - closed, one])
+        alive = own[self.atoms].prod(-1) * some[self.needed].prod(-1)  # (units,)
+        counts = torch.zeros_like(closed).index_add(0, self.of_axis, alive)
+        # A conv axis keeps a unit even when all its gates are closed: E[max(1, n)] = E[n] + P(n = 0).
+        counts = counts + self.least * closed
+        needy = own[:-1] * some[self.needed[:, 0]]
+        there = own[self.parents].prod(-1) * (1.0 - self._all_closed(needy))
+        return torch.cat([alive, one]), torch.cat([counts, one]), there
+
+    def _all_closed(self, probability: Tensor) -> Tensor:
+        """P(no unit of the axis is open) for every axis, from its own units' probabilities: (units,) -> (axes,)."""
+        closed = probability.new_ones(len(self.axes))
+        for indices, units in self.by_size:
+            closed = closed.index_copy(0, indices, (1.0 - probability[units]).prod(-1))
+        return closed
+
+
+@dataclass(frozen=True)
+class Term:
+    """One parameter or attention product: what it lies on, and the use or weight it stands for."""
+
+    weight: Weight | None
+    use: Use | None
+
+
+class Terms:
+    """All terms of a structure; a `Cost` weighs them."""
+
+    def __init__(self, structure: Structure) -> None:
+        self.structure = structure
+        self.alive = Liveness(structure)
+        self.terms = [Term(weight=weight, use=None) for weight in structure.weights]
+        self.terms += [Term(weight=None, use=use) for use in structure.uses if use.axes]
+        self.of_weight = {weight.name: index for index, weight in enumerate(structure.weights)}
+        number, nobody = self.alive.number, structure.size
+        groups: dict[tuple[int, ...], int] = {}
+
+        def group(axes: Sequence[str]) -> int:
+            return groups.setdefault(tuple(number[name] for name in axes), len(groups))
+
+        along, within, any_of, constant = [], [], [], []
+        for term in self.terms:
+            binds = (
+                [bind.axes for bind in term.weight.binds]
+                if term.weight
+                else [term.use.axes if term.use else ()]
+            )
+            along.append([group(axes) for axes in binds])
+            unit = term.weight.within if term.weight else None
+            within.append(nobody if unit is None else self._position(*unit))
+            any_of.append([number[name] for name in term.weight.any_of] if term.weight else [])
+            bound = {bind.dim for bind in term.weight.binds} if term.weight else set()
+            shape = term.weight.shape if term.weight else ()
+            constant.append(float(math.prod(size for dim, size in enumerate(shape) if dim not in bound)))
+        self.along = _pad(along, len(groups))
+        self.within = torch.tensor(within)
+        self.constant = torch.tensor(constant, dtype=torch.float64)
+        self.conditional = [(index, torch.tensor(axes)) for index, axes in enumerate(any_of) if axes]
+        self.group_of = torch.tensor(
+            [index for axes, index in groups.items() for _ in axes], dtype=torch.long
+        )
+        self.axis_of = torch.tensor([axis for axes in groups for axis in axes], dtype=torch.long)
+        self.groups = len(groups)
+
+    def _position(self, axis: str, unit: int) -> int:
+        return self.structure.offsets[axis] + self.structure.axes[axis].units.index(unit)
+
+    def sizes(self, open_probability: Tensor) -> Tensor:
+        """Expected size of every term (elements of a parameter, living units of a product): (units,) -> (terms,)."""
+        alive, counts, there = self.alive(open_probability)
+        sums = torch.zeros(self.groups, dtype=counts.dtype).index_add(0, self.group_of, counts[self.axis_of])
+        sums = torch.cat([sums, sums.new_ones(1)])
+        sizes = self.constant * sums[self.along].prod(-1) * alive[self.within]
+        if self.conditional:
+            exists = torch.stack([1.0 - (1.0 - there[axes]).prod() for _, axes in self.conditional])
+            indices = torch.tensor([index for index, _ in self.conditional])
+            sizes = sizes * torch.ones_like(sizes).index_copy(0, indices, exists)
+        return sizes
+
+    def weights_of(self, cost: str, samples: int, counts: Callable[[Term, Use | None], bool]) -> Tensor:
+        """How much one unit of each term's size costs: (terms,) in float64.
+
+        Args:
+            cost: ``parameters`` or ``macs``.
+            samples: Samples of audio, for MACs.
+            counts: Whether a term (and its use, for MACs) is in the scope.
+        """
+        factors = torch.zeros(len(self.terms), dtype=torch.float64)
+        if cost == "parameters":
+            for index, term in enumerate(self.terms):
+                factors[index] = float(term.weight is not None and counts(term, None))
+            return factors
+        products = {id(term.use): index for index, term in enumerate(self.terms) if term.use}
+        for use in self.structure.uses:
+            index = self.of_weight[use.weight] if use.weight else products[id(use)]
+            if counts(self.terms[index], use):
+                factors[index] += float(self.structure.times(use.rate, samples))
+        return factors
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cost:
+    """One cost over one scope.
+
+    Attributes:
+        terms: The structure's terms, shared between costs.
+        factors: Cost of one unit of each term's size, zero outside the scope: (terms,).
+        dense: The cost of the model as it stands.
+        label: Cost, scope and convention in words.
+    """
+
+    terms: Terms
+    factors: Tensor
+    dense: float
+    label: str
+
+    @classmethod
+    def of(
+        cls,
+        terms: Terms,
+        *,
+        cost: str,
+        scope: str = "whole",
+        samples: int = 16000,
+        gated: frozenset[str] = frozenset(),
+    ) -> Cost:
+        """A cost by name.
+
+        Args:
+            terms: The structure's terms.
+            cost: ``parameters`` or ``macs``.
+            scope: ``whole``, ``gated``, ``encoder``, ``frontend`` or a module path of the base model.
+            samples: Audio length for MACs, in samples.
+            gated: Names of the gated axes, for the scope ``gated``.
+        """
+        structure = terms.structure
+        structure.check_scope(scope)
+
+        def counts(term: Term, use: Use | None) -> bool:
+            if scope == "gated":
+                if term.weight is not None:
+                    return structure.on_axes(term.weight, gated)
+                return term.use is not None and structure.touched(term.use.axes, gated)
+            path = use.module if use else term.weight.name if term.weight else ""
+            return structure.in_scope(path, scope)
+
+        factors = terms.weights_of(cost, samples, counts)
+        length = f" at {samples} samples; {structure.convention}" if cost == "macs" else ""
+        whole = terms.sizes(torch.ones(structure.size, dtype=torch.float64))
+        return cls(
+            terms=terms,
+            factors=factors,
+            dense=float(factors @ whole),
+            label=f"{cost} of scope {scope}{length}",
+        )
+
+    def expected(self, open_probability: Tensor) -> Tensor:
+        """Expected cost, a float64 scalar through which gradients flow: (units,) -> ()."""
+        return self.terms.sizes(open_probability) @ self.factors
+
+    def count(self, selection: Selection) -> int:
+        """Exact cost of a selection."""
+        return round(float(self.expected(indicator(self.terms.structure, selection.axes))))
+
+
+def indicator(structure: Structure, kept: Mapping[str, Sequence[int]]) -> Tensor:
+    """One for kept units and zero for others; absent axes are whole: (units,) in float64."""
+    out = torch.ones(structure.size, dtype=torch.float64)
+    for name, units in kept.items():
+        axis, start = structure.axis(name), structure.offsets[name]
+        chosen = set(units)
+        if len(chosen) < axis.size:
+            out[start : start + axis.size] = torch.tensor(
+                [float(unit in chosen) for unit in axis.units], dtype=out.dtype
+            )
+    return out
+
+
+def _pad(rows: Sequence[Sequence[int]], filler: int) -> Tensor:
+    """Rows of unequal length as one matrix, at least one column wide."""
+    width = max(1, max((len(row) for row in rows), default=1))
+    return torch.tensor([[*row, *[filler] * (width - len(row))] for row in rows], dtype=torch.long).reshape(
+        -1, width
+    )

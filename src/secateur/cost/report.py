@@ -1,0 +1,80 @@
+"""Parameters and MACs of a model by block, for `profile` and the report."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+
+from secateur.cost.expected import COSTS, Terms, indicator
+from secateur.structure import Selection, Structure
+
+_BLOCK = re.compile(
+    r"feature_extractor\.conv_layers\.\d+|feature_projection|encoder\.pos_conv_embed"
+    r"|encoder\.layers\.\d+\.(?:attention|feed_forward)|encoder\.layers\.\d+|encoder|[^.]+"
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Breakdown:
+    """What a model costs, in all and by block.
+
+    Attributes:
+        parameters: Parameters of the base model, without a task head.
+        macs: Multiply-accumulates at `samples` samples.
+        samples: Audio length that the MACs are for.
+        frames: Output frames at that length.
+        blocks: Parameters and MACs by block, in the order of the data.
+        scopes: The same by scope.
+        convention: What the MACs count.
+    """
+
+    parameters: int
+    macs: int
+    samples: int
+    frames: int
+    blocks: dict[str, dict[str, int]]
+    scopes: dict[str, dict[str, int]]
+    convention: str
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain JSON."""
+        return asdict(self)
+
+
+def breakdown(structure: Structure, *, samples: int, selection: Selection | None = None) -> Breakdown:
+    """The cost of a structure, whole or cut by a selection."""
+    terms = Terms(structure)
+    sizes = terms.sizes(indicator(structure, selection.axes if selection else {}))
+    blocks: dict[str, dict[str, int]] = {}
+    for cost in COSTS:
+        factors = terms.weights_of(cost, samples, lambda term, use: True)
+        values = (sizes * factors).to(torch.float64).tolist()
+        for term, value in zip(terms.terms, values, strict=True):
+            path = term.weight.name if term.weight else term.use.module if term.use else ""
+            block = blocks.setdefault(_block(path), dict.fromkeys(COSTS, 0))
+            block[cost] += round(value)
+    scopes = {
+        scope: {
+            cost: sum(values[cost] for block, values in blocks.items() if structure.in_scope(block, scope))
+            for cost in COSTS
+        }
+        for scope in ("whole", "encoder", "frontend")
+    }
+    return Breakdown(
+        parameters=scopes["whole"]["parameters"],
+        macs=scopes["whole"]["macs"],
+        samples=samples,
+        frames=structure.lengths(samples)[-1],
+        blocks=blocks,
+        scopes=scopes,
+        convention=structure.convention,
+    )
+
+
+def _block(path: str) -> str:
+    """The block that a parameter or module belongs to."""
+    match = _BLOCK.match(path)
+    return match.group(0) if match else path

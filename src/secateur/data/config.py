@@ -1,0 +1,124 @@
+"""Where the speech comes from: one frozen config per kind of source, told apart by `kind`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Literal
+
+from secateur.errors import ConfigError
+
+
+@dataclass(frozen=True, kw_only=True)
+class SyntheticData:
+    """Speech made on the spot: words from a closed list in many voices, with known text and timings.
+
+    Attributes:
+        utterances: How many utterances to make.
+        seed: Decides words and voices; the same seed gives the same corpus.
+        words_per_utterance: Fewest and most words in one utterance.
+        voices: How many different speakers, over all splits.
+        rooms: Some utterances sound as from a small room, over a telephone or with a little noise.
+    """
+
+    kind: Literal["synthetic"] = "synthetic"
+    utterances: int = 400
+    seed: int = 0
+    words_per_utterance: tuple[int, int] = (4, 12)
+    voices: int = 24
+    rooms: bool = True
+
+    def __post_init__(self) -> None:
+        fewest, most = self.words_per_utterance
+        if self.utterances < 1 or self.voices < 1:
+            raise ConfigError(
+                f"Got utterances {self.utterances} and voices {self.voices}; both must be at least 1."
+            )
+        if self.seed < 0:
+            raise ConfigError(f"Got seed {self.seed}; it must be 0 or more.")
+        if not 1 <= fewest <= most:
+            raise ConfigError(
+                f"Got words_per_utterance ({fewest}, {most}); give the fewest, at least 1, then the most."
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class RecordedData:
+    """What every source of recordings has in common.
+
+    Attributes:
+        path: The folder or manifest.
+        min_seconds: Anything shorter is skipped.
+        max_skipped: The largest share of files that may be skipped before opening fails, 0 to 1.
+        scan: Decode every file once while opening, so that silent and corrupt ones are found then.
+            Without it opening reads headers only, and a bad file ends the run when its turn comes.
+        memory_hours: A corpus no longer than this stays decoded in memory (0.23 GB an hour).
+    """
+
+    path: str
+    min_seconds: float = 0.1
+    max_skipped: float = 0.1
+    scan: bool = True
+    # Opus decodes at some 700 times real time on one core, so a large corpus loses little by staying
+    # on disk, while each process of a distributed run would hold its own copy of it. Kept as float32:
+    # int16 would halve the memory, but then what is read would depend on where it is read from.
+    memory_hours: float = 2.0
+
+    def __post_init__(self) -> None:
+        if not self.path:
+            raise ConfigError("Got an empty path; name the folder or manifest that holds the speech.")
+        if not 0 <= self.max_skipped <= 1:
+            raise ConfigError(f"Got max_skipped {self.max_skipped}; it is a share between 0 and 1.")
+        if self.min_seconds < 0 or self.memory_hours < 0:
+            raise ConfigError(
+                f"Got min_seconds {self.min_seconds} and memory_hours {self.memory_hours}; neither may be "
+                "negative."
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class FolderData(RecordedData):
+    """Every WAV, FLAC, Ogg, Opus and MP3 file below a folder, without text."""
+
+    kind: Literal["folder"] = "folder"
+
+
+@dataclass(frozen=True, kw_only=True)
+class TsvData(RecordedData):
+    """A fairseq TSV: the root folder on line 1, then `relative path <TAB> number of samples`.
+
+    Attributes:
+        root: Takes the place of line 1, for a manifest that came from another machine.
+    """
+
+    kind: Literal["tsv"] = "tsv"
+    root: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class JsonlData(RecordedData):
+    """A manifest with one JSON object per line; `readers.read_jsonl` documents its fields.
+
+    Attributes:
+        split: Keep only the lines with this `split`.
+        where: Keep only the lines whose field, by name, is one of the values given, or a list with one.
+    """
+
+    kind: Literal["jsonl"] = "jsonl"
+    split: str | None = None
+    where: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class LibriSpeechData(RecordedData):
+    """LibriSpeech as downloaded: `subset/speaker/chapter/*.flac` with one `*.trans.txt` per chapter.
+
+    Attributes:
+        split: Keep only this subset, for example `train-clean-100`.
+    """
+
+    kind: Literal["librispeech"] = "librispeech"
+    split: str | None = None
+
+
+DataConfig = SyntheticData | FolderData | TsvData | JsonlData | LibriSpeechData

@@ -1,0 +1,98 @@
+"""A corpus: what is said in which recording, what was left out of it and why, and how to hear it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from secateur.errors import DataError, nearest
+
+SAMPLE_RATE = 16_000
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Utterance:
+    """One stretch of speech: a file, or a segment of one.
+
+    Attributes:
+        id: Unique within its corpus.
+        path: The audio file; for synthetic speech a name of its own.
+        samples: Length at 16 kHz, whatever the file's own rate.
+        text: What is said.
+        speaker: Who says it.
+        label: A class, such as a keyword or an emotion.
+        split: The part of the corpus it belongs to.
+        offset: Where in the file it starts, in seconds.
+        duration: How long it is in seconds; None reaches to the end of the file.
+        words: First sample, sample after the last (both at 16 kHz) and text of each word, where known.
+    """
+
+    id: str
+    path: str
+    samples: int
+    text: str | None = None
+    speaker: str | None = None
+    label: str | None = None
+    split: str | None = None
+    offset: float = 0.0
+    duration: float | None = None
+    words: tuple[tuple[int, int, str], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Skip:
+    """A file or segment that was left out, as the manifest names it, and the reason in plain words."""
+
+    path: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class Corpus:
+    """Utterances in a fixed order and the function that reads one.
+
+    Attributes:
+        name: A short name for logs and records.
+        utterances: In the order of the manifest, or sorted by path.
+        skipped: What was left out while opening.
+        read: The audio of an utterance: (samples,) float32, mono, 16 kHz, not to be written to.
+    """
+
+    name: str
+    utterances: tuple[Utterance, ...]
+    skipped: tuple[Skip, ...]
+    read: Callable[[Utterance], NDArray[np.float32]]
+
+    def __len__(self) -> int:
+        return len(self.utterances)
+
+    @property
+    def seconds(self) -> float:
+        """Length of all utterances together."""
+        return sum(utterance.samples for utterance in self.utterances) / SAMPLE_RATE
+
+    def audio(self, index: int) -> NDArray[np.float32]:
+        """The audio of utterance `index`: (samples,) float32, mono, 16 kHz."""
+        return self.read(self.utterances[index])
+
+    def split(self, name: str) -> Corpus:
+        """The utterances whose `split` is `name`.
+
+        Raises:
+            DataError: No utterance has that split.
+        """
+        chosen = self.select(lambda utterance: utterance.split == name)
+        if not chosen.utterances:
+            names = sorted({utterance.split for utterance in self.utterances if utterance.split is not None})
+            raise DataError(
+                f"Corpus {self.name!r} has no split {name!r}; it has {', '.join(names) or 'no splits'}."
+                + nearest(name, names)
+            )
+        return replace(chosen, name=f"{self.name}/{name}")
+
+    def select(self, predicate: Callable[[Utterance], bool]) -> Corpus:
+        """The utterances for which `predicate` holds, in the same order; possibly none."""
+        return replace(self, utterances=tuple(filter(predicate, self.utterances)))

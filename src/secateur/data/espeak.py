@@ -1,0 +1,191 @@
+"""A thin ctypes binding of espeak-ng, taken from the `espeakng-loader` package: text and a voice in, sound out."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from secateur.errors import DataError
+
+# Values of espeak-ng's public header (speak_lib.h).
+_SYNCHRONOUS = 2
+_PHONEME_EVENTS, _PHONEMES_AS_IPA, _DO_NOT_EXIT = 0x1, 0x2, 0x8000
+_RATE, _PITCH, _RANGE = 1, 3, 4
+_UTF8 = 1
+_EVENT_LAST, _EVENT_WORD, _EVENT_END, _EVENT_PHONEME = 0, 1, 5, 7
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Voice:
+    """One synthetic speaker: an accent, a variant (the timbre) and the way it is set."""
+
+    accent: str
+    variant: str
+    rate: int  # words a minute, 80 to 450
+    pitch: int  # 0 to 100
+    range: int  # of the pitch, 0 (monotone) to 100
+
+    @property
+    def name(self) -> str:
+        """The speaker's label; two voices that differ in anything have different names."""
+        return f"{self.accent}+{self.variant}-r{self.rate}-p{self.pitch}-i{self.range}"
+
+
+@dataclass(frozen=True, slots=True)
+class Span:
+    """A word or phone and where it lies: `start` and `end` in samples."""
+
+    start: int
+    end: int
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Spoken:
+    """What one call said: int16 samples at `sample_rate`, words as they were said together, IPA phones."""
+
+    samples: NDArray[np.int16]
+    sample_rate: int
+    words: tuple[Span, ...]
+    phones: tuple[Span, ...]
+
+
+class _Name(ctypes.Union):
+    _fields_ = (("number", ctypes.c_int), ("name", ctypes.c_char_p), ("string", ctypes.c_char * 8))
+
+
+class _Event(ctypes.Structure):
+    _fields_ = (
+        ("type", ctypes.c_int),
+        ("identifier", ctypes.c_uint),
+        ("text_position", ctypes.c_int),
+        ("length", ctypes.c_int),
+        ("milliseconds", ctypes.c_int),
+        ("sample", ctypes.c_int),
+        ("user_data", ctypes.c_void_p),
+        ("id", _Name),
+    )
+
+
+_Callback = ctypes.CFUNCTYPE(
+    ctypes.c_int, ctypes.POINTER(ctypes.c_short), ctypes.c_int, ctypes.POINTER(_Event)
+)
+
+
+def _loader() -> Any:
+    try:
+        import espeakng_loader
+    except ImportError:
+        raise DataError(
+            "Synthetic speech needs the package `espeakng-loader`, which is not installed. "
+            "Install it (`pip install espeakng-loader`, or `pip install 'secateur[demo]'`), or name your own data."
+        ) from None
+    return espeakng_loader
+
+
+def version() -> str:
+    """The installed version of `espeakng-loader`, which decides every sample that is made."""
+    from importlib.metadata import PackageNotFoundError
+    from importlib.metadata import version as installed
+
+    _loader()
+    try:
+        return installed("espeakng-loader")
+    except PackageNotFoundError:
+        return "unknown"
+
+
+class Synthesiser:
+    """espeak-ng, opened once per process.
+
+    The library keeps state between calls, so bytes repeat only for the same sequence of calls in a fresh process.
+    Breathy voices draw on a generator that espeak-ng seeds with the clock, and the Klatt voices on the C
+    library's: `say` seeds both.
+    """
+
+    def __init__(self) -> None:
+        loader = _loader()
+        self._library = ctypes.CDLL(loader.get_library_path())
+        folder = os.path.dirname(loader.get_data_path())
+        options = _PHONEME_EVENTS | _PHONEMES_AS_IPA | _DO_NOT_EXIT
+        self.sample_rate = int(self._library.espeak_Initialize(_SYNCHRONOUS, 0, folder.encode(), options))
+        if self.sample_rate <= 0:
+            raise DataError(
+                f"espeak-ng could not start with its data in {folder}. Reinstall the package `espeakng-loader`."
+            )
+        self._c_library = ctypes.CDLL("msvcrt" if sys.platform == "win32" else None)
+        self._chunks: list[NDArray[np.int16]] = []
+        self._events: list[tuple[int, int, int, str]] = []  # type, sample, text position (1-based), phone
+        self._callback: Callable[..., int] = _Callback(
+            self._collect
+        )  # kept: the library holds only a pointer
+        self._library.espeak_SetSynthCallback(self._callback)
+
+    def _collect(self, wave: Any, count: int, events: Any) -> int:
+        if count > 0:
+            self._chunks.append(np.ctypeslib.as_array(wave, (count,)).copy())
+        index = 0
+        while events[index].type != _EVENT_LAST:
+            event = events[index]
+            phone = event.id.string.decode("utf-8", "replace") if event.type == _EVENT_PHONEME else ""
+            self._events.append((event.type, event.sample, event.text_position, phone))
+            index += 1
+        return 0
+
+    def say(self, text: str, *, voice: Voice, seed: int) -> Spoken:
+        """Speaks `text` (ASCII words) in `voice`; `seed` decides the noise in its breath.
+
+        Raises:
+            DataError: the voice is unknown, or nothing came out.
+        """
+        library = self._library
+        name = f"{voice.accent}+{voice.variant}"
+        if library.espeak_SetVoiceByName(name.encode()) != 0:
+            raise DataError(f"espeak-ng has no voice {name!r}. Allowed are its accents, such as 'gmw/en-US'.")
+        for parameter, value in ((_RATE, voice.rate), (_PITCH, voice.pitch), (_RANGE, voice.range)):
+            library.espeak_SetParameter(parameter, value, 0)
+        self._chunks, self._events = [], []
+        library.espeak_ng_SetRandSeed(ctypes.c_long(seed))
+        self._c_library.srand(ctypes.c_uint(seed))
+        data = text.encode()
+        status = library.espeak_Synth(data, len(data) + 1, 0, 1, 0, _UTF8, None, None)
+        if status != 0 or not self._chunks:
+            raise DataError(f"espeak-ng could not say {text!r} in the voice {name!r} (status {status}).")
+        samples = np.concatenate(self._chunks)
+        words, phones = _spans(self._events, text, len(samples))
+        return Spoken(samples=samples, sample_rate=self.sample_rate, words=words, phones=phones)
+
+
+def _spans(
+    events: list[tuple[int, int, int, str]], text: str, total: int
+) -> tuple[tuple[Span, ...], tuple[Span, ...]]:
+    """The words and phones of a list of events; each lasts until the next one, a pause or the end begins."""
+    marks = [event for event in events if event[0] in (_EVENT_WORD, _EVENT_PHONEME, _EVENT_END)]
+    words: list[Span] = []
+    phones: list[Span] = []
+    word: tuple[int, int] | None = None  # start in samples and in the text
+    for index, (kind, sample, position, phone) in enumerate(marks):
+        pause = kind == _EVENT_END or (kind == _EVENT_PHONEME and not phone)
+        if (kind == _EVENT_WORD or pause) and word is not None:
+            # A pause inside the text does not end the words still to come: their own event does.
+            rest = [mark[2] for mark in marks[index:] if mark[0] == _EVENT_WORD]
+            stop = rest[0] - 1 if rest else len(text)
+            if sample > word[0]:
+                words.append(Span(word[0], min(sample, total), text[word[1] : stop].strip()))
+            word = None
+        if kind == _EVENT_WORD:
+            word = (sample, position - 1)
+        if kind == _EVENT_PHONEME and phone:
+            end = marks[index + 1][1] if index + 1 < len(marks) else total
+            if end > sample:
+                phones.append(Span(sample, min(end, total), phone))
+    if word is not None and total > word[0]:
+        words.append(Span(word[0], total, text[word[1] :].strip()))
+    return tuple(words), tuple(phones)

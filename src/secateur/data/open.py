@@ -1,0 +1,223 @@
+"""Opening a corpus: read the manifest, look at every file once, leave out what is of no use, say so."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections import Counter
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+from typing import TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from secateur.data.config import (
+    DataConfig,
+    FolderData,
+    JsonlData,
+    LibriSpeechData,
+    RecordedData,
+    SyntheticData,
+    TsvData,
+)
+from secateur.data.corpus import SAMPLE_RATE, Corpus, Skip, Utterance
+from secateur.data.decode import UnusableAudio, decode, fault, locate
+from secateur.data.readers import Entry, read_folder, read_jsonl, read_librispeech, read_tsv
+from secateur.errors import ConfigError, DataError
+
+logger = logging.getLogger(__name__)
+
+# Libsndfile and soxr release the interpreter's lock; beyond this many threads the disk decides.
+THREADS = min(8, os.cpu_count() or 1)
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+
+def open_corpus(config: DataConfig, *, sample_rate: int = SAMPLE_RATE) -> Corpus:
+    """The corpus that a config names.
+
+    Raises:
+        DataError: It is missing, malformed or empty, or more of it than `max_skipped` is of no use.
+    """
+    if sample_rate != SAMPLE_RATE:
+        raise ConfigError(
+            f"Got a model that takes {sample_rate} Hz; speech is read at {SAMPLE_RATE} Hz, the rate of every "
+            "supported model."
+        )
+    if isinstance(config, SyntheticData):
+        from secateur.data.synthetic import open_synthetic
+
+        return open_synthetic(config)
+    return survey(_entries(config), config)
+
+
+def survey(entries: list[Entry], config: RecordedData) -> Corpus:
+    """The corpus of those entries whose audio can be used.
+
+    Headers are read first, so that the length is known before anything is decoded; then, with `scan`,
+    each segment is decoded once, and kept when the whole corpus is short enough.
+    """
+    _refuse_repeats(entries, config.path)
+    other: list[str] = []  # files whose length is not what the manifest claims
+    headed = _each(lambda entry: _head(entry, config, other), entries)
+    located = [result for result in headed if isinstance(result, Utterance)]
+    seconds = sum(utterance.samples for utterance in located) / SAMPLE_RATE
+    reader = _Reader(keep=seconds <= config.memory_hours * 3600)
+    results = headed
+    if config.scan:
+        shown = [entry.shown for entry in entries]
+        results = _each(
+            lambda pair: _heard(pair[0], pair[1], reader, config), zip(headed, shown, strict=True)
+        )
+    utterances = tuple(result for result in results if isinstance(result, Utterance))
+    skipped = tuple(result for result in results if isinstance(result, Skip))
+    _report_claims(other, config.path)
+    _refuse_too_many(skipped, len(entries), config)
+    corpus = Corpus(name=Path(config.path).stem, utterances=utterances, skipped=skipped, read=reader)
+    logger.info("%s: %d utterances, %.2f hours", corpus.name, len(corpus), corpus.seconds / 3600)
+    return corpus
+
+
+class _Reader:
+    """Reads an utterance from its file, once if it is to be kept."""
+
+    def __init__(self, *, keep: bool) -> None:
+        # By place in the file, not by id: an utterance may be copied with another segment.
+        self._kept: dict[tuple[str, float, float | None], NDArray[np.float32]] | None = {} if keep else None
+
+    def __call__(self, utterance: Utterance) -> NDArray[np.float32]:
+        audio = self._kept.get(_place(utterance)) if self._kept is not None else None
+        if audio is None:
+            audio = self.decode(utterance)
+            reason = fault(audio)
+            if reason is not None:
+                raise DataError(
+                    f"{utterance.path} {reason}. Remove it, or open the corpus with `scan: true`, which "
+                    "skips such files."
+                )
+            self.keep(utterance, audio)
+        if len(audio) < utterance.samples:
+            raise DataError(
+                f"{utterance.path} holds {len(audio)} samples now, {utterance.samples} when it was opened; "
+                "open the corpus again."
+            )
+        return audio[: utterance.samples]
+
+    def decode(self, utterance: Utterance) -> NDArray[np.float32]:
+        audio = decode(utterance.path, offset=utterance.offset, duration=utterance.duration)
+        audio.flags.writeable = False
+        return audio
+
+    def keep(self, utterance: Utterance, audio: NDArray[np.float32]) -> None:
+        if self._kept is not None:
+            self._kept[_place(utterance)] = audio
+
+
+def _place(utterance: Utterance) -> tuple[str, float, float | None]:
+    return utterance.path, utterance.offset, utterance.duration
+
+
+def _entries(config: RecordedData) -> list[Entry]:
+    match config:
+        case FolderData():
+            return read_folder(config)
+        case TsvData():
+            return read_tsv(config)
+        case JsonlData():
+            return read_jsonl(config)
+        case LibriSpeechData():
+            return read_librispeech(config)
+    raise AssertionError(f"no reader for {type(config).__name__}")
+
+
+def _head(entry: Entry, config: RecordedData, other: list[str]) -> Utterance | Skip:
+    """An utterance with its length from the file's header, or why there is none."""
+    try:
+        segment = locate(entry.path, offset=entry.offset, duration=entry.seconds)
+    except UnusableAudio as error:
+        return Skip(entry.shown, error.reason)
+    if entry.frames not in (None, segment.frames):
+        other.append(entry.shown)
+    utterance = Utterance(
+        id=entry.id,
+        path=entry.path,
+        samples=segment.samples,
+        text=entry.text,
+        speaker=entry.speaker,
+        label=entry.label,
+        split=entry.split,
+        offset=0.0 if segment.whole else entry.offset,
+        duration=None if segment.whole else entry.seconds,
+    )
+    return _short(utterance, entry.shown, config) or utterance
+
+
+def _heard(found: Utterance | Skip, shown: str, reader: _Reader, config: RecordedData) -> Utterance | Skip:
+    """The same utterance with its length as decoded, or why it is of no use."""
+    if isinstance(found, Skip):
+        return found
+    try:
+        audio = reader.decode(found)
+    except UnusableAudio as error:
+        return Skip(shown, error.reason)
+    reason = fault(audio)
+    if reason is not None:
+        return Skip(shown, reason)
+    utterance = found if len(audio) == found.samples else replace(found, samples=len(audio))
+    short = _short(utterance, shown, config)
+    if short is None:
+        reader.keep(utterance, audio)
+    return short or utterance
+
+
+def _short(utterance: Utterance, shown: str, config: RecordedData) -> Skip | None:
+    seconds = utterance.samples / SAMPLE_RATE
+    if utterance.samples and seconds >= config.min_seconds:
+        return None
+    return Skip(shown, f"is {seconds:.3f} s long, shorter than min_seconds {config.min_seconds:g}")
+
+
+def _each(function: Callable[[Item], Result], items: Iterable[Item]) -> list[Result]:
+    """`function` of every item, in order, on a few threads."""
+    pool = ThreadPoolExecutor(THREADS)
+    try:
+        return list(pool.map(function, items))
+    finally:
+        # An interrupted scan shall not go on through thousands of files first.
+        pool.shutdown(cancel_futures=True)
+
+
+def _refuse_repeats(entries: list[Entry], path: str) -> None:
+    repeated = [id for id, count in Counter(entry.id for entry in entries).items() if count > 1]
+    if repeated:
+        raise DataError(
+            f"{path} uses {len(repeated)} ids more than once, the first {repeated[0]!r}; give each utterance "
+            "an `id` of its own."
+        )
+
+
+def _report_claims(other: list[str], path: str) -> None:
+    if other:
+        message = "%s: %d files have another length than claimed (first %s); their own is used"
+        logger.warning(message, path, len(other), min(other))
+
+
+def _refuse_too_many(skipped: tuple[Skip, ...], total: int, config: RecordedData) -> None:
+    if not skipped:
+        return
+    share = len(skipped) / total
+    first = ", ".join(f"{skip.path} ({skip.reason})" for skip in skipped[:3])
+    more = f" and {len(skipped) - 3} more" if len(skipped) > 3 else ""
+    if len(skipped) == total:
+        raise DataError(f"None of the {total} files of {config.path} can be used: {first}{more}.")
+    if share > config.max_skipped:
+        raise DataError(
+            f"{len(skipped)} of {total} files of {config.path} ({share:.1%}) cannot be used, more than "
+            f"max_skipped allows ({config.max_skipped:.1%}): {first}{more}. Repair or remove them, or raise "
+            "max_skipped."
+        )
+    logger.warning("%s: skipped %d of %d files: %s%s", config.path, len(skipped), total, first, more)

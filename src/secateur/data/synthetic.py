@@ -1,0 +1,231 @@
+"""Synthetic speech made on the spot: random sentences in many voices, with text, speaker and word timings.
+
+espeak-ng repeats its bytes only for the same sequence of calls in a fresh process, so a corpus is made by
+`python -m secateur.data.synthetic` in a process of its own and kept in a cache folder named by what decides it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import logging
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import soxr
+from numpy.typing import NDArray
+
+from secateur.data import espeak, rooms
+from secateur.data.config import SyntheticData
+from secateur.data.corpus import Corpus, Utterance
+from secateur.data.words import sentence
+from secateur.errors import DataError
+
+log = logging.getLogger(__name__)
+
+SAMPLE_RATE = 16_000
+ACCENTS: tuple[str, ...] = tuple(
+    f"gmw/{name}"
+    for name in ["en-US", "en", "en-GB-scotland", "en-US-nyc", "en-029", "en-GB-x-rp", "en-GB-x-gbclan", "en-GB-x-gbcwmd"]
+)
+# Timbres. The robots, whispers and jokes among espeak-ng's variants are left out: they sound like nobody.
+VARIANTS: tuple[str, ...] = tuple(
+    ["f1", "m1", "Andrea", "Denis", "klatt", "f2", "m2", "Alicia", "Diogo", "klatt2", "f3", "m3", "Annie", "Gene", "klatt3", "f4", "m4", "anika", "Henrique", "klatt4", "f5", "m5", "aunty", "Hugo", "adam", "belinda", "m6", "antonio", "Jacky", "benjamin", "linda", "m7", "boris", "Lee", "caleb", "steph", "m8", "david", "Marco", "ed", "steph2", "Alex", "edward", "Mario", "gustave", "steph3", "Andy", "ian", "Michael", "iven", "grandma", "Gene2", "john", "Mike", "kaukovalta", "grandpa", "marcelo", "Reed", "max", "michel", "miguel", "norbert", "pablo", "paul", "pedro", "quincy", "rob", "robert", "sandro", "shelby", "travis", "victor", "zac", "klatt5", "klatt6"]
+)
+# Share of the utterances, and which of every ten timbres speak them: held-out voices have timbres of their own,
+# the same ones whatever the seed, so a model trained on one corpus has heard none of another's test voices.
+SPLITS: dict[str, tuple[float, tuple[int, ...]]] = {
+    "train": (0.8, (0, 1, 3, 4, 5, 6, 8)),
+    "dev": (0.1, (2,)),
+    "test": (0.1, (7, 9)),
+}
+_FORMAT = 1  # raise it when the same config makes other samples
+
+
+@dataclass(frozen=True, slots=True)
+class _Raw:
+    """Reads utterances out of one file of int16 samples."""
+
+    path: str
+
+    def __call__(self, utterance: Utterance) -> NDArray[np.float32]:
+        start = round(utterance.offset * SAMPLE_RATE)
+        stored = np.memmap(self.path, dtype="<i2", mode="r", offset=2 * start, shape=(utterance.samples,))
+        return np.asarray(stored, dtype=np.float32) / 32768.0
+
+
+def variants_of(split: str) -> tuple[str, ...]:
+    """The timbres that speak in `split`; no timbre speaks in two."""
+    return tuple(name for index, name in enumerate(VARIANTS) if index % 10 in SPLITS[split][1])
+
+
+def voices_of(config: SyntheticData) -> dict[str, tuple[espeak.Voice, ...]]:
+    """The speakers of each split: drawn by the seed, their number in proportion to the splits' timbres."""
+    rng = np.random.default_rng([config.seed, 1])
+    voices: dict[str, tuple[espeak.Voice, ...]] = {}
+    for split, (_, places) in SPLITS.items():
+        timbres = rng.permutation(variants_of(split))
+        count = max(1, round(config.voices * len(places) / 10))
+        voices[split] = tuple(
+            espeak.Voice(
+                accent=ACCENTS[int(rng.integers(len(ACCENTS)))],
+                variant=str(timbres[index % len(timbres)]),
+                rate=int(rng.integers(120, 211)),
+                pitch=int(rng.integers(20, 86)),
+                range=int(rng.integers(25, 81)),
+            )
+            for index in range(count)
+        )
+    return voices
+
+
+def splits_of(config: SyntheticData) -> tuple[str, ...]:
+    """The split of every utterance in order: train first, then dev and test (at least one each)."""
+    held = {split: max(1, round(config.utterances * SPLITS[split][0])) for split in ("dev", "test")}
+    train = config.utterances - sum(held.values())
+    if train < 1:
+        raise DataError(
+            f"Synthetic data of {config.utterances} utterances cannot be split into train, dev and test. "
+            "Set `utterances` to 3 or more."
+        )
+    return ("train",) * train + ("dev",) * held["dev"] + ("test",) * held["test"]
+
+
+def open_synthetic(config: SyntheticData) -> Corpus:
+    """The corpus of `config`, made now or taken from the cache; the same bytes either way.
+
+    Its name ends in the first twelve digits of the SHA-256 of its samples and labels.
+
+    Raises:
+        DataError: `espeakng-loader` is not installed, or the process that speaks failed.
+    """
+    folder = _cache() / _key(config)
+    if not (folder / "index.json").exists():
+        _make(config, folder)
+    index = json.loads((folder / "index.json").read_text(encoding="utf-8"))
+    raw = str(folder / "audio.i16")
+    utterances = tuple(
+        Utterance(
+            id=item["id"],
+            path=raw,
+            samples=item["samples"],
+            text=item["text"],
+            speaker=item["speaker"],
+            label=None,
+            split=item["split"],
+            offset=item["start"] / SAMPLE_RATE,
+            duration=item["samples"] / SAMPLE_RATE,
+            words=tuple((start, end, text) for start, end, text in item["words"]),
+        )
+        for item in index["utterances"]
+    )
+    return Corpus(name=f"synthetic-{index['hash'][:12]}", utterances=utterances, skipped=(), read=_Raw(raw))
+
+
+def _cache() -> Path:
+    """Where made speech is kept: `SECATEUR_CACHE`, else the user's cache folder, else the temporary one."""
+    named = os.environ.get("SECATEUR_CACHE")
+    base = (
+        Path(named)
+        if named
+        else Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "secateur"
+    )
+    try:
+        base.mkdir(parents=True, exist_ok=True)
+    except OSError:
+        base = Path(tempfile.gettempdir()) / "secateur"
+        base.mkdir(parents=True, exist_ok=True)
+    return base / "synthetic"
+
+
+def _key(config: SyntheticData) -> str:
+    decides = {"config": dataclasses.asdict(config), "espeakng-loader": espeak.version(), "format": _FORMAT}
+    return hashlib.sha256(json.dumps(decides, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def _make(config: SyntheticData, folder: Path) -> None:
+    """Speaks the corpus in a fresh process into a temporary sibling of `folder`, then renames it."""
+    splits_of(config)  # says what is wrong with the config here rather than in the other process
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    log.info("making %d synthetic utterances in %d voices", config.utterances, config.voices)
+    scratch = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
+    try:
+        command = [sys.executable, "-m", "secateur.data.synthetic", str(scratch)]
+        done = subprocess.run(
+            command, input=json.dumps(dataclasses.asdict(config)), capture_output=True, text=True, check=False
+        )
+        if done.returncode != 0:
+            last = (done.stderr.strip().splitlines() or ["nothing was said"])[-1]
+            raise DataError(f"Synthetic speech could not be made: {last}")
+        try:
+            os.replace(scratch, folder)
+        except OSError:
+            # Another process was first; its bytes are the same.
+            if not (folder / "index.json").exists():
+                raise
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+
+
+def generate(config: SyntheticData, folder: Path) -> None:
+    """Speaks every utterance of `config` in order: `audio.i16` (little-endian samples) and `index.json`.
+
+    Call it in a fresh process only: espeak-ng's state decides some of the bytes.
+    """
+    synthesiser = espeak.Synthesiser()
+    voices = voices_of(config)
+    digest = hashlib.sha256()
+    items: list[dict[str, Any]] = []
+    start = 0
+    with open(folder / "audio.i16", "wb") as audio:
+        for index, split in enumerate(splits_of(config)):
+            rng = np.random.default_rng([config.seed, 2, index])
+            voice = voices[split][index % len(voices[split])]
+            samples, item = _utterance(synthesiser, voice, config=config, rng=rng)
+            data = samples.astype("<i2").tobytes()
+            audio.write(data)
+            item |= {"id": f"synthetic-{index:05d}", "split": split, "start": start, "samples": len(samples)}
+            digest.update(data)
+            digest.update(json.dumps(item, sort_keys=True).encode())
+            items.append(item)
+            start += len(samples)
+    text = json.dumps({"hash": digest.hexdigest(), "utterances": items})
+    (folder / "index.json").write_text(text, encoding="utf-8")
+
+
+def _utterance(
+    synthesiser: espeak.Synthesiser, voice: espeak.Voice, *, config: SyntheticData, rng: np.random.Generator
+) -> tuple[NDArray[np.int16], dict[str, Any]]:
+    """One sentence at 16 kHz and its labels; the speaker's rate wavers from sentence to sentence."""
+    shortest, longest = config.words_per_utterance
+    text = sentence(rng, words=int(rng.integers(shortest, longest + 1)))
+    said = dataclasses.replace(voice, rate=round(voice.rate * rng.uniform(0.92, 1.08)))
+    spoken = synthesiser.say(text, voice=said, seed=int(rng.integers(2**31)))
+    wave = soxr.resample(spoken.samples.astype(np.float32) / 32768.0, spoken.sample_rate, SAMPLE_RATE)
+    wave = np.asarray(wave, dtype=np.float32)
+    if config.rooms:
+        wave = rooms.roughen(wave, rng=rng)
+    wave = rooms.level(wave, rng=rng)
+    scale = SAMPLE_RATE / spoken.sample_rate
+    words = [(round(w.start * scale), min(round(w.end * scale), len(wave)), w.text) for w in spoken.words]
+    samples = np.clip(np.round(wave * 32767.0), -32768, 32767).astype(np.int16)
+    return samples, {"text": text, "speaker": voice.name, "words": words}
+
+
+def main() -> None:
+    """Reads a config as JSON from standard input and fills the folder named by the first argument."""
+    settings = json.load(sys.stdin)
+    settings["words_per_utterance"] = tuple(settings["words_per_utterance"])
+    generate(SyntheticData(**settings), Path(sys.argv[1]))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,27 @@
+"""The words that synthetic speech is made of: digits, commands and common English, and how they are strung."""
+
+from __future__ import annotations
+
+import numpy as np
+
+DIGITS: tuple[str, ...] = tuple(["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine"])
+
+COMMANDS: tuple[str, ...] = tuple(
+    ["yes", "no", "up", "down", "left", "right", "on", "off", "stop", "go", "start", "open", "close", "begin", "end", "next", "back", "enter", "save", "delete", "forward", "backward", "follow", "learn", "play", "pause", "record", "digit", "move", "rotate", "select", "cancel", "copy", "zoom", "send"]
+)
+
+COMMON: tuple[str, ...] = tuple(
+    ["able", "about", "above", "across", "action", "after", "again", "against", "age", "air", "allow", "almost", "alone", "along", "already", "always", "among", "amount", "animal", "answer", "apple", "arm", "around", "arrive", "autumn", "baby", "bad", "ball", "bank", "basket", "beach", "bear", "beautiful", "because", "bed", "before", "bell", "below", "bird", "black", "blood", "blue", "board", "boat", "body", "book", "bottle", "bottom", "box", "boy", "branch", "bread", "breath", "bridge", "bright", "bring", "brother", "brown", "build", "burn", "butter", "button", "buy", "call", "camera", "candle", "captain", "car", "carry", "cat", "catch", "chair", "chance", "change", "cheap", "cheese", "chicken", "child", "church", "circle", "city", "clean", "clear", "climb", "clock", "cloud", "coat", "coffee", "cold", "color", "common", "cook", "corner", "cost", "cotton", "count", "country", "course", "cover", "cross", "crowd", "cry", "cup", "cut", "dance", "danger", "dark", "daughter", "day", "deep", "desert", "doctor", "dog", "door", "double", "doubt", "dream", "dress", "drink", "drive", "drop", "dry", "dust", "each", "ear", "early", "earth", "east", "easy", "edge", "egg", "eleven", "empty", "engine", "evening", "every", "example", "eye", "face", "family", "farm", "fast", "father", "feather", "field", "fight", "figure", "finger", "finish", "fire", "first", "fish", "floor", "flower", "food", "foot", "forest", "forget", "fork", "fresh", "friend", "front", "fruit", "future", "game", "garden", "gate", "general", "gentle", "girl", "glass", "gold", "good", "grass", "great", "green", "ground", "group", "grow", "guess", "guide", "hair", "half", "hammer", "hand", "happy", "hard", "heart", "heavy", "height", "help", "hill", "history", "hold", "hole", "home", "horse", "hospital", "hour", "house", "hundred", "hungry", "husband", "idea", "inch", "inside", "island", "job", "join", "journey", "juice", "jump", "jungle", "keep", "kettle", "key", "king", "kitchen", "knife", "knock", "lady", "lake", "lamp", "language", "large", "last", "late", "laugh", "leather", "leave", "lemon", "letter", "library", "light", "line", "lion", "little", "long", "loud", "love", "lunch", "machine", "many", "map", "market", "match", "measure", "meat", "medicine", "middle", "milk", "minute", "mirror", "money", "month", "moon", "morning", "mother", "mountain", "mouse", "mouth", "music", "nature", "neck", "needle", "never", "night", "noise", "north", "nothing", "nurse", "ocean", "office", "often", "oil", "onion", "orange", "order", "paint", "paper", "parent", "park", "party", "path", "pencil", "people", "pepper", "person", "picture", "piece", "pillow", "plant", "plate", "please", "pleasure", "pocket", "poem", "point", "police", "potato", "power", "present", "price", "promise", "proud", "pull", "purple", "push", "quarter", "queen", "question", "quick", "quiet", "quite", "rabbit", "race", "radio", "rain", "reach", "ready", "reason", "remember", "rice", "ring", "river", "road", "rock", "roof", "room", "rope", "rough", "round", "rule", "sad", "salt", "sand", "school", "science", "sea", "season", "second", "seed", "seldom", "shadow", "shape", "sharp", "sheep", "ship", "shirt", "shoe", "short", "shoulder", "shout", "silver", "simple", "sister", "sleep", "slow", "small", "smile", "smoke", "snow", "soap", "soft", "song", "sound", "south", "space", "spoon", "spring", "square", "stage", "station", "stone", "story", "strange", "street", "strong", "student", "sugar", "summer", "sun", "sweet", "table", "tail", "teach", "teeth", "thank", "thick", "thing", "think", "thousand", "thread", "throat", "through", "thumb", "ticket", "tiger", "toast", "today", "together", "tongue", "tooth", "touch", "tower", "town", "train", "travel", "tree", "trouble", "true", "twelve", "uncle", "under", "usual", "valley", "vegetable", "vision", "visit", "voice", "voyage", "wait", "walk", "wall", "warm", "wash", "water", "weather", "week", "welcome", "west", "wheel", "white", "why", "wide", "wife", "wind", "window", "winter", "wise", "wonder", "wood", "word", "work", "world", "worry", "write", "wrong", "yard", "year", "yellow", "young"]
+)
+
+WORDS: tuple[str, ...] = DIGITS + COMMANDS + COMMON
+
+# Digits and commands are what keyword probes ask for, so they come up more often than their number says.
+_LISTS: tuple[tuple[float, tuple[str, ...]], ...] = ((0.15, DIGITS), (0.15, COMMANDS), (0.70, COMMON))
+
+
+def sentence(rng: np.random.Generator, *, words: int) -> str:
+    """A string of `words` words drawn independently, so that no word can be told from its neighbours."""
+    shares = np.array([share for share, _ in _LISTS])
+    chosen = rng.choice(len(_LISTS), size=words, p=shares)
+    return " ".join(_LISTS[which][1][int(rng.integers(len(_LISTS[which][1])))] for which in chosen)

@@ -1,0 +1,19 @@
+"""A trainer that has never heard of pruning: one loop, one checkpoint, one resume for every phase."""
+
+from secateur.engine.loop import LoopConfig, LoopResult, run
+from secateur.engine.optim import Optimiser, Schedule
+from secateur.engine.place import process
+from secateur.engine.progress import Progress
+from secateur.engine.trainee import StepLoss, Trainee
+
+__all__ = [
+    "LoopConfig",
+    "LoopResult",
+    "Optimiser",
+    "Progress",
+    "Schedule",
+    "StepLoss",
+    "Trainee",
+    "process",
+    "run",
+]

@@ -1,0 +1,119 @@
+"""Where a phase runs: this process's rank, device and precision, and what ranks say to each other."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+import torch.distributed as dist
+from accelerate import Accelerator  # type: ignore[import-untyped]
+from accelerate.state import AcceleratorState, PartialState  # type: ignore[import-untyped]
+from accelerate.utils import (  # type: ignore[import-untyped]
+    DistributedDataParallelKwargs,
+    broadcast_object_list,
+    gather_object,
+)
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+
+def process() -> PartialState:
+    """This process among those of the run: `process_index`, `num_processes`, `device`.
+
+    Joins the process group when started by torchrun, `accelerate launch` or srun with their variables.
+    """
+    return PartialState(cpu=not torch.accelerator.is_available())
+
+
+@dataclass(frozen=True, kw_only=True)
+class Place:
+    """One rank's view of a phase, its module wrapped."""
+
+    accelerator: Accelerator
+    wrapped: nn.Module
+
+    @classmethod
+    @contextlib.contextmanager
+    def open(cls, module: nn.Module, precision: Literal["fp32", "bf16"], unused: bool) -> Iterator[Place]:
+        """Wrap `module`, in place on its device, for the time of the context.
+
+        Args:
+            module: what is trained.
+            precision: of the forward passes.
+            unused: whether a step may leave parameters without gradient.
+        """
+        process()
+        # accelerate fixes the precision of a process once; phases of one run may differ.
+        AcceleratorState._reset_state()
+        accelerator = Accelerator(
+            cpu=not torch.accelerator.is_available(),
+            mixed_precision="bf16" if precision == "bf16" else "no",
+            kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=unused)],
+        )
+        wrapped = accelerator.prepare(module)
+        if isinstance(wrapped, DistributedDataParallel):
+            # torch reads a hook's annotations and cannot read postponed ones: a lambda has none
+            wrapped.register_comm_hook(None, lambda _, bucket: _sum(bucket))
+        try:
+            yield cls(accelerator=accelerator, wrapped=wrapped)
+        finally:
+            accelerator.unwrap_model(wrapped, keep_fp32_wrapper=False)  # gives `forward` back as it was
+            accelerator.free_memory()
+
+    @property
+    def rank(self) -> int:
+        """This process, from 0."""
+        return int(self.accelerator.process_index)
+
+    @property
+    def world(self) -> int:
+        """How many processes there are."""
+        return int(self.accelerator.num_processes)
+
+    @property
+    def first(self) -> bool:
+        """Whether this process is the one that writes."""
+        return self.rank == 0
+
+    def wait(self) -> None:
+        """Wait until every rank is here."""
+        self.accelerator.wait_for_everyone()
+
+    def autocast(self) -> AbstractContextManager[Any]:
+        """The context in which bf16 runs compute in bf16."""
+        context: AbstractContextManager[Any] = self.accelerator.autocast()
+        return context
+
+    def no_sync(self) -> AbstractContextManager[Any]:
+        """The context in which gradients stay on their rank."""
+        context: AbstractContextManager[Any] = self.accelerator.no_sync(self.wrapped)
+        return context
+
+    def sum(self, tensor: Tensor) -> Tensor:
+        """The sum of a tensor over ranks; the tensor itself is left alone."""
+        total = tensor.detach().clone()
+        if self.world > 1:
+            home = total.device
+            total = total.to(self.accelerator.device)
+            dist.all_reduce(total)
+            total = total.to(home)
+        return total
+
+    def gather(self, value: Any) -> list[Any]:
+        """The values of all ranks, in their order, on every rank."""
+        return list(gather_object([value]))
+
+    def from_first(self, value: Any) -> Any:
+        """The first rank's value, on every rank."""
+        return broadcast_object_list([value])[0]
+
+
+def _sum(bucket: Any) -> torch.futures.Future[Tensor]:
+    """Sum gradients over ranks, where DistributedDataParallel by itself takes their mean."""
+    work = dist.all_reduce(bucket.buffer(), async_op=True)
+    summed: torch.futures.Future[Tensor] = work.get_future().then(lambda done: done.value()[0])
+    return summed

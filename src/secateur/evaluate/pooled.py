@@ -1,0 +1,87 @@
+"""Pooled features of stretches of speech: of every hidden state of a frozen model, and of log-mel energies."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from secateur.data.collate import normalized
+from secateur.data.corpus import Corpus
+from secateur.objective.tasks.best_rq import LogMel
+
+Pooling = Literal["mean", "mean+std"]
+Features = NDArray[np.float32]
+
+_CENTRE = 200  # samples: half the receptive field of an encoder frame, half a log-mel window
+
+
+@dataclass(frozen=True, slots=True)
+class Segment:
+    """A stretch of one utterance and its class; `end` is one past the last sample, None the utterance's end."""
+
+    index: int
+    label: str
+    start: int = 0
+    end: int | None = None
+
+
+@torch.no_grad()
+def pooled(
+    model: nn.Module, corpus: Corpus, segments: Sequence[Segment], *, pooling: Pooling, seconds: float
+) -> dict[str, Features]:
+    """Features (segments, width) by name: `log-mel`, `layer 0` … `layer L`, and `all layers` side by side.
+
+    Args:
+        model: A HF encoder in eval mode that takes (batch, samples) at 16 kHz.
+        pooling: Over the frames whose centres lie in the segment; the same for the model and for log-mel.
+        seconds: Utterances are heard up to here; segments that begin later get what is nearest.
+    """
+    log_mel = LogMel()
+    by_utterance: dict[int, list[int]] = {}
+    for number, segment in enumerate(segments):
+        by_utterance.setdefault(segment.index, []).append(number)
+    rows: dict[str, list[NDArray[np.float32]]] = {}
+    order: list[int] = []
+    for index, numbers in by_utterance.items():
+        audio = torch.from_numpy(normalized(corpus.audio(index)[: int(seconds * 16_000)]))[None]
+        states = model(audio, output_hidden_states=True).hidden_states
+        frames = {f"layer {layer}": (state[0], 320, 0) for layer, state in enumerate(states)}
+        frames["log-mel"] = (log_mel(audio)[0], 160, -80)
+        for name, (values, hop, first) in frames.items():
+            for number in numbers:
+                chosen = _inside(values, segments[number], hop=hop, first=first)
+                rows.setdefault(name, []).append(_pool(chosen, pooling))
+        order.extend(numbers)
+    return _sorted(rows, order)
+
+
+def _inside(values: Tensor, segment: Segment, *, hop: int, first: int) -> Tensor:
+    """The frames (time, width) whose centres lie in the segment; the nearest one when none does."""
+    centres = first + hop * torch.arange(len(values)) + _CENTRE
+    end = segment.end if segment.end is not None else int(centres[-1]) + 1
+    chosen = values[(centres >= segment.start) & (centres < end)]
+    if len(chosen):
+        return chosen
+    nearest = int((centres - (segment.start + end) / 2).abs().argmin())
+    return values[nearest : nearest + 1]
+
+
+def _pool(frames: Tensor, pooling: Pooling) -> NDArray[np.float32]:
+    mean = frames.mean(dim=0)
+    if pooling == "mean":
+        return np.asarray(mean, dtype=np.float32)
+    return np.asarray(torch.cat([mean, frames.std(dim=0, correction=0)]), dtype=np.float32)
+
+
+def _sorted(rows: Mapping[str, Sequence[Features]], order: Sequence[int]) -> dict[str, Features]:
+    """Rows back in the order of the segments, and every layer side by side."""
+    back = np.argsort(order)
+    features = {name: np.stack(list(values))[back] for name, values in rows.items()}
+    layers = [name for name in features if name.startswith("layer")]
+    return features | {"all layers": np.concatenate([features[name] for name in layers], axis=1)}

@@ -1,0 +1,119 @@
+"""Masks in a full-size model: parametrisations at the taps, norms over living units, trimmed layers passed by."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor, nn
+from torch.nn.utils import parametrize
+
+from secateur.masking.taps import Factor, compile_taps
+from secateur.modules.norm import SupportLayerNorm
+from secateur.structure import Structure
+
+
+class Masking:
+    """The masks of one model: set `values`, run the model, `remove` when done.
+
+    The model stays the stock one, with the parameters it had; `values` is one flat vector over all units of all axes.
+    """
+
+    def __init__(self, structure: Structure) -> None:
+        self.structure = structure
+        self.values: Tensor | None = None
+        self._norms: list[tuple[nn.Module, str, nn.LayerNorm, SupportLayerNorm, slice]] = []
+        self._tapped: list[tuple[nn.Module, str]] = []
+        self._hooks: list[Any] = []
+
+    def set(self, values: Tensor | None) -> None:
+        """Use a mask from now on; None for no mask.
+
+        Args:
+            values: (units,), a leaf. Gradients reach it through the taps; the norms' support carries none.
+        """
+        self.values = values
+        for _, _, _, norm, units in self._norms:
+            support = None if values is None else (values.detach()[units] != 0)
+            norm.support = None if support is None or bool(support.all()) else support
+
+    def trimmed(self, unit: int) -> bool:
+        """Whether the mask of a whole layer is zero."""
+        return self.values is not None and float(self.values[unit]) == 0.0
+
+    def remove(self) -> None:
+        """Give the model back as it was, with its parameters as they are now."""
+        for module, name in self._tapped:
+            parametrize.remove_parametrizations(module, name, leave_parametrized=False)
+        for parent, name, norm, _, _ in self._norms:
+            setattr(parent, name, norm)
+        for hook in self._hooks:
+            hook.remove()
+        self._tapped, self._norms, self._hooks = [], [], []
+        self.values = None
+
+
+class _Tapped(nn.Module):
+    """The parametrisation of one tapped parameter."""
+
+    def __init__(self, masking: Masking, factor: Factor) -> None:
+        super().__init__()
+        self.masking = masking
+        self.factor = factor
+
+    def forward(self, weight: Tensor) -> Tensor:
+        values = self.masking.values
+        if values is None:
+            return weight
+        if self.factor.units.device != values.device:
+            self.factor = self.factor.to(values.device)
+        return weight * self.factor.of(values, weight.dim()).to(weight.dtype)
+
+
+def attach(base: nn.Module, structure: Structure) -> Masking:
+    """Put masks into a base model (the encoder without its head), none set yet.
+
+    Args:
+        base: The model that `structure` was declared from; changed in place until `Masking.remove`.
+        structure: Its structure.
+    """
+    masking = Masking(structure)
+    for name, factor in compile_taps(structure).items():
+        path, _, parameter = name.rpartition(".")
+        module = base.get_submodule(path)
+        parametrize.register_parametrization(module, parameter, _Tapped(masking, factor))
+        masking._tapped.append((module, parameter))
+    for norm in structure.norms:
+        path, _, name = norm.module.rpartition(".")
+        parent, stock = base.get_submodule(path), base.get_submodule(norm.module)
+        assert isinstance(stock, nn.LayerNorm)
+        ours = SupportLayerNorm.like(stock)
+        setattr(parent, name, ours)
+        start = structure.offsets[norm.axis]
+        masking._norms.append(
+            (parent, name, stock, ours, slice(start, start + structure.axes[norm.axis].size))
+        )
+    for axis in structure.of_kinds(("layer",)):
+        if axis.size:
+            layer = base.get_submodule(axis.name.removesuffix("/layer"))
+            hook = _bypass(masking, structure.offsets[axis.name])
+            masking._hooks.append(layer.register_forward_hook(hook, prepend=True))
+    return masking
+
+
+def _bypass(masking: Masking, unit: int) -> Any:
+    """A hook that hands a layer's input on when the layer is masked."""
+
+    def hook(module: nn.Module, inputs: tuple[Any, ...], output: Any) -> Any:
+        if not masking.trimmed(unit):
+            return None
+        return (inputs[0], *output[1:]) if isinstance(output, tuple) else inputs[0]
+
+    return hook
+
+
+def base_of(model: nn.Module) -> nn.Module:
+    """The encoder of a Hugging Face model, without its task head."""
+    prefix = getattr(model, "base_model_prefix", "")
+    base = getattr(model, prefix, model) if prefix else model
+    assert isinstance(base, nn.Module)
+    return base

@@ -1,0 +1,78 @@
+"""Taps turned into index tables: the factor that a vector of mask values puts on each parameter.
+
+Masking multiplies these factors into the weights of the full-size model; surgery multiplies the same factors in before it
+slices. That the two agree is therefore a matter of slicing alone.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from secateur.structure import Selection, Structure, Weight
+
+
+@dataclass(frozen=True)
+class Factor:
+    """The mask on one parameter.
+
+    Attributes:
+        dim: Dimension that the factor lies along, or None for one factor on the whole.
+        units: (taps, positions): flat unit indices; the factor of a position is the product over taps.
+    """
+
+    dim: int | None
+    units: Tensor
+
+    def of(self, values: Tensor, rank: int) -> Tensor:
+        """The factor, shaped to broadcast against a parameter of that rank: (units,) -> (..., positions, ...)."""
+        factor = values[self.units[0]]
+        for row in self.units[1:]:
+            factor = factor * values[row]
+        shape = [1] * rank
+        if self.dim is not None:
+            shape[self.dim] = -1
+        return factor.view(shape)
+
+    def to(self, device: torch.device) -> Factor:
+        """The same factor with its table on a device."""
+        return Factor(self.dim, self.units.to(device))
+
+
+def compile_taps(structure: Structure) -> dict[str, Factor]:
+    """The factor of every tapped parameter, by name in the base model."""
+    return {weight.name: _factor(structure, weight) for weight in structure.weights if weight.taps}
+
+
+def _factor(structure: Structure, weight: Weight) -> Factor:
+    dims = {tap.dim for tap in weight.taps if tap.dim is not None}
+    assert len(dims) <= 1, f"{weight.name} is tapped along more than one dimension"
+    dim = dims.pop() if dims else None
+    positions = weight.shape[dim] if dim is not None else 1
+    rows = []
+    for tap in weight.taps:
+        row: list[int] = []
+        for name in tap.axes:
+            start = structure.offsets[name]
+            row += range(start, start + structure.axes[name].size)
+        if tap.repeats:
+            row = [unit for unit, count in zip(row, tap.repeats, strict=True) for _ in range(count)]
+        if tap.dim is None:
+            row *= positions
+        assert len(row) == positions, f"{weight.name}: a tap covers {len(row)} of {positions} positions"
+        rows.append(row)
+    return Factor(dim, torch.tensor(rows, dtype=torch.long))
+
+
+def values_of(structure: Structure, selection: Selection, dtype: torch.dtype = torch.float64) -> Tensor:
+    """The mask of a selection: its scale where a unit is kept, zero elsewhere: (units,)."""
+    values = torch.ones(structure.size, dtype=torch.float64)
+    for name in selection.axes:
+        axis, start = structure.axis(name), structure.offsets[name]
+        factors = selection.factors(name)
+        values[start : start + axis.size] = torch.tensor(
+            [factors.get(unit, 0.0) for unit in axis.units], dtype=torch.float64
+        )
+    return values.to(dtype)

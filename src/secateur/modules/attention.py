@@ -1,0 +1,205 @@
+"""Self-attention of a cut model: heads of unequal width, the original softmax scale, WavLM's gated position bias."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from secateur.modules.shape import AttentionShape
+
+
+class OutputBias(nn.Module):
+    """What is left of an output projection whose inputs are all gone: its bias, a constant added to every frame."""
+
+    def __init__(self, features: int) -> None:
+        super().__init__()
+        self.bias = nn.Parameter(torch.zeros(features))
+
+
+class CutAttention(nn.Module):
+    """Multi-head self-attention in which every head has its own numbers of query/key and value/output dimensions.
+
+    Parameter names and the meaning of their rows are those of the stock classes; the rows of heads with equal
+    dimensions stand together, so that each such group is one batched product and nothing is padded. A head without
+    query/key dimensions attends uniformly. Relative to the stock classes, the softmax scale stays that of the
+    original head width, and a removed block returns a zero that broadcasts.
+    """
+
+    def __init__(self, config: Any, shape: AttentionShape, head_dim: int) -> None:
+        """
+        Args:
+            config: Model config (`hidden_size`, `attention_dropout`, and the attention implementation).
+            shape: Heads and dimensions of this block.
+            head_dim: Dimensions of a head in the original model.
+        """
+        super().__init__()
+        width = config.hidden_size
+        self.config = config
+        self.dropout = config.attention_dropout
+        self.scaling = head_dim**-0.5
+        self.groups = shape.groups
+        query_key = sum(len(kept) for kept in shape.query_key)
+        value_output = sum(len(kept) for kept in shape.value_output)
+        self.q_proj = nn.Linear(width, query_key) if query_key else None
+        self.k_proj = nn.Linear(width, query_key) if query_key else None
+        self.v_proj = nn.Linear(width, value_output) if value_output else None
+        self.out_proj: nn.Module | None = None
+        if value_output:
+            self.out_proj = nn.Linear(value_output, width)
+        elif shape.kept:
+            self.out_proj = OutputBias(width)
+
+    def forward(
+        self, hidden_states: Tensor, attention_mask: Tensor | None = None, **kwargs: Any
+    ) -> tuple[Tensor, Tensor | None]:
+        """Attend.
+
+        Args:
+            hidden_states: (B, T, D).
+            attention_mask: None, boolean (True attends) or additive, broadcastable to (B, heads, T, T).
+
+        Returns:
+            The block's output (B, T, D), or a constant that broadcasts to it; and the attention weights
+            (B, heads, T, T) in storage order of the heads when the implementation is eager, else None.
+        """
+        if not self.groups:
+            return self._constant(hidden_states), None
+        return self._attend(hidden_states, attention_mask)
+
+    def _constant(self, hidden_states: Tensor) -> Tensor:
+        return hidden_states.new_zeros(1) if self.out_proj is None else self.out_proj.bias
+
+    def _attend(self, hidden_states: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor | None]:
+        """(B, T, D) and a mask or bias with one or all heads -> (B, T, D), weights or None."""
+        batch, time, _ = hidden_states.shape
+        assert self.v_proj is not None and self.out_proj is not None
+        query = self.q_proj(hidden_states) if self.q_proj is not None else hidden_states[..., :0]
+        key = self.k_proj(hidden_states) if self.k_proj is not None else hidden_states[..., :0]
+        value = self.v_proj(hidden_states)
+        eager = getattr(self.config, "_attn_implementation", "eager") == "eager"
+        outputs: list[Tensor] = []
+        weights: list[Tensor] = []
+        head = at_qk = at_vo = 0
+        for count, qk, vo in self.groups:
+            q, k = (
+                x[..., at_qk : at_qk + count * qk].view(batch, time, count, qk).transpose(1, 2)
+                for x in (query, key)
+            )
+            v = value[..., at_vo : at_vo + count * vo].view(batch, time, count, vo).transpose(1, 2)
+            own = bias if bias is None or bias.shape[1] == 1 else bias[:, head : head + count]
+            context, weight = self._product(q, k, v, own, eager)
+            outputs.append(context.transpose(1, 2).reshape(batch, time, count * vo))
+            if weight is not None:
+                weights.append(weight)
+            head, at_qk, at_vo = head + count, at_qk + count * qk, at_vo + count * vo
+        merged = outputs[0] if len(outputs) == 1 else torch.cat(outputs, dim=-1)  # (B, T, all vo)
+        return self.out_proj(merged), (torch.cat(weights, dim=1) if weights else None)
+
+    def _product(
+        self, q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, eager: bool
+    ) -> tuple[Tensor, Tensor | None]:
+        """Heads of one width: (B, heads, T, qk), (B, heads, T, vo) -> (B, heads, T, vo), weights when eager."""
+        dropout = self.dropout if self.training else 0.0
+        # torch's fused kernels want equal widths; with unequal ones they fall back to something slower than this.
+        if not eager and q.shape[-1] == v.shape[-1]:
+            return F.scaled_dot_product_attention(
+                q, k, v, attn_mask=bias, dropout_p=dropout, scale=self.scaling
+            ), None
+        logits = torch.matmul(q * self.scaling, k.transpose(2, 3))
+        if bias is not None:
+            logits = logits.masked_fill(~bias, float("-inf")) if bias.dtype == torch.bool else logits + bias
+        weight = F.dropout(torch.softmax(logits, dim=-1), p=dropout, training=self.training)
+        return torch.matmul(weight, v), (weight if eager else None)
+
+
+class CutWavLMAttention(CutAttention):
+    """`CutAttention` with WavLM's gated relative position bias, for kept heads only.
+
+    The bias table of the whole model lives in layer 0 and outlives that layer's own heads. Layers hand each other the
+    table's values by distance, (H, 2T - 1), instead of a (B x H, T, T) tensor; each layer gates and spreads those of
+    its own heads. The gate reads the unprojected input split by all original heads, hence the absolute head indices.
+    Unlike the stock class, which returns the mean over heads, attention weights are those of each head.
+    """
+
+    def __init__(self, config: Any, shape: AttentionShape, head_dim: int, *, holds_table: bool) -> None:
+        """
+        Args:
+            config: Model config.
+            shape: Heads and dimensions of this block.
+            head_dim: Dimensions of a head in the original model.
+            holds_table: Whether the position table of the whole model lives here.
+        """
+        super().__init__(config, shape, head_dim)
+        self.heads = shape.heads
+        self.head_dim = head_dim
+        self.num_heads = config.hidden_size // head_dim
+        self.in_order = shape.heads == tuple(range(self.num_heads))
+        self.num_buckets = config.num_buckets
+        self.max_distance = config.max_bucket_distance
+        if shape.heads:
+            self.gru_rel_pos_const = nn.Parameter(torch.ones(1, len(shape.heads), 1, 1))
+            self.gru_rel_pos_linear = nn.Linear(head_dim, 8)
+        self.rel_attn_embed = nn.Embedding(config.num_buckets, self.num_heads) if holds_table else None
+
+    def forward(  # type: ignore[override]
+        self,
+        hidden_states: Tensor,
+        attention_mask: Tensor | None = None,
+        position_bias: Tensor | None = None,
+        index: int = 0,
+        **kwargs: Any,
+    ) -> tuple[Tensor, Tensor | None, Tensor | None]:
+        """Attend.
+
+        Args:
+            hidden_states: (B, T, D).
+            attention_mask: (B, T), one where a frame is valid, or None.
+            position_bias: Bias by distance (H, 2T - 1) from the layer that holds the table, or None there.
+            index: Layer number; not used.
+
+        Returns:
+            Output, weights as in `CutAttention`, and the bias by distance for the next layer.
+        """
+        if self.rel_attn_embed is not None:
+            position_bias = self.bias_by_distance(hidden_states.shape[1])
+        if not self.groups:
+            return self._constant(hidden_states), None, position_bias
+        assert position_bias is not None
+        bias = self._gate(hidden_states) * self._spread(position_bias)  # (B, heads, T, T)
+        if attention_mask is not None:
+            bias = bias.masked_fill(attention_mask.ne(1)[:, None, None, :], float("-inf"))
+        output, weights = self._attend(hidden_states, bias)
+        return output, weights, position_bias
+
+    def bias_by_distance(self, time: int) -> Tensor:
+        """Bias of every original head at key minus query distances -(T-1) ... T-1: (H, 2T - 1)."""
+        assert self.rel_attn_embed is not None
+        distance = torch.arange(1 - time, time, device=self.rel_attn_embed.weight.device)
+        half = self.num_buckets // 2
+        exact = half // 2
+        size = distance.abs()
+        # The same operations as the stock class, in float32, so that no distance falls into another bucket.
+        large = torch.log(size.float() / exact) / math.log(self.max_distance / exact) * (half - exact)
+        large = (exact + large).to(torch.long).clamp(max=half - 1)
+        bucket = (distance > 0).long() * half + torch.where(size < exact, size, large)
+        return self.rel_attn_embed(bucket).t()
+
+    def _spread(self, by_distance: Tensor) -> Tensor:
+        """(H, 2T - 1) -> (heads, T, T): row i holds the distances -i ... T-1-i."""
+        time = (by_distance.shape[1] + 1) // 2
+        own = by_distance if self.in_order else by_distance[list(self.heads)]
+        return own.unfold(1, time, 1).flip(1)
+
+    def _gate(self, hidden_states: Tensor) -> Tensor:
+        """(B, T, D) -> (B, heads, T, 1), in (1, 3) at initialisation."""
+        batch, time, _ = hidden_states.shape
+        split = hidden_states.view(batch, time, self.num_heads, self.head_dim)
+        if not self.in_order:
+            split = split[:, :, list(self.heads)]
+        both = self.gru_rel_pos_linear(split).view(batch, time, len(self.heads), 2, 4).sum(-1)
+        first, second = torch.sigmoid(both).permute(3, 0, 2, 1).unsqueeze(-1)  # each (B, heads, T, 1)
+        return first * (second * self.gru_rel_pos_const - 1.0) + 2.0

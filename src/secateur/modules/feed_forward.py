@@ -1,0 +1,32 @@
+"""Feed-forward blocks that have lost all their units, or themselves."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor, nn
+
+from secateur.modules.attention import OutputBias
+from secateur.modules.shape import FeedForwardShape
+
+
+class EmptyFeedForward(nn.Module):
+    """A feed-forward block without units: its output bias when the block is kept, else zero; both broadcast."""
+
+    def __init__(self, config: Any, *, kept: bool) -> None:
+        super().__init__()
+        self.output_dense = OutputBias(config.hidden_size) if kept else None
+
+    def forward(self, hidden_states: Tensor) -> Tensor:
+        """(B, T, D) -> a constant that broadcasts to it."""
+        return hidden_states.new_zeros(1) if self.output_dense is None else self.output_dense.bias
+
+
+def fit_feed_forward(block: nn.Module, config: Any, shape: FeedForwardShape) -> nn.Module:
+    """The block for that shape: the stock one with narrower linear maps, or an empty one."""
+    if not shape.units:
+        return EmptyFeedForward(config, kept=shape.kept)
+    if block.intermediate_dense.out_features != len(shape.units):
+        block.intermediate_dense = nn.Linear(config.hidden_size, len(shape.units))
+        block.output_dense = nn.Linear(len(shape.units), config.hidden_size)
+    return block

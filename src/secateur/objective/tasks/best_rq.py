@@ -1,0 +1,159 @@
+"""BEST-RQ: predict, under a mask, the labels that a frozen random-projection quantiser gives log-mel frames."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.nn import functional
+
+_RATE = 16_000
+_WINDOW, _HOP, _FFT = 400, 160, 512  # samples: 25 ms windows every 10 ms
+_STRIDE, _FIELD = 320, 400  # samples: the encoder's hop and receptive field
+_STACK = _STRIDE // _HOP  # log-mel frames to one frame of the encoder
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class BestRqTask:
+    """What is predicted and how much of the input is hidden."""
+
+    kind: Literal["best_rq"] = "best_rq"
+    mels: int = 80
+    codebooks: int = 8
+    entries: int = 256
+    width: int = 16  # of a codebook entry
+    mask_share: float = 0.45  # of the frames, expected
+    mask_span: int = 10  # frames of 20 ms
+    seed: int = 0  # of the quantiser
+
+
+@dataclass(frozen=True, slots=True)
+class BestRqLoss:
+    """Sums over the masked frames of a batch, so that they can be divided by a global count."""
+
+    total: Tensor  # cross-entropy in nats, summed over frames and averaged over codebooks
+    hits: Tensor  # frames guessed right, averaged over codebooks
+    frames: Tensor  # masked frames
+
+
+def frame_count(samples: int) -> int:
+    """Frames that a wav2vec 2.0 front end makes of so many samples."""
+    return max(0, (samples - _FIELD) // _STRIDE + 1)
+
+
+def mel_filters(mels: int) -> NDArray[np.float32]:
+    """Triangular filters on the mel scale of HTK: (mels, 257).
+
+    Corners are evenly spaced between 20 Hz and 8 kHz on 2595 log10(1 + f / 700); each triangle peaks at 1.
+    """
+    low, high = (2595.0 * math.log10(1.0 + hertz / 700.0) for hertz in (20.0, _RATE / 2))
+    corners = 700.0 * (10.0 ** (np.linspace(low, high, mels + 2) / 2595.0) - 1.0)
+    bins = np.arange(_FFT // 2 + 1) * (_RATE / _FFT)
+    rising = (bins[None, :] - corners[:-2, None]) / (corners[1:-1] - corners[:-2])[:, None]
+    falling = (corners[2:, None] - bins[None, :]) / (corners[2:] - corners[1:-1])[:, None]
+    return np.maximum(0.0, np.minimum(rising, falling)).astype(np.float32)
+
+
+class LogMel(nn.Module):
+    """Log-mel filterbank energies every 10 ms, placed so that pairs of frames sit under the encoder's frames."""
+
+    window: Tensor
+    filters: Tensor
+
+    def __init__(self, mels: int = 80) -> None:
+        super().__init__()
+        self.register_buffer("window", torch.hann_window(_WINDOW), persistent=False)
+        self.register_buffer("filters", torch.from_numpy(mel_filters(mels)), persistent=False)
+
+    @torch.no_grad()
+    def forward(self, values: Tensor) -> Tensor:
+        """(batch, samples) → (batch, 2 · frames, mels), where frames is the encoder's frame count.
+
+        The encoder's frame t sees samples 320 t … 320 t + 399; its two windows start at 320 t − 80 and
+        320 t + 80, so that together they are centred where it is.
+        """
+        values = functional.pad(values.float(), (_HOP // 2, _HOP // 2))
+        frames = values.unfold(-1, _WINDOW, _HOP)  # (batch, 10 ms frames, window)
+        count = _STACK * frame_count(values.shape[-1] - _HOP)
+        spectrum = torch.fft.rfft(frames[:, :count] * self.window, n=_FFT)
+        power = spectrum.real.square() + spectrum.imag.square()
+        with torch.autocast(values.device.type, enabled=False):  # bf16 would round the labels
+            return torch.log(power @ self.filters.T + 1e-5)
+
+
+class Quantiser(nn.Module):
+    """A frozen random projection and frozen random codebooks: vectors in, one label per codebook out.
+
+    Source: Chiu et al. 2022, arXiv 2202.01855, section 3.1: label = argmin over i of
+    ‖norm(c_i) − norm(A x)‖ with A Xavier-uniform and c standard normal.
+    Differs from the paper: several codebooks, each with a projection of its own (as in Google's USM,
+    arXiv 2303.01037), because one codebook learns too slowly in a model of two million parameters.
+    """
+
+    projection: Tensor
+    entries: Tensor
+
+    def __init__(self, features: int, task: BestRqTask) -> None:
+        super().__init__()
+        generator = torch.Generator().manual_seed(task.seed)
+        bound = math.sqrt(6.0 / (features + task.width))
+        projection = torch.rand(task.codebooks, features, task.width, generator=generator)
+        entries = torch.randn(task.codebooks, task.width, task.entries, generator=generator)
+        self.register_buffer("projection", (2.0 * projection - 1.0) * bound)
+        self.register_buffer("entries", functional.normalize(entries, dim=1))
+
+    @torch.no_grad()
+    def forward(self, features: Tensor) -> Tensor:
+        """(batch, frames, features) → labels (batch, frames, codebooks), int64.
+
+        On the unit sphere the nearest entry is the one with the largest inner product, and the length of
+        the projected vector does not change which one that is.
+        """
+        with torch.autocast(features.device.type, enabled=False):
+            projected = torch.einsum("btf,cfw->btcw", features.float(), self.projection)
+            return torch.einsum("btcw,cwe->btce", projected, self.entries).argmax(dim=-1)
+
+
+def targets(log_mel: Tensor, quantiser: Quantiser) -> Tensor:
+    """Labels (batch, frames, codebooks) of log-mel frames (batch, 2 · frames, mels).
+
+    Each mel bin is set to zero mean and unit variance over the utterance: without it, a random projection puts
+    nearly all frames into a few entries (the paper's section 3.1). Two frames are stacked to the encoder's rate.
+    """
+    mean, spread = log_mel.mean(dim=1, keepdim=True), log_mel.std(dim=1, keepdim=True)
+    normalised = (log_mel - mean) / (spread + 1e-3)
+    batch, frames, mels = normalised.shape
+    return torch.as_tensor(quantiser(normalised.reshape(batch, frames // _STACK, _STACK * mels)))
+
+
+def span_mask(
+    *, batch: int, frames: int, share: float, span: int, rng: np.random.Generator
+) -> NDArray[np.bool_]:
+    """(batch, frames) masks of spans of `span` frames that may overlap; `share` is the expected masked share.
+
+    Every frame starts a span with probability 1 − (1 − share)^(1/span), counting starts before the first frame.
+    """
+    start = 1.0 - (1.0 - share) ** (1.0 / span)
+    starts = rng.random((batch, frames + span - 1)) < start
+    counts = np.cumsum(np.pad(starts.astype(np.int64), ((0, 0), (1, 0))), axis=1)
+    return np.asarray(counts[:, span:] - counts[:, :-span] > 0)
+
+
+def loss(logits: Tensor, labels: Tensor, mask: Tensor) -> BestRqLoss:
+    """Cross-entropy on the masked frames only.
+
+    Args:
+        logits: (masked frames, codebooks, entries), already gathered at `mask`.
+        labels: (batch, frames, codebooks).
+        mask: (batch, frames), True where hidden.
+    """
+    wanted = labels[mask]  # (masked frames, codebooks)
+    codebooks = wanted.shape[-1]
+    total = functional.cross_entropy(logits.flatten(0, 1).float(), wanted.flatten(), reduction="sum")
+    hits = (logits.argmax(dim=-1) == wanted).sum()
+    return BestRqLoss(total=total / codebooks, hits=hits / codebooks, frames=mask.sum())

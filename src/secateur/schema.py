@@ -1,0 +1,261 @@
+"""Values checked against types: plain data in, nested dataclasses out, with a sentence for each mistake.
+
+The walk over dataclasses, unions and containers is ours, so that one path names each mistake and a union is
+chosen by its `kind`; what lies at the leaves is pydantic's.
+"""
+
+from __future__ import annotations
+
+import collections.abc
+import dataclasses
+import functools
+import types
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import PurePath
+from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
+
+import pydantic
+
+from secateur.errors import nearest
+
+_WORDS = {int: "a whole number", float: "a number", str: "text", bool: "true or false", type(None): "null"}
+_SEQUENCES = (tuple, list, set, frozenset, collections.abc.Sequence)
+_MAPPINGS = (dict, collections.abc.Mapping)
+
+
+@dataclass
+class Problems:
+    """The mistakes found so far, each one sentence that begins with its dotted path."""
+
+    found: list[str] = field(default_factory=list)
+
+    def add(self, path: str, text: str) -> None:
+        """Note a mistake at a dotted path."""
+        self.found.append(f"{path or 'the whole'}: {text}")
+
+
+def build(kind: Any, value: Any, path: str, problems: Problems) -> Any:
+    """`value` as an instance of the type `kind`; on a mistake, notes it and returns anything."""
+    origin, arguments = get_origin(kind), get_args(kind)
+    if origin is Annotated:
+        return _annotated(kind, value, path, problems)
+    if dataclasses.is_dataclass(kind) and isinstance(kind, type):
+        return _dataclass(kind, value, path, problems)
+    if origin in (Union, types.UnionType):
+        return _union(kind, value, path, problems)
+    if origin in _SEQUENCES and arguments:
+        return _sequence(kind, value, path, problems)
+    if origin in _MAPPINGS and arguments:
+        return _mapping(kind, value, path, problems)
+    return _leaf(kind, value, path, problems)
+
+
+def describe(kind: Any) -> str:
+    """What a type allows, in words."""
+    origin, arguments = get_origin(kind), get_args(kind)
+    if kind in _WORDS:
+        return _WORDS[kind]
+    if origin is Annotated:
+        limits = [text for note in kind.__metadata__ for text in _limits(note)]
+        return " ".join([describe(arguments[0]), *([" and ".join(limits)] if limits else [])])
+    if origin is Literal:
+        return _either([repr(choice) for choice in arguments])
+    if origin in (Union, types.UnionType):
+        return _either([describe(member) for member in arguments])
+    if dataclasses.is_dataclass(kind) and isinstance(kind, type):
+        tag = _tag(kind)
+        return (
+            f"a mapping of kind {tag!r}" if tag else f"a mapping with {_either(list(_fields(kind)), 'and')}"
+        )
+    if origin in _SEQUENCES and arguments:
+        inner = [argument for argument in arguments if argument is not Ellipsis]
+        if origin is tuple and Ellipsis not in arguments:
+            return f"a list of {len(inner)} items: {', '.join(map(describe, inner))}"
+        return f"a list, each item {describe(inner[0])}"
+    if origin in _MAPPINGS and arguments:
+        return f"a mapping of {describe(arguments[0])} to {describe(arguments[1])}"
+    if isinstance(kind, type) and issubclass(kind, PurePath):
+        return "a path"
+    return getattr(kind, "__name__", str(kind))
+
+
+def _limits(note: Any) -> list[str]:
+    """The bounds in one piece of `Annotated` metadata, in words."""
+    if isinstance(note, pydantic.fields.FieldInfo):
+        return [text for inner in note.metadata for text in _limits(inner)]
+    words = {
+        "gt": "above",
+        "ge": "not below",
+        "lt": "below",
+        "le": "not above",
+        "multiple_of": "a multiple of",
+    }
+    return [f"{word} {getattr(note, name)}" for name, word in words.items() if hasattr(note, name)]
+
+
+def _either(words: list[str], joint: str = "or") -> str:
+    return words[0] if len(words) == 1 else f"{', '.join(words[:-1])} {joint} {words[-1]}"
+
+
+def _got(value: Any) -> str:
+    """A value as it is quoted in a message."""
+    if isinstance(value, Mapping):
+        return (
+            f"a mapping with {_either([repr(key) for key in value], 'and')}" if value else "an empty mapping"
+        )
+    text = "null" if value is None else str(value).lower() if isinstance(value, bool) else repr(value)
+    return text if len(text) <= 80 else text[:77] + "..."
+
+
+def _mismatch(kind: Any, value: Any, path: str, problems: Problems) -> None:
+    problems.add(path, f"got {_got(value)}, allowed is {describe(kind)}.")
+
+
+def _join(path: str, key: Any) -> str:
+    return f"{path}.{key}" if path else str(key)
+
+
+def _fields(kind: Any) -> dict[str, dataclasses.Field[Any]]:
+    return {f.name: f for f in dataclasses.fields(kind) if f.init}
+
+
+def _tag(kind: Any) -> str | None:
+    """The word in a dataclass's `kind: Literal["word"]`."""
+    if not (isinstance(kind, type) and dataclasses.is_dataclass(kind)) or "kind" not in _fields(kind):
+        return None
+    words = get_args(_hints(kind)["kind"])
+    return words[0] if len(words) == 1 and isinstance(words[0], str) else None
+
+
+@functools.cache
+def _hints(kind: Any) -> dict[str, Any]:
+    return get_type_hints(kind, include_extras=True)
+
+
+@functools.cache
+def _adapter(kind: Any) -> pydantic.TypeAdapter[Any]:
+    return pydantic.TypeAdapter(kind)
+
+
+def _dataclass(kind: Any, value: Any, path: str, problems: Problems) -> Any:
+    if isinstance(value, kind):
+        return value
+    if not isinstance(value, Mapping):
+        return _mismatch(kind, value, path, problems)
+    before, fields, hints, given = len(problems.found), _fields(kind), _hints(kind), {}
+    for key, item in value.items():
+        if key in fields:
+            given[key] = build(hints[key], item, _join(path, key), problems)
+        else:
+            known = f" Allowed here: {', '.join(fields)}." if fields else " Nothing is allowed here."
+            problems.add(_join(path, key), f"unknown key.{nearest(str(key), fields)}{known}")
+    for name, spec in fields.items():
+        required = spec.default is dataclasses.MISSING and spec.default_factory is dataclasses.MISSING
+        if required and name not in value:
+            problems.add(_join(path, name), f"missing; give {describe(hints[name])}.")
+    if len(problems.found) == before:
+        return _guarded(lambda: kind(**given), path, problems)
+    return None
+
+
+def _guarded(make: Callable[[], Any], path: str, problems: Problems) -> Any:
+    """What `make` returns; an error of a dataclass's own checks becomes a mistake at its path."""
+    try:
+        return make()
+    except ValueError as error:
+        problems.add(path, str(error))
+        return None
+
+
+def _union(kind: Any, value: Any, path: str, problems: Problems) -> Any:
+    members = get_args(kind)
+    bare = {member: get_args(member)[0] if get_origin(member) is Annotated else member for member in members}
+    if value is None and type(None) in members:
+        return None
+    for member in members:
+        if dataclasses.is_dataclass(value) and isinstance(bare[member], type) and type(value) is bare[member]:
+            return value
+    tagged = {tag: member for member in members if (tag := _tag(bare[member])) is not None}
+    if tagged and isinstance(value, Mapping):
+        return _by_kind(tagged, value, path, problems)
+    mappings = [member for member in members if dataclasses.is_dataclass(bare[member])]
+    if len(mappings) == 1 and isinstance(value, Mapping):
+        return build(mappings[0], value, path, problems)
+    others = [member for member in members if member is not type(None)]
+    if len(others) == 1:
+        return build(others[0], value, path, problems)
+    for exact in (True, False):  # 3 is the whole number of `int | float`, and not its number or text
+        for member in others:
+            trial = Problems()
+            result = build(member, value, path, trial)
+            if not trial.found and (not exact or (type(result) is type(value) and result == value)):
+                return result
+    _mismatch(kind, value, path, problems)
+    return None
+
+
+def _by_kind(tagged: Mapping[str, Any], value: Mapping[Any, Any], path: str, problems: Problems) -> Any:
+    """The member of a union that the value's `kind` names."""
+    choices = _either([repr(tag) for tag in tagged])
+    if "kind" not in value:
+        problems.add(_join(path, "kind"), f"missing; give {choices}.")
+    elif not isinstance(value["kind"], str) or value["kind"] not in tagged:
+        got = value["kind"]
+        problems.add(
+            _join(path, "kind"), f"got {_got(got)}, allowed is {choices}.{nearest(str(got), tagged)}"
+        )
+    else:
+        return build(tagged[value["kind"]], value, path, problems)
+    return None
+
+
+def _sequence(kind: Any, value: Any, path: str, problems: Problems) -> Any:
+    origin, arguments = get_origin(kind), get_args(kind)
+    fixed = origin is tuple and Ellipsis not in arguments
+    if not isinstance(value, (list, tuple, set, frozenset)) or (fixed and len(value) != len(arguments)):
+        return _mismatch(kind, value, path, problems)
+    kinds = arguments if fixed else (arguments[0],) * len(value)
+    items = [
+        build(member, item, f"{path}[{i}]", problems)
+        for i, (member, item) in enumerate(zip(kinds, value, strict=True))
+    ]
+    return tuple(items) if origin is collections.abc.Sequence else origin(items)
+
+
+def _mapping(kind: Any, value: Any, path: str, problems: Problems) -> Any:
+    if not isinstance(value, Mapping):
+        return _mismatch(kind, value, path, problems)
+    key_kind, item_kind = get_args(kind)
+    return {
+        build(key_kind, key, _join(path, key), problems): build(item_kind, item, _join(path, key), problems)
+        for key, item in value.items()
+    }
+
+
+def _annotated(kind: Any, value: Any, path: str, problems: Problems) -> Any:
+    """A type with bounds: its inside by the walk, the bounds by pydantic."""
+    inner, before = get_args(kind)[0], len(problems.found)
+    result = build(inner, value, path, problems)
+    if len(problems.found) > before or dataclasses.is_dataclass(result):
+        return result
+    return _leaf(kind, result, path, problems)
+
+
+def _leaf(kind: Any, value: Any, path: str, problems: Problems) -> Any:
+    bare = get_args(kind)[0] if get_origin(kind) is Annotated else kind
+    if bare in (int, float) and isinstance(value, bool):
+        return _mismatch(kind, value, path, problems)  # pydantic would take true for 1
+    try:
+        return _adapter(kind).validate_python(value)
+    except pydantic.ValidationError:
+        words = (
+            [word for word in get_args(kind) if isinstance(word, str)] if get_origin(kind) is Literal else []
+        )
+        hint = nearest(str(value), words) if words else " Put it in quotes." if _unquoted(bare, value) else ""
+        problems.add(path, f"got {_got(value)}, allowed is {describe(kind)}.{hint}")
+        return None
+
+
+def _unquoted(kind: Any, value: Any) -> bool:
+    return kind is str and isinstance(value, (int, float)) and not isinstance(value, bool)

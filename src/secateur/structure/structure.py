@@ -1,0 +1,197 @@
+"""The table that masking, cost, surgery and report read: which parameter lies on which axis, and how often it is used."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+
+from secateur.errors import ConfigError, nearest
+from secateur.structure.axis import Axis, Unit
+
+SCOPES = ("whole", "gated", "encoder", "frontend")
+_PREFIX = {"whole": "", "encoder": "encoder.", "frontend": "feature_extractor."}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Bind:
+    """One dimension of a parameter: the axes that lie along it, one behind the other."""
+
+    dim: int
+    axes: tuple[str, ...]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Tap:
+    """Where the mask of axes is multiplied into a parameter.
+
+    Attributes:
+        dim: The dimension, or None for a factor on the whole parameter (axes of one unit).
+        axes: The axes, one behind the other along `dim`.
+        repeats: How many positions each unit covers, in storage order; empty for one each.
+    """
+
+    dim: int | None
+    axes: tuple[str, ...]
+    repeats: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Weight:
+    """A parameter of the base model and all that the axes do to it.
+
+    Attributes:
+        name: Its name in the base model.
+        shape: Its shape in this model.
+        matrix: Whether it is the weight matrix of a linear map or convolution (not a bias, norm or table).
+        binds: Dimensions that lie on axes.
+        taps: Masks multiplied into it.
+        within: A unit without which the parameter is not there (with the unit's ancestors).
+        any_of: Axes of which a unit must be alive for the parameter to be there; empty for no such condition.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    matrix: bool
+    binds: tuple[Bind, ...] = ()
+    taps: tuple[Tap, ...] = ()
+    within: Unit | None = None
+    any_of: tuple[str, ...] = ()
+
+    @property
+    def module(self) -> str:
+        """The path of the module that owns it."""
+        return self.name.rpartition(".")[0]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Rate:
+    """How many times a weight is used: ``(length after `level` convolutions + extra) ** power``."""
+
+    level: int
+    extra: int = 0
+    power: int = 1
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Use:
+    """Multiply-accumulates of one module.
+
+    Attributes:
+        module: Module path, for scopes and tables.
+        rate: How often.
+        weight: The weight matrix multiplied each time; or
+        axes: axes with one multiply-accumulate per living unit each time (attention's two products).
+    """
+
+    module: str
+    rate: Rate
+    weight: str = ""
+    axes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Norm:
+    """A LayerNorm across a pruned axis: its statistics are taken over living units only."""
+
+    module: str
+    axis: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Structure:
+    """Everything that is known of one model's prunable shape.
+
+    Attributes:
+        model_type: Hugging Face model type of the architecture (never ours).
+        axes: Axes by name.
+        weights: Every parameter of the base model.
+        uses: Every counted multiply-accumulate.
+        norms: LayerNorms crossed by an axis.
+        convolutions: (kernel, stride) of each front-end layer.
+        convention: What the MACs count and leave out, in words.
+    """
+
+    model_type: str
+    axes: Mapping[str, Axis]
+    weights: tuple[Weight, ...]
+    uses: tuple[Use, ...]
+    norms: tuple[Norm, ...]
+    convolutions: tuple[tuple[int, int], ...]
+    convention: str
+    weight_by_name: Mapping[str, Weight] = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "weight_by_name", {weight.name: weight for weight in self.weights})
+
+    @cached_property
+    def offsets(self) -> dict[str, int]:
+        """Where each axis starts in the flat vector of all units."""
+        offsets, total = {}, 0
+        for name, axis in self.axes.items():
+            offsets[name] = total
+            total += axis.size
+        return offsets
+
+    @cached_property
+    def size(self) -> int:
+        """Units of all axes together."""
+        return sum(axis.size for axis in self.axes.values())
+
+    def axis(self, name: str) -> Axis:
+        """The axis of that name.
+
+        Raises:
+            ConfigError: There is none; the nearest name is told.
+        """
+        if name not in self.axes:
+            raise ConfigError(
+                f"There is no axis {name!r} in this {self.model_type} model.{nearest(name, self.axes)}"
+            )
+        return self.axes[name]
+
+    def of_kinds(self, kinds: Sequence[str]) -> Iterator[Axis]:
+        """Axes of the given kinds, in order."""
+        return (axis for axis in self.axes.values() if axis.kind in kinds)
+
+    def lengths(self, samples: int) -> tuple[int, ...]:
+        """Samples, then the length after each front-end layer."""
+        lengths = [samples]
+        for kernel, stride in self.convolutions:
+            lengths.append(max(0, (lengths[-1] - kernel) // stride + 1))
+        return tuple(lengths)
+
+    def times(self, rate: Rate, samples: int) -> int:
+        """How often something of this rate happens on `samples` samples of audio."""
+        length = self.lengths(samples)[rate.level]
+        return (length + rate.extra) ** rate.power if length else 0
+
+    def in_scope(self, path: str, scope: str) -> bool:
+        """Whether a parameter or module path belongs to a scope other than ``gated``."""
+        prefix = _PREFIX.get(scope, scope)
+        return (
+            not prefix
+            or path.startswith(prefix)
+            or path.startswith(prefix.rstrip(".") + ".")
+            or path == prefix
+        )
+
+    def check_scope(self, scope: str) -> None:
+        """Raise a ConfigError when a scope names nothing."""
+        if scope == "gated" or any(self.in_scope(weight.name, scope) for weight in self.weights):
+            return
+        paths = {use.module for use in self.uses}
+        raise ConfigError(
+            f"The scope {scope!r} names no part of this {self.model_type} model; allowed are "
+            f"{', '.join(SCOPES)} or a module path.{nearest(scope, [*SCOPES, *paths])}"
+        )
+
+    def on_axes(self, weight: Weight, gated: frozenset[str]) -> bool:
+        """Whether a weight matrix has a dimension on a gated axis, or on one inside a gated unit."""
+        return weight.matrix and any(self.touched(bind.axes, gated) for bind in weight.binds)
+
+    def touched(self, axes: Sequence[str], gated: frozenset[str]) -> bool:
+        """Whether any of these axes is gated or lies within a gated axis."""
+        return any(
+            name in gated or any(parent in gated for parent, _ in self.axes[name].parents) for name in axes
+        )

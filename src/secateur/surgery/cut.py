@@ -1,0 +1,161 @@
+"""Cutting: a freshly built model of the smaller shape, filled with masked weights, sliced."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedConfig, PreTrainedModel
+
+from secateur.arch import declare, skeleton
+from secateur.errors import ModelError, SelectionError
+from secateur.masking.attach import base_of
+from secateur.masking.taps import compile_taps, values_of
+from secateur.modules.configs import config_class, stock_config
+from secateur.modules.models import ending_of, endings
+from secateur.modules.shape import EncoderShape, record_of, shape_of
+from secateur.structure import Selection, Structure, Weight, close
+from secateur.structure.axis import whole_layer
+
+Layout = Literal["registered", "stock"]
+
+
+def cut(model: PreTrainedModel, selection: Selection, *, layout: Layout = "registered") -> PreTrainedModel:
+    """The model that computes what `model` computes under the selection's mask, without the masked parts.
+
+    The model itself is not touched: the cut one is built anew, so nothing that was hooked or registered on the first
+    is carried along. Scales are folded into the weights that consume them.
+
+    Args:
+        model: A supported Hugging Face model, stock or cut before, with or without a task head.
+        selection: Kept units, as original indices; it is closed first.
+        layout: ``registered`` (our classes, any shape) or ``stock`` (unmodified classes, where the shape allows).
+
+    Raises:
+        SelectionError: The selection does not fit the model, or the shape does not fit the stock layout.
+    """
+    structure = declare(model.config)
+    closed = close(structure, selection).selection
+    config = cut_config(model.config, structure, closed, layout=layout)
+    ending = ending_of(type(model).__name__, structure.model_type)
+    if not ending:
+        allowed = ", ".join(endings(structure.model_type))
+        raise ModelError(
+            f"A {type(model).__name__} cannot be cut; allowed are the classes {allowed} of its family."
+        )
+    new = skeleton(config, ending)
+    assert isinstance(new, PreTrainedModel)
+    state = _encoder_state(base_of(model), structure, declare(config), closed)
+    prefix = "" if base_of(new) is new else f"{new.base_model_prefix}."
+    state = {prefix + name: value for name, value in state.items()}
+    state |= _head_state(model, prefix, closed, structure)
+    new.load_state_dict(state, strict=True, assign=True)
+    for name, parameter in new.named_parameters():
+        parameter.requires_grad_(True)
+        assert parameter.device.type != "meta", f"{name} was not filled"
+    return new.train(model.training)
+
+
+def cut_config(
+    config: PreTrainedConfig, structure: Structure, closed: Selection, *, layout: Layout = "registered"
+) -> PreTrainedConfig:
+    """The config of the cut model.
+
+    Raises:
+        SelectionError: The shape does not fit the stock layout; the sentence names what prevents it.
+    """
+    fields: dict[str, Any] = config.to_dict()
+    for name in ("model_type", "transformers_version", "architectures", "conv_dim"):
+        fields.pop(name, None)
+    fields["secateur"] = record_of(
+        config, closed.axes, {name: axis.original for name, axis in structure.axes.items()}
+    )
+    fields["num_hidden_layers"] = sum(bool(closed.axes[axis.name]) for axis in structure.of_kinds(("layer",)))
+    fields["intermediate_size"] = fields["secateur"]["original"]["intermediate_size"]
+    fields["conv_dim"] = [len(closed.axes[axis.name]) for axis in structure.of_kinds(("channels",))]
+    new = config_class(structure.model_type)(**fields)
+    if layout == "registered":
+        return new
+    shape = shape_of(new)
+    problem = stock_obstacle(shape)
+    if problem:
+        raise SelectionError(
+            f"This shape does not fit the stock layout: {problem}; use the registered layout."
+        )
+    fields["intermediate_size"] = len(shape.feed_forward[0].units)
+    return stock_config(structure.model_type, fields)
+
+
+def stock_obstacle(shape: EncoderShape) -> str:
+    """What keeps stock classes from expressing a shape, in words; empty when nothing does."""
+    heads = shape.original["num_attention_heads"]
+    for layer, (attention, feed_forward) in enumerate(zip(shape.attention, shape.feed_forward, strict=True)):
+        if not attention.kept or not feed_forward.kept:
+            block = "attention" if not attention.kept else "feed-forward"
+            return f"the {block} block of layer {layer} is removed"
+        if len(attention.heads) < heads:
+            return f"layer {layer} has {len(attention.heads)} of {heads} heads"
+        if attention.groups != ((heads, shape.head_dim, shape.head_dim),):
+            return f"heads of layer {layer} have lost single dimensions"
+        if not feed_forward.units:
+            return f"the feed-forward block of layer {layer} has no units left"
+        first = len(shape.feed_forward[0].units)
+        if len(feed_forward.units) != first:
+            return (
+                f"feed-forward widths differ: {first} in layer 0, {len(feed_forward.units)} in layer {layer}"
+            )
+    return ""
+
+
+def _encoder_state(base: Any, old: Structure, new: Structure, closed: Selection) -> dict[str, Tensor]:
+    """Parameters of the cut encoder: tapped, then sliced to the new layout."""
+    values, taps = values_of(old, closed), compile_taps(old)
+    parameters = dict(base.named_parameters())
+    state: dict[str, Tensor] = {}
+    for weight in new.weights:
+        value = parameters[weight.name].detach()
+        if weight.name in taps:
+            factor = taps[weight.name].of(values, value.dim()).to(value.device)
+            value = (value.double() * factor).to(value.dtype)
+        before = old.weight_by_name[weight.name]
+        for bind in weight.binds:
+            value = value.index_select(
+                bind.dim, _positions(old, before, new, weight, bind.dim).to(value.device)
+            )
+        state[weight.name] = value.clone(memory_format=torch.contiguous_format)
+    return state
+
+
+def _positions(old: Structure, before: Weight, new: Structure, after: Weight, dim: int) -> Tensor:
+    """Where each position of a new parameter's dimension lies in the old one."""
+    where = {unit: at for at, unit in enumerate(_along(old, before, dim))}
+    return torch.tensor([where[unit] for unit in _along(new, after, dim)], dtype=torch.long)
+
+
+def _along(structure: Structure, weight: Weight, dim: int) -> list[tuple[str, int]]:
+    axes = next(bind.axes for bind in weight.binds if bind.dim == dim)
+    return [(name, unit) for name in axes for unit in structure.axes[name].units]
+
+
+def _head_state(
+    model: PreTrainedModel, prefix: str, closed: Selection, structure: Structure
+) -> dict[str, Tensor]:
+    """Parameters of the task head, as they are."""
+    if not prefix:
+        return {}
+    layers = len(list(structure.of_kinds(("layer",))))
+    trimmed = any(
+        not closed.axes[whole_layer(layer)]
+        for layer in range(layers)
+        if structure.axes[whole_layer(layer)].size
+    )
+    if trimmed and hasattr(model, "layer_weights"):
+        raise SelectionError(
+            "Trailing layers cannot be removed under a head that weighs all hidden states (use_weighted_layer_sum)."
+        )
+    return {
+        name: value.detach().clone()
+        for name, value in model.state_dict().items()
+        if not name.startswith(prefix)
+    }

@@ -1,0 +1,114 @@
+"""Model folders out: weights, config, selection and what came with the source model, written whole or not at all."""
+
+from __future__ import annotations
+
+import logging
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from transformers import PreTrainedModel
+from transformers.utils import cached_file
+
+from secateur.errors import SecateurError
+from secateur.records import write_json
+from secateur.structure import Selection
+
+logger = logging.getLogger(__name__)
+
+#: Files beside the weights that a user of the model needs, where the source has them.
+COMPANIONS = (
+    "preprocessor_config.json",
+    "processor_config.json",
+    "tokenizer_config.json",
+    "tokenizer.json",
+    "vocab.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "LICENSE",
+)
+
+
+@contextmanager
+def whole_folder(path: Path, *, replace: bool = False) -> Iterator[Path]:
+    """A folder that appears at `path` complete, or not at all.
+
+    Args:
+        path: Where it shall lie.
+        replace: Whether an existing folder there may be replaced.
+
+    Raises:
+        SecateurError: Something is there already.
+    """
+    if path.exists() and not replace and (not path.is_dir() or any(path.iterdir())):
+        raise SecateurError(
+            f"{str(path)!r} exists already and is not empty: choose another folder or remove it."
+        )
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.partial-{os.getpid()}")
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir()
+    try:
+        yield partial
+        if path.is_dir():
+            old = path.with_name(f".{path.name}.old-{os.getpid()}")
+            path.rename(old)
+            partial.rename(path)
+            shutil.rmtree(old)
+        else:
+            partial.rename(path)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def write_model(
+    folder: Path, model: PreTrainedModel, *, source: str | Path | None, selection: Selection | None = None
+) -> None:
+    """Write a model and its companions into an existing folder.
+
+    Args:
+        folder: Where to.
+        model: The model.
+        source: The folder or hub id that it came from, for its feature extractor, tokenizer and licence; None when it
+            came from nowhere.
+        selection: The closed selection that made it.
+    """
+    model.save_pretrained(folder)
+    found = [name for name in COMPANIONS if source is not None and _copy(source, name, folder)]
+    if "preprocessor_config.json" not in found and "processor_config.json" not in found:
+        logger.warning(
+            "%s has no preprocessor_config.json: the model is written without a feature extractor", source
+        )
+    if selection is not None:
+        write_json(folder / "selection.json", selection.to_json(), indent=None)
+
+
+def save_model(path: str | Path, model: PreTrainedModel, *, replace: bool = False, **kwargs: Any) -> None:
+    """`write_model` into a folder that appears complete or not at all."""
+    with whole_folder(Path(path), replace=replace) as folder:
+        write_model(folder, model, **kwargs)
+
+
+def companion(source: str | Path, name: str) -> Path | None:
+    """A small file of a model, from its folder or the hub's cache; None where there is none."""
+    if Path(source).is_dir():
+        path = Path(source) / name
+        return path if path.is_file() else None
+    found = cached_file(
+        str(source),
+        name,
+        _raise_exceptions_for_missing_entries=False,
+        _raise_exceptions_for_connection_errors=False,
+        _raise_exceptions_for_gated_repo=False,
+    )
+    return Path(found) if found else None
+
+
+def _copy(source: str | Path, name: str, folder: Path) -> bool:
+    path = companion(source, name)
+    if path is not None:
+        shutil.copyfile(path, folder / name)
+    return path is not None

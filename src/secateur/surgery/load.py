@@ -1,0 +1,77 @@
+"""Models in: a folder or a hub id to a config and a model, exactly or not at all."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel
+
+from secateur.errors import ModelError
+from secateur.modules.configs import stock_type
+from secateur.modules.models import class_for, ending_of, refuse_inexact, register
+
+#: Parameters that some published checkpoints lack and that inference never uses.
+OPTIONAL = ("masked_spec_embed",)
+
+
+def load_config(model: str | Path) -> PreTrainedConfig:
+    """The config of a model folder (``config.json`` is enough) or hub id.
+
+    Raises:
+        ModelError: There is none, it cannot be read, or its architecture is not supported.
+    """
+    register()
+    folder = Path(model)
+    if folder.is_dir() or folder.suffix == ".json" or str(model).startswith((".", "/")):
+        path = folder if folder.suffix == ".json" else folder / "config.json"
+        if not path.is_file():
+            raise ModelError(
+                f"There is no {path.name} in {str(folder)!r}: give a model folder, a config or a hub id."
+            )
+        try:
+            fields = json.loads(path.read_text(encoding="utf-8"))
+        except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+            raise ModelError(f"The config {str(path)!r} is not readable JSON: {error}.") from None
+        if not isinstance(fields, dict) or not isinstance(fields.get("model_type"), str):
+            raise ModelError(f"The config {str(path)!r} has no model_type.")
+        stock_type(fields["model_type"])
+        source: str | Path = path.parent if path.name == "config.json" else path
+    else:
+        source = model
+    try:
+        config = AutoConfig.from_pretrained(source)
+    except ModelError:
+        raise
+    except Exception as error:  # the library raises many kinds; each means the config is of no use
+        first = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise ModelError(f"The config of {str(model)!r} cannot be used: {first}") from None
+    stock_type(config.model_type)
+    return config  # type: ignore[no-any-return]
+
+
+def load_model(model: str | Path, *, dtype: torch.dtype = torch.float32) -> PreTrainedModel:
+    """A model with the head that its checkpoint has, in eval mode.
+
+    Heads that only pre-training used are left behind. Weights are read from safetensors only.
+
+    Raises:
+        ModelError: A weight of the encoder is missing, unexpected or of another shape.
+    """
+    config = load_config(model)
+    model_type = stock_type(config.model_type)
+    saved = (getattr(config, "architectures", None) or [""])[0]
+    cls: Any = class_for(config, ending_of(saved, model_type) or "Model")
+    try:
+        loaded, info = cls.from_pretrained(
+            model, config=config, dtype=dtype, use_safetensors=True, output_loading_info=True
+        )
+    except ModelError:
+        raise
+    except (OSError, ValueError, RuntimeError) as error:
+        first = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise ModelError(f"The weights of {str(model)!r} cannot be loaded: {first}") from None
+    refuse_inexact(loaded, info, optional=OPTIONAL)
+    return loaded.eval()  # type: ignore[no-any-return]

@@ -1,0 +1,283 @@
+"""The proof that a cut model is the masked model, and that it keeps the drop-in contract."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from secateur.arch import declare
+from secateur.cost import Cost, Terms
+from secateur.masking import attach, values_of
+from secateur.masking.attach import base_of
+from secateur.structure import Selection, Structure, close
+
+#: Largest allowed difference relative to the root mean square of the activations.
+TOLERANCE = {torch.float64: 1e-10, torch.float32: 1e-4}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Check:
+    """One line of the contract: what it says, whether it holds, and the figures behind it."""
+
+    name: str
+    holds: bool
+    detail: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Verification:
+    """Result of `verify`.
+
+    Attributes:
+        checks: The contract, line by line.
+        differences: Largest relative difference of each hidden state (index 0 is the encoder's input), and last the
+            final output; empty when there was no masked model to compare with.
+    """
+
+    checks: tuple[Check, ...]
+    differences: tuple[float, ...]
+
+    @property
+    def holds(self) -> bool:
+        """Whether every line holds."""
+        return all(check.holds for check in self.checks)
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain JSON."""
+        return {"holds": self.holds} | asdict(self)
+
+
+def verify(
+    cut: PreTrainedModel,
+    dense: PreTrainedModel,
+    selection: Selection | None,
+    *,
+    seed: int = 0,
+    compile: bool = False,
+) -> Verification:
+    """Compare a cut model with the model it was cut from.
+
+    Args:
+        cut: The cut model.
+        dense: The model it came from; its masked self is compared when a selection is given.
+        selection: The selection of the cut; None checks the contract only (a model that was trained after the cut).
+        seed: Seed of the random audio.
+        compile: Also run `torch.compile` (a minute or more on a CPU).
+    """
+    structure = declare(dense.config)
+    generator = torch.Generator().manual_seed(seed)
+    checks: list[Check] = []
+    differences: tuple[float, ...] = ()
+    with _inference(cut), _inference(dense):
+        if selection is not None:
+            closed = close(structure, selection).selection
+            checks.append(_parameters(cut, structure, closed))
+            differences = compare(cut, dense, structure, closed, generator)
+            checks.append(_equal(differences, next(cut.parameters()).dtype))
+        checks += [
+            _frames(cut, dense, structure),
+            _states(cut, dense, generator),
+            _padding(cut, dense, generator),
+            _short(cut, dense, structure, generator),
+            _implementations(cut, generator),
+            _bfloat16(cut, generator),
+        ]
+        if compile:
+            checks.append(_compiled(cut, generator))
+    return Verification(checks=tuple(checks), differences=differences)
+
+
+def compare(
+    cut: PreTrainedModel,
+    dense: PreTrainedModel,
+    structure: Structure,
+    closed: Selection,
+    generator: torch.Generator,
+) -> tuple[float, ...]:
+    """Largest difference between masked and cut over random audio of many lengths, padded and not.
+
+    Returns:
+        One figure per hidden state of the cut model and one for the output, each relative to the root mean square of
+        the masked model's activations.
+    """
+    dtype = next(cut.parameters()).dtype
+    masking = attach(base_of(dense), structure)
+    masking.set(values_of(structure, closed, dtype).to(next(dense.parameters()).device))
+    worst: list[float] = []
+    try:
+        for audio, attention in _audio(structure, dtype, generator):
+            masked, ours = (_run(model, audio, attention) for model in (dense, cut))
+            # Trimmed layers have no hidden state in the cut model; the masked one repeats the last.
+            pairs = [*zip(masked.hidden_states, ours.hidden_states, strict=False), (masked[0], ours[0])]
+            found = [_relative(a, b) for a, b in pairs]
+            worst = [max(pair) for pair in zip(worst, found, strict=True)] if worst else found
+    finally:
+        masking.remove()
+    return tuple(worst)
+
+
+def shortest(structure: Structure) -> int:
+    """The fewest samples that give one frame."""
+    samples = 1
+    for kernel, stride in reversed(structure.convolutions):
+        samples = (samples - 1) * stride + kernel
+    return samples
+
+
+def _audio(
+    structure: Structure, dtype: torch.dtype, generator: torch.Generator
+) -> Iterator[tuple[Tensor, Tensor | None]]:
+    least = shortest(structure)
+    for samples in (least, least + 1, 3 * least + 7, 8000, 16123):
+        yield torch.randn(1, samples, generator=generator, dtype=dtype), None
+    for lengths in ((12000, 7001), (9000, least, 4567)):
+        audio = torch.randn(len(lengths), max(lengths), generator=generator, dtype=dtype)
+        attention = (torch.arange(max(lengths)) < torch.tensor(lengths)[:, None]).long()
+        yield audio * attention, attention
+
+
+def _run(model: PreTrainedModel, audio: Tensor, attention: Tensor | None = None) -> Any:
+    device = next(model.parameters()).device
+    mask = None if attention is None else attention.to(device)
+    return model(audio.to(device), attention_mask=mask, output_hidden_states=True)
+
+
+def _relative(reference: Tensor, other: Tensor) -> float:
+    """Largest difference relative to the root mean square of the reference."""
+    if reference.shape != other.shape or not bool(torch.isfinite(other).all()):
+        return float("inf")
+    scale = reference.double().square().mean().sqrt().clamp(min=1e-30)
+    return float((reference.double() - other.double()).abs().max() / scale)
+
+
+@contextmanager
+def _inference(model: PreTrainedModel) -> Iterator[None]:
+    training = model.training
+    model.eval()
+    try:
+        with torch.no_grad():
+            yield
+    finally:
+        model.train(training)
+
+
+def _parameters(cut: PreTrainedModel, structure: Structure, closed: Selection) -> Check:
+    expected = Cost.of(Terms(structure), cost="parameters").count(closed)
+    counted = sum(parameter.numel() for parameter in base_of(cut).parameters())
+    detail = f"{counted:,} counted, {expected:,} by the selection"
+    return Check(name="parameters are those of the selection", holds=counted == expected, detail=detail)
+
+
+def _equal(differences: Sequence[float], dtype: torch.dtype) -> Check:
+    allowed, worst = TOLERANCE.get(dtype, 1e-4), max(differences)
+    return Check(
+        name="cut model equals masked model",
+        holds=worst <= allowed,
+        detail=f"largest relative difference {worst:.1e} over {len(differences)} outputs, allowed {allowed:.0e}",
+    )
+
+
+def _frames(cut: PreTrainedModel, dense: PreTrainedModel, structure: Structure) -> Check:
+    least = shortest(structure)
+    samples = torch.tensor([*range(least, least + 700, 37), 16000, 79999, 480000])
+    same = torch.equal(*(model._get_feat_extract_output_lengths(samples) for model in (cut, dense)))
+    detail = f"{len(samples)} lengths from {least} to {int(samples[-1])} samples"
+    return Check(name="same frame count for every length", holds=bool(same), detail=detail)
+
+
+def _states(cut: PreTrainedModel, dense: PreTrainedModel, generator: torch.Generator) -> Check:
+    audio = torch.randn(1, 8000, generator=generator, dtype=next(cut.parameters()).dtype)
+    ours, theirs = _run(cut, audio), _run(dense, audio)
+    expected = cut.config.num_hidden_layers + 1
+    holds = len(ours.hidden_states) == expected and ours[0].shape == theirs[0].shape
+    holds &= all(state.shape == theirs.hidden_states[0].shape for state in ours.hidden_states)
+    trimmed = len(theirs.hidden_states) - expected
+    note = f", {trimmed} trailing layers trimmed" if trimmed else ""
+    detail = (
+        f"{len(ours.hidden_states)} hidden states of width {ours.hidden_states[0].shape[-1]}{note}; output "
+    )
+    return Check(
+        name="same hidden states, widths and head",
+        holds=holds,
+        detail=detail + "x".join(map(str, ours[0].shape)),
+    )
+
+
+def _padding(cut: PreTrainedModel, dense: PreTrainedModel, generator: torch.Generator) -> Check:
+    audio = torch.randn(1, 9000, generator=generator, dtype=next(cut.parameters()).dtype)
+    padded = torch.nn.functional.pad(audio, (0, 5000))
+    attention = torch.nn.functional.pad(torch.ones(1, 9000, dtype=torch.long), (0, 5000))
+    moved = []
+    for model in (cut, dense):
+        alone, within = _run(model, audio).hidden_states[-1], _run(model, padded, attention).hidden_states[-1]
+        moved.append(_relative(alone, within[:, : alone.shape[1]]))
+    # Stock models with GroupNorm front ends (and data2vec) see padding; a cut one may do so about as much.
+    holds = moved[0] <= max(2 * moved[1], 1e-3)
+    detail = f"padding moves valid frames by {moved[0]:.1e}; in the dense model by {moved[1]:.1e}"
+    return Check(name="padded equals unpadded as far as the dense model's", holds=holds, detail=detail)
+
+
+def _short(
+    cut: PreTrainedModel, dense: PreTrainedModel, structure: Structure, generator: torch.Generator
+) -> Check:
+    least = shortest(structure)
+    outcomes = []
+    for model in (cut, dense):
+        audio = torch.randn(1, least, generator=generator, dtype=next(cut.parameters()).dtype)
+        frames = _run(model, audio).hidden_states[-1].shape[1]
+        try:
+            _run(model, audio[:, :-1])
+            below = "runs"
+        except (RuntimeError, ValueError):
+            below = "raises"
+        outcomes.append((frames, below))
+    detail = (
+        f"{least} samples give {outcomes[0][0]} frame, one less {outcomes[0][1]}; so does the dense model"
+    )
+    return Check(
+        name="short audio behaves as in the dense model", holds=outcomes[0] == outcomes[1], detail=detail
+    )
+
+
+def _implementations(cut: PreTrainedModel, generator: torch.Generator) -> Check:
+    audio = torch.randn(2, 8000, generator=generator, dtype=next(cut.parameters()).dtype)
+    before, outputs = cut.config._attn_implementation, []
+    names = ["eager"] + (["sdpa"] if cut._supports_sdpa else [])
+    try:
+        for name in names:
+            cut.set_attn_implementation(name)
+            outputs.append(_run(cut, audio).hidden_states[-1])
+    finally:
+        cut.set_attn_implementation(before)
+    worst = max(_relative(outputs[0], other) for other in outputs)
+    allowed = TOLERANCE.get(audio.dtype, 1e-4)
+    detail = f"{', '.join(names)} agree to {worst:.1e}"
+    return Check(name="every attention implementation", holds=worst <= allowed, detail=detail)
+
+
+def _bfloat16(cut: PreTrainedModel, generator: torch.Generator) -> Check:
+    audio = torch.randn(1, 8000, generator=generator)
+    dtype = next(cut.parameters()).dtype
+    exact = _run(cut, audio.to(dtype)).hidden_states[-1]
+    state = {name: value.clone() for name, value in cut.state_dict().items()}
+    try:
+        rounded = _run(cut.to(torch.bfloat16), audio.bfloat16()).hidden_states[-1]
+    finally:
+        cut.to(dtype).load_state_dict(state)
+    error = float(
+        (exact.double() - rounded.double()).square().mean().sqrt() / exact.double().square().mean().sqrt()
+    )
+    return Check(name="bfloat16", holds=error < 0.2, detail=f"runs; relative error {error:.1e}")
+
+
+def _compiled(cut: PreTrainedModel, generator: torch.Generator) -> Check:
+    audio = torch.randn(1, 8000, generator=generator, dtype=next(cut.parameters()).dtype)
+    plain = cut(audio)[0]
+    error = _relative(plain, torch.compile(cut)(audio)[0])
+    return Check(name="torch.compile", holds=error < 1e-4, detail=f"agrees to {error:.1e}")

@@ -1,0 +1,131 @@
+"""Decoding against SciPy's resampling, plain slicing and hand counts."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from scipy.signal import resample_poly
+
+from secateur.data.decode import UnusableAudio, decode, fault, locate, resampled_length
+
+Write = Callable[..., NDArray[np.float32]]  # the fixture in conftest.py
+
+
+def test_sixteen_kilohertz_mono_comes_back_sample_for_sample(tmp_path: Path, write: Write) -> None:
+    wanted = write("a.wav", subtype="FLOAT")
+    got = decode(str(tmp_path / "a.wav"))
+    assert got.dtype == np.float32
+    np.testing.assert_array_equal(got, wanted)
+
+
+def test_channels_are_averaged(tmp_path: Path, write: Write) -> None:
+    noise = np.random.default_rng(0).uniform(-1, 1, (1600, 3)).astype(np.float32)
+    write("a.wav", noise, subtype="FLOAT")
+    np.testing.assert_allclose(decode(str(tmp_path / "a.wav")), noise.mean(axis=1), atol=1e-7)
+
+
+@pytest.mark.parametrize(("rate", "up", "down"), [(8_000, 2, 1), (48_000, 1, 3), (44_100, 160, 441)])
+def test_resampling_agrees_with_scipy_on_a_tone(
+    tmp_path: Path, write: Write, rate: int, up: int, down: int
+) -> None:
+    tone = (0.5 * np.sin(2 * np.pi * 440 * np.arange(rate) / rate)).astype(np.float32)
+    write("a.wav", tone, rate=rate, subtype="FLOAT")
+    got = decode(str(tmp_path / "a.wav"))
+    wanted = resample_poly(tone, up, down)
+    assert len(got) == 16_000
+    # The ends differ: each resampler has its own idea of what lies outside.
+    np.testing.assert_allclose(got[800:-800], wanted[800:-800], atol=2e-3)
+
+
+@pytest.mark.parametrize("suffix", [".wav", ".flac", ".ogg", ".opus", ".mp3"])
+@pytest.mark.parametrize("rate", [16_000, 48_000])
+def test_the_header_tells_the_decoded_length_of_every_format(
+    tmp_path: Path, write: Write, suffix: str, rate: int
+) -> None:
+    write(f"a{suffix}", seconds=1.237, rate=rate)
+    path = str(tmp_path / f"a{suffix}")
+    assert len(decode(path)) == locate(path).samples == resampled_length(round(1.237 * rate), rate=rate)
+
+
+@pytest.mark.parametrize("suffix", [".wav", ".flac"])
+def test_a_segment_is_the_slice_of_the_whole(tmp_path: Path, write: Write, suffix: str) -> None:
+    write(f"a{suffix}", seconds=2)
+    path = str(tmp_path / f"a{suffix}")
+    whole = decode(path)
+    np.testing.assert_array_equal(decode(path, offset=0.5, duration=0.25), whole[8_000:12_000])
+    np.testing.assert_array_equal(decode(path, offset=1.75), whole[28_000:])
+
+
+def test_a_rounded_duration_may_overhang_a_little_but_not_much(tmp_path: Path, write: Write) -> None:
+    write("a.wav", seconds=1)
+    path = str(tmp_path / "a.wav")
+    assert locate(path, duration=1.05).samples == 16_000
+    with pytest.raises(
+        UnusableAudio, match=r"holds 1\.00 s, so the segment from 0\.50 s to 2\.00 s is not in it"
+    ):
+        locate(path, offset=0.5, duration=1.5)
+    with pytest.raises(UnusableAudio, match="to the end is not in it"):
+        locate(path, offset=1.0)
+
+
+def test_unreadable_files_give_a_plain_reason(tmp_path: Path, write: Write) -> None:
+    (tmp_path / "empty.wav").touch()
+    (tmp_path / "text.wav").write_text("not audio")
+    write("none.wav", np.zeros(0, dtype=np.float32))
+    for name, reason in {
+        "missing.wav": "is not there",
+        "empty.wav": "is empty",
+        "none.wav": "is empty",
+        "text.wav": r"cannot be decoded \(Format not recognised\)",
+    }.items():
+        with pytest.raises(UnusableAudio, match=f"{name}: {reason}"):
+            locate(str(tmp_path / name))
+
+
+@pytest.mark.parametrize("suffix", [".flac", ".ogg", ".opus", ".mp3", ".wav"])
+def test_a_file_cut_in_the_middle_is_unusable_or_shorter_but_never_padded(
+    tmp_path: Path, write: Write, suffix: str
+) -> None:
+    write(f"a{suffix}", seconds=3)
+    path = tmp_path / f"a{suffix}"
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    try:
+        audio = decode(str(path))
+    except UnusableAudio:
+        return
+    assert len(audio) < 40_000
+
+
+def test_bytes_changed_at_random_never_end_in_another_error(tmp_path: Path, write: Write) -> None:
+    rng = np.random.default_rng(0)
+    for suffix in (".wav", ".flac", ".ogg", ".opus", ".mp3"):
+        write(f"a{suffix}", seconds=0.5)
+        path = tmp_path / f"a{suffix}"
+        whole = path.read_bytes()
+        for _ in range(10):
+            damaged = bytearray(whole)
+            for place in rng.integers(0, min(len(whole), 200), size=8):
+                damaged[place] = rng.integers(256)
+            path.write_bytes(damaged)
+            with contextlib.suppress(UnusableAudio):
+                assert decode(str(path)).dtype == np.float32
+
+
+@pytest.mark.parametrize(
+    ("audio", "reason"),
+    [
+        ([], "is empty"),
+        ([0.0, 0.0, 9e-6], "is silent"),
+        ([0.3, 0.3, 0.3], r"is silent (a constant)"),
+        ([0.1, float("nan")], "holds NaN or infinite samples"),
+        ([0.1, float("inf")], "holds NaN or infinite samples"),
+        ([0.1, -0.1], None),
+    ],
+)
+def test_faults_are_named(audio: list[float], reason: str | None) -> None:
+    assert fault(np.array(audio, dtype=np.float32)) == reason
