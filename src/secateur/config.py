@@ -106,9 +106,7 @@ def _read(path: Path, search: Path | None, chain: tuple[Path, ...]) -> dict[str,
     """The mapping of a recipe file, its bases merged in; `chain` holds the files that led here."""
     if path in chain:
         circle = " -> ".join(link.name for link in (*chain[chain.index(path) :], path))
-        raise ConfigError(
-            f"{path.name}: `base` leads in a circle: {circle}. Remove one of these `base` lines."
-        )
+        raise ConfigError(f"{path.name}: `base` leads in a circle: {circle}. Remove one of these `base` lines.")
     try:
         tree = yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)
     except yaml.MarkedYAMLError as error:
@@ -120,15 +118,11 @@ def _read(path: Path, search: Path | None, chain: tuple[Path, ...]) -> dict[str,
     if tree is None:
         tree = {}
     if not isinstance(tree, dict):
-        raise ConfigError(
-            f"{path}: got a {type(tree).__name__} at the top, allowed is a mapping (key: value)."
-        )
+        raise ConfigError(f"{path}: got a {type(tree).__name__} at the top, allowed is a mapping (key: value).")
     return _with_base(tree, path.parent, search, (*chain, path))
 
 
-def _with_base(
-    tree: dict[str, Any], folder: Path, search: Path | None, chain: tuple[Path, ...]
-) -> dict[str, Any]:
+def _with_base(tree: dict[str, Any], folder: Path, search: Path | None, chain: tuple[Path, ...]) -> dict[str, Any]:
     base = tree.pop("base", None)
     if base is None:
         return tree

@@ -32,7 +32,7 @@ class Problems:
 
     def add(self, path: str, text: str) -> None:
         """Note a mistake at a dotted path."""
-        self.found.append(f"{path or 'the whole'}: {text}")
+        self.found.append(f"{path}: {text}" if path else text)
 
 
 def build(kind: Any, value: Any, path: str, problems: Problems) -> Any:
@@ -65,9 +65,7 @@ def describe(kind: Any) -> str:
         return _either([describe(member) for member in arguments])
     if dataclasses.is_dataclass(kind) and isinstance(kind, type):
         tag = _tag(kind)
-        return (
-            f"a mapping of kind {tag!r}" if tag else f"a mapping with {_either(list(_fields(kind)), 'and')}"
-        )
+        return f"a mapping of kind {tag!r}" if tag else f"a mapping with {_either(list(_fields(kind)), 'and')}"
     if origin in _SEQUENCES and arguments:
         inner = [argument for argument in arguments if argument is not Ellipsis]
         if origin is tuple and Ellipsis not in arguments:
@@ -101,9 +99,7 @@ def _either(words: list[str], joint: str = "or") -> str:
 def _got(value: Any) -> str:
     """A value as it is quoted in a message."""
     if isinstance(value, Mapping):
-        return (
-            f"a mapping with {_either([repr(key) for key in value], 'and')}" if value else "an empty mapping"
-        )
+        return f"a mapping with {_either([repr(key) for key in value], 'and')}" if value else "an empty mapping"
     text = "null" if value is None else str(value).lower() if isinstance(value, bool) else repr(value)
     return text if len(text) <= 80 else text[:77] + "..."
 
@@ -202,9 +198,7 @@ def _by_kind(tagged: Mapping[str, Any], value: Mapping[Any, Any], path: str, pro
         problems.add(_join(path, "kind"), f"missing; give {choices}.")
     elif not isinstance(value["kind"], str) or value["kind"] not in tagged:
         got = value["kind"]
-        problems.add(
-            _join(path, "kind"), f"got {_got(got)}, allowed is {choices}.{nearest(str(got), tagged)}"
-        )
+        problems.add(_join(path, "kind"), f"got {_got(got)}, allowed is {choices}.{nearest(str(got), tagged)}")
     else:
         return build(tagged[value["kind"]], value, path, problems)
     return None
@@ -217,8 +211,7 @@ def _sequence(kind: Any, value: Any, path: str, problems: Problems) -> Any:
         return _mismatch(kind, value, path, problems)
     kinds = arguments if fixed else (arguments[0],) * len(value)
     items = [
-        build(member, item, f"{path}[{i}]", problems)
-        for i, (member, item) in enumerate(zip(kinds, value, strict=True))
+        build(member, item, f"{path}[{i}]", problems) for i, (member, item) in enumerate(zip(kinds, value, strict=True))
     ]
     return tuple(items) if origin is collections.abc.Sequence else origin(items)
 
@@ -236,8 +229,10 @@ def _mapping(kind: Any, value: Any, path: str, problems: Problems) -> Any:
 def _annotated(kind: Any, value: Any, path: str, problems: Problems) -> Any:
     """A type with bounds: its inside by the walk, the bounds by pydantic."""
     inner, before = get_args(kind)[0], len(problems.found)
+    if get_origin(inner) is None and not dataclasses.is_dataclass(inner):
+        return _leaf(kind, value, path, problems)
     result = build(inner, value, path, problems)
-    if len(problems.found) > before or dataclasses.is_dataclass(result):
+    if len(problems.found) > before or result is None or dataclasses.is_dataclass(result):
         return result
     return _leaf(kind, result, path, problems)
 
@@ -249,9 +244,7 @@ def _leaf(kind: Any, value: Any, path: str, problems: Problems) -> Any:
     try:
         return _adapter(kind).validate_python(value)
     except pydantic.ValidationError:
-        words = (
-            [word for word in get_args(kind) if isinstance(word, str)] if get_origin(kind) is Literal else []
-        )
+        words = [word for word in get_args(kind) if isinstance(word, str)] if get_origin(kind) is Literal else []
         hint = nearest(str(value), words) if words else " Put it in quotes." if _unquoted(bare, value) else ""
         problems.add(path, f"got {_got(value)}, allowed is {describe(kind)}.{hint}")
         return None

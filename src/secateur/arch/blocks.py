@@ -39,9 +39,7 @@ class Table:
         self.uses: list[Use] = []
         self.norms: list[Norm] = []
         matrices = {f"{path}.weight" for path, module in self.modules.items() if _multiplies(module)}
-        matrices |= {
-            f"{path}.parametrizations.weight.original1" for path, m in self.modules.items() if _multiplies(m)
-        }
+        matrices |= {f"{path}.parametrizations.weight.original1" for path, m in self.modules.items() if _multiplies(m)}
         self.weights = {
             name: Weight(name=name, shape=tuple(value.shape), matrix=name in matrices)
             for name, value in model.named_parameters()
@@ -63,9 +61,7 @@ class Table:
         """Say that the mask of axes is multiplied into a parameter."""
         if name in self.weights:
             weight = self.weights[name]
-            self.weights[name] = replace(
-                weight, taps=(*weight.taps, Tap(dim=dim, axes=axes, repeats=repeats))
-            )
+            self.weights[name] = replace(weight, taps=(*weight.taps, Tap(dim=dim, axes=axes, repeats=repeats)))
 
     def within(self, prefix: str, unit: Unit) -> None:
         """Say that parameters below a path go with a unit, unless an axis along them says so or an earlier row did."""
@@ -100,12 +96,9 @@ class Table:
         counted = {use.module for use in self.uses}
         for path, module in self.modules.items():
             parametrised = any(path.startswith(f"{use}.") for use in counted)
-            assert (
-                not _multiplies(module)
-                or parametrised
-                or path in counted
-                or path.endswith("gru_rel_pos_linear")
-            ), path
+            assert not _multiplies(module) or parametrised or path in counted or path.endswith("gru_rel_pos_linear"), (
+                path
+            )
         return Structure(
             model_type=model_type,
             axes=self.axes,
@@ -187,9 +180,7 @@ def attention(table: Table, shape: EncoderShape, layer: int, present: bool) -> N
     table.axis(Axis(name=block, units=(0,) if kept and kept.kept else (), original=1, parents=(whole,)))
     inside: tuple[Unit, ...] = (whole, (block, 0))
     outputs = [names.value_output(layer, head) for head in heads]
-    table.axis(
-        Axis(name=names.heads(layer), units=heads, original=count, parents=inside, needs=tuple(outputs))
-    )
+    table.axis(Axis(name=names.heads(layer), units=heads, original=count, parents=inside, needs=tuple(outputs)))
     for head in range(count):
         index = heads.index(head) if head in heads else None
         parents = (*inside, (names.heads(layer), head))

@@ -19,6 +19,4 @@ def declare(table: Table, shape: EncoderShape) -> None:
         table.bind(f"{path}.gru_rel_pos_const", 1, heads)
         table.any_of(f"{path}.gru_rel_pos_linear.weight", heads)
         table.any_of(f"{path}.gru_rel_pos_linear.bias", heads)
-    table.any_of(
-        "encoder.layers.0.attention.rel_attn_embed.weight", *(names.heads(layer) for layer in layers)
-    )
+    table.any_of("encoder.layers.0.attention.rel_attn_embed.weight", *(names.heads(layer) for layer in layers))

@@ -30,6 +30,7 @@ from secateur.records import environment, write_json
 log = logging.getLogger(__name__)
 
 _VALIDATION_STEPS = 8  # batches of dev, the same ones each time
+_MEASURED_STEPS = 50  # batches of train that the corpus statistics of the labels come from
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -137,8 +138,10 @@ class BestRqTrainee:
             torch.manual_seed(config.loop.seed)
             self.module: nn.Module = MaskedEncoder(config.encoder, config.task)
         self.module.eval()  # no dropout, no layer-drop, no SpecAugment; what is masked is what we mask
-        self.log_mel = best_rq.LogMel(config.task.mels)
-        self.quantiser = best_rq.Quantiser(2 * config.task.mels, config.task)
+        self.labeller = best_rq.Labeller(config.task)
+        train = self.corpora["train"]
+        crops = (self.batches["train"].step(step) for step in range(_MEASURED_STEPS))
+        self.labeller.measure(collate(train, part, normalize=True).values for part in crops)
 
     def _batches(self, corpus: Corpus) -> Batches:
         config = self.config
@@ -175,17 +178,14 @@ class BestRqTrainee:
         parts = share(crops, rank=rank, world=world, accumulate=self.config.accumulate)
         places = {crop: place for place, crop in enumerate(crops)}
         return [
-            self._batch("train", part, masks[[places[crop] for crop in part]], int(masks.sum()), step)
-            for part in parts
+            self._batch("train", part, masks[[places[crop] for crop in part]], int(masks.sum()), step) for part in parts
         ]
 
     def _masks(self, crops: Sequence[Crop], step: int) -> Tensor:
         task = self.config.task
         rng = np.random.default_rng([self.config.loop.seed, 3, step])
         frames = best_rq.frame_count(crops[0].samples)
-        mask = best_rq.span_mask(
-            batch=len(crops), frames=frames, share=task.mask_share, span=task.mask_span, rng=rng
-        )
+        mask = best_rq.span_mask(batch=len(crops), frames=frames, share=task.mask_share, span=task.mask_span, rng=rng)
         mask[:, 0] |= ~mask.any(axis=1)  # a short crop may have drawn no span
         return torch.from_numpy(mask)
 
@@ -205,9 +205,8 @@ class BestRqTrainee:
     def loss(self, wrapped: nn.Module, batch: MaskedBatch) -> StepLoss:
         """Cross-entropy per masked frame of the optimiser step, in nats."""
         device = next(wrapped.parameters()).device
-        self.log_mel.to(device), self.quantiser.to(device)
         mask = batch.mask.to(device)
-        labels = best_rq.targets(self.log_mel(batch.values.to(device)), self.quantiser)
+        labels = self.labeller.to(device)(batch.values.to(device))
         found = best_rq.loss(wrapped(batch.heard.to(device), mask), labels, mask)
         total = found.total / batch.count
         parts = {"cross_entropy": total.detach(), "accuracy": found.hits / batch.count}
@@ -229,7 +228,7 @@ class BestRqTrainee:
         return {"cross_entropy": sums[0] / sums[2], "accuracy": sums[1] / sums[2]}
 
     def state(self) -> dict[str, Tensor]:
-        """The weights; the quantiser follows from its seed."""
+        """The weights; the labels follow from seed and data."""
         return self.module.state_dict()
 
     def load(self, state: dict[str, Tensor]) -> None:
@@ -247,9 +246,7 @@ def pretrain(
     folder = Path(config.out)
     folder.mkdir(parents=True, exist_ok=True)
     trainee = BestRqTrainee(config)
-    result = run(
-        trainee, config.loop, phase="pretrain", folder=folder, resume=resume, on_progress=on_progress
-    )
+    result = run(trainee, config.loop, phase="pretrain", folder=folder, resume=resume, on_progress=on_progress)
     assert isinstance(trainee.module, MaskedEncoder)
     save_encoder(trainee.module.encoder, folder / "model")
     record = {

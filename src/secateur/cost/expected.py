@@ -32,8 +32,7 @@ class Liveness:
         self.axes = list(structure.axes.values())
         self.number = {axis.name: index for index, axis in enumerate(self.axes)}
         position = {
-            axis.name: {unit: offsets[axis.name] + at for at, unit in enumerate(axis.units)}
-            for axis in self.axes
+            axis.name: {unit: offsets[axis.name] + at for at, unit in enumerate(axis.units)} for axis in self.axes
         }
         always, atoms, needed = len(self.axes), [], []
         for axis in self.axes:
@@ -52,9 +51,7 @@ class Liveness:
         self.atoms = _pad(atoms, nobody)
         self.needed = _pad(needed, always)
         self.of_axis = torch.repeat_interleave(torch.tensor([axis.size for axis in self.axes]))
-        self.least = torch.tensor(
-            [float(axis.least > 0 and axis.size > 0) for axis in self.axes], dtype=torch.float64
-        )
+        self.least = torch.tensor([float(axis.least > 0 and axis.size > 0) for axis in self.axes], dtype=torch.float64)
         by_size: dict[int, list[int]] = {}
         for index, axis in enumerate(self.axes):
             by_size.setdefault(axis.size, []).append(index)
@@ -124,11 +121,7 @@ class Terms:
 
         along, within, any_of, constant = [], [], [], []
         for term in self.terms:
-            binds = (
-                [bind.axes for bind in term.weight.binds]
-                if term.weight
-                else [term.use.axes if term.use else ()]
-            )
+            binds = [bind.axes for bind in term.weight.binds] if term.weight else [term.use.axes if term.use else ()]
             along.append([group(axes) for axes in binds])
             unit = term.weight.within if term.weight else None
             within.append(nobody if unit is None else self._position(*unit))
@@ -140,9 +133,7 @@ class Terms:
         self.within = torch.tensor(within)
         self.constant = torch.tensor(constant, dtype=torch.float64)
         self.conditional = [(index, torch.tensor(axes)) for index, axes in enumerate(any_of) if axes]
-        self.group_of = torch.tensor(
-            [index for axes, index in groups.items() for _ in axes], dtype=torch.long
-        )
+        self.group_of = torch.tensor([index for axes, index in groups.items() for _ in axes], dtype=torch.long)
         self.axis_of = torch.tensor([axis for axes in groups for axis in axes], dtype=torch.long)
         self.groups = len(groups)
 
@@ -263,6 +254,4 @@ def indicator(structure: Structure, kept: Mapping[str, Sequence[int]]) -> Tensor
 def _pad(rows: Sequence[Sequence[int]], filler: int) -> Tensor:
     """Rows of unequal length as one matrix, at least one column wide."""
     width = max(1, max((len(row) for row in rows), default=1))
-    return torch.tensor([[*row, *[filler] * (width - len(row))] for row in rows], dtype=torch.long).reshape(
-        -1, width
-    )
+    return torch.tensor([[*row, *[filler] * (width - len(row))] for row in rows], dtype=torch.long).reshape(-1, width)

@@ -93,9 +93,7 @@ class Batches:
         batches = round(self._crops.sum() / (seconds * SAMPLE_RATE))
         self.steps_per_epoch = int(max(1, min(batches, len(self._eligible) // self._minimum)))
         if not batches:
-            logger.warning(
-                "the corpus holds less than half a batch of %g s; each step takes all of it", seconds
-            )
+            logger.warning("the corpus holds less than half a batch of %g s; each step takes all of it", seconds)
         # Two epochs: batches are asked for in order, and validation may look back over the border.
         self._epoch = lru_cache(maxsize=2)(self._plan)
 
@@ -111,8 +109,7 @@ class Batches:
         if self._equal:
             crops = np.full_like(crops, crops.min())
         return tuple(
-            self._crop(epoch, int(member), int(samples))
-            for member, samples in zip(members, crops, strict=True)
+            self._crop(epoch, int(member), int(samples)) for member, samples in zip(members, crops, strict=True)
         )
 
     def _crop(self, epoch: int, member: int, samples: int) -> Crop:
@@ -127,9 +124,7 @@ class Batches:
         order = np.argsort(_draw(count, self._seed, epoch, _ORDER), kind="stable")
         bounds = _cuts(self._crops[order], parts=self.steps_per_epoch, minimum=self._minimum)
         batches: list[NDArray[np.int64]] = []
-        windows = np.array_split(
-            np.arange(self.steps_per_epoch), max(1, round(self.steps_per_epoch / WINDOW))
-        )
+        windows = np.array_split(np.arange(self.steps_per_epoch), max(1, round(self.steps_per_epoch / WINDOW)))
         for window in windows:
             members = order[bounds[window[0]] : bounds[window[-1] + 1]]
             members = members[np.argsort(self._crops[members], kind="stable")]

@@ -31,9 +31,7 @@ class SyntheticData:
     def __post_init__(self) -> None:
         fewest, most = self.words_per_utterance
         if self.utterances < 1 or self.voices < 1:
-            raise ConfigError(
-                f"Got utterances {self.utterances} and voices {self.voices}; both must be at least 1."
-            )
+            raise ConfigError(f"Got utterances {self.utterances} and voices {self.voices}; both must be at least 1.")
         if self.seed < 0:
             raise ConfigError(f"Got seed {self.seed}; it must be 0 or more.")
         if not 1 <= fewest <= most:
@@ -71,8 +69,7 @@ class RecordedData:
             raise ConfigError(f"Got max_skipped {self.max_skipped}; it is a share between 0 and 1.")
         if self.min_seconds < 0 or self.memory_hours < 0:
             raise ConfigError(
-                f"Got min_seconds {self.min_seconds} and memory_hours {self.memory_hours}; neither may be "
-                "negative."
+                f"Got min_seconds {self.min_seconds} and memory_hours {self.memory_hours}; neither may be negative."
             )
 
 

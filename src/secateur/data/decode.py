@@ -42,9 +42,7 @@ def resampled_length(frames: int, *, rate: int, sample_rate: int = SAMPLE_RATE) 
     return frames * sample_rate // rate
 
 
-def locate(
-    path: str, *, offset: float = 0.0, duration: float | None = None, sample_rate: int = SAMPLE_RATE
-) -> Segment:
+def locate(path: str, *, offset: float = 0.0, duration: float | None = None, sample_rate: int = SAMPLE_RATE) -> Segment:
     """Where a segment lies in its file, from the header alone.
 
     Raises:
@@ -75,14 +73,10 @@ def decode(
             # What a damaged header claims is allocated before anything is read.
             raise UnusableAudio(path, f"claims {segment.frames} samples, more than fit in memory") from None
     if segment.frames - len(channels) > OVERHANG_SECONDS * rate:
-        raise UnusableAudio(
-            path, f"breaks off after {len(channels) / rate:.2f} of {segment.frames / rate:.2f} s"
-        )
+        raise UnusableAudio(path, f"breaks off after {len(channels) / rate:.2f} of {segment.frames / rate:.2f} s")
     mono = channels[:, 0] if channels.shape[1] == 1 else channels.mean(axis=1)  # (frames,)
     if rate != sample_rate:
-        mono = soxr.resample(mono, rate, sample_rate)[
-            : resampled_length(len(mono), rate=rate, sample_rate=sample_rate)
-        ]
+        mono = soxr.resample(mono, rate, sample_rate)[: resampled_length(len(mono), rate=rate, sample_rate=sample_rate)]
     return np.ascontiguousarray(mono, dtype=np.float32)
 
 

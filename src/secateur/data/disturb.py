@@ -33,9 +33,7 @@ def disturbed(values: Tensor, *, share: float, rng: np.random.Generator) -> Tens
         else:
             gain = 10.0 ** (-rng.uniform(_LOUDEST_NOISE, _QUIETEST_NOISE) / 20.0)
             mixed[row] += gain * _noise(samples, colour=rng.uniform(0.0, 1.0), rng=rng).to(values.device)
-    return (mixed - mixed.mean(dim=1, keepdim=True)) / mixed.std(dim=1, correction=0, keepdim=True).clamp_min(
-        1e-4
-    )
+    return (mixed - mixed.mean(dim=1, keepdim=True)) / mixed.std(dim=1, correction=0, keepdim=True).clamp_min(1e-4)
 
 
 def _noise(samples: int, *, colour: float, rng: np.random.Generator) -> Tensor:

@@ -74,9 +74,7 @@ class _Event(ctypes.Structure):
     )
 
 
-_Callback = ctypes.CFUNCTYPE(
-    ctypes.c_int, ctypes.POINTER(ctypes.c_short), ctypes.c_int, ctypes.POINTER(_Event)
-)
+_Callback = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.POINTER(ctypes.c_short), ctypes.c_int, ctypes.POINTER(_Event))
 
 
 def _loader() -> Any:
@@ -123,9 +121,7 @@ class Synthesiser:
         self._c_library = ctypes.CDLL("msvcrt" if sys.platform == "win32" else None)
         self._chunks: list[NDArray[np.int16]] = []
         self._events: list[tuple[int, int, int, str]] = []  # type, sample, text position (1-based), phone
-        self._callback: Callable[..., int] = _Callback(
-            self._collect
-        )  # kept: the library holds only a pointer
+        self._callback: Callable[..., int] = _Callback(self._collect)  # kept: the library holds only a pointer
         self._library.espeak_SetSynthCallback(self._callback)
 
     def _collect(self, wave: Any, count: int, events: Any) -> int:
@@ -163,9 +159,7 @@ class Synthesiser:
         return Spoken(samples=samples, sample_rate=self.sample_rate, words=words, phones=phones)
 
 
-def _spans(
-    events: list[tuple[int, int, int, str]], text: str, total: int
-) -> tuple[tuple[Span, ...], tuple[Span, ...]]:
+def _spans(events: list[tuple[int, int, int, str]], text: str, total: int) -> tuple[tuple[Span, ...], tuple[Span, ...]]:
     """The words and phones of a list of events; each lasts until the next one, a pause or the end begins."""
     marks = [event for event in events if event[0] in (_EVENT_WORD, _EVENT_PHONEME, _EVENT_END)]
     words: list[Span] = []

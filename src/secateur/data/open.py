@@ -70,9 +70,7 @@ def survey(entries: list[Entry], config: RecordedData) -> Corpus:
     results = headed
     if config.scan:
         shown = [entry.shown for entry in entries]
-        results = _each(
-            lambda pair: _heard(pair[0], pair[1], reader, config), zip(headed, shown, strict=True)
-        )
+        results = _each(lambda pair: _heard(pair[0], pair[1], reader, config), zip(headed, shown, strict=True))
     utterances = tuple(result for result in results if isinstance(result, Utterance))
     skipped = tuple(result for result in results if isinstance(result, Skip))
     _report_claims(other, config.path)

@@ -171,8 +171,7 @@ def _entry(fields: Mapping[str, Any], place: str, folder: Path) -> Entry:
     if not isinstance(audio, str) or not audio:
         have = ", ".join(fields) or "none"
         raise DataError(
-            f"{place} needs the audio file's path in `audio` (or NeMo's `audio_filepath`); its fields are "
-            f"{have}."
+            f"{place} needs the audio file's path in `audio` (or NeMo's `audio_filepath`); its fields are {have}."
         )
     offset = _number(fields, "offset", place) or 0.0
     samples, seconds = _number(fields, "samples", place), _number(fields, "duration", place)

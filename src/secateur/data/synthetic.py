@@ -34,11 +34,96 @@ log = logging.getLogger(__name__)
 SAMPLE_RATE = 16_000
 ACCENTS: tuple[str, ...] = tuple(
     f"gmw/{name}"
-    for name in ["en-US", "en", "en-GB-scotland", "en-US-nyc", "en-029", "en-GB-x-rp", "en-GB-x-gbclan", "en-GB-x-gbcwmd"]
+    for name in [
+        "en-US",
+        "en",
+        "en-GB-scotland",
+        "en-US-nyc",
+        "en-029",
+        "en-GB-x-rp",
+        "en-GB-x-gbclan",
+        "en-GB-x-gbcwmd",
+    ]
 )
 # Timbres. The robots, whispers and jokes among espeak-ng's variants are left out: they sound like nobody.
 VARIANTS: tuple[str, ...] = tuple(
-    ["f1", "m1", "Andrea", "Denis", "klatt", "f2", "m2", "Alicia", "Diogo", "klatt2", "f3", "m3", "Annie", "Gene", "klatt3", "f4", "m4", "anika", "Henrique", "klatt4", "f5", "m5", "aunty", "Hugo", "adam", "belinda", "m6", "antonio", "Jacky", "benjamin", "linda", "m7", "boris", "Lee", "caleb", "steph", "m8", "david", "Marco", "ed", "steph2", "Alex", "edward", "Mario", "gustave", "steph3", "Andy", "ian", "Michael", "iven", "grandma", "Gene2", "john", "Mike", "kaukovalta", "grandpa", "marcelo", "Reed", "max", "michel", "miguel", "norbert", "pablo", "paul", "pedro", "quincy", "rob", "robert", "sandro", "shelby", "travis", "victor", "zac", "klatt5", "klatt6"]
+    [
+        "f1",
+        "m1",
+        "Andrea",
+        "Denis",
+        "klatt",
+        "f2",
+        "m2",
+        "Alicia",
+        "Diogo",
+        "klatt2",
+        "f3",
+        "m3",
+        "Annie",
+        "Gene",
+        "klatt3",
+        "f4",
+        "m4",
+        "anika",
+        "Henrique",
+        "klatt4",
+        "f5",
+        "m5",
+        "aunty",
+        "Hugo",
+        "adam",
+        "belinda",
+        "m6",
+        "antonio",
+        "Jacky",
+        "benjamin",
+        "linda",
+        "m7",
+        "boris",
+        "Lee",
+        "caleb",
+        "steph",
+        "m8",
+        "david",
+        "Marco",
+        "ed",
+        "steph2",
+        "Alex",
+        "edward",
+        "Mario",
+        "gustave",
+        "steph3",
+        "Andy",
+        "ian",
+        "Michael",
+        "iven",
+        "grandma",
+        "Gene2",
+        "john",
+        "Mike",
+        "kaukovalta",
+        "grandpa",
+        "marcelo",
+        "Reed",
+        "max",
+        "michel",
+        "miguel",
+        "norbert",
+        "pablo",
+        "paul",
+        "pedro",
+        "quincy",
+        "rob",
+        "robert",
+        "sandro",
+        "shelby",
+        "travis",
+        "victor",
+        "zac",
+        "klatt5",
+        "klatt6",
+    ]
 )
 # Share of the utterances, and which of every ten timbres speak them: held-out voices have timbres of their own,
 # the same ones whatever the seed, so a model trained on one corpus has heard none of another's test voices.
@@ -133,11 +218,7 @@ def open_synthetic(config: SyntheticData) -> Corpus:
 def _cache() -> Path:
     """Where made speech is kept: `SECATEUR_CACHE`, else the user's cache folder, else the temporary one."""
     named = os.environ.get("SECATEUR_CACHE")
-    base = (
-        Path(named)
-        if named
-        else Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "secateur"
-    )
+    base = Path(named) if named else Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "secateur"
     try:
         base.mkdir(parents=True, exist_ok=True)
     except OSError:

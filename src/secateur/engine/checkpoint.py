@@ -163,8 +163,7 @@ def read(path: Path, *, phase: str) -> Contents:
         raise
     except (SafetensorError, SecateurError, OSError, KeyError, TypeError, AttributeError) as error:
         raise CheckpointError(
-            f"{path}: the checkpoint is damaged ({error!r}). Delete that folder to resume from the one "
-            "before it."
+            f"{path}: the checkpoint is damaged ({error!r}). Delete that folder to resume from the one before it."
         ) from error
 
 

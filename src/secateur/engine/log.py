@@ -50,9 +50,7 @@ class Log:
         last_good: a phrase that names the last good checkpoint, for the error when the disk is full.
     """
 
-    def __init__(
-        self, folder: Path, *, phase: str, step: int, active: bool, last_good: Callable[[], str]
-    ) -> None:
+    def __init__(self, folder: Path, *, phase: str, step: int, active: bool, last_good: Callable[[], str]) -> None:
         self.phase = phase
         self._last_good = last_good
         self._handles: dict[str, BinaryIO] = {}

@@ -221,11 +221,7 @@ class _Phase:
                     self._save(step)
                 left = clock.seconds_left(step)
                 if show is not None:
-                    show(
-                        Progress(
-                            phase=phase, step=step, steps=config.steps, parts=self.shown, seconds_left=left
-                        )
-                    )
+                    show(Progress(phase=phase, step=step, steps=config.steps, parts=self.shown, seconds_left=left))
 
     def _last_good(self) -> str:
         return self.checkpoints.last_good()
@@ -239,9 +235,7 @@ class _Phase:
         generators = self.place.gather(generator_states())
         failure: CheckpointError | None = None
         if self.place.first:
-            states = {
-                name: scheduled.spec.optimiser.state_dict() for name, scheduled in self.optimisers.items()
-            }
+            states = {name: scheduled.spec.optimiser.state_dict() for name, scheduled in self.optimisers.items()}
             contents = Contents(
                 phase=self.checkpoints.phase,
                 step=step,
@@ -259,9 +253,7 @@ class _Phase:
 
 
 @contextlib.contextmanager
-def _display(
-    bar: bool, on_progress: Callable[[Progress], None] | None
-) -> Iterator[Callable[[Progress], None] | None]:
+def _display(bar: bool, on_progress: Callable[[Progress], None] | None) -> Iterator[Callable[[Progress], None] | None]:
     """What is called after each step: the progress bar, the caller's function, both, or nothing."""
     if not bar:
         yield on_progress

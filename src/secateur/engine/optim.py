@@ -25,9 +25,7 @@ class Schedule:
     def __post_init__(self) -> None:
         steps = [step for step, _ in self.points]
         if not steps or steps != sorted(steps):
-            raise ConfigError(
-                f"schedule points: got steps {steps}, allowed is at least one point, in ascending order."
-            )
+            raise ConfigError(f"schedule points: got steps {steps}, allowed is at least one point, in ascending order.")
 
     def factor(self, step: float) -> float:
         """The factor at the 0-based optimiser step `step`."""

@@ -63,9 +63,7 @@ def one_step(
     norms = {name: scheduled.norm() for name, scheduled in optimisers.items()}
     wrong = {name: float(norm) for name, norm in norms.items() if not torch.isfinite(norm)}
     if wrong:
-        what = " and ".join(
-            f"a gradient norm of {norm} in optimiser {name!r}" for name, norm in wrong.items()
-        )
+        what = " and ".join(f"a gradient norm of {norm} in optimiser {name!r}" for name, norm in wrong.items())
         raise _not_finite(what, step, place.gather(files), last_good)
     for name, scheduled in optimisers.items():
         scheduled.clip(norms[name])
@@ -112,9 +110,7 @@ def _figures(loss: float, parts: Figures, extra: Mapping[str, float], norms: Map
     return {"loss": loss, **parts, **{name: float(value) for name, value in extra.items()}, **gradients}
 
 
-def _not_finite(
-    what: str, step: int, files: Sequence[Sequence[str]], last_good: Callable[[], str]
-) -> NumericsError:
+def _not_finite(what: str, step: int, files: Sequence[Sequence[str]], last_good: Callable[[], str]) -> NumericsError:
     names = sorted({name for rank in files for name in rank})
     listed = ", ".join(names[:_NAMED_FILES]) or "none named"
     more = f" and {len(names) - _NAMED_FILES} more" if len(names) > _NAMED_FILES else ""

@@ -33,8 +33,10 @@ class Trainee(Protocol):
     `module_has_unused = True` (several processes only; it costs a walk over the graph each step).
     """
 
-    module: nn.Module
-    """What is trained and wrapped; called through the `wrapped` argument of `loss`, once per micro-batch."""
+    @property
+    def module(self) -> nn.Module:
+        """What is trained and wrapped; `loss` calls it as its `wrapped` argument, once per micro-batch."""
+        ...
 
     def optimisers(self) -> dict[str, Optimiser]:
         """The optimisers by name; called once, when `module` is on its device.

@@ -119,8 +119,7 @@ def run(config: ProbeConfig) -> ProbeRecord:
 def table(record: ProbeRecord) -> str:
     """The rows as a Markdown table; test accuracies in per cent, ± over the seeds' training subsets."""
     head = (
-        "| task | classes | test items | pooling | log-mel | best layer | all layers |\n"
-        "|---|---|---|---|---|---|---|"
+        "| task | classes | test items | pooling | log-mel | best layer | all layers |\n|---|---|---|---|---|---|---|"
     )
     return "\n".join([head, *(_line(row) for row in record.rows)])
 

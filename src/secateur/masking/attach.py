@@ -24,6 +24,7 @@ class Masking:
         self._norms: list[tuple[nn.Module, str, nn.LayerNorm, SupportLayerNorm, slice]] = []
         self._tapped: list[tuple[nn.Module, str]] = []
         self._hooks: list[Any] = []
+        self._trimmed: frozenset[int] = frozenset()
 
     def set(self, values: Tensor | None) -> None:
         """Use a mask from now on; None for no mask.
@@ -35,10 +36,13 @@ class Masking:
         for _, _, _, norm, units in self._norms:
             support = None if values is None else (values.detach()[units] != 0)
             norm.support = None if support is None or bool(support.all()) else support
+        layers = [self.structure.offsets[axis.name] for axis in self.structure.of_kinds(("layer",)) if axis.size]
+        of_layers = [] if values is None else values.detach()[layers].tolist()
+        self._trimmed = frozenset(unit for unit, value in zip(layers, of_layers, strict=False) if value == 0.0)
 
     def trimmed(self, unit: int) -> bool:
         """Whether the mask of a whole layer is zero."""
-        return self.values is not None and float(self.values[unit]) == 0.0
+        return unit in self._trimmed
 
     def remove(self) -> None:
         """Give the model back as it was, with its parameters as they are now."""
@@ -49,7 +53,7 @@ class Masking:
         for hook in self._hooks:
             hook.remove()
         self._tapped, self._norms, self._hooks = [], [], []
-        self.values = None
+        self.set(None)
 
 
 class _Tapped(nn.Module):
@@ -89,9 +93,7 @@ def attach(base: nn.Module, structure: Structure) -> Masking:
         ours = SupportLayerNorm.like(stock)
         setattr(parent, name, ours)
         start = structure.offsets[norm.axis]
-        masking._norms.append(
-            (parent, name, stock, ours, slice(start, start + structure.axes[norm.axis].size))
-        )
+        masking._norms.append((parent, name, stock, ours, slice(start, start + structure.axes[norm.axis].size)))
     for axis in structure.of_kinds(("layer",)):
         if axis.size:
             layer = base.get_submodule(axis.name.removesuffix("/layer"))

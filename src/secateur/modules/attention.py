@@ -86,8 +86,7 @@ class CutAttention(nn.Module):
         head = at_qk = at_vo = 0
         for count, qk, vo in self.groups:
             q, k = (
-                x[..., at_qk : at_qk + count * qk].view(batch, time, count, qk).transpose(1, 2)
-                for x in (query, key)
+                x[..., at_qk : at_qk + count * qk].view(batch, time, count, qk).transpose(1, 2) for x in (query, key)
             )
             v = value[..., at_vo : at_vo + count * vo].view(batch, time, count, vo).transpose(1, 2)
             own = bias if bias is None or bias.shape[1] == 1 else bias[:, head : head + count]
@@ -106,9 +105,7 @@ class CutAttention(nn.Module):
         dropout = self.dropout if self.training else 0.0
         # torch's fused kernels want equal widths; with unequal ones they fall back to something slower than this.
         if not eager and q.shape[-1] == v.shape[-1]:
-            return F.scaled_dot_product_attention(
-                q, k, v, attn_mask=bias, dropout_p=dropout, scale=self.scaling
-            ), None
+            return F.scaled_dot_product_attention(q, k, v, attn_mask=bias, dropout_p=dropout, scale=self.scaling), None
         logits = torch.matmul(q * self.scaling, k.transpose(2, 3))
         if bias is not None:
             logits = logits.masked_fill(~bias, float("-inf")) if bias.dtype == torch.bool else logits + bias

@@ -45,7 +45,7 @@ def stock_config(model_type: str, fields: dict[str, Any]) -> PreTrainedConfig:
 
 @cache
 def config_class(model_type: str) -> type[PreTrainedConfig]:
-    """Our config class for a stock model type.
+    """Our config class for a stock model type; making the first config registers the model classes that go with it.
 
     Its file says ``"conv_dim": []``, which every stock class refuses, so that none loads a cut model with random
     weights; the widths come back from the entry ``secateur``.
@@ -53,11 +53,12 @@ def config_class(model_type: str) -> type[PreTrainedConfig]:
     stock: Any = getattr(transformers, f"{STEMS[model_type]}Config")
 
     def post_init(self: Any, **kwargs: Any) -> None:
+        from secateur.modules.models import register  # that module imports this one
+
+        register(model_type)
         record = self.secateur
         if not isinstance(record, dict) or "original" not in record:
-            raise ModelError(
-                f"A config of type {self.model_type!r} needs its 'secateur' entry with the cut shape."
-            )
+            raise ModelError(f"A config of type {self.model_type!r} needs its 'secateur' entry with the cut shape.")
         self.conv_dim = [len(kept) for kept in shape_of(self).channels]
         stock.__post_init__(self, **kwargs)
 

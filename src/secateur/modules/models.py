@@ -16,7 +16,7 @@ from transformers.utils.output_capturing import OutputRecorder
 
 from secateur.errors import ModelError
 from secateur.modules.attention import CutAttention, CutWavLMAttention
-from secateur.modules.configs import PREFIX, STEMS, config_class, register_configs, stock_type
+from secateur.modules.configs import PREFIX, STEMS, config_class, stock_type
 from secateur.modules.feed_forward import fit_feed_forward
 from secateur.modules.shape import shape_of
 
@@ -112,14 +112,13 @@ def endings(model_type: str) -> tuple[str, ...]:
     return tuple(ending for ending in AUTO if hasattr(transformers, STEMS[model_type] + ending))
 
 
-def register() -> None:
-    """Make `AutoConfig`, `AutoModel` and the task classes know cut models; doing it twice is harmless."""
-    register_configs()
-    for model_type in STEMS:
-        for ending in endings(model_type):
-            for auto in AUTO[ending]:
-                cut = model_class(model_type, ending)
-                getattr(transformers, auto).register(config_class(model_type), cut, exist_ok=True)
+@cache
+def register(model_type: str) -> None:
+    """Make `AutoModel` and the task classes know a family's cut models."""
+    for ending in endings(model_type):
+        for auto in AUTO[ending]:
+            cut = model_class(model_type, ending)
+            getattr(transformers, auto).register(config_class(model_type), cut, exist_ok=True)
 
 
 def class_for(config: Any, ending: str = "Model") -> type[PreTrainedModel]:

@@ -32,10 +32,12 @@ class SupportLayerNorm(nn.LayerNorm):
         """(..., features) -> (..., features)."""
         if self.support is None:
             return super().forward(input)
-        support = self.support.to(input.dtype)
-        count = support.sum()
-        kept = input * support
-        mean = kept.sum(-1, keepdim=True) / count
-        centred = (input - mean) * support
+        # Half precision cannot even count to 512: statistics in float32 at least, as the library norm takes them.
+        wide = input if input.dtype == torch.float64 else input.float()
+        support = self.support.to(wide.dtype)
+        count = support.sum().clamp(min=1.0)  # no unit at all, in a draw while learning: nothing, not NaN
+        mean = (wide * support).sum(-1, keepdim=True) / count
+        centred = (wide - mean) * support
         variance = centred.square().sum(-1, keepdim=True) / count
-        return (centred * torch.rsqrt(variance + self.eps) * self.weight + self.bias) * support
+        normed = (centred * torch.rsqrt(variance + self.eps)).to(self.weight.dtype)
+        return (normed * self.weight + self.bias) * support.to(self.weight.dtype)

@@ -62,15 +62,11 @@ class Selection:
         scales: dict[str, tuple[float, ...]] = {}
         for name, values in _mapping(data, "scales").items():
             if name not in axes:
-                raise SelectionError(
-                    f"The selection has scales for {name!r} but does not list its kept units."
-                )
+                raise SelectionError(f"The selection has scales for {name!r} but does not list its kept units.")
             kept = axes[name]
             if not isinstance(values, list) or len(values) != len(kept):
                 count = len(values) if isinstance(values, list) else type(values).__name__
-                raise SelectionError(
-                    f"{name!r} keeps {len(kept)} units but has {count} scales; give one for each."
-                )
+                raise SelectionError(f"{name!r} keeps {len(kept)} units but has {count} scales; give one for each.")
             if not all(_is_number(value) for value in values):
                 raise SelectionError(f"The scales of {name!r} must be finite numbers.")
             given = data["axes"][name]
@@ -79,9 +75,7 @@ class Selection:
         sizes = _mapping(data, "sizes")
         model = data.get("model")
         if model is not None and not isinstance(model, str):
-            raise SelectionError(
-                f"The selection's model must be a model type such as 'wavlm', got {model!r}."
-            )
+            raise SelectionError(f"The selection's model must be a model type such as 'wavlm', got {model!r}.")
         return cls(axes=axes, scales=scales, sizes=sizes, model=model)
 
     @classmethod
@@ -134,9 +128,7 @@ def close(structure: Structure, selection: Selection) -> Closed:
         kept[name] = chosen
     _check_layers(structure, kept)
     for name, axis in structure.axes.items():
-        if any(
-            unit not in kept[parent] for parent, unit in axis.parents if parent.endswith(("/block", "/layer"))
-        ):
+        if any(unit not in kept[parent] for parent, unit in axis.parents if parent.endswith(("/block", "/layer"))):
             kept[name] = set()
     for name, axis in structure.axes.items():
         for unit, needed in zip(axis.units, axis.needs, strict=False):
@@ -181,9 +173,18 @@ def _check(structure: Structure, selection: Selection) -> None:
                 if inside
                 else f"unit {missing[0]} is not one of 0..{axis.original - 1}"
             )
+            raise SelectionError(f"The selection keeps units of {name!r} that this model does not have: {why}.")
+    for name in selection.scales:
+        if name not in selection.axes:
+            raise SelectionError(f"The selection has scales for {name!r} but does not list its kept units.")
+        factors = selection.factors(name)
+        zero = [unit for unit, factor in factors.items() if factor == 0.0]
+        if zero:
             raise SelectionError(
-                f"The selection keeps units of {name!r} that this model does not have: {why}."
+                f"The selection keeps unit {zero[0]} of {name!r} with scale 0; leave the unit out instead."
             )
+        if _axis(structure, name).kind == "layer" and set(factors.values()) - {1.0}:
+            raise SelectionError(f"A whole layer cannot be scaled: {name!r} is kept or removed.")
 
 
 def _check_layers(structure: Structure, kept: Mapping[str, set[int]]) -> None:
@@ -218,9 +219,7 @@ def _mapping(data: Mapping[str, Any], key: str) -> dict[str, Any]:
 
 
 def _order(name: str, kept: object) -> tuple[int, ...]:
-    if not isinstance(kept, list) or not all(
-        isinstance(unit, int) and not isinstance(unit, bool) for unit in kept
-    ):
+    if not isinstance(kept, list) or not all(isinstance(unit, int) and not isinstance(unit, bool) for unit in kept):
         raise SelectionError(f"The kept units of {name!r} must be a list of whole numbers.")
     if len(set(kept)) != len(kept):
         raise SelectionError(f"The kept units of {name!r} name a unit twice.")
@@ -229,10 +228,7 @@ def _order(name: str, kept: object) -> tuple[int, ...]:
 
 def _is_number(value: object) -> bool:
     return (
-        isinstance(value, int | float)
-        and not isinstance(value, bool)
-        and abs(value) < float("inf")
-        and value == value
+        isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < float("inf") and value == value
     )
 
 

@@ -145,9 +145,7 @@ class Structure:
             ConfigError: There is none; the nearest name is told.
         """
         if name not in self.axes:
-            raise ConfigError(
-                f"There is no axis {name!r} in this {self.model_type} model.{nearest(name, self.axes)}"
-            )
+            raise ConfigError(f"There is no axis {name!r} in this {self.model_type} model.{nearest(name, self.axes)}")
         return self.axes[name]
 
     def of_kinds(self, kinds: Sequence[str]) -> Iterator[Axis]:
@@ -169,12 +167,7 @@ class Structure:
     def in_scope(self, path: str, scope: str) -> bool:
         """Whether a parameter or module path belongs to a scope other than ``gated``."""
         prefix = _PREFIX.get(scope, scope)
-        return (
-            not prefix
-            or path.startswith(prefix)
-            or path.startswith(prefix.rstrip(".") + ".")
-            or path == prefix
-        )
+        return not prefix or path.startswith(prefix) or path.startswith(prefix.rstrip(".") + ".") or path == prefix
 
     def check_scope(self, scope: str) -> None:
         """Raise a ConfigError when a scope names nothing."""
@@ -192,6 +185,4 @@ class Structure:
 
     def touched(self, axes: Sequence[str], gated: frozenset[str]) -> bool:
         """Whether any of these axes is gated or lies within a gated axis."""
-        return any(
-            name in gated or any(parent in gated for parent, _ in self.axes[name].parents) for name in axes
-        )
+        return any(name in gated or any(parent in gated for parent, _ in self.axes[name].parents) for name in axes)

@@ -41,9 +41,7 @@ def cut(model: PreTrainedModel, selection: Selection, *, layout: Layout = "regis
     ending = ending_of(type(model).__name__, structure.model_type)
     if not ending:
         allowed = ", ".join(endings(structure.model_type))
-        raise ModelError(
-            f"A {type(model).__name__} cannot be cut; allowed are the classes {allowed} of its family."
-        )
+        raise ModelError(f"A {type(model).__name__} cannot be cut; allowed are the classes {allowed} of its family.")
     new = skeleton(config, ending)
     assert isinstance(new, PreTrainedModel)
     state = _encoder_state(base_of(model), structure, declare(config), closed)
@@ -68,9 +66,7 @@ def cut_config(
     fields: dict[str, Any] = config.to_dict()
     for name in ("model_type", "transformers_version", "architectures", "conv_dim"):
         fields.pop(name, None)
-    fields["secateur"] = record_of(
-        config, closed.axes, {name: axis.original for name, axis in structure.axes.items()}
-    )
+    fields["secateur"] = record_of(config, closed.axes, {name: axis.original for name, axis in structure.axes.items()})
     fields["num_hidden_layers"] = sum(bool(closed.axes[axis.name]) for axis in structure.of_kinds(("layer",)))
     fields["intermediate_size"] = fields["secateur"]["original"]["intermediate_size"]
     fields["conv_dim"] = [len(closed.axes[axis.name]) for axis in structure.of_kinds(("channels",))]
@@ -80,9 +76,7 @@ def cut_config(
     shape = shape_of(new)
     problem = stock_obstacle(shape)
     if problem:
-        raise SelectionError(
-            f"This shape does not fit the stock layout: {problem}; use the registered layout."
-        )
+        raise SelectionError(f"This shape does not fit the stock layout: {problem}; use the registered layout.")
     fields["intermediate_size"] = len(shape.feed_forward[0].units)
     return stock_config(structure.model_type, fields)
 
@@ -102,9 +96,7 @@ def stock_obstacle(shape: EncoderShape) -> str:
             return f"the feed-forward block of layer {layer} has no units left"
         first = len(shape.feed_forward[0].units)
         if len(feed_forward.units) != first:
-            return (
-                f"feed-forward widths differ: {first} in layer 0, {len(feed_forward.units)} in layer {layer}"
-            )
+            return f"feed-forward widths differ: {first} in layer 0, {len(feed_forward.units)} in layer {layer}"
     return ""
 
 
@@ -120,9 +112,7 @@ def _encoder_state(base: Any, old: Structure, new: Structure, closed: Selection)
             value = (value.double() * factor).to(value.dtype)
         before = old.weight_by_name[weight.name]
         for bind in weight.binds:
-            value = value.index_select(
-                bind.dim, _positions(old, before, new, weight, bind.dim).to(value.device)
-            )
+            value = value.index_select(bind.dim, _positions(old, before, new, weight, bind.dim).to(value.device))
         state[weight.name] = value.clone(memory_format=torch.contiguous_format)
     return state
 
@@ -138,24 +128,16 @@ def _along(structure: Structure, weight: Weight, dim: int) -> list[tuple[str, in
     return [(name, unit) for name in axes for unit in structure.axes[name].units]
 
 
-def _head_state(
-    model: PreTrainedModel, prefix: str, closed: Selection, structure: Structure
-) -> dict[str, Tensor]:
+def _head_state(model: PreTrainedModel, prefix: str, closed: Selection, structure: Structure) -> dict[str, Tensor]:
     """Parameters of the task head, as they are."""
     if not prefix:
         return {}
     layers = len(list(structure.of_kinds(("layer",))))
     trimmed = any(
-        not closed.axes[whole_layer(layer)]
-        for layer in range(layers)
-        if structure.axes[whole_layer(layer)].size
+        not closed.axes[whole_layer(layer)] for layer in range(layers) if structure.axes[whole_layer(layer)].size
     )
     if trimmed and hasattr(model, "layer_weights"):
         raise SelectionError(
             "Trailing layers cannot be removed under a head that weighs all hidden states (use_weighted_layer_sum)."
         )
-    return {
-        name: value.detach().clone()
-        for name, value in model.state_dict().items()
-        if not name.startswith(prefix)
-    }
+    return {name: value.detach().clone() for name, value in model.state_dict().items() if not name.startswith(prefix)}

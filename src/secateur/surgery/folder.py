@@ -44,9 +44,7 @@ def whole_folder(path: Path, *, replace: bool = False) -> Iterator[Path]:
         SecateurError: Something is there already.
     """
     if path.exists() and not replace and (not path.is_dir() or any(path.iterdir())):
-        raise SecateurError(
-            f"{str(path)!r} exists already and is not empty: choose another folder or remove it."
-        )
+        raise SecateurError(f"{str(path)!r} exists already and is not empty: choose another folder or remove it.")
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.partial-{os.getpid()}")
     shutil.rmtree(partial, ignore_errors=True)
@@ -79,9 +77,7 @@ def write_model(
     model.save_pretrained(folder)
     found = [name for name in COMPANIONS if source is not None and _copy(source, name, folder)]
     if "preprocessor_config.json" not in found and "processor_config.json" not in found:
-        logger.warning(
-            "%s has no preprocessor_config.json: the model is written without a feature extractor", source
-        )
+        logger.warning("%s has no preprocessor_config.json: the model is written without a feature extractor", source)
     if selection is not None:
         write_json(folder / "selection.json", selection.to_json(), indent=None)
 

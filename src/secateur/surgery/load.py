@@ -10,8 +10,8 @@ import torch
 from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel
 
 from secateur.errors import ModelError
-from secateur.modules.configs import stock_type
-from secateur.modules.models import class_for, ending_of, refuse_inexact, register
+from secateur.modules.configs import register_configs, stock_type
+from secateur.modules.models import class_for, ending_of, refuse_inexact
 
 #: Parameters that some published checkpoints lack and that inference never uses.
 OPTIONAL = ("masked_spec_embed",)
@@ -23,14 +23,12 @@ def load_config(model: str | Path) -> PreTrainedConfig:
     Raises:
         ModelError: There is none, it cannot be read, or its architecture is not supported.
     """
-    register()
+    register_configs()
     folder = Path(model)
     if folder.is_dir() or folder.suffix == ".json" or str(model).startswith((".", "/")):
         path = folder if folder.suffix == ".json" else folder / "config.json"
         if not path.is_file():
-            raise ModelError(
-                f"There is no {path.name} in {str(folder)!r}: give a model folder, a config or a hub id."
-            )
+            raise ModelError(f"There is no {path.name} in {str(folder)!r}: give a model folder, a config or a hub id.")
         try:
             fields = json.loads(path.read_text(encoding="utf-8"))
         except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:

@@ -199,9 +199,7 @@ def _states(cut: PreTrainedModel, dense: PreTrainedModel, generator: torch.Gener
     holds &= all(state.shape == theirs.hidden_states[0].shape for state in ours.hidden_states)
     trimmed = len(theirs.hidden_states) - expected
     note = f", {trimmed} trailing layers trimmed" if trimmed else ""
-    detail = (
-        f"{len(ours.hidden_states)} hidden states of width {ours.hidden_states[0].shape[-1]}{note}; output "
-    )
+    detail = f"{len(ours.hidden_states)} hidden states of width {ours.hidden_states[0].shape[-1]}{note}; output "
     return Check(
         name="same hidden states, widths and head",
         holds=holds,
@@ -217,15 +215,13 @@ def _padding(cut: PreTrainedModel, dense: PreTrainedModel, generator: torch.Gene
     for model in (cut, dense):
         alone, within = _run(model, audio).hidden_states[-1], _run(model, padded, attention).hidden_states[-1]
         moved.append(_relative(alone, within[:, : alone.shape[1]]))
-    # Stock models with GroupNorm front ends (and data2vec) see padding; a cut one may do so about as much.
-    holds = moved[0] <= max(2 * moved[1], 1e-3)
+    # Stock models with GroupNorm front ends (and data2vec) see padding; a cut one may where the dense one does.
+    holds = moved[0] <= 1e-3 or moved[1] > 1e-3
     detail = f"padding moves valid frames by {moved[0]:.1e}; in the dense model by {moved[1]:.1e}"
     return Check(name="padded equals unpadded as far as the dense model's", holds=holds, detail=detail)
 
 
-def _short(
-    cut: PreTrainedModel, dense: PreTrainedModel, structure: Structure, generator: torch.Generator
-) -> Check:
+def _short(cut: PreTrainedModel, dense: PreTrainedModel, structure: Structure, generator: torch.Generator) -> Check:
     least = shortest(structure)
     outcomes = []
     for model in (cut, dense):
@@ -237,12 +233,8 @@ def _short(
         except (RuntimeError, ValueError):
             below = "raises"
         outcomes.append((frames, below))
-    detail = (
-        f"{least} samples give {outcomes[0][0]} frame, one less {outcomes[0][1]}; so does the dense model"
-    )
-    return Check(
-        name="short audio behaves as in the dense model", holds=outcomes[0] == outcomes[1], detail=detail
-    )
+    detail = f"{least} samples give {outcomes[0][0]} frame, one less {outcomes[0][1]}; so does the dense model"
+    return Check(name="short audio behaves as in the dense model", holds=outcomes[0] == outcomes[1], detail=detail)
 
 
 def _implementations(cut: PreTrainedModel, generator: torch.Generator) -> Check:
@@ -270,9 +262,7 @@ def _bfloat16(cut: PreTrainedModel, generator: torch.Generator) -> Check:
         rounded = _run(cut.to(torch.bfloat16), audio.bfloat16()).hidden_states[-1]
     finally:
         cut.to(dtype).load_state_dict(state)
-    error = float(
-        (exact.double() - rounded.double()).square().mean().sqrt() / exact.double().square().mean().sqrt()
-    )
+    error = float((exact.double() - rounded.double()).square().mean().sqrt() / exact.double().square().mean().sqrt())
     return Check(name="bfloat16", holds=error < 0.2, detail=f"runs; relative error {error:.1e}")
 
 

@@ -29,7 +29,7 @@ def _one_thread() -> None:
 def start() -> Start:
     """Starts the toy's phase in a new process: `start(folder, **options)`, see `engine_toy.job`."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["secateur.engine"])
+    context.set_forkserver_preload(["secateur.engine", "torch._dynamo"])  # an optimiser imports the latter
 
     def start_job(folder: Path, **options: Any) -> ForkServerProcess:
         folder.mkdir(exist_ok=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import resource
+import shutil
 import signal
 import sys
 import time
@@ -117,10 +118,10 @@ def kill_at(where: str, step: int, toy: Toy) -> None:
     def die() -> None:
         os.kill(os.getpid(), signal.SIGKILL)
 
-    replaced: dict[str, tuple[Any, str, Callable[[Path], bool]]] = {
+    replaced: dict[str, tuple[Any, str, Callable[[Any], bool]]] = {
         "tensors": (checkpoint, "write_json", lambda path: f"-{step:07d}." in path.parent.name),
         "rename": (checkpoint, "_sync", lambda path: f"-{step:07d}." in path.name),
-        "removal": (checkpoint.shutil, "rmtree", lambda path: "removed" in path.name),
+        "removal": (shutil, "rmtree", lambda path: "removed" in path.name),
         "begin": (toy, "begin", lambda now: now == step - 1),
         "end": (toy, "end", lambda now: now == step - 1),
     }
@@ -171,7 +172,8 @@ def job(folder: Path, options: dict[str, Any]) -> None:
     rank = os.environ.get("RANK", "0")
     toy = Toy(dropout=options.get("dropout", 0.3), accumulate=options.get("accumulate", 1))
     if "kill" in options:
-        kill_at(*options["kill"], toy)
+        where, step = options["kill"]
+        kill_at(where, step, toy)
     if "slow" in options:
         slow_saves(options["slow"])
     if "full" in options:

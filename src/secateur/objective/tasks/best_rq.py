@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -20,16 +21,34 @@ _STACK = _STRIDE // _HOP  # log-mel frames to one frame of the encoder
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class BestRqTask:
-    """What is predicted and how much of the input is hidden."""
+    """What is predicted and how much of the input is hidden.
+
+    Attributes:
+        frame_codebooks: Label frames normalised over their crop: what is said, little of who says it.
+        plain_codebooks: Label frames normalised over the corpus: what is said and how it sounds.
+        crop_codebooks: Label the crop's average spectrum and its spread, one label for all frames: who and where.
+        entries: In each codebook.
+        width: Of an entry.
+        mask_share: Of the frames, expected.
+        mask_span: Frames of 20 ms.
+        seed: Of the quantiser.
+    """
 
     kind: Literal["best_rq"] = "best_rq"
     mels: int = 80
-    codebooks: int = 8
+    frame_codebooks: int = 4
+    plain_codebooks: int = 2
+    crop_codebooks: int = 2
     entries: int = 256
-    width: int = 16  # of a codebook entry
-    mask_share: float = 0.45  # of the frames, expected
-    mask_span: int = 10  # frames of 20 ms
-    seed: int = 0  # of the quantiser
+    width: int = 16
+    mask_share: float = 0.45
+    mask_span: int = 10
+    seed: int = 0
+
+    @property
+    def codebooks(self) -> int:
+        """Labels of one frame."""
+        return self.frame_codebooks + self.plain_codebooks + self.crop_codebooks
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,31 +128,72 @@ class Quantiser(nn.Module):
 
     @torch.no_grad()
     def forward(self, features: Tensor) -> Tensor:
-        """(batch, frames, features) → labels (batch, frames, codebooks), int64.
+        """(batch, frames, codebooks, features), each codebook's own view → labels (batch, frames, codebooks), int64.
 
         On the unit sphere the nearest entry is the one with the largest inner product, and the length of
         the projected vector does not change which one that is.
         """
         with torch.autocast(features.device.type, enabled=False):
-            projected = torch.einsum("btf,cfw->btcw", features.float(), self.projection)
+            projected = torch.einsum("btcf,cfw->btcw", features.float(), self.projection)
             return torch.einsum("btcw,cwe->btce", projected, self.entries).argmax(dim=-1)
 
 
-def targets(log_mel: Tensor, quantiser: Quantiser) -> Tensor:
-    """Labels (batch, frames, codebooks) of log-mel frames (batch, 2 · frames, mels).
+class Labeller(nn.Module):
+    """From clean speech to the labels of every frame.
 
-    Each mel bin is set to zero mean and unit variance over the utterance: without it, a random projection puts
-    nearly all frames into a few entries (the paper's section 3.1). Two frames are stacked to the encoder's rate.
+    Source: Chiu et al. 2022, arXiv 2202.01855. Differs from the paper: besides frames normalised over their crop,
+    codebooks may look at frames normalised over the corpus and at the statistics of the whole crop. A front
+    end with GroupNorm takes the average spectrum out of what the encoder hears; without such labels nothing
+    asks it to infer the speaker again.
     """
-    mean, spread = log_mel.mean(dim=1, keepdim=True), log_mel.std(dim=1, keepdim=True)
-    normalised = (log_mel - mean) / (spread + 1e-3)
-    batch, frames, mels = normalised.shape
-    return torch.as_tensor(quantiser(normalised.reshape(batch, frames // _STACK, _STACK * mels)))
+
+    mean: Tensor
+    spread: Tensor
+    crop_mean: Tensor
+    crop_spread: Tensor
+
+    def __init__(self, task: BestRqTask) -> None:
+        super().__init__()
+        self.task = task
+        self.log_mel = LogMel(task.mels)
+        self.quantiser = Quantiser(_STACK * task.mels, task)
+        for name, width in (("mean", task.mels), ("crop_mean", 2 * task.mels)):
+            self.register_buffer(name, torch.zeros(width))
+            self.register_buffer(name.replace("mean", "spread"), torch.ones(width))
+
+    def measure(self, crops: Iterable[Tensor]) -> None:
+        """Takes the corpus statistics from crops, each (batch, samples) at unit variance."""
+        frames = [self.log_mel(values) for values in crops]
+        flat = torch.cat([frame.flatten(0, 1) for frame in frames])  # (all frames, mels)
+        whole = torch.cat([_statistics(frame) for frame in frames])  # (all crops, 2 · mels)
+        self.mean, self.spread = flat.mean(dim=0), flat.std(dim=0) + 1e-3
+        self.crop_mean, self.crop_spread = whole.mean(dim=0), whole.std(dim=0) + 1e-3
+
+    @torch.no_grad()
+    def forward(self, values: Tensor) -> Tensor:
+        """(batch, samples) at unit variance → labels (batch, frames, codebooks), int64."""
+        log_mel = self.log_mel(values)
+        own = (log_mel - log_mel.mean(dim=1, keepdim=True)) / (log_mel.std(dim=1, keepdim=True) + 1e-3)
+        plain = (log_mel - self.mean) / self.spread
+        frames = log_mel.shape[1] // _STACK
+        crop = ((_statistics(log_mel) - self.crop_mean) / self.crop_spread)[:, None].expand(-1, frames, -1)
+        task = self.task
+        views = [_stacked(own)] * task.frame_codebooks + [_stacked(plain)] * task.plain_codebooks
+        views += [crop] * task.crop_codebooks
+        return torch.as_tensor(self.quantiser(torch.stack(views, dim=2)))
 
 
-def span_mask(
-    *, batch: int, frames: int, share: float, span: int, rng: np.random.Generator
-) -> NDArray[np.bool_]:
+def _stacked(log_mel: Tensor) -> Tensor:
+    """(batch, 2 · frames, mels) → (batch, frames, 2 · mels)."""
+    return log_mel.unflatten(1, (-1, _STACK)).flatten(2)
+
+
+def _statistics(log_mel: Tensor) -> Tensor:
+    """(batch, time, mels) → mean and spread over time side by side: (batch, 2 · mels)."""
+    return torch.cat([log_mel.mean(dim=1), log_mel.std(dim=1)], dim=-1)
+
+
+def span_mask(*, batch: int, frames: int, share: float, span: int, rng: np.random.Generator) -> NDArray[np.bool_]:
     """(batch, frames) masks of spans of `span` frames that may overlap; `share` is the expected masked share.
 
     Every frame starts a span with probability 1 − (1 − share)^(1/span), counting starts before the first frame.

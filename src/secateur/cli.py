@@ -1,0 +1,313 @@
+"""The command line: a verb, its function, and figures for people or as JSON."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import sys
+from collections.abc import Callable, Sequence
+from typing import Any, NoReturn
+
+from secateur.errors import ConfigError, SecateurError, nearest
+
+BAD_INPUT = 2
+BROKEN = 1
+
+
+class _Parser(argparse.ArgumentParser):
+    """A parser whose mistakes are errors of ours: one sentence, with the nearest valid name."""
+
+    def error(self, message: str) -> NoReturn:
+        found = message.split("invalid choice: ", 1)
+        if len(found) == 2:
+            got = found[1].split("'")[1]
+            raise ConfigError(f"Unknown verb {got!r}; allowed are {', '.join(VERBS)}.{nearest(got, VERBS)}")
+        raise ConfigError(f"{message[0].upper()}{message[1:]} (see `{self.prog} --help`).")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; returns its exit code: 0, 1 for a broken promise of ours, 2 for bad input."""
+    try:
+        parser = _parser()
+        options, rest = parser.parse_known_args(arguments)
+        if not options.verb:
+            parser.print_help()
+            return BAD_INPUT
+        _quiet(options.verbose)
+        if rest and not getattr(options, "overrides", False):
+            flag = rest[0]
+            known = [action.option_strings[-1] for action in options.flags if action.option_strings]
+            raise ConfigError(f"Unknown argument {flag!r} for {options.verb}.{nearest(flag.split('=')[0], known)}")
+        return int(options.run(options, rest))
+    except SecateurError as error:
+        print(f"secateur: {error}", file=sys.stderr)
+        return BAD_INPUT
+    except KeyboardInterrupt:
+        print("secateur: stopped; `--resume` goes on from the last checkpoint of a run.", file=sys.stderr)
+        return 130
+    except OSError as error:
+        print(f"secateur: {error}", file=sys.stderr)
+        return BROKEN
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = _Parser(prog="secateur", description="Prune a pretrained speech encoder into a smaller, faster drop-in.")
+    parser.set_defaults(verb=None)
+    verbs = parser.add_subparsers(metavar="VERB", parser_class=_Parser)
+    for name, (function, summary, declare) in VERBS.items():
+        verb = verbs.add_parser(name, help=summary, description=summary, allow_abbrev=False)
+        verb.add_argument("--json", action="store_true", help="print the record as JSON")
+        verb.add_argument("--verbose", action="store_true", help="log what is being done")
+        declare(verb)
+        verb.set_defaults(verb=name, run=function, flags=verb._actions)
+    return parser
+
+
+def _quiet(verbose: bool) -> None:
+    """Our log goes to stderr; libraries keep quiet about what concerns only them."""
+    logging.basicConfig(level=logging.INFO if verbose else logging.WARNING, format="%(levelname)s %(message)s")
+    if not verbose:
+        import os
+
+        os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+        os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+        os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
+
+
+def _overrides(rest: Sequence[str]) -> dict[str, Any]:
+    """``--learn.steps 100`` and ``--target=0.25`` as fields of the recipe."""
+    import yaml
+
+    fields: dict[str, Any] = {}
+    pending = list(rest)
+    while pending:
+        flag = pending.pop(0)
+        if not flag.startswith("--"):
+            raise ConfigError(f"Unexpected argument {flag!r}: fields of the recipe are given as --name value.")
+        name, equals, text = flag[2:].partition("=")
+        if not equals:
+            if not pending:
+                raise ConfigError(f"--{name} needs a value.")
+            text = pending.pop(0)
+        try:
+            fields[name.replace("-", "_")] = yaml.safe_load(text)
+        except yaml.YAMLError:
+            raise ConfigError(f"--{name}: {text!r} is not a YAML value.") from None
+    return fields
+
+
+def _prune(options: argparse.Namespace, rest: Sequence[str]) -> int:
+    from secateur import pipeline
+    from secateur.engine.progress import Display
+
+    with Display() as display:
+        record = pipeline.prune(
+            options.recipe, overrides=_overrides(rest), resume=options.resume, on_progress=display
+        )
+    return _print(options, record, _stages)
+
+
+def _pretrain(options: argparse.Namespace, rest: Sequence[str]) -> int:
+    from secateur import pipeline
+
+    record = pipeline.pretrain(options.recipe, overrides=_overrides(rest), resume=options.resume)
+    return _print(options, record, lambda record: print(f"The encoder lies in {record['config']['out']}/model."))
+
+
+def _choose(options: argparse.Namespace, rest: Sequence[str]) -> int:
+    from secateur import pipeline
+
+    constraint = {"target": options.target, "cost": options.cost, "scope": options.scope}
+    record = pipeline.choose(options.folder, constraint=constraint, out=options.out)
+    return _print(options, record, _chosen)
+
+
+def _shrink(options: argparse.Namespace, rest: Sequence[str]) -> int:
+    from secateur import pipeline
+
+    record = pipeline.shrink(
+        options.model, selection=options.selection, out=options.out, layout=options.layout, force=options.force
+    )
+    return _print(options, record, _shrunk)
+
+
+def _profile(options: argparse.Namespace, rest: Sequence[str]) -> int:
+    from secateur import pipeline
+
+    record = pipeline.profile(options.model, seconds=options.seconds, selection=options.selection)
+    return _print(options, record, _profiled)
+
+
+def _verify(options: argparse.Namespace, rest: Sequence[str]) -> int:
+    from secateur import pipeline
+
+    record = pipeline.verify(
+        options.model, against=options.against, selection=options.selection, compile=options.compile
+    )
+    _print(options, record, _verified)
+    return 0 if record["holds"] else BROKEN
+
+
+def _report(options: argparse.Namespace, rest: Sequence[str]) -> int:
+    from secateur import pipeline
+
+    path = pipeline.report(options.folder, out=options.out)
+    return _print(options, {"report": str(path)}, lambda record: print(f"The report lies in {record['report']}."))
+
+
+def _doctor(options: argparse.Namespace, rest: Sequence[str]) -> int:
+    from secateur import pipeline
+    from secateur.records import plain
+
+    findings = plain(pipeline.doctor())
+    _print(options, findings, _examined)
+    return BROKEN if any(finding["status"] == "problem" for finding in findings) else 0
+
+
+def _print(options: argparse.Namespace, record: Any, show: Callable[[Any], object]) -> int:
+    from secateur.records import plain
+
+    if options.json:
+        print(json.dumps(plain(record), indent=2, ensure_ascii=False))
+    else:
+        show(record)
+    return 0
+
+
+def _table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(title=title, title_justify="left")
+    for index, column in enumerate(columns):
+        table.add_column(column, justify="left" if index == 0 else "right")
+    for row in rows:
+        table.add_row(*row)
+    Console().print(table)
+
+
+def _stages(record: dict[str, Any]) -> None:
+    stages = record["stages"]
+    before = stages[0]["time"]["median_ms"]
+    rows = []
+    for stage in stages:
+        time = stage["time"]
+        cosine = sum(stage["cosine"]) / len(stage["cosine"])
+        rows.append(
+            (
+                stage["name"],
+                f"{stage['parameters'] / 1e6:.3f} M",
+                f"{stage['macs'] / 1e9:.4f} G",
+                f"{time['median_ms']:.1f} ms ({before / time['median_ms']:.2f}x)",
+                f"{stage['loss']:.4f}",
+                f"{cosine:.4f}",
+            )
+        )
+    seconds, audio = stages[0]["samples"] / 16000, stages[0]["time"]["seconds_of_audio"]
+    columns = ("model", "parameters", f"MACs, {seconds:g} s", f"time, {audio:g} s", "held-out loss", "cosine to teacher")
+    _table("Before and after", columns, rows)
+    print(f"Model:  {record['folder']}/model")
+    print(f"Report: {record['folder']}/report.html")
+
+
+def _chosen(record: dict[str, Any]) -> None:
+    for name, counted in record["counted"].items():
+        print(f"{name}: {counted:,} counted ({record['verdict'][name]:,} by the gates' own verdict)")
+    print(f"The repair moved {record['moved']} of {record['gated']} units. Model: {record['folder']}/model")
+
+
+def _shrunk(record: dict[str, Any]) -> None:
+    before, after = record["before"], record["after"]
+    rows = [
+        (name, f"{before[name]:,}", f"{after[name]:,}", f"{after[name] / before[name]:.1%}")
+        for name in ("parameters", "macs")
+    ]
+    _table(f"Shrunk model in {record['folder']}", ("", "before", "after", "kept"), rows)
+    _verified(record["verification"])
+
+
+def _profiled(record: dict[str, Any]) -> None:
+    rows = [(name, f"{cost['parameters']:,}", f"{cost['macs']:,}") for name, cost in record["blocks"].items()]
+    rows.append(("all", f"{record['parameters']:,}", f"{record['macs']:,}"))
+    _table(f"{record['model_type']}, {record['samples'] / 16000:g} s of audio", ("block", "parameters", "MACs"), rows)
+    print(record["convention"])
+
+
+def _verified(record: dict[str, Any]) -> None:
+    for check in record["checks"]:
+        print(f"{'holds ' if check['holds'] else 'FAILS '} {check['name']}: {check['detail']}")
+    for index, difference in enumerate(record["differences"]):
+        name = "output" if index == len(record["differences"]) - 1 else f"hidden state {index}"
+        print(f"        {name}: {difference:.1e}")
+
+
+def _examined(findings: list[dict[str, Any]]) -> None:
+    for finding in findings:
+        print(f"{finding['status']:8} {finding['name']}: {finding['detail']}")
+        if finding.get("remedy"):
+            print(f"         {finding['remedy']}")
+
+
+def _prune_flags(verb: argparse.ArgumentParser) -> None:
+    verb.add_argument("recipe", nargs="?", default="quickstart", help="a YAML file or the name of a packaged recipe")
+    verb.add_argument("--resume", action="store_true", help="go on with an interrupted run")
+    verb.epilog = "Any field of the recipe is a flag too: --target 0.25 --learn.steps 100 --out DIR"
+    verb.set_defaults(overrides=True)
+
+
+def _choose_flags(verb: argparse.ArgumentParser) -> None:
+    verb.add_argument("folder", metavar="RUN", help="folder of a run that learned gates")
+    verb.add_argument("--target", type=float, required=True, help="share of the cost that is kept")
+    verb.add_argument("--cost", default="parameters", help="parameters or macs")
+    verb.add_argument("--scope", default="whole", help="whole, gated, encoder, frontend or a module path")
+    verb.add_argument("--out", help="folder for the selection and the shrunk model")
+
+
+def _shrink_flags(verb: argparse.ArgumentParser) -> None:
+    verb.add_argument("model", help="a model folder or hub id")
+    verb.add_argument("--selection", required=True, help="a selection file")
+    verb.add_argument("--out", required=True, help="folder to write")
+    verb.add_argument("--layout", default="registered", help="registered (any shape) or stock (unmodified classes)")
+    verb.add_argument("--force", action="store_true", help="replace the folder if it exists")
+
+
+def _profile_flags(verb: argparse.ArgumentParser) -> None:
+    verb.add_argument("model", help="a model folder (config.json is enough) or hub id")
+    verb.add_argument("--seconds", type=float, default=1.0, help="audio length for the MACs")
+    verb.add_argument("--selection", help="count what this selection would leave")
+
+
+def _verify_flags(verb: argparse.ArgumentParser) -> None:
+    verb.add_argument("model", help="a run folder; or a cut model, with --against")
+    verb.add_argument("--against", help="the dense model")
+    verb.add_argument("--selection", help="the selection; default: the one in the cut model's folder")
+    verb.add_argument("--compile", action="store_true", help="also check torch.compile (takes minutes on a CPU)")
+
+
+def _report_flags(verb: argparse.ArgumentParser) -> None:
+    verb.add_argument("folder", metavar="RUN", help="a run folder")
+    verb.add_argument("--out", help="where to write the page; default: report.html in the run folder")
+
+
+def _no_flags(verb: argparse.ArgumentParser) -> None:
+    pass
+
+
+_Verb = tuple[
+    Callable[[argparse.Namespace, Sequence[str]], int], str, Callable[[argparse.ArgumentParser], None]
+]
+
+VERBS: dict[str, _Verb] = {
+    "prune": (_prune, "Prune a model: learn, choose, shrink, recover, report.", _prune_flags),
+    "choose": (_choose, "Choose again for another target, without learning again.", _choose_flags),
+    "shrink": (_shrink, "Cut a model by a selection.", _shrink_flags),
+    "profile": (_profile, "Parameters and MACs by block.", _profile_flags),
+    "verify": (_verify, "Prove that a cut model is the masked model, and check the drop-in contract.", _verify_flags),
+    "report": (_report, "Write the report of a run again.", _report_flags),
+    "pretrain": (_pretrain, "Train a small encoder from nothing, as the packaged teacher was.", _prune_flags),
+    "doctor": (_doctor, "Look at this machine and installation.", _no_flags),
+}
+
+if __name__ == "__main__":
+    sys.exit(main())

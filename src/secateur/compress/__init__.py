@@ -1,0 +1,1 @@
+"""The method: the only place where gates, cost and objective meet."""

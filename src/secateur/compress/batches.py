@@ -1,0 +1,112 @@
+"""Audio for distillation: the micro-batches of a step, and the held-out ones, with their global frame count."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from secateur.compress.config import Batching
+from secateur.data.batches import Batches, Crop, share
+from secateur.data.collate import AudioBatch, collate
+from secateur.data.corpus import SAMPLE_RATE, Corpus
+from secateur.errors import DataError
+from secateur.structure import Structure
+
+
+@dataclass(frozen=True, kw_only=True)
+class MicroBatch:
+    """Audio of one forward pass, and the frames of the whole optimiser step that it is a part of."""
+
+    audio: AudioBatch
+    frames: int
+
+
+class Feed:
+    """Micro-batches by step, a pure function of seed, step and rank."""
+
+    def __init__(
+        self,
+        corpus: Corpus,
+        structure: Structure,
+        batching: Batching,
+        *,
+        seed: int,
+        normalize: bool,
+        equal: bool,
+    ) -> None:
+        """
+        Args:
+            corpus: Training audio.
+            structure: For frame counts.
+            batching: Sizes.
+            seed: Of order and crops.
+            normalize: Whether the model's feature extractor normalises each utterance.
+            equal: Whether all crops of a step have one length, so that nothing is padded (GroupNorm front ends see
+                padding, in stock code too).
+        """
+        self.corpus, self.structure, self.batching, self.normalize = corpus, structure, batching, normalize
+        self.batches = Batches(
+            corpus,
+            seconds=batching.seconds,
+            min_seconds=batching.shortest,
+            max_seconds=batching.longest,
+            seed=seed,
+            equal_lengths=equal,
+            minimum_crops=batching.accumulate,
+        )
+
+    def micro_batches(self, step: int, rank: int, world: int) -> list[MicroBatch]:
+        """This rank's part of a step."""
+        crops = self.batches.step(step)
+        frames = self._frames(crops)
+        parts = share(crops, rank=rank, world=world, accumulate=self.batching.accumulate)
+        return [MicroBatch(audio=collate(self.corpus, part, normalize=self.normalize), frames=frames) for part in parts]
+
+    def _frames(self, crops: Sequence[Crop]) -> int:
+        return sum(self.structure.lengths(crop.samples)[-1] for crop in crops)
+
+
+def held_out(
+    corpus: Corpus, structure: Structure, *, seconds: float, longest: float, normalize: bool
+) -> list[MicroBatch]:
+    """Fixed batches of one utterance each, from the start of a corpus on, until enough seconds are together.
+
+    Utterances stand alone, so nothing is padded and every model sees the same.
+
+    Raises:
+        DataError: The corpus has no utterance long enough for one frame.
+    """
+    crops, total = [], 0.0
+    most = int(longest * SAMPLE_RATE)
+    for index, utterance in enumerate(corpus.utterances):
+        samples = min(utterance.samples, most)
+        if structure.lengths(samples)[-1] < 1 or total >= seconds:
+            continue
+        crops.append(Crop(index=index, start=0, samples=samples))
+        total += samples / SAMPLE_RATE
+    if not crops:
+        raise DataError(f"The held-out corpus {corpus.name!r} has no utterance that is long enough for one frame.")
+    frames = sum(structure.lengths(crop.samples)[-1] for crop in crops)
+    return [MicroBatch(audio=collate(corpus, [crop], normalize=normalize), frames=frames) for crop in crops]
+
+
+def split_off(corpus: Corpus, *, seconds: float) -> tuple[Corpus, Corpus]:
+    """Training and held-out parts of one corpus: its own dev split, else every so manieth utterance.
+
+    Args:
+        corpus: All audio.
+        seconds: How much to hold out at most; never more than a tenth of the corpus.
+    """
+    splits = {utterance.split for utterance in corpus.utterances}
+    if {"train", "dev"} <= splits:
+        return corpus.split("train"), corpus.split("dev")
+    count = len(corpus.utterances)
+    if count < 2:
+        raise DataError(
+            f"The corpus {corpus.name!r} has {count} usable utterances; at least 2 are needed, one held out."
+        )
+    wanted = min(seconds, corpus.seconds / 10)
+    stride = max(2, round(count / max(1.0, wanted / (corpus.seconds / count))))
+    chosen = {utterance.id for utterance in corpus.utterances[::stride]}
+    train = corpus.select(lambda utterance: utterance.id not in chosen)
+    return train, corpus.select(lambda utterance: utterance.id in chosen)

@@ -1,0 +1,60 @@
+"""How near a model is to its teacher, and how fast it is, on the same audio in one run."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from transformers import PreTrainedModel
+
+from secateur.compress.batches import MicroBatch
+from secateur.compress.imitate import Imitator, hidden_states
+from secateur.masking.attach import base_of
+from secateur.timing import Timing, interleave
+
+
+@dataclass(frozen=True, kw_only=True)
+class Fidelity:
+    """Held-out distance to the teacher.
+
+    Attributes:
+        loss: The distillation loss, its maps included.
+        cosine: Mean cosine similarity of each hidden state with the teacher's, without maps; index 0 is the input of
+            the first layer.
+    """
+
+    loss: float
+    cosine: tuple[float, ...]
+
+
+@torch.no_grad()
+def fidelity(imitator: Imitator, teacher: nn.Module, batches: Sequence[MicroBatch]) -> Fidelity:
+    """Compare a student with its teacher on held-out audio."""
+    imitator.eval()
+    pairs = [(layer, layer) for layer in imitator.layers]
+    loss = 0.0
+    cosine: Tensor | None = None
+    for batch in batches:
+        states = hidden_states(teacher, batch.audio)
+        sums, _ = imitator(batch.audio, {layer: states[layer] for layer in imitator.layers}, pairs)
+        loss += float(sums.mean()) / batch.frames
+        mine = hidden_states(imitator.student, batch.audio)
+        each = torch.stack([F.cosine_similarity(a, b, dim=-1).sum() for a, b in zip(mine, states, strict=False)])
+        cosine = each / batch.frames if cosine is None else cosine + each / batch.frames
+    assert cosine is not None
+    return Fidelity(loss=loss, cosine=tuple(cosine.tolist()))
+
+
+@torch.no_grad()
+def speed(models: Mapping[str, PreTrainedModel], *, seconds: float = 10.0, repeats: int = 7) -> dict[str, Timing]:
+    """Time of one forward pass of each encoder at batch 1, interleaved in one run."""
+    audio = torch.randn(1, round(16000 * seconds), generator=torch.Generator().manual_seed(0))
+
+    def forward(model: nn.Module) -> Tensor:
+        return model(audio.to(next(model.parameters()).device))[0]  # type: ignore[no-any-return]
+
+    bases = {name: base_of(model).eval() for name, model in models.items()}
+    return interleave({name: lambda m=base: forward(m) for name, base in bases.items()}, repeats=repeats, warmup=2)

@@ -1,0 +1,129 @@
+"""The record of a pruning run, put together from what its phases left behind."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from secateur.compress.config import FromGates
+from secateur.compress.run import gate_scores, results
+from secateur.compress.setting import Setting
+from secateur.cost import breakdown
+from secateur.data.corpus import SAMPLE_RATE, Corpus
+from secateur.gates.set import UNDECIDED
+from secateur.records import environment, plain
+from secateur.structure import Selection, Structure
+
+FORMAT = 1
+BINS = 20
+
+
+def record_of_run(setting: Setting, folder: Path) -> dict[str, Any]:
+    """Everything that the report shows of a finished run."""
+    config, structure = setting.config, setting.structure
+    selection = Selection.load(folder / "selection.json")
+    choice, stages = results(folder, "choice.json"), results(folder, "stages.json")
+    learned = results(folder, "learned/learned.json")
+    samples = round(config.limits[0].seconds * SAMPLE_RATE)
+    before, after = (breakdown(structure, samples=samples, selection=kept) for kept in (None, selection))
+    for stage in stages.get("stages", []):
+        stage["macs"], stage["samples"] = (before if stage["name"] == "dense" else after).macs, samples
+    phases = [{"name": "learn", "steps": learned["steps"], "seconds": learned["seconds"]}] if learned else []
+    if "steps" in stages:
+        phases.append({"name": "recover", "steps": stages["steps"], "seconds": stages["seconds"]})
+    return {
+        "format": FORMAT,
+        "kind": "prune",
+        "name": config.name,
+        "environment": environment(),
+        "recipe": plain(config),
+        "data": {
+            "train": _audio(setting.train),
+            "validation": _audio(setting.held),
+            "skipped": plain([*setting.train.skipped, *setting.held.skipped]),
+        },
+        "axes": _axes(setting, selection),
+        "gates": _gates(setting, folder, choice) if isinstance(config.choose, FromGates) else {},
+        "constraints": _constraints(setting, choice, learned),
+        "verification": results(folder, "verified.json"),
+        "stages": stages.get("stages", []),
+        "blocks": {"before": before.blocks, "after": after.blocks},
+        "phases": phases,
+    }
+
+
+def _audio(corpus: Corpus) -> dict[str, Any]:
+    return {"name": corpus.name, "utterances": len(corpus), "hours": corpus.seconds / 3600}
+
+
+def _axes(setting: Setting, selection: Selection) -> list[dict[str, Any]]:
+    kinds = setting.gated_kinds
+    return [
+        {
+            "name": name,
+            "kind": axis.kind,
+            "layer": int(found.group(1)) if (found := re.search(r"layers\.(\d+)", name)) else None,
+            "original": axis.original,
+            "before": axis.size,
+            "kept": len(selection.axes.get(name, axis.units)),
+            "gated": axis.kind in kinds,
+        }
+        for name, axis in setting.structure.axes.items()
+    ]
+
+
+def _gates(setting: Setting, folder: Path, choice: dict[str, Any]) -> dict[str, Any]:
+    scores, _ = gate_scores(setting.structure, folder / "learned")
+    kinds, histogram = {}, {}
+    undecided = total = 0
+    for kind in setting.config.gates:
+        probability = torch.sigmoid(_of_kind(setting.structure, scores, kind))
+        between = int(((probability > UNDECIDED[0]) & (probability < UNDECIDED[1])).sum())
+        kinds[kind] = {
+            "gates": len(probability),
+            "open": int((probability > 0.5).sum()),
+            "undecided": between,
+        }
+        histogram[kind] = torch.histc(probability.float(), bins=BINS, min=0, max=1).int().tolist()
+        undecided, total = undecided + between, total + len(probability)
+    return {
+        "kinds": kinds,
+        "histogram": histogram,
+        "undecided_share": undecided / max(1, total),
+        "moved": choice["moved"],
+        "moved_share": choice["moved"] / max(1, choice["gated"]),
+        "notes": choice["notes"],
+    }
+
+
+def _of_kind(structure: Structure, values: Tensor, kind: str) -> Tensor:
+    parts = [
+        values[structure.offsets[a.name] : structure.offsets[a.name] + a.size] for a in structure.of_kinds((kind,))
+    ]
+    return torch.cat(parts) if parts else values[:0]
+
+
+def _constraints(setting: Setting, choice: dict[str, Any], learned: dict[str, Any]) -> list[dict[str, Any]]:
+    out = []
+    for bound in setting.bounds:
+        constraint, name = bound.constraint, bound.constraint.name
+        out.append(
+            {
+                "name": name,
+                "cost": constraint.cost,
+                "scope": constraint.scope,
+                "target": constraint.kept,
+                "dense": bound.cost.dense,
+                "limit": constraint.kept * bound.cost.dense,
+                "expected": learned.get("expected", {}).get(name),
+                "verdict": choice["verdict"][name],
+                "counted": choice["counted"][name],
+                "binding": choice["binding"] == name,
+                "label": bound.cost.label,
+            }
+        )
+    return out

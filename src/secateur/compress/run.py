@@ -1,0 +1,251 @@
+"""The four phases of a run: learn, choose, shrink, recover.
+
+Each phase leaves its result in the run folder, whole or not at all, and a resumed run goes on behind the last of them:
+
+    learned/         the student before the cut, a plain model folder, with gates.safetensors and maps.safetensors
+    selection.json   what stays, with choice.json about how it was chosen
+    verified.json    the proof that the cut model is the masked model
+    model/           the small model, recovered
+    stages.json      fidelity and speed of the dense, the shrunk and the recovered model
+"""
+
+from __future__ import annotations
+
+import copy
+import logging
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from secateur.compress.config import FromFile, FromGates, FromScore, Training
+from secateur.compress.fidelity import fidelity, speed
+from secateur.compress.imitate import Imitator
+from secateur.compress.setting import Setting
+from secateur.compress.step import Imitation, Pruning
+from secateur.engine import LoopConfig, LoopResult, Progress, process, run
+from secateur.errors import SecateurError
+from secateur.gates import GateSet
+from secateur.masking import attach
+from secateur.masking.attach import base_of
+from secateur.records import read_json, write_json
+from secateur.structure import Selection, Structure, close
+from secateur.surgery.choose import Choice, best_share, choose
+from secateur.surgery.cut import cut
+from secateur.surgery.folder import whole_folder, write_model
+from secateur.surgery.load import load_model
+from secateur.surgery.scores import first, magnitude
+from secateur.surgery.verify import verify
+
+logger = logging.getLogger(__name__)
+OnProgress = Callable[[Progress], None] | None
+
+
+def learn(setting: Setting, folder: Path, *, resume: bool, on_progress: OnProgress = None) -> None:
+    """Learn weights and gates together; leaves ``learned/``."""
+    learned = folder / "learned"
+    if learned.is_dir():
+        return
+    config = setting.config
+    student = copy.deepcopy(setting.teacher).requires_grad_(True)
+    gates = GateSet(setting.structure, config.gates, seed=config.seed)
+    masking = attach(base_of(student), setting.structure)
+    imitator = Imitator(base_of(student), config.distill)
+    trainee = Pruning(
+        imitator,
+        base_of(setting.teacher),
+        setting.feed(),
+        setting.held_out(),
+        config.learn,
+        gates=gates,
+        masking=masking,
+        terms=setting.terms,
+        bounds=setting.bounds,
+    )
+    result = run(
+        trainee,
+        _loop(config.learn, config.seed),
+        phase="learn",
+        folder=folder,
+        resume=resume,
+        on_progress=on_progress,
+    )
+    expected = {bound.constraint.name: float(bound.cost.expected(gates.open_probability())) for bound in setting.bounds}
+    masking.remove()
+    if _first():
+        with whole_folder(learned) as partial:
+            write_model(partial, student.cpu(), source=setting.source)
+            save_file(_by_axis(gates), partial / "gates.safetensors")
+            save_file(dict(imitator.maps.cpu().state_dict()), partial / "maps.safetensors")
+            write_json(partial / "learned.json", {"expected": expected, **_timed(result)})
+    process().wait_for_everyone()
+
+
+def select(setting: Setting, folder: Path, learned: Path) -> None:
+    """Choose what stays; leaves ``selection.json`` and ``choice.json``.
+
+    Args:
+        setting: The run.
+        folder: Where to.
+        learned: What the learn phase left.
+    """
+    if (folder / "selection.json").is_file():
+        return
+    how, structure, limits = setting.config.choose, setting.structure, setting.limits()
+    if isinstance(how, FromFile):
+        closed = close(structure, Selection.load(how.path))
+        counted = {limit.name: limit.cost.count(closed.selection) for limit in limits}
+        choice = Choice(
+            selection=closed.selection,
+            verdict=counted,
+            counted=counted,
+            binding=min(limits, key=lambda limit: limit.most / limit.cost.dense - counted[limit.name]).name,
+            moved=0,
+            gated=0,
+            notes=closed.notes,
+        )
+    elif isinstance(how, FromScore):
+        base = base_of(setting.teacher)
+        scores = magnitude(base, structure) if how.score == "magnitude" else first(structure)
+        choice = best_share(structure, scores, how.kinds, limits)
+    else:
+        scores, scales = gate_scores(structure, learned)
+        choice = choose(structure, scores, scales, limits)
+    if _first():
+        record = {name: value for name, value in asdict(choice).items() if name != "selection"}
+        write_json(folder / "choice.json", record)
+        write_json(folder / "selection.json", choice.selection.to_json(), indent=None)
+    process().wait_for_everyone()
+
+
+def gate_scores(structure: Structure, learned: Path) -> tuple[Tensor, Tensor]:
+    """Scores and scales that the learn phase left, as flat vectors over all units."""
+    stored = load_file(learned / "gates.safetensors")
+    scores, scales = torch.full((structure.size,), float("inf")), torch.ones(structure.size)
+    for name, axis in structure.axes.items():
+        if f"{name}:score" in stored:
+            units = slice(structure.offsets[name], structure.offsets[name] + axis.size)
+            scores[units], scales[units] = stored[f"{name}:score"], stored[f"{name}:scale"]
+    return scores, scales
+
+
+def shrink(setting: Setting, folder: Path, learned: Path) -> PreTrainedModel:
+    """Cut the learned student, and prove that the cut model is the masked model; leaves ``verified.json``.
+
+    Args:
+        setting: The run.
+        folder: Where ``selection.json`` lies.
+        learned: What the learn phase left; without one the teacher is cut.
+
+    Raises:
+        SecateurError: The proof fails.
+    """
+    gated = isinstance(setting.config.choose, FromGates)
+    dense = load_model(learned) if gated else copy.deepcopy(setting.teacher).requires_grad_(True)
+    selection = Selection.load(folder / "selection.json")
+    small = cut(dense, selection)
+    if not (folder / "verified.json").is_file():
+        proof = verify(small, dense, selection)
+        if _first():
+            write_json(folder / "verified.json", proof.to_json())
+        if not proof.holds:
+            failed = "; ".join(f"{check.name} ({check.detail})" for check in proof.checks if not check.holds)
+            raise SecateurError(f"The cut model is not the masked model, which is our mistake, not yours: {failed}.")
+        process().wait_for_everyone()
+    return small
+
+
+def recover(
+    setting: Setting, folder: Path, small: PreTrainedModel, *, resume: bool, on_progress: OnProgress = None
+) -> None:
+    """Distil the small model; leaves ``model/`` and ``stages.json``."""
+    config = setting.config
+    if not (folder / "model").is_dir():
+        shrunk = copy.deepcopy(small)
+        imitator = Imitator(base_of(small.requires_grad_(True)), config.distill)
+        maps = folder / "learned" / "maps.safetensors"
+        if maps.is_file():
+            imitator.maps.load_state_dict(load_file(maps))
+        before = copy.deepcopy(imitator.maps)
+        result = None
+        if config.recover.steps:
+            trainee = Imitation(imitator, base_of(setting.teacher), setting.feed(), setting.held_out(), config.recover)
+            result = run(
+                trainee,
+                _loop(config.recover, config.seed),
+                phase="recover",
+                folder=folder,
+                resume=resume,
+                on_progress=on_progress,
+            )
+        small = small.cpu().eval()
+        setting.teacher.cpu()
+        if _first():
+            stages = _stages(setting, shrunk.eval(), before, small, imitator)
+            write_json(folder / "stages.json", {"stages": stages, **(_timed(result) if result else {})})
+            selection = Selection.load(folder / "selection.json")
+            with whole_folder(folder / "model") as partial:
+                write_model(partial, small, source=setting.source, selection=selection)
+    process().wait_for_everyone()
+
+
+def _stages(
+    setting: Setting, shrunk: PreTrainedModel, maps: Any, recovered: PreTrainedModel, imitator: Imitator
+) -> list[dict[str, Any]]:
+    """Fidelity and speed of the dense, the shrunk and the recovered model."""
+    batches, teacher = setting.held_out(), base_of(setting.teacher)
+    after_cut = Imitator(base_of(shrunk), setting.config.distill)
+    after_cut.maps = maps
+    dense = Imitator(copy.deepcopy(teacher), setting.config.distill)
+    threads = torch.get_num_threads()
+    times = speed({"dense": setting.teacher, "shrunk": shrunk, "recovered": recovered})
+    out = []
+    for name, model, student in (
+        ("dense", setting.teacher, dense),
+        ("shrunk", shrunk, after_cut),
+        ("recovered", recovered, imitator),
+    ):
+        near = fidelity(student.cpu(), teacher, batches)
+        time = {**asdict(times[name]), "seconds_of_audio": 10.0, "batch": 1, "threads": threads}
+        count = sum(parameter.numel() for parameter in base_of(model).parameters())
+        out.append({"name": name, "parameters": count, "time": time, "loss": near.loss, "cosine": list(near.cosine)})
+    return out
+
+
+def _loop(training: Training, seed: int) -> LoopConfig:
+    return LoopConfig(
+        steps=training.steps,
+        precision=training.precision,
+        log_every=training.log_every,
+        validate_every=training.validate_every,
+        save_every=training.save_every,
+        seed=seed,
+    )
+
+
+def _by_axis(gates: GateSet) -> dict[str, Tensor]:
+    scores, scales, offsets = gates.scores(), gates.scales(), gates.structure.offsets
+    out = {}
+    for axis in gates.axes:
+        units = slice(offsets[axis.name], offsets[axis.name] + axis.size)
+        out[f"{axis.name}:score"], out[f"{axis.name}:scale"] = scores[units].clone(), scales[units].clone()
+    return out
+
+
+def _timed(result: LoopResult) -> dict[str, Any]:
+    return {"steps": result.steps, "seconds": result.seconds}
+
+
+def _first() -> bool:
+    return bool(process().is_main_process)
+
+
+def results(folder: Path, name: str) -> dict[str, Any]:
+    """A phase's JSON, empty when it left none."""
+    path = folder / name
+    return read_json(path) if path.is_file() else {}

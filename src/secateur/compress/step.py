@@ -1,0 +1,246 @@
+"""One step of learning what to prune: start reading here.
+
+masks -> student and teacher forward -> distillation loss -> expected sizes -> cost -> constraint -> one scalar
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from secateur.compress.batches import Feed, MicroBatch
+from secateur.compress.config import Learning, Training
+from secateur.compress.imitate import Imitator, Pair, hidden_states
+from secateur.cost import Cost, Terms
+from secateur.engine import Optimiser, Schedule, StepLoss
+from secateur.gates import GateSet
+from secateur.masking import Masking
+from secateur.objective.constraint import Constraint, Multipliers, penalty
+from secateur.objective.pairing import match
+
+
+class Imitation:
+    """A student learns to imitate a frozen teacher: the recover phase, and the ground of the learn phase."""
+
+    module: Imitator
+    module_has_unused = True  # a final norm behind the last hidden state gets no gradient
+
+    def __init__(
+        self,
+        imitator: Imitator,
+        teacher: nn.Module,
+        feed: Feed,
+        held_out: Sequence[MicroBatch],
+        training: Training,
+    ) -> None:
+        """
+        Args:
+            imitator: The student with its maps.
+            teacher: The dense encoder; frozen, and in eval mode throughout.
+            feed: Training audio.
+            held_out: Validation audio.
+            training: The phase's optimisation.
+        """
+        self.module, self.teacher, self.feed, self.held_out, self.training = (
+            imitator,
+            teacher,
+            feed,
+            held_out,
+            training,
+        )
+        self.teacher.requires_grad_(False)
+        self.pairs: tuple[Pair, ...] = tuple((layer, layer) for layer in imitator.layers)
+
+    def optimisers(self) -> dict[str, Optimiser]:
+        """AdamW on the weights, with warm-up and decay."""
+        self.device = next(self.module.parameters()).device
+        self.teacher.to(self.device)
+        training = self.training
+        weights = [parameter for parameter in self.module.parameters() if parameter.requires_grad]
+        adam = torch.optim.AdamW(
+            weights, lr=training.learning_rate, betas=training.betas, weight_decay=training.weight_decay
+        )
+        return {"weights": Optimiser(optimiser=adam, schedule=self.schedule(), clip=training.clip)}
+
+    def schedule(self) -> Schedule:
+        """The factor on the learning rate."""
+        return Schedule.warmup_decay(self.training.steps, round(self.training.warmup * self.training.steps))
+
+    def micro_batches(self, step: int, rank: int, world: int) -> Sequence[MicroBatch]:
+        """This rank's audio of a step."""
+        return self.feed.micro_batches(step, rank, world)
+
+    def begin(self, step: int) -> None:
+        """Dropout, layer-drop and SpecAugment stay off, in the student too."""
+        self.module.eval()
+        self.teacher.eval()
+
+    def loss(self, wrapped: nn.Module, batch: MicroBatch) -> StepLoss:
+        """This micro-batch's share of the mean distance per pair and valid frame of the whole step."""
+        with torch.no_grad():
+            states = hidden_states(self.teacher, batch.audio)
+            teacher = {layer: states[layer] for layer in self.module.layers}
+        sums, every = wrapped(batch.audio, teacher, self.pairs)
+        self.seen(every)
+        total = sums.mean() / batch.frames
+        return StepLoss(total=total, parts={"distill": total.detach()}, files=batch.audio.ids)
+
+    def seen(self, every: Tensor | None) -> None:
+        """Distances between all layers in one micro-batch; of interest to a learned pairing only."""
+
+    def end(self, step: int, reduce: Callable[[Tensor], Tensor]) -> dict[str, float]:
+        """Nothing more to do."""
+        return {}
+
+    @torch.no_grad()
+    def validate(self, step: int) -> dict[str, float]:
+        """The distillation loss on held-out audio."""
+        self.begin(step)
+        total = sum(float(self.loss(self.module, batch).total) for batch in self.held_out)
+        return {"loss": total}
+
+    def state(self) -> dict[str, Tensor]:
+        """The student's weights and maps."""
+        return {f"module.{name}": value for name, value in self.module.state_dict().items()}
+
+    def load(self, state: dict[str, Tensor]) -> None:
+        """Restore them."""
+        self.module.load_state_dict(
+            {name.removeprefix("module."): value for name, value in state.items() if name.startswith("module.")}
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Bound:
+    """A constraint and the cost it is on."""
+
+    constraint: Constraint
+    cost: Cost
+
+
+class Pruning(Imitation):
+    """The learn phase: weights, gates and multipliers together.
+
+    One draw of the masks per optimiser step. The model sees it as a detached leaf; the leaf's gradient is summed over
+    micro-batches and ranks, and only then sent into log alpha, together with the constraints'.
+    """
+
+    training: Learning
+
+    def __init__(
+        self,
+        imitator: Imitator,
+        teacher: nn.Module,
+        feed: Feed,
+        held_out: Sequence[MicroBatch],
+        training: Learning,
+        *,
+        gates: GateSet,
+        masking: Masking,
+        terms: Terms,
+        bounds: Sequence[Bound],
+    ) -> None:
+        """
+        Args:
+            imitator: The full-size student, masks attached.
+            teacher: The dense encoder.
+            feed: Training audio.
+            held_out: Validation audio.
+            training: The phase's optimisation.
+            gates: On the student's axes.
+            masking: The student's masks.
+            terms: Cost terms of the student's structure.
+            bounds: The constraints.
+        """
+        super().__init__(imitator, teacher, feed, held_out, training)
+        self.gates, self.masking, self.terms, self.bounds = gates, masking, terms, bounds
+        self.multipliers = Multipliers(len(bounds))
+        self.factors = torch.stack([bound.cost.factors / bound.cost.dense for bound in bounds])
+        self.ramps = [Schedule(points=tuple((x * training.steps, y) for x, y in b.constraint.ramp)) for b in bounds]
+        self.distances = torch.zeros(len(imitator.layers), imitator.depth) if imitator.learned else None
+        self.seen_now: Tensor | None = None
+
+    def optimisers(self) -> dict[str, Optimiser]:
+        """Gates and multipliers have their own, outside weight decay and clipping; multipliers ascend."""
+        training = self.training
+        gates = torch.optim.Adam(self.gates.parameters(), lr=training.gate_learning_rate)
+        ascent = torch.optim.Adam(self.multipliers.parameters(), lr=training.multiplier_learning_rate, maximize=True)
+        schedule = self.schedule() if training.gate_schedule == "weights" else Schedule.constant()
+        return super().optimisers() | {
+            "gates": Optimiser(optimiser=gates, schedule=schedule),
+            "multipliers": Optimiser(optimiser=ascent, schedule=schedule),
+        }
+
+    def begin(self, step: int) -> None:
+        """Draw the masks of this step, and pair layers by the distances of the last."""
+        super().begin(step)
+        self.drawn = self.gates.draw(step)
+        self.leaf = self.drawn.detach().to(self.device).requires_grad_()
+        self.masking.set(self.leaf)
+        if self.distances is not None:
+            taken = match(self.distances, self.module.layers, self._open_layers()) if step else self.module.layers
+            self.pairs = tuple(zip(taken, self.module.layers, strict=True))
+            self.seen_now = torch.zeros_like(self.distances)
+
+    def seen(self, every: Tensor | None) -> None:
+        """Add up the distances between all layers."""
+        if every is not None and self.seen_now is not None and torch.is_grad_enabled():
+            self.seen_now += every.cpu()
+
+    def end(self, step: int, reduce: Callable[[Tensor], Tensor]) -> dict[str, float]:
+        """Send the masks' gradient and the constraints' into the gates, and the constraints' into the multipliers."""
+        assert self.leaf.grad is not None
+        gradient = reduce(self.leaf.grad).to(self.drawn)
+        kept = self.factors @ self.terms.sizes(self.gates.open_probability())  # (constraints,), expected share
+        goal = torch.tensor(
+            [r.factor(step + 1) * (1 - b.constraint.kept) for r, b in zip(self.ramps, self.bounds, strict=True)]
+        ).double()
+        constraint = penalty(1.0 - kept, goal, self.multipliers.values)
+        torch.autograd.backward([self.drawn, constraint], [gradient, torch.ones_like(constraint)])
+        if self.seen_now is not None:
+            self.distances = reduce(self.seen_now)
+        if (step + 1) % self.training.log_every and step + 1 != self.training.steps:
+            return {}
+        return {"constraint": float(constraint)} | self._figures(kept.detach(), goal)
+
+    def _figures(self, kept: Tensor, goal: Tensor) -> dict[str, float]:
+        figures: dict[str, float] = {}
+        for index, bound in enumerate(self.bounds):
+            name = bound.constraint.name
+            figures[f"kept/{name}"] = float(kept[index])
+            figures[f"target/{name}"] = float(1.0 - goal[index])
+            for number in (1, 2):
+                figures[f"lambda{number}/{name}"] = float(self.multipliers.values[index, number - 1])
+        figures |= {f"open/{kind}": value for kind, value in self.gates.open_shares().items()}
+        return figures | {"undecided": self.gates.undecided()}
+
+    def _open_layers(self) -> list[bool]:
+        """Whether each layer's attention block is open in this draw."""
+        structure, values = self.gates.structure, self.drawn.detach()
+        names = [f"encoder.layers.{layer}.attention/block" for layer in range(self.module.depth)]
+        return [bool(structure.axes[n].size and values[structure.offsets[n]] != 0) for n in names]
+
+    @torch.no_grad()
+    def validate(self, step: int) -> dict[str, float]:
+        """The distillation loss on held-out audio under the gates' own verdicts."""
+        super().begin(step)
+        self.masking.set(self.gates.typical().to(self.device))
+        return {"loss": sum(float(self.loss(self.module, batch).total) for batch in self.held_out)}
+
+    def state(self) -> dict[str, Tensor]:
+        """Weights, maps, gates, multipliers, and the distances that the next pairing is made from."""
+        own = {"gates": self.gates.log_alpha.detach(), "multipliers": self.multipliers.values.detach()}
+        if self.distances is not None:
+            own["distances"] = self.distances
+        return super().state() | own
+
+    def load(self, state: dict[str, Tensor]) -> None:
+        """Restore them."""
+        super().load(state)
+        with torch.no_grad():
+            self.gates.log_alpha.copy_(state["gates"])
+            self.multipliers.values.copy_(state["multipliers"])
+        self.distances = state.get("distances")

@@ -1,0 +1,127 @@
+"""Hard concrete gates (Louizos, Welling and Kingma 2018, arXiv 1712.01312) and the clipped straight-through estimator."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from secateur.errors import ConfigError
+
+EPSILON = 1e-6
+
+
+@dataclass(frozen=True, kw_only=True)
+class HardConcrete:
+    """Settings of the hard concrete gates on one kind of axis.
+
+    A sample is z = min(1, max(0, s (zeta - gamma) + gamma)) with s = sigmoid((log u - log(1 - u) + log alpha) / beta)
+    and u uniform; P(z != 0) = sigmoid(log alpha - beta log(-gamma / zeta)).
+    """
+
+    kind: Literal["hard_concrete"] = "hard_concrete"
+    temperature: float = 2 / 3
+    """beta"""
+    stretch: tuple[float, float] = (-0.1, 1.1)
+    """(gamma, zeta)"""
+    drop_rate: float = 0.01
+    """delta: log alpha starts at log((1 - delta) / delta)"""
+    spread: float = 0.01
+    """standard deviation of log alpha at the start"""
+    straight_through: bool = False
+    """Wang et al. 2023 (arXiv 2306.01385), Eq. 4: the gradient passes the clamp everywhere, clipped to [-1, 1]"""
+    parametrisation: Literal["standard", "wang2023"] = "standard"
+    """``wang2023`` is their Eq. 2 as printed: beta divides the noise but not log alpha, so that
+    P(z != 0) = sigmoid(beta (log alpha - log(-gamma / zeta)))"""
+
+    def __post_init__(self) -> None:
+        low, high = self.stretch
+        if not (low < 0 and high > 1):
+            raise ConfigError(f"stretch: got {self.stretch}, allowed is (below 0, above 1), such as (-0.1, 1.1).")
+        if self.temperature <= 0:
+            raise ConfigError(f"temperature: got {self.temperature}, allowed is above 0, such as 0.67.")
+        if not 0 < self.drop_rate < 1:
+            raise ConfigError(f"drop_rate: got {self.drop_rate}, allowed is between 0 and 1, such as 0.01.")
+
+    @property
+    def start(self) -> float:
+        """log alpha at the start."""
+        return math.log((1 - self.drop_rate) / self.drop_rate)
+
+
+@dataclass(frozen=True)
+class Shape:
+    """The settings of every gate of a set, as vectors of the gates' length."""
+
+    temperature: Tensor
+    low: Tensor
+    high: Tensor
+    straight_through: Tensor
+    printed: Tensor
+
+    @classmethod
+    def of(cls, settings: list[tuple[HardConcrete, int]]) -> Shape:
+        """Settings, each for a number of gates, one behind the other."""
+
+        def spread(values: list[Any], dtype: torch.dtype) -> Tensor:
+            counts = torch.tensor([count for _, count in settings], dtype=torch.long)
+            return torch.repeat_interleave(torch.tensor(values, dtype=dtype), counts)
+
+        return cls(
+            temperature=spread([gate.temperature for gate, _ in settings], torch.float32),
+            low=spread([gate.stretch[0] for gate, _ in settings], torch.float32),
+            high=spread([gate.stretch[1] for gate, _ in settings], torch.float32),
+            straight_through=spread([gate.straight_through for gate, _ in settings], torch.bool),
+            printed=spread([gate.parametrisation == "wang2023" for gate, _ in settings], torch.bool),
+        )
+
+    def to(self, device: torch.device) -> Shape:
+        """The same on a device."""
+        return Shape(*(getattr(self, name).to(device) for name in self.__dataclass_fields__))
+
+
+def sample(log_alpha: Tensor, uniform: Tensor, shape: Shape) -> Tensor:
+    """One draw of each gate.
+
+    Args:
+        log_alpha: (gates,).
+        uniform: (gates,), in (0, 1).
+        shape: Settings of each gate.
+
+    Returns:
+        z in [0, 1], (gates,).
+    """
+    u = uniform.clamp(EPSILON, 1 - EPSILON)
+    noise = torch.log(u) - torch.log1p(-u)
+    scaled = torch.where(shape.printed, log_alpha, log_alpha / shape.temperature)
+    s = torch.sigmoid(noise / shape.temperature + scaled)
+    return _Clamp.apply(s * (shape.high - shape.low) + shape.low, shape.straight_through)  # type: ignore[no-any-return]
+
+
+def open_logit(log_alpha: Tensor, shape: Shape) -> Tensor:
+    """Log-odds of P(z != 0), which belong to the sampler above: (gates,) -> (gates,)."""
+    bound = torch.log(-shape.low / shape.high)
+    standard = log_alpha - shape.temperature * bound
+    return torch.where(shape.printed, shape.temperature * (log_alpha - bound), standard)
+
+
+def typical(log_alpha: Tensor, shape: Shape) -> Tensor:
+    """The mask used when nothing is drawn: min(1, max(0, sigmoid(log alpha) (zeta - gamma) + gamma)); (gates,)."""
+    return (torch.sigmoid(log_alpha) * (shape.high - shape.low) + shape.low).clamp(0, 1)
+
+
+class _Clamp(torch.autograd.Function):
+    """Clamp to [0, 1]; where asked, the gradient passes everywhere, clipped to [-1, 1]."""
+
+    @staticmethod
+    def forward(ctx: Any, stretched: Tensor, straight_through: Tensor) -> Tensor:
+        ctx.save_for_backward(straight_through, (stretched > 0) & (stretched < 1))
+        return stretched.clamp(0, 1)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:  # type: ignore[override]
+        straight_through, inside = ctx.saved_tensors
+        return torch.where(straight_through, gradient.clamp(-1, 1), gradient * inside), None

@@ -1,0 +1,1 @@
+"""What is minimised: distillation and task losses, and the constraints on cost."""

@@ -1,0 +1,127 @@
+"""Which hidden state of the student imitates which of the teacher, and the maps between them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from secateur.errors import ConfigError
+
+Maps = Literal["none", "shared", "each"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Fixed:
+    """Each listed hidden state imitates the teacher's of the same number (0 is the input of the first layer)."""
+
+    kind: Literal["fixed"] = "fixed"
+    layers: tuple[int, ...] | None = None
+    """None: 0 and three more, a third of the depth apart, the last among them"""
+    maps: Maps = "none"
+    """linear maps on the student's side, the identity at first: ``none``; ``shared``, one for 0 and one for all
+    others, as in DPHuBERT; ``each``, one for every pair"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Learned:
+    """Teacher layers choose the nearest student layer, from the top down (CoFi, arXiv 2204.00408, section 3.2).
+
+    A teacher layer takes the student layer of least distance strictly below the one taken before, among those whose
+    attention block is open. Differs from the released code: enough layers are left for the teacher layers still to
+    come (their code can run out of candidates), and the match of a step is made from the distances of the step
+    before, so that every rank and micro-batch makes the same.
+    """
+
+    kind: Literal["learned"] = "learned"
+    layers: tuple[int, ...] | None = None
+    """the teacher's; None: four, a quarter of the depth apart, the last among them"""
+    maps: Literal["none", "shared"] = "shared"
+
+
+Pairing = Fixed | Learned
+
+
+def teacher_layers(pairing: Pairing, depth: int) -> tuple[int, ...]:
+    """Hidden states of the teacher that are imitated, ascending.
+
+    Raises:
+        ConfigError: One of them does not exist, or is listed twice.
+    """
+    if pairing.layers is None:
+        parts = 3 if isinstance(pairing, Fixed) else min(4, depth)
+        layers = tuple(sorted({round(depth * i / parts) for i in range(parts + 1)}))
+        return layers if isinstance(pairing, Fixed) else layers[1:]
+    first = 0 if isinstance(pairing, Fixed) else 1
+    wrong = [layer for layer in pairing.layers if not first <= layer <= depth]
+    if wrong or len(set(pairing.layers)) < len(pairing.layers) or not pairing.layers:
+        raise ConfigError(
+            f"distill.pairing.layers: got {list(pairing.layers)}, allowed are different numbers from {first} to "
+            f"{depth}, the depth of this model."
+        )
+    return tuple(sorted(pairing.layers))
+
+
+def match(distances: Tensor, teacher: Sequence[int], is_open: Sequence[bool]) -> tuple[int, ...]:
+    """The student layer of each teacher layer.
+
+    Args:
+        distances: (teacher layers, student layers): between teacher layer i and the output of student layer k + 1.
+        teacher: Teacher layers, ascending.
+        is_open: For each student layer, whether its attention block is open.
+
+    Returns:
+        For each teacher layer the student's hidden state, ascending and all different.
+    """
+    depth = distances.shape[1]
+    taken: list[int] = []
+    below = depth + 1
+    for row in reversed(range(len(teacher))):
+        # `row` teacher layers are still to come, and each needs a layer of its own below this one.
+        candidates = range(row + 1, below)
+        preferred = [layer for layer in candidates if is_open[layer - 1]] or list(candidates)
+        below = min(preferred, key=lambda layer: (float(distances[row, layer - 1]), -layer))
+        taken.append(below)
+    return tuple(reversed(taken))
+
+
+class StudentMaps(nn.Module):
+    """Linear maps from student to teacher states, the identity at first."""
+
+    def __init__(self, kind: Maps, layers: Sequence[int], width: int) -> None:
+        """
+        Args:
+            kind: None, one for state 0 and one for all others, or one each.
+            layers: Hidden states that are imitated.
+            width: Model width.
+        """
+        super().__init__()
+        names = {
+            "none": [],
+            "shared": [self._group(layer) for layer in layers],
+            "each": [str(i) for i in layers],
+        }[kind]
+        self.kind = kind
+        self.maps = nn.ModuleDict({name: _identity(width) for name in dict.fromkeys(names)})
+
+    @staticmethod
+    def _group(layer: int) -> str:
+        return "input" if layer == 0 else "layers"
+
+    def forward(self, state: Tensor, layer: int) -> Tensor:
+        """The state mapped for the teacher's layer: (B, T, D) -> (B, T, D)."""
+        if self.kind == "none":
+            return state
+        mapped: Tensor = self.maps[self._group(layer) if self.kind == "shared" else str(layer)](state)
+        return mapped
+
+
+def _identity(width: int) -> nn.Linear:
+    linear = nn.Linear(width, width)
+    with torch.no_grad():
+        linear.weight.copy_(torch.eye(width))
+        linear.bias.zero_()
+    return linear

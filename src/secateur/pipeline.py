@@ -1,0 +1,265 @@
+"""The public verbs: a config in, a record out, and no logic of their own.
+
+Each is what the command of the same name calls. Heavy imports wait until a verb needs them.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from secateur import config as configs
+from secateur.errors import ConfigError, ModelError, SecateurError
+from secateur.records import read_json, write_json
+
+if TYPE_CHECKING:
+    from secateur.compress.config import PruneConfig
+    from secateur.compress.run import OnProgress
+
+logger = logging.getLogger(__name__)
+
+#: Where the recipes that ship with the package lie; a recipe is named by its folder.
+RECIPES = Path(__file__).parent / "recipes"
+
+
+def prune(
+    recipe: str | Path | Mapping[str, Any] | PruneConfig = "quickstart",
+    *,
+    overrides: Mapping[str, Any] | None = None,
+    resume: bool = False,
+    on_progress: OnProgress = None,
+) -> dict[str, Any]:
+    """Prune a speech encoder: learn, choose, shrink, recover, report.
+
+    Args:
+        recipe: A YAML file, the name of a recipe that ships with the package, plain fields, or a config.
+        overrides: Fields that differ, by dotted name.
+        resume: Go on where an interrupted run of the same recipe stopped.
+        on_progress: Called after each step.
+
+    Returns:
+        The record, also in ``record.json`` of the run folder; ``report.html`` lies beside it and the model in ``model``.
+    """
+    from secateur.compress import run
+    from secateur.compress.config import PruneConfig
+    from secateur.compress.record import record_of_run
+    from secateur.compress.setting import prepare
+    from secateur.engine import process
+
+    config = recipe if isinstance(recipe, PruneConfig) else configs.load(recipe, PruneConfig, overrides, search=RECIPES)
+    folder = Path(config.out or f"runs/{config.name}")
+    _open_run(folder, configs.dump(config), resume=resume, first=bool(process().is_main_process))
+    setting = prepare(config)
+    if config.choose.kind == "gates":
+        run.learn(setting, folder, resume=resume, on_progress=on_progress)
+    run.select(setting, folder, folder / "learned")
+    small = run.shrink(setting, folder, folder / "learned")
+    run.recover(setting, folder, small, resume=resume, on_progress=on_progress)
+    record = record_of_run(setting, folder) | {"folder": str(folder)}
+    if process().is_main_process:
+        write_json(folder / "record.json", {key: value for key, value in record.items() if key != "folder"})
+        report(folder)
+    process().wait_for_everyone()
+    return record
+
+
+def choose(run_folder: str | Path, *, constraint: Mapping[str, Any], out: str | Path | None = None) -> dict[str, Any]:
+    """Choose again for another target from what a run learned, without learning again.
+
+    Args:
+        run_folder: A run folder with ``learned/``.
+        constraint: Fields of the one constraint to meet, such as ``{"target": 0.3}``.
+        out: Where the new selection and the shrunk model go; None: a folder in the run folder, named by the target.
+
+    Returns:
+        Record of the choice: counts, what the repair moved, the proof.
+    """
+    from dataclasses import replace
+
+    from secateur.compress import run
+    from secateur.compress.config import PruneConfig
+    from secateur.compress.setting import prepare
+    from secateur.objective.constraint import Constraint
+    from secateur.structure import Selection
+    from secateur.surgery.folder import whole_folder, write_model
+
+    folder = Path(run_folder)
+    if not (folder / "learned").is_dir():
+        raise SecateurError(f"{str(folder)!r} has no learned/ folder: give the folder of a run that learned gates.")
+    wanted = configs.load(dict(constraint), Constraint)
+    recipe = configs.load(folder / "recipe.yaml", PruneConfig)
+    setting = prepare(replace(recipe, target=None, constraints=(wanted,)))
+    target = Path(out) if out else folder / f"choose-{wanted.name}-{wanted.kept:g}"
+    with whole_folder(target) as partial:
+        run.select(setting, partial, folder / "learned")
+        small = run.shrink(setting, partial, folder / "learned")
+        selection = Selection.load(partial / "selection.json")
+        (partial / "model").mkdir()
+        write_model(partial / "model", small, source=setting.source, selection=selection)
+        record = read_json(partial / "choice.json") | {"verification": read_json(partial / "verified.json")}
+        record = {"format": 1, "kind": "choose", "constraint": wanted, **record}
+        write_json(partial / "record.json", record)
+    return record | {"folder": str(target)}
+
+
+def shrink(
+    model: str | Path, *, selection: str | Path, out: str | Path, layout: str = "registered", force: bool = False
+) -> dict[str, Any]:
+    """Cut a model by a selection, prove that it is the masked model, and write it.
+
+    Args:
+        model: A model folder or hub id.
+        selection: A selection file.
+        out: The folder to write.
+        layout: ``registered`` or ``stock``.
+        force: Replace `out` if it exists.
+    """
+    from secateur.arch import declare
+    from secateur.cost import breakdown
+    from secateur.structure import Selection, close
+    from secateur.surgery import cut, load_model
+    from secateur.surgery.folder import save_model
+    from secateur.surgery.verify import verify as prove
+
+    if layout not in ("registered", "stock"):
+        raise ConfigError(f"Unknown layout {layout!r}; allowed are registered and stock.")
+    chosen = Selection.load(selection)
+    source = _source(model)
+    dense = load_model(source)
+    structure = declare(dense.config)
+    closed = close(structure, chosen)
+    for note in closed.notes:
+        logger.warning("%s", note)
+    small = cut(dense, closed.selection, layout=layout)  # type: ignore[arg-type]
+    proof = prove(small, dense, closed.selection)
+    record = {
+        "format": 1,
+        "kind": "shrink",
+        "before": breakdown(structure, samples=16000).to_json(),
+        "after": breakdown(declare(small.config), samples=16000).to_json(),
+        "notes": list(closed.notes),
+        "verification": proof.to_json(),
+        "folder": str(out),
+    }
+    if not proof.holds:
+        failed = "; ".join(check.name for check in proof.checks if not check.holds)
+        raise SecateurError(f"The cut model is not the masked model and was not written: {failed}.")
+    save_model(out, small, source=source, selection=closed.selection, replace=force)
+    return record
+
+
+def profile(model: str | Path, *, seconds: float = 1.0, selection: str | Path | None = None) -> dict[str, Any]:
+    """Parameters and MACs of a model by block; a folder with only ``config.json`` is enough.
+
+    Args:
+        model: A model folder, a config file or a hub id.
+        seconds: Audio length for the MACs.
+        selection: Count what a selection would leave instead.
+    """
+    from secateur.arch import declare
+    from secateur.cost import breakdown
+    from secateur.structure import Selection, close
+    from secateur.surgery import load_config
+
+    if not seconds > 0:
+        raise ConfigError(f"seconds: got {seconds:g}, allowed is above 0.")
+    structure = declare(load_config(_source(model)))
+    kept = close(structure, Selection.load(selection)).selection if selection else None
+    found = breakdown(structure, samples=round(16000 * seconds), selection=kept)
+    return {"format": 1, "kind": "profile", "model_type": structure.model_type, **found.to_json()}
+
+
+def verify(
+    model: str | Path,
+    *,
+    against: str | Path | None = None,
+    selection: str | Path | None = None,
+    compile: bool = False,
+) -> dict[str, Any]:
+    """Prove that a cut model is the masked model, and check the drop-in contract.
+
+    Args:
+        model: A run folder; or a cut model, with `against` and its selection.
+        against: The dense model.
+        selection: The selection; None takes the one in the cut model's folder.
+        compile: Also run `torch.compile`.
+    """
+    from secateur.structure import Selection
+    from secateur.surgery import cut, load_model
+    from secateur.surgery.verify import verify as prove
+
+    folder = Path(model)
+    if against is not None:
+        path = Path(selection) if selection else folder / "selection.json"
+        proof = prove(load_model(_source(model)), load_model(_source(against)), Selection.load(path), compile=compile)
+        return {"format": 1, "kind": "verify", **proof.to_json()}
+    if not (folder / "recipe.yaml").is_file():
+        raise ConfigError(f"{str(model)!r} is not a run folder: give one, or add --against the dense model.")
+    from secateur.compress.config import PruneConfig
+    from secateur.compress.setting import model_path
+
+    recipe = configs.load(folder / "recipe.yaml", PruneConfig)
+    dense = load_model(folder / "learned" if (folder / "learned").is_dir() else model_path(recipe.model))
+    chosen = Selection.load(selection or folder / "selection.json")
+    proof = prove(cut(dense, chosen), dense, chosen, compile=compile)
+    contract = prove(load_model(folder / "model"), load_model(model_path(recipe.model)), None, compile=compile)
+    return {
+        "format": 1,
+        "kind": "verify",
+        "holds": proof.holds and contract.holds,
+        "checks": [*proof.to_json()["checks"][:2], *contract.to_json()["checks"]],
+        "differences": list(proof.differences),
+    }
+
+
+def report(run_folder: str | Path, *, out: str | Path | None = None) -> Path:
+    """Write the HTML report of a run from its records."""
+    from secateur.report import write_report
+
+    return write_report(Path(run_folder), Path(out) if out else None)
+
+
+def doctor() -> list[Any]:
+    """Look at this machine and installation, and say what to mend."""
+    from secateur.evaluate.doctor import examine
+
+    return list(examine())
+
+
+def pretrain(recipe: str | Path, *, overrides: Mapping[str, Any] | None = None, resume: bool = False) -> dict[str, Any]:
+    """Train a small encoder from nothing by BEST-RQ, as the teacher that ships with the package was."""
+    from secateur.compress import pretrain as pretraining
+
+    config = configs.load(recipe, pretraining.PretrainConfig, overrides, search=RECIPES)
+    return pretraining.pretrain(config, resume=resume)
+
+
+def _source(model: str | Path) -> str | Path:
+    from secateur.compress.setting import model_path
+
+    return model_path(str(model))
+
+
+def _open_run(folder: Path, recipe: str, *, resume: bool, first: bool) -> None:
+    """Make the run folder, or check that an existing one belongs to the same recipe."""
+    written = folder / "recipe.yaml"
+    if written.is_file():
+        if not resume:
+            raise ConfigError(
+                f"The run folder {str(folder)!r} is in use: add --resume to go on with it, or give another --out."
+            )
+        if written.read_text(encoding="utf-8") != recipe:
+            raise ConfigError(
+                f"The run in {str(folder)!r} was started with another recipe (see its recipe.yaml): "
+                "resume with that one, or give another --out."
+            )
+        return
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise ModelError(f"{str(folder)!r} exists and is not a run folder: give another --out.")
+    if first:
+        folder.mkdir(parents=True, exist_ok=True)
+        temporary = folder / ".recipe.yaml.partial"
+        temporary.write_text(recipe, encoding="utf-8")
+        temporary.rename(written)

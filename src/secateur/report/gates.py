@@ -1,0 +1,184 @@
+"""Gate health: what was undecided, what the repair moved, and each constraint's cost at every step of choosing."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from markupsafe import Markup
+
+from secateur.report.charts import Chart, histogram
+from secateur.report.record import Constraint, Gates
+from secateur.report.svg import Scale, element
+from secateur.report.words import amount, exact, share
+
+#: Kinds of units in words.
+KINDS = {
+    "channels": "convolution channels",
+    "heads": "heads",
+    "qk": "query/key dimensions",
+    "vo": "value/output dimensions",
+    "units": "feed-forward units",
+    "block": "blocks",
+    "layer": "layers",
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class KindRow:
+    """The gates of one kind, in words."""
+
+    name: str
+    gates: str
+    open: str
+    undecided: str
+    undecided_share: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class ConstraintRow:
+    """One constraint, in words, with its picture."""
+
+    name: str
+    what: str
+    target: str
+    limit: str
+    expected: str
+    verdict: str
+    counted: str
+    of_dense: str
+    of_limit: str
+    met: bool | None
+    binding: bool
+    picture: Markup | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Health:
+    """Everything the section on gates shows."""
+
+    figures: tuple[tuple[str, str], ...]  # figure, what it is
+    kinds: tuple[KindRow, ...]
+    histograms: tuple[Chart, ...]
+    notes: tuple[str, ...]
+
+
+def health(gates: Gates) -> Health:
+    """The gates when the selection was chosen."""
+    total = sum(kind.gates for kind in gates.kinds.values())
+    undecided = sum(kind.undecided for kind in gates.kinds.values())
+    undecided_share = (
+        gates.undecided_share if gates.undecided_share is not None else undecided / total if total else None
+    )
+    figures = []
+    if total:
+        figures.append((f"{total:,}", "gates"))
+    if undecided_share is not None:
+        figures.append((share(undecided_share), "undecided (open probability between 0.05 and 0.95)"))
+    if gates.moved is not None:
+        of_all = f" ({share(gates.moved_share, 2)})" if gates.moved_share is not None else ""
+        figures.append((f"{gates.moved:,}", f"{'unit' if gates.moved == 1 else 'units'} moved by the repair{of_all}"))
+    rows = tuple(
+        KindRow(
+            name=KINDS.get(name, name),
+            gates=f"{kind.gates:,}",
+            open=f"{kind.open:,} ({share(kind.open / kind.gates)})" if kind.gates else "0",
+            undecided=f"{kind.undecided:,}",
+            undecided_share=share(kind.undecided / kind.gates) if kind.gates else "–",
+        )
+        for name, kind in gates.kinds.items()
+    )
+    histograms = tuple(
+        histogram(counts, name=f"histogram-{index}", title=_title(KINDS.get(name, name)))
+        for index, (name, counts) in enumerate(gates.histogram.items())
+        if sum(counts)
+    )
+    return Health(figures=tuple(figures), kinds=rows, histograms=histograms, notes=gates.notes)
+
+
+def constraint_rows(constraints: Sequence[Constraint]) -> list[ConstraintRow]:
+    """Each constraint with its costs and whether the count keeps to its limit."""
+    return [_constraint(constraint, index) for index, constraint in enumerate(constraints)]
+
+
+def _constraint(constraint: Constraint, index: int) -> ConstraintRow:
+    limit, counted, dense = constraint.limit, constraint.counted, constraint.dense
+    met = None if limit is None or counted is None else counted <= limit * (1 + 1e-12)
+    what = constraint.label or " of ".join(filter(None, (constraint.cost, constraint.scope)))
+    return ConstraintRow(
+        name=constraint.name,
+        what=what if what != constraint.name else "",
+        target=share(constraint.target),
+        limit=exact(limit),
+        expected=exact(constraint.expected),
+        verdict=exact(constraint.verdict),
+        counted=exact(counted),
+        of_dense=share(counted / dense, 2) if counted is not None and dense else "–",
+        of_limit=share(counted / limit, 2) if counted is not None and limit else "–",
+        met=met,
+        binding=constraint.binding,
+        picture=_gauge(constraint, index),
+    )
+
+
+def _gauge(constraint: Constraint, index: int) -> Markup | None:
+    """A bar of the counted cost with marks for the limit, the expected cost and the gates' own verdict.
+
+    The bar begins at zero; the marks lie so close in a healthy run that one is above and one below, and their
+    figures follow as text.
+    """
+    if constraint.limit is None or constraint.counted is None:
+        return None
+    named = [
+        (label, value, class_)
+        for label, value, class_ in (
+            ("expected by the gates", constraint.expected, "expected"),
+            ("the gates' own verdict", constraint.verdict, "verdict"),
+        )
+        if value is not None
+    ]
+    high = max([constraint.limit, constraint.counted, *(value for _, value, _ in named)]) * 1.08
+    across = Scale(low=0, high=high, start=0, end=100)
+    over = constraint.counted > constraint.limit * (1 + 1e-12)
+    parts = [
+        element("rect", x=0, y=8, width="100%", height=14, class_="gone"),
+        element(
+            "rect",
+            element("title", f"counted: {exact(constraint.counted)}"),
+            x=0,
+            y=8,
+            width=f"{across(constraint.counted):.3f}%",
+            height=14,
+            class_="over" if over else "kept",
+        ),
+    ]
+    for label, value, class_ in named:
+        place = f"{across(value):.3f}%"
+        shape = element(
+            "circle",
+            element("title", f"{label}: {exact(value)}"),
+            cx=place,
+            cy=9 if class_ == "expected" else 21,
+            r=4,
+            class_=class_,
+        )
+        parts.append(shape)
+    place = f"{across(constraint.limit):.3f}%"
+    tip = element("title", f"limit: {exact(constraint.limit)}")
+    parts.append(element("line", tip, x1=place, x2=place, y1=2, y2=28, class_="limit"))
+    described = f"Counted {amount(constraint.counted)}, allowed {amount(constraint.limit)}."
+    return element(
+        "svg",
+        element("title", f"Cost against its limit: {constraint.name}", id=f"gauge-{index}-title"),
+        element("desc", described, id=f"gauge-{index}-desc"),
+        *parts,
+        role="img",
+        aria_labelledby=f"gauge-{index}-title gauge-{index}-desc",
+        class_="stack gauge",
+        height="30",
+        width="100%",
+    )
+
+
+def _title(words: str) -> str:
+    return words[:1].upper() + words[1:]

@@ -1,0 +1,267 @@
+"""The record and the metrics of a run, as the report reads them: every part optional, none trusted."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pydantic
+
+from secateur.errors import SecateurError
+from secateur.records import read_json
+
+FORMAT = 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class Axis:
+    """One axis: its units in the first model, before this run and after it."""
+
+    name: str
+    kind: str
+    layer: int | None = None
+    original: int = pydantic.Field(ge=0)
+    before: int = pydantic.Field(ge=0)
+    kept: int = pydantic.Field(ge=0)
+    gated: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class Time:
+    """A measured time in milliseconds, its spread, and what was measured."""
+
+    median_ms: float
+    low_ms: float
+    high_ms: float
+    seconds_of_audio: float | None = None
+    batch: int | None = None
+    threads: int | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stage:
+    """What was measured of the model at one stage: dense, shrunk or recovered."""
+
+    name: str
+    parameters: int | None = None
+    macs: int | None = None
+    samples: int | None = None
+    time: Time | None = None
+    loss: float | None = None
+    cosine: tuple[float, ...] | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Constraint:
+    """One constraint: costs in its own unit, dense, allowed, expected by the gates and counted after the cut."""
+
+    name: str
+    cost: str = ""
+    scope: str = ""
+    label: str = ""
+    target: float | None = None
+    dense: float | None = None
+    limit: float | None = None
+    expected: float | None = None
+    verdict: float | None = None
+    counted: float | None = None
+    binding: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class Kind:
+    """The gates of one kind: how many there are, are open, and have not decided."""
+
+    gates: int
+    open: int = 0
+    undecided: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Gates:
+    """The state of the gates when the selection was chosen."""
+
+    kinds: Mapping[str, Kind] = field(default_factory=dict)
+    histogram: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    undecided_share: float | None = None
+    moved: int | None = None
+    moved_share: float | None = None
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Check:
+    """One line of the proof."""
+
+    name: str
+    holds: bool
+    detail: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Verification:
+    """The proof: its lines, and the largest difference between masked and cut model per hidden state."""
+
+    holds: bool
+    checks: tuple[Check, ...] = ()
+    differences: tuple[float, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Corpus:
+    """A set of recordings."""
+
+    name: str = ""
+    utterances: int = 0
+    hours: float = 0.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Skip:
+    """A file that was left out, and why."""
+
+    path: str
+    reason: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Data:
+    """What was heard, and what was left out."""
+
+    train: Corpus | None = None
+    validation: Corpus | None = None
+    skipped: tuple[Skip, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cost:
+    """Parameters and MACs of one block."""
+
+    parameters: int = 0
+    macs: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Blocks:
+    """Costs by block, before and after."""
+
+    before: Mapping[str, Cost]
+    after: Mapping[str, Cost]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Phase:
+    """A phase of the run and what it took."""
+
+    name: str
+    steps: int | None = None
+    seconds: float | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Record:
+    """A stage's record; a verb that does less leaves out more."""
+
+    format: int
+    kind: str = "run"
+    name: str = ""
+    environment: Mapping[str, Any] = field(default_factory=dict)
+    recipe: Any = None
+    data: Data | None = None
+    axes: tuple[Axis, ...] = ()
+    gates: Gates | None = None
+    constraints: tuple[Constraint, ...] = ()
+    verification: Verification | None = None
+    stages: tuple[Stage, ...] = ()
+    blocks: Blocks | None = None
+    phases: tuple[Phase, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Point:
+    """One line of the metrics: every number in it by its name (nested names joined by a slash)."""
+
+    phase: str
+    step: int
+    values: Mapping[str, float]
+
+
+_RECORD = pydantic.TypeAdapter(Record)
+
+
+def read_record(path: Path) -> Record:
+    """Read a record.
+
+    Raises:
+        SecateurError: It is missing, is not JSON, is of another format, or a part is not of its shape.
+    """
+    return to_record(read_json(path), path)
+
+
+def to_record(data: object, path: Path) -> Record:
+    """Parsed JSON as a record; `path` is named in errors.
+
+    Raises:
+        SecateurError: It is of another format, or a part is not of its shape.
+    """
+    if not isinstance(data, dict) or data.get("format") != FORMAT:
+        got = repr(data.get("format")) if isinstance(data, dict) else f"a {type(data).__name__}"
+        raise SecateurError(
+            f'{path}: a record is a JSON object with "format": {FORMAT}; got {got}. '
+            "Make the record again, or use the version of secateur that wrote it."
+        )
+    try:
+        return _RECORD.validate_python(data)
+    except pydantic.ValidationError as error:
+        mistakes = error.errors(include_url=False, include_context=False)
+        first = mistakes[0]
+        where = ".".join(str(part) for part in first["loc"])
+        more = f" ({len(mistakes) - 1} more like it)" if len(mistakes) > 1 else ""
+        raise SecateurError(
+            f"{path}: not a record that a report can be made of: at {where}, {_lower(first['msg'])}; "
+            f"got {str(first['input'])[:60]!r}{more}."
+        ) from None
+
+
+def read_metrics(path: Path) -> tuple[Point, ...]:
+    """The points of a metrics file; none when there is no file, or for a last line that was cut short.
+
+    Raises:
+        SecateurError: A line is not a JSON object with a phase and a step.
+    """
+    if not path.is_file():
+        return ()
+    points: list[Point] = []
+    lines = path.read_bytes().splitlines(keepends=True)
+    for number, line in enumerate(lines, start=1):
+        if not line.endswith(b"\n") and number == len(lines):
+            continue  # the run is still writing, or was killed while it wrote
+        try:
+            entry = json.loads(line)
+            points.append(Point(phase=str(entry["phase"]), step=int(entry["step"]), values=dict(_numbers(entry, ""))))
+        except (ValueError, KeyError, TypeError):
+            raise SecateurError(
+                f'{path}: line {number} is not a metrics line, an object with "phase" and "step".'
+            ) from None
+    return tuple(points)
+
+
+def _numbers(entry: Mapping[str, Any], prefix: str) -> Sequence[tuple[str, float]]:
+    """The finite numbers in an object, named by their way through it; what is no number is not drawn."""
+    found: list[tuple[str, float]] = []
+    for name, value in entry.items():
+        if isinstance(value, Mapping):
+            found.extend(_numbers(value, f"{prefix}{name}/"))
+        elif isinstance(value, bool) or not isinstance(value, int | float) or name in ("step", "phase"):
+            continue
+        elif math.isfinite(value):
+            found.append((prefix + name, float(value)))
+    return found
+
+
+def _lower(sentence: str) -> str:
+    return sentence[:1].lower() + sentence[1:]

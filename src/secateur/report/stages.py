@@ -1,0 +1,238 @@
+"""Before and after: the headline in words and figures, and the table of stages."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from secateur.report.record import Record, Stage, Time
+from secateur.report.words import amount, exact, figure, milliseconds, plural, share
+
+#: Stages in words.
+NAMES = {"dense": "Teacher", "shrunk": "After shrink", "recovered": "After recover"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cell:
+    """A figure, and a quieter line below it."""
+
+    main: str
+    more: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Table:
+    """Measures down, stages across."""
+
+    stages: tuple[str, ...]
+    rows: tuple[tuple[str, str, tuple[Cell, ...]], ...]  # measure, what it means, one cell a stage
+    notes: tuple[str, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tile:
+    """One large figure of the headline."""
+
+    what: str
+    before: str
+    after: str
+    gain: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Headline:
+    """The result: a sentence, and its figures large."""
+
+    sentence: str
+    tiles: tuple[Tile, ...]
+    badges: tuple[tuple[bool, str], ...]  # whether it is good, words
+
+
+def headline(record: Record) -> Headline:
+    """The result of a run in one sentence."""
+    first = next((stage for stage in record.stages if stage.name == "dense"), None)
+    last = record.stages[-1] if record.stages and record.stages[-1] is not first else None
+    badges: list[tuple[bool, str]] = []
+    if record.verification:
+        holds = record.verification.holds
+        badges.append(
+            (holds, "the cut model equals the masked model" if holds else "the cut model is not proven equal")
+        )
+    counted = [c for c in record.constraints if c.limit is not None and c.counted is not None]
+    if counted:
+        met = sum(c.counted <= c.limit * (1 + 1e-12) for c in counted if c.limit is not None and c.counted is not None)
+        words = plural(len(counted), "constraint")
+        badges.append(
+            (met == len(counted), f"{words} met by count" if met == len(counted) else f"{met} of {words} met")
+        )
+    if record.data and record.data.skipped:
+        badges.append((False, f"{plural(len(record.data.skipped), 'file')} skipped"))
+    if last is None:
+        return Headline(sentence=_alone(first), tiles=(), badges=tuple(badges))
+    tiles = _tiles(first, last)
+    clauses = [_clause(tile) for tile in tiles]
+    sentence = ", ".join(clauses)
+    return Headline(sentence=sentence[:1].upper() + sentence[1:] + ".", tiles=tuple(tiles), badges=tuple(badges))
+
+
+def _alone(stage: Stage | None) -> str:
+    if stage is None:
+        return ""
+    parts = []
+    if stage.parameters is not None:
+        parts.append(f"{amount(stage.parameters)} parameters")
+    if stage.macs is not None:
+        parts.append(f"{amount(stage.macs, 'MAC')}{_at(stage.samples)}")
+    return ", ".join(parts) + "." if parts else ""
+
+
+def _tiles(first: Stage | None, last: Stage) -> list[Tile]:
+    tiles = []
+    if first and first.parameters and last.parameters is not None:
+        tiles.append(
+            Tile(
+                what="parameters",
+                before=amount(first.parameters),
+                after=amount(last.parameters),
+                gain=f"{share(last.parameters / first.parameters, 0)} kept",
+            )
+        )
+    if first and first.macs and last.macs is not None and first.samples == last.samples:
+        tiles.append(
+            Tile(
+                what=f"multiply-accumulates{_at(first.samples)}",
+                before=amount(first.macs, "MAC"),
+                after=amount(last.macs, "MAC"),
+                gain=f"{share(last.macs / first.macs, 0)} kept",
+            )
+        )
+    if first and first.time and last.time and _alike(first.time, last.time):
+        tiles.append(
+            Tile(
+                what=f"measured here, {_conditions(first.time)}",
+                before=milliseconds(first.time.median_ms),
+                after=milliseconds(last.time.median_ms),
+                gain=speed(first.time, last.time),
+            )
+        )
+    if last.cosine:
+        mean = sum(last.cosine) / len(last.cosine)
+        tiles.append(
+            Tile(
+                what=f"cosine to the teacher, mean of {len(last.cosine)} hidden states",
+                before="",
+                after=figure(mean),
+                gain=f"lowest {figure(min(last.cosine))}",
+            )
+        )
+    return tiles
+
+
+def _clause(tile: Tile) -> str:
+    """A tile as a part of the sentence."""
+    if tile.what == "parameters":
+        return f"{_from_to(tile)} parameters"
+    if tile.what.startswith("multiply"):
+        return _from_to(tile)
+    if tile.what.startswith("measured"):
+        return f"{tile.gain} here"
+    return f"cosine to the teacher {tile.after}"
+
+
+def _from_to(tile: Tile) -> str:
+    """``6.91 → 1.39 GMAC``: the unit once where it is the same, and no line break within."""
+    before, _, unit = tile.before.partition("\u202f")
+    same = unit == tile.after.partition("\u202f")[2]
+    return f"{before if same else tile.before}\u00a0→\u00a0{tile.after}"
+
+
+def speed(before: Time, after: Time) -> str:
+    """How much faster, where the spreads of the two measurements do not touch."""
+    if before.low_ms <= after.high_ms and after.low_ms <= before.high_ms:
+        return "no difference in time beyond the spread"
+    factor = before.median_ms / after.median_ms
+    return f"{figure(factor, 2)}× faster" if factor >= 1 else f"{figure(1 / factor, 2)}× slower"
+
+
+def _alike(one: Time, other: Time) -> bool:
+    return (one.seconds_of_audio, one.batch, one.threads) == (
+        other.seconds_of_audio,
+        other.batch,
+        other.threads,
+    )
+
+
+def _conditions(time: Time) -> str:
+    parts = []
+    if time.seconds_of_audio is not None:
+        parts.append(f"{figure(time.seconds_of_audio)}\u00a0s of audio")
+    if time.batch is not None and time.batch != 1:
+        parts.append(f"batch {time.batch}")
+    if time.threads is not None:
+        parts.append(plural(time.threads, "thread"))
+    return ", ".join(parts)
+
+
+def _at(samples: int | None) -> str:
+    return f" at {figure(samples / 16000)}\u00a0s" if samples else ""
+
+
+def table(stages: Sequence[Stage]) -> Table:
+    """Measures of each stage; a measure that no stage has is left out."""
+    first = stages[0]
+    times = [stage.time for stage in stages if stage.time]
+    samples = next((stage.samples for stage in stages if stage.samples), None)
+    under = _conditions(times[0]) if times else ""
+    rows = [
+        ("Parameters", "of the encoder", _cells(stages, lambda s: _count(s.parameters, first.parameters))),
+        (
+            "Multiply-accumulates",
+            f"for{_at(samples).removeprefix(' at')} of audio" if samples else "",
+            _cells(stages, lambda s: _count(s.macs, first.macs, "MAC")),
+        ),
+        (
+            "Time",
+            f"median and spread, {under}".rstrip(", "),
+            _cells(stages, lambda s: _time(s.time, first.time)),
+        ),
+        ("Distillation loss", "on held-out audio", _cells(stages, lambda s: _plain(s.loss))),
+        ("Cosine to the teacher", "mean and lowest hidden state", _cells(stages, _cosine)),
+    ]
+    notes = []
+    if any(not _alike(times[0], time) for time in times[1:]):
+        notes.append("The times were not measured under the same conditions and cannot be compared.")
+    return Table(
+        stages=tuple(NAMES.get(stage.name, stage.name) for stage in stages),
+        rows=tuple(row for row in rows if any(cell.main != "–" for cell in row[2])),
+        notes=tuple(notes),
+    )
+
+
+def _cells(stages: Sequence[Stage], cell: Callable[[Stage], Cell]) -> tuple[Cell, ...]:
+    return tuple(cell(stage) for stage in stages)
+
+
+def _count(value: int | None, dense: int | None, unit: str = "") -> Cell:
+    if value is None:
+        return Cell(main="–")
+    part = f" · {share(value / dense)}" if dense and value != dense else ""
+    return Cell(main=amount(value, unit), more=exact(value) + part)
+
+
+def _time(time: Time | None, dense: Time | None) -> Cell:
+    if time is None:
+        return Cell(main="–")
+    more = f"{milliseconds(time.low_ms)} to {milliseconds(time.high_ms)}"
+    if dense is not None and time is not dense and _alike(time, dense):
+        more += f" · {speed(dense, time)}"
+    return Cell(main=milliseconds(time.median_ms), more=more)
+
+
+def _plain(value: float | None) -> Cell:
+    return Cell(main=figure(value, 4))
+
+
+def _cosine(stage: Stage) -> Cell:
+    if not stage.cosine:
+        return Cell(main="–")
+    return Cell(main=figure(sum(stage.cosine) / len(stage.cosine)), more=f"lowest {figure(min(stage.cosine))}")

@@ -1,0 +1,150 @@
+"""Small pure functions that make inline SVG: elements, pictures, scales and ticks.
+
+Every text and attribute is escaped here. Colours are classes that the style sheet fills in, so that one picture serves
+light, dark and paper.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from markupsafe import Markup, escape
+
+
+def element(name: str, *children: str | Markup, **attributes: str | float | None) -> Markup:
+    """An element; ``class_`` and ``stroke_width`` become ``class`` and ``stroke-width``, None is left out."""
+    written = Markup("").join(
+        Markup(' {}="{}"').format(key.rstrip("_").replace("_", "-"), _value(value))
+        for key, value in attributes.items()
+        if value is not None
+    )
+    inside = Markup("").join(escape(child) for child in children)
+    return Markup("<{0}{1}>{2}</{0}>").format(Markup(name), written, inside)
+
+
+def _value(value: str | float) -> str:
+    return value if isinstance(value, str) else f"{value:.2f}".rstrip("0").rstrip(".")
+
+
+def picture(*children: str | Markup, width: float, height: float, name: str, title: str, description: str) -> Markup:
+    """A picture that scales with its column.
+
+    Args:
+        children: What is in it.
+        width: Width in its own units, which are about CSS pixels.
+        height: Height, likewise.
+        name: A word that is unique on the page.
+        title: What it shows; read out first.
+        description: What is to be seen in it, in a sentence with figures.
+    """
+    return element(
+        "svg",
+        element("title", title, id=f"{name}-title"),
+        element("desc", description, id=f"{name}-desc"),
+        *children,
+        viewBox=f"0 0 {_value(width)} {_value(height)}",
+        role="img",
+        aria_labelledby=f"{name}-title {name}-desc",
+        style=f"max-width:{_value(width * 1.35)}px",
+    )
+
+
+def text(x: float, y: float, content: str, *, anchor: str | None = None, class_: str | None = None) -> Markup:
+    """Text with its baseline at y."""
+    return element("text", content, x=x, y=y, text_anchor=anchor, class_=class_)
+
+
+def rectangle(
+    x: float, y: float, width: float, height: float, *, class_: str, tip: str = "", radius: float = 0
+) -> Markup:
+    """A rectangle, with words that show when it is pointed at."""
+    inside = (element("title", tip),) if tip else ()
+    return element(
+        "rect",
+        *inside,
+        x=x,
+        y=y,
+        width=max(width, 0),
+        height=max(height, 0),
+        rx=radius or None,
+        class_=class_,
+    )
+
+
+def line(x1: float, y1: float, x2: float, y2: float, *, class_: str) -> Markup:
+    """A straight line."""
+    return element("line", x1=x1, y1=y1, x2=x2, y2=y2, class_=class_)
+
+
+def cross(x: float, y: float, width: float, height: float, *, tip: str) -> Markup:
+    """A place that was removed altogether: an outline with a stroke through it."""
+    middle = y + height / 2
+    return element(
+        "g",
+        element("title", tip),
+        rectangle(x, y, width, height, class_="removed", radius=2),
+        line(x + 3, middle, x + width - 3, middle, class_="strike"),
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scale:
+    """From values to places.
+
+    Attributes:
+        low: The value at `start`.
+        high: The value at `end`.
+        start: A place on the page.
+        end: A place on the page; may be before `start`, as it is for a y-axis.
+        log: Whether equal factors, rather than equal differences, take equal room.
+    """
+
+    low: float
+    high: float
+    start: float
+    end: float
+    log: bool = False
+
+    def __call__(self, value: float) -> float:
+        """The place of a value; values outside are held at the ends."""
+        low, high = self._of(self.low), self._of(self.high)
+        part = (self._of(value) - low) / (high - low) if high > low else 0.5
+        return self.start + min(max(part, 0.0), 1.0) * (self.end - self.start)
+
+    def _of(self, value: float) -> float:
+        return math.log10(max(value, 1e-300)) if self.log else value
+
+
+def round_step(span: float, count: int) -> float:
+    """The smallest of 1, 2, 2.5 and 5 times a power of ten that covers `span` in at most `count` steps."""
+    rough = span / count
+    power = 10.0 ** math.floor(math.log10(rough))
+    return next(power * factor for factor in (1, 2, 2.5, 5, 10) if power * factor >= rough * (1 - 1e-9))
+
+
+def linear_ticks(low: float, high: float, count: int = 4) -> list[float]:
+    """Ticks at a round step from at or below `low` to at or above `high`: the first and last are the axis' ends."""
+    if not high > low:
+        margin = abs(low) * 0.1 or 1.0
+        low, high = low - margin, high + margin
+    step = round_step(high - low, count)
+    first, last = math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9)
+    return [index * step for index in range(first, last + 1)]
+
+
+def inner_ticks(low: float, high: float, count: int = 5) -> list[float]:
+    """Whole numbers at a round step inside [low, high]."""
+    step = max(1.0, round_step(max(high - low, 1.0), count))
+    first, last = math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9)
+    return [value for index in range(first, last + 1) if (value := index * step).is_integer()]
+
+
+def log_ticks(low: float, high: float, count: int = 5) -> list[float]:
+    """Powers of ten inside [low, high], thinned to about `count`; where fewer than three fit, 1-2-5 steps."""
+    first, last = math.ceil(math.log10(low) - 1e-9), math.floor(math.log10(high) + 1e-9)
+    powers = list(range(first, last + 1))
+    if len(powers) >= 3:
+        return [10.0**power for power in powers[:: math.ceil(len(powers) / count)]]
+    fine = [factor * 10.0**power for power in range(first - 1, last + 1) for factor in (1, 2, 5)]
+    return [value for value in fine if low * (1 - 1e-9) <= value <= high * (1 + 1e-9)]

@@ -1,0 +1,145 @@
+"""The view model: from a record to exactly what the page shows, every figure already in words."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import yaml
+
+from secateur.report.charts import Chart, cosines, differences
+from secateur.report.costs import Stack, stacks
+from secateur.report.gates import ConstraintRow, Health, constraint_rows, health
+from secateur.report.record import Check, Corpus, Data, Phase, Point, Record, Verification
+from secateur.report.shape import Layer, layers_of, pictures
+from secateur.report.stages import NAMES, Headline, Table, headline, table
+from secateur.report.trajectories import Trajectory, trajectories
+from secateur.report.words import duration, figure, plural
+
+#: How many skipped files are listed by name.
+LISTED = 50
+
+
+@dataclass(frozen=True, kw_only=True)
+class Proof:
+    """The verification, line by line."""
+
+    holds: bool
+    checks: tuple[Check, ...]
+    chart: Chart | None
+    differences: tuple[str, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataView:
+    """What was heard and what was skipped."""
+
+    sets: tuple[tuple[str, str, str, str], ...]  # use, name, utterances, hours
+    reasons: tuple[tuple[str, int], ...]
+    listed: tuple[tuple[str, str], ...]
+    skipped: int
+    unlisted: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class View:
+    """The page; a section that the record does not speak of is None or empty."""
+
+    title: str
+    kind: str
+    headline: Headline
+    stages: Table | None
+    cosine: Chart | None
+    shapes: tuple[Chart, ...]
+    partial_heads: bool  # whether some kept head lost a part of its dimensions
+    layers: tuple[Layer, ...]
+    channels: tuple[tuple[int, int, int], ...]  # layer, kept, original
+    costs: tuple[Stack, ...]
+    health: Health | None
+    constraints: tuple[ConstraintRow, ...]
+    trajectories: tuple[Trajectory, ...]
+    proof: Proof | None
+    data: DataView | None
+    phases: tuple[tuple[str, str, str], ...]
+    recipe: str
+    environment: tuple[tuple[str, str], ...]
+
+
+def view(record: Record, points: Sequence[Point]) -> View:
+    """What the page shows of a record and its metrics."""
+    layers = layers_of(record.axes)
+    measured = [
+        (NAMES.get(stage.name, stage.name).lower(), stage.cosine)
+        for stage in record.stages
+        if stage.cosine and stage.name != "dense"
+    ]
+    return View(
+        title=record.name or record.kind,
+        kind=record.kind,
+        headline=headline(record),
+        stages=table(record.stages) if record.stages else None,
+        cosine=cosines(measured, name="cosine", title="Cosine to the teacher", note="On held-out audio; 1 is the same.")
+        if measured
+        else None,
+        shapes=tuple(pictures(record.axes)),
+        partial_heads=any(head.partial for layer in layers for head in layer.each),
+        layers=tuple(layers),
+        channels=tuple((axis.layer or 0, axis.kept, axis.original) for axis in record.axes if axis.kind == "channels"),
+        costs=tuple(stacks(record.blocks)) if record.blocks else (),
+        health=health(record.gates) if record.gates else None,
+        constraints=tuple(constraint_rows(record.constraints)),
+        trajectories=tuple(trajectories(points)),
+        proof=_proof(record.verification) if record.verification else None,
+        data=_data(record.data) if record.data else None,
+        phases=tuple(_phase(phase) for phase in record.phases),
+        recipe=yaml.safe_dump(record.recipe, sort_keys=False, allow_unicode=True) if record.recipe else "",
+        environment=tuple(_flat(record.environment)),
+    )
+
+
+def _proof(verification: Verification) -> Proof:
+    found = verification.differences
+    return Proof(
+        holds=verification.holds,
+        checks=verification.checks,
+        chart=differences(found, name="differences", title="Largest difference, masked against cut") if found else None,
+        differences=tuple(figure(value, 2) for value in found),
+    )
+
+
+def _data(data: Data) -> DataView:
+    sets = [("learning", data.train), ("held out", data.validation)]
+    reasons = Counter(skip.reason for skip in data.skipped)
+    return DataView(
+        sets=tuple((use, *_corpus(corpus)) for use, corpus in sets if corpus),
+        reasons=tuple(reasons.most_common()),
+        listed=tuple((skip.path, skip.reason) for skip in data.skipped[:LISTED]),
+        skipped=len(data.skipped),
+        unlisted=max(len(data.skipped) - LISTED, 0),
+    )
+
+
+def _corpus(corpus: Corpus) -> tuple[str, str, str]:
+    length = f"{figure(corpus.hours)} h" if corpus.hours >= 1 else duration(3600 * corpus.hours)
+    return corpus.name or "–", plural(corpus.utterances, "utterance"), length
+
+
+def _phase(phase: Phase) -> tuple[str, str, str]:
+    steps = f"{phase.steps:,}" if phase.steps is not None else "–"
+    return phase.name, steps, duration(phase.seconds)
+
+
+def _flat(values: Any, prefix: str = "") -> list[tuple[str, str]]:
+    """Nested values as rows of a table; what is empty is left out."""
+    found: list[tuple[str, str]] = []
+    for name, value in values.items():
+        if isinstance(value, dict):
+            found.extend(_flat(value, "" if name == "versions" else f"{prefix}{name} "))
+        elif isinstance(value, list):
+            if value:
+                found.append((f"{prefix}{name}", ", ".join(map(str, value))))
+        elif value is not None:
+            found.append((f"{prefix}{name}", str(value)))
+    return found

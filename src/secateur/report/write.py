@@ -1,0 +1,61 @@
+"""Writing the page: records in, one HTML file without a single reference to anything outside it."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import jinja2
+from markupsafe import Markup
+
+from secateur.errors import SecateurError
+from secateur.report.record import read_metrics, read_record
+from secateur.report.view import View, view
+
+RECORD, METRICS, REPORT = "record.json", "metrics.jsonl", "report.html"
+
+
+def write_report(run: Path, out: Path | None = None) -> Path:
+    """Make the report of a run folder, from its record and its metrics, if it has any.
+
+    Args:
+        run: The run folder, or a record itself.
+        out: Where to write the page; by default ``report.html`` beside the record.
+
+    Returns:
+        The page's path.
+
+    Raises:
+        SecateurError: There is no record, a file is not what it should be, or the page cannot be written.
+    """
+    run = Path(run)
+    path = run if run.suffix == ".json" else run / RECORD
+    page = render(view(read_record(path), read_metrics(path.parent / METRICS)))
+    out = Path(out) if out is not None else path.parent / REPORT
+    temporary = out.with_name(f".{out.name}.partial")
+    try:
+        temporary.write_text(page, encoding="utf-8")
+        os.replace(temporary, out)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        raise SecateurError(
+            f"{out}: the report could not be written ({error.strerror or error}); name another place for it."
+        ) from error
+    return out
+
+
+def render(page: View) -> str:
+    """The page as HTML; all text of the view is escaped by the template, all pictures by their makers."""
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    style = Markup(_resource("report.css"))  # ours, and without a closing tag
+    return environment.get_template("report.html").render(view=page, style=style)
+
+
+def _resource(name: str) -> str:
+    return (Path(__file__).parent / name).read_text(encoding="utf-8")

@@ -1,0 +1,91 @@
+"""The masked model of full size and the cut model give the same numbers, whatever the family and the selection."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from secateur.arch import declare
+from secateur.masking import attach, values_of
+from secateur.masking.attach import base_of
+from secateur.structure import Selection, close
+from secateur.surgery import cut
+from support import (
+    MODELS,
+    TOLERANCE,
+    Plan,
+    audio,
+    difference,
+    outputs,
+    plans,
+    realise,
+    tiny,
+    tiny_structure,
+)
+
+ENDINGS = ("Model", "ForCTC", "ForSequenceClassification")
+BATCHES = ((1600,), (70, 71), (2400, 2400), (3100, 990, 75))
+
+
+def check(family: str, size: str, selection: Selection, ending: str, lengths: tuple[int, ...], dtype: torch.dtype) -> None:
+    """Compare every hidden state and the output, head included."""
+    dense, structure = tiny(family, size, ending, dtype), tiny_structure(family, size)
+    closed = close(structure, selection).selection
+    small = cut(dense, selection)
+    values, mask = audio(lengths, dtype)
+    masking = attach(base_of(dense), structure)
+    try:
+        masking.set(values_of(structure, closed, dtype))
+        masked = outputs(dense, values, mask)
+    finally:
+        masking.remove()
+    ours = outputs(small, values, mask)
+    pairs = [*zip(masked[: len(ours) - 1], ours[:-1], strict=True), (masked[-1], ours[-1])]
+    for index, (left, right) in enumerate(pairs):
+        assert difference(left, right) <= TOLERANCE[dtype], f"output {index} of {len(pairs)}"
+    for extra in masked[len(ours) - 1 : -1]:  # behind trimmed layers the masked model repeats its last state
+        assert torch.equal(extra, masked[len(ours) - 2]) or structure_norm_follows(dense)
+
+
+def structure_norm_follows(model: torch.nn.Module) -> bool:
+    """Whether a norm stands behind the last layer, so that the last hidden state differs from the one before."""
+    return bool(getattr(model.config, "do_stable_layer_norm", False))
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=["float64", "float32"])
+@pytest.mark.parametrize(("family", "size"), MODELS)
+@given(plan=plans(ragged=True), ending=st.sampled_from(ENDINGS), lengths=st.sampled_from(BATCHES))
+def test_masked_equals_shrunk_for_ragged_selections(
+    family: str, size: str, dtype: torch.dtype, plan: Plan, ending: str, lengths: tuple[int, ...]
+) -> None:
+    check(family, size, realise(tiny_structure(family, size), plan), ending, lengths, dtype)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=["float64", "float32"])
+@pytest.mark.parametrize(("family", "size"), MODELS)
+@given(plan=plans(ragged=False), ending=st.sampled_from(ENDINGS), lengths=st.sampled_from(BATCHES))
+def test_masked_equals_shrunk_for_any_selection(
+    family: str, size: str, dtype: torch.dtype, plan: Plan, ending: str, lengths: tuple[int, ...]
+) -> None:
+    check(family, size, realise(tiny_structure(family, size), plan), ending, lengths, dtype)
+
+
+@pytest.mark.parametrize(("family", "size"), MODELS)
+def test_the_structure_of_a_cut_model_is_that_of_its_selection(family: str, size: str) -> None:
+    structure = tiny_structure(family, size)
+    plan = Plan(
+        seed=5,
+        channels=("some", "one", "some"),
+        attention=("removed", "ragged", "heads"),
+        feed_forward=("units", "removed", "dead"),
+        trimmed=0,
+        scales=True,
+    )
+    closed = close(structure, realise(structure, plan)).selection
+    small = cut(tiny(family, size), closed)
+    again = declare(small.config)
+    assert {name: tuple(sorted(axis.units)) for name, axis in again.axes.items()} == dict(closed.axes)
+    shapes = {name: tuple(p.shape) for name, p in small.named_parameters()}
+    assert shapes == {weight.name: weight.shape for weight in again.weights}

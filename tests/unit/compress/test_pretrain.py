@@ -1,0 +1,69 @@
+"""Pre-training: two steps on a tiny encoder, a folder that stock classes load, and batches that sum to one."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import AutoFeatureExtractor, WavLMModel
+
+from secateur.compress.pretrain import BestRqTrainee, EncoderShape, PretrainConfig, pretrain
+from secateur.data.config import SyntheticData
+from secateur.engine.loop import LoopConfig
+from secateur.objective.tasks.best_rq import BestRqTask
+
+pytest.importorskip("espeakng_loader")
+
+
+@pytest.fixture(scope="module")
+def config(tmp_path_factory: pytest.TempPathFactory) -> PretrainConfig:
+    return PretrainConfig(
+        out=str(tmp_path_factory.mktemp("run")),
+        data=SyntheticData(utterances=20, voices=6, words_per_utterance=(3, 4)),
+        task=BestRqTask(frame_codebooks=1, plain_codebooks=1, crop_codebooks=1, entries=8, width=4),
+        encoder=EncoderShape(
+            conv_channels=8, width=16, layers=2, heads=2, feed_forward=32, positions=4, position_groups=1
+        ),
+        loop=LoopConfig(steps=2, log_every=1),
+        seconds=4.0,
+        crop=1.0,
+    )
+
+
+def test_the_folder_loads_with_stock_classes(config: PretrainConfig) -> None:
+    record = pretrain(config)
+    folder = Path(config.out) / "model"
+    model = WavLMModel.from_pretrained(folder)
+    assert model.dtype == torch.float32
+    assert sum(p.numel() for p in model.parameters()) == record["parameters"]
+    assert AutoFeatureExtractor.from_pretrained(folder).do_normalize
+    assert (Path(config.out) / "record.json").exists()
+
+
+def test_accumulated_micro_batches_have_the_gradients_of_the_whole_batch(config: PretrainConfig) -> None:
+    gradients = []
+    for accumulate in (1, 2):
+        trainee = BestRqTrainee(replace(config, accumulate=accumulate, disturb=0.0))
+        for batch in trainee.micro_batches(0, 0, 1):
+            trainee.loss(trainee.module, batch).total.backward()
+        gradients.append([p.grad for p in trainee.module.parameters() if p.grad is not None])
+    for whole, summed in zip(*gradients, strict=True):
+        torch.testing.assert_close(whole, summed, rtol=1e-4, atol=1e-6)
+
+
+def test_labels_come_from_clean_speech_when_the_encoder_hears_noise(config: PretrainConfig) -> None:
+    (clean,) = BestRqTrainee(replace(config, disturb=0.0)).micro_batches(0, 0, 1)
+    (noisy,) = BestRqTrainee(replace(config, disturb=1.0)).micro_batches(0, 0, 1)
+    assert torch.equal(clean.values, noisy.values)
+    assert torch.equal(clean.mask, noisy.mask)
+    assert not torch.allclose(clean.heard, noisy.heard, atol=0.01)
+
+
+def test_validation_is_the_same_whenever_it_is_asked_for(config: PretrainConfig) -> None:
+    trainee = BestRqTrainee(config)
+    first = trainee.validate(0)
+    trainee.micro_batches(5, 0, 1)
+    assert trainee.validate(1) == first
+    assert first["cross_entropy"] == pytest.approx(torch.log(torch.tensor(8.0)).item(), abs=0.5)

@@ -1,0 +1,48 @@
+"""Rooms and disturbances: mild, repeatable, and no shift in time."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+
+from secateur.data.disturb import disturbed
+from secateur.data.rooms import level, roughen
+
+
+def _wave(samples: int = 8000) -> np.ndarray:
+    return np.random.default_rng(1).standard_normal(samples).astype(np.float32)
+
+
+def test_the_same_generator_makes_the_same_room() -> None:
+    first, second = (roughen(_wave(), rng=np.random.default_rng(5)) for _ in range(2))
+    assert np.array_equal(first, second)
+    assert first.shape == (8000,)
+
+
+def test_a_click_stays_where_it_is_in_every_room() -> None:
+    click = np.zeros(8000, dtype=np.float32)
+    click[4000] = 1.0
+    for seed in range(20):
+        rough = roughen(click, rng=np.random.default_rng(seed))
+        assert abs(int(np.abs(rough).argmax()) - 4000) <= 1
+
+
+def test_levels_lie_between_a_tenth_and_nine_tenths() -> None:
+    peaks = [float(np.abs(level(_wave(), rng=np.random.default_rng(s))).max()) for s in range(50)]
+    assert 0.1 <= min(peaks) < 0.3
+    assert 0.7 < max(peaks) <= 0.9
+
+
+def test_nothing_disturbed_is_only_normalised() -> None:
+    values = torch.from_numpy(np.stack([_wave(), 3.0 * _wave()]))
+    same = disturbed(values, share=0.0, rng=np.random.default_rng(0))
+    layer_norm = torch.nn.functional.layer_norm(values, values.shape[1:])
+    torch.testing.assert_close(same, layer_norm, rtol=1e-4, atol=1e-4)
+
+
+def test_disturbed_rows_keep_unit_variance_and_most_of_the_speech() -> None:
+    values = torch.randn(64, 4000, generator=torch.Generator().manual_seed(0))
+    heard = disturbed(values, share=1.0, rng=np.random.default_rng(0))
+    torch.testing.assert_close(heard.std(dim=1, correction=0), torch.ones(64), rtol=1e-4, atol=1e-4)
+    likeness = torch.cosine_similarity(values, heard)
+    assert 0.5 < float(likeness.min()) < float(likeness.mean()) < 0.999

@@ -1,0 +1,329 @@
+"""A made-up run: WavLM Base at 80 % sparsity of its gated weights, with every part that a record can have."""
+
+from __future__ import annotations
+
+import json
+import math
+import random
+from pathlib import Path
+from typing import Any
+
+from secateur.records import append_jsonl, write_json
+
+LAYERS, HEADS, WIDTH, UNITS, CHANNELS = 12, 12, 64, 3072, 512
+KERNELS = (10, 3, 3, 3, 3, 2, 2)
+FRAMES = (3199, 1599, 799, 399, 199, 99, 49)
+
+
+def shape(seed: int = 3) -> dict[str, Any]:
+    """What is left: heads by layer (None when the block is gone), dimensions by head, units and channels."""
+    rng = random.Random(seed)
+    heads: list[dict[int, tuple[int, int]] | None] = []
+    units: list[int | None] = []
+    for layer in range(LAYERS):
+        if layer in (8, 10):
+            heads.append(None)
+        else:
+            alive = sorted(rng.sample(range(HEADS), rng.choice((2, 3, 4, 5, 7))))
+            heads.append({head: (rng.randint(20, 64), rng.randint(24, 64)) for head in alive})
+        units.append(None if layer == 9 else rng.choice((120, 310, 451, 660, 705, 1080)))
+    return {"heads": heads, "units": units, "channels": [90, 161, 173, 181, 351, 155, 137]}
+
+
+def axes(left: dict[str, Any]) -> list[dict[str, Any]]:
+    """The record's axes for what is left."""
+    found: list[dict[str, Any]] = []
+
+    def add(name: str, kind: str, layer: int, original: int, kept: int, gated: bool = True) -> None:
+        found.append(
+            {"name": name, "kind": kind, "layer": layer, "original": original, "before": original, "kept": kept}
+            | {"gated": gated}
+        )
+
+    for layer, kept in enumerate(left["channels"]):
+        add(f"feature_extractor.conv_layers.{layer}/channels", "channels", layer, CHANNELS, kept)
+    for layer in range(LAYERS):
+        path, alive, units = f"encoder.layers.{layer}", left["heads"][layer], left["units"][layer]
+        add(f"{path}.attention/heads", "heads", layer, HEADS, len(alive or ()))
+        for head in range(HEADS):
+            wide, deep = (alive or {}).get(head, (0, 0))
+            add(f"{path}.attention/head{head}.qk", "qk", layer, WIDTH, wide)
+            add(f"{path}.attention/head{head}.vo", "vo", layer, WIDTH, deep)
+        add(f"{path}.attention/block", "block", layer, 1, int(alive is not None))
+        add(f"{path}.feed_forward/units", "units", layer, UNITS, units or 0)
+        add(f"{path}.feed_forward/block", "block", layer, 1, int(units is not None))
+        add(f"{path}/layer", "layer", layer, 1, 1, gated=False)
+    return found
+
+
+def blocks(left: dict[str, Any] | None) -> dict[str, dict[str, int]]:
+    """Parameters and MACs at one second by block; None for the dense model. Plausible rather than exact."""
+    channels = left["channels"] if left else [CHANNELS] * 7
+    found: dict[str, dict[str, int]] = {}
+    for layer, (kernel, frames) in enumerate(zip(KERNELS, FRAMES, strict=True)):
+        weights = kernel * channels[layer] * (channels[layer - 1] if layer else 1)
+        found[f"feature_extractor.conv_layers.{layer}"] = {"parameters": weights, "macs": weights * frames}
+    found["feature_projection"] = {"parameters": channels[-1] * 770 + 768, "macs": channels[-1] * 768 * 49}
+    found["masked_spec_embed"] = {"parameters": 768, "macs": 0}
+    found["encoder.pos_conv_embed"] = {"parameters": 4719488, "macs": 235929600}
+    found["encoder"] = {"parameters": 1536, "macs": 0}
+    for layer in range(LAYERS):
+        alive = left["heads"][layer] if left else dict.fromkeys(range(HEADS), (WIDTH, WIDTH))
+        units = left["units"][layer] if left else UNITS
+        if alive is not None:
+            wide, deep = (sum(pair[side] for pair in alive.values()) for side in (0, 1))
+            weights = 2 * 768 * (wide + deep)
+            macs = 49 * weights + 49 * 49 * (wide + deep)
+            found[f"encoder.layers.{layer}.attention"] = {"parameters": weights + 3000, "macs": macs}
+        if units is not None:
+            weights = 2 * 768 * units
+            found[f"encoder.layers.{layer}.feed_forward"] = {"parameters": weights + units + 768, "macs": 49 * weights}
+        found[f"encoder.layers.{layer}"] = {"parameters": 3072, "macs": 0}
+    return found
+
+
+def record() -> dict[str, Any]:
+    """The whole record."""
+    left = shape()
+    before, after = blocks(None), blocks(left)
+    total = {cost: [sum(b[cost] for b in side.values()) for side in (before, after)] for cost in ("parameters", "macs")}
+    rng = random.Random(1)
+    dips = [1.0, *(0.985 - 0.008 * i + rng.uniform(-0.006, 0.006) for i in range(LAYERS))]
+    return {
+        "format": 1,
+        "kind": "prune",
+        "name": "wavlm-base, 80 % of the gated weights removed",
+        "environment": {
+            "python": "3.11.2",
+            "versions": {"secateur": "0.1.0", "torch": "2.13.0", "transformers": "5.23.0", "accelerate": "1.15.0"},
+            "platform": "Linux x86_64",
+            "cpu": "Example Processor @ 2.60 GHz",
+            "cores": 2,
+            "threads": 2,
+            "accelerators": [],
+        },
+        "recipe": {
+            "model": "microsoft/wavlm-base",
+            "target": 0.2,
+            "gates": {"kind": "hard_concrete", "axes": ["heads", "qk", "vo", "units", "block"], "temperature": 0.333},
+            "constraints": [{"name": "gated", "cost": "parameters", "scope": "gated", "target": 0.2}],
+            "distill": {"kind": "layer", "layers": [0, 4, 8, 12], "l1": 1.0, "cosine": 1.0},
+            "learn": {"steps": 20000, "precision": "fp32"},
+            "recover": {"steps": 5000},
+        },
+        "data": {
+            "train": {"name": "librispeech train-clean-100", "utterances": 28512, "hours": 100.43},
+            "validation": {"name": "librispeech dev-clean", "utterances": 2700, "hours": 5.38},
+            "skipped": [
+                {
+                    "path": f"103/1240/103-1240-{index:04d}.flac",
+                    "reason": ("too short", "silent", "not decodable")[index % 3],
+                }
+                for index in range(61)
+            ],
+        },
+        "axes": axes(left),
+        "gates": gates(),
+        "constraints": [
+            {
+                "name": "gated",
+                "cost": "parameters",
+                "scope": "gated",
+                "target": 0.2,
+                "dense": 84934656,
+                "limit": 16986931.2,
+                "expected": 17012345.6,
+                "verdict": 17104384,
+                "counted": 16985088,
+                "binding": True,
+                "label": "parameters of the gated weight matrices",
+            },
+            {
+                "name": "macs",
+                "cost": "macs",
+                "scope": "whole",
+                "target": 0.5,
+                "dense": total["macs"][0],
+                "limit": total["macs"][0] * 0.5,
+                "expected": total["macs"][1] * 1.03,
+                "verdict": total["macs"][1] * 1.01,
+                "counted": total["macs"][1],
+                "binding": False,
+                "label": "multiply-accumulates of the whole model",
+            },
+        ],
+        "verification": {
+            "holds": True,
+            "checks": [
+                {
+                    "name": "parameters are those of the selection",
+                    "holds": True,
+                    "detail": f"{total['parameters'][1]:,} counted, {total['parameters'][1]:,} by the selection",
+                },
+                {
+                    "name": "cut model equals masked model",
+                    "holds": True,
+                    "detail": "largest relative difference 3.1e-06 over 14 outputs, allowed 1e-04",
+                },
+                {
+                    "name": "same frame count for every length",
+                    "holds": True,
+                    "detail": "22 lengths from 400 to 480000 samples",
+                },
+                {
+                    "name": "same hidden states, widths and head",
+                    "holds": True,
+                    "detail": "13 hidden states of width 768; output 1x24x768",
+                },
+                {
+                    "name": "padded equals unpadded as far as the dense model's",
+                    "holds": True,
+                    "detail": "padding moves valid frames by 2.1e-01; in the dense model by 2.6e-01",
+                },
+                {
+                    "name": "short audio behaves as in the dense model",
+                    "holds": True,
+                    "detail": "400 samples give 1 frame, one less raises; so does the dense model",
+                },
+                {"name": "every attention implementation", "holds": True, "detail": "eager, sdpa agree to 8.0e-07"},
+                {"name": "bfloat16", "holds": True, "detail": "runs; relative error 9.3e-03"},
+            ],
+            "differences": [4.2e-07 * 1.19**index for index in range(LAYERS + 2)],
+        },
+        "stages": [
+            {
+                "name": "dense",
+                "parameters": total["parameters"][0],
+                "macs": total["macs"][0],
+                "samples": 16000,
+                "time": {
+                    "median_ms": 861.0,
+                    "low_ms": 842.5,
+                    "high_ms": 905.1,
+                    "seconds_of_audio": 10.0,
+                    "batch": 1,
+                    "threads": 2,
+                },
+                "loss": 0.0,
+                "cosine": [1.0] * (LAYERS + 1),
+            },
+            {
+                "name": "shrunk",
+                "parameters": total["parameters"][1],
+                "macs": total["macs"][1],
+                "samples": 16000,
+                "time": None,
+                "loss": 0.4213,
+                "cosine": [1.0, *(value - 0.05 - 0.01 * i for i, value in enumerate(dips[1:]))],
+            },
+            {
+                "name": "recovered",
+                "parameters": total["parameters"][1],
+                "macs": total["macs"][1],
+                "samples": 16000,
+                "time": {
+                    "median_ms": 333.0,
+                    "low_ms": 321.2,
+                    "high_ms": 352.9,
+                    "seconds_of_audio": 10.0,
+                    "batch": 1,
+                    "threads": 2,
+                },
+                "loss": 0.2871,
+                "cosine": dips,
+            },
+        ],
+        "blocks": {"before": before, "after": after},
+        "phases": [
+            {"name": "learn", "steps": 20000, "seconds": 40213.0},
+            {"name": "choose", "steps": 0, "seconds": 2.3},
+            {"name": "shrink", "steps": 0, "seconds": 14.9},
+            {"name": "recover", "steps": 5000, "seconds": 5621.0},
+        ],
+    }
+
+
+def gates() -> dict[str, Any]:
+    """Gates that have mostly decided, in the bins of their open probability."""
+    rng = random.Random(2)
+    sizes = {
+        "channels": (3584, 0.35),
+        "heads": (144, 0.3),
+        "qk": (9216, 0.19),
+        "vo": (9216, 0.2),
+        "units": (36864, 0.18),
+        "block": (24, 0.875),
+    }
+    kinds, histogram = {}, {}
+    for kind, (total, kept) in sizes.items():
+        between = [int(total * 0.002 * rng.random() * (1.5 + abs(i - 9) / 6)) for i in range(1, 19)]
+        opened = round((total - sum(between)) * kept)
+        histogram[kind] = [total - sum(between) - opened, *between, opened]
+        kinds[kind] = {"gates": total, "open": opened + sum(between[9:]), "undecided": sum(between)}
+    undecided = sum(kind["undecided"] for kind in kinds.values()) / sum(size for size, _ in sizes.values())
+    notes = ["Closing attention block 8 took 3 open heads with it."]
+    return {
+        "kinds": kinds,
+        "histogram": histogram,
+        "undecided_share": undecided,
+        "moved": 78,
+        "moved_share": 0.00132,
+        "notes": notes,
+    }
+
+
+def metrics() -> list[dict[str, Any]]:
+    """The lines of metrics.jsonl."""
+    rng, found = random.Random(4), []
+    for step in range(100, 20001, 100):
+        part = step / 20000
+        target = 1 - 0.8 * min(part / 0.4, 1)
+        lag = 0.06 * math.exp(-(((part - 0.3) / 0.2) ** 2))
+        loss = 0.25 + 0.5 * math.exp(-12 * part) + 0.18 * min(part / 0.5, 1) + rng.gauss(0, 0.012)
+        found.append(
+            {
+                "phase": "learn",
+                "step": step,
+                "loss": loss + 0.02 * (1 - target),
+                "distill": loss,
+                "kept/gated": target + lag + rng.gauss(0, 0.003),
+                "target/gated": target,
+                "kept/macs": 1 - 0.55 * min(part / 0.5, 1) + rng.gauss(0, 0.004),
+                "target/macs": 1 - 0.5 * min(part / 0.4, 1),
+                "lambda1/gated": -8 * lag,
+                "lambda2/gated": 22 * (1 - math.exp(-5 * part)),
+                "lambda1/macs": -0.3 * lag,
+                "lambda2/macs": 6 * (1 - math.exp(-3 * part)),
+                "open/heads": 1 - 0.7 * min(part / 0.5, 1),
+                "open/units": 1 - 0.82 * min(part / 0.45, 1),
+                "open/qk": 1 - 0.8 * min(part / 0.42, 1),
+                "open/vo": 1 - 0.78 * min(part / 0.48, 1),
+                "open/block": 1 - 0.12 * min(part / 0.6, 1),
+                "undecided": 0.9 * math.exp(-5 * part) + 0.01,
+                "learning_rate": 2e-4 * min(part / 0.1, (1 - part) / 0.9),
+                "gradient_norm": 0.4 + abs(rng.gauss(0, 0.1)),
+            }
+        )
+        if step % 2000 == 0:
+            found.append(
+                {"phase": "learn", "step": step, "validation": {"loss": loss + 0.02, "cosine": 0.97 - 0.08 * part}}
+            )
+    for step in range(50, 5001, 50):
+        loss = 0.29 + 0.13 * math.exp(-step / 900) + rng.gauss(0, 0.006)
+        found.append({"phase": "recover", "step": step, "loss": loss, "distill": loss})
+        if step % 1000 == 0:
+            found.append(
+                {"phase": "recover", "step": step, "validation": {"loss": loss + 0.01, "cosine": 0.9 + step / 1e5}}
+            )
+    return found
+
+
+def write(folder: Path, data: dict[str, Any] | None = None, *, lines: bool = True) -> Path:
+    """Write the run folder."""
+    folder.mkdir(parents=True, exist_ok=True)
+    write_json(folder / "record.json", data if data is not None else record())
+    if lines:
+        (folder / "metrics.jsonl").unlink(missing_ok=True)
+        for entry in metrics():
+            append_jsonl(folder / "metrics.jsonl", json.loads(json.dumps(entry)))
+    return folder

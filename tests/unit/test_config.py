@@ -1,0 +1,212 @@
+"""Recipes become dataclasses, and every mistake in one is told at once, in words."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import pytest
+from annotated_types import Ge, Gt, Lt
+
+from secateur.config import dump, load, merge
+from secateur.errors import ConfigError
+
+
+@dataclass(frozen=True, kw_only=True)
+class Folder:
+    kind: Literal["folder"] = "folder"
+    path: Path
+    suffixes: tuple[str, ...] = (".wav", ".flac")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Synthetic:
+    kind: Literal["synthetic"] = "synthetic"
+    voices: int = 4
+
+
+@dataclass(frozen=True, kw_only=True)
+class Learn:
+    steps: Annotated[int, Gt(0)] = 100
+    rate: float = 1e-3
+    drop: Annotated[float, Ge(0), Lt(1)] = 0.0
+    precision: Literal["fp32", "bf16"] = "fp32"
+    betas: tuple[float, float] = (0.9, 0.98)
+    layers: tuple[int, ...] | None = None
+    temperature: dict[str, float] = field(default_factory=dict)
+    clip: float | Literal["auto"] | None = None
+
+    def __post_init__(self) -> None:
+        if self.layers is not None and len(set(self.layers)) != len(self.layers):
+            raise ConfigError(f"layers: got {list(self.layers)}, allowed is each layer once.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    name: str
+    data: Folder | Synthetic = field(default_factory=Synthetic)
+    learn: Learn = field(default_factory=Learn)
+    sets: tuple[Folder | Synthetic, ...] = ()
+    resume: bool = False
+
+
+def write(path: Path, text: str) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text)
+    return path
+
+
+def mistakes(tree: dict[str, Any]) -> list[str]:
+    with pytest.raises(ConfigError) as caught:
+        load(tree, Recipe)
+    head, *lines = str(caught.value).splitlines()
+    assert head.startswith(f"The configuration has {len(lines)} mistake")
+    return [line.removeprefix("  - ") for line in lines]
+
+
+def test_nested_dataclasses_tuples_unions_and_paths_are_built_from_yaml(tmp_path: Path) -> None:
+    path = write(
+        tmp_path / "r.yaml",
+        "name: a\ndata: {kind: folder, path: speech/dev}\n"
+        "learn: {rate: 1e-4, layers: [0, 4], temperature: {qk: 0.5}, clip: auto}\n"
+        "sets: [{kind: synthetic}, {kind: folder, path: x, suffixes: [.ogg]}]\n",
+    )
+    assert load(path, Recipe) == Recipe(
+        name="a",
+        data=Folder(path=Path("speech/dev")),
+        learn=Learn(rate=0.0001, layers=(0, 4), temperature={"qk": 0.5}, clip="auto"),
+        sets=(Synthetic(), Folder(path=Path("x"), suffixes=(".ogg",))),
+    )
+
+
+def test_every_mistake_is_told_at_once_with_its_path() -> None:
+    tree = {
+        "nam": "a",
+        "data": {"kind": "foldr"},
+        "learn": {
+            "steps": 0, "rat": 1, "precision": "fp23", "betas": [0.9], "temperature": {"qk": "hot"},
+            "drop": 1.0,
+        },
+        "sets": [{"kind": "folder"}, {"voices": 2}],
+        "resume": "perhaps",
+    }  # fmt: skip
+    assert mistakes(tree) == [
+        "nam: unknown key. Did you mean 'name'? Allowed here: name, data, learn, sets, resume.",
+        "data.kind: got 'foldr', allowed is 'folder' or 'synthetic'. Did you mean 'folder'?",
+        "learn.steps: got 0, allowed is a whole number above 0.",
+        "learn.rat: unknown key. Did you mean 'rate'? Allowed here: steps, rate, drop, precision, betas, "
+        "layers, temperature, clip.",
+        "learn.precision: got 'fp23', allowed is 'fp32' or 'bf16'. Did you mean 'fp32'?",
+        "learn.betas: got [0.9], allowed is a list of 2 items: a number, a number.",
+        "learn.temperature.qk: got 'hot', allowed is a number.",
+        "learn.drop: got 1.0, allowed is a number not below 0 and below 1.",
+        "sets[0].path: missing; give a path.",
+        "sets[1].kind: missing; give 'folder' or 'synthetic'.",
+        "resume: got 'perhaps', allowed is true or false.",
+        "name: missing; give text.",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("learn", "message"),
+    [
+        ({"steps": True}, "learn.steps: got true, allowed is a whole number above 0."),
+        ({"steps": 1.5}, "learn.steps: got 1.5, allowed is a whole number above 0."),
+        ({"clip": "never"}, "learn.clip: got 'never', allowed is a number, 'auto' or null."),
+        ({"layers": [1, 1]}, "learn: layers: got [1, 1], allowed is each layer once."),
+        ({"drop": "x"}, "learn.drop: got 'x', allowed is a number not below 0 and below 1."),
+        ({"layers": "x"}, "learn.layers: got 'x', allowed is a list, each item a whole number."),
+        (3, "learn: got 3, allowed is a mapping with steps, rate, drop, precision, betas, layers, "
+            "temperature and clip."),
+    ],
+)  # fmt: skip
+def test_a_wrong_value_is_one_sentence(learn: Any, message: str) -> None:
+    assert mistakes({"name": "a", "learn": learn}) == [message]
+
+
+def test_a_number_where_text_is_wanted_is_told_to_be_quoted() -> None:
+    assert mistakes({"name": 3}) == ["name: got 3, allowed is text. Put it in quotes."]
+
+
+def test_a_base_is_merged_below_and_lists_are_replaced(tmp_path: Path) -> None:
+    learn = "{steps: 5, layers: [0, 1, 2], temperature: {qk: 1, vo: 2}}"
+    write(
+        tmp_path / "a/root.yaml",
+        f"name: root\nlearn: {learn}\n",
+    )
+    write(tmp_path / "a/mid.yaml", "base: root.yaml\nlearn: {layers: [3]}\n")
+    leaf = write(tmp_path / "b/leaf.yaml", "base: ../a/mid.yaml\nname: leaf\nlearn: {temperature: {vo: 3}}\n")
+    got = load(leaf, Recipe)
+    assert got == Recipe(name="leaf", learn=Learn(steps=5, layers=(3,), temperature={"qk": 1.0, "vo": 3.0}))
+
+
+def test_a_mapping_of_another_kind_replaces_the_one_below() -> None:
+    assert merge({"d": {"kind": "a", "x": 1}}, {"d": {"kind": "b", "y": 2}}) == {"d": {"kind": "b", "y": 2}}
+    assert merge({"d": {"kind": "a", "x": 1}}, {"d": {"y": 2}}) == {"d": {"kind": "a", "x": 1, "y": 2}}
+
+
+def test_recipes_are_found_by_their_packaged_names_and_bases_too(tmp_path: Path) -> None:
+    write(tmp_path / "wang2023/recipe.yaml", "name: wang\nlearn: {steps: 7}\n")
+    write(tmp_path / "wang2023/no_ste.yaml", "base: wang2023\nname: ablation\n")
+    assert load("wang2023", Recipe, search=tmp_path).name == "wang"
+    ablation = load("wang2023/no_ste", Recipe, search=tmp_path)
+    assert (ablation.name, ablation.learn.steps) == ("ablation", 7)
+    with pytest.raises(ConfigError, match=r"wang2032: there is no such recipe.*Did you mean 'wang2023'\?"):
+        load("wang2032", Recipe, search=tmp_path)
+
+
+def test_a_circle_of_bases_is_an_error_that_shows_it(tmp_path: Path) -> None:
+    write(tmp_path / "a.yaml", "base: b.yaml\n")
+    write(tmp_path / "b.yaml", "base: a.yaml\n")
+    with pytest.raises(ConfigError, match=r"circle: a\.yaml -> b\.yaml -> a\.yaml"):
+        load(tmp_path / "a.yaml", Recipe)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("name: a\nlearn: {steps: 3\nresume: true\n", r"r\.yaml, line 3, column \d+: not YAML"),
+        ("name: a\nlearn:\n  steps: 3\n  steps: 4\n", r"line 4, column 3: not YAML: the key 'steps' is"),
+        ("- a\n", r"got a list at the top, allowed is a mapping"),
+        ("name: !!python/object:os.system a\n", r"line 1, column \d+: not YAML"),
+        ("base: [a, b]\n", r"base: got \['a', 'b'\], allowed is the path or the name of one other recipe"),
+        ("base: missing.yaml\n", r"missing\.yaml: there is no such recipe"),
+    ],
+)  # fmt: skip
+def test_a_file_that_cannot_be_read_says_where(tmp_path: Path, text: str, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        load(write(tmp_path / "r.yaml", text), Recipe)
+
+
+def test_overrides_come_last_and_may_be_dotted(tmp_path: Path) -> None:
+    path = write(tmp_path / "r.yaml", "name: a\nlearn: {steps: 3, rate: 2}\n")
+    got = load(path, Recipe, {"learn.steps": 9, "learn": {"drop": 0.5}, "data": Folder(path=Path("x"))})
+    assert got.learn == Learn(steps=9, rate=2.0, drop=0.5)
+    assert got.data == Folder(path=Path("x"))
+
+
+def test_a_base_in_a_mapping_is_read_and_the_mapping_is_left_alone(tmp_path: Path) -> None:
+    tree = {"base": str(write(tmp_path / "r.yaml", "name: a\n")), "resume": True}
+    assert load(tree, Recipe) == Recipe(name="a", resume=True)
+    assert "base" in tree
+
+
+@pytest.mark.parametrize("rate", [1e-4, 1e-5, 3.0, float("inf"), 1 / 3])
+def test_dump_writes_every_default_and_load_reads_it_back(tmp_path: Path, rate: float) -> None:
+    recipe = Recipe(
+        name="no",
+        data=Folder(path=Path("a b/c")),
+        learn=Learn(rate=rate, layers=(1, 2), clip="auto", temperature={"on": 1.0}),
+        sets=(Synthetic(voices=2),),
+    )
+    text = dump(recipe)
+    assert load(write(tmp_path / "r.yaml", text), Recipe) == recipe
+    for name in ("betas", "precision", "resume", "suffixes"):
+        assert f"{name}:" in text
+
+
+def test_an_instance_cannot_be_changed_after_loading() -> None:
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        load({"name": "a"}, Recipe).name = "b"  # type: ignore[misc]
