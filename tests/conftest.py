@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import pytest
-from hypothesis import HealthCheck, settings
+from hypothesis import HealthCheck, Phase, settings
 
 settings.register_profile(
     "repeatable",
@@ -13,6 +13,7 @@ settings.register_profile(
     derandomize=True,
     database=None,
     max_examples=6,
+    phases=(Phase.explicit, Phase.generate),  # shrinking whole models takes minutes; plans print well as they are
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture],
 )
 settings.load_profile("repeatable")

@@ -30,16 +30,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns its exit code: 0, 1 for a broken promise of ours, 2 for bad input."""
     try:
         parser = _parser()
-        options, rest = parser.parse_known_args(arguments)
+        words = list(sys.argv[1:] if arguments is None else arguments)
+        words, fields = _split(words)
+        options, rest = parser.parse_known_args(words)
         if not options.verb:
             parser.print_help()
             return BAD_INPUT
         _quiet(options.verbose)
-        if rest and not getattr(options, "overrides", False):
-            flag = rest[0]
+        if rest:
             known = [action.option_strings[-1] for action in options.flags if action.option_strings]
-            raise ConfigError(f"Unknown argument {flag!r} for {options.verb}.{nearest(flag.split('=')[0], known)}")
-        return int(options.run(options, rest))
+            raise ConfigError(f"Unknown argument {rest[0]!r} for {options.verb}.{nearest(rest[0], known)}")
+        return int(options.run(options, fields))
     except SecateurError as error:
         print(f"secateur: {error}", file=sys.stderr)
         return BAD_INPUT
@@ -75,17 +76,21 @@ def _quiet(verbose: bool) -> None:
         os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
 
 
-def _overrides(rest: Sequence[str]) -> dict[str, Any]:
-    """``--learn.steps 100`` and ``--target=0.25`` as fields of the recipe."""
+def _split(words: Sequence[str]) -> tuple[list[str], dict[str, Any]]:
+    """The words that argparse knows, and the fields of the recipe: ``--learn.steps 100``, ``--target=0.25``."""
     import yaml
 
+    if not words or words[0] not in ("prune", "pretrain"):
+        return list(words), {}
+    own: list[str] = []
     fields: dict[str, Any] = {}
-    pending = list(rest)
+    pending = list(words)
     while pending:
-        flag = pending.pop(0)
-        if not flag.startswith("--"):
-            raise ConfigError(f"Unexpected argument {flag!r}: fields of the recipe are given as --name value.")
-        name, equals, text = flag[2:].partition("=")
+        word = pending.pop(0)
+        name, equals, text = word[2:].partition("=")
+        if not word.startswith("--") or name in ("resume", "json", "verbose", "help"):
+            own.append(word)
+            continue
         if not equals:
             if not pending:
                 raise ConfigError(f"--{name} needs a value.")
@@ -94,28 +99,26 @@ def _overrides(rest: Sequence[str]) -> dict[str, Any]:
             fields[name.replace("-", "_")] = yaml.safe_load(text)
         except yaml.YAMLError:
             raise ConfigError(f"--{name}: {text!r} is not a YAML value.") from None
-    return fields
+    return own, fields
 
 
-def _prune(options: argparse.Namespace, rest: Sequence[str]) -> int:
+def _prune(options: argparse.Namespace, fields: dict[str, Any]) -> int:
     from secateur import pipeline
     from secateur.engine.progress import Display
 
     with Display() as display:
-        record = pipeline.prune(
-            options.recipe, overrides=_overrides(rest), resume=options.resume, on_progress=display
-        )
+        record = pipeline.prune(options.recipe, overrides=fields, resume=options.resume, on_progress=display)
     return _print(options, record, _stages)
 
 
-def _pretrain(options: argparse.Namespace, rest: Sequence[str]) -> int:
+def _pretrain(options: argparse.Namespace, fields: dict[str, Any]) -> int:
     from secateur import pipeline
 
-    record = pipeline.pretrain(options.recipe, overrides=_overrides(rest), resume=options.resume)
+    record = pipeline.pretrain(options.recipe, overrides=fields, resume=options.resume)
     return _print(options, record, lambda record: print(f"The encoder lies in {record['config']['out']}/model."))
 
 
-def _choose(options: argparse.Namespace, rest: Sequence[str]) -> int:
+def _choose(options: argparse.Namespace, fields: dict[str, Any]) -> int:
     from secateur import pipeline
 
     constraint = {"target": options.target, "cost": options.cost, "scope": options.scope}
@@ -123,7 +126,7 @@ def _choose(options: argparse.Namespace, rest: Sequence[str]) -> int:
     return _print(options, record, _chosen)
 
 
-def _shrink(options: argparse.Namespace, rest: Sequence[str]) -> int:
+def _shrink(options: argparse.Namespace, fields: dict[str, Any]) -> int:
     from secateur import pipeline
 
     record = pipeline.shrink(
@@ -132,14 +135,14 @@ def _shrink(options: argparse.Namespace, rest: Sequence[str]) -> int:
     return _print(options, record, _shrunk)
 
 
-def _profile(options: argparse.Namespace, rest: Sequence[str]) -> int:
+def _profile(options: argparse.Namespace, fields: dict[str, Any]) -> int:
     from secateur import pipeline
 
     record = pipeline.profile(options.model, seconds=options.seconds, selection=options.selection)
     return _print(options, record, _profiled)
 
 
-def _verify(options: argparse.Namespace, rest: Sequence[str]) -> int:
+def _verify(options: argparse.Namespace, fields: dict[str, Any]) -> int:
     from secateur import pipeline
 
     record = pipeline.verify(
@@ -149,14 +152,14 @@ def _verify(options: argparse.Namespace, rest: Sequence[str]) -> int:
     return 0 if record["holds"] else BROKEN
 
 
-def _report(options: argparse.Namespace, rest: Sequence[str]) -> int:
+def _report(options: argparse.Namespace, fields: dict[str, Any]) -> int:
     from secateur import pipeline
 
     path = pipeline.report(options.folder, out=options.out)
     return _print(options, {"report": str(path)}, lambda record: print(f"The report lies in {record['report']}."))
 
 
-def _doctor(options: argparse.Namespace, rest: Sequence[str]) -> int:
+def _doctor(options: argparse.Namespace, fields: dict[str, Any]) -> int:
     from secateur import pipeline
     from secateur.records import plain
 
@@ -205,7 +208,14 @@ def _stages(record: dict[str, Any]) -> None:
             )
         )
     seconds, audio = stages[0]["samples"] / 16000, stages[0]["time"]["seconds_of_audio"]
-    columns = ("model", "parameters", f"MACs, {seconds:g} s", f"time, {audio:g} s", "held-out loss", "cosine to teacher")
+    columns = (
+        "model",
+        "parameters",
+        f"MACs, {seconds:g} s",
+        f"time, {audio:g} s",
+        "held-out loss",
+        "cosine to teacher",
+    )
     _table("Before and after", columns, rows)
     print(f"Model:  {record['folder']}/model")
     print(f"Report: {record['folder']}/report.html")
@@ -253,7 +263,6 @@ def _prune_flags(verb: argparse.ArgumentParser) -> None:
     verb.add_argument("recipe", nargs="?", default="quickstart", help="a YAML file or the name of a packaged recipe")
     verb.add_argument("--resume", action="store_true", help="go on with an interrupted run")
     verb.epilog = "Any field of the recipe is a flag too: --target 0.25 --learn.steps 100 --out DIR"
-    verb.set_defaults(overrides=True)
 
 
 def _choose_flags(verb: argparse.ArgumentParser) -> None:
@@ -294,9 +303,7 @@ def _no_flags(verb: argparse.ArgumentParser) -> None:
     pass
 
 
-_Verb = tuple[
-    Callable[[argparse.Namespace, Sequence[str]], int], str, Callable[[argparse.ArgumentParser], None]
-]
+_Verb = tuple[Callable[[argparse.Namespace, dict[str, Any]], int], str, Callable[[argparse.ArgumentParser], None]]
 
 VERBS: dict[str, _Verb] = {
     "prune": (_prune, "Prune a model: learn, choose, shrink, recover, report.", _prune_flags),

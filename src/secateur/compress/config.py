@@ -49,6 +49,9 @@ class Learning(Training):
     """The learn phase: weights and gates together, each with an optimiser of its own."""
 
     gate_learning_rate: float = 2e-2
+    gate_betas: tuple[float, float] = (0.9, 0.98)
+    """of Adam on the gates; with the usual 0.999 the constraints' first swings drown the distillation's gradient for
+    a thousand steps, and gates stay undecided"""
     multiplier_learning_rate: float = 2e-2
     gate_schedule: Literal["constant", "weights"] = "constant"
     """``weights``: gates and multipliers follow the schedule of the weights, as in the released codes"""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -44,6 +45,7 @@ class EncoderShape:
     feed_forward: int = 768
     positions: int = 64  # taps of the positional conv
     position_groups: int = 16
+    pre_norm: bool = True  # as in WavLM Large; post-norm, as in Base, learns several times slower at this size
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,11 +68,11 @@ class PretrainConfig:
     task: BestRqTask = field(default_factory=BestRqTask)
     encoder: EncoderShape = field(default_factory=EncoderShape)
     loop: LoopConfig
-    seconds: float = 24.0
+    seconds: float = 12.0
     crop: float = 3.0
-    disturb: float = 0.5
+    disturb: float = 0.3
     rate: float = 1.5e-3
-    warmup: int = 300
+    warmup: int = 200
     hold: float = 0.4
     weight_decay: float = 0.01
     clip: float = 1.0
@@ -84,7 +86,8 @@ class MaskedBatch:
     values: Tensor  # (batch, samples), clean and normalised
     heard: Tensor  # (batch, samples), what the encoder hears
     mask: Tensor  # (batch, frames), True where hidden
-    count: int  # masked frames in the whole optimiser step, all micro-batches and ranks
+    hidden: int  # masked frames in the whole optimiser step, all micro-batches and ranks
+    visible: int  # its other frames
     files: tuple[str, ...]
 
 
@@ -104,6 +107,7 @@ class MaskedEncoder(nn.Module):
                 intermediate_size=shape.feed_forward,
                 num_conv_pos_embeddings=shape.positions,
                 num_conv_pos_embedding_groups=shape.position_groups,
+                do_stable_layer_norm=shape.pre_norm,
                 # Two million parameters see each crop once or a few times: they underfit, dropout would cost.
                 hidden_dropout=0.0,
                 attention_dropout=0.0,
@@ -117,8 +121,8 @@ class MaskedEncoder(nn.Module):
         self.head = nn.Linear(shape.width, task.codebooks * task.entries)
 
     def forward(self, values: Tensor, mask: Tensor) -> Tensor:
-        """(batch, samples), (batch, frames) → logits (masked frames, codebooks, entries)."""
-        hidden = self.encoder(values, mask_time_indices=mask).last_hidden_state[mask]
+        """(batch, samples), (batch, frames) → logits (batch, frames, codebooks, entries)."""
+        hidden = self.encoder(values, mask_time_indices=mask).last_hidden_state
         return self.head(hidden).unflatten(-1, (self.codebooks, -1))  # type: ignore[no-any-return]
 
 
@@ -190,26 +194,35 @@ class BestRqTrainee:
         return torch.from_numpy(mask)
 
     def _batch(
-        self, split: str, crops: Sequence[Crop], mask: Tensor, count: int, step: int, *, disturb: bool = True
+        self, split: str, crops: Sequence[Crop], mask: Tensor, masks: Tensor, step: int, *, disturb: bool = True
     ) -> MaskedBatch:
         corpus = self.corpora[split]
         values = collate(corpus, crops, normalize=True).values
         rng = np.random.default_rng([self.config.loop.seed, 4, step, crops[0].index])
         heard = disturbed(values, share=self.config.disturb, rng=rng) if disturb else values
         files = tuple(corpus.utterances[crop.index].id for crop in crops)
-        return MaskedBatch(values=values, heard=heard, mask=mask, count=count, files=files)
+        hidden = int(masks.sum())
+        return MaskedBatch(
+            values=values,
+            heard=heard,
+            mask=mask,
+            hidden=max(1, hidden),
+            visible=max(1, masks.numel() - hidden),
+            files=files,
+        )
 
     def begin(self, step: int) -> None:
         """Nothing is drawn per step."""
 
     def loss(self, wrapped: nn.Module, batch: MaskedBatch) -> StepLoss:
-        """Cross-entropy per masked frame of the optimiser step, in nats."""
+        """Cross-entropy per frame of the optimiser step, in nats: hidden ones, plus the visible ones by weight."""
         device = next(wrapped.parameters()).device
         mask = batch.mask.to(device)
         labels = self.labeller.to(device)(batch.values.to(device))
         found = best_rq.loss(wrapped(batch.heard.to(device), mask), labels, mask)
-        total = found.total / batch.count
-        parts = {"cross_entropy": total.detach(), "accuracy": found.hits / batch.count}
+        hidden, visible = found.hidden / batch.hidden, found.visible / batch.visible
+        total = hidden + self.config.task.visible_weight * visible
+        parts = {"hidden": hidden.detach(), "visible": visible.detach(), "accuracy": found.hits / batch.hidden}
         return StepLoss(total=total, parts=parts, files=batch.files)
 
     def end(self, step: int, reduce: Callable[[Tensor], Tensor]) -> dict[str, float]:
@@ -218,14 +231,14 @@ class BestRqTrainee:
 
     def validate(self, step: int) -> dict[str, float]:
         """Cross-entropy and accuracy on undisturbed crops of `dev`, the same at every step."""
-        sums = np.zeros(3)
+        sums: Counter[str] = Counter()
         for index in range(_VALIDATION_STEPS):
             crops = self.batches["dev"].step(index)
-            batch = self._batch("dev", crops, self._masks(crops, index), 1, index, disturb=False)
+            masks = self._masks(crops, index)
             with torch.no_grad():
-                parts = self.loss(self.module, batch).parts
-            sums += [float(parts["cross_entropy"]), float(parts["accuracy"]), float(batch.mask.sum())]
-        return {"cross_entropy": sums[0] / sums[2], "accuracy": sums[1] / sums[2]}
+                found = self.loss(self.module, self._batch("dev", crops, masks, masks, index, disturb=False))
+            sums.update({name: float(value) for name, value in found.parts.items()})
+        return {name: value / _VALIDATION_STEPS for name, value in sums.items()}
 
     def state(self) -> dict[str, Tensor]:
         """The weights; the labels follow from seed and data."""

@@ -166,7 +166,9 @@ class Pruning(Imitation):
     def optimisers(self) -> dict[str, Optimiser]:
         """Gates and multipliers have their own, outside weight decay and clipping; multipliers ascend."""
         training = self.training
-        gates = torch.optim.Adam(self.gates.parameters(), lr=training.gate_learning_rate)
+        gates = torch.optim.Adam(
+            self.gates.parameters(), lr=training.gate_learning_rate, betas=training.gate_betas
+        )
         ascent = torch.optim.Adam(self.multipliers.parameters(), lr=training.multiplier_learning_rate, maximize=True)
         schedule = self.schedule() if training.gate_schedule == "weights" else Schedule.constant()
         return super().optimisers() | {

@@ -218,12 +218,12 @@ def differences(values: Sequence[float], *, name: str, title: str) -> Chart:
     marks = [(mark, _shortest(mark)) for mark in log_ticks(up.low, up.high)]
     parts = _frame(across, up, marks, "hidden state (the last is the output)", height)
     for index, value in enumerate(values):
-        x = across(index)
-        if value > 0:
-            parts.append(line(x, up.start, x, up(value), class_="stem"))
+        x, y = across(index), up(value) if math.isfinite(value) else up.end
+        parts.append(line(x, up.start, x, y, class_="stem"))
         tip = element("title", f"{index}: {figure(value, 2)}")
-        parts.append(element("circle", tip, cx=x, cy=up(max(value, low)), r=3.6, class_="dot s0"))
-    worst = max(values)
+        colour = "s0" if math.isfinite(value) else "s3"
+        parts.append(element("circle", tip, cx=x, cy=y, r=3.6, class_=f"dot {colour}"))
+    worst = next((value for value in values if math.isnan(value)), max(values))
     described = f"The largest of {len(values)} is {figure(worst, 2)}."
     svg = picture(*parts, width=WIDTH, height=height, name=name, title=title, description=described)
     return Chart(title=title, svg=svg, note="Relative to the activations' root mean square. Logarithmic scale.")

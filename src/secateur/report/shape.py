@@ -108,7 +108,7 @@ def _gone(axis: Axis | None) -> bool:
 def heads_picture(layers: Sequence[Layer]) -> Chart:
     """Layers down, heads across; in a kept head the upper bar is its query/key width, the lower its value/output's."""
     across = max((len(layer.each) for layer in layers), default=1)
-    right = WIDTH - 58
+    right = WIDTH - 66
     width = (right - _LEFT) / max(across, 1)
     parts: list[Markup] = []
     stride = max(1, round(across / 12))
@@ -122,12 +122,12 @@ def heads_picture(layers: Sequence[Layer]) -> Chart:
             parts.append(
                 cross(_LEFT + 1, y + 2, right - _LEFT - 2, _ROW - 4, tip=f"layer {layer.index}: {what} removed")
             )
-            parts.append(text(WIDTH - 50, y + 16, "removed", class_="quiet"))
+            parts.append(text(WIDTH - 58, y + 16, "removed", class_="quiet"))
             continue
         for head in layer.each:
             parts.extend(_head(head, layer, _LEFT + head.index * width, y, width))
         if layer.heads is not None:
-            parts.append(text(WIDTH - 50, y + 16, f"{layer.heads.kept} / {layer.heads.original}"))
+            parts.append(text(WIDTH - 58, y + 16, f"{layer.heads.kept} / {layer.heads.original}"))
     kept = sum(layer.heads.kept for layer in layers if layer.heads and not layer.attention_gone)
     total = sum(layer.heads.original for layer in layers if layer.heads)
     gone = sum(layer.attention_gone for layer in layers)

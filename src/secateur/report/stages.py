@@ -165,7 +165,7 @@ def _alike(one: Time, other: Time) -> bool:
 def _conditions(time: Time) -> str:
     parts = []
     if time.seconds_of_audio is not None:
-        parts.append(f"{figure(time.seconds_of_audio)}\u00a0s of audio")
+        parts.append(f"{time.seconds_of_audio:g}\u00a0s of audio")
     if time.batch is not None and time.batch != 1:
         parts.append(f"batch {time.batch}")
     if time.threads is not None:
@@ -174,7 +174,7 @@ def _conditions(time: Time) -> str:
 
 
 def _at(samples: int | None) -> str:
-    return f" at {figure(samples / 16000)}\u00a0s" if samples else ""
+    return f" at {round(samples / 16000, 2):g}\u00a0s" if samples else ""
 
 
 def table(stages: Sequence[Stage]) -> Table:

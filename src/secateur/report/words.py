@@ -9,19 +9,18 @@ MINUS = "\u2212"
 
 
 def figure(value: float | None, digits: int = 3) -> str:
-    """A number to so many significant digits, without an exponent where it can be read without one."""
+    """A number to so many significant digits, whole ones in full; an exponent only where it is needed."""
     if value is None:
         return "–"
     if not math.isfinite(value):
         return "not a number" if math.isnan(value) else "infinite"
     if value == 0:
         return "0"
-    size = math.floor(math.log10(abs(value)))
+    size = int(f"{value:.{digits - 1}e}".split("e")[1])  # of the rounded value: 0.9996 is 1.00, not 1.000
     if size < -4 or size > 6:
-        mantissa, exponent = f"{value:.{max(digits - 2, 0)}e}".split("e")
+        mantissa, exponent = f"{value:.{digits - 1}e}".split("e")
         return f"{mantissa}e{int(exponent)}".replace("-", MINUS)
-    rounded = round(value, digits - 1 - size)
-    return f"{rounded:,.{max(digits - 1 - size, 0)}f}".replace("-", MINUS)
+    return f"{value:,.{max(digits - 1 - size, 0)}f}".replace("-", MINUS)
 
 
 def amount(value: float | None, unit: str = "") -> str:

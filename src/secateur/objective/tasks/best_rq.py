@@ -31,18 +31,20 @@ class BestRqTask:
         width: Of an entry.
         mask_share: Of the frames, expected.
         mask_span: Frames of 20 ms.
+        visible_weight: Of the frames that are not hidden, beside 1 for those that are; the paper's is 0.
         seed: Of the quantiser.
     """
 
     kind: Literal["best_rq"] = "best_rq"
     mels: int = 80
-    frame_codebooks: int = 4
-    plain_codebooks: int = 2
-    crop_codebooks: int = 2
+    frame_codebooks: int = 3
+    plain_codebooks: int = 3
+    crop_codebooks: int = 4
     entries: int = 256
     width: int = 16
     mask_share: float = 0.45
     mask_span: int = 10
+    visible_weight: float = 0.5
     seed: int = 0
 
     @property
@@ -53,11 +55,11 @@ class BestRqTask:
 
 @dataclass(frozen=True, slots=True)
 class BestRqLoss:
-    """Sums over the masked frames of a batch, so that they can be divided by a global count."""
+    """Sums over the frames of a batch, so that they can be divided by global counts; averages over codebooks."""
 
-    total: Tensor  # cross-entropy in nats, summed over frames and averaged over codebooks
-    hits: Tensor  # frames guessed right, averaged over codebooks
-    frames: Tensor  # masked frames
+    hidden: Tensor  # cross-entropy in nats of the frames under the mask
+    visible: Tensor  # and of the others
+    hits: Tensor  # frames under the mask guessed right
 
 
 def frame_count(samples: int) -> int:
@@ -205,15 +207,17 @@ def span_mask(*, batch: int, frames: int, share: float, span: int, rng: np.rando
 
 
 def loss(logits: Tensor, labels: Tensor, mask: Tensor) -> BestRqLoss:
-    """Cross-entropy on the masked frames only.
+    """Cross-entropy of the frames under the mask and of the others.
+
+    Differs from the paper, which leaves the others out: telling what is heard is learned at once, and in a short
+    training what is under a mask is guessed soon only by an encoder that can tell what is not.
 
     Args:
-        logits: (masked frames, codebooks, entries), already gathered at `mask`.
+        logits: (batch, frames, codebooks, entries).
         labels: (batch, frames, codebooks).
         mask: (batch, frames), True where hidden.
     """
-    wanted = labels[mask]  # (masked frames, codebooks)
-    codebooks = wanted.shape[-1]
-    total = functional.cross_entropy(logits.flatten(0, 1).float(), wanted.flatten(), reduction="sum")
-    hits = (logits.argmax(dim=-1) == wanted).sum()
-    return BestRqLoss(total=total / codebooks, hits=hits / codebooks, frames=mask.sum())
+    flat = functional.cross_entropy(logits.float().flatten(0, 2), labels.flatten(), reduction="none")
+    frames = flat.view(labels.shape).mean(dim=-1)  # (batch, frames)
+    right = (logits.argmax(dim=-1) == labels).float().mean(dim=-1)
+    return BestRqLoss(hidden=frames[mask].sum(), visible=frames[~mask].sum(), hits=right[mask].sum())

@@ -1,0 +1,53 @@
+"""Indices stay the original model's: a cut of a cut is one cut with what both keep."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given
+
+from secateur.arch import declare
+from secateur.structure import Selection, close
+from secateur.surgery import cut
+from support import MODELS, Plan, plans, realise, tiny, tiny_structure
+
+
+def state(model: Any) -> dict[str, torch.Tensor]:
+    return dict(model.state_dict())
+
+
+@pytest.mark.parametrize(("family", "size"), MODELS)
+@given(first=plans(ragged=True), second=plans(ragged=False))
+def test_a_cut_of_a_cut_is_one_cut_with_the_intersection(
+    family: str, size: str, first: Plan, second: Plan
+) -> None:
+    dense, structure = tiny(family, size, dtype=torch.float64), tiny_structure(family, size)
+    one = close(structure, realise(structure, first)).selection
+    small = cut(dense, one)
+    inner = declare(small.config)
+    two = close(inner, realise(inner, replace(second, trimmed=min(second.trimmed, 1)))).selection
+    smallest = cut(small, two)
+    scales = {}
+    for name, kept in two.axes.items():
+        before, after = one.factors(name), two.factors(name)
+        scales[name] = tuple(before[unit] * after[unit] for unit in kept)
+    both = Selection(axes=two.axes, scales=scales)
+    at_once = cut(dense, both)
+    assert smallest.config.secateur == at_once.config.secateur
+    assert smallest.state_dict().keys() == at_once.state_dict().keys()
+    for name, value in state(smallest).items():
+        torch.testing.assert_close(value, state(at_once)[name], rtol=1e-12, atol=1e-14)
+
+
+def test_units_removed_before_are_told_from_units_that_never_were() -> None:
+    from secateur.errors import SelectionError
+    from secateur.structure import axis as names
+
+    small = cut(tiny("hubert", "base"), Selection(axes={names.feed_forward_units(0): (1, 3)}))
+    with pytest.raises(SelectionError, match=r"units \[0\] were removed before"):
+        cut(small, Selection(axes={names.feed_forward_units(0): (0, 1)}))
+    with pytest.raises(SelectionError, match=r"unit 10 is not one of 0\.\.9"):
+        cut(small, Selection(axes={names.feed_forward_units(0): (3, 10)}))

@@ -1,0 +1,40 @@
+"""Importing secateur costs nothing and registers whatever is imported first."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+ASK = (
+    "from transformers.models.auto.configuration_auto import CONFIG_MAPPING as c;"
+    "assert 'secateur-wavlm' in c and 'secateur-hubert' in c"
+)
+ORDERS = {
+    "ours first": f"import secateur, transformers; {ASK}",
+    "theirs first": f"import transformers, secateur; {ASK}",
+    "theirs loaded": f"from transformers import AutoModel; import secateur; {ASK}",
+    # The library imports its Auto mappings in the middle of importing any model: registering there is a cycle.
+    "an auto class after ours": f"import secateur; from transformers import AutoModelForCTC; {ASK}",
+    "a stock model after ours": f"import secateur; from transformers import HubertModel; {ASK}",
+    "an unrelated model after ours": f"import secateur; from transformers import BertModel; {ASK}",
+}
+
+
+def python(code: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+
+
+@pytest.mark.parametrize("order", ORDERS)
+def test_cut_models_are_registered_in_every_import_order(order: str) -> None:
+    done = python(ORDERS[order])
+    assert done.returncode == 0, done.stderr[-1500:]
+
+
+def test_importing_secateur_loads_neither_torch_nor_transformers() -> None:
+    done = python(
+        "import sys, secateur, secateur.structure, secateur.records, secateur.errors;"
+        "assert not {'torch', 'transformers'} & set(sys.modules)"
+    )
+    assert done.returncode == 0, done.stderr

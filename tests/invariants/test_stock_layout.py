@@ -1,0 +1,67 @@
+"""Shapes that stock classes can express load in unmodified stock classes and give the masked model's numbers."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+import transformers
+
+from secateur.errors import SelectionError
+from secateur.masking import attach, values_of
+from secateur.masking.attach import base_of
+from secateur.modules.configs import STEMS
+from secateur.structure import Selection, close
+from secateur.structure import axis as names
+from secateur.surgery import cut
+from support import MODELS, TOLERANCE, audio, difference, outputs, tiny, tiny_structure
+
+SHAPE = Selection(
+    axes={
+        names.channels(0): (1, 2, 5),
+        names.channels(2): (0, 3),
+        **{names.feed_forward_units(layer): units for layer, units in enumerate(((0, 4, 9), (2, 3, 4), (1, 5, 8)))},
+        names.whole_layer(2): (),
+    },
+    scales={names.channels(0): (0.5, 1.25, 0.75), names.feed_forward_units(1): (2.0, 0.5, 0.25)},
+)
+
+
+@pytest.mark.parametrize(("family", "size"), MODELS)
+def test_stock_layout_loads_in_the_stock_class_and_equals_the_masked_model(
+    family: str, size: str, tmp_path: Path
+) -> None:
+    dense, structure = tiny(family, size, "ForCTC"), tiny_structure(family, size)
+    small = cut(dense, SHAPE, layout="stock")
+    stock = getattr(transformers, STEMS[family] + "ForCTC")
+    assert type(small) is stock
+    small.save_pretrained(tmp_path)
+    loaded, info = stock.from_pretrained(tmp_path, output_loading_info=True)
+    assert not any(info.values())
+    values, mask = audio((2400, 1200))
+    masking = attach(base_of(dense), structure)
+    try:
+        masking.set(values_of(structure, close(structure, SHAPE).selection, torch.float32))
+        masked = outputs(dense, values, mask)
+    finally:
+        masking.remove()
+    ours = outputs(loaded.eval(), values, mask)
+    assert difference(masked[-1], ours[-1]) <= TOLERANCE[torch.float32]
+    assert difference(masked[1], ours[1]) <= TOLERANCE[torch.float32]
+
+
+OBSTACLES = {
+    "the attention block of layer 1 is removed": {names.attention_block(1): ()},
+    "the feed-forward block of layer 0 is removed": {names.feed_forward_block(0): ()},
+    "layer 2 has 3 of 4 heads": {names.heads(2): (0, 1, 3)},
+    "heads of layer 0 have lost single dimensions": {names.query_key(0, 1): (0, 1)},
+    "the feed-forward block of layer 0 has no units left": {names.feed_forward_units(i): () for i in range(3)},
+    "feed-forward widths differ: 10 in layer 0, 1 in layer 1": {names.feed_forward_units(1): (4,)},
+}
+
+
+@pytest.mark.parametrize("sentence", OBSTACLES)
+def test_stock_layout_names_what_prevents_it(sentence: str) -> None:
+    with pytest.raises(SelectionError, match=sentence):
+        cut(tiny("hubert", "base"), Selection(axes=OBSTACLES[sentence]), layout="stock")

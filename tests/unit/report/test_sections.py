@@ -1,0 +1,146 @@
+"""What each section says, against the record's own numbers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import report_example
+from bs4 import BeautifulSoup
+
+from secateur.report.costs import stacks
+from secateur.report.gates import constraint_rows
+from secateur.report.record import Axis, Blocks, Constraint, Cost, Point, Time
+from secateur.report.shape import layers_of
+from secateur.report.stages import speed
+from secateur.report.trajectories import trajectories
+
+PageOf = Callable[[dict[str, Any]], BeautifulSoup]
+
+
+def test_the_grid_of_heads_shows_exactly_the_kept_ones(page: BeautifulSoup) -> None:
+    left = report_example.shape()["heads"]
+    picture = page.select_one("svg[aria-labelledby^='heads-title']")
+    tips = {tip.get_text() for tip in picture.select("rect > title")}  # type: ignore[union-attr]
+    for layer, alive in enumerate(left):
+        for head in range(report_example.HEADS) if alive is not None else ():
+            name = f"layer {layer}, head {head}"
+            wide, deep = alive.get(head, (0, 0))
+            kept = f"{name}: query/key {wide} of 64, value/output {deep} of 64"
+            assert (kept if head in alive else f"{name}: removed") in tips
+        if alive is None:
+            assert not any(tip.startswith(f"layer {layer}, head") for tip in tips)
+
+
+def test_removed_blocks_are_crossed(page: BeautifulSoup) -> None:
+    left = report_example.shape()
+    for name, gone in (
+        ("heads", sum(alive is None for alive in left["heads"])),
+        ("units", sum(units is None for units in left["units"])),
+    ):
+        picture = page.select_one(f"svg[aria-labelledby^='{name}-title']")
+        assert len(picture.select("line.strike")) == gone  # type: ignore[union-attr]
+
+
+def test_bars_are_as_long_as_the_share_that_is_kept(page: BeautifulSoup) -> None:
+    picture = page.select_one("svg[aria-labelledby^='channels-title']")
+    full = [float(bar["width"]) + 2 for bar in picture.select("rect.gone")]  # type: ignore[union-attr]
+    kept = [float(bar["width"]) + 2 for bar in picture.select("rect.kept")]  # type: ignore[union-attr]
+    shares = [channels / 512 for channels in report_example.shape()["channels"]]
+    assert [k / f for k, f in zip(kept, full, strict=True)] == pytest.approx(shares, abs=1e-3)
+
+
+def test_where_heads_are_not_known_only_their_number_is_shown() -> None:
+    axis = Axis(name="encoder.layers.0.attention/heads", kind="heads", layer=0, original=4, before=4, kept=3)
+    layer = layers_of([axis])[0]
+    assert not layer.placed
+    assert [head.alive for head in layer.each] == [True, True, True, False]
+
+
+def test_a_removed_layer_takes_its_blocks_with_it() -> None:
+    path = "encoder.layers.1"
+    sizes = {
+        f"{path}.attention/heads": ("heads", 2),
+        f"{path}.feed_forward/units": ("units", 8),
+        f"{path}/layer": ("layer", 0),
+    }
+    found = [
+        Axis(name=name, kind=kind, layer=1, original=8, before=8, kept=kept) for name, (kind, kept) in sizes.items()
+    ]
+    layer = layers_of(found)[0]
+    assert layer.gone
+    assert layer.attention_gone
+    assert layer.feed_forward_gone
+
+
+def test_stacked_bars_are_as_long_as_the_cost_and_sum_to_it() -> None:
+    before = {
+        "feature_extractor.conv_layers.0": Cost(parameters=100),
+        "encoder.layers.0.attention": Cost(parameters=300),
+    }
+    after = {"feature_extractor.conv_layers.0": Cost(parameters=40), "encoder.layers.0.attention": Cost(parameters=60)}
+    (stack,) = stacks(Blocks(before=before, after=after))
+    widths = [
+        [float(bar["width"].rstrip("%")) for bar in BeautifulSoup(bar.svg, "html.parser").select("rect")]
+        for bar in stack.bars
+    ]
+    assert widths == [[25.0, 75.0], [10.0, 15.0]]
+    assert [row[4].replace("\u202f", " ") for row in stack.parts] == ["40.0 %", "20.0 %"]
+
+
+@pytest.mark.parametrize(("counted", "met"), [(100, True), (99, True), (101, False)])
+def test_a_constraint_is_met_when_its_count_is_not_above_its_limit(counted: int, met: bool) -> None:
+    (row,) = constraint_rows([Constraint(name="a", limit=100, counted=counted, dense=500)])
+    assert row.met is met
+    assert ('class="over"' in str(row.picture)) is not met
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "words"),
+    [
+        ((90, 100, 110), (45, 50, 55), "2.0× faster"),
+        ((45, 50, 55), (90, 100, 110), "2.0× slower"),
+        ((90, 100, 110), (95, 98, 101), "no difference in time beyond the spread"),
+    ],
+)
+def test_faster_is_only_said_where_the_spreads_do_not_touch(
+    before: tuple[float, ...], after: tuple[float, ...], words: str
+) -> None:
+    one, other = (Time(low_ms=low, median_ms=median, high_ms=high) for low, median, high in (before, after))
+    assert speed(one, other) == words
+
+
+def test_times_under_different_conditions_are_not_compared(page_of: PageOf) -> None:
+    record = report_example.record()
+    record["stages"][2]["time"]["threads"] = 8
+    page = page_of(record)
+    assert "cannot be compared" in page.get_text()
+    assert "faster" not in page.get_text()
+
+
+def test_a_broken_proof_and_an_exceeded_limit_show_in_the_badges(page_of: PageOf) -> None:
+    record = report_example.record()
+    record["verification"]["holds"] = False
+    record["constraints"][0]["counted"] = 10**9
+    badges = [badge.get_text() for badge in page_of(record).select(".badges .bad")]
+    assert len(badges) == 3
+    assert "not proven" in badges[0]
+    assert "1 of 2 constraints met" in badges[1]
+
+
+def test_each_group_of_metrics_has_its_chart_and_the_unknown_ones_theirs() -> None:
+    values = {"loss": 1.0, "kept/a": 0.9, "target/a": 1.0, "lambda1/a": 0.1, "lambda2/a": 0.2, "open/heads": 0.8}
+    values |= {"undecided": 0.5, "novel": 3.0, "tail/x": 1.0, "tail/y": 2.0}
+    points = [Point(phase="learn", step=step, values=values) for step in (1, 2, 3)]
+    (found,) = trajectories(points)
+    titles = ["Loss", "Kept share against target", "Multipliers", "Open share by kind", "Undecided share of the gates"]
+    assert [chart.title for chart in found.charts] == titles
+    assert [(chart.title, len(chart.legend)) for chart in found.others] == [("novel", 1), ("tail", 2)]
+    assert [curve.style for curve in found.charts[1].legend] == ["solid", "dashed"]
+
+
+def test_a_loss_that_is_distillation_alone_is_one_line() -> None:
+    points = [Point(phase="recover", step=step, values={"loss": 1 / step, "distill": 1 / step}) for step in (1, 2)]
+    (found,) = trajectories(points)
+    assert [curve.name for curve in found.charts[0].legend] == ["distillation"]
