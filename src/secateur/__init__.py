@@ -6,6 +6,7 @@ nothing else; the public functions are loaded when they are first used.
 
 from __future__ import annotations
 
+import importlib
 from typing import TYPE_CHECKING, Any
 
 from secateur.errors import SecateurError
@@ -22,7 +23,5 @@ install()
 
 def __getattr__(name: str) -> Any:
     if name in __all__:
-        from secateur import pipeline
-
-        return getattr(pipeline, name)
+        return getattr(importlib.import_module("secateur.pipeline"), name)
     raise AttributeError(f"module 'secateur' has no attribute {name!r}")

@@ -173,7 +173,7 @@ def _union(kind: Any, value: Any, path: str, problems: Problems) -> Any:
         if dataclasses.is_dataclass(value) and isinstance(bare[member], type) and type(value) is bare[member]:
             return value
     tagged = {tag: member for member in members if (tag := _tag(bare[member])) is not None}
-    if tagged and isinstance(value, Mapping):
+    if len(tagged) > 1 and isinstance(value, Mapping):
         return _by_kind(tagged, value, path, problems)
     mappings = [member for member in members if dataclasses.is_dataclass(bare[member])]
     if len(mappings) == 1 and isinstance(value, Mapping):

@@ -116,10 +116,10 @@ class PruneConfig:
     data: DataConfig = field(default_factory=SyntheticData)
     validation: Validation = field(default_factory=Validation)
     batching: Batching = field(default_factory=Batching)
-    gates: dict[str, Gate] = field(
+    gates: dict[str, Gate | None] = field(
         default_factory=lambda: {kind: HardConcrete() for kind in ("channels", "heads", "units")}
     )
-    """settings by kind of axis: channels, heads, qk, vo, units, block"""
+    """settings by kind of axis: channels, heads, qk, vo, units, block; null leaves out a kind that a base gates"""
     target: float | None = None
     """short for one constraint: this share of the parameters of the whole model is kept"""
     constraints: tuple[Constraint, ...] = ()
@@ -135,6 +135,11 @@ class PruneConfig:
         twice = sorted({name for name in names if names.count(name) > 1})
         if twice:
             raise ConfigError(f"Two constraints have the same cost and scope: {', '.join(twice)}.")
+
+    @property
+    def gated(self) -> dict[str, Gate]:
+        """Settings of the kinds that are gated."""
+        return {kind: gate for kind, gate in self.gates.items() if gate is not None}
 
     @property
     def limits(self) -> tuple[Constraint, ...]:

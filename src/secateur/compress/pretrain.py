@@ -182,7 +182,7 @@ class BestRqTrainee:
         parts = share(crops, rank=rank, world=world, accumulate=self.config.accumulate)
         places = {crop: place for place, crop in enumerate(crops)}
         return [
-            self._batch("train", part, masks[[places[crop] for crop in part]], int(masks.sum()), step) for part in parts
+            self._batch("train", part, masks[[places[crop] for crop in part]], masks, step) for part in parts
         ]
 
     def _masks(self, crops: Sequence[Crop], step: int) -> Tensor:

@@ -80,7 +80,7 @@ def _gates(setting: Setting, folder: Path, choice: dict[str, Any]) -> dict[str, 
     scores, _ = gate_scores(setting.structure, folder / "learned")
     kinds, histogram = {}, {}
     undecided = total = 0
-    for kind in setting.config.gates:
+    for kind in setting.config.gated:
         probability = torch.sigmoid(_of_kind(setting.structure, scores, kind))
         between = int(((probability > UNDECIDED[0]) & (probability < UNDECIDED[1])).sum())
         kinds[kind] = {

@@ -53,7 +53,7 @@ def learn(setting: Setting, folder: Path, *, resume: bool, on_progress: OnProgre
         return
     config = setting.config
     student = copy.deepcopy(setting.teacher).requires_grad_(True)
-    gates = GateSet(setting.structure, config.gates, seed=config.seed)
+    gates = GateSet(setting.structure, config.gated, seed=config.seed)
     masking = attach(base_of(student), setting.structure)
     imitator = Imitator(base_of(student), config.distill)
     trainee = Pruning(

@@ -69,7 +69,7 @@ class Setting:
     def gated_kinds(self) -> tuple[str, ...]:
         """Kinds of axes that the run prunes."""
         choose = self.config.choose
-        return choose.kinds if isinstance(choose, FromScore) else tuple(self.config.gates)
+        return choose.kinds if isinstance(choose, FromScore) else tuple(self.config.gated)
 
     def feed(self) -> Feed:
         """Training audio as micro-batches."""
@@ -108,9 +108,9 @@ def prepare(config: PruneConfig) -> Setting:
     teacher.requires_grad_(False)
     structure = declare(teacher.config)
     terms = Terms(structure)
-    kinds = config.choose.kinds if isinstance(config.choose, FromScore) else tuple(config.gates)
+    kinds = config.choose.kinds if isinstance(config.choose, FromScore) else tuple(config.gated)
     if not isinstance(config.choose, FromScore):
-        check_kinds(config.gates)
+        check_kinds(config.gated)
     gated = frozenset(axis.name for axis in structure.of_kinds(kinds) if axis.kind in KINDS and axis.size)
     bounds = tuple(
         Bound(

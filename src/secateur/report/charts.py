@@ -232,7 +232,12 @@ def differences(values: Sequence[float], *, name: str, title: str) -> Chart:
 def cosines(stages: Sequence[tuple[str, Sequence[float]]], *, name: str, title: str, note: str = "") -> Chart:
     """Cosine to the teacher per hidden state, one curve a stage."""
     found = [
-        Curve(name=stage, points=tuple(enumerate(map(float, values))), colour=index, style="dots")
+        Curve(name=stage, points=_finite(values), colour=index, style="dots")
         for index, (stage, values) in enumerate(stages)
+        if _finite(values)
     ]
-    return curves(found, name=name, title=title, x_label="hidden state", note=note)
+    return curves(found, name=name, title=title, x_label="hidden state", note=note) if found else None
+
+
+def _finite(values: Sequence[float]) -> tuple[tuple[float, float], ...]:
+    return tuple((float(place), value) for place, value in enumerate(values) if math.isfinite(value))

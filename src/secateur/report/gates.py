@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -101,9 +102,15 @@ def constraint_rows(constraints: Sequence[Constraint]) -> list[ConstraintRow]:
     return [_constraint(constraint, index) for index, constraint in enumerate(constraints)]
 
 
+def is_met(constraint: Constraint) -> bool | None:
+    """Whether the counted cost is not above the limit; None where either is not in the record."""
+    if constraint.limit is None or constraint.counted is None:
+        return None
+    return constraint.counted <= constraint.limit * (1 + 1e-12)  # the limit is a product of rounded numbers
+
+
 def _constraint(constraint: Constraint, index: int) -> ConstraintRow:
     limit, counted, dense = constraint.limit, constraint.counted, constraint.dense
-    met = None if limit is None or counted is None else counted <= limit * (1 + 1e-12)
     what = constraint.label or " of ".join(filter(None, (constraint.cost, constraint.scope)))
     return ConstraintRow(
         name=constraint.name,
@@ -115,7 +122,7 @@ def _constraint(constraint: Constraint, index: int) -> ConstraintRow:
         counted=exact(counted),
         of_dense=share(counted / dense, 2) if counted is not None and dense else "–",
         of_limit=share(counted / limit, 2) if counted is not None and limit else "–",
-        met=met,
+        met=is_met(constraint),
         binding=constraint.binding,
         picture=_gauge(constraint, index),
     )
@@ -127,19 +134,20 @@ def _gauge(constraint: Constraint, index: int) -> Markup | None:
     The bar begins at zero; the marks lie so close in a healthy run that one is above and one below, and their
     figures follow as text.
     """
-    if constraint.limit is None or constraint.counted is None:
+    if not (_is_cost(constraint.limit) and _is_cost(constraint.counted)):
         return None
+    assert constraint.limit is not None
+    assert constraint.counted is not None
     named = [
         (label, value, class_)
         for label, value, class_ in (
             ("expected by the gates", constraint.expected, "expected"),
             ("the gates' own verdict", constraint.verdict, "verdict"),
         )
-        if value is not None
+        if _is_cost(value)
     ]
     high = max([constraint.limit, constraint.counted, *(value for _, value, _ in named)]) * 1.08
     across = Scale(low=0, high=high, start=0, end=100)
-    over = constraint.counted > constraint.limit * (1 + 1e-12)
     parts = [
         element("rect", x=0, y=8, width="100%", height=14, class_="gone"),
         element(
@@ -149,7 +157,7 @@ def _gauge(constraint: Constraint, index: int) -> Markup | None:
             y=8,
             width=f"{across(constraint.counted):.3f}%",
             height=14,
-            class_="over" if over else "kept",
+            class_="kept" if is_met(constraint) else "over",
         ),
     ]
     for label, value, class_ in named:
@@ -178,6 +186,10 @@ def _gauge(constraint: Constraint, index: int) -> Markup | None:
         height="30",
         width="100%",
     )
+
+
+def _is_cost(value: float | None) -> bool:
+    return value is not None and math.isfinite(value) and value >= 0
 
 
 def _title(words: str) -> str:

@@ -34,9 +34,9 @@ class Axis:
 class Time:
     """A measured time in milliseconds, its spread, and what was measured."""
 
-    median_ms: float
-    low_ms: float
-    high_ms: float
+    median_ms: float = pydantic.Field(gt=0)
+    low_ms: float = pydantic.Field(gt=0)
+    high_ms: float = pydantic.Field(gt=0)
     seconds_of_audio: float | None = None
     batch: int | None = None
     threads: int | None = None
@@ -215,7 +215,8 @@ def to_record(data: object, path: Path) -> Record:
             "Make the record again, or use the version of secateur that wrote it."
         )
     try:
-        return _RECORD.validate_python(data)
+        # An empty part says no more than a missing one.
+        return _RECORD.validate_python({name: part for name, part in data.items() if part not in (None, {})})
     except pydantic.ValidationError as error:
         mistakes = error.errors(include_url=False, include_context=False)
         first = mistakes[0]

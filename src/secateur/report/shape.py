@@ -112,7 +112,7 @@ def heads_picture(layers: Sequence[Layer]) -> Chart:
     width = (right - _LEFT) / max(across, 1)
     parts: list[Markup] = []
     stride = max(1, round(across / 12))
-    for column in range(0, across, stride):
+    for column in range(0, across, stride) if any(layer.placed for layer in layers) else ():
         parts.append(text(_LEFT + (column + 0.5) * width, 14, str(column), anchor="middle"))
     for row, layer in enumerate(layers):
         y = 22 + row * _ROW
@@ -136,7 +136,7 @@ def heads_picture(layers: Sequence[Layer]) -> Chart:
         notes.append(f"{plural(gone, 'attention block')} removed")
     note = "; ".join(notes) + "."
     if any(not layer.placed and layer.heads and not layer.attention_gone for layer in layers):
-        note += " How many, not which: the record does not say."
+        note += " The record says how many, not which."
     svg = picture(
         *parts,
         width=WIDTH,

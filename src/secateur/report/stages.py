@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from secateur.report.gates import is_met
 from secateur.report.record import Record, Stage, Time
 from secateur.report.words import amount, exact, figure, milliseconds, plural, share
 
@@ -45,34 +46,38 @@ class Headline:
 
     sentence: str
     tiles: tuple[Tile, ...]
-    badges: tuple[tuple[bool, str], ...]  # whether it is good, words
+    badges: tuple[tuple[str, str], ...]  # good, warn or bad; words
 
 
 def headline(record: Record) -> Headline:
     """The result of a run in one sentence."""
     first = next((stage for stage in record.stages if stage.name == "dense"), None)
     last = record.stages[-1] if record.stages and record.stages[-1] is not first else None
-    badges: list[tuple[bool, str]] = []
-    if record.verification:
-        holds = record.verification.holds
-        badges.append(
-            (holds, "the cut model equals the masked model" if holds else "the cut model is not proven equal")
-        )
-    counted = [c for c in record.constraints if c.limit is not None and c.counted is not None]
-    if counted:
-        met = sum(c.counted <= c.limit * (1 + 1e-12) for c in counted if c.limit is not None and c.counted is not None)
-        words = plural(len(counted), "constraint")
-        badges.append(
-            (met == len(counted), f"{words} met by count" if met == len(counted) else f"{met} of {words} met")
-        )
-    if record.data and record.data.skipped:
-        badges.append((False, f"{plural(len(record.data.skipped), 'file')} skipped"))
+    badges = tuple(_badges(record))
     if last is None:
-        return Headline(sentence=_alone(first), tiles=(), badges=tuple(badges))
+        return Headline(sentence=_alone(first), tiles=(), badges=badges)
     tiles = _tiles(first, last)
     clauses = [_clause(tile) for tile in tiles]
     sentence = ", ".join(clauses)
-    return Headline(sentence=sentence[:1].upper() + sentence[1:] + ".", tiles=tuple(tiles), badges=tuple(badges))
+    return Headline(sentence=sentence[:1].upper() + sentence[1:] + ".", tiles=tuple(tiles), badges=badges)
+
+
+def _badges(record: Record) -> list[tuple[str, str]]:
+    """What was proven, what was met, and what was left out."""
+    found = []
+    if record.verification:
+        holds = record.verification.holds
+        words = "the cut model equals the masked model" if holds else "the cut model is not proven equal"
+        found.append(("good" if holds else "bad", words))
+    met = [is_met(constraint) for constraint in record.constraints]
+    counted, kept = sum(one is not None for one in met), sum(one is True for one in met)
+    if counted:
+        words = plural(counted, "constraint")
+        everything = kept == counted
+        found.append(("good", f"{words} met by count") if everything else ("bad", f"{kept} of {words} met"))
+    if record.data and record.data.skipped:
+        found.append(("warn", f"{plural(len(record.data.skipped), 'file')} skipped"))
+    return found
 
 
 def _alone(stage: Stage | None) -> str:

@@ -54,6 +54,7 @@ class View:
     cosine: Chart | None
     shapes: tuple[Chart, ...]
     partial_heads: bool  # whether some kept head lost a part of its dimensions
+    cut_before: bool  # whether the run began with a model that had lost units already
     layers: tuple[Layer, ...]
     channels: tuple[tuple[int, int, int], ...]  # layer, kept, original
     costs: tuple[Stack, ...]
@@ -85,6 +86,7 @@ def view(record: Record, points: Sequence[Point]) -> View:
         else None,
         shapes=tuple(pictures(record.axes)),
         partial_heads=any(head.partial for layer in layers for head in layer.each),
+        cut_before=any(axis.kind in ("units", "channels") and axis.before < axis.original for axis in record.axes),
         layers=tuple(layers),
         channels=tuple((axis.layer or 0, axis.kept, axis.original) for axis in record.axes if axis.kind == "channels"),
         costs=tuple(stacks(record.blocks)) if record.blocks else (),

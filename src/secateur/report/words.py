@@ -27,6 +27,8 @@ def amount(value: float | None, unit: str = "") -> str:
     """A count with k, M or G: ``94.4 M``; with a unit, ``6.91 GMAC``."""
     if value is None:
         return "–"
+    if not math.isfinite(value):
+        return figure(value)
     for limit, letter in ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")):
         if abs(value) >= limit * 0.9995:
             return f"{figure(value / limit)}{_THIN}{letter}{unit}"
@@ -37,7 +39,9 @@ def exact(value: float | None) -> str:
     """A count in full: ``94,381,936``; a cost that is not whole keeps its first digits."""
     if value is None:
         return "–"
-    return f"{round(value):,}" if abs(value) >= 1000 or float(value).is_integer() else figure(value, 4)
+    if math.isfinite(value) and (abs(value) >= 1000 or float(value).is_integer()):
+        return f"{round(value):,}".replace("-", MINUS)
+    return figure(value, 4)
 
 
 def share(value: float | None, digits: int = 1) -> str:
@@ -59,7 +63,7 @@ def milliseconds(value: float | None) -> str:
 
 def duration(seconds: float | None) -> str:
     """A stretch of time in the units that suit it: ``42 s``, ``5 min 12 s``, ``3 h 04 min``."""
-    if seconds is None:
+    if seconds is None or not math.isfinite(seconds):
         return "–"
     whole = round(seconds)
     if whole < 60:

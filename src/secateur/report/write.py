@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from functools import cache
 from pathlib import Path
 
 import jinja2
@@ -46,15 +47,19 @@ def write_report(run: Path, out: Path | None = None) -> Path:
 
 def render(page: View) -> str:
     """The page as HTML; all text of the view is escaped by the template, all pictures by their makers."""
-    environment = jinja2.Environment(
+    style = Markup(_resource("report.css"))  # ours, and without a closing tag
+    return _templates().get_template("report.html").render(view=page, style=style)
+
+
+@cache
+def _templates() -> jinja2.Environment:
+    return jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent),
         autoescape=True,
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    style = Markup(_resource("report.css"))  # ours, and without a closing tag
-    return environment.get_template("report.html").render(view=page, style=style)
 
 
 def _resource(name: str) -> str:

@@ -9,7 +9,9 @@ import pytest
 import torch
 from transformers import AutoFeatureExtractor, WavLMModel
 
+import secateur
 from secateur.compress.pretrain import BestRqTrainee, EncoderShape, PretrainConfig, pretrain
+from secateur.config import load
 from secateur.data.config import SyntheticData
 from secateur.engine.loop import LoopConfig
 from secateur.objective.tasks.best_rq import BestRqTask
@@ -66,4 +68,9 @@ def test_validation_is_the_same_whenever_it_is_asked_for(config: PretrainConfig)
     first = trainee.validate(0)
     trainee.micro_batches(5, 0, 1)
     assert trainee.validate(1) == first
-    assert first["cross_entropy"] == pytest.approx(torch.log(torch.tensor(8.0)).item(), abs=0.5)
+    assert first["hidden"] == pytest.approx(torch.log(torch.tensor(8.0)).item(), abs=0.5)
+
+
+def test_the_recipe_of_the_teacher_loads() -> None:
+    recipe = Path(secateur.__file__).parent / "recipes" / "tiny_teacher" / "recipe.yaml"
+    assert load(recipe, PretrainConfig).encoder == EncoderShape()

@@ -96,7 +96,7 @@ def test_crop_codebooks_give_all_frames_of_a_crop_one_label() -> None:
 
 def test_frame_codebooks_hear_through_a_filter_and_plain_ones_do_not() -> None:
     values = _speech(0)
-    duller = torch.nn.functional.conv1d(values[:, None], torch.tensor([[[0.9, 1.0]]]), padding="same")[:, 0]
+    duller = torch.nn.functional.conv1d(values[:, None], torch.tensor([[[0.9, 1.0, 0.0]]]), padding=1)[:, 0]
     same = (_labeller()(values) == _labeller()(duller)).float().mean(dim=(0, 1))
     assert same[:2].min() > 0.8
     assert same[2:5].max() < 0.6
@@ -117,18 +117,20 @@ def test_spans_inside_are_never_shorter_than_asked() -> None:
         assert all(run >= 6 for run in runs)
 
 
-def test_loss_is_the_cross_entropy_of_the_masked_frames_alone() -> None:
+def test_hidden_and_visible_frames_are_summed_apart() -> None:
     generator = torch.Generator().manual_seed(3)
     logits = torch.randn(2, 5, 3, 7, generator=generator)  # (batch, frames, codebooks, entries)
     labels = torch.randint(7, (2, 5, 3), generator=generator)
     mask = torch.tensor([[1, 0, 1, 0, 0], [0, 0, 0, 1, 0]]).bool()
-    found = best_rq.loss(logits[mask], labels, mask)
-    total = hits = 0.0
-    for row, frame in ((0, 0), (0, 2), (1, 3)):
-        for book in range(3):
-            scores, label = logits[row, frame, book], int(labels[row, frame, book])
-            total -= float(torch.log_softmax(scores, dim=0)[label]) / 3
-            hits += float(int(scores.argmax()) == label) / 3
-    assert float(found.total) == pytest.approx(total, rel=1e-5)
+    found = best_rq.loss(logits, labels, mask)
+    sums = {True: 0.0, False: 0.0}
+    hits = 0.0
+    for row in range(2):
+        for frame in range(5):
+            for book in range(3):
+                scores, label = logits[row, frame, book], int(labels[row, frame, book])
+                sums[bool(mask[row, frame])] -= float(torch.log_softmax(scores, dim=0)[label]) / 3
+                hits += float(int(scores.argmax()) == label) / 3 if mask[row, frame] else 0.0
+    assert float(found.hidden) == pytest.approx(sums[True], rel=1e-5)
+    assert float(found.visible) == pytest.approx(sums[False], rel=1e-5)
     assert float(found.hits) == pytest.approx(hits, rel=1e-5)
-    assert int(found.frames) == 3

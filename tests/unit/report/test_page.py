@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import re
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,9 @@ from bs4 import BeautifulSoup
 
 from secateur.errors import SecateurError
 from secateur.report import write_report
+from secateur.report.record import to_record
+from secateur.report.view import view
+from secateur.report.write import render
 
 PageOf = Callable[[dict[str, Any]], BeautifulSoup]
 SECTIONS = ["stages", "shape", "costs", "gates", "trajectories", "proof", "data", "recipe"]
@@ -113,10 +117,8 @@ def test_markup_in_metrics_is_shown_and_never_run(tmp_path: Path) -> None:
     assert "<img src=x>" in page.get_text()
 
 
-@pytest.mark.parametrize("part", [*report_example.record()])
+@pytest.mark.parametrize("part", [part for part in report_example.record() if part != "format"])
 def test_a_part_that_the_record_lacks_is_left_out(part: str, page_of: PageOf) -> None:
-    if part == "format":
-        pytest.skip("the one part that every record has")
     record = report_example.record()
     del record[part]
     lost = {"axes": "shape", "blocks": "costs", "verification": "proof", "stages": "stages", "data": "data"}
@@ -215,3 +217,38 @@ def test_the_report_loads_neither_torch_nor_transformers(run: Path) -> None:
     )
     done = subprocess.run([sys.executable, "-c", code, str(run)], capture_output=True, text=True, check=True)
     assert done.stdout.split() == ["False", "False"]
+
+
+def _leaves(part: Any, path: tuple[str | int, ...] = ()) -> Iterator[tuple[str | int, ...]]:
+    """The way to one leaf of each kind: of a list only the first item, of a mapping by block or kind the first."""
+    if isinstance(part, dict):
+        names = list(part)[:1] if path and path[-1] in ("before", "after", "kinds", "histogram") else list(part)
+        for name in names:
+            yield from _leaves(part[name], (*path, name))
+    elif isinstance(part, list):
+        yield from _leaves(part[0], (*path, 0)) if part else ()
+    yield path
+
+
+def test_any_part_may_be_of_any_value_and_gives_a_page_or_one_sentence() -> None:
+    record = report_example.record()
+    record["axes"] = [axis for axis in record["axes"] if axis["layer"] == 0]
+    del record["recipe"], record["environment"]
+    pages = sentences = 0
+    for way in [way for way in _leaves(record) if way]:
+        for value in ("nan", "inf", None, -1, 0, 1e30, [], {}, "text"):
+            broken = copy.deepcopy(record)
+            part = broken
+            for name in way[:-1]:
+                part = part[name]
+            part[way[-1]] = value
+            try:
+                page = render(view(to_record(broken, Path("record.json")), ()))
+            except SecateurError as error:
+                assert "\n" not in str(error)
+                sentences += 1
+            else:
+                assert not re.search(r'="[^"]*\bnan', page), (way, value)
+                pages += 1
+    assert pages > 100
+    assert sentences > 100
