@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import pytest
 from hypothesis import HealthCheck, Phase, settings
 
@@ -20,10 +18,9 @@ settings.load_profile("repeatable")
 
 
 @pytest.fixture(autouse=True)
-def _repeatable() -> Iterator[None]:
+def _repeatable() -> None:
     """One torch thread and a fixed seed, whatever the test before did."""
     import torch
 
     torch.set_num_threads(1)
     torch.manual_seed(0)
-    yield

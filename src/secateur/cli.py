@@ -203,7 +203,7 @@ def _stages(record: dict[str, Any]) -> None:
                 f"{stage['parameters'] / 1e6:.3f} M",
                 f"{stage['macs'] / 1e9:.4f} G",
                 f"{time['median_ms']:.1f} ms ({before / time['median_ms']:.2f}x)",
-                f"{stage['loss']:.4f}",
+                f"{round(stage['loss'], 4) + 0.0:.4f}",  # no minus before a zero
                 f"{cosine:.4f}",
             )
         )
@@ -265,6 +265,11 @@ def _prune_flags(verb: argparse.ArgumentParser) -> None:
     verb.epilog = "Any field of the recipe is a flag too: --target 0.25 --learn.steps 100 --out DIR"
 
 
+def _pretrain_flags(verb: argparse.ArgumentParser) -> None:
+    _prune_flags(verb)
+    verb.set_defaults(recipe="tiny_teacher")
+
+
 def _choose_flags(verb: argparse.ArgumentParser) -> None:
     verb.add_argument("folder", metavar="RUN", help="folder of a run that learned gates")
     verb.add_argument("--target", type=float, required=True, help="share of the cost that is kept")
@@ -312,7 +317,7 @@ VERBS: dict[str, _Verb] = {
     "profile": (_profile, "Parameters and MACs by block.", _profile_flags),
     "verify": (_verify, "Prove that a cut model is the masked model, and check the drop-in contract.", _verify_flags),
     "report": (_report, "Write the report of a run again.", _report_flags),
-    "pretrain": (_pretrain, "Train a small encoder from nothing, as the packaged teacher was.", _prune_flags),
+    "pretrain": (_pretrain, "Train a small encoder from nothing, as the packaged teacher was.", _pretrain_flags),
     "doctor": (_doctor, "Look at this machine and installation.", _no_flags),
 }
 

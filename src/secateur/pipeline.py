@@ -6,12 +6,13 @@ Each is what the command of the same name calls. Heavy imports wait until a verb
 from __future__ import annotations
 
 import logging
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from secateur import config as configs
-from secateur.errors import ConfigError, ModelError, SecateurError
+from secateur.errors import ConfigError, SecateurError
 from secateur.records import read_json, write_json
 
 if TYPE_CHECKING:
@@ -50,8 +51,12 @@ def prune(
 
     config = recipe if isinstance(recipe, PruneConfig) else configs.load(recipe, PruneConfig, overrides, search=RECIPES)
     folder = Path(config.out or f"runs/{config.name}")
-    _open_run(folder, configs.dump(config), resume=resume, first=bool(process().is_main_process))
+    _check_run(folder, configs.dump(config), resume=resume)
     setting = prepare(config)
+    process().wait_for_everyone()  # all have looked before the first writes
+    if process().is_main_process:
+        _open_run(folder, configs.dump(config))
+    process().wait_for_everyone()
     if config.choose.kind == "gates":
         run.learn(setting, folder, resume=resume, on_progress=on_progress)
     run.select(setting, folder, folder / "learned")
@@ -242,8 +247,8 @@ def _source(model: str | Path) -> str | Path:
     return model_path(str(model))
 
 
-def _open_run(folder: Path, recipe: str, *, resume: bool, first: bool) -> None:
-    """Make the run folder, or check that an existing one belongs to the same recipe."""
+def _check_run(folder: Path, recipe: str, *, resume: bool) -> None:
+    """Raise a ConfigError when the run folder is not ours to write to."""
     written = folder / "recipe.yaml"
     if written.is_file():
         if not resume:
@@ -255,11 +260,17 @@ def _open_run(folder: Path, recipe: str, *, resume: bool, first: bool) -> None:
                 f"The run in {str(folder)!r} was started with another recipe (see its recipe.yaml): "
                 "resume with that one, or give another --out."
             )
-        return
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise ModelError(f"{str(folder)!r} exists and is not a run folder: give another --out.")
-    if first:
-        folder.mkdir(parents=True, exist_ok=True)
+    elif folder.exists() and (not folder.is_dir() or any(entry.suffix != ".partial" for entry in folder.iterdir())):
+        raise ConfigError(f"{str(folder)!r} exists and is not a run folder: give another --out.")
+
+
+def _open_run(folder: Path, recipe: str) -> None:
+    """Make the run folder, or clear an existing one of what an interruption left half-written."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for leftover in folder.glob(".*.partial*"):
+        shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
+    written = folder / "recipe.yaml"
+    if not written.is_file():
         temporary = folder / ".recipe.yaml.partial"
         temporary.write_text(recipe, encoding="utf-8")
         temporary.rename(written)

@@ -9,6 +9,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from support import HEAD_DIM, MODELS, Plan, audio, plans, realise, tiny, tiny_config, tiny_structure
 from torch.utils.flop_counter import FlopCounterMode
 
 from secateur.arch import declare
@@ -18,7 +19,6 @@ from secateur.structure import Selection, Structure, close
 from secateur.structure import axis as names
 from secateur.surgery import cut
 from secateur.surgery.cut import cut_config
-from support import HEAD_DIM, MODELS, Plan, audio, plans, realise, tiny, tiny_config, tiny_structure
 
 SAMPLES = 1600
 
@@ -29,12 +29,12 @@ def counted_parameters(config: object) -> int:
 
 
 def counted_macs(model: Any) -> int:
-    """Half of torch's flops for one utterance, less the linear map inside WavLM's bias gate, which no count includes."""
+    """Half of torch's flops for one utterance, less the linear map in WavLM's bias gate, which no count includes."""
     gates = 0
-    model.set_attn_implementation("eager")  # fused kernels hide attention's two products from the counter
+    model.set_attn_implementation("eager")  # fused kernels, used where no weights are asked for, hide their products
     values, _ = audio((SAMPLES,))
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
-        frames = model(values).last_hidden_state.shape[1]
+        frames = model(values, output_attentions=True).last_hidden_state.shape[1]
     for layer in model.encoder.layers:
         linear = getattr(layer.attention, "gru_rel_pos_linear", None)
         if linear is not None:
@@ -49,9 +49,7 @@ def test_cost_of_a_selection_is_the_count_of_the_cut_model(family: str, size: st
     structure, terms = tiny_structure(family, size), Terms(tiny_structure(family, size))
     selection = realise(structure, plan)
     small = cut(tiny(family, size), selection)
-    parameters, macs = (
-        Cost.of(terms, cost=cost, samples=SAMPLES).count(selection) for cost in ("parameters", "macs")
-    )
+    parameters, macs = (Cost.of(terms, cost=cost, samples=SAMPLES).count(selection) for cost in ("parameters", "macs"))
     assert parameters == sum(parameter.numel() for parameter in small.parameters())
     assert macs == counted_macs(small)
     table = breakdown(declare(small.config), samples=SAMPLES)
@@ -96,9 +94,7 @@ def zero_or_one(structure: Structure, seed: int) -> torch.Tensor:
 
 @pytest.mark.parametrize(("family", "size"), MODELS)
 @given(seed=st.integers(0, 2**31))
-def test_expected_cost_at_zero_and_one_is_the_count_of_the_closed_selection(
-    family: str, size: str, seed: int
-) -> None:
+def test_expected_cost_at_zero_and_one_is_the_count_of_the_closed_selection(family: str, size: str, seed: int) -> None:
     structure = tiny_structure(family, size)
     probability = zero_or_one(structure, seed)
     closed = close(structure, draw(structure, probability, torch.Generator())).selection

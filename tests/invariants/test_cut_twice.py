@@ -8,11 +8,11 @@ from typing import Any
 import pytest
 import torch
 from hypothesis import given
+from support import MODELS, Plan, plans, realise, tiny, tiny_structure
 
 from secateur.arch import declare
 from secateur.structure import Selection, close
 from secateur.surgery import cut
-from support import MODELS, Plan, plans, realise, tiny, tiny_structure
 
 
 def state(model: Any) -> dict[str, torch.Tensor]:
@@ -21,9 +21,7 @@ def state(model: Any) -> dict[str, torch.Tensor]:
 
 @pytest.mark.parametrize(("family", "size"), MODELS)
 @given(first=plans(ragged=True), second=plans(ragged=False))
-def test_a_cut_of_a_cut_is_one_cut_with_the_intersection(
-    family: str, size: str, first: Plan, second: Plan
-) -> None:
+def test_a_cut_of_a_cut_is_one_cut_with_the_intersection(family: str, size: str, first: Plan, second: Plan) -> None:
     dense, structure = tiny(family, size, dtype=torch.float64), tiny_structure(family, size)
     one = close(structure, realise(structure, first)).selection
     small = cut(dense, one)

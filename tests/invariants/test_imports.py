@@ -13,12 +13,10 @@ ASK = (
 )
 ORDERS = {
     "ours first": f"import secateur, transformers; {ASK}",
-    "theirs first": f"import transformers, secateur; {ASK}",
     "theirs loaded": f"from transformers import AutoModel; import secateur; {ASK}",
     # The library imports its Auto mappings in the middle of importing any model: registering there is a cycle.
     "an auto class after ours": f"import secateur; from transformers import AutoModelForCTC; {ASK}",
     "a stock model after ours": f"import secateur; from transformers import HubertModel; {ASK}",
-    "an unrelated model after ours": f"import secateur; from transformers import BertModel; {ASK}",
 }
 
 

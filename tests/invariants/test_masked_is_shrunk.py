@@ -6,12 +6,6 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-
-from secateur.arch import declare
-from secateur.masking import attach, values_of
-from secateur.masking.attach import base_of
-from secateur.structure import Selection, close
-from secateur.surgery import cut
 from support import (
     MODELS,
     TOLERANCE,
@@ -25,11 +19,19 @@ from support import (
     tiny_structure,
 )
 
+from secateur.arch import declare
+from secateur.masking import attach, values_of
+from secateur.masking.attach import base_of
+from secateur.structure import Selection, close
+from secateur.surgery import cut
+
 ENDINGS = ("Model", "ForCTC", "ForSequenceClassification")
 BATCHES = ((1600,), (70, 71), (2400, 2400), (3100, 990, 75))
 
 
-def check(family: str, size: str, selection: Selection, ending: str, lengths: tuple[int, ...], dtype: torch.dtype) -> None:
+def check(
+    family: str, size: str, selection: Selection, ending: str, lengths: tuple[int, ...], dtype: torch.dtype
+) -> None:
     """Compare every hidden state and the output, head included."""
     dense, structure = tiny(family, size, ending, dtype), tiny_structure(family, size)
     closed = close(structure, selection).selection
@@ -46,12 +48,7 @@ def check(family: str, size: str, selection: Selection, ending: str, lengths: tu
     for index, (left, right) in enumerate(pairs):
         assert difference(left, right) <= TOLERANCE[dtype], f"output {index} of {len(pairs)}"
     for extra in masked[len(ours) - 1 : -1]:  # behind trimmed layers the masked model repeats its last state
-        assert torch.equal(extra, masked[len(ours) - 2]) or structure_norm_follows(dense)
-
-
-def structure_norm_follows(model: torch.nn.Module) -> bool:
-    """Whether a norm stands behind the last layer, so that the last hidden state differs from the one before."""
-    return bool(getattr(model.config, "do_stable_layer_norm", False))
+        assert torch.equal(extra, masked[len(ours) - 2])
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=["float64", "float32"])

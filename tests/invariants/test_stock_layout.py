@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 import transformers
+from support import MODELS, TOLERANCE, audio, difference, outputs, tiny, tiny_structure
 
 from secateur.errors import SelectionError
 from secateur.masking import attach, values_of
@@ -15,7 +16,6 @@ from secateur.modules.configs import STEMS
 from secateur.structure import Selection, close
 from secateur.structure import axis as names
 from secateur.surgery import cut
-from support import MODELS, TOLERANCE, audio, difference, outputs, tiny, tiny_structure
 
 SHAPE = Selection(
     axes={

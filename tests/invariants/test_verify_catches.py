@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+from support import MODELS, tiny, tiny_structure
 from torch import nn
 
 from secateur.modules.norm import SupportLayerNorm
@@ -13,7 +14,6 @@ from secateur.structure import Selection, close
 from secateur.structure import axis as names
 from secateur.surgery import cut
 from secateur.surgery.verify import Verification, verify
-from support import MODELS, tiny, tiny_structure
 
 SELECTION = Selection(
     axes={

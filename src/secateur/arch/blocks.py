@@ -107,6 +107,10 @@ class Table:
             norms=tuple(self.norms),
             convolutions=tuple(zip(self.config.conv_kernel, self.config.conv_stride, strict=True)),
             convention=CONVENTION,
+            sees_padding=any(
+                isinstance(module, nn.GroupNorm) or (isinstance(module, nn.LayerNorm) and "pos_conv" in path)
+                for path, module in self.modules.items()
+            ),
         )
 
 

@@ -33,6 +33,8 @@ class Feed:
         seed: int,
         normalize: bool,
         equal: bool,
+        world: int = 1,
+        skip: int = 0,
     ) -> None:
         """
         Args:
@@ -43,7 +45,10 @@ class Feed:
             normalize: Whether the model's feature extractor normalises each utterance.
             equal: Whether all crops of a step have one length, so that nothing is padded (GroupNorm front ends see
                 padding, in stock code too).
+            world: Processes, each of which needs a crop for every micro-batch.
+            skip: Steps of the data that an earlier phase has had.
         """
+        self.skip = skip
         self.corpus, self.structure, self.batching, self.normalize = corpus, structure, batching, normalize
         self.batches = Batches(
             corpus,
@@ -52,12 +57,12 @@ class Feed:
             max_seconds=batching.longest,
             seed=seed,
             equal_lengths=equal,
-            minimum_crops=batching.accumulate,
+            minimum_crops=world * batching.accumulate,
         )
 
     def micro_batches(self, step: int, rank: int, world: int) -> list[MicroBatch]:
         """This rank's part of a step."""
-        crops = self.batches.step(step)
+        crops = self.batches.step(step + self.skip)
         frames = self._frames(crops)
         parts = share(crops, rank=rank, world=world, accumulate=self.batching.accumulate)
         return [MicroBatch(audio=collate(self.corpus, part, normalize=self.normalize), frames=frames) for part in parts]

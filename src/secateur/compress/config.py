@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -11,6 +12,20 @@ from secateur.gates import Gate, HardConcrete
 from secateur.objective.constraint import Constraint
 from secateur.objective.distill import Distance, L1Cosine
 from secateur.objective.pairing import Fixed, Pairing
+
+
+def _refuse(owner: object, **allowed: str) -> None:
+    """Raise a ConfigError that names every field outside its bounds, such as ``steps=">= 1"``; null is inside."""
+    inside = {">": operator.gt, ">=": operator.ge, "<": operator.lt, "<=": operator.le}
+    wrong = []
+    for name, text in allowed.items():
+        value = getattr(owner, name)
+        values = value if isinstance(value, tuple) else (value,)
+        bounds = [part.split() for part in text.split(" and ")]
+        if not all(inside[sign](each, float(bound)) for each in values if each is not None for sign, bound in bounds):
+            wrong.append(f"{name}: got {value}, allowed is {text}.")
+    if wrong:
+        raise ConfigError(" ".join(wrong))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,6 +40,9 @@ class Batching:
     """utterances below this many seconds are never drawn"""
     accumulate: int = 1
     """micro-batches of each process in one step"""
+
+    def __post_init__(self) -> None:
+        _refuse(self, seconds="> 0", longest="> 0", shortest=f">= 0 and <= {self.longest}", accumulate=">= 1")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,6 +61,20 @@ class Training:
     validate_every: int = 0
     save_every: int = 500
 
+    def __post_init__(self) -> None:
+        _refuse(
+            self,
+            steps=">= 0",
+            learning_rate=">= 0",
+            warmup=">= 0 and <= 1",
+            weight_decay=">= 0",
+            betas=">= 0 and < 1",
+            clip="> 0",
+            log_every=">= 1",
+            validate_every=">= 0",
+            save_every=">= 0",
+        )
+
 
 @dataclass(frozen=True, kw_only=True)
 class Learning(Training):
@@ -52,9 +84,21 @@ class Learning(Training):
     gate_betas: tuple[float, float] = (0.9, 0.98)
     """of Adam on the gates; with the usual 0.999 the constraints' first swings drown the distillation's gradient for
     a thousand steps, and gates stay undecided"""
-    multiplier_learning_rate: float = 2e-2
+    multiplier_learning_rates: tuple[float, float] = (2e-2, 2e-1)
+    """of lambda1 and lambda2. Published runs give both the same; over hundreds of steps instead of tens of thousands a
+    stiffer lambda2 keeps the cost from swinging past its target"""
     gate_schedule: Literal["constant", "weights"] = "constant"
     """``weights``: gates and multipliers follow the schedule of the weights, as in the released codes"""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _refuse(
+            self,
+            steps=">= 1",
+            gate_learning_rate=">= 0",
+            gate_betas=">= 0 and < 1",
+            multiplier_learning_rates=">= 0",
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -102,6 +146,9 @@ class Validation:
     seconds: float = 120.0
     """how much of it is used"""
 
+    def __post_init__(self) -> None:
+        _refuse(self, seconds="> 0")
+
 
 @dataclass(frozen=True, kw_only=True)
 class PruneConfig:
@@ -129,6 +176,7 @@ class PruneConfig:
     recover: Training = field(default_factory=Training)
 
     def __post_init__(self) -> None:
+        _refuse(self, seed=">= 0")
         if self.target is not None and self.constraints:
             raise ConfigError("Give either 'target' or 'constraints': 'target' is short for one constraint.")
         names = [constraint.name for constraint in self.limits]

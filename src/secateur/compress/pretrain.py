@@ -38,7 +38,8 @@ _MEASURED_STEPS = 50  # batches of train that the corpus statistics of the label
 class EncoderShape:
     """The shape of a WavLM encoder with a GroupNorm front end of HuBERT's kernels and strides."""
 
-    conv_channels: int = 64  # of all seven layers
+    # By layer; the last three are wider because they run at 200 to 50 frames a second and cost next to nothing.
+    conv_channels: tuple[int, ...] = (64, 64, 64, 64, 128, 128, 128)
     width: int = 192
     layers: int = 4
     heads: int = 6
@@ -58,8 +59,11 @@ class PretrainConfig:
         seconds: Audio in one optimiser step.
         crop: The longest crop, in seconds; utterances shorter than half of it are never drawn.
         disturb: Share of the crops that get noise or another voice laid over them; labels come from clean speech.
-        rate: The highest learning rate, reached after `warmup` steps, held until `hold` (a share of the steps),
-            then falling linearly to zero.
+        front_steps: So many steps first train the front end alone, to give the log-mel energies of what it hears:
+            the paper's encoder is given those, ours has to make them, and learns what to say of them only then.
+        front_weight: Of that error (mean square, in units of the corpus's variance) in all later steps.
+        rate: The highest learning rate, reached after `warmup` steps, in the front end's steps and again in the
+            others, held until `hold` (a share of all steps), then falling linearly to zero.
         accumulate: Micro-batches in one optimiser step.
     """
 
@@ -71,7 +75,9 @@ class PretrainConfig:
     seconds: float = 12.0
     crop: float = 3.0
     disturb: float = 0.3
-    rate: float = 1.5e-3
+    front_steps: int = 0
+    front_weight: float = 1.0
+    rate: float = 2e-3
     warmup: int = 200
     hold: float = 0.4
     weight_decay: float = 0.01
@@ -86,13 +92,19 @@ class MaskedBatch:
     values: Tensor  # (batch, samples), clean and normalised
     heard: Tensor  # (batch, samples), what the encoder hears
     mask: Tensor  # (batch, frames), True where hidden
+    front: bool  # train the front end alone
     hidden: int  # masked frames in the whole optimiser step, all micro-batches and ranks
     visible: int  # its other frames
     files: tuple[str, ...]
 
 
 class MaskedEncoder(nn.Module):
-    """A WavLM encoder and the linear layer that guesses labels; only the encoder is kept."""
+    """A WavLM encoder, the layer that guesses labels and the one that reads log-mel energies off the front end.
+
+    Only the encoder is kept.
+    """
+
+    module_has_unused = True  # the front end's own steps leave the rest without gradient
 
     def __init__(self, shape: EncoderShape, task: BestRqTask) -> None:
         from transformers import WavLMConfig, WavLMModel
@@ -100,7 +112,7 @@ class MaskedEncoder(nn.Module):
         super().__init__()
         self.encoder = WavLMModel(
             WavLMConfig(
-                conv_dim=(shape.conv_channels,) * 7,
+                conv_dim=shape.conv_channels,
                 hidden_size=shape.width,
                 num_hidden_layers=shape.layers,
                 num_attention_heads=shape.heads,
@@ -119,11 +131,25 @@ class MaskedEncoder(nn.Module):
         )
         self.codebooks = task.codebooks
         self.head = nn.Linear(shape.width, task.codebooks * task.entries)
+        self.front = nn.Linear(shape.conv_channels[-1], 2 * task.mels)
 
-    def forward(self, values: Tensor, mask: Tensor) -> Tensor:
-        """(batch, samples), (batch, frames) → logits (batch, frames, codebooks, entries)."""
-        hidden = self.encoder(values, mask_time_indices=mask).last_hidden_state
-        return self.head(hidden).unflatten(-1, (self.codebooks, -1))  # type: ignore[no-any-return]
+    def forward(self, values: Tensor, mask: Tensor, *, front: bool) -> tuple[Tensor, Tensor | None]:
+        """What the front end makes of log-mel, and the guesses unless `front` asks for the former alone.
+
+        Args:
+            values: (batch, samples).
+            mask: (batch, frames), True where hidden; it comes after the front end.
+            front: Stop there.
+
+        Returns:
+            (batch, frames, 2 · mels), and logits (batch, frames, codebooks, entries) or None.
+        """
+        if front:
+            features = self.encoder.feature_extractor(values).transpose(1, 2)
+            return self.front(self.encoder.feature_projection(features)[1]), None
+        found = self.encoder(values, mask_time_indices=mask)
+        logits = self.head(found.last_hidden_state).unflatten(-1, (self.codebooks, -1))
+        return self.front(found.extract_features), logits
 
 
 class BestRqTrainee:
@@ -170,10 +196,7 @@ class BestRqTrainee:
             betas=(0.9, 0.98),
             eps=1e-6,
         )
-        steps, warmup = config.loop.steps, min(config.warmup, config.loop.steps // 4)
-        hold = max(warmup, round(config.hold * steps))
-        schedule = Schedule(points=((-1, 0.0), (warmup, 1.0), (hold, 1.0), (steps, 0.0)))
-        return {"weights": Optimiser(optimiser=optimiser, schedule=schedule, clip=config.clip)}
+        return {"weights": Optimiser(optimiser=optimiser, schedule=_schedule(config), clip=config.clip)}
 
     def micro_batches(self, step: int, rank: int, world: int) -> Sequence[MaskedBatch]:
         """This rank's crops with their masks."""
@@ -181,9 +204,7 @@ class BestRqTrainee:
         masks = self._masks(crops, step)
         parts = share(crops, rank=rank, world=world, accumulate=self.config.accumulate)
         places = {crop: place for place, crop in enumerate(crops)}
-        return [
-            self._batch("train", part, masks[[places[crop] for crop in part]], masks, step) for part in parts
-        ]
+        return [self._batch("train", part, masks[[places[crop] for crop in part]], masks, step) for part in parts]
 
     def _masks(self, crops: Sequence[Crop], step: int) -> Tensor:
         task = self.config.task
@@ -206,6 +227,7 @@ class BestRqTrainee:
             values=values,
             heard=heard,
             mask=mask,
+            front=disturb and step < self.config.front_steps,
             hidden=max(1, hidden),
             visible=max(1, masks.numel() - hidden),
             files=files,
@@ -216,14 +238,18 @@ class BestRqTrainee:
 
     def loss(self, wrapped: nn.Module, batch: MaskedBatch) -> StepLoss:
         """Cross-entropy per frame of the optimiser step, in nats: hidden ones, plus the visible ones by weight."""
-        device = next(wrapped.parameters()).device
-        mask = batch.mask.to(device)
-        labels = self.labeller.to(device)(batch.values.to(device))
-        found = best_rq.loss(wrapped(batch.heard.to(device), mask), labels, mask)
+        config, device = self.config, next(wrapped.parameters()).device
+        labeller, mask = self.labeller.to(device), batch.mask.to(device)
+        heard = batch.heard.to(device)
+        made, logits = wrapped(heard, mask, front=batch.front)
+        error = (made.float() - labeller.plain(heard)).square().mean(dim=-1).sum() / (batch.hidden + batch.visible)
+        if logits is None:
+            return StepLoss(total=error, parts={"front": error.detach()}, files=batch.files)
+        found = best_rq.loss(logits, labeller(batch.values.to(device)), mask)
         hidden, visible = found.hidden / batch.hidden, found.visible / batch.visible
-        total = hidden + self.config.task.visible_weight * visible
-        parts = {"hidden": hidden.detach(), "visible": visible.detach(), "accuracy": found.hits / batch.hidden}
-        return StepLoss(total=total, parts=parts, files=batch.files)
+        total = hidden + config.task.visible_weight * visible + config.front_weight * error
+        parts = {"hidden": hidden.detach(), "visible": visible.detach(), "front": error.detach()}
+        return StepLoss(total=total, parts=parts | {"accuracy": found.hits / batch.hidden}, files=batch.files)
 
     def end(self, step: int, reduce: Callable[[Tensor], Tensor]) -> dict[str, float]:
         """Nothing besides the parts is logged."""
@@ -247,6 +273,17 @@ class BestRqTrainee:
     def load(self, state: dict[str, Tensor]) -> None:
         """Puts the weights back."""
         self.module.load_state_dict(state)
+
+
+def _schedule(config: PretrainConfig) -> Schedule:
+    """The learning rate's course: up and level in the front end's steps, then up again, level and down to zero."""
+    steps, front = config.loop.steps, config.front_steps
+    warmup = min(config.warmup, max(1, (steps - front) // 4))
+    hold = max(front + warmup, round(config.hold * steps))
+    points: list[tuple[float, float]] = [(-1, 0.0)]
+    if front:
+        points += [(min(warmup, front), 1.0), (front, 1.0), (front, 0.0)]
+    return Schedule(points=(*points, (front + warmup, 1.0), (hold, 1.0), (steps, 0.0)))
 
 
 def pretrain(
@@ -283,7 +320,7 @@ def save_encoder(encoder: Any, folder: Path) -> None:
     from transformers import Wav2Vec2FeatureExtractor
 
     encoder.save_pretrained(folder)
-    extractor = Wav2Vec2FeatureExtractor(
+    extractor = Wav2Vec2FeatureExtractor(  # type: ignore[no-untyped-call]
         feature_size=1,
         sampling_rate=16_000,
         padding_value=0.0,

@@ -49,7 +49,7 @@ OnProgress = Callable[[Progress], None] | None
 def learn(setting: Setting, folder: Path, *, resume: bool, on_progress: OnProgress = None) -> None:
     """Learn weights and gates together; leaves ``learned/``."""
     learned = folder / "learned"
-    if learned.is_dir():
+    if _left(learned):
         return
     config = setting.config
     student = copy.deepcopy(setting.teacher).requires_grad_(True)
@@ -75,7 +75,8 @@ def learn(setting: Setting, folder: Path, *, resume: bool, on_progress: OnProgre
         resume=resume,
         on_progress=on_progress,
     )
-    expected = {bound.constraint.name: float(bound.cost.expected(gates.open_probability())) for bound in setting.bounds}
+    opened = gates.open_probability().detach()
+    expected = {bound.constraint.name: float(bound.cost.expected(opened)) for bound in setting.bounds}
     masking.remove()
     if _first():
         with whole_folder(learned) as partial:
@@ -94,7 +95,7 @@ def select(setting: Setting, folder: Path, learned: Path) -> None:
         folder: Where to.
         learned: What the learn phase left.
     """
-    if (folder / "selection.json").is_file():
+    if _left(folder / "selection.json"):
         return
     how, structure, limits = setting.config.choose, setting.structure, setting.limits()
     if isinstance(how, FromFile):
@@ -149,7 +150,7 @@ def shrink(setting: Setting, folder: Path, learned: Path) -> PreTrainedModel:
     dense = load_model(learned) if gated else copy.deepcopy(setting.teacher).requires_grad_(True)
     selection = Selection.load(folder / "selection.json")
     small = cut(dense, selection)
-    if not (folder / "verified.json").is_file():
+    if not _left(folder / "verified.json") or not results(folder, "verified.json")["holds"]:
         proof = verify(small, dense, selection)
         if _first():
             write_json(folder / "verified.json", proof.to_json())
@@ -165,7 +166,7 @@ def recover(
 ) -> None:
     """Distil the small model; leaves ``model/`` and ``stages.json``."""
     config = setting.config
-    if not (folder / "model").is_dir():
+    if not _left(folder / "model"):
         shrunk = copy.deepcopy(small)
         imitator = Imitator(base_of(small.requires_grad_(True)), config.distill)
         maps = folder / "learned" / "maps.safetensors"
@@ -174,7 +175,9 @@ def recover(
         before = copy.deepcopy(imitator.maps)
         result = None
         if config.recover.steps:
-            trainee = Imitation(imitator, base_of(setting.teacher), setting.feed(), setting.held_out(), config.recover)
+            skip = config.learn.steps if isinstance(config.choose, FromGates) else 0
+            feed = setting.feed(skip=skip)
+            trainee = Imitation(imitator, base_of(setting.teacher), feed, setting.held_out(), config.recover)
             result = run(
                 trainee,
                 _loop(config.recover, config.seed),
@@ -239,6 +242,14 @@ def _by_axis(gates: GateSet) -> dict[str, Tensor]:
 
 def _timed(result: LoopResult) -> dict[str, Any]:
     return {"steps": result.steps, "seconds": result.seconds}
+
+
+def _left(path: Path) -> bool:
+    """Whether a phase left its result, the same answer on every rank: none writes before all have looked."""
+    process().wait_for_everyone()
+    there = path.exists()
+    process().wait_for_everyone()
+    return there
 
 
 def _first() -> bool:

@@ -3,26 +3,28 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
-from typing import Any
 
 import torch
 from transformers import PreTrainedModel
 
 from secateur.arch import declare
 from secateur.compress.batches import Feed, MicroBatch, held_out, split_off
-from secateur.compress.config import FromScore, PruneConfig
+from secateur.compress.config import FromFile, FromScore, PruneConfig
 from secateur.compress.step import Bound
 from secateur.cost import Cost, Terms
 from secateur.data.corpus import SAMPLE_RATE, Corpus
 from secateur.data.open import open_corpus
+from secateur.engine import process
+from secateur.errors import ConfigError
 from secateur.gates.set import check_kinds
 from secateur.masking.attach import base_of
+from secateur.objective.pairing import teacher_layers
 from secateur.records import read_json
-from secateur.structure import Structure
-from secateur.structure.axis import KINDS
+from secateur.structure import Selection, Structure, close
 from secateur.surgery.choose import Limit, check_reachable
 from secateur.surgery.folder import companion
 from secateur.surgery.load import load_model
@@ -71,8 +73,8 @@ class Setting:
         choose = self.config.choose
         return choose.kinds if isinstance(choose, FromScore) else tuple(self.config.gated)
 
-    def feed(self) -> Feed:
-        """Training audio as micro-batches."""
+    def feed(self, *, skip: int = 0) -> Feed:
+        """Training audio as micro-batches, from behind the first `skip` steps on."""
         return Feed(
             self.train,
             self.structure,
@@ -80,6 +82,8 @@ class Setting:
             seed=self.config.seed,
             normalize=self.normalize,
             equal=self.equal,
+            world=process().num_processes,
+            skip=skip,
         )
 
     def held_out(self) -> list[MicroBatch]:
@@ -108,10 +112,7 @@ def prepare(config: PruneConfig) -> Setting:
     teacher.requires_grad_(False)
     structure = declare(teacher.config)
     terms = Terms(structure)
-    kinds = config.choose.kinds if isinstance(config.choose, FromScore) else tuple(config.gated)
-    if not isinstance(config.choose, FromScore):
-        check_kinds(config.gated)
-    gated = frozenset(axis.name for axis in structure.of_kinds(kinds) if axis.kind in KINDS and axis.size)
+    gated = _gated(config, structure)
     bounds = tuple(
         Bound(
             constraint=constraint,
@@ -125,11 +126,10 @@ def prepare(config: PruneConfig) -> Setting:
         )
         for constraint in config.limits
     )
-    flags = torch.cat([torch.full((axis.size,), axis.name in gated) for axis in structure.axes.values()])
-    limits = [Limit(name=b.constraint.name, cost=b.cost, share=b.constraint.kept) for b in bounds]
-    check_reachable(structure, flags, limits)
+    _check_bounds(config, structure, bounds, gated)
+    teacher_layers(config.distill.pairing, base_of(teacher).config.num_hidden_layers)
     train, held = _audio(config)
-    return Setting(
+    setting = Setting(
         config=config,
         source=source,
         teacher=teacher,
@@ -139,8 +139,41 @@ def prepare(config: PruneConfig) -> Setting:
         train=train,
         held=held,
         normalize=_normalizes(source),
-        equal=_sees_padding(teacher),
+        equal=structure.sees_padding,
     )
+    setting.feed(), setting.held_out()  # too little audio, or too short, is told now
+    return setting
+
+
+def _gated(config: PruneConfig, structure: Structure) -> frozenset[str]:
+    """Names of the axes that the run prunes."""
+    kinds = config.choose.kinds if isinstance(config.choose, FromScore) else tuple(config.gated)
+    check_kinds(kinds)
+    gated = frozenset(axis.name for axis in structure.of_kinds(kinds) if axis.size)
+    if not gated and not isinstance(config.choose, FromFile):
+        raise ConfigError(
+            f"No axis of this model is of the kinds {', '.join(kinds) or '(none)'} that are to be pruned: name some "
+            "under 'gates' (or under 'choose.kinds' when choosing by score)."
+        )
+    return gated
+
+
+def _check_bounds(
+    config: PruneConfig, structure: Structure, bounds: Sequence[Bound], gated: frozenset[str]
+) -> None:
+    """Raise an error for a constraint on nothing, or one that cannot be met; or for a selection that does not fit."""
+    for bound in bounds:
+        if not bound.cost.dense:
+            raise ConfigError(
+                f"The constraint {bound.constraint.name} is on {bound.cost.label}, which is 0 in this model: name "
+                "another scope, or longer audio."
+            )
+    if isinstance(config.choose, FromFile):
+        close(structure, Selection.load(config.choose.path))
+        return
+    flags = torch.cat([torch.full((axis.size,), axis.name in gated) for axis in structure.axes.values()])
+    limits = [Limit(name=b.constraint.name, cost=b.cost, share=b.constraint.kept) for b in bounds]
+    check_reachable(structure, flags, limits)
 
 
 def _audio(config: PruneConfig) -> tuple[Corpus, Corpus]:
@@ -157,8 +190,3 @@ def _normalizes(source: str | Path) -> bool:
         return False
     return bool(read_json(path).get("do_normalize", True))
 
-
-def _sees_padding(model: PreTrainedModel) -> bool:
-    """Whether padding changes valid frames: GroupNorm front ends, and data2vec's positional norms and convolutions."""
-    config: Any = base_of(model).config
-    return config.model_type.endswith("data2vec-audio") or getattr(config, "feat_extract_norm", "layer") == "group"

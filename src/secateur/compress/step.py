@@ -169,7 +169,11 @@ class Pruning(Imitation):
         gates = torch.optim.Adam(
             self.gates.parameters(), lr=training.gate_learning_rate, betas=training.gate_betas
         )
-        ascent = torch.optim.Adam(self.multipliers.parameters(), lr=training.multiplier_learning_rate, maximize=True)
+        rates = training.multiplier_learning_rates
+        ascent = torch.optim.Adam(
+            [{"params": [self.multipliers.linear], "lr": rates[0]}, {"params": [self.multipliers.quadratic], "lr": rates[1]}],
+            maximize=True,
+        )
         schedule = self.schedule() if training.gate_schedule == "weights" else Schedule.constant()
         return super().optimisers() | {
             "gates": Optimiser(optimiser=gates, schedule=schedule),
@@ -197,16 +201,15 @@ class Pruning(Imitation):
         assert self.leaf.grad is not None
         gradient = reduce(self.leaf.grad).to(self.drawn)
         kept = self.factors @ self.terms.sizes(self.gates.open_probability())  # (constraints,), expected share
-        goal = torch.tensor(
-            [r.factor(step + 1) * (1 - b.constraint.kept) for r, b in zip(self.ramps, self.bounds, strict=True)]
-        ).double()
-        constraint = penalty(1.0 - kept, goal, self.multipliers.values)
+        goals = [r.factor(step + 1) * (1 - b.constraint.kept) for r, b in zip(self.ramps, self.bounds, strict=True)]
+        goal = torch.tensor(goals, dtype=torch.float64)
+        constraint = penalty(1.0 - kept, goal, self.multipliers.linear, self.multipliers.quadratic)
         torch.autograd.backward([self.drawn, constraint], [gradient, torch.ones_like(constraint)])
         if self.seen_now is not None:
             self.distances = reduce(self.seen_now)
         if (step + 1) % self.training.log_every and step + 1 != self.training.steps:
             return {}
-        return {"constraint": float(constraint)} | self._figures(kept.detach(), goal)
+        return {"constraint": float(constraint.detach())} | self._figures(kept.detach(), goal)
 
     def _figures(self, kept: Tensor, goal: Tensor) -> dict[str, float]:
         figures: dict[str, float] = {}
@@ -214,8 +217,8 @@ class Pruning(Imitation):
             name = bound.constraint.name
             figures[f"kept/{name}"] = float(kept[index])
             figures[f"target/{name}"] = float(1.0 - goal[index])
-            for number in (1, 2):
-                figures[f"lambda{number}/{name}"] = float(self.multipliers.values[index, number - 1])
+            figures[f"lambda1/{name}"] = float(self.multipliers.linear.detach()[index])
+            figures[f"lambda2/{name}"] = float(self.multipliers.quadratic.detach()[index])
         figures |= {f"open/{kind}": value for kind, value in self.gates.open_shares().items()}
         return figures | {"undecided": self.gates.undecided()}
 
@@ -234,7 +237,8 @@ class Pruning(Imitation):
 
     def state(self) -> dict[str, Tensor]:
         """Weights, maps, gates, multipliers, and the distances that the next pairing is made from."""
-        own = {"gates": self.gates.log_alpha.detach(), "multipliers": self.multipliers.values.detach()}
+        own = {"gates": self.gates.log_alpha.detach()}
+        own |= {f"multipliers.{name}": value for name, value in self.multipliers.state_dict().items()}
         if self.distances is not None:
             own["distances"] = self.distances
         return super().state() | own
@@ -244,5 +248,7 @@ class Pruning(Imitation):
         super().load(state)
         with torch.no_grad():
             self.gates.log_alpha.copy_(state["gates"])
-            self.multipliers.values.copy_(state["multipliers"])
+        self.multipliers.load_state_dict(
+            {name.removeprefix("multipliers."): value for name, value in state.items() if name.startswith("multipliers.")}
+        )
         self.distances = state.get("distances")

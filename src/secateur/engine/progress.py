@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from types import TracebackType
 
+from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as Bar
 
@@ -59,11 +60,11 @@ class Display:
             MofNCompleteColumn(),
             TimeRemainingColumn(),
             TextColumn("{task.fields[figures]}"),
+            console=Console(stderr=True),  # what is printed is the record alone
         )
         self._tasks: dict[str, TaskID] = {}
 
     def __enter__(self) -> Display:
-        self._bar.start()
         return self
 
     def __exit__(
@@ -74,6 +75,7 @@ class Display:
     def __call__(self, progress: Progress) -> None:
         """Show the state after a step."""
         if progress.phase not in self._tasks:
+            self._bar.start()
             self._tasks[progress.phase] = self._bar.add_task(
                 progress.phase, total=progress.steps, completed=progress.step - 1, figures=""
             )

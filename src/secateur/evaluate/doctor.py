@@ -152,7 +152,7 @@ def torch_build() -> Finding:
 
 def audio() -> Finding:
     """The kinds of audio file that can be read."""
-    import soundfile  # type: ignore[import-untyped]
+    import soundfile
 
     there = soundfile.available_formats()
     kinds = [kind for kind in ("WAV", "FLAC", "OGG", "MP3") if kind in there]

@@ -39,12 +39,14 @@ class HardConcrete:
 
     def __post_init__(self) -> None:
         low, high = self.stretch
-        if not (low < 0 and high > 1):
+        if not (-math.inf < low < 0 and 1 < high < math.inf):
             raise ConfigError(f"stretch: got {self.stretch}, allowed is (below 0, above 1), such as (-0.1, 1.1).")
-        if self.temperature <= 0:
+        if not 0 < self.temperature < math.inf:
             raise ConfigError(f"temperature: got {self.temperature}, allowed is above 0, such as 0.67.")
         if not 0 < self.drop_rate < 1:
             raise ConfigError(f"drop_rate: got {self.drop_rate}, allowed is between 0 and 1, such as 0.01.")
+        if not 0 <= self.spread < math.inf:
+            raise ConfigError(f"spread: got {self.spread}, allowed is 0 or more, such as 0.01.")
 
     @property
     def start(self) -> float:

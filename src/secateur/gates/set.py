@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 import numpy as np
 import torch
@@ -17,6 +17,9 @@ from secateur.structure.axis import KINDS
 
 #: Open probabilities between these bounds count as undecided.
 UNDECIDED = (0.05, 0.95)
+
+#: Smallest scale of a kept unit: with some settings a gate at the verdict's boundary has a mask of zero.
+SMALLEST_SCALE = 0.01
 
 
 class GateSet(nn.Module):
@@ -81,7 +84,8 @@ class GateSet(nn.Module):
         shape = self._shape()
         bound = torch.log(-shape.low / shape.high)
         boundary = torch.where(shape.printed, bound, shape.temperature * bound)
-        return self._spread(typical(torch.maximum(self.log_alpha, boundary), shape)).cpu()
+        masks = typical(torch.maximum(self.log_alpha, boundary), shape)
+        return self._spread(masks.clamp(min=SMALLEST_SCALE)).cpu()
 
     @torch.no_grad()
     def typical(self) -> Tensor:
@@ -117,7 +121,7 @@ class GateSet(nn.Module):
         return self.shape
 
 
-def check_kinds(kinds: Mapping[str, HardConcrete]) -> None:
+def check_kinds(kinds: Iterable[str]) -> None:
     """Raise a ConfigError for a kind of axis that does not exist or is chosen rather than gated."""
     allowed = [kind for kind in KINDS if kind != "layer"]
     for kind in kinds:

@@ -1,7 +1,7 @@
 """Taps turned into index tables: the factor that a vector of mask values puts on each parameter.
 
-Masking multiplies these factors into the weights of the full-size model; surgery multiplies the same factors in before it
-slices. That the two agree is therefore a matter of slicing alone.
+Masking multiplies these factors into the weights of the full-size model; surgery multiplies the same factors in before
+it slices. That the two agree is therefore a matter of slicing alone.
 """
 
 from __future__ import annotations

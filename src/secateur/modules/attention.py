@@ -67,20 +67,24 @@ class CutAttention(nn.Module):
             (B, heads, T, T) in storage order of the heads when the implementation is eager, else None.
         """
         if not self.groups:
-            return self._constant(hidden_states), None
-        return self._attend(hidden_states, attention_mask)
+            return self._constant(hidden_states), _no_weights(hidden_states) if self._eager else None
+        return self._attend(hidden_states, attention_mask, eager=self._eager)
 
     def _constant(self, hidden_states: Tensor) -> Tensor:
         return hidden_states.new_zeros(1) if self.out_proj is None else self.out_proj.bias
 
-    def _attend(self, hidden_states: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor | None]:
-        """(B, T, D) and a mask or bias with one or all heads -> (B, T, D), weights or None."""
+    @property
+    def _eager(self) -> bool:
+        return getattr(self.config, "_attn_implementation", "eager") == "eager"
+
+    def _attend(self, hidden_states: Tensor, bias: Tensor | None, *, eager: bool) -> tuple[Tensor, Tensor | None]:
+        """(B, T, D) and a mask or bias with one or all heads -> (B, T, D), weights when eager."""
         batch, time, _ = hidden_states.shape
-        assert self.v_proj is not None and self.out_proj is not None
+        assert self.v_proj is not None
+        assert self.out_proj is not None
         query = self.q_proj(hidden_states) if self.q_proj is not None else hidden_states[..., :0]
         key = self.k_proj(hidden_states) if self.k_proj is not None else hidden_states[..., :0]
         value = self.v_proj(hidden_states)
-        eager = getattr(self.config, "_attn_implementation", "eager") == "eager"
         outputs: list[Tensor] = []
         weights: list[Tensor] = []
         head = at_qk = at_vo = 0
@@ -96,7 +100,9 @@ class CutAttention(nn.Module):
                 weights.append(weight)
             head, at_qk, at_vo = head + count, at_qk + count * qk, at_vo + count * vo
         merged = outputs[0] if len(outputs) == 1 else torch.cat(outputs, dim=-1)  # (B, T, all vo)
-        return self.out_proj(merged), (torch.cat(weights, dim=1) if weights else None)
+        if len(weights) > 1:  # concatenating one copies it
+            weights = [torch.cat(weights, dim=1)]
+        return self.out_proj(merged), (weights[0] if weights else None)
 
     def _product(
         self, q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, eager: bool
@@ -106,9 +112,14 @@ class CutAttention(nn.Module):
         # torch's fused kernels want equal widths; with unequal ones they fall back to something slower than this.
         if not eager and q.shape[-1] == v.shape[-1]:
             return F.scaled_dot_product_attention(q, k, v, attn_mask=bias, dropout_p=dropout, scale=self.scaling), None
-        logits = torch.matmul(q * self.scaling, k.transpose(2, 3))
-        if bias is not None:
-            logits = logits.masked_fill(~bias, float("-inf")) if bias.dtype == torch.bool else logits + bias
+        q, k = q * self.scaling, k.transpose(2, 3)
+        if bias is not None and bias.shape[:2] == q.shape[:2] and bias.dtype == q.dtype:
+            # Product and sum in one pass over memory.
+            logits = torch.baddbmm(bias.flatten(0, 1), q.flatten(0, 1), k.flatten(0, 1)).view(*q.shape[:3], -1)
+        else:
+            logits = torch.matmul(q, k)
+            if bias is not None:
+                logits = logits.masked_fill_(~bias, float("-inf")) if bias.dtype == torch.bool else logits.add_(bias)
         weight = F.dropout(torch.softmax(logits, dim=-1), p=dropout, training=self.training)
         return torch.matmul(weight, v), (weight if eager else None)
 
@@ -116,10 +127,12 @@ class CutAttention(nn.Module):
 class CutWavLMAttention(CutAttention):
     """`CutAttention` with WavLM's gated relative position bias, for kept heads only.
 
-    The bias table of the whole model lives in layer 0 and outlives that layer's own heads. Layers hand each other the
-    table's values by distance, (H, 2T - 1), instead of a (B x H, T, T) tensor; each layer gates and spreads those of
-    its own heads. The gate reads the unprojected input split by all original heads, hence the absolute head indices.
-    Unlike the stock class, which returns the mean over heads, attention weights are those of each head.
+    The bias table of the whole model lives in layer 0 and outlives that layer's own heads. Layers hand each other its
+    values for every pair of frames, (H, T, T), once for the whole batch, where the stock class repeats them for every
+    utterance; each layer gates those of its own heads. The gate reads the unprojected input split by all original
+    heads, hence the absolute head indices.
+    Unlike the stock class, which always computes attention weights and returns their mean over heads, this one gives
+    those of each head, and only when they are asked for: without them torch's fused kernel does the work.
     """
 
     def __init__(self, config: Any, shape: AttentionShape, head_dim: int, *, holds_table: bool) -> None:
@@ -155,21 +168,24 @@ class CutWavLMAttention(CutAttention):
         Args:
             hidden_states: (B, T, D).
             attention_mask: (B, T), one where a frame is valid, or None.
-            position_bias: Bias by distance (H, 2T - 1) from the layer that holds the table, or None there.
+            position_bias: Bias of all original heads (H, T, T) from the layer that holds the table, or None there.
             index: Layer number; not used.
 
         Returns:
-            Output, weights as in `CutAttention`, and the bias by distance for the next layer.
+            Output, weights (B, heads, T, T) when `output_attentions` is asked for, and the position bias for the next
+            layer.
         """
+        wanted = bool(kwargs.get("output_attentions", getattr(self.config, "output_attentions", False)))
         if self.rel_attn_embed is not None:
-            position_bias = self.bias_by_distance(hidden_states.shape[1])
+            position_bias = _spread(self.bias_by_distance(hidden_states.shape[1]))
         if not self.groups:
-            return self._constant(hidden_states), None, position_bias
+            return self._constant(hidden_states), _no_weights(hidden_states) if wanted else None, position_bias
         assert position_bias is not None
-        bias = self._gate(hidden_states) * self._spread(position_bias)  # (B, heads, T, T)
+        own = position_bias if self.in_order else position_bias[list(self.heads)]
+        bias = self._gate(hidden_states) * own  # (B, heads, T, T)
         if attention_mask is not None:
             bias = bias.masked_fill(attention_mask.ne(1)[:, None, None, :], float("-inf"))
-        output, weights = self._attend(hidden_states, bias)
+        output, weights = self._attend(hidden_states, bias, eager=wanted)
         return output, weights, position_bias
 
     def bias_by_distance(self, time: int) -> Tensor:
@@ -185,12 +201,6 @@ class CutWavLMAttention(CutAttention):
         bucket = (distance > 0).long() * half + torch.where(size < exact, size, large)
         return self.rel_attn_embed(bucket).t()
 
-    def _spread(self, by_distance: Tensor) -> Tensor:
-        """(H, 2T - 1) -> (heads, T, T): row i holds the distances -i ... T-1-i."""
-        time = (by_distance.shape[1] + 1) // 2
-        own = by_distance if self.in_order else by_distance[list(self.heads)]
-        return own.unfold(1, time, 1).flip(1)
-
     def _gate(self, hidden_states: Tensor) -> Tensor:
         """(B, T, D) -> (B, heads, T, 1), in (1, 3) at initialisation."""
         batch, time, _ = hidden_states.shape
@@ -200,3 +210,15 @@ class CutWavLMAttention(CutAttention):
         both = self.gru_rel_pos_linear(split).view(batch, time, len(self.heads), 2, 4).sum(-1)
         first, second = torch.sigmoid(both).permute(3, 0, 2, 1).unsqueeze(-1)  # each (B, heads, T, 1)
         return first * (second * self.gru_rel_pos_const - 1.0) + 2.0
+
+
+def _no_weights(hidden_states: Tensor) -> Tensor:
+    """Weights of no head, (B, 0, T, T), so that a model's attentions stay one for each layer."""
+    batch, time, _ = hidden_states.shape
+    return hidden_states.new_zeros(batch, 0, time, time)
+
+
+def _spread(by_distance: Tensor) -> Tensor:
+    """(H, 2T - 1) -> (H, T, T): row i holds the distances -i ... T-1-i."""
+    time = (by_distance.shape[1] + 1) // 2
+    return by_distance.unfold(1, time, 1).flip(1)

@@ -1,8 +1,8 @@
 """Registration with `transformers` when it is there, and not before: importing us must not import it.
 
-The library's imports are watched until one that brought `AutoConfig`'s mapping along has ended; then the configs of cut
-models are added to it. Not sooner: the library loads that mapping in the middle of loading whatever was asked for first,
-when its other modules cannot be imported yet. Model classes follow when the first config of their family is made.
+The library's imports are watched until one that brought `AutoConfig`'s mapping along has ended; then the configs of
+cut models are added to it. Not sooner: the library loads that mapping in the middle of loading whatever was asked for
+first, when its other modules cannot be imported yet. Model classes follow when a family's first config is made.
 """
 
 from __future__ import annotations

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Literal
 
@@ -33,6 +34,14 @@ class Constraint:
             raise ConfigError("A constraint needs either 'target' (share kept) or 'sparsity' (share removed).")
         if not 0 < self.kept <= 1:
             raise ConfigError(f"A constraint must keep more than 0 and at most 1 of the cost, got {self.kept:g}.")
+        if not 0 < self.seconds < math.inf:
+            raise ConfigError(f"seconds: got {self.seconds}, allowed is above 0.")
+        places = [place for place, _ in self.ramp]
+        if not places or places != sorted(places) or not all(0 <= number <= 1 for point in self.ramp for number in point):
+            raise ConfigError(
+                f"ramp: got {[list(point) for point in self.ramp]}, allowed are points of two shares from 0 to 1, in "
+                "ascending order of the first, such as [[0, 0], [0.25, 1]]."
+            )
 
     @property
     def kept(self) -> float:
@@ -50,19 +59,21 @@ class Multipliers(nn.Module):
 
     def __init__(self, constraints: int) -> None:
         super().__init__()
-        self.values = nn.Parameter(torch.zeros(constraints, 2, dtype=torch.float64))
+        self.linear = nn.Parameter(torch.zeros(constraints, dtype=torch.float64))
+        self.quadratic = nn.Parameter(torch.zeros(constraints, dtype=torch.float64))
 
 
-def penalty(sparsity: Tensor, goal: Tensor, multipliers: Tensor) -> Tensor:
+def penalty(sparsity: Tensor, goal: Tensor, linear: Tensor, quadratic: Tensor) -> Tensor:
     """Sum over constraints of lambda1 (s - t) + lambda2 (s - t)^2.
 
     Args:
         sparsity: Expected sparsity s of each constraint, (constraints,).
         goal: Sparsity t asked for at this step, (constraints,).
-        multipliers: lambda1 and lambda2 of each, (constraints, 2); they are to be maximised over.
+        linear: lambda1 of each, (constraints,); to be maximised over.
+        quadratic: lambda2 of each, (constraints,); to be maximised over.
 
     Source: Wang, Wohlwend and Lei 2020 (FLOP, arXiv 1910.04732); Wang et al. 2023 (arXiv 2306.01385), Eq. 5.
     Differs from the released codes, which ascend by a negative learning rate: ours is an optimiser that maximises.
     """
     gap = sparsity - goal
-    return (multipliers[:, 0] * gap + multipliers[:, 1] * gap.square()).sum()
+    return (linear * gap + quadratic * gap.square()).sum()

@@ -229,8 +229,8 @@ def differences(values: Sequence[float], *, name: str, title: str) -> Chart:
     return Chart(title=title, svg=svg, note="Relative to the activations' root mean square. Logarithmic scale.")
 
 
-def cosines(stages: Sequence[tuple[str, Sequence[float]]], *, name: str, title: str, note: str = "") -> Chart:
-    """Cosine to the teacher per hidden state, one curve a stage."""
+def cosines(stages: Sequence[tuple[str, Sequence[float]]], *, name: str, title: str, note: str = "") -> Chart | None:
+    """Cosine to the teacher per hidden state, one curve a stage; None where no value is finite."""
     found = [
         Curve(name=stage, points=_finite(values), colour=index, style="dots")
         for index, (stage, values) in enumerate(stages)

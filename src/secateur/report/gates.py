@@ -134,28 +134,27 @@ def _gauge(constraint: Constraint, index: int) -> Markup | None:
     The bar begins at zero; the marks lie so close in a healthy run that one is above and one below, and their
     figures follow as text.
     """
-    if not (_is_cost(constraint.limit) and _is_cost(constraint.counted)):
+    limit, counted = constraint.limit, constraint.counted
+    if limit is None or counted is None or not (_is_cost(limit) and _is_cost(counted)):
         return None
-    assert constraint.limit is not None
-    assert constraint.counted is not None
     named = [
         (label, value, class_)
         for label, value, class_ in (
             ("expected by the gates", constraint.expected, "expected"),
             ("the gates' own verdict", constraint.verdict, "verdict"),
         )
-        if _is_cost(value)
+        if value is not None and _is_cost(value)
     ]
-    high = max([constraint.limit, constraint.counted, *(value for _, value, _ in named)]) * 1.08
+    high = max([limit, counted, *(value for _, value, _ in named)]) * 1.08
     across = Scale(low=0, high=high, start=0, end=100)
     parts = [
         element("rect", x=0, y=8, width="100%", height=14, class_="gone"),
         element(
             "rect",
-            element("title", f"counted: {exact(constraint.counted)}"),
+            element("title", f"counted: {exact(counted)}"),
             x=0,
             y=8,
-            width=f"{across(constraint.counted):.3f}%",
+            width=f"{across(counted):.3f}%",
             height=14,
             class_="kept" if is_met(constraint) else "over",
         ),
@@ -171,10 +170,10 @@ def _gauge(constraint: Constraint, index: int) -> Markup | None:
             class_=class_,
         )
         parts.append(shape)
-    place = f"{across(constraint.limit):.3f}%"
-    tip = element("title", f"limit: {exact(constraint.limit)}")
+    place = f"{across(limit):.3f}%"
+    tip = element("title", f"limit: {exact(limit)}")
     parts.append(element("line", tip, x1=place, x2=place, y1=2, y2=28, class_="limit"))
-    described = f"Counted {amount(constraint.counted)}, allowed {amount(constraint.limit)}."
+    described = f"Counted {amount(counted)}, allowed {amount(limit)}."
     return element(
         "svg",
         element("title", f"Cost against its limit: {constraint.name}", id=f"gauge-{index}-title"),
@@ -188,8 +187,8 @@ def _gauge(constraint: Constraint, index: int) -> Markup | None:
     )
 
 
-def _is_cost(value: float | None) -> bool:
-    return value is not None and math.isfinite(value) and value >= 0
+def _is_cost(value: float) -> bool:
+    return math.isfinite(value) and value >= 0
 
 
 def _title(words: str) -> str:

@@ -7,7 +7,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import pydantic
 
@@ -15,6 +15,8 @@ from secateur.errors import SecateurError
 from secateur.records import read_json
 
 FORMAT = 1
+Count = Annotated[int, pydantic.Field(ge=0)]
+Milliseconds = Annotated[float, pydantic.Field(gt=0)]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,10 +25,10 @@ class Axis:
 
     name: str
     kind: str
-    layer: int | None = None
-    original: int = pydantic.Field(ge=0)
-    before: int = pydantic.Field(ge=0)
-    kept: int = pydantic.Field(ge=0)
+    layer: Count | None = None
+    original: Count
+    before: Count
+    kept: Count
     gated: bool = False
 
 
@@ -34,12 +36,12 @@ class Axis:
 class Time:
     """A measured time in milliseconds, its spread, and what was measured."""
 
-    median_ms: float = pydantic.Field(gt=0)
-    low_ms: float = pydantic.Field(gt=0)
-    high_ms: float = pydantic.Field(gt=0)
+    median_ms: Milliseconds
+    low_ms: Milliseconds
+    high_ms: Milliseconds
     seconds_of_audio: float | None = None
-    batch: int | None = None
-    threads: int | None = None
+    batch: Count | None = None
+    threads: Count | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,9 +49,9 @@ class Stage:
     """What was measured of the model at one stage: dense, shrunk or recovered."""
 
     name: str
-    parameters: int | None = None
-    macs: int | None = None
-    samples: int | None = None
+    parameters: Count | None = None
+    macs: Count | None = None
+    samples: Count | None = None
     time: Time | None = None
     loss: float | None = None
     cosine: tuple[float, ...] | None = None
@@ -76,9 +78,9 @@ class Constraint:
 class Kind:
     """The gates of one kind: how many there are, are open, and have not decided."""
 
-    gates: int
-    open: int = 0
-    undecided: int = 0
+    gates: Count
+    open: Count = 0
+    undecided: Count = 0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,9 +88,9 @@ class Gates:
     """The state of the gates when the selection was chosen."""
 
     kinds: Mapping[str, Kind] = field(default_factory=dict)
-    histogram: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    histogram: Mapping[str, tuple[Count, ...]] = field(default_factory=dict)
     undecided_share: float | None = None
-    moved: int | None = None
+    moved: Count | None = None
     moved_share: float | None = None
     notes: tuple[str, ...] = ()
 
@@ -116,7 +118,7 @@ class Corpus:
     """A set of recordings."""
 
     name: str = ""
-    utterances: int = 0
+    utterances: Count = 0
     hours: float = 0.0
 
 
@@ -141,8 +143,8 @@ class Data:
 class Cost:
     """Parameters and MACs of one block."""
 
-    parameters: int = 0
-    macs: int = 0
+    parameters: Count = 0
+    macs: Count = 0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -158,7 +160,7 @@ class Phase:
     """A phase of the run and what it took."""
 
     name: str
-    steps: int | None = None
+    steps: Count | None = None
     seconds: float | None = None
 
 

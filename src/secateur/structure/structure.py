@@ -10,7 +10,7 @@ from secateur.errors import ConfigError, nearest
 from secateur.structure.axis import Axis, Unit
 
 SCOPES = ("whole", "gated", "encoder", "frontend")
-_PREFIX = {"whole": "", "encoder": "encoder.", "frontend": "feature_extractor."}
+_PREFIX = {"whole": "", "encoder": "encoder", "frontend": "feature_extractor"}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -110,6 +110,8 @@ class Structure:
         norms: LayerNorms crossed by an axis.
         convolutions: (kernel, stride) of each front-end layer.
         convention: What the MACs count and leave out, in words.
+        sees_padding: Whether padding changes valid frames, in stock code too: front ends with GroupNorm, and data2vec's
+            positional norms.
     """
 
     model_type: str
@@ -119,6 +121,7 @@ class Structure:
     norms: tuple[Norm, ...]
     convolutions: tuple[tuple[int, int], ...]
     convention: str
+    sees_padding: bool
     weight_by_name: Mapping[str, Weight] = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
@@ -166,8 +169,8 @@ class Structure:
 
     def in_scope(self, path: str, scope: str) -> bool:
         """Whether a parameter or module path belongs to a scope other than ``gated``."""
-        prefix = _PREFIX.get(scope, scope)
-        return not prefix or path.startswith(prefix) or path.startswith(prefix.rstrip(".") + ".") or path == prefix
+        prefix = _PREFIX.get(scope, scope.rstrip("."))
+        return not prefix or path == prefix or path.startswith(prefix + ".")
 
     def check_scope(self, scope: str) -> None:
         """Raise a ConfigError when a scope names nothing."""

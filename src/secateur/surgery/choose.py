@@ -80,6 +80,7 @@ def choose(
     for limit in limits:
         kept = _close_until(kept, scores, gated, limit)
     kept = _fill(kept, scores, gated, limits, slack)
+    kept = _without_idle_moves(structure, kept, verdict)
     closed = close(structure, _selection(structure, kept, scales, gated))
     counted = {limit.name: limit.cost.count(closed.selection) for limit in limits}
     room = {limit.name: (limit.most - counted[limit.name]) / limit.cost.dense for limit in limits}
@@ -141,10 +142,7 @@ def _fill(kept: Tensor, scores: Tensor, gated: Tensor, limits: Sequence[Limit], 
 
     order = _order(scores, ~kept & gated, descending=True)
     while len(order) and not full(kept):
-        low, high = (
-            0,
-            len(order) + 1,
-        )  # opening `low` of them fits and is not full, `high` does not fit or is full
+        low, high = 0, len(order) + 1  # opening `low` of them fits and is not full, `high` does not fit or is full
         while high - low > 1:
             middle = (low + high) // 2
             candidate = _with(kept, order[:middle], True)
@@ -159,6 +157,17 @@ def _fill(kept: Tensor, scores: Tensor, gated: Tensor, limits: Sequence[Limit], 
         kept = last if fits(last) else kept  # a block that does not fit is passed over
         order = order[low + 1 :]
     return kept
+
+
+def _without_idle_moves(structure: Structure, kept: Tensor, verdict: Tensor) -> Tensor:
+    """Give units inside a closed one their own verdict back: they are gone whichever side they are on."""
+    out, offsets = kept.clone(), structure.offsets
+    for name, axis in structure.axes.items():
+        parents = [(structure.axes[parent].units, offsets[parent], unit) for parent, unit in axis.parents]
+        if any(unit not in units or not kept[start + units.index(unit)] for units, start, unit in parents):
+            mine = slice(offsets[name], offsets[name] + axis.size)
+            out[mine] = verdict[mine]
+    return out
 
 
 def _matters(cost: Cost, gated: Tensor) -> Tensor:

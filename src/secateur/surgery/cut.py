@@ -42,6 +42,8 @@ def cut(model: PreTrainedModel, selection: Selection, *, layout: Layout = "regis
     if not ending:
         allowed = ", ".join(endings(structure.model_type))
         raise ModelError(f"A {type(model).__name__} cannot be cut; allowed are the classes {allowed} of its family.")
+    if model.config._attn_implementation in ("eager", "sdpa"):  # ours have no other; the default then
+        config._attn_implementation = model.config._attn_implementation
     new = skeleton(config, ending)
     assert isinstance(new, PreTrainedModel)
     state = _encoder_state(base_of(model), structure, declare(config), closed)

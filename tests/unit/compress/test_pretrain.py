@@ -26,9 +26,10 @@ def config(tmp_path_factory: pytest.TempPathFactory) -> PretrainConfig:
         data=SyntheticData(utterances=20, voices=6, words_per_utterance=(3, 4)),
         task=BestRqTask(frame_codebooks=1, plain_codebooks=1, crop_codebooks=1, entries=8, width=4),
         encoder=EncoderShape(
-            conv_channels=8, width=16, layers=2, heads=2, feed_forward=32, positions=4, position_groups=1
+            conv_channels=(8,) * 7, width=16, layers=2, heads=2, feed_forward=32, positions=4, position_groups=1
         ),
-        loop=LoopConfig(steps=2, log_every=1),
+        loop=LoopConfig(steps=3, log_every=1),
+        front_steps=1,
         seconds=4.0,
         crop=1.0,
     )
@@ -48,7 +49,7 @@ def test_accumulated_micro_batches_have_the_gradients_of_the_whole_batch(config:
     gradients = []
     for accumulate in (1, 2):
         trainee = BestRqTrainee(replace(config, accumulate=accumulate, disturb=0.0))
-        for batch in trainee.micro_batches(0, 0, 1):
+        for batch in trainee.micro_batches(1, 0, 1):
             trainee.loss(trainee.module, batch).total.backward()
         gradients.append([p.grad for p in trainee.module.parameters() if p.grad is not None])
     for whole, summed in zip(*gradients, strict=True):
@@ -56,8 +57,8 @@ def test_accumulated_micro_batches_have_the_gradients_of_the_whole_batch(config:
 
 
 def test_labels_come_from_clean_speech_when_the_encoder_hears_noise(config: PretrainConfig) -> None:
-    (clean,) = BestRqTrainee(replace(config, disturb=0.0)).micro_batches(0, 0, 1)
-    (noisy,) = BestRqTrainee(replace(config, disturb=1.0)).micro_batches(0, 0, 1)
+    (clean,) = BestRqTrainee(replace(config, disturb=0.0)).micro_batches(1, 0, 1)
+    (noisy,) = BestRqTrainee(replace(config, disturb=1.0)).micro_batches(1, 0, 1)
     assert torch.equal(clean.values, noisy.values)
     assert torch.equal(clean.mask, noisy.mask)
     assert not torch.allclose(clean.heard, noisy.heard, atol=0.01)

@@ -36,18 +36,14 @@ def test_another_cache_gets_the_same_samples_and_labels(
     assert all(np.array_equal(again.audio(i), corpus.audio(i)) for i in range(len(corpus)))
 
 
-def test_another_seed_makes_another_corpus(
-    corpus: Corpus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_another_seed_makes_another_corpus(corpus: Corpus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SECATEUR_CACHE", str(tmp_path))
     other = open_synthetic(SyntheticData(utterances=3, voices=3, seed=4, words_per_utterance=(2, 4)))
     assert other.utterances[0].text != corpus.utterances[0].text
     assert other.name != corpus.name
 
 
-def test_what_is_in_the_cache_is_not_made_again(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_what_is_in_the_cache_is_not_made_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SECATEUR_CACHE", str(tmp_path))
     config = SyntheticData(utterances=3, voices=3, words_per_utterance=(1, 1))
     first = open_synthetic(config)
@@ -92,9 +88,7 @@ def test_no_timbre_speaks_in_two_splits_whatever_the_seed() -> None:
         for voice in voices_of(SyntheticData(seed=seed))[split]
     }
     assert not heard & held_out
-    assert sorted(sum((variants_of(split) for split in ("train", "dev", "test")), ())) == sorted(
-        synthetic.VARIANTS
-    )
+    assert sorted(sum((variants_of(split) for split in ("train", "dev", "test")), ())) == sorted(synthetic.VARIANTS)
 
 
 def test_splits_take_eight_one_and_one_tenth() -> None:
@@ -107,9 +101,7 @@ def test_too_few_utterances_for_three_splits_is_said() -> None:
         splits_of(SyntheticData(utterances=2))
 
 
-def test_without_the_loader_the_message_holds_the_pip_command(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_without_the_loader_the_message_holds_the_pip_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SECATEUR_CACHE", str(tmp_path))
     monkeypatch.setitem(sys.modules, "espeakng_loader", None)
     with pytest.raises(DataError, match="pip install espeakng-loader"):

@@ -96,9 +96,7 @@ def manifest(tmp_path: Path) -> Path:
     for index in range(30):
         label, part = ("low", "high")[index % 2], ("train", "dev", "test")[index % 3]
         pitch = (200.0, 1500.0)[index % 2] * (1 + 0.01 * index)
-        soundfile.write(
-            tmp_path / f"{index}.wav", 0.3 * np.sin(2 * np.pi * pitch * np.arange(8000) / 16_000), 16_000
-        )
+        soundfile.write(tmp_path / f"{index}.wav", 0.3 * np.sin(2 * np.pi * pitch * np.arange(8000) / 16_000), 16_000)
         line = {"id": str(index), "audio": f"{index}.wav", "label": label, "speaker": f"s{index % 2}"}
         lines.append(json.dumps(line | {"split": part, "sid_split": part, "corpus": "tones"}))
     path = tmp_path / "manifest.jsonl"
@@ -119,9 +117,7 @@ def test_a_run_tells_tones_apart_and_makes_a_table(manifest: Path, tmp_path: Pat
     )
     WavLMModel(config).save_pretrained(tmp_path / "model")
     sets = manifest_sets(str(manifest), keywords=("tones",), speakers=("tones",))
-    record = probes.run(
-        ProbeConfig(model=str(tmp_path / "model"), sets=sets, poolings=("mean",), seeds=(0,))
-    )
+    record = probes.run(ProbeConfig(model=str(tmp_path / "model"), sets=sets, poolings=("mean",), seeds=(0,)))
     assert [row.log_mel.test for row in record.rows] == [1.0, 1.0]
     assert record.rows[0].items == {"train": 10, "dev": 10, "test": 10}
     assert "| words, tones | 2 | 10 | mean | 100.0 ± 0.0 |" in probes.table(record)
@@ -131,9 +127,7 @@ def test_a_question_without_answers_is_said(manifest: Path) -> None:
     (asked, *_) = manifest_sets(str(manifest), keywords=("tones",), speakers=())
     with pytest.raises(DataError, match="nothing to classify in its part 'train'"):
         probes.run(
-            ProbeConfig(
-                model=str(_tiny(manifest.parent)), sets=(ProbeSet(name="w", data=asked.data, ask="word"),)
-            )
+            ProbeConfig(model=str(_tiny(manifest.parent)), sets=(ProbeSet(name="w", data=asked.data, ask="word"),))
         )
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 import pytest
 import torch
@@ -113,7 +115,7 @@ def test_spans_inside_are_never_shorter_than_asked() -> None:
     mask = span_mask(batch=50, frames=100, share=0.3, span=6, rng=np.random.default_rng(1))
     for row in mask:
         edges = np.flatnonzero(np.diff(row.astype(int)))
-        runs = [b - a for a, b in zip(edges, edges[1:], strict=False) if row[a + 1]]
+        runs = [b - a for a, b in itertools.pairwise(edges) if row[a + 1]]
         assert all(run >= 6 for run in runs)
 
 

@@ -172,6 +172,11 @@ class Labeller(nn.Module):
         self.crop_mean, self.crop_spread = whole.mean(dim=0), whole.std(dim=0) + 1e-3
 
     @torch.no_grad()
+    def plain(self, values: Tensor) -> Tensor:
+        """(batch, samples) → log-mel energies in units of the corpus's spread, (batch, frames, 2 · mels)."""
+        return _stacked((self.log_mel(values) - self.mean) / self.spread)
+
+    @torch.no_grad()
     def forward(self, values: Tensor) -> Tensor:
         """(batch, samples) at unit variance → labels (batch, frames, codebooks), int64."""
         log_mel = self.log_mel(values)

@@ -1,0 +1,140 @@
+"""Learned pruning against one-shot pruning at a scale that two cores can train, on real speech.
+
+Runs `secateur prune` on one recipe for every method, sparsity, seed and learning rate, each in a process of its own with
+one thread, and keeps one line of JSON a run. All methods see the same data in the same order for the same number of
+steps in all: a learned run has learn + recover steps, the one-shot ones as many recover steps.
+
+    python benchmarks/reduced_scale.py --manifest speech.jsonl --out results.jsonl --work /tmp/runs
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+RECIPE = "wang2023/reduced"
+RATES = (5e-4, 1e-3, 2e-3)
+METHODS: dict[str, dict[str, Any]] = {
+    "learned": {},
+    "magnitude": {"choose": {"kind": "score", "score": "magnitude"}},
+    "first": {"choose": {"kind": "score", "score": "first"}},
+    "without_fahp": {"gates": {"qk": None, "vo": None, "heads": {"drop_rate": 0.05, "straight_through": True}}},
+    "without_ste": {
+        "gates": {kind: {"straight_through": False} for kind in ("qk", "vo", "units", "block")},
+    },
+}
+ENVIRONMENT = {
+    "OMP_NUM_THREADS": "1",
+    "MKL_NUM_THREADS": "1",
+    "MALLOC_MMAP_THRESHOLD_": "2147483648",
+    "MALLOC_TRIM_THRESHOLD_": "8589934592",
+    "MALLOC_TOP_PAD_": "268435456",
+    "TRANSFORMERS_VERBOSITY": "error",
+}
+
+
+def cases(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
+    """Every run of the grid, the most telling first."""
+    for seed in range(options.seeds):
+        for sparsity in options.sparsities:
+            yield {"method": "learned", "sparsity": sparsity, "seed": seed, "rate": None}
+            for method in ("magnitude", "first"):
+                for rate in RATES:
+                    yield {"method": method, "sparsity": sparsity, "seed": seed, "rate": rate}
+            if seed < options.ablation_seeds:
+                for method in ("without_fahp", "without_ste"):
+                    yield {"method": method, "sparsity": sparsity, "seed": seed, "rate": None}
+
+
+def recipe_of(case: dict[str, Any], options: argparse.Namespace, out: Path) -> dict[str, Any]:
+    """The fields in which a run differs from the recipe."""
+    audio = {"kind": "jsonl", "path": str(options.manifest), "scan": False}
+    fields: dict[str, Any] = {
+        "seed": case["seed"],
+        "out": str(out),
+        "data": audio | {"where": {"corpus": [options.corpus], "split": ["train"]}},
+        "validation.data": audio | {"where": {"corpus": [options.corpus], "split": ["dev"]}},
+        "constraints": [{"scope": "gated", "sparsity": case["sparsity"], "ramp": [[0, 0], [0.5, 1]]}],
+    }
+    if case["rate"] is not None:
+        fields |= {"recover.learning_rate": case["rate"], "recover.steps": options.learn + options.recover}
+    else:
+        fields |= {"recover.steps": options.recover}
+    return fields | {"learn.steps": options.learn} | METHODS[case["method"]]
+
+
+def run_case(case: dict[str, Any], options: argparse.Namespace) -> dict[str, Any]:
+    """One run in a process of its own."""
+    name = "-".join(str(value) for value in case.values())
+    out = Path(options.work) / name
+    shutil.rmtree(out, ignore_errors=True)
+    words = {"recipe": RECIPE, "overrides": recipe_of(case, options, out)}
+    command = [sys.executable, "-W", "ignore", __file__, "--one", json.dumps(words)]
+    done = subprocess.run(command, env=os.environ | ENVIRONMENT, capture_output=True, text=True)
+    if done.returncode:
+        raise RuntimeError(f"{name}: {done.stderr[-2000:]}")
+    record = json.loads((out / "record.json").read_text())
+    gates, stages = record["gates"], {stage["name"]: stage for stage in record["stages"]}
+    return case | {
+        "loss": stages["recovered"]["loss"],
+        "loss_shrunk": stages["shrunk"]["loss"],
+        "cosine": stages["recovered"]["cosine"],
+        "parameters": stages["recovered"]["parameters"],
+        "kept": [entry["counted"] / entry["dense"] for entry in record["constraints"]],
+        "milliseconds": {stage: value["time"]["median_ms"] for stage, value in stages.items()},
+        "undecided": gates.get("undecided_share"),
+        "moved": gates.get("moved_share"),
+        "open": {kind: f"{value['open']}/{value['gates']}" for kind, value in gates.get("kinds", {}).items()},
+        "seconds": sum(phase["seconds"] for phase in record["phases"]),
+    }
+
+
+def one(words: dict[str, Any]) -> None:
+    """What the process of one run does."""
+    import torch
+
+    import secateur
+
+    torch.set_num_threads(1)
+    torch.set_float32_matmul_precision("medium")  # float32 accuracy here, twice the speed; the same for every method
+    secateur.prune(words["recipe"], overrides=words["overrides"])
+
+
+def main() -> None:
+    """Run what is not in the results yet."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--one", help=argparse.SUPPRESS)
+    parser.add_argument("--manifest", type=Path, help="a JSONL manifest with the fields corpus and split")
+    parser.add_argument("--corpus", default="librispeech_clean", help="value of the field corpus")
+    parser.add_argument("--out", type=Path, help="JSON lines, one a run; runs that are in it are not run again")
+    parser.add_argument("--work", type=Path, default=Path("runs/reduced_scale"))
+    parser.add_argument("--sparsities", type=float, nargs="+", default=[0.8, 0.5])
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--ablation-seeds", type=int, default=3)
+    parser.add_argument("--learn", type=int, default=240)
+    parser.add_argument("--recover", type=int, default=120)
+    parser.add_argument("--jobs", type=int, default=2)
+    options = parser.parse_args()
+    if options.one:
+        one(json.loads(options.one))
+        return
+    keys = ("method", "sparsity", "seed", "rate")
+    lines = options.out.read_text().splitlines() if options.out.exists() else []
+    done = {tuple(json.loads(line)[key] for key in keys) for line in lines}
+    pending = [case for case in cases(options) if tuple(case[key] for key in keys) not in done]
+    with ThreadPoolExecutor(options.jobs) as pool:
+        for result in pool.map(lambda case: run_case(case, options), pending):
+            with options.out.open("a") as handle:
+                handle.write(json.dumps(result) + "\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,57 @@
+"""Masked equals shrunk at full size, random weights, float32."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from support import TOLERANCE, audio, build, difference, outputs
+from transformers import HubertConfig, WavLMConfig
+
+from secateur.arch import declare
+from secateur.masking import attach, values_of
+from secateur.structure import Selection, close
+from secateur.structure import axis as names
+from secateur.surgery import cut
+
+LARGE = {
+    "hidden_size": 1024,
+    "num_hidden_layers": 24,
+    "num_attention_heads": 16,
+    "intermediate_size": 4096,
+    "feat_extract_norm": "layer",
+    "conv_bias": True,
+    "do_stable_layer_norm": True,
+}
+
+
+def ragged(structure: Any, seed: int) -> Selection:
+    """Every third unit or so of everything, dead heads and blocks, scales near one."""
+    generator = torch.Generator().manual_seed(seed)
+    axes: dict[str, tuple[int, ...]] = {}
+    scales: dict[str, tuple[float, ...]] = {}
+    for name, axis in structure.axes.items():
+        if axis.kind in ("channels", "qk", "vo", "units"):
+            share = float(torch.rand((), generator=generator))
+            chosen = torch.rand(axis.size, generator=generator) < (0.0 if share < 0.1 else share)
+            axes[name] = tuple(unit for unit, kept in zip(axis.units, chosen.tolist(), strict=True) if kept)
+            scales[name] = tuple((0.6 + 0.8 * torch.rand(len(axes[name]), generator=generator)).tolist())
+    axes[names.attention_block(3)] = ()
+    axes[names.feed_forward_block(5)] = ()
+    axes[names.heads(7)] = ()
+    return Selection(axes=axes, scales=scales)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("config", [WavLMConfig(), HubertConfig(**LARGE)], ids=["wavlm-base", "hubert-large"])
+def test_masked_equals_shrunk_at_full_size(config: Any) -> None:
+    structure = declare(config)
+    dense = build(config, seed=1)
+    closed = close(structure, ragged(structure, 2)).selection
+    small = cut(dense, closed)
+    masking = attach(dense, structure)
+    masking.set(values_of(structure, closed, torch.float32))
+    for lengths in ((16000,), (12000, 5000)):
+        for a, b in zip(outputs(dense, *audio(lengths)), outputs(small, *audio(lengths)), strict=True):
+            assert difference(a, b) <= TOLERANCE[torch.float32]

@@ -1,0 +1,133 @@
+"""A tiny pruning run in parts: audio in memory or as files, a tiny teacher, and the trainee of the learn phase."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import soundfile
+import torch
+from numpy.typing import NDArray
+from support import build, tiny_config, tiny_structure
+
+from secateur.compress.batches import Feed, held_out
+from secateur.compress.config import Batching, Distillation, Learning
+from secateur.compress.imitate import Imitator
+from secateur.compress.step import Bound, Pruning
+from secateur.cost import Cost, Terms
+from secateur.data.corpus import Corpus, Utterance
+from secateur.gates import GateSet, HardConcrete
+from secateur.masking import attach
+from secateur.objective.constraint import Constraint
+from secateur.objective.distill import L1Cosine
+from secateur.objective.pairing import Fixed, Pairing
+
+#: Samples of the utterances: 0.2 to 0.5 s, no two alike.
+LENGTHS = tuple(3200 + (1237 * i) % 4800 for i in range(12))
+
+
+def noise(index: int) -> NDArray[np.float32]:
+    """Audio of one utterance: noise that swells and fades, so that frames differ."""
+    samples = LENGTHS[index]
+    swell = 1.0 + np.sin(np.arange(samples) / 700 + index)
+    loud = np.random.default_rng(index).standard_normal(samples) * 0.1 * swell
+    return loud.astype(np.float32).clip(-1, 1)
+
+
+def corpus() -> Corpus:
+    """Twelve utterances in memory."""
+    utterances = tuple(Utterance(id=f"u{i}", path=f"u{i}.wav", samples=n) for i, n in enumerate(LENGTHS))
+    return Corpus(name="toy", utterances=utterances, skipped=(), read=lambda u: noise(int(u.id[1:])))
+
+
+def write_wavs(folder: Path) -> Path:
+    """The same utterances as files."""
+    folder.mkdir(parents=True)
+    for index in range(len(LENGTHS)):
+        soundfile.write(folder / f"u{index:02}.wav", noise(index), 16_000, subtype="FLOAT")
+    return folder
+
+
+def write_teacher(folder: Path, family: str = "wavlm", size: str = "large", ending: str = "Model") -> Path:
+    """A tiny random teacher as a model folder with a feature extractor."""
+    from transformers import Wav2Vec2FeatureExtractor
+
+    seeded(family, size, ending).save_pretrained(folder)
+    Wav2Vec2FeatureExtractor(do_normalize=True).save_pretrained(folder)
+    return folder
+
+
+def seeded(family: str, size: str, ending: str = "Model") -> Any:
+    """A tiny random model, the same one every time."""
+    torch.manual_seed(0)  # a weight norm's gain keeps a part of its first value
+    return build(tiny_config(family, size), ending)
+
+
+def pruning(
+    *,
+    family: str = "wavlm",
+    size: str = "large",
+    accumulate: int = 1,
+    straight_through: bool = False,
+    pairing: Pairing | None = None,
+    l1: float = 1.0,
+    seconds: float = 2.4,
+    kinds: tuple[str, ...] = ("channels", "heads", "qk", "vo", "units", "block"),
+    constraints: tuple[Constraint, ...] = (Constraint(target=0.4),),
+    edit: Callable[[Any], None] = lambda model: None,
+    **training: Any,
+) -> Pruning:
+    """The trainee of a learn phase on a tiny model, teacher and student alike at the start."""
+    teacher = seeded(family, size)
+    student = copy.deepcopy(teacher)
+    edit(student)
+    structure = tiny_structure(family, size)
+    terms = Terms(structure)
+    # Gates that are half decided, so that draws are closed, open and in between.
+    gate = HardConcrete(drop_rate=0.4, spread=1.0, straight_through=straight_through)
+    gates = GateSet(structure, dict.fromkeys(kinds, gate), seed=5)
+    audio = corpus()
+    return Pruning(
+        Imitator(student, Distillation(distance=L1Cosine(l1=l1), pairing=pairing or Fixed())),
+        teacher,
+        Feed(
+            audio,
+            structure,
+            Batching(seconds=seconds, longest=0.4, shortest=0.1, accumulate=accumulate),
+            seed=3,
+            normalize=True,
+            equal=size == "base",
+        ),
+        held_out(audio, structure, seconds=0.5, longest=0.3, normalize=True),
+        Learning(**({"steps": 8, "log_every": 1} | training)),
+        gates=gates,
+        masking=attach(student, structure),
+        terms=terms,
+        bounds=[
+            Bound(constraint=each, cost=Cost.of(terms, cost=each.cost, scope=each.scope, gated=gates.gated))
+            for each in constraints
+        ],
+    )
+
+
+def one_backward(trainee: Pruning, step: int = 0) -> dict[str, torch.Tensor]:
+    """The gradients of one optimiser step in this process, everything by name."""
+    trainee.optimisers()
+    trainee.module.zero_grad(set_to_none=True)
+    trainee.gates.zero_grad(set_to_none=True)
+    trainee.multipliers.zero_grad(set_to_none=True)
+    trainee.begin(step)
+    for batch in trainee.micro_batches(step, 0, 1):
+        trainee.loss(trainee.module, batch).total.backward()
+    trainee.end(step, lambda tensor: tensor)
+    return gradients(trainee)
+
+
+def gradients(trainee: Pruning) -> dict[str, torch.Tensor]:
+    """The gradients as they are now: weights, maps, gates and multipliers."""
+    named = [*trainee.module.named_parameters(), *trainee.gates.named_parameters()]
+    named += [(f"multipliers.{name}", value) for name, value in trainee.multipliers.named_parameters()]
+    return {name: value.grad.clone() for name, value in named if value.grad is not None}

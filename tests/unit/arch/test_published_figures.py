@@ -1,0 +1,93 @@
+"""Sizes of the default configs, of published pruned models, and of the scope of Wang et al., by count."""
+
+from __future__ import annotations
+
+import pytest
+from transformers import HubertConfig, Wav2Vec2Config, WavLMConfig
+
+from secateur.arch import declare
+from secateur.cost import Cost, Terms, breakdown
+from secateur.structure import Selection, close
+from secateur.structure import axis as names
+
+# Shape of the 80 % pruned WavLM Base+ of BUTSpeechFIT/DiariZen, diarizen/models/module/wavlm_config.py: widths of the
+# convolutions, kept heads of each layer (none: the attention block is gone), feed-forward widths.
+DIARIZEN_CONV = (90, 161, 173, 181, 351, 155, 137)
+DIARIZEN_HEADS = (
+    (1, 6),
+    (5, 7, 8),
+    (0, 3, 9),
+    (0, 1, 4, 8, 11),
+    (6, 8),
+    (0,),
+    (7, 8, 10, 11),
+    (0, 1, 4, 8),
+    (),
+    (),
+    (4, 7),
+    (5,),
+)
+DIARIZEN_UNITS = (666, 660, 649, 1080, 237, 299, 437, 573, 53, 80, 211, 334)
+
+
+def diarizen() -> Selection:
+    axes: dict[str, tuple[int, ...]] = {}
+    for layer, width in enumerate(DIARIZEN_CONV):
+        axes[names.channels(layer)] = tuple(range(width))  # which channels does not matter for counts
+    for layer, heads in enumerate(DIARIZEN_HEADS):
+        axes[names.heads(layer) if heads else names.attention_block(layer)] = heads
+    for layer, width in enumerate(DIARIZEN_UNITS):
+        axes[names.feed_forward_units(layer)] = tuple(range(width))
+    return Selection(axes=axes)
+
+
+@pytest.mark.parametrize(
+    ("config", "parameters"),
+    [(WavLMConfig, 94_381_936), (HubertConfig, 94_371_712), (Wav2Vec2Config, 94_371_712)],
+)
+def test_default_configs_have_their_known_size(config: type, parameters: int) -> None:
+    table = breakdown(declare(config()), samples=16000)
+    assert table.parameters == parameters
+    assert table.macs == 6_911_374_336
+    assert table.frames == 49
+    assert table.scopes["frontend"] == {"parameters": 4_200_448, "macs": 2_450_123_776}
+    assert table.blocks["encoder.pos_conv_embed"]["macs"] == 235_929_600
+
+
+def test_wavlm_has_10224_parameters_for_its_position_bias() -> None:
+    # The table: 320 buckets x 12 heads; per layer a constant for each head and a linear map from 64 to 8.
+    table = 320 * 12
+    gates = 12 * (12 + 64 * 8 + 8)
+    assert table + gates == 94_381_936 - 94_371_712
+
+
+def test_gated_scope_of_wang_et_al_is_the_transformer_matrices() -> None:
+    structure = declare(WavLMConfig())
+    kinds = ("qk", "vo", "units", "block")
+    gated = frozenset(axis.name for axis in structure.of_kinds(kinds))
+    cost = Cost.of(Terms(structure), cost="parameters", scope="gated", gated=gated)
+    assert cost.dense == 12 * (4 * 768 * 768 + 2 * 768 * 3072) == 84_934_656
+
+
+def test_diarizens_published_shape_has_its_published_size() -> None:
+    structure = declare(WavLMConfig())
+    terms, closed = Terms(structure), close(structure, diarizen()).selection
+    parameters, frontend = (
+        Cost.of(terms, cost="parameters", scope=scope).count(closed) for scope in ("whole", "frontend")
+    )
+    # Theirs has no masked_spec_embed; it has one scale for each channel of the last convolution; and where attention
+    # is left, the position gate keeps its constant for all twelve heads, where ours keeps those of living heads.
+    masked_spec_embed = 768
+    last_channel_scales = DIARIZEN_CONV[-1]
+    constants_of_dead_heads = sum(12 - len(heads) for heads in DIARIZEN_HEADS if heads)
+    assert (last_channel_scales, constants_of_dead_heads) == (137, 93)
+    assert parameters == 18_882_221
+    assert parameters - masked_spec_embed + last_channel_scales + constants_of_dead_heads == 18_881_683
+    assert frontend + last_channel_scales == 564_058
+
+
+def test_diarizens_published_shape_has_its_published_macs() -> None:
+    structure = declare(WavLMConfig())
+    terms, closed = Terms(structure), close(structure, diarizen()).selection
+    assert Cost.of(terms, cost="macs").count(closed) == 1_134_228_239
+    assert Cost.of(terms, cost="macs", scope="frontend").count(closed) == 227_414_159

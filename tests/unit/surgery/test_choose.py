@@ -1,0 +1,301 @@
+"""Choosing: never above a limit, as near below it as the units allow, and as few units moved as can be."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import product
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from support import MODELS, tiny, tiny_structure
+from torch import Tensor
+
+from secateur.cost import Cost, Terms
+from secateur.errors import TargetError
+from secateur.masking import values_of
+from secateur.structure import Axis, Bind, Selection, Structure, Weight, close
+from secateur.surgery import cut
+from secateur.surgery.choose import SLACK, Choice, Limit, best_share, choose, smallest
+from secateur.surgery.scores import first, magnitude
+
+INFINITE = float("inf")
+KINDS = ("channels", "heads", "qk", "vo", "units", "block")
+#: Kinds whose units are small beside half a percent of a tiny model.
+SMALL = ("qk", "vo")
+
+
+def flat(*sizes: int, width: int = 3) -> Structure:
+    """Axes `0/units`, `1/units` … with one matrix of `width` rows on each, and nothing else."""
+    axes = {f"{i}/units": Axis(name=f"{i}/units", units=tuple(range(n)), original=n) for i, n in enumerate(sizes)}
+    weights = [
+        Weight(name=f"{i}.weight", shape=(width, n), matrix=True, binds=(Bind(dim=1, axes=(f"{i}/units",)),))
+        for i, n in enumerate(sizes)
+    ]
+    return plain(axes, weights)
+
+
+def plain(axes: dict[str, Axis], weights: Sequence[Weight]) -> Structure:
+    """A structure of nothing but axes and weights."""
+    return Structure(
+        model_type="plain",
+        axes=axes,
+        weights=tuple(weights),
+        uses=(),
+        norms=(),
+        convolutions=(),
+        sees_padding=False,
+        convention="",
+    )
+
+
+def limit(structure: Structure, share: float, cost: str = "parameters", scope: str = "whole") -> Limit:
+    name = f"{cost}-{scope}"
+    return Limit(name=name, cost=Cost.of(Terms(structure), cost=cost, scope=scope), share=share)
+
+
+def scores_of(structure: Structure, kinds: Sequence[str], seed: int, shift: float = 0.0) -> Tensor:
+    """Random log-odds where a kind is gated, infinite elsewhere."""
+    random = torch.randn(structure.size, generator=torch.Generator().manual_seed(seed)) * 3 + shift
+    gated = torch.cat([torch.full((axis.size,), axis.kind in kinds) for axis in structure.axes.values()])
+    return torch.where(gated, random, INFINITE)
+
+
+def kept_of(structure: Structure, selection: Selection) -> list[bool]:
+    return [unit in selection.axes[name] for name, axis in structure.axes.items() for unit in axis.units]
+
+
+def pick(structure: Structure, scores: Tensor, *limits: Limit, slack: float = SLACK) -> Choice:
+    return choose(structure, scores, torch.ones(structure.size), limits, slack=slack)
+
+
+@settings(max_examples=30)
+@given(
+    model=st.sampled_from(MODELS),
+    seed=st.integers(0, 10**6),
+    shift=st.sampled_from([-6.0, 0.0, 6.0]),
+    room=st.tuples(*[st.floats(0.02, 0.98)] * 3),
+)
+def test_no_limit_is_ever_exceeded_and_the_cut_model_has_the_counted_parameters(
+    model: tuple[str, str], seed: int, shift: float, room: tuple[float, float, float]
+) -> None:
+    structure = tiny_structure(*model)
+    scores = scores_of(structure, KINDS, seed, shift)
+    gated = torch.isfinite(scores)
+    limits = []
+    for part, (cost, scope) in zip(
+        room, (("parameters", "whole"), ("macs", "whole"), ("parameters", "encoder")), strict=True
+    ):
+        least = smallest(limit(structure, 1.0, cost, scope), gated)
+        limits.append(limit(structure, least + part * (1 - least), cost, scope))
+    choice = pick(structure, scores, *limits)
+    assert close(structure, choice.selection).selection.axes == choice.selection.axes
+    for each in limits:
+        assert choice.counted[each.name] == each.cost.count(choice.selection) <= each.most
+    whole, macs, encoder = (choice.counted[each.name] for each in limits)
+    small = cut(tiny(*model), choice.selection)
+    named = [(name, value.numel()) for name, value in small.named_parameters()]
+    assert whole == sum(count for _, count in named)
+    assert encoder == sum(count for name, count in named if name.startswith("encoder."))
+    room_left = {each.name: each.most - choice.counted[each.name] for each in limits}
+    shares = {name: left / each.cost.dense for (name, left), each in zip(room_left.items(), limits, strict=True)}
+    assert shares[choice.binding] == min(shares.values())
+
+
+@settings(max_examples=20)
+@given(model=st.sampled_from(MODELS), seed=st.integers(0, 10**6), share=st.floats(0.6, 0.98))
+def test_the_binding_limit_is_filled_to_half_a_percent_when_units_are_small(
+    model: tuple[str, str], seed: int, share: float
+) -> None:
+    structure = tiny_structure(*model)
+    only = limit(structure, share)
+    least = smallest(only, torch.isfinite(scores_of(structure, SMALL, seed)))
+    only = limit(structure, least + share * (1 - least))
+    choice = pick(structure, scores_of(structure, SMALL, seed), only)
+    left = only.most - choice.counted[only.name]
+    # Heads die whole with their last vo unit, and come back whole: one head is the largest step.
+    assert 0 <= left <= max(SLACK * only.cost.dense, 4 * 24 * 6 + 60)
+
+
+@settings(max_examples=40)
+@given(
+    scores=st.lists(st.floats(-4, 4, width=16).filter(bool), min_size=9, max_size=9, unique_by=abs),
+    most=st.integers(0, 9),
+)
+def test_as_few_units_move_as_in_a_search_over_all_selections(scores: list[float], most: int) -> None:
+    structure = flat(4, 5)
+    choice = pick(structure, torch.tensor(scores), limit(structure, most / 9), slack=0.0)
+    verdict = [score > 0 for score in scores]
+
+    def effort(kept: Sequence[bool]) -> tuple[int, float]:
+        moved = [abs(score) for score, before, now in zip(scores, verdict, kept, strict=True) if before != now]
+        return len(moved), sum(moved)
+
+    best = min((kept for kept in product((False, True), repeat=9) if sum(kept) == most), key=effort)
+    assert kept_of(structure, choice.selection) == list(best)
+    assert choice.moved == effort(best)[0]
+    assert (choice.gated, choice.verdict) == (9, {"parameters-whole": 3 * sum(verdict)})
+
+
+@settings(max_examples=20)
+@given(scores=st.lists(st.floats(-4, 4, width=16).filter(bool), min_size=9, max_size=9), spare=st.integers(0, 1))
+def test_a_verdict_that_fits_is_kept_as_it_is(scores: list[float], spare: int) -> None:
+    structure = flat(4, 5)
+    verdict = [score > 0 for score in scores]
+    share = min(1.0, (sum(verdict) + 0.1 * spare) / 9)
+    choice = pick(structure, torch.tensor(scores), limit(structure, share), slack=0.1 / 9 + 1e-9)
+    assert kept_of(structure, choice.selection) == verdict
+    assert choice.moved == 0
+
+
+def test_the_least_decided_units_close_first_and_ties_go_by_place() -> None:
+    structure = flat(6)
+    scores = torch.tensor([5.0, 0.5, 0.5, -0.1, 2.0, -3.0])
+    kept = {share: kept_of(structure, pick(structure, scores, limit(structure, share / 6)).selection) for share in range(1, 6)}
+    assert kept[1] == [True, False, False, False, False, False]
+    assert kept[2] == [True, False, False, False, True, False]
+    assert kept[3] == [True, False, True, False, True, False]  # of two equal ones the first is closed
+    assert kept[5] == [True, True, True, True, True, False]  # the least decided closed one is opened
+
+
+def test_a_block_too_large_for_the_room_is_passed_over_for_smaller_units() -> None:
+    axes = {
+        "a/block": Axis(name="a/block", units=(0,), original=1),
+        "a/units": Axis(name="a/units", units=(0, 1), original=2, parents=(("a/block", 0),)),
+        "b/units": Axis(name="b/units", units=tuple(range(5)), original=5),
+    }
+    weights = (
+        Weight(name="a.bias", shape=(10,), matrix=False, within=("a/block", 0)),
+        Weight(name="a.weight", shape=(1, 2), matrix=True, binds=(Bind(dim=1, axes=("a/units",)),)),
+        Weight(name="b.weight", shape=(1, 5), matrix=True, binds=(Bind(dim=1, axes=("b/units",)),)),
+    )
+    structure = plain(axes, weights)
+    scores = torch.tensor([-0.1, 3.0, -2.0, 1.0, 1.0, -1.0, -2.0, -3.0])
+    choice = pick(structure, scores, limit(structure, 4 / 17), slack=0.0)
+    assert choice.counted == {"parameters-whole": 4}
+    assert choice.selection.axes == {"a/block": (), "a/units": (), "b/units": (0, 1, 2, 3)}
+    # What lies in the closed block keeps its verdict, and so has not moved.
+    assert choice.moved == 2
+    roomy = pick(structure, scores, limit(structure, 13 / 17), slack=0.0)
+    assert roomy.selection.axes["a/block"] == (0,)
+    assert roomy.counted == {"parameters-whole": 13}
+    assert roomy.moved == 1
+
+
+def test_units_inside_a_closed_unit_count_as_moved_only_when_it_opens() -> None:
+    structure = tiny_structure("wavlm", "large")
+    scores = scores_of(structure, KINDS, 3)
+    heads, head = structure.axes["encoder.layers.1.attention/heads"], structure.axes["encoder.layers.1.attention/head2.qk"]
+    scores[structure.offsets[heads.name] + 2] = -20.0
+    inside = slice(structure.offsets[head.name], structure.offsets[head.name] + head.size)
+    scores[inside] = -0.001  # the least decided of all
+    roomy = pick(structure, scores, limit(structure, 0.35))
+    scores[inside] = -30.0
+    assert pick(structure, scores, limit(structure, 0.35)).moved == roomy.moved
+
+
+def test_a_head_without_values_is_gone_with_its_queries_and_is_not_counted() -> None:
+    structure = tiny_structure("hubert", "base")
+    scores = scores_of(structure, SMALL, 0, shift=50.0)
+    values = structure.axes["encoder.layers.0.attention/head1.vo"]
+    start = structure.offsets[values.name]
+    scores[start : start + values.size] = -50.0
+    free = limit(structure, 1.0)
+    one_head = 4 * 24 * 6 + 3 * 6  # four matrices, three biases
+    choice = pick(structure, scores, limit(structure, (free.cost.dense - one_head) / free.cost.dense))
+    assert choice.moved == 0
+    assert choice.selection.axes["encoder.layers.0.attention/head1.qk"] == ()
+    assert choice.selection.axes["encoder.layers.0.attention/heads"] == (0, 2, 3)
+    assert choice.counted["parameters-whole"] == free.cost.dense - one_head
+
+
+def test_when_every_gate_is_closed_a_convolution_keeps_a_unit_and_says_so() -> None:
+    structure = tiny_structure("hubert", "base")
+    scores = scores_of(structure, KINDS, 0, shift=-50.0)
+    least = smallest(limit(structure, 1.0), torch.isfinite(scores))
+    choice = pick(structure, scores, limit(structure, least))
+    assert [len(choice.selection.axes[f"feature_extractor.conv_layers.{i}/channels"]) for i in range(3)] == [1, 1, 1]
+    assert len(choice.notes) == 3
+    assert "was left without a unit" in choice.notes[0]
+
+
+def test_every_one_of_several_limits_holds_and_the_tightest_binds() -> None:
+    structure = tiny_structure("wavlm", "base")
+    scores = scores_of(structure, ("channels", "qk", "vo", "units"), 1, shift=4.0)
+    limits = [
+        limit(structure, 0.9),
+        limit(structure, 0.5, "macs", "frontend"),
+        limit(structure, 0.6, "parameters", "encoder.layers"),
+    ]
+    choice = pick(structure, scores, *limits)
+    for each in limits:
+        assert choice.counted[each.name] <= each.most
+    left = {each.name: (each.most - choice.counted[each.name]) / each.cost.dense for each in limits}
+    assert choice.binding == min(left, key=lambda name: left[name])
+    # A limit on the encoder closes no channel, one on the front end nothing else.
+    alone = pick(structure, scores, limits[1])
+    assert all(
+        len(units) == structure.axes[name].size for name, units in alone.selection.axes.items() if "layers.0.a" in name
+    )
+
+
+def test_an_unreachable_target_is_told_with_the_smallest_share() -> None:
+    structure = flat(4, 4)
+    scores = torch.tensor([1.0] * 4 + [INFINITE] * 4)
+    with pytest.raises(TargetError, match=r"parameters-whole asks to keep 0\.25 .* smallest reachable share is 0\.5"):
+        pick(structure, scores, limit(structure, 0.25))
+    at_the_edge = pick(structure, scores, limit(structure, 0.5))
+    assert at_the_edge.counted == {"parameters-whole": 12}
+
+
+def test_scales_go_into_the_selection_only_where_a_kept_unit_has_one() -> None:
+    structure = flat(3, 2)
+    scales = torch.tensor([0.5, 0.25, 1.0, 1.0, 1.0])
+    scores = torch.tensor([1.0, -1.0, 1.0, 1.0, 1.0])
+    choice = choose(structure, scores, scales, [limit(structure, 0.8)])
+    assert choice.selection.axes == {"0/units": (0, 2), "1/units": (0, 1)}
+    assert choice.selection.scales == {"0/units": (0.5, 1.0)}
+    assert values_of(structure, choice.selection).tolist() == [0.5, 0.0, 1.0, 1.0, 1.0]
+
+
+@settings(max_examples=15)
+@given(model=st.sampled_from(MODELS), seed=st.integers(0, 10**6), share=st.floats(0.75, 0.97))
+def test_one_shot_pruning_keeps_the_same_share_of_every_axis_and_its_best_units(
+    model: tuple[str, str], seed: int, share: float
+) -> None:
+    structure = tiny_structure(*model)
+    scores = torch.randn(structure.size, generator=torch.Generator().manual_seed(seed))
+    kinds = ("qk", "vo", "units")
+    only = limit(structure, share)
+    choice = best_share(structure, scores, kinds, [only])
+    assert choice.counted[only.name] <= only.most
+    shares = []
+    for name, axis in structure.axes.items():
+        kept = choice.selection.axes[name]
+        if axis.kind not in kinds:
+            assert len(kept) == axis.size
+            continue
+        own = scores[structure.offsets[name] : structure.offsets[name] + axis.size]
+        best = own.argsort(descending=True)[: len(kept)].tolist()
+        assert set(kept) == {axis.units[i] for i in best}
+        shares.append((len(kept) / axis.size, 1 / axis.size))
+    low, high = min(shares)[0], max(shares)[0]
+    assert high - low <= 2 * max(step for _, step in shares)
+
+
+def test_magnitude_is_the_norm_of_all_matrix_elements_of_a_unit() -> None:
+    structure, model = tiny_structure("hubert", "large"), tiny("hubert", "large")
+    scores = magnitude(model, structure)
+    block = model.encoder.layers[1].feed_forward
+    units = structure.offsets["encoder.layers.1.feed_forward/units"]
+    rows = block.intermediate_dense.weight.detach()
+    columns = block.output_dense.weight.detach()
+    expected = (rows.square().sum(1) + columns.square().sum(0)).sqrt()
+    torch.testing.assert_close(scores[units : units + 10], expected)
+    whole = structure.offsets["encoder.layers.1.feed_forward/block"]
+    torch.testing.assert_close(scores[whole], expected.square().sum().sqrt())
+
+
+def test_first_prefers_units_in_the_order_in_which_they_stand() -> None:
+    assert first(flat(3, 2)).tolist() == [0, -1, -2, 0, -1]
