@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -36,17 +36,26 @@ _MEASURED_STEPS = 50  # batches of train that the corpus statistics of the label
 
 @dataclass(frozen=True, kw_only=True)
 class EncoderShape:
-    """The shape of a WavLM encoder with a GroupNorm front end of HuBERT's kernels and strides."""
+    """The shape of a WavLM encoder; its front end has the kernels and strides of all the family.
 
-    # By layer; the last three are wider because they run at 200 to 50 frames a second and cost next to nothing.
-    conv_channels: tuple[int, ...] = (64, 64, 64, 64, 128, 128, 128)
+    Attributes:
+        conv_channels: By layer. The first layers run at thousands of frames a second and take the time, the last
+            at 200 to 50 and cost next to nothing.
+        front_norm: `layer` as in WavLM Large, `group` as in Base. GroupNorm takes a recording's average spectrum
+            out of what the encoder hears, and with it most of what tells speakers apart.
+        pre_norm: As in Large; post-norm, as in Base, learns several times slower at this size.
+        positions: Taps of the positional conv.
+    """
+
+    conv_channels: tuple[int, ...] = (32, 32, 64, 64, 64, 128, 128)
+    front_norm: Literal["layer", "group"] = "layer"
     width: int = 192
     layers: int = 4
     heads: int = 6
     feed_forward: int = 768
-    positions: int = 64  # taps of the positional conv
+    positions: int = 64
     position_groups: int = 16
-    pre_norm: bool = True  # as in WavLM Large; post-norm, as in Base, learns several times slower at this size
+    pre_norm: bool = True
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -113,6 +122,8 @@ class MaskedEncoder(nn.Module):
         self.encoder = WavLMModel(
             WavLMConfig(
                 conv_dim=shape.conv_channels,
+                feat_extract_norm=shape.front_norm,
+                conv_bias=shape.front_norm == "layer",
                 hidden_size=shape.width,
                 num_hidden_layers=shape.layers,
                 num_attention_heads=shape.heads,

@@ -144,9 +144,8 @@ class Labeller(nn.Module):
     """From clean speech to the labels of every frame.
 
     Source: Chiu et al. 2022, arXiv 2202.01855. Differs from the paper: besides frames normalised over their crop,
-    codebooks may look at frames normalised over the corpus and at the statistics of the whole crop. A front
-    end with GroupNorm takes the average spectrum out of what the encoder hears; without such labels nothing
-    asks it to infer the speaker again.
+    codebooks may look at frames normalised over the corpus and at the statistics of the whole crop. Without
+    such labels nothing asks the encoder to keep what tells speakers apart.
     """
 
     mean: Tensor
