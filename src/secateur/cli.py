@@ -70,6 +70,10 @@ def _quiet(verbose: bool) -> None:
     logging.basicConfig(level=logging.INFO if verbose else logging.WARNING, format="%(levelname)s %(message)s")
     if not verbose:
         import os
+        import warnings
+
+        # Of torch about stock attention code, and of no use to whoever runs it.
+        warnings.filterwarnings("ignore", message="Support for mismatched key_padding_mask")
 
         os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
         os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")

@@ -66,6 +66,26 @@ def dump(instance: Any) -> str:
     return yaml.safe_dump(_plain(instance), sort_keys=False, allow_unicode=True, default_flow_style=None)
 
 
+def differences(first: str, second: str) -> list[str]:
+    """The dotted names of the fields in which two texts of `dump` differ, in order."""
+    try:
+        left, right = (_flat(yaml.safe_load(text), "") for text in (first, second))
+    except yaml.YAMLError:
+        return ["everything"]
+    if "" in left or "" in right:
+        return ["everything"]
+    return [name for name in dict.fromkeys([*left, *right]) if left.get(name, ...) != right.get(name, ...)]
+
+
+def _flat(value: Any, path: str) -> dict[str, Any]:
+    """The leaves of nested mappings by dotted name."""
+    if not isinstance(value, dict) or not value:
+        return {path: value}
+    return {
+        name: leaf for key, item in value.items() for name, leaf in _flat(item, f"{path}.{key}" if path else key).items()
+    }
+
+
 def merge(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
     """`above` laid over `below`: mappings merge, anything else replaces.
 

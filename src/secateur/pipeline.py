@@ -6,6 +6,7 @@ Each is what the command of the same name calls. Heavy imports wait until a verb
 from __future__ import annotations
 
 import logging
+import math
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -88,15 +89,16 @@ def choose(run_folder: str | Path, *, constraint: Mapping[str, Any], out: str | 
     from secateur.compress.setting import prepare
     from secateur.objective.constraint import Constraint
     from secateur.structure import Selection
-    from secateur.surgery.folder import whole_folder, write_model
+    from secateur.surgery.folder import check_free, whole_folder, write_model
 
     folder = Path(run_folder)
     if not (folder / "learned").is_dir():
         raise SecateurError(f"{str(folder)!r} has no learned/ folder: give the folder of a run that learned gates.")
     wanted = configs.load(dict(constraint), Constraint)
+    target = Path(out) if out else folder / f"choose-{wanted.name}-{wanted.kept:g}"
+    check_free(target)
     recipe = configs.load(folder / "recipe.yaml", PruneConfig)
     setting = prepare(replace(recipe, target=None, constraints=(wanted,)))
-    target = Path(out) if out else folder / f"choose-{wanted.name}-{wanted.kept:g}"
     with whole_folder(target) as partial:
         run.select(setting, partial, folder / "learned")
         small = run.shrink(setting, partial, folder / "learned")
@@ -125,11 +127,12 @@ def shrink(
     from secateur.cost import breakdown
     from secateur.structure import Selection, close
     from secateur.surgery import cut, load_model
-    from secateur.surgery.folder import save_model
+    from secateur.surgery.folder import check_free, save_model
     from secateur.surgery.verify import verify as prove
 
     if layout not in ("registered", "stock"):
         raise ConfigError(f"Unknown layout {layout!r}; allowed are registered and stock.")
+    check_free(Path(out), replace=force)
     chosen = Selection.load(selection)
     source = _source(model)
     dense = load_model(source)
@@ -168,7 +171,7 @@ def profile(model: str | Path, *, seconds: float = 1.0, selection: str | Path | 
     from secateur.structure import Selection, close
     from secateur.surgery import load_config
 
-    if not seconds > 0:
+    if not 0 < seconds < math.inf:
         raise ConfigError(f"seconds: got {seconds:g}, allowed is above 0.")
     structure = declare(load_config(_source(model)))
     kept = close(structure, Selection.load(selection)).selection if selection else None
@@ -205,6 +208,8 @@ def verify(
     from secateur.compress.config import PruneConfig
     from secateur.compress.setting import model_path
 
+    if not (folder / "model").is_dir():
+        raise ConfigError(f"The run in {str(model)!r} has no model/ yet: finish it with `secateur prune … --resume`.")
     recipe = configs.load(folder / "recipe.yaml", PruneConfig)
     dense = load_model(folder / "learned" if (folder / "learned").is_dir() else model_path(recipe.model))
     chosen = Selection.load(selection or folder / "selection.json")
@@ -255,10 +260,12 @@ def _check_run(folder: Path, recipe: str, *, resume: bool) -> None:
             raise ConfigError(
                 f"The run folder {str(folder)!r} is in use: add --resume to go on with it, or give another --out."
             )
-        if written.read_text(encoding="utf-8") != recipe:
+        others = configs.differences(written.read_text(encoding="utf-8", errors="replace"), recipe)
+        if others:
+            more = f" and {len(others) - 3} more" if len(others) > 3 else ""
             raise ConfigError(
-                f"The run in {str(folder)!r} was started with another recipe (see its recipe.yaml): "
-                "resume with that one, or give another --out."
+                f"The run in {str(folder)!r} was started with another recipe (see its recipe.yaml; other now: "
+                f"{', '.join(others[:3])}{more}): resume with that one, or give another --out."
             )
     elif folder.exists() and (not folder.is_dir() or any(entry.suffix != ".partial" for entry in folder.iterdir())):
         raise ConfigError(f"{str(folder)!r} exists and is not a run folder: give another --out.")

@@ -10,7 +10,7 @@ from torch import nn
 
 from secateur.arch import data2vec_audio, hubert, unispeech_sat, wav2vec2, wavlm
 from secateur.arch.blocks import Table
-from secateur.errors import ModelError
+from secateur.errors import ModelError, SecateurError
 from secateur.modules.configs import stock_type
 from secateur.modules.models import class_for
 from secateur.modules.shape import EncoderShape, shape_of
@@ -45,7 +45,14 @@ def declare(config: Any) -> Structure:
         )
     if getattr(config, "conv_pos_batch_norm", False):
         raise ModelError("A positional convolution with batch norm (conv_pos_batch_norm) is not supported.")
-    shape = shape_of(config)
-    table = Table(skeleton(config), config, shape)
+    try:
+        shape, model = shape_of(config), skeleton(config)
+    except SecateurError:
+        raise
+    except (ValueError, TypeError, ZeroDivisionError, IndexError, RuntimeError) as error:
+        raise ModelError(f"The config describes no {model_type} model that can be built: {error}.") from None
+    if not shape.attention:
+        raise ModelError(f"The config has {config.num_hidden_layers} layers (num_hidden_layers); at least 1 is needed.")
+    table = Table(model, config, shape)
     TABLES[model_type](table, shape)
     return table.structure(model_type)

@@ -52,7 +52,9 @@ class Training:
     steps: int = 1000
     learning_rate: float = 2e-4
     warmup: float = 0.07
-    """share of the steps in which the rate rises; it falls to zero afterwards"""
+    """share of the steps in which the rate rises"""
+    decay: Literal["linear", "none"] = "linear"
+    """afterwards the rate falls to zero, or stays: a learn phase need not fall when a recover phase goes on from it"""
     weight_decay: float = 0.0
     betas: tuple[float, float] = (0.9, 0.98)
     clip: float | None = 10.0

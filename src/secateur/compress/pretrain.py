@@ -8,17 +8,18 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
+from secateur.compress.masked_encoder import EncoderShape, MaskedEncoder, save_encoder
 from secateur.data.batches import Batches, Crop, share
 from secateur.data.collate import collate
 from secateur.data.config import DataConfig, SyntheticData
 from secateur.data.corpus import Corpus
-from secateur.data.disturb import disturbed
+from secateur.data.disturb import disturbed, equalised
 from secateur.data.open import open_corpus
 from secateur.engine.loop import LoopConfig, run
 from secateur.engine.optim import Optimiser, Schedule
@@ -31,31 +32,8 @@ from secateur.records import environment, write_json
 log = logging.getLogger(__name__)
 
 _VALIDATION_STEPS = 8  # batches of dev, the same ones each time
+_FRONT = ("front.", "encoder.feature_extractor.", "encoder.feature_projection.layer_norm.")
 _MEASURED_STEPS = 50  # batches of train that the corpus statistics of the labels come from
-
-
-@dataclass(frozen=True, kw_only=True)
-class EncoderShape:
-    """The shape of a WavLM encoder; its front end has the kernels and strides of all the family.
-
-    Attributes:
-        conv_channels: By layer. The first layers run at thousands of frames a second and take the time, the last
-            at 200 to 50 and cost next to nothing.
-        front_norm: `layer` as in WavLM Large, `group` as in Base. GroupNorm takes a recording's average spectrum
-            out of what the encoder hears, and with it most of what tells speakers apart.
-        pre_norm: As in Large; post-norm, as in Base, learns several times slower at this size.
-        positions: Taps of the positional conv.
-    """
-
-    conv_channels: tuple[int, ...] = (32, 32, 64, 64, 64, 128, 128)
-    front_norm: Literal["layer", "group"] = "layer"
-    width: int = 192
-    layers: int = 4
-    heads: int = 6
-    feed_forward: int = 768
-    positions: int = 64
-    position_groups: int = 16
-    pre_norm: bool = True
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,12 +45,14 @@ class PretrainConfig:
         data: Speech with the splits `train` and `dev`.
         seconds: Audio in one optimiser step.
         crop: The longest crop, in seconds; utterances shorter than half of it are never drawn.
-        disturb: Share of the crops that get noise or another voice laid over them; labels come from clean speech.
+        equalise: Share of the crops that another microphone hears; labels are of what it hears.
+        disturb: Share of the crops that get noise or another voice laid over them; labels are of what was before.
         front_steps: So many steps first train the front end alone, to give the log-mel energies of what it hears:
             the paper's encoder is given those, ours has to make them, and learns what to say of them only then.
         front_weight: Of that error (mean square, in units of the corpus's variance) in all later steps.
-        rate: The highest learning rate, reached after `warmup` steps, in the front end's steps and again in the
-            others, held until `hold` (a share of all steps), then falling linearly to zero.
+        rate: The highest learning rate; `_schedules` gives its course.
+        warmup: Steps of its rise, in the front end's steps and again when the others begin.
+        hold: The share of the others that it is held for, before it falls to zero.
         accumulate: Micro-batches in one optimiser step.
     """
 
@@ -83,12 +63,13 @@ class PretrainConfig:
     loop: LoopConfig
     seconds: float = 12.0
     crop: float = 3.0
+    equalise: float = 0.5
     disturb: float = 0.3
-    front_steps: int = 0
+    front_steps: int = 4000
     front_weight: float = 1.0
     rate: float = 2e-3
     warmup: int = 200
-    hold: float = 0.4
+    hold: float = 0.3
     weight_decay: float = 0.01
     clip: float = 1.0
     accumulate: int = 1
@@ -105,62 +86,6 @@ class MaskedBatch:
     hidden: int  # masked frames in the whole optimiser step, all micro-batches and ranks
     visible: int  # its other frames
     files: tuple[str, ...]
-
-
-class MaskedEncoder(nn.Module):
-    """A WavLM encoder, the layer that guesses labels and the one that reads log-mel energies off the front end.
-
-    Only the encoder is kept.
-    """
-
-    module_has_unused = True  # the front end's own steps leave the rest without gradient
-
-    def __init__(self, shape: EncoderShape, task: BestRqTask) -> None:
-        from transformers import WavLMConfig, WavLMModel
-
-        super().__init__()
-        self.encoder = WavLMModel(
-            WavLMConfig(
-                conv_dim=shape.conv_channels,
-                feat_extract_norm=shape.front_norm,
-                conv_bias=shape.front_norm == "layer",
-                hidden_size=shape.width,
-                num_hidden_layers=shape.layers,
-                num_attention_heads=shape.heads,
-                intermediate_size=shape.feed_forward,
-                num_conv_pos_embeddings=shape.positions,
-                num_conv_pos_embedding_groups=shape.position_groups,
-                do_stable_layer_norm=shape.pre_norm,
-                # Two million parameters see each crop once or a few times: they underfit, dropout would cost.
-                hidden_dropout=0.0,
-                attention_dropout=0.0,
-                activation_dropout=0.0,
-                feat_proj_dropout=0.0,
-                final_dropout=0.0,
-                layerdrop=0.0,
-            )
-        )
-        self.codebooks = task.codebooks
-        self.head = nn.Linear(shape.width, task.codebooks * task.entries)
-        self.front = nn.Linear(shape.conv_channels[-1], 2 * task.mels)
-
-    def forward(self, values: Tensor, mask: Tensor, *, front: bool) -> tuple[Tensor, Tensor | None]:
-        """What the front end makes of log-mel, and the guesses unless `front` asks for the former alone.
-
-        Args:
-            values: (batch, samples).
-            mask: (batch, frames), True where hidden; it comes after the front end.
-            front: Stop there.
-
-        Returns:
-            (batch, frames, 2 · mels), and logits (batch, frames, codebooks, entries) or None.
-        """
-        if front:
-            features = self.encoder.feature_extractor(values).transpose(1, 2)
-            return self.front(self.encoder.feature_projection(features)[1]), None
-        found = self.encoder(values, mask_time_indices=mask)
-        logits = self.head(found.last_hidden_state).unflatten(-1, (self.codebooks, -1))
-        return self.front(found.extract_features), logits
 
 
 class BestRqTrainee:
@@ -196,18 +121,27 @@ class BestRqTrainee:
         )
 
     def optimisers(self) -> dict[str, Optimiser]:
-        """AdamW on everything; biases, norms and the mask vector do not decay."""
-        config, parameters = self.config, list(self.module.parameters())
-        optimiser = torch.optim.AdamW(
-            [
-                {"params": [p for p in parameters if p.ndim > 1], "weight_decay": config.weight_decay},
-                {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
-            ],
-            lr=config.rate,
-            betas=(0.9, 0.98),
-            eps=1e-6,
-        )
-        return {"weights": Optimiser(optimiser=optimiser, schedule=_schedule(config), clip=config.clip)}
+        """AdamW twice, for the front end and for the rest; biases, norms and the mask vector do not decay."""
+        config, schedules = self.config, _schedules(self.config)
+        parameters: dict[str, list[nn.Parameter]] = {"front": [], "rest": []}
+        for name, parameter in self.module.named_parameters():
+            parameters["front" if name.startswith(_FRONT) else "rest"].append(parameter)
+        return {
+            part: Optimiser(
+                optimiser=torch.optim.AdamW(
+                    [
+                        {"params": [p for p in found if p.ndim > 1], "weight_decay": config.weight_decay},
+                        {"params": [p for p in found if p.ndim <= 1], "weight_decay": 0.0},
+                    ],
+                    lr=config.rate,
+                    betas=(0.9, 0.98),
+                    eps=1e-6,
+                ),
+                schedule=schedules[part],
+                clip=config.clip,
+            )
+            for part, found in parameters.items()
+        }
 
     def micro_batches(self, step: int, rank: int, world: int) -> Sequence[MaskedBatch]:
         """This rank's crops with their masks."""
@@ -231,6 +165,8 @@ class BestRqTrainee:
         corpus = self.corpora[split]
         values = collate(corpus, crops, normalize=True).values
         rng = np.random.default_rng([self.config.loop.seed, 4, step, crops[0].index])
+        if disturb:
+            values = equalised(values, share=self.config.equalise, rng=rng)
         heard = disturbed(values, share=self.config.disturb, rng=rng) if disturb else values
         files = tuple(corpus.utterances[crop.index].id for crop in crops)
         hidden = int(masks.sum())
@@ -286,15 +222,20 @@ class BestRqTrainee:
         self.module.load_state_dict(state)
 
 
-def _schedule(config: PretrainConfig) -> Schedule:
-    """The learning rate's course: up and level in the front end's steps, then up again, level and down to zero."""
-    steps, front = config.loop.steps, config.front_steps
+def _schedules(config: PretrainConfig) -> dict[str, Schedule]:
+    """The courses of the learning rate.
+
+    The front end's rises, is held for half of its own steps, falls to a fifth by their end and to zero by the end of
+    all. The others' waits for the front end, rises, is held for a share of their steps and falls to zero.
+    """
+    steps, front = config.loop.steps, min(config.front_steps, config.loop.steps - 1)
     warmup = min(config.warmup, max(1, (steps - front) // 4))
-    hold = max(front + warmup, round(config.hold * steps))
-    points: list[tuple[float, float]] = [(-1, 0.0)]
-    if front:
-        points += [(min(warmup, front), 1.0), (front, 1.0), (front, 0.0)]
-    return Schedule(points=(*points, (front + warmup, 1.0), (hold, 1.0), (steps, 0.0)))
+    hold = front + max(warmup, round(config.hold * (steps - front)))
+    rest = ((front - 1, 0.0), (front + warmup, 1.0), (hold, 1.0), (steps, 0.0))
+    if front <= 2 * warmup:
+        return {"front": Schedule(points=rest), "rest": Schedule(points=rest)}
+    own = ((-1, 0.0), (warmup, 1.0), (front // 2, 1.0), (front, 0.2), (steps, 0.0))
+    return {"front": Schedule(points=own), "rest": Schedule(points=rest)}
 
 
 def pretrain(
@@ -324,18 +265,3 @@ def pretrain(
     write_json(folder / "record.json", record)
     log.info("the encoder is in %s", folder / "model")
     return record
-
-
-def save_encoder(encoder: Any, folder: Path) -> None:
-    """Writes a HF folder with the feature extractor that the encoder was trained with."""
-    from transformers import Wav2Vec2FeatureExtractor
-
-    encoder.save_pretrained(folder)
-    extractor = Wav2Vec2FeatureExtractor(  # type: ignore[no-untyped-call]
-        feature_size=1,
-        sampling_rate=16_000,
-        padding_value=0.0,
-        do_normalize=True,
-        return_attention_mask=False,
-    )
-    extractor.save_pretrained(folder)

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import PreTrainedModel
@@ -29,7 +30,7 @@ from secateur.compress.imitate import Imitator
 from secateur.compress.setting import Setting
 from secateur.compress.step import Imitation, Pruning
 from secateur.engine import LoopConfig, LoopResult, Progress, process, run
-from secateur.errors import SecateurError
+from secateur.errors import CheckpointError, SecateurError
 from secateur.gates import GateSet
 from secateur.masking import attach
 from secateur.masking.attach import base_of
@@ -126,7 +127,7 @@ def select(setting: Setting, folder: Path, learned: Path) -> None:
 
 def gate_scores(structure: Structure, learned: Path) -> tuple[Tensor, Tensor]:
     """Scores and scales that the learn phase left, as flat vectors over all units."""
-    stored = load_file(learned / "gates.safetensors")
+    stored = _tensors(learned / "gates.safetensors")
     scores, scales = torch.full((structure.size,), float("inf")), torch.ones(structure.size)
     for name, axis in structure.axes.items():
         if f"{name}:score" in stored:
@@ -166,12 +167,15 @@ def recover(
 ) -> None:
     """Distil the small model; leaves ``model/`` and ``stages.json``."""
     config = setting.config
-    if not _left(folder / "model"):
+    done = _left(folder / "model")
+    if done and not (folder / "stages.json").is_file():
+        raise CheckpointError(f"{folder} has a model/ but no stages.json: delete model/ and resume, which makes both.")
+    if not done:
         shrunk = copy.deepcopy(small)
         imitator = Imitator(base_of(small.requires_grad_(True)), config.distill)
         maps = folder / "learned" / "maps.safetensors"
         if maps.is_file():
-            imitator.maps.load_state_dict(load_file(maps))
+            imitator.maps.load_state_dict(_tensors(maps))
         before = copy.deepcopy(imitator.maps)
         result = None
         if config.recover.steps:
@@ -242,6 +246,17 @@ def _by_axis(gates: GateSet) -> dict[str, Tensor]:
 
 def _timed(result: LoopResult) -> dict[str, Any]:
     return {"steps": result.steps, "seconds": result.seconds}
+
+
+def _tensors(path: Path) -> dict[str, Tensor]:
+    """Tensors that the learn phase left."""
+    try:
+        return load_file(path)
+    except (OSError, SafetensorError) as error:
+        raise CheckpointError(
+            f"{path} is missing or damaged ({error}): put it back, or delete the folder {path.parent} and resume, which "
+            "makes it again from the last checkpoint."
+        ) from None
 
 
 def _left(path: Path) -> bool:

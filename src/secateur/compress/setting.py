@@ -19,7 +19,7 @@ from secateur.cost import Cost, Terms
 from secateur.data.corpus import SAMPLE_RATE, Corpus
 from secateur.data.open import open_corpus
 from secateur.engine import process
-from secateur.errors import ConfigError
+from secateur.errors import ConfigError, ModelError
 from secateur.gates.set import check_kinds
 from secateur.masking.attach import base_of
 from secateur.objective.pairing import teacher_layers
@@ -188,5 +188,8 @@ def _normalizes(source: str | Path) -> bool:
     if path is None:
         logger.warning("%s has no preprocessor_config.json: audio is used as it is, not normalised", source)
         return False
-    return bool(read_json(path).get("do_normalize", True))
+    settings = read_json(path)
+    if not isinstance(settings, dict):
+        raise ModelError(f"{path}: got a {type(settings).__name__}, a feature extractor's settings are a JSON object.")
+    return bool(settings.get("do_normalize", True))
 

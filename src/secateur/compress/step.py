@@ -67,7 +67,10 @@ class Imitation:
 
     def schedule(self) -> Schedule:
         """The factor on the learning rate."""
-        return Schedule.warmup_decay(self.training.steps, round(self.training.warmup * self.training.steps))
+        rise = round(self.training.warmup * self.training.steps)
+        if self.training.decay == "none":
+            return Schedule(points=((-1.0, 0.0), (float(rise), 1.0)))
+        return Schedule.warmup_decay(self.training.steps, rise)
 
     def micro_batches(self, step: int, rank: int, world: int) -> Sequence[MicroBatch]:
         """This rank's audio of a step."""

@@ -1,4 +1,4 @@
-"""Disturbances of a batch of speech for denoising pre-training: another voice or noise laid over a stretch of it."""
+"""Variety for a batch of speech: other microphones, and another voice or noise laid over it."""
 
 from __future__ import annotations
 
@@ -8,6 +8,20 @@ from torch import Tensor
 
 _QUIETEST_VOICE, _LOUDEST_VOICE = 20.0, -5.0  # dB of the utterance over the voice laid on it
 _QUIETEST_NOISE, _LOUDEST_NOISE = 25.0, 0.0  # dB of the utterance over the noise
+_KNOTS = 8  # of a microphone's response, evenly spaced from 0 to 8 kHz
+_RESPONSE = 6.0  # dB, its standard deviation at a knot
+
+
+def equalised(values: Tensor, *, share: float, rng: np.random.Generator) -> Tensor:
+    """(batch, samples) → the same, normalised; about `share` of its rows as another microphone hears them."""
+    batch, samples = values.shape
+    spectrum = torch.fft.rfft(values.double())
+    places = np.linspace(0.0, _KNOTS - 1.0, spectrum.shape[1])
+    for row in range(batch):
+        if rng.random() < share:
+            decibels = np.interp(places, np.arange(_KNOTS), rng.normal(0.0, _RESPONSE, _KNOTS))
+            spectrum[row] *= torch.from_numpy(10.0 ** (decibels / 20.0)).to(values.device)
+    return _normalised(torch.fft.irfft(spectrum, samples).float())
 
 
 def disturbed(values: Tensor, *, share: float, rng: np.random.Generator) -> Tensor:
@@ -33,7 +47,12 @@ def disturbed(values: Tensor, *, share: float, rng: np.random.Generator) -> Tens
         else:
             gain = 10.0 ** (-rng.uniform(_LOUDEST_NOISE, _QUIETEST_NOISE) / 20.0)
             mixed[row] += gain * _noise(samples, colour=rng.uniform(0.0, 1.0), rng=rng).to(values.device)
-    return (mixed - mixed.mean(dim=1, keepdim=True)) / mixed.std(dim=1, correction=0, keepdim=True).clamp_min(1e-4)
+    return _normalised(mixed)
+
+
+def _normalised(values: Tensor) -> Tensor:
+    centred = values - values.mean(dim=1, keepdim=True)
+    return centred / centred.std(dim=1, correction=0, keepdim=True).clamp_min(1e-4)
 
 
 def _noise(samples: int, *, colour: float, rng: np.random.Generator) -> Tensor:

@@ -163,8 +163,12 @@ def read(path: Path, *, phase: str) -> Contents:
         raise
     except (SafetensorError, SecateurError, OSError, KeyError, TypeError, AttributeError) as error:
         raise CheckpointError(
-            f"{path}: the checkpoint is damaged ({error!r}). Delete that folder to resume from the one before it."
+            f"{path}: the checkpoint is damaged ({_reason(error)}). Delete that folder to resume from the one before it."
         ) from error
+
+
+def _reason(error: Exception) -> str:
+    return str(error) if isinstance(error, SafetensorError | SecateurError | OSError) else repr(error)
 
 
 def pack(value: Any, name: str, tensors: dict[str, Tensor]) -> Any:

@@ -23,7 +23,7 @@ def truncate(path: Path, *, phase: str, step: int) -> None:
     if not path.exists():
         return
     lines = path.read_bytes().splitlines(keepends=True)
-    kept = [line for line in lines if line.endswith(b"\n") and not _is_after(line, phase, step)]
+    kept = [line for line in lines if line.endswith(b"\n") and not _is_after(line, phase, step, path)]
     if kept == lines:
         return
     temporary = path.with_name(f".{path.name}.partial")
@@ -34,9 +34,15 @@ def truncate(path: Path, *, phase: str, step: int) -> None:
     os.replace(temporary, path)
 
 
-def _is_after(line: bytes, phase: str, step: int) -> bool:
-    record = json.loads(line)
-    return bool(record["phase"] == phase and record["step"] > step)
+def _is_after(line: bytes, phase: str, step: int, path: Path) -> bool:
+    try:
+        record = json.loads(line)
+        return bool(record["phase"] == phase and record["step"] > step)
+    except (ValueError, KeyError, TypeError):
+        shown = line[:40].decode(errors="replace").strip()
+        raise CheckpointError(
+            f"{path}: a line is not one of ours ({shown!r}). Delete that line, or the file, then resume."
+        ) from None
 
 
 class Log:

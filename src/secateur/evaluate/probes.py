@@ -7,7 +7,7 @@ import logging
 import sys
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -38,8 +38,9 @@ class ProbeSet:
         data: The corpus.
         ask: `label` and `speaker` classify whole utterances by that field; `word` classifies the digits and
             commands in them, each over its own frames.
-        split_by: The manifest's field that says which part an utterance is in. `voice` divides the
-            utterances of every *held-out* synthetic voice, so that speakers are ones no model was trained on.
+        split_by: The manifest's field that says which part an utterance is in. `speaker` instead deals every
+            speaker's own utterances out, three to train, one to dev, one to test; of synthetic speech only the
+            held-out voices, which no model was trained on.
     """
 
     name: str
@@ -54,7 +55,7 @@ _UNHEARD = SyntheticData(utterances=2000, voices=80, seed=20_011)
 _VOICES = SyntheticData(utterances=3000, voices=100, seed=20_012)
 SYNTHETIC: tuple[ProbeSet, ...] = (
     ProbeSet(name="words, synthetic, unheard voices", data=_UNHEARD, ask="word"),
-    ProbeSet(name="speakers, synthetic, unheard voices", data=_VOICES, ask="speaker", split_by="voice"),
+    ProbeSet(name="speakers, synthetic, unheard voices", data=_VOICES, ask="speaker", split_by="speaker"),
 )
 
 
@@ -180,28 +181,27 @@ def _corpora(asked: ProbeSet) -> dict[str, Corpus]:
     if asked.split_by == "split":
         corpus = open_corpus(data)
         return {part: corpus.split(part) for part in PARTS}
-    if isinstance(data, JsonlData):
-        wheres = {part: {**data.where, asked.split_by: (part,)} for part in PARTS}
-        return {part: open_corpus(_with(data, where)) for part, where in wheres.items()}
-    if asked.split_by != "voice":
+    if asked.split_by == "speaker":
+        return _dealt(open_corpus(data), held_out=isinstance(data, SyntheticData))
+    if not isinstance(data, JsonlData):
         raise DataError(
-            f"The probe set {asked.name!r} is split by {asked.split_by!r}; a corpus that is no manifest "
-            "can be split by 'split' or 'voice'."
+            f"The probe set {asked.name!r} is split by {asked.split_by!r}; a corpus that is no manifest can be split "
+            "by 'split' or 'speaker'."
         )
-    corpus = open_corpus(data).select(lambda utterance: utterance.split != "train")
-    turn: Counter[str] = Counter()
+    wheres = {part: {**data.where, asked.split_by: (part,)} for part in PARTS}
+    return {part: open_corpus(replace(data, where=where)) for part, where in wheres.items()}
+
+
+def _dealt(corpus: Corpus, *, held_out: bool) -> dict[str, Corpus]:
+    """Every speaker's utterances dealt out to the parts in turn."""
+    if held_out:
+        corpus = corpus.select(lambda utterance: utterance.split != "train")
+    turns: Counter[str | None] = Counter()
     part_of: dict[str, str] = {}
     for utterance in corpus.utterances:
-        speaker = str(utterance.speaker)
-        part_of[utterance.id] = ("train", "train", "train", "dev", "test")[turn[speaker] % 5]
-        turn[speaker] += 1
+        part_of[utterance.id] = ("train", "train", "train", "dev", "test")[turns[utterance.speaker] % 5]
+        turns[utterance.speaker] += 1
     return {part: corpus.select(lambda u, part=part: part_of[u.id] == part) for part in PARTS}  # type: ignore[misc]
-
-
-def _with(data: JsonlData, where: Mapping[str, tuple[str, ...]]) -> JsonlData:
-    from dataclasses import replace
-
-    return replace(data, where=where)
 
 
 def _segments(corpus: Corpus, ask: Literal["label", "speaker", "word"]) -> list[Segment]:
@@ -218,23 +218,17 @@ def _segments(corpus: Corpus, ask: Literal["label", "speaker", "word"]) -> list[
 
 
 def manifest_sets(path: str, *, keywords: tuple[str, ...], speakers: tuple[str, ...]) -> tuple[ProbeSet, ...]:
-    """Probe sets out of a JSONL manifest with the fields `corpus`, `label`, `speaker`, `split` and `sid_split`."""
-    words = tuple(
-        ProbeSet(
-            name=f"words, {name}",
-            data=JsonlData(path=path, where={"corpus": (name,)}, scan=False),
-            ask="label",
-        )
-        for name in keywords
-    )
+    """Probe sets out of a JSONL manifest with the fields `corpus`, `label`, `speaker` and `split`.
+
+    Args:
+        path: The manifest.
+        keywords: Corpora whose labels are asked for; `split` should keep speakers apart.
+        speakers: Corpora whose speakers are asked for.
+    """
+    data = {name: JsonlData(path=path, where={"corpus": (name,)}, scan=False) for name in (*keywords, *speakers)}
+    words = tuple(ProbeSet(name=f"words, {name}", data=data[name], ask="label") for name in keywords)
     who = tuple(
-        ProbeSet(
-            name=f"speakers, {name}",
-            data=JsonlData(path=path, where={"corpus": (name,)}, scan=False),
-            ask="speaker",
-            split_by="sid_split",
-        )
-        for name in speakers
+        ProbeSet(name=f"speakers, {name}", data=data[name], ask="speaker", split_by="speaker") for name in speakers
     )
     return words + who
 

@@ -32,6 +32,14 @@ COMPANIONS = (
 )
 
 
+def check_free(path: Path, *, replace: bool = False) -> None:
+    """Raise a SecateurError when something is at `path` that may not be replaced."""
+    if path.exists() and not path.is_dir():
+        raise SecateurError(f"{str(path)!r} is a file: choose another folder.")
+    if path.is_dir() and not replace and any(path.iterdir()):
+        raise SecateurError(f"{str(path)!r} exists already and is not empty: choose another folder or remove it.")
+
+
 @contextmanager
 def whole_folder(path: Path, *, replace: bool = False) -> Iterator[Path]:
     """A folder that appears at `path` complete, or not at all.
@@ -43,8 +51,7 @@ def whole_folder(path: Path, *, replace: bool = False) -> Iterator[Path]:
     Raises:
         SecateurError: Something is there already.
     """
-    if path.exists() and not replace and (not path.is_dir() or any(path.iterdir())):
-        raise SecateurError(f"{str(path)!r} exists already and is not empty: choose another folder or remove it.")
+    check_free(path, replace=replace)
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.partial-{os.getpid()}")
     shutil.rmtree(partial, ignore_errors=True)

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel
 
 from secateur.errors import ModelError
@@ -44,8 +45,9 @@ def load_config(model: str | Path) -> PreTrainedConfig:
     except ModelError:
         raise
     except Exception as error:  # the library raises many kinds; each means the config is of no use
-        first = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise ModelError(f"The config of {str(model)!r} cannot be used: {first}") from None
+        first = " ".join(str(error).split())[:300] or type(error).__name__
+        here = "" if folder.exists() else "there is no such folder here, and as a hub id: "
+        raise ModelError(f"The config of {str(model)!r} cannot be used: {here}{first}") from None
     stock_type(config.model_type)
     return config  # type: ignore[no-any-return]
 
@@ -68,8 +70,8 @@ def load_model(model: str | Path, *, dtype: torch.dtype = torch.float32) -> PreT
         )
     except ModelError:
         raise
-    except (OSError, ValueError, RuntimeError) as error:
-        first = (str(error).strip().splitlines() or [type(error).__name__])[0]
+    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
+        first = " ".join(str(error).split())[:300] or type(error).__name__
         raise ModelError(f"The weights of {str(model)!r} cannot be loaded: {first}") from None
     refuse_inexact(loaded, info, optional=OPTIONAL)
     return loaded.eval()  # type: ignore[no-any-return]

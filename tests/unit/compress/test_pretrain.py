@@ -10,10 +10,12 @@ import torch
 from transformers import AutoFeatureExtractor, WavLMModel
 
 import secateur
-from secateur.compress.pretrain import BestRqTrainee, EncoderShape, PretrainConfig, pretrain
+from secateur.compress.masked_encoder import EncoderShape, mirror
+from secateur.compress.pretrain import _FRONT, BestRqTrainee, PretrainConfig, pretrain
 from secateur.config import load
 from secateur.data.config import SyntheticData
 from secateur.engine.loop import LoopConfig
+from secateur.errors import ConfigError
 from secateur.objective.tasks.best_rq import BestRqTask
 
 pytest.importorskip("espeakng_loader")
@@ -48,7 +50,7 @@ def test_the_folder_loads_with_stock_classes(config: PretrainConfig) -> None:
 def test_accumulated_micro_batches_have_the_gradients_of_the_whole_batch(config: PretrainConfig) -> None:
     gradients = []
     for accumulate in (1, 2):
-        trainee = BestRqTrainee(replace(config, accumulate=accumulate, disturb=0.0))
+        trainee = BestRqTrainee(replace(config, accumulate=accumulate, disturb=0.0, equalise=0.0))
         for batch in trainee.micro_batches(1, 0, 1):
             trainee.loss(trainee.module, batch).total.backward()
         gradients.append([p.grad for p in trainee.module.parameters() if p.grad is not None])
@@ -75,3 +77,33 @@ def test_validation_is_the_same_whenever_it_is_asked_for(config: PretrainConfig)
 def test_the_recipe_of_the_teacher_loads() -> None:
     recipe = Path(secateur.__file__).parent / "recipes" / "tiny_teacher" / "recipe.yaml"
     assert load(recipe, PretrainConfig).encoder == EncoderShape()
+
+
+def test_mirrored_layers_are_linear_to_begin_with() -> None:
+    torch.manual_seed(0)
+    layers = [torch.nn.Conv1d(1, 8, 10, 5, bias=False), torch.nn.Conv1d(8, 8, 3, 2, bias=False)]
+    for number, layer in enumerate(layers):
+        mirror(layer, first=number == 0)
+
+    def through(values: torch.Tensor) -> torch.Tensor:
+        for layer in layers:
+            values = torch.nn.functional.gelu(layer(values))
+        return values[:, 0::2] - values[:, 1::2]  # what the next pair of channels would put together
+
+    one, other = torch.randn(2, 1, 1, 400)
+    torch.testing.assert_close(through(2.0 * one - other), 2.0 * through(one) - through(other), rtol=1e-4, atol=1e-5)
+
+
+def test_the_front_end_learns_alone_first(config: PretrainConfig) -> None:
+    trainee = BestRqTrainee(config)
+    for step, alone in ((0, True), (1, False)):
+        trainee.module.zero_grad()
+        for batch in trainee.micro_batches(step, 0, 1):
+            trainee.loss(trainee.module, batch).total.backward()
+        moved = {name for name, parameter in trainee.module.named_parameters() if parameter.grad is not None}
+        assert all(name.startswith(_FRONT) for name in moved) == alone
+
+
+def test_odd_channels_are_refused() -> None:
+    with pytest.raises(ConfigError, match="seven even numbers"):
+        EncoderShape(conv_channels=(7,) * 7)

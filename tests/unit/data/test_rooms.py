@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from secateur.data.disturb import disturbed
+from secateur.data.disturb import disturbed, equalised
 from secateur.data.rooms import level, roughen
 
 
@@ -46,3 +46,13 @@ def test_disturbed_rows_keep_unit_variance_and_most_of_the_speech() -> None:
     torch.testing.assert_close(heard.std(dim=1, correction=0), torch.ones(64), rtol=1e-4, atol=1e-4)
     likeness = torch.cosine_similarity(values, heard)
     assert 0.5 < float(likeness.min()) < float(likeness.mean()) < 0.999
+
+
+def test_another_microphone_filters_without_shifting() -> None:
+    values = torch.randn(32, 8000, generator=torch.Generator().manual_seed(0))
+    heard = equalised(values, share=1.0, rng=np.random.default_rng(0))
+    torch.testing.assert_close(heard.std(dim=1, correction=0), torch.ones(32), rtol=1e-4, atol=1e-4)
+    response = torch.fft.rfft(heard.double()) / torch.fft.rfft(values.double())
+    assert float(response[:, 1:-1].imag.abs().max()) < 1e-3 * float(response.real.abs().max())  # zero phase
+    decibels = 20 * response[:, 1:-1].real.log10()
+    assert 3.0 < float(decibels.std(dim=1).mean()) < 8.0

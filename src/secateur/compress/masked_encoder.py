@@ -1,0 +1,134 @@
+"""The encoder that pre-training starts from: its shape, its first weights, and what it has to guess with."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from secateur.errors import ConfigError
+from secateur.objective.tasks.best_rq import BestRqTask
+
+_MIRRORED = 4  # conv layers that begin linear: down to 400 frames a second nothing need be lost
+
+
+@dataclass(frozen=True, kw_only=True)
+class EncoderShape:
+    """The shape of a WavLM encoder; its front end has the kernels and strides of all the family.
+
+    Attributes:
+        conv_channels: By layer. The first layers run at thousands of frames a second and take the time, the last
+            at 200 to 50 and cost next to nothing.
+        front_norm: `group` as in WavLM Base, `layer` as in Large; at this size `layer` takes twice the time.
+        pre_norm: As in Large; post-norm, as in Base, learns several times slower at this size.
+        positions: Taps of the positional conv.
+    """
+
+    conv_channels: tuple[int, ...] = (64, 64, 64, 64, 128, 128, 128)
+    front_norm: Literal["group", "layer"] = "group"
+    width: int = 192
+    layers: int = 4
+    heads: int = 6
+    feed_forward: int = 768
+    positions: int = 64
+    position_groups: int = 16
+    pre_norm: bool = True
+
+    def __post_init__(self) -> None:
+        if len(self.conv_channels) != 7 or any(channels < 2 or channels % 2 for channels in self.conv_channels):
+            raise ConfigError(
+                f"conv_channels: got {list(self.conv_channels)}, allowed are seven even numbers, one per conv layer."
+            )
+
+
+class MaskedEncoder(nn.Module):
+    """A WavLM encoder, the layer that guesses labels and the one that reads log-mel energies off the front end.
+
+    Only the encoder is kept.
+    """
+
+    module_has_unused = True  # the front end's own steps leave the rest without gradient
+
+    def __init__(self, shape: EncoderShape, task: BestRqTask) -> None:
+        from transformers import WavLMConfig, WavLMModel
+
+        super().__init__()
+        self.encoder = WavLMModel(
+            WavLMConfig(
+                conv_dim=shape.conv_channels,
+                feat_extract_norm=shape.front_norm,
+                conv_bias=shape.front_norm == "layer",
+                hidden_size=shape.width,
+                num_hidden_layers=shape.layers,
+                num_attention_heads=shape.heads,
+                intermediate_size=shape.feed_forward,
+                num_conv_pos_embeddings=shape.positions,
+                num_conv_pos_embedding_groups=shape.position_groups,
+                do_stable_layer_norm=shape.pre_norm,
+                # Two million parameters see each crop once or a few times: they underfit, dropout would cost.
+                hidden_dropout=0.0,
+                attention_dropout=0.0,
+                activation_dropout=0.0,
+                feat_proj_dropout=0.0,
+                final_dropout=0.0,
+                layerdrop=0.0,
+            )
+        )
+        for number, layer in enumerate(self.encoder.feature_extractor.conv_layers[:_MIRRORED]):
+            assert isinstance(layer.conv, nn.Conv1d)
+            mirror(layer.conv, first=number == 0)
+        self.codebooks = task.codebooks
+        self.head = nn.Linear(shape.width, task.codebooks * task.entries)
+        self.front = nn.Linear(shape.conv_channels[-1], 2 * task.mels)
+
+    def forward(self, values: Tensor, mask: Tensor, *, front: bool) -> tuple[Tensor, Tensor | None]:
+        """What the front end makes of log-mel, and the guesses unless `front` asks for the former alone.
+
+        Args:
+            values: (batch, samples).
+            mask: (batch, frames), True where hidden; it comes after the front end.
+            front: Stop there.
+
+        Returns:
+            (batch, frames, 2 · mels), and logits (batch, frames, codebooks, entries) or None.
+        """
+        if front:
+            features = self.encoder.feature_extractor(values).transpose(1, 2)
+            return self.front(self.encoder.feature_projection(features)[1]), None
+        found = self.encoder(values, mask_time_indices=mask)
+        logits = self.head(found.last_hidden_state).unflatten(-1, (self.codebooks, -1))
+        return self.front(found.extract_features), logits
+
+
+def mirror(convolution: nn.Conv1d, *, first: bool) -> None:
+    """Sets the weights so that a stack of such layers with GELU between them is linear to begin with.
+
+    Channels come in pairs of opposite sign, and gelu(x) − gelu(−x) = x, which the next layer's pairs put together.
+    The half that is free is orthogonal. Source: Balduzzi et al. 2017, arXiv 1702.08591, section 4 (for ReLU).
+    """
+    outputs, inputs, taps = convolution.weight.shape
+    half, free = outputs // 2, inputs if first else inputs // 2
+    weights = nn.init.orthogonal_(torch.empty(half, free * taps)).view(half, free, taps)
+    weights = weights * max(1.0, half / (free * taps)) ** 0.5
+    if not first:
+        weights = torch.stack([weights, -weights], dim=2).flatten(1, 2)
+    with torch.no_grad():
+        convolution.weight.copy_(torch.stack([weights, -weights], dim=1).flatten(0, 1))
+
+
+def save_encoder(encoder: Any, folder: Path) -> None:
+    """Writes a HF folder with the feature extractor that the encoder was trained with."""
+    from transformers import Wav2Vec2FeatureExtractor
+
+    encoder.save_pretrained(folder)
+    extractor = Wav2Vec2FeatureExtractor(  # type: ignore[no-untyped-call]
+        feature_size=1,
+        sampling_rate=16_000,
+        padding_value=0.0,
+        do_normalize=True,
+        return_attention_mask=False,
+    )
+    extractor.save_pretrained(folder)

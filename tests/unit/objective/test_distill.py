@@ -1,0 +1,106 @@
+"""Distances against torch, and padding that does not touch them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch.nn import functional as F
+
+from pruning_toy import seeded
+from secateur.compress.config import Distillation
+from secateur.compress.imitate import Imitator, hidden_states
+from secateur.data.collate import AudioBatch
+from secateur.objective.distill import L1Cosine, SquaredError, sum_over
+from secateur.objective.pairing import Fixed, Learned
+from support import FAMILIES, audio
+
+
+def states() -> tuple[torch.Tensor, torch.Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    return torch.randn(3, 5, 8, generator=generator), torch.randn(3, 5, 8, generator=generator)
+
+
+def test_l1_and_cosine_are_torchs() -> None:
+    a, b = states()
+    expected = 0.3 * F.l1_loss(a, b, reduction="none").mean(-1)
+    expected += 2.0 * F.cosine_embedding_loss(
+        a.reshape(-1, 8), b.reshape(-1, 8), torch.ones(15), reduction="none"
+    ).reshape(3, 5)
+    torch.testing.assert_close(L1Cosine(l1=0.3, cosine=2.0).per_frame(a, b), expected)
+
+
+def test_squared_error_is_torchs() -> None:
+    a, b = states()
+    torch.testing.assert_close(SquaredError().per_frame(a, b), F.mse_loss(a, b, reduction="none").mean(-1))
+    torch.testing.assert_close(SquaredError().per_frame(a, b).mean(), F.mse_loss(a, b))
+
+
+def test_padding_is_left_out_of_the_sum_even_when_it_is_not_a_number() -> None:
+    frames = torch.tensor([[1.0, 2.0, torch.nan], [4.0, torch.inf, torch.nan]], requires_grad=True)
+    valid = torch.tensor([[True, True, False], [True, False, False]])
+    total = sum_over(frames, valid)
+    assert total.item() == 7
+    total.backward()
+    assert frames.grad is not None
+    assert torch.equal(frames.grad, valid.float())
+    assert sum_over(frames[:1, :2], None).item() == 3
+
+
+def batch_of(lengths: tuple[int, ...], seed: int = 0) -> list[AudioBatch]:
+    """One padded batch, then the same utterances alone."""
+    values, mask = audio(lengths, seed=seed)
+    ids = tuple(map(str, range(len(lengths))))
+    whole = AudioBatch(values=values, lengths=torch.tensor(lengths), ids=ids, mask=mask)
+    alone = [
+        AudioBatch(values=values[i : i + 1, :n], lengths=torch.tensor([n]), ids=(ids[i],), mask=None)
+        for i, n in enumerate(lengths)
+    ]
+    return [whole, *alone]
+
+
+@pytest.mark.parametrize("family", [family for family in FAMILIES if family != "data2vec-audio"])
+@pytest.mark.parametrize("pairing", [Fixed(), Learned(layers=(1, 3))])
+def test_a_padded_batch_has_the_sums_of_its_utterances_alone(family: str, pairing: Any) -> None:
+    teacher, student = seeded(family, "large"), seeded(family, "large")
+    with torch.no_grad():
+        for value in student.parameters():
+            value.mul_(1.1)
+    imitator = Imitator(student, Distillation(pairing=pairing))
+    pairs = [(layer, layer) for layer in imitator.layers]
+    sums, gradients = [], []
+    for batches in (lambda b: b[:1], lambda b: b[1:]):
+        imitator.zero_grad()
+        total = torch.zeros(len(pairs))
+        for each in batches(batch_of((4000, 2501, 1777))):
+            with torch.no_grad():
+                targets = dict(enumerate(hidden_states(teacher, each)))
+            found, every = imitator(each, targets, pairs)
+            assert (every is None) == isinstance(pairing, Fixed)
+            found.mean().backward()
+            total += found.detach()
+        sums.append(total)
+        gradients.append(student.encoder.layers[0].feed_forward.output_dense.weight.grad.clone())
+    torch.testing.assert_close(sums[0], sums[1], rtol=1e-4, atol=1e-3)
+    scale = gradients[1].abs().max().item()
+    torch.testing.assert_close(gradients[0], gradients[1], rtol=1e-3, atol=1e-3 * scale)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("maps", ["none", "shared", "each"])
+def test_a_student_that_is_the_teacher_has_no_loss(family: str, maps: Any) -> None:
+    teacher = seeded(family, "base")
+    (batch,) = batch_of((3000, 3000))[:1]
+    imitator = Imitator(seeded(family, "base"), Distillation(pairing=Fixed(maps=maps)))
+    targets = dict(enumerate(hidden_states(teacher, batch)))
+    found, _ = imitator(batch, targets, [(layer, layer) for layer in imitator.layers])
+    torch.testing.assert_close(found, torch.zeros_like(found), atol=1e-3, rtol=0)
+
+
+def test_a_missing_hidden_state_is_noticed() -> None:
+    student = seeded("hubert", "base")
+    student.config.num_hidden_layers = 4
+    (batch,) = batch_of((3000, 3000))[:1]
+    with pytest.raises(AssertionError, match="got 4 hidden states of 5"):
+        hidden_states(student, batch)

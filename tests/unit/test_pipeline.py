@@ -1,0 +1,142 @@
+"""The verbs as functions: what goes in, what comes back, and what is there afterwards."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+from transformers import AutoModel
+
+from prune_job import recipe
+from pruning_toy import write_teacher, write_wavs
+from secateur import config as configs
+from secateur import pipeline
+from secateur.compress.config import PruneConfig
+from secateur.engine import Progress
+from secateur.errors import ConfigError, DataError, TargetError
+from secateur.structure import Selection
+
+CHANGES: dict[str, Any] = {"learn": {"steps": 2, "log_every": 1}, "recover": {"steps": 1}}
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("pipeline")
+    write_wavs(root / "speech")
+    write_teacher(root / "teacher", ending="ForCTC")
+    return root
+
+
+@pytest.fixture(scope="module")
+def done(root: Path) -> tuple[dict[str, Any], list[Progress]]:
+    """The record of a run from a config, and what it told on its way."""
+    told: list[Progress] = []
+    config = configs.load(recipe(root, root / "run", **CHANGES), PruneConfig)
+    return pipeline.prune(config, on_progress=told.append), told
+
+
+def test_progress_is_told_after_every_step(done: tuple[dict[str, Any], list[Progress]]) -> None:
+    assert [(each.phase, each.step, each.steps) for each in done[1]] == [
+        ("learn", 1, 2),
+        ("learn", 2, 2),
+        ("recover", 1, 1),
+    ]
+    assert all("loss" in each.parts for each in done[1])
+
+
+def test_the_record_agrees_with_the_files(root: Path, done: tuple[dict[str, Any], list[Progress]]) -> None:
+    record, folder = done[0], root / "run"
+    model = AutoModel.from_pretrained(folder / "model")
+    assert record["stages"][2]["parameters"] == sum(value.numel() for value in model.parameters())
+    (constraint,) = record["constraints"]
+    assert constraint["counted"] == record["stages"][1]["parameters"] <= constraint["limit"]
+    selection = Selection.load(folder / "selection.json")
+    for axis in record["axes"]:
+        assert axis["kept"] == len(selection.axes[axis["name"]])
+    gates = record["gates"]
+    assert sum(kind["gates"] for kind in gates["kinds"].values()) == sum(sum(bins) for bins in gates["histogram"].values())
+    assert json.loads((folder / "record.json").read_text())["name"] == "prune"
+
+
+def test_the_resolved_recipe_in_the_folder_is_the_one_that_was_run(root: Path, done: Any) -> None:
+    written = configs.load(root / "run" / "recipe.yaml", PruneConfig)
+    assert written == configs.load(recipe(root, root / "run", **CHANGES), PruneConfig)
+
+
+def test_the_task_head_is_kept(root: Path, done: Any) -> None:
+    from transformers import AutoModelForCTC
+
+    small, dense = (AutoModelForCTC.from_pretrained(root / path) for path in ("run/model", "teacher"))
+    assert torch.equal(small.lm_head.weight, dense.lm_head.weight)
+
+
+def test_a_score_needs_no_learn_phase(root: Path, tmp_path: Path) -> None:
+    record = pipeline.prune(
+        recipe(root, tmp_path / "run", **CHANGES),
+        overrides={"choose": {"kind": "score", "score": "first"}, "recover.steps": 0},
+    )
+    assert record["phases"] == []
+    assert not (tmp_path / "run" / "learned").exists()
+    for name, units in Selection.load(tmp_path / "run" / "selection.json").axes.items():
+        assert units == tuple(range(len(units))), name
+
+
+def test_a_selection_from_a_file_takes_the_same_way(root: Path, tmp_path: Path, done: Any) -> None:
+    path = tmp_path / "hand.json"
+    path.write_text(json.dumps({"format": 1, "axes": {"encoder.layers.1.feed_forward/units": [0, 3, 7]}}))
+    record = pipeline.prune(
+        recipe(root, tmp_path / "run", **CHANGES),
+        # A target that no gate could meet does not matter: nothing is gated.
+        overrides={"choose": {"kind": "file", "path": str(path)}, "target": 0.001, "recover.steps": 0},
+    )
+    (axis,) = (a for a in record["axes"] if a["name"] == "encoder.layers.1.feed_forward/units")
+    assert axis["kept"] == 3
+    assert record["verification"]["holds"]
+
+
+@pytest.mark.parametrize(
+    ("overrides", "kind"),
+    [
+        ({"target": 0.001}, TargetError),
+        ({"data.path": "nowhere"}, DataError),
+        ({"batching.shortest": 0.4, "batching.seconds": 9.0, "batching.accumulate": 12}, DataError),
+        ({"distill.pairing.layers": [4]}, ConfigError),
+    ],
+)
+def test_what_cannot_be_done_is_told_before_the_folder_is_made(
+    root: Path, tmp_path: Path, overrides: dict[str, Any], kind: type[Exception]
+) -> None:
+    with pytest.raises(kind):
+        pipeline.prune(recipe(root, tmp_path / "run"), overrides=overrides)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_an_interruption_left_half_written_is_cleared_away(root: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    for name in (".learned.partial-77", ".model.partial-78"):
+        (folder / name).mkdir(parents=True)
+    (folder / ".recipe.yaml.partial").write_text("half")
+    pipeline.prune(recipe(root, folder, **CHANGES), overrides={"choose": {"kind": "score"}, "recover.steps": 0})
+    assert not list(folder.glob(".*"))
+
+
+def test_a_failed_proof_is_not_taken_for_a_proof_when_the_run_is_resumed(root: Path, tmp_path: Path) -> None:
+    fields = recipe(root, tmp_path / "run", **CHANGES)
+    fields |= {"choose": {"kind": "score"}, "recover": {"steps": 0}}
+    pipeline.prune(fields)
+    folder = tmp_path / "run"
+    proof = json.loads((folder / "verified.json").read_text())
+    (folder / "verified.json").write_text(json.dumps(proof | {"holds": False}))
+    record = pipeline.prune(fields, resume=True)
+    assert record["verification"]["holds"]
+
+
+def test_differences_between_recipes_are_named() -> None:
+    first, second = {"a": {"b": 1, "c": [1]}, "d": 2}, {"a": {"b": 1, "c": [2]}, "e": 2}
+    assert configs.differences(yaml.safe_dump(first), yaml.safe_dump(second)) == ["a.c", "d", "e"]
+    assert configs.differences("garbage", yaml.safe_dump(second)) == ["everything"]
+    assert configs.differences(yaml.safe_dump(first), yaml.safe_dump(first)) == []
