@@ -83,9 +83,9 @@ def job(root: str, out: str, kill: tuple[str, int] | None = None, changes: dict[
 
 def keep_gradients(folder: Path) -> None:
     """Make every learn step leave its gradients, as they reach the optimisers, in a file of its own per rank."""
+    from pruning_toy import gradients
     from safetensors.torch import save_file
 
-    from pruning_toy import gradients
     from secateur.compress.step import Pruning
 
     original = Pruning.end

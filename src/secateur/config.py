@@ -81,9 +81,8 @@ def _flat(value: Any, path: str) -> dict[str, Any]:
     """The leaves of nested mappings by dotted name."""
     if not isinstance(value, dict) or not value:
         return {path: value}
-    return {
-        name: leaf for key, item in value.items() for name, leaf in _flat(item, f"{path}.{key}" if path else key).items()
-    }
+    inside = f"{path}." if path else ""
+    return {name: leaf for key, item in value.items() for name, leaf in _flat(item, f"{inside}{key}").items()}
 
 
 def merge(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:

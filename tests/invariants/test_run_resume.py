@@ -44,16 +44,35 @@ def start(root: Path) -> Start:
 
 
 @pytest.fixture(scope="module")
-def whole(start: Start, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, float]:
-    """The folder of an uninterrupted run, and the seconds that it took."""
-    folder, began = tmp_path_factory.mktemp("whole") / "run", time.monotonic()
+def whole(start: Start, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of an uninterrupted run."""
+    folder = tmp_path_factory.mktemp("whole") / "run"
     assert finish(start(folder)) == 0
-    return folder, time.monotonic() - began
+    return folder
 
 
 def finish(process: ForkServerProcess) -> int | None:
     process.join(120)
     return process.exitcode
+
+
+def progress(folder: Path) -> int:
+    """How far a run is, in lines of its log and files."""
+    try:
+        files = [path for path in folder.rglob("*") if path.is_file()]
+        return len(files) + sum(path.read_bytes().count(b"\n") for path in files if path.name == "metrics.jsonl")
+    except FileNotFoundError:  # renamed while we looked
+        return progress(folder)
+
+
+def kill_at(process: ForkServerProcess, folder: Path, wanted: float, delay: float) -> int | None:
+    """Kill a process some seconds after its run has come as far as wanted; whatever it is doing then."""
+    while process.exitcode is None and progress(folder) < wanted:
+        time.sleep(0.003)
+    process.join(delay)
+    if process.exitcode is None:
+        process.kill()
+    return finish(process)
 
 
 def assert_same_end(folder: Path, whole: Path) -> None:
@@ -75,24 +94,24 @@ def listing(folder: Path) -> list[str]:
 
 @pytest.mark.parametrize("kill", [("save", 3), ("recover step", STEPS - 1), ("model", 2)], ids=str)
 def test_a_killed_run_ends_as_one_that_was_not(
-    start: Start, whole: tuple[Path, float], tmp_path: Path, kill: tuple[str, int]
+    start: Start, whole: Path, tmp_path: Path, kill: tuple[str, int]
 ) -> None:
     assert finish(start(tmp_path / "run", kill)) == KILLED
     assert not (tmp_path / "run" / "model").exists()
     assert finish(start(tmp_path / "run")) == 0
-    assert_same_end(tmp_path / "run", whole[0])
+    assert_same_end(tmp_path / "run", whole)
 
 
-#: Each list is one run: killed at every point of it in turn, then finished. Numbers are times, as shares of the whole
-#: run's time; words are places, half of them inside a save.
+#: Each list is one run: killed at every point of it in turn, then finished. Numbers are how far it has come then, as
+#: shares of the whole run, and a random moment is added; words are places, half of them inside a save.
 KILLS: list[list[float | tuple[str, int]]] = [
-    [0.1, 0.3],
-    [0.35, 0.5, 0.6],
-    [0.25],
-    [0.75, 0.5],
-    [0.9, 0.15, 0.4],
+    [0.05, 0.3],
+    [0.15, 0.4, 0.6],
+    [0.25, 0.5],
+    [0.35, 0.7, 0.75],
+    [0.02, 0.45, 0.8, 0.9],
     [("learn step", 2), ("removal", 1)],
-    [("save", 2), ("rename", 4), 0.4],
+    [("save", 2), ("rename", 4), 0.5],
     [("learned", 1), ("json", 1), ("json", 2)],
     [("verify", 1), ("save", 2), ("recover step", 3)],
     [("model", 1), ("json", 4), ("model", 1), ("record", 1)],
@@ -102,20 +121,16 @@ KILLS: list[list[float | tuple[str, int]]] = [
 @pytest.mark.slow
 @pytest.mark.parametrize("number", range(len(KILLS)))
 def test_ten_runs_killed_again_and_again_end_as_one_that_was_not(
-    start: Start, whole: tuple[Path, float], tmp_path: Path, number: int
+    start: Start, whole: Path, tmp_path: Path, number: int
 ) -> None:
     folder, kills, draw = tmp_path / "run", 0, random.Random(number)
     for point in KILLS[number]:
         if isinstance(point, tuple):
             code = finish(start(folder, point))
         else:
-            process = start(folder)
-            process.join((point + draw.uniform(-0.05, 0.05)) * whole[1])
-            if process.exitcode is None:
-                process.kill()
-            code = finish(process)
+            code = kill_at(start(folder), folder, point * progress(whole), draw.uniform(0, 0.2))
         assert code in (0, KILLED)
         kills += code == KILLED
     assert kills > 0
     assert finish(start(folder)) == 0
-    assert_same_end(folder, whole[0])
+    assert_same_end(folder, whole)

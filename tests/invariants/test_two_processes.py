@@ -10,19 +10,19 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import prune_job
 import pytest
 import torch
-from safetensors.torch import load_file
-
-import prune_job
-from prune_job import STEPS, recipe
+from prune_job import STEPS
 from pruning_toy import write_teacher, write_wavs
+from safetensors.torch import load_file
+from support import tiny_config
+
 from secateur.arch import declare
 from secateur.compress.batches import Feed
 from secateur.compress.config import Batching
 from secateur.data.config import FolderData
 from secateur.data.open import open_corpus
-from support import tiny_config
 
 pytestmark = pytest.mark.slow
 
@@ -66,7 +66,9 @@ def two(root: Path) -> Path:
 def test_the_shares_are_uneven_and_padded(root: Path) -> None:
     corpus = open_corpus(FolderData(path=str(root / "speech")))
     structure = declare(tiny_config("wavlm", "large"))
-    feed = Feed(corpus, structure, Batching(**CHANGES["batching"]), seed=0, normalize=True, equal=structure.sees_padding)
+    feed = Feed(
+        corpus, structure, Batching(**CHANGES["batching"]), seed=0, normalize=True, equal=structure.sees_padding
+    )
     counts, padded = set(), False
     for rank in range(2):
         batches = feed.micro_batches(0, rank, 2)

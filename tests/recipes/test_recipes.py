@@ -8,14 +8,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-
 from pruning_toy import LENGTHS, write_wavs
+from support import build, tiny_config
+
 from secateur import config as configs
 from secateur.compress.config import FromGates, PruneConfig
 from secateur.compress.pretrain import PretrainConfig
 from secateur.objective.pairing import teacher_layers
 from secateur.pipeline import RECIPES, pretrain, prune
-from support import build, tiny_config
 
 FILES = sorted(RECIPES.rglob("recipe.yaml"))
 NAMES = [path.parent.relative_to(RECIPES).as_posix() for path in FILES]
@@ -45,6 +45,7 @@ def test_every_recipe_is_found() -> None:
         "quickstart",
         "tiny_teacher",
         "wang2023",
+        "wang2023/reduced",
         "wang2023/without_fahp",
         "wang2023/without_ste",
     ]

@@ -11,10 +11,10 @@ from typing import Any
 import pytest
 import torch
 import yaml
-from safetensors.torch import load_file, save_file
-
 from prune_job import recipe
 from pruning_toy import write_teacher, write_wavs
+from safetensors.torch import load_file, save_file
+
 from secateur.cli import BAD_INPUT, BROKEN, main
 from secateur.engine import checkpoint
 
@@ -146,7 +146,9 @@ def test_report_is_written_again(run: Any) -> None:
     code, out, _ = run("report", "@/run", "--out", "page.html", "--json")
     assert code == 0
     assert json.loads(out) == {"report": "page.html"}
-    assert Path("page.html").read_text().startswith("<!doctype html>".upper()) or "<html" in Path("page.html").read_text()
+    assert (
+        Path("page.html").read_text().startswith("<!doctype html>".upper()) or "<html" in Path("page.html").read_text()
+    )
 
 
 def test_doctor_prints_findings(run: Any) -> None:
@@ -174,13 +176,22 @@ MISTAKES: list[tuple[list[str], str]] = [
     (["profile", "./nowhere"], "There is no config.json in 'nowhere': give a model folder"),
     (["prune", "quikstart"], "quikstart: there is no such recipe; allowed is the path of a YAML file or one of"),
     (["prune", "@/recipe.yaml", "--out", "out", "--lern.steps", "3"], "lern: unknown key. Did you mean 'learn'?"),
-    (["prune", "@/recipe.yaml", "--out", "out", "--learn.stepz", "3"], "learn.stepz: unknown key. Did you mean 'steps'?"),
+    (
+        ["prune", "@/recipe.yaml", "--out", "out", "--learn.stepz", "3"],
+        "learn.stepz: unknown key. Did you mean 'steps'?",
+    ),
     (["prune", "@/recipe.yaml", "--out", "out", "--learn.steps", "0"], "steps: got 0, allowed is >= 1"),
     (["prune", "@/recipe.yaml", "--out", "out", "--recover.steps", "-1"], "steps: got -1, allowed is >= 0"),
-    (["prune", "@/recipe.yaml", "--out", "out", "--learn.steps", "many"], "learn.steps: got 'many', allowed is a whole"),
+    (
+        ["prune", "@/recipe.yaml", "--out", "out", "--learn.steps", "many"],
+        "learn.steps: got 'many', allowed is a whole",
+    ),
     (["prune", "@/recipe.yaml", "--out", "out", "--target", "0"], "more than 0 and at most 1 of the cost, got 0"),
     (["prune", "@/recipe.yaml", "--out", "out", "--target", "0.001"], "smallest reachable share is 0.1"),
-    (["prune", "@/recipe.yaml", "--out", "out", "--data.kind", "foldr"], "data.kind: got 'foldr' … Did you mean 'folder'?"),
+    (
+        ["prune", "@/recipe.yaml", "--out", "out", "--data.kind", "foldr"],
+        "data.kind: got 'foldr' … Did you mean 'folder'?",
+    ),
     (["prune", "@/recipe.yaml", "--out", "out", "--data.path", "nowhere"], "Folder nowhere is not there"),
     (["prune", "@/recipe.yaml", "--out", "out", "--gates.unit.drop_rate", "0.1"], "Did you mean 'units'?"),
     (["prune", "@/recipe.yaml", "--out", "out", "--distill.pairing.layers", "[9]"], "numbers from 1 to 3, the depth"),
@@ -191,12 +202,24 @@ MISTAKES: list[tuple[list[str], str]] = [
     (["prune", "@/recipe.yaml", "--out", "out", "--target", "["], "'[' is not a YAML value"),
     (["prune", "@/recipe.yaml", "--out", "@/teacher"], "exists and is not a run folder"),
     (["prune", "@/recipe.yaml"], "is in use: add --resume to go on with it"),
-    (["prune", "@/recipe.yaml", "--resume", "--learn.clip", "3"], "another recipe (see its recipe.yaml; other now: learn.clip)"),
+    (
+        ["prune", "@/recipe.yaml", "--resume", "--learn.clip", "3"],
+        "another recipe (see its recipe.yaml; other now: learn.clip)",
+    ),
     (["shrink", "@/teacher", "--selection", "x.json", "--out", "out"], "There is no selection file 'x.json'"),
     (["shrink", "@/hubert", "--selection", "@/run/selection.json", "--out", "out"], "made for a 'wavlm' model"),
-    (["shrink", "@/teacher", "--selection", "@/run/selection.json", "--out", "out", "--layout", "stok"], "Unknown layout"),
-    (["shrink", "@/teacher", "--selection", "@/run/selection.json", "--out", "out", "--layout", "stock"], "does not fit the"),
-    (["shrink", "@/teacher", "--selection", "@/run/selection.json", "--out", "@/run/model"], "exists already and is not"),
+    (
+        ["shrink", "@/teacher", "--selection", "@/run/selection.json", "--out", "out", "--layout", "stok"],
+        "Unknown layout",
+    ),
+    (
+        ["shrink", "@/teacher", "--selection", "@/run/selection.json", "--out", "out", "--layout", "stock"],
+        "does not fit the",
+    ),
+    (
+        ["shrink", "@/teacher", "--selection", "@/run/selection.json", "--out", "@/run/model"],
+        "exists already and is not",
+    ),
     (["choose", "@/teacher", "--target", "0.5"], "has no learned/ folder"),
     (["choose", "@/run", "--target", "0.5", "--cost", "flops"], "got 'flops', allowed is 'parameters' or 'macs'"),
     (["choose", "@/run", "--target", "0.5", "--scope", "encodr"], "Did you mean 'encoder'?"),
@@ -208,7 +231,9 @@ MISTAKES: list[tuple[list[str], str]] = [
 ]
 
 
-@pytest.mark.parametrize(("words", "sentence"), MISTAKES, ids=lambda value: "" if isinstance(value, str) else " ".join(value))
+@pytest.mark.parametrize(
+    ("words", "sentence"), MISTAKES, ids=lambda value: "" if isinstance(value, str) else " ".join(value)
+)
 def test_a_mistake_ends_in_one_sentence_and_leaves_nothing(run: Any, words: list[str], sentence: str) -> None:
     code, out, err = run(*words)
     assert (code, out) == (BAD_INPUT, "")
@@ -250,7 +275,9 @@ FILES: list[tuple[str, str, list[str], str]] = [
 
 
 @pytest.mark.parametrize(("name", "text", "words", "sentence"), FILES)
-def test_garbage_in_a_file_ends_in_one_sentence(run: Any, name: str, text: str, words: list[str], sentence: str) -> None:
+def test_garbage_in_a_file_ends_in_one_sentence(
+    run: Any, name: str, text: str, words: list[str], sentence: str
+) -> None:
     Path(name).write_text(text)
     code, out, err = run(*words)
     assert (code, out) == (BAD_INPUT, "")
@@ -304,7 +331,9 @@ def test_a_teacher_that_gives_no_finite_numbers_stops_the_run_and_names_step_and
     assert not Path("out/learned").exists()
 
 
-def test_numbers_that_stop_being_finite_keep_the_last_good_checkpoint(run: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_numbers_that_stop_being_finite_keep_the_last_good_checkpoint(
+    run: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     from secateur.compress.step import Imitation
 
     original = Imitation.loss

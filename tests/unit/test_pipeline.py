@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 import torch
 import yaml
-from transformers import AutoModel
-
 from prune_job import recipe
 from pruning_toy import write_teacher, write_wavs
+from transformers import AutoModel
+
 from secateur import config as configs
 from secateur import pipeline
 from secateur.compress.config import PruneConfig
@@ -58,7 +58,9 @@ def test_the_record_agrees_with_the_files(root: Path, done: tuple[dict[str, Any]
     for axis in record["axes"]:
         assert axis["kept"] == len(selection.axes[axis["name"]])
     gates = record["gates"]
-    assert sum(kind["gates"] for kind in gates["kinds"].values()) == sum(sum(bins) for bins in gates["histogram"].values())
+    assert sum(kind["gates"] for kind in gates["kinds"].values()) == sum(
+        sum(bins) for bins in gates["histogram"].values()
+    )
     assert json.loads((folder / "record.json").read_text())["name"] == "prune"
 
 
@@ -117,10 +119,12 @@ def test_what_cannot_be_done_is_told_before_the_folder_is_made(
 
 def test_what_an_interruption_left_half_written_is_cleared_away(root: Path, tmp_path: Path) -> None:
     folder = tmp_path / "run"
+    fields = recipe(root, folder, **CHANGES) | {"choose": {"kind": "score"}, "recover": {"steps": 0}}
     for name in (".learned.partial-77", ".model.partial-78"):
         (folder / name).mkdir(parents=True)
-    (folder / ".recipe.yaml.partial").write_text("half")
-    pipeline.prune(recipe(root, folder, **CHANGES), overrides={"choose": {"kind": "score"}, "recover.steps": 0})
+    (folder / ".selection.json.partial").write_text("half")
+    (folder / "recipe.yaml").write_text(configs.dump(configs.load(fields, PruneConfig)))
+    pipeline.prune(fields, resume=True)
     assert not list(folder.glob(".*"))
 
 

@@ -254,8 +254,8 @@ def _tensors(path: Path) -> dict[str, Tensor]:
         return load_file(path)
     except (OSError, SafetensorError) as error:
         raise CheckpointError(
-            f"{path} is missing or damaged ({error}): put it back, or delete the folder {path.parent} and resume, which "
-            "makes it again from the last checkpoint."
+            f"{path} is missing or damaged ({error}): put it back, or delete the folder {path.parent} and resume, "
+            "which makes it again from the last checkpoint."
         ) from None
 
 

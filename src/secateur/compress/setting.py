@@ -21,7 +21,6 @@ from secateur.data.open import open_corpus
 from secateur.engine import process
 from secateur.errors import ConfigError, ModelError
 from secateur.gates.set import check_kinds
-from secateur.masking.attach import base_of
 from secateur.objective.pairing import teacher_layers
 from secateur.records import read_json
 from secateur.structure import Selection, Structure, close
@@ -127,7 +126,7 @@ def prepare(config: PruneConfig) -> Setting:
         for constraint in config.limits
     )
     _check_bounds(config, structure, bounds, gated)
-    teacher_layers(config.distill.pairing, base_of(teacher).config.num_hidden_layers)
+    teacher_layers(config.distill.pairing, len(list(structure.of_kinds(("layer",)))))
     train, held = _audio(config)
     setting = Setting(
         config=config,

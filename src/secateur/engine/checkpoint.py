@@ -71,10 +71,11 @@ class Checkpoints:
         self.keep = keep
 
     def clean(self) -> None:
-        """Remove what an interrupted save or removal left behind."""
+        """Remove what an interrupted save or removal left behind, and what it had yet to remove."""
         self.root.mkdir(parents=True, exist_ok=True)
         for leftover in self.root.glob(".*.partial"):
             shutil.rmtree(leftover)
+        self._drop_old()
 
     def all(self) -> list[Saved]:
         """The whole checkpoints of this phase, oldest first."""
@@ -116,11 +117,15 @@ class Checkpoints:
                 f"{self.root} ({error.strerror or error}); {self.last_good()}. Free some space or choose "
                 "another run folder, then resume."
             ) from error
+        self._drop_old()
+        return Saved(path=path, phase=contents.phase, step=contents.step)
+
+    def _drop_old(self) -> None:
+        """Remove the oldest checkpoints beyond `keep`."""
         for old in self.all()[: -self.keep]:
             removed = old.path.with_name(f".{old.path.name}.removed.partial")
             old.path.rename(removed)
             shutil.rmtree(removed)
-        return Saved(path=path, phase=contents.phase, step=contents.step)
 
 
 def write(folder: Path, contents: Contents) -> None:
@@ -163,7 +168,8 @@ def read(path: Path, *, phase: str) -> Contents:
         raise
     except (SafetensorError, SecateurError, OSError, KeyError, TypeError, AttributeError) as error:
         raise CheckpointError(
-            f"{path}: the checkpoint is damaged ({_reason(error)}). Delete that folder to resume from the one before it."
+            f"{path}: the checkpoint is damaged ({_reason(error)}). Delete that folder to resume from the one "
+            "before it."
         ) from error
 
 

@@ -27,6 +27,7 @@ from secateur.records import write_json
 log = logging.getLogger(__name__)
 
 PARTS = ("train", "dev", "test")
+_DEAL = ("train", "train", "train", "dev", "test", "test")  # where a speaker's utterances go, in turn
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,7 +40,7 @@ class ProbeSet:
         ask: `label` and `speaker` classify whole utterances by that field; `word` classifies the digits and
             commands in them, each over its own frames.
         split_by: The manifest's field that says which part an utterance is in. `speaker` instead deals every
-            speaker's own utterances out, three to train, one to dev, one to test; of synthetic speech only the
+            speaker's own utterances out, three to train, one to dev, two to test; of synthetic speech only the
             held-out voices, which no model was trained on.
     """
 
@@ -52,7 +53,7 @@ class ProbeSet:
 # Other seed, other sentences and other voices than any corpus that a recipe trains on; the timbres of dev and test
 # are in no training split at all (secateur.data.synthetic.SPLITS).
 _UNHEARD = SyntheticData(utterances=2000, voices=80, seed=20_011)
-_VOICES = SyntheticData(utterances=3000, voices=100, seed=20_012)
+_VOICES = SyntheticData(utterances=4500, voices=100, seed=20_012)
 SYNTHETIC: tuple[ProbeSet, ...] = (
     ProbeSet(name="words, synthetic, unheard voices", data=_UNHEARD, ask="word"),
     ProbeSet(name="speakers, synthetic, unheard voices", data=_VOICES, ask="speaker", split_by="speaker"),
@@ -199,7 +200,7 @@ def _dealt(corpus: Corpus, *, held_out: bool) -> dict[str, Corpus]:
     turns: Counter[str | None] = Counter()
     part_of: dict[str, str] = {}
     for utterance in corpus.utterances:
-        part_of[utterance.id] = ("train", "train", "train", "dev", "test")[turns[utterance.speaker] % 5]
+        part_of[utterance.id] = _DEAL[turns[utterance.speaker] % len(_DEAL)]
         turns[utterance.speaker] += 1
     return {part: corpus.select(lambda u, part=part: part_of[u.id] == part) for part in PARTS}  # type: ignore[misc]
 

@@ -36,8 +36,8 @@ class Constraint:
             raise ConfigError(f"A constraint must keep more than 0 and at most 1 of the cost, got {self.kept:g}.")
         if not 0 < self.seconds < math.inf:
             raise ConfigError(f"seconds: got {self.seconds}, allowed is above 0.")
-        places = [place for place, _ in self.ramp]
-        if not places or places != sorted(places) or not all(0 <= number <= 1 for point in self.ramp for number in point):
+        places, shares = [place for place, _ in self.ramp], [number for point in self.ramp for number in point]
+        if not places or places != sorted(places) or not all(0 <= share <= 1 for share in shares):
             raise ConfigError(
                 f"ramp: got {[list(point) for point in self.ramp]}, allowed are points of two shares from 0 to 1, in "
                 "ascending order of the first, such as [[0, 0], [0.25, 1]]."

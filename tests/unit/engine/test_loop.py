@@ -181,7 +181,7 @@ def test_the_progress_bar_shows_phase_step_and_loss(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     train(Toy(dropout=0.0), tmp_path, progress=True)
-    shown = capsys.readouterr().out
+    shown = capsys.readouterr().err
     assert "learn" in shown
     assert "12/12" in shown
     assert "loss" in shown

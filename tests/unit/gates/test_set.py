@@ -159,7 +159,9 @@ def test_open_shares_are_means_by_kind(structure: Structure) -> None:
 
 
 def test_an_unknown_kind_is_told_with_the_nearest(structure: Structure) -> None:
-    with pytest.raises(ConfigError, match=r"Unknown kind of axis 'unit'; allowed are channels.* Did you mean 'units'\?"):
+    with pytest.raises(
+        ConfigError, match=r"Unknown kind of axis 'unit'; allowed are channels.* Did you mean 'units'\?"
+    ):
         GateSet(structure, {"unit": HardConcrete()}, seed=0)
 
 

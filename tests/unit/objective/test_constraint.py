@@ -116,7 +116,10 @@ def test_dphuberts_sparsity_of_the_whole_is_two_lines(base: Structure) -> None:
         ([{"sparsity": 0.4}], [94_381_936]),
         ([{"cost": "macs", "sparsity": 0.4}], [6_911_374_336]),
         (
-            [{"cost": "macs", "scope": "frontend", "sparsity": 0.4}, {"cost": "macs", "scope": "encoder", "sparsity": 0.3}],
+            [
+                {"cost": "macs", "scope": "frontend", "sparsity": 0.4},
+                {"cost": "macs", "scope": "encoder", "sparsity": 0.3},
+            ],
             [2_450_123_776, None],
         ),
     ],

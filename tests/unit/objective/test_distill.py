@@ -6,15 +6,15 @@ from typing import Any
 
 import pytest
 import torch
+from pruning_toy import seeded
+from support import FAMILIES, audio
 from torch.nn import functional as F
 
-from pruning_toy import seeded
 from secateur.compress.config import Distillation
 from secateur.compress.imitate import Imitator, hidden_states
 from secateur.data.collate import AudioBatch
 from secateur.objective.distill import L1Cosine, SquaredError, sum_over
 from secateur.objective.pairing import Fixed, Learned
-from support import FAMILIES, audio
 
 
 def states() -> tuple[torch.Tensor, torch.Tensor]:

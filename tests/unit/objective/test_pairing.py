@@ -34,7 +34,7 @@ def test_layers_are_different_and_ascending_whatever_is_closed(data: st.DataObje
     taken = match(distances, range(1, count + 1), is_open)
     assert list(taken) == sorted(set(taken))
     assert len(taken) == count
-    assert 1 <= taken[0]
+    assert taken[0] >= 1
     assert taken[-1] <= depth
     # The last teacher layer chose freely: the nearest open layer that leaves enough below it.
     candidates = [k for k in range(count, depth + 1) if is_open[k - 1]] or list(range(count, depth + 1))
@@ -85,9 +85,7 @@ def test_layers_that_are_not_there_are_refused(pairing: Any) -> None:
         teacher_layers(pairing, 12)
 
 
-@pytest.mark.parametrize(
-    ("kind", "names"), [("none", []), ("shared", ["input", "layers"]), ("each", ["0", "4", "12"])]
-)
+@pytest.mark.parametrize(("kind", "names"), [("none", []), ("shared", ["input", "layers"]), ("each", ["0", "4", "12"])])
 def test_maps_start_as_the_identity_and_are_shared_as_said(kind: Any, names: list[str]) -> None:
     maps = StudentMaps(kind, (0, 4, 12), 6)
     assert list(maps.maps) == names

@@ -152,7 +152,10 @@ def test_a_verdict_that_fits_is_kept_as_it_is(scores: list[float], spare: int) -
 def test_the_least_decided_units_close_first_and_ties_go_by_place() -> None:
     structure = flat(6)
     scores = torch.tensor([5.0, 0.5, 0.5, -0.1, 2.0, -3.0])
-    kept = {share: kept_of(structure, pick(structure, scores, limit(structure, share / 6)).selection) for share in range(1, 6)}
+    kept = {
+        share: kept_of(structure, pick(structure, scores, limit(structure, share / 6)).selection)
+        for share in range(1, 6)
+    }
     assert kept[1] == [True, False, False, False, False, False]
     assert kept[2] == [True, False, False, False, True, False]
     assert kept[3] == [True, False, True, False, True, False]  # of two equal ones the first is closed
@@ -186,7 +189,10 @@ def test_a_block_too_large_for_the_room_is_passed_over_for_smaller_units() -> No
 def test_units_inside_a_closed_unit_count_as_moved_only_when_it_opens() -> None:
     structure = tiny_structure("wavlm", "large")
     scores = scores_of(structure, KINDS, 3)
-    heads, head = structure.axes["encoder.layers.1.attention/heads"], structure.axes["encoder.layers.1.attention/head2.qk"]
+    heads, head = (
+        structure.axes["encoder.layers.1.attention/heads"],
+        structure.axes["encoder.layers.1.attention/head2.qk"],
+    )
     scores[structure.offsets[heads.name] + 2] = -20.0
     inside = slice(structure.offsets[head.name], structure.offsets[head.name] + head.size)
     scores[inside] = -0.001  # the least decided of all
