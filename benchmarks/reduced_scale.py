@@ -1,7 +1,7 @@
 """Learned pruning against one-shot pruning at a scale that two cores can train, on real speech.
 
-Runs `secateur prune` on one recipe for every method, sparsity, seed and learning rate, each in a process of its own with
-one thread, and keeps one line of JSON a run. All methods see the same data in the same order for the same number of
+Runs `secateur prune` on one recipe for every method, sparsity, seed and learning rate, each in a process of its own
+with one thread, and keeps one line of JSON a run. All methods see the same data in the same order for the same number of
 steps in all: a learned run has learn + recover steps, the one-shot ones as many recover steps.
 
     python benchmarks/reduced_scale.py --manifest speech.jsonl --out results.jsonl --work /tmp/runs
@@ -119,8 +119,8 @@ def main() -> None:
     parser.add_argument("--sparsities", type=float, nargs="+", default=[0.8, 0.5])
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--ablation-seeds", type=int, default=3)
-    parser.add_argument("--learn", type=int, default=240)
-    parser.add_argument("--recover", type=int, default=120)
+    parser.add_argument("--learn", type=int, default=400)
+    parser.add_argument("--recover", type=int, default=240)
     parser.add_argument("--jobs", type=int, default=2)
     options = parser.parse_args()
     if options.one:

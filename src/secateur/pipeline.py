@@ -42,7 +42,7 @@ def prune(
         on_progress: Called after each step.
 
     Returns:
-        The record, also in ``record.json`` of the run folder; ``report.html`` lies beside it and the model in ``model``.
+        The record, also in ``record.json`` of the run folder, beside ``report.html`` and ``model/``.
     """
     from secateur.compress import run
     from secateur.compress.config import PruneConfig

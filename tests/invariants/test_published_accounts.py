@@ -27,9 +27,7 @@ def test_eighty_percent_of_wangs_gated_matrices_leaves_26_million_of_wavlm_base(
         for name in gated:
             start, size = structure.offsets[name], structure.axes[name].size
             scores[start : start + size] = torch.randn(size, generator=generator) * 3 - 4
-        choice = choose(
-            structure, scores, torch.ones(structure.size), [Limit(name="gated", cost=matrices, share=0.2)]
-        )
+        choice = choose(structure, scores, torch.ones(structure.size), [Limit(name="gated", cost=matrices, share=0.2)])
         assert 0.195 * matrices.dense <= choice.counted["gated"] <= 0.2 * matrices.dense
         # With the biases of the removed units; the paper's 26.57 M counts from 94.70 M, 0.32 M more than HF's model.
         assert 25_900_000 <= whole.count(choice.selection) <= 26_440_000

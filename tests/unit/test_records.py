@@ -97,9 +97,6 @@ def test_the_environment_names_versions_and_cores_but_neither_host_nor_path() ->
 
 
 def test_records_load_neither_torch_nor_transformers() -> None:
-    code = (
-        "import sys, secateur.records as r; r.environment(); "
-        "print({'torch', 'transformers'} & set(sys.modules))"
-    )
+    code = "import sys, secateur.records as r; r.environment(); print({'torch', 'transformers'} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "set()"

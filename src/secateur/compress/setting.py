@@ -157,9 +157,7 @@ def _gated(config: PruneConfig, structure: Structure) -> frozenset[str]:
     return gated
 
 
-def _check_bounds(
-    config: PruneConfig, structure: Structure, bounds: Sequence[Bound], gated: frozenset[str]
-) -> None:
+def _check_bounds(config: PruneConfig, structure: Structure, bounds: Sequence[Bound], gated: frozenset[str]) -> None:
     """Raise an error for a constraint on nothing, or one that cannot be met; or for a selection that does not fit."""
     for bound in bounds:
         if not bound.cost.dense:
@@ -191,4 +189,3 @@ def _normalizes(source: str | Path) -> bool:
     if not isinstance(settings, dict):
         raise ModelError(f"{path}: got a {type(settings).__name__}, a feature extractor's settings are a JSON object.")
     return bool(settings.get("do_normalize", True))
-

@@ -169,12 +169,13 @@ class Pruning(Imitation):
     def optimisers(self) -> dict[str, Optimiser]:
         """Gates and multipliers have their own, outside weight decay and clipping; multipliers ascend."""
         training = self.training
-        gates = torch.optim.Adam(
-            self.gates.parameters(), lr=training.gate_learning_rate, betas=training.gate_betas
-        )
+        gates = torch.optim.Adam(self.gates.parameters(), lr=training.gate_learning_rate, betas=training.gate_betas)
         rates = training.multiplier_learning_rates
         ascent = torch.optim.Adam(
-            [{"params": [self.multipliers.linear], "lr": rates[0]}, {"params": [self.multipliers.quadratic], "lr": rates[1]}],
+            [
+                {"params": [self.multipliers.linear], "lr": rates[0]},
+                {"params": [self.multipliers.quadratic], "lr": rates[1]},
+            ],
             maximize=True,
         )
         schedule = self.schedule() if training.gate_schedule == "weights" else Schedule.constant()
@@ -252,6 +253,10 @@ class Pruning(Imitation):
         with torch.no_grad():
             self.gates.log_alpha.copy_(state["gates"])
         self.multipliers.load_state_dict(
-            {name.removeprefix("multipliers."): value for name, value in state.items() if name.startswith("multipliers.")}
+            {
+                name.removeprefix("multipliers."): value
+                for name, value in state.items()
+                if name.startswith("multipliers.")
+            }
         )
         self.distances = state.get("distances")

@@ -1,4 +1,4 @@
-"""Hard concrete gates (Louizos, Welling and Kingma 2018, arXiv 1712.01312) and the clipped straight-through estimator."""
+"""Hard concrete gates (Louizos, Welling and Kingma 2018, arXiv 1712.01312), and a straight-through estimator."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The table that masking, cost, surgery and report read: which parameter lies on which axis, and how often it is used."""
+"""The table that masking, cost and surgery read: which parameter lies on which axis, and how often it is used."""
 
 from __future__ import annotations
 

@@ -106,8 +106,8 @@ def check_reachable(structure: Structure, gated: Tensor, limits: Sequence[Limit]
         least = smallest(limit, gated)
         if least > limit.share + 1e-12:
             raise TargetError(
-                f"The constraint {limit.name} asks to keep {limit.share:.4g} of {limit.cost.label}, but with these gates "
-                f"the smallest reachable share is {least:.4g}: raise the target or gate more kinds of axes."
+                f"The constraint {limit.name} asks to keep {limit.share:.4g} of {limit.cost.label}, but with these "
+                f"gates the smallest reachable share is {least:.4g}: raise the target or gate more kinds of axes."
             )
 
 

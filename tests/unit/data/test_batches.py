@@ -17,9 +17,7 @@ def corpus_of(lengths: list[int]) -> Corpus:
     utterances = tuple(
         Utterance(id=str(index), path=str(index), samples=length) for index, length in enumerate(lengths)
     )
-    return Corpus(
-        name="c", utterances=utterances, skipped=(), read=lambda u: np.ones(u.samples, dtype=np.float32)
-    )
+    return Corpus(name="c", utterances=utterances, skipped=(), read=lambda u: np.ones(u.samples, dtype=np.float32))
 
 
 def lengths_of(count: int, *, seed: int = 0) -> list[int]:

@@ -16,9 +16,7 @@ from secateur.errors import DataError
 @pytest.fixture
 def corpus() -> Corpus:
     rng = np.random.default_rng(0)
-    audio = {
-        str(i): (0.2 + rng.standard_normal(n)).astype(np.float32) for i, n in enumerate([900, 1500, 1200])
-    }
+    audio = {str(i): (0.2 + rng.standard_normal(n)).astype(np.float32) for i, n in enumerate([900, 1500, 1200])}
     utterances = tuple(Utterance(id=f"u{name}", path=name, samples=len(x)) for name, x in audio.items())
     return Corpus(name="c", utterances=utterances, skipped=(), read=lambda utterance: audio[utterance.path])
 

@@ -30,9 +30,7 @@ def test_channels_are_averaged(tmp_path: Path, write: Write) -> None:
 
 
 @pytest.mark.parametrize(("rate", "up", "down"), [(8_000, 2, 1), (48_000, 1, 3), (44_100, 160, 441)])
-def test_resampling_agrees_with_scipy_on_a_tone(
-    tmp_path: Path, write: Write, rate: int, up: int, down: int
-) -> None:
+def test_resampling_agrees_with_scipy_on_a_tone(tmp_path: Path, write: Write, rate: int, up: int, down: int) -> None:
     tone = (0.5 * np.sin(2 * np.pi * 440 * np.arange(rate) / rate)).astype(np.float32)
     write("a.wav", tone, rate=rate, subtype="FLOAT")
     got = decode(str(tmp_path / "a.wav"))
@@ -65,9 +63,7 @@ def test_a_rounded_duration_may_overhang_a_little_but_not_much(tmp_path: Path, w
     write("a.wav", seconds=1)
     path = str(tmp_path / "a.wav")
     assert locate(path, duration=1.05).samples == 16_000
-    with pytest.raises(
-        UnusableAudio, match=r"holds 1\.00 s, so the segment from 0\.50 s to 2\.00 s is not in it"
-    ):
+    with pytest.raises(UnusableAudio, match=r"holds 1\.00 s, so the segment from 0\.50 s to 2\.00 s is not in it"):
         locate(path, offset=0.5, duration=1.5)
     with pytest.raises(UnusableAudio, match="to the end is not in it"):
         locate(path, offset=1.0)

@@ -52,9 +52,7 @@ def test_bad_files_are_skipped_and_each_is_listed_with_its_reason(tmp_path: Path
     assert reasons["empty.wav"] == "is empty"
 
 
-def test_too_large_a_share_of_bad_files_is_an_error_that_names_the_first(
-    tmp_path: Path, write: Write
-) -> None:
+def test_too_large_a_share_of_bad_files_is_an_error_that_names_the_first(tmp_path: Path, write: Write) -> None:
     spoil(tmp_path, write)
     wanted = (
         r"7 of 8 files of .* \(87\.5%\) cannot be used, more than max_skipped allows \(10\.0%\): "
@@ -215,9 +213,7 @@ def test_a_manifest_is_filtered_by_split_and_by_any_field(tmp_path: Path, write:
         ([{"audio": "gone.wav"}], r"None of the 1 files .* gone\.wav \(is not there\)"),
     ],
 )
-def test_malformed_manifests_are_one_sentence(
-    tmp_path: Path, write: Write, lines: list[object], message: str
-) -> None:
+def test_malformed_manifests_are_one_sentence(tmp_path: Path, write: Write, lines: list[object], message: str) -> None:
     write("a.wav")
     with pytest.raises(DataError, match=message):
         open_corpus(JsonlData(path=manifest(tmp_path, *lines)))
@@ -234,9 +230,7 @@ def test_a_manifest_that_is_no_text_or_no_file_is_one_sentence(tmp_path: Path, w
 
 
 @pytest.mark.parametrize("below", ["", "dev-clean", "dev-clean/84"])
-def test_librispeech_is_read_from_any_folder_above_the_chapters(
-    tmp_path: Path, write: Write, below: str
-) -> None:
+def test_librispeech_is_read_from_any_folder_above_the_chapters(tmp_path: Path, write: Write, below: str) -> None:
     root = tmp_path / "LibriSpeech"
     for id in ("84-121-0000", "84-121-0001"):
         write(f"LibriSpeech/dev-clean/84/121/{id}.flac")

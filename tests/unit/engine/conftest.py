@@ -50,8 +50,7 @@ def train_in_ranks(start: Start) -> Callable[..., list[int | None]]:
             port = str(free.getsockname()[1])
         common = {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
         ranks = [
-            start(folder, env={**common, "RANK": str(rank), "LOCAL_RANK": str(rank)}, **options)
-            for rank in range(2)
+            start(folder, env={**common, "RANK": str(rank), "LOCAL_RANK": str(rank)}, **options) for rank in range(2)
         ]
         for process in ranks:
             process.join(60)

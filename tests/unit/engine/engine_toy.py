@@ -65,9 +65,7 @@ class Toy:
         x, y, rows = batch
         error = (wrapped(x) * self.gain.sum().exp() - y).square().sum() / ITEMS
         total = error + self.poison(self.step)
-        return StepLoss(
-            total=total, parts={"error": error, "items": len(rows)}, files=tuple(f"{r}.wav" for r in rows)
-        )
+        return StepLoss(total=total, parts={"error": error, "items": len(rows)}, files=tuple(f"{r}.wav" for r in rows))
 
     def end(self, step: int, reduce: Callable[[Tensor], Tensor]) -> dict[str, float]:
         assert self.gain.grad is not None
@@ -98,9 +96,7 @@ def config(**changes: object) -> LoopConfig:
     return LoopConfig(**values)
 
 
-def train(
-    toy: Toy, folder: Path, *, resume: bool = False, phase: str = "learn", **changes: object
-) -> LoopResult:
+def train(toy: Toy, folder: Path, *, resume: bool = False, phase: str = "learn", **changes: object) -> LoopResult:
     """One phase of the toy in this process."""
     return run(toy, config(**changes), phase=phase, folder=folder, resume=resume)
 

@@ -69,9 +69,7 @@ def test_seeds_differ_by_phase_and_rank_and_repeat() -> None:
 def test_tied_and_sliced_tensors_are_stored_each_by_itself(tmp_path: Path) -> None:
     table = torch.arange(12.0).reshape(3, 4)
     state = {"a": table, "tied": table, "row": table[1], "column": table[:, 2], "turned": table.T}
-    saved = Checkpoints(tmp_path, phase="learn", keep=1).save(
-        Contents(phase="learn", step=1, steps=1, state=state)
-    )
+    saved = Checkpoints(tmp_path, phase="learn", keep=1).save(Contents(phase="learn", step=1, steps=1, state=state))
     got = read(saved.path, phase="learn").state
     for name, tensor in state.items():
         assert torch.equal(got[name], tensor), name

@@ -38,18 +38,14 @@ def by_hand(toy: Toy, steps: int) -> None:
 
 
 @pytest.mark.parametrize("accumulate", [1, 2, 3])
-def test_the_loop_ends_where_plain_torch_does_whatever_the_accumulation(
-    tmp_path: Path, accumulate: int
-) -> None:
+def test_the_loop_ends_where_plain_torch_does_whatever_the_accumulation(tmp_path: Path, accumulate: int) -> None:
     toy, plain = Toy(dropout=0.0, accumulate=accumulate), Toy(dropout=0.0)
     result = train(toy, tmp_path)
     by_hand(plain, 12)
     for name, expected in plain.state().items():
         torch.testing.assert_close(toy.state()[name], expected, rtol=0, atol=1e-6)
     assert result.checkpoint == tmp_path / "checkpoints" / "learn-0000012"
-    torch.testing.assert_close(
-        load_file(result.checkpoint / "state.safetensors"), toy.state(), rtol=0, atol=0
-    )
+    torch.testing.assert_close(load_file(result.checkpoint / "state.safetensors"), toy.state(), rtol=0, atol=0)
 
 
 def test_figures_are_summed_and_logged_at_the_steps_asked_for(tmp_path: Path) -> None:
@@ -131,9 +127,7 @@ def test_only_the_files_of_the_micro_batch_that_broke_are_named(tmp_path: Path) 
         return loss(wrapped, batch)
 
     toy.loss = broken  # type: ignore[method-assign]
-    with pytest.raises(
-        NumericsError, match=r"a loss of inf.*Files of the batch: 2\.wav, 5\.wav\. Now no checkpoint"
-    ):
+    with pytest.raises(NumericsError, match=r"a loss of inf.*Files of the batch: 2\.wav, 5\.wav\. Now no checkpoint"):
         train(toy, tmp_path)
 
 
@@ -141,9 +135,7 @@ def test_a_gradient_that_is_not_finite_stops_too(tmp_path: Path) -> None:
     toy = Toy(dropout=0.0)
     next(toy.module.parameters()).register_hook(lambda grad: grad * float("inf"))  # type: ignore[no-untyped-call]
     before = {name: t.clone() for name, t in toy.state().items()}
-    with pytest.raises(
-        NumericsError, match=r"Step 1: got a gradient norm of (nan|inf) in optimiser 'weights'"
-    ):
+    with pytest.raises(NumericsError, match=r"Step 1: got a gradient norm of (nan|inf) in optimiser 'weights'"):
         train(toy, tmp_path)
     torch.testing.assert_close(toy.state(), before, rtol=0, atol=0)
 
@@ -161,9 +153,7 @@ def test_resuming_with_other_optimisers_is_refused(tmp_path: Path) -> None:
     toy = Toy(dropout=0.0)
     only = {"weights": toy.optimisers()["weights"]}
     toy.optimisers = lambda: only  # type: ignore[method-assign]
-    with pytest.raises(
-        CheckpointError, match=r"got optimisers \['gains', 'weights'\], this run has \['weights'\]"
-    ):
+    with pytest.raises(CheckpointError, match=r"got optimisers \['gains', 'weights'\], this run has \['weights'\]"):
         train(toy, tmp_path, resume=True)
 
 
@@ -177,9 +167,7 @@ def test_progress_counts_up_with_the_loss_and_the_time_left(tmp_path: Path) -> N
     assert all(progress.seconds_left is not None and progress.seconds_left > 0 for progress in seen[1:-1])
 
 
-def test_the_progress_bar_shows_phase_step_and_loss(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_the_progress_bar_shows_phase_step_and_loss(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     train(Toy(dropout=0.0), tmp_path, progress=True)
     shown = capsys.readouterr().err
     assert "learn" in shown

@@ -31,9 +31,7 @@ def one(tmp_path_factory: pytest.TempPathFactory) -> tuple[Toy, Path]:
 def assert_two_equal_one(two: Path, one: tuple[Toy, Path]) -> None:
     toy, folder = one
     for rank in range(2):
-        weights, gradients = (
-            load_file(two / f"{name}-{rank}.safetensors") for name in ("final", "gradients")
-        )
+        weights, gradients = (load_file(two / f"{name}-{rank}.safetensors") for name in ("final", "gradients"))
         torch.testing.assert_close(weights, toy.state(), rtol=0, atol=1e-6)
         torch.testing.assert_close(gradients, toy.gradients, rtol=0, atol=1e-6)
     lines = zip(*((path / "metrics.jsonl").read_text().splitlines() for path in (two, folder)), strict=True)

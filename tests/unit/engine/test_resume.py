@@ -86,9 +86,7 @@ def test_two_killed_processes_resume_each_with_its_own_random_numbers(
     assert_same_end(killed, whole)
 
 
-def test_a_full_disk_leaves_the_last_good_checkpoint_and_names_it(
-    start: Start, whole: Path, tmp_path: Path
-) -> None:
+def test_a_full_disk_leaves_the_last_good_checkpoint_and_names_it(start: Start, whole: Path, tmp_path: Path) -> None:
     assert finish(start(tmp_path, full=True)) == 1
     names = [path.name for path in (tmp_path / "checkpoints").iterdir()]
     assert names == ["learn-0000003"]

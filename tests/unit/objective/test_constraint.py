@@ -127,7 +127,7 @@ def test_dphuberts_sparsity_of_the_whole_is_two_lines(base: Structure) -> None:
 def test_hj_prunings_three_variants_are_a_few_lines(
     base: Structure, constraints: list[dict[str, Any]], expected: list[int | None]
 ) -> None:
-    """Overall size, overall compute, and compute of front end and encoder apart (Peng et al. 2023, arXiv 2302.14132)."""
+    """Overall size, overall compute, and compute of front end and encoder apart (Peng et al. 2023)."""
     found = dense_of(base, {"constraints": constraints})
     for (_, dense, _), value in zip(found, expected, strict=True):
         assert value is None or dense == value

@@ -93,7 +93,7 @@ def test_no_limit_is_ever_exceeded_and_the_cut_model_has_the_counted_parameters(
     assert close(structure, choice.selection).selection.axes == choice.selection.axes
     for each in limits:
         assert choice.counted[each.name] == each.cost.count(choice.selection) <= each.most
-    whole, macs, encoder = (choice.counted[each.name] for each in limits)
+    whole, _, encoder = (choice.counted[each.name] for each in limits)
     small = cut(tiny(*model), choice.selection)
     named = [(name, value.numel()) for name, value in small.named_parameters()]
     assert whole == sum(count for _, count in named)
