@@ -1,7 +1,7 @@
 """Learned pruning against one-shot pruning at a scale that two cores can train, on real speech.
 
 Runs `secateur prune` on one recipe for every method, sparsity, seed and learning rate, each in a process of its own
-with one thread, and keeps one line of JSON a run. All methods see the same data in the same order for the same number of
+with one thread, and keeps one line of JSON a run. All methods see the same data in the same order for as many
 steps in all: a learned run has learn + recover steps, the one-shot ones as many recover steps.
 
     python benchmarks/reduced_scale.py --manifest speech.jsonl --out results.jsonl --work /tmp/runs

@@ -67,9 +67,13 @@ def _parser() -> argparse.ArgumentParser:
 
 def _quiet(verbose: bool) -> None:
     """Our log goes to stderr; libraries keep quiet about what concerns only them."""
+    import os
+
+    # Threads that wait for each other must sleep, not spin: beside another busy process, on as few cores as the small
+    # models want, spinning makes a step ten times slower. Read when torch is loaded, so set before.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     logging.basicConfig(level=logging.INFO if verbose else logging.WARNING, format="%(levelname)s %(message)s")
     if not verbose:
-        import os
         import warnings
 
         # Of torch about stock attention code, and of no use to whoever runs it.

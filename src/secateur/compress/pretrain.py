@@ -50,6 +50,8 @@ class PretrainConfig:
         front_steps: So many steps first train the front end alone, to give the log-mel energies of what it hears:
             the paper's encoder is given those, ours has to make them, and learns what to say of them only then.
         front_weight: Of that error (mean square, in units of the corpus's variance) in all later steps.
+        drift_weight: Of the error in a crop's average spectrum, beside 1 for the error frame by frame: it is what tells
+            speakers and microphones apart, and what a GroupNorm takes out of what is heard.
         rate: The highest learning rate; `_schedules` gives its course.
         warmup: Steps of its rise, in the front end's steps and again when the others begin.
         hold: The share of the others that it is held for, before it falls to zero.
@@ -65,8 +67,9 @@ class PretrainConfig:
     crop: float = 3.0
     equalise: float = 0.5
     disturb: float = 0.3
-    front_steps: int = 4000
+    front_steps: int = 8000
     front_weight: float = 1.0
+    drift_weight: float = 4.0
     rate: float = 2e-3
     warmup: int = 200
     hold: float = 0.3
@@ -189,14 +192,20 @@ class BestRqTrainee:
         labeller, mask = self.labeller.to(device), batch.mask.to(device)
         heard = batch.heard.to(device)
         made, logits = wrapped(heard, mask, front=batch.front)
-        error = (made.float() - labeller.plain(heard)).square().mean(dim=-1).sum() / (batch.hidden + batch.visible)
+        wrong = made.float() - labeller.plain(heard)  # (batch, frames, 2 · mels)
+        frames = batch.hidden + batch.visible
+        error = wrong.square().mean(dim=-1).sum() / frames
+        # Rows of a batch are of one length, so a row's share of the frames is its share of the crops.
+        drift = wrong.mean(dim=1).square().mean(dim=-1).sum() * wrong.shape[1] / frames
+        front = error + config.drift_weight * drift
+        read = {"front": error.detach(), "drift": drift.detach()}
         if logits is None:
-            return StepLoss(total=error, parts={"front": error.detach()}, files=batch.files)
+            return StepLoss(total=front, parts=read, files=batch.files)
         found = best_rq.loss(logits, labeller(batch.values.to(device)), mask)
         hidden, visible = found.hidden / batch.hidden, found.visible / batch.visible
-        total = hidden + config.task.visible_weight * visible + config.front_weight * error
-        parts = {"hidden": hidden.detach(), "visible": visible.detach(), "front": error.detach()}
-        return StepLoss(total=total, parts=parts | {"accuracy": found.hits / batch.hidden}, files=batch.files)
+        total = hidden + config.task.visible_weight * visible + config.front_weight * front
+        parts = {"hidden": hidden.detach(), "visible": visible.detach(), "accuracy": found.hits / batch.hidden}
+        return StepLoss(total=total, parts=parts | read, files=batch.files)
 
     def end(self, step: int, reduce: Callable[[Tensor], Tensor]) -> dict[str, float]:
         """Nothing besides the parts is logged."""
