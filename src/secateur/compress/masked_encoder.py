@@ -84,22 +84,23 @@ class MaskedEncoder(nn.Module):
         self.head = nn.Linear(shape.width, task.codebooks * task.entries)
         self.front = nn.Linear(shape.conv_channels[-1], 2 * task.mels)
 
-    def forward(self, values: Tensor, mask: Tensor, *, front: bool) -> Tensor:
-        """The guesses: of the labels, or, from the front end alone, of the log-mel energies.
+    def forward(self, values: Tensor, mask: Tensor, *, front: bool) -> tuple[Tensor, Tensor | None]:
+        """What the front end makes of log-mel, and the guesses unless `front` asks for the former alone.
 
         Args:
             values: (batch, samples).
             mask: (batch, frames), True where hidden; it comes after the front end.
-            front: Stop after the front end.
+            front: Stop there.
 
         Returns:
-            (batch, frames, codebooks, entries), or (batch, frames, 2 · mels) from the front end.
+            (batch, frames, 2 · mels), and logits (batch, frames, codebooks, entries) or None.
         """
         if front:
             features = self.encoder.feature_extractor(values).transpose(1, 2)
-            return self.front(self.encoder.feature_projection(features)[1])  # type: ignore[no-any-return]
+            return self.front(self.encoder.feature_projection(features)[1]), None
         found = self.encoder(values, mask_time_indices=mask)
-        return self.head(found.last_hidden_state).unflatten(-1, (self.codebooks, -1))  # type: ignore[no-any-return]
+        logits = self.head(found.last_hidden_state).unflatten(-1, (self.codebooks, -1))
+        return self.front(found.extract_features), logits
 
 
 def mirror(convolution: nn.Conv1d, *, first: bool) -> None:

@@ -48,10 +48,13 @@ class PretrainConfig:
         equalise: Share of the crops that another microphone hears; labels are of what it hears.
         disturb: Share of the crops that get noise or another voice laid over them; labels are of what was before.
         front_steps: So many steps first train the front end alone, to give the log-mel energies of what it hears:
-            the paper's encoder is given those, ours has to make them. Then it is frozen, and the others learn.
-        rate: The highest learning rate; it rises, is held and falls twice, for the front end and for the others.
-        warmup: Steps of its rise.
-        hold: The share of the steps after which it falls, to zero.
+            the paper's encoder is given those, ours has to make them, and learns what to say of them only then.
+        front_weight: Of that error (mean square, in units of the corpus's variance) in all later steps.
+        drift_weight: Of the error in a crop's average spectrum, beside 1 for the error frame by frame: it is what tells
+            speakers and microphones apart, and what a GroupNorm takes out of what is heard.
+        rate: The highest learning rate; `_schedules` gives its course.
+        warmup: Steps of its rise, in the front end's steps and again when the others begin.
+        hold: The share of the others that it is held for, before it falls to zero.
         accumulate: Micro-batches in one optimiser step.
     """
 
@@ -64,10 +67,12 @@ class PretrainConfig:
     crop: float = 3.0
     equalise: float = 0.5
     disturb: float = 0.3
-    front_steps: int = 6500
+    front_steps: int = 8000
+    front_weight: float = 1.0
+    drift_weight: float = 4.0
     rate: float = 2e-3
     warmup: int = 200
-    hold: float = 0.4
+    hold: float = 0.3
     weight_decay: float = 0.01
     clip: float = 1.0
     accumulate: int = 1
@@ -179,27 +184,28 @@ class BestRqTrainee:
         )
 
     def begin(self, step: int) -> None:
-        """Freezes the front end when its own steps are over."""
-        if 0 < self.config.front_steps <= step:
-            for name, parameter in self.module.named_parameters():
-                if name.startswith(_FRONT):
-                    parameter.requires_grad_(False)
+        """Nothing is drawn per step."""
 
     def loss(self, wrapped: nn.Module, batch: MaskedBatch) -> StepLoss:
         """Cross-entropy per frame of the optimiser step, in nats: hidden ones, plus the visible ones by weight."""
         config, device = self.config, next(wrapped.parameters()).device
         labeller, mask = self.labeller.to(device), batch.mask.to(device)
         heard = batch.heard.to(device)
-        guessed = wrapped(heard, mask, front=batch.front)
-        if batch.front:
-            wrong = (guessed.float() - labeller.plain(heard)).square().mean(dim=-1)  # (batch, frames)
-            error = wrong.sum() / (batch.hidden + batch.visible)
-            return StepLoss(total=error, parts={"front": error.detach()}, files=batch.files)
-        found = best_rq.loss(guessed, labeller(batch.values.to(device)), mask)
+        made, logits = wrapped(heard, mask, front=batch.front)
+        wrong = made.float() - labeller.plain(heard)  # (batch, frames, 2 · mels)
+        frames = batch.hidden + batch.visible
+        error = wrong.square().mean(dim=-1).sum() / frames
+        # Rows of a batch are of one length, so a row's share of the frames is its share of the crops.
+        drift = wrong.mean(dim=1).square().mean(dim=-1).sum() * wrong.shape[1] / frames
+        front = error + config.drift_weight * drift
+        read = {"front": error.detach(), "drift": drift.detach()}
+        if logits is None:
+            return StepLoss(total=front, parts=read, files=batch.files)
+        found = best_rq.loss(logits, labeller(batch.values.to(device)), mask)
         hidden, visible = found.hidden / batch.hidden, found.visible / batch.visible
-        total = hidden + config.task.visible_weight * visible
+        total = hidden + config.task.visible_weight * visible + config.front_weight * front
         parts = {"hidden": hidden.detach(), "visible": visible.detach(), "accuracy": found.hits / batch.hidden}
-        return StepLoss(total=total, parts=parts, files=batch.files)
+        return StepLoss(total=total, parts=parts | read, files=batch.files)
 
     def end(self, step: int, reduce: Callable[[Tensor], Tensor]) -> dict[str, float]:
         """Nothing besides the parts is logged."""
@@ -226,16 +232,19 @@ class BestRqTrainee:
 
 
 def _schedules(config: PretrainConfig) -> dict[str, Schedule]:
-    """The courses of the learning rate, each up, level and down to zero; the front end's over its own steps."""
-    steps, front = config.loop.steps, config.front_steps
-    rest = _course(front, steps, config)
-    return {"front": _course(0, front, config) if front else rest, "rest": rest}
+    """The courses of the learning rate.
 
-
-def _course(first: int, last: int, config: PretrainConfig) -> Schedule:
-    warmup = min(config.warmup, max(1, (last - first) // 4))
-    hold = max(warmup, round(config.hold * (last - first)))
-    return Schedule(points=((first - 1, 0.0), (first + warmup, 1.0), (first + hold, 1.0), (last, 0.0)))
+    The front end's rises, is held for half of its own steps, falls to a fifth by their end and to zero by the end of
+    all. The others' waits for the front end, rises, is held for a share of their steps and falls to zero.
+    """
+    steps, front = config.loop.steps, min(config.front_steps, config.loop.steps - 1)
+    warmup = min(config.warmup, max(1, (steps - front) // 4))
+    hold = front + max(warmup, round(config.hold * (steps - front)))
+    rest = ((front - 1, 0.0), (front + warmup, 1.0), (hold, 1.0), (steps, 0.0))
+    if front <= 2 * warmup:
+        return {"front": Schedule(points=rest), "rest": Schedule(points=rest)}
+    own = ((-1, 0.0), (warmup, 1.0), (front // 2, 1.0), (front, 0.2), (steps, 0.0))
+    return {"front": Schedule(points=own), "rest": Schedule(points=rest)}
 
 
 def pretrain(
