@@ -8,10 +8,12 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils import parametrize
 
 from secateur.errors import ConfigError
 from secateur.objective.tasks.best_rq import BestRqTask
 
+_MATRIX = 10  # rows and columns; smaller ones, such as the gates of WavLM's positions, are no matrices to speak of
 _MIRRORED = 4  # conv layers that begin linear: down to 400 frames a second nothing need be lost
 
 
@@ -42,6 +44,20 @@ class EncoderShape:
             raise ConfigError(
                 f"conv_channels: got {list(self.conv_channels)}, allowed are seven even numbers, one per conv layer."
             )
+
+
+class _Folded(nn.Module):
+    """Keeps the weight of a convolution as a matrix (out, in · taps): what orthogonalising optimisers take."""
+
+    def __init__(self, shape: torch.Size) -> None:
+        super().__init__()
+        self.shape = shape
+
+    def forward(self, matrix: Tensor) -> Tensor:
+        return matrix.view(self.shape)
+
+    def right_inverse(self, weight: Tensor) -> Tensor:
+        return weight.flatten(1)
 
 
 class MaskedEncoder(nn.Module):
@@ -77,9 +93,11 @@ class MaskedEncoder(nn.Module):
                 layerdrop=0.0,
             )
         )
-        for number, layer in enumerate(self.encoder.feature_extractor.conv_layers[:_MIRRORED]):
+        for number, layer in enumerate(self.encoder.feature_extractor.conv_layers):
             assert isinstance(layer.conv, nn.Conv1d)
-            mirror(layer.conv, first=number == 0)
+            if number < _MIRRORED:
+                mirror(layer.conv, first=number == 0)
+            parametrize.register_parametrization(layer.conv, "weight", _Folded(layer.conv.weight.shape))
         self.codebooks = task.codebooks
         self.head = nn.Linear(shape.width, task.codebooks * task.entries)
         self.front = nn.Linear(shape.conv_channels[-1], 2 * task.mels)
@@ -102,6 +120,14 @@ class MaskedEncoder(nn.Module):
         logits = self.head(found.last_hidden_state).unflatten(-1, (self.codebooks, -1))
         return self.front(found.extract_features), logits
 
+    def matrices(self) -> list[nn.Parameter]:
+        """The weights that mix many features into many: of convolutions and linear layers, but not of the guesses."""
+        linear = [module.weight for module in self.encoder.modules() if isinstance(module, nn.Linear)]
+        folded = [
+            layer.conv.parametrizations["weight"].original for layer in self.encoder.feature_extractor.conv_layers
+        ]
+        return [weight for weight in (*folded, *linear, self.front.weight) if min(weight.shape) >= _MATRIX]
+
 
 def mirror(convolution: nn.Conv1d, *, first: bool) -> None:
     """Sets the weights so that a stack of such layers with GELU between them is linear to begin with.
@@ -120,8 +146,12 @@ def mirror(convolution: nn.Conv1d, *, first: bool) -> None:
 
 
 def save_encoder(encoder: Any, folder: Path) -> None:
-    """Writes a HF folder with the feature extractor that the encoder was trained with."""
+    """Writes a HF folder with the feature extractor that the encoder was trained with; ends its training."""
     from transformers import Wav2Vec2FeatureExtractor
+
+    for layer in encoder.feature_extractor.conv_layers:
+        if parametrize.is_parametrized(layer.conv, "weight"):
+            parametrize.remove_parametrizations(layer.conv, "weight")
 
     encoder.save_pretrained(folder)
     extractor = Wav2Vec2FeatureExtractor(  # type: ignore[no-untyped-call]

@@ -9,6 +9,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+_TINY = 1e-6  # mean square of a teacher's frame; guards silence
+
 
 @dataclass(frozen=True, kw_only=True)
 class L1Cosine:
@@ -32,10 +34,14 @@ class SquaredError:
     """Mean squared difference (CoFi, arXiv 2204.00408; Wang et al. 2023, arXiv 2306.01385, Eq. 5)."""
 
     kind: Literal["mse"] = "mse"
+    relative: bool = False
+    """divide by the teacher's mean square in the frame. Hidden states between pre-norm layers are not normalised: they
+    grow from layer to layer, and with them the loss that the multipliers have to outweigh"""
 
     def per_frame(self, student: Tensor, teacher: Tensor) -> Tensor:
         """(..., T, D) and (..., T, D) -> (..., T)."""
-        return (student - teacher).square().mean(-1)
+        error = (student - teacher).square().mean(-1)
+        return error / (teacher.square().mean(-1) + _TINY) if self.relative else error
 
 
 Distance = L1Cosine | SquaredError

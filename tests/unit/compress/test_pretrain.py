@@ -28,7 +28,7 @@ def config(tmp_path_factory: pytest.TempPathFactory) -> PretrainConfig:
         data=SyntheticData(utterances=20, voices=6, words_per_utterance=(3, 4)),
         task=BestRqTask(frame_codebooks=1, plain_codebooks=1, crop_codebooks=1, entries=8, width=4),
         encoder=EncoderShape(
-            conv_channels=(8,) * 7, width=16, layers=2, heads=2, feed_forward=32, positions=4, position_groups=1
+            conv_channels=(12,) * 7, width=16, layers=2, heads=2, feed_forward=32, positions=4, position_groups=1
         ),
         loop=LoopConfig(steps=3, log_every=1),
         front_steps=1,
@@ -50,7 +50,7 @@ def test_the_folder_loads_with_stock_classes(config: PretrainConfig) -> None:
 def test_accumulated_micro_batches_have_the_gradients_of_the_whole_batch(config: PretrainConfig) -> None:
     gradients = []
     for accumulate in (1, 2):
-        trainee = BestRqTrainee(replace(config, accumulate=accumulate, disturb=0.0, equalise=0.0))
+        trainee = BestRqTrainee(replace(config, accumulate=accumulate, disturb=0.0, equalise=0.0, fade=0.0))
         for batch in trainee.micro_batches(1, 0, 1):
             trainee.loss(trainee.module, batch).total.backward()
         gradients.append([p.grad for p in trainee.module.parameters() if p.grad is not None])
@@ -102,6 +102,21 @@ def test_the_front_end_learns_alone_first(config: PretrainConfig) -> None:
             trainee.loss(trainee.module, batch).total.backward()
         moved = {name for name, parameter in trainee.module.named_parameters() if parameter.grad is not None}
         assert all(name.startswith(_FRONT) for name in moved) == alone
+
+
+def test_matrices_are_learned_by_muon_and_all_else_by_adam(config: PretrainConfig) -> None:
+    trainee = BestRqTrainee(config)
+    names = {id(parameter): name for name, parameter in trainee.module.named_parameters()}
+    taken: dict[str, list[str]] = {}
+    for part, optimiser in trainee.optimisers().items():
+        kind = type(optimiser.optimiser).__name__
+        held = [names[id(p)] for group in optimiser.optimiser.param_groups for p in group["params"]]
+        assert all(name.startswith(_FRONT) for name in held) == part.startswith("front")
+        taken.setdefault(kind, []).extend(held)
+    assert sorted(taken["Muon"] + taken["AdamW"]) == sorted(names.values())  # everything once
+    assert "encoder.feature_extractor.conv_layers.6.conv.parametrizations.weight.original" in taken["Muon"]
+    assert "encoder.encoder.layers.1.attention.q_proj.weight" in taken["Muon"]
+    assert {"head.weight", "encoder.masked_spec_embed"} <= set(taken["AdamW"])
 
 
 def test_odd_channels_are_refused() -> None:

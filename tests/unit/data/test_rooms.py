@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from secateur.data.disturb import disturbed, equalised
+from secateur.data.disturb import disturbed, equalised, faded
 from secateur.data.rooms import level, roughen
 
 
@@ -54,5 +54,19 @@ def test_another_microphone_filters_without_shifting() -> None:
     torch.testing.assert_close(heard.std(dim=1, correction=0), torch.ones(32), rtol=1e-4, atol=1e-4)
     response = torch.fft.rfft(heard.double()) / torch.fft.rfft(values.double())
     assert float(response[:, 1:-1].imag.abs().max()) < 1e-3 * float(response.real.abs().max())  # zero phase
-    decibels = 20 * response[:, 1:-1].real.log10()
-    assert 3.0 < float(decibels.std(dim=1).mean()) < 8.0
+    decibels = 20 * response[:, 1:-1].real.clamp_min(1e-5).log10()
+    below = decibels[:, : decibels.shape[1] * 3 // 8]  # 3 kHz: no microphone ends there
+    assert 3.0 < float(below.std(dim=1).mean()) < 8.0
+    ends = decibels[:, -1] < below.mean(dim=1) - 20.0  # some hear nothing above their limit
+    assert 0.05 < float(ends.float().mean()) < 0.7
+
+
+def test_a_level_comes_and_goes_and_the_waveform_stays() -> None:
+    values = torch.randn(64, 16_000, generator=torch.Generator().manual_seed(0))
+    heard = faded(values, share=0.5, rng=np.random.default_rng(0))
+    torch.testing.assert_close(heard.std(dim=1, correction=0), torch.ones(64), rtol=1e-4, atol=1e-4)
+    level = heard.unfold(1, 400, 400).std(dim=2)  # (rows, 25 ms)
+    fallen = 20 * (level.amax(dim=1) / level.amin(dim=1)).log10()  # dB
+    assert 0.3 < float((fallen > 20.0).float().mean()) < 0.7
+    same = torch.cosine_similarity(values.unfold(1, 400, 400), heard.unfold(1, 400, 400), dim=2)
+    assert float((same > 0.9).float().mean()) > 0.9

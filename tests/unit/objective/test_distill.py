@@ -37,6 +37,14 @@ def test_squared_error_is_torchs() -> None:
     torch.testing.assert_close(SquaredError().per_frame(a, b).mean(), F.mse_loss(a, b))
 
 
+def test_relative_squared_error_does_not_know_the_scale_of_the_teacher() -> None:
+    a, b = states()
+    plain, relative = SquaredError(), SquaredError(relative=True)
+    torch.testing.assert_close(relative.per_frame(30 * a, 30 * b), relative.per_frame(a, b))
+    torch.testing.assert_close(relative.per_frame(a, b) * b.square().mean(-1), plain.per_frame(a, b))
+    assert torch.isfinite(relative.per_frame(a, torch.zeros_like(b))).all()
+
+
 def test_padding_is_left_out_of_the_sum_even_when_it_is_not_a_number() -> None:
     frames = torch.tensor([[1.0, 2.0, torch.nan], [4.0, torch.inf, torch.nan]], requires_grad=True)
     valid = torch.tensor([[True, True, False], [True, False, False]])
