@@ -106,6 +106,7 @@ def test_a_pretraining_recipe_takes_two_steps(name: str, speech: Path, tmp_path:
         },
         "seconds": 1.0,
         "crop": 0.4,
+        "front_steps": 1,
         "loop.steps": 2,
         "loop.log_every": 1,
     }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -57,4 +58,4 @@ def speed(models: Mapping[str, PreTrainedModel], *, seconds: float = 10.0, repea
         return model(audio.to(next(model.parameters()).device))[0]  # type: ignore[no-any-return]
 
     bases = {name: base_of(model).eval() for name, model in models.items()}
-    return interleave({name: lambda m=base: forward(m) for name, base in bases.items()}, repeats=repeats, warmup=2)
+    return interleave({name: partial(forward, base) for name, base in bases.items()}, repeats=repeats, warmup=2)

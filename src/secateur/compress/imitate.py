@@ -25,7 +25,8 @@ def hidden_states(base: nn.Module, audio: AudioBatch) -> tuple[Tensor, ...]:
     device = next(base.parameters()).device
     mask = None if audio.mask is None else audio.mask.to(device)
     states = base(audio.values.to(device), attention_mask=mask, output_hidden_states=True).hidden_states
-    expected = base.config.num_hidden_layers + 1  # type: ignore[union-attr]
+    config: Any = base.config
+    expected = config.num_hidden_layers + 1
     assert len(states) == expected, f"got {len(states)} hidden states of {expected}"
     return tuple(states)
 
@@ -40,7 +41,7 @@ class Imitator(nn.Module):
             distill: What it imitates.
         """
         super().__init__()
-        self.student = student
+        self.student: Any = student
         self.distance = distill.distance
         config: Any = student.config
         self.depth = config.num_hidden_layers

@@ -123,8 +123,10 @@ class MaskedEncoder(nn.Module):
     def matrices(self) -> list[nn.Parameter]:
         """The weights that mix many features into many: of convolutions and linear layers, but not of the guesses."""
         linear = [module.weight for module in self.encoder.modules() if isinstance(module, nn.Linear)]
-        folded = [
-            layer.conv.parametrizations["weight"].original for layer in self.encoder.feature_extractor.conv_layers
+        folded: list[Any] = [
+            layer.conv.get_parameter("parametrizations.weight.original")
+            for layer in self.encoder.feature_extractor.conv_layers
+            if isinstance(layer.conv, nn.Conv1d)
         ]
         return [weight for weight in (*folded, *linear, self.front.weight) if min(weight.shape) >= _MATRIX]
 
@@ -154,7 +156,7 @@ def save_encoder(encoder: Any, folder: Path) -> None:
             parametrize.remove_parametrizations(layer.conv, "weight")
 
     encoder.save_pretrained(folder)
-    extractor = Wav2Vec2FeatureExtractor(  # type: ignore[no-untyped-call]
+    extractor = Wav2Vec2FeatureExtractor(
         feature_size=1,
         sampling_rate=16_000,
         padding_value=0.0,

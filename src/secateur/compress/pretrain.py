@@ -25,6 +25,7 @@ from secateur.engine.loop import LoopConfig, run
 from secateur.engine.optim import Optimiser, Schedule
 from secateur.engine.progress import Progress
 from secateur.engine.trainee import StepLoss
+from secateur.errors import ConfigError
 from secateur.objective.tasks import best_rq
 from secateur.objective.tasks.best_rq import BestRqTask
 from secateur.records import environment, write_json
@@ -80,6 +81,13 @@ class PretrainConfig:
     weight_decay: float = 0.01
     clip: float = 1.0
     accumulate: int = 1
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.front_steps < self.loop.steps:
+            raise ConfigError(
+                f"front_steps: got {self.front_steps}, allowed is 0 to {self.loop.steps - 1}: fewer than loop.steps, "
+                f"{self.loop.steps}, so that the encoder learns too."
+            )
 
 
 @dataclass(frozen=True)
@@ -250,7 +258,7 @@ def _schedules(config: PretrainConfig) -> dict[str, Schedule]:
     The front end's rises, is held for half of its own steps, falls to a fifth by their end and to zero by the end of
     all. The others' waits for the front end, rises, is held for a share of their steps and falls to zero.
     """
-    steps, front = config.loop.steps, min(config.front_steps, config.loop.steps - 1)
+    steps, front = config.loop.steps, config.front_steps
     warmup = min(config.warmup, max(1, (steps - front) // 4))
     hold = front + max(warmup, round(config.hold * (steps - front)))
     rest = ((front - 1, 0.0), (front + warmup, 1.0), (hold, 1.0), (steps, 0.0))

@@ -10,9 +10,9 @@ from typing import Any, Literal
 
 import torch
 import torch.distributed as dist
-from accelerate import Accelerator  # type: ignore[import-untyped]
-from accelerate.state import AcceleratorState, PartialState  # type: ignore[import-untyped]
-from accelerate.utils import (  # type: ignore[import-untyped]
+from accelerate import Accelerator
+from accelerate.state import AcceleratorState, PartialState
+from accelerate.utils import (
     DistributedDataParallelKwargs,
     broadcast_object_list,
     gather_object,

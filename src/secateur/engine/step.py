@@ -115,6 +115,6 @@ def _not_finite(what: str, step: int, files: Sequence[Sequence[str]], last_good:
     listed = ", ".join(names[:_NAMED_FILES]) or "none named"
     more = f" and {len(names) - _NAMED_FILES} more" if len(names) > _NAMED_FILES else ""
     return NumericsError(
-        f"Step {step + 1}: got {what}, allowed are finite numbers; nothing was updated. Files of the batch: "
-        f"{listed}{more}. Now {last_good()}: look at these files, or resume with a lower rate or in fp32."
+        f"Step {step + 1}: got {what}, allowed are finite numbers; nothing was updated, {last_good()}. Files of the "
+        f"batch: {listed}{more}. Look at these files, or resume with a lower rate or in fp32."
     )

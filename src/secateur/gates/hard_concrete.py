@@ -100,7 +100,8 @@ def sample(log_alpha: Tensor, uniform: Tensor, shape: Shape) -> Tensor:
     noise = torch.log(u) - torch.log1p(-u)
     scaled = torch.where(shape.printed, log_alpha, log_alpha / shape.temperature)
     s = torch.sigmoid(noise / shape.temperature + scaled)
-    return _Clamp.apply(s * (shape.high - shape.low) + shape.low, shape.straight_through)  # type: ignore[no-any-return]
+    clamped: Tensor = _Clamp.apply(s * (shape.high - shape.low) + shape.low, shape.straight_through)  # type: ignore[no-untyped-call]
+    return clamped
 
 
 def open_logit(log_alpha: Tensor, shape: Shape) -> Tensor:
@@ -124,6 +125,6 @@ class _Clamp(torch.autograd.Function):
         return stretched.clamp(0, 1)
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:  # type: ignore[override]
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
         straight_through, inside = ctx.saved_tensors
         return torch.where(straight_through, gradient.clamp(-1, 1), gradient * inside), None

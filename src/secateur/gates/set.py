@@ -48,7 +48,8 @@ class GateSet(nn.Module):
             raise ConfigError(f"No axis of this model is of the gated kinds {', '.join(kinds) or '(none)'}.")
         settings = [(kinds[axis.kind], axis.size) for axis in self.axes]
         self.shape = Shape.of(settings)
-        positions, keys, starts = [], [], []
+        positions: list[int] = []
+        keys, starts = [], []
         for axis, (gate, _) in zip(self.axes, settings, strict=True):
             positions += range(structure.offsets[axis.name], structure.offsets[axis.name] + axis.size)
             keys.append(_mix(np.array(axis.units, dtype=np.uint64) + _key(axis.name)))

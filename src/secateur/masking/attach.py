@@ -102,6 +102,11 @@ def attach(base: nn.Module, structure: Structure) -> Masking:
     return masking
 
 
+def has_masks(base: nn.Module) -> bool:
+    """Whether `attach` put masks into this model that were not removed."""
+    return any(isinstance(module, _Tapped) for module in base.modules())
+
+
 def _bypass(masking: Masking, unit: int) -> Any:
     """A hook that hands a layer's input on when the layer is masked."""
 

@@ -47,7 +47,7 @@ class CutAttention(nn.Module):
         self.q_proj = nn.Linear(width, query_key) if query_key else None
         self.k_proj = nn.Linear(width, query_key) if query_key else None
         self.v_proj = nn.Linear(width, value_output) if value_output else None
-        self.out_proj: nn.Module | None = None
+        self.out_proj: nn.Linear | OutputBias | None = None
         if value_output:
             self.out_proj = nn.Linear(value_output, width)
         elif shape.kept:
@@ -71,7 +71,10 @@ class CutAttention(nn.Module):
         return self._attend(hidden_states, attention_mask, eager=self._eager)
 
     def _constant(self, hidden_states: Tensor) -> Tensor:
-        return hidden_states.new_zeros(1) if self.out_proj is None else self.out_proj.bias
+        if self.out_proj is None:
+            return hidden_states.new_zeros(1)
+        bias: Tensor = self.out_proj.bias
+        return bias
 
     @property
     def _eager(self) -> bool:
@@ -199,7 +202,8 @@ class CutWavLMAttention(CutAttention):
         large = torch.log(size.float() / exact) / math.log(self.max_distance / exact) * (half - exact)
         large = (exact + large).to(torch.long).clamp(max=half - 1)
         bucket = (distance > 0).long() * half + torch.where(size < exact, size, large)
-        return self.rel_attn_embed(bucket).t()
+        table: Tensor = self.rel_attn_embed(bucket)
+        return table.t()
 
     def _gate(self, hidden_states: Tensor) -> Tensor:
         """(B, T, D) -> (B, heads, T, 1), in (1, 3) at initialisation."""
@@ -209,7 +213,8 @@ class CutWavLMAttention(CutAttention):
             split = split[:, :, list(self.heads)]
         both = self.gru_rel_pos_linear(split).view(batch, time, len(self.heads), 2, 4).sum(-1)
         first, second = torch.sigmoid(both).permute(3, 0, 2, 1).unsqueeze(-1)  # each (B, heads, T, 1)
-        return first * (second * self.gru_rel_pos_const - 1.0) + 2.0
+        gate: Tensor = first * (second * self.gru_rel_pos_const - 1.0) + 2.0
+        return gate
 
 
 def _no_weights(hidden_states: Tensor) -> Tensor:

@@ -26,7 +26,9 @@ def fit_feed_forward(block: nn.Module, config: Any, shape: FeedForwardShape) -> 
     """The block for that shape: the stock one with narrower linear maps, or an empty one."""
     if not shape.units:
         return EmptyFeedForward(config, kept=shape.kept)
-    if block.intermediate_dense.out_features != len(shape.units):
+    dense = block.get_submodule("intermediate_dense")
+    assert isinstance(dense, nn.Linear)
+    if dense.out_features != len(shape.units):
         block.intermediate_dense = nn.Linear(config.hidden_size, len(shape.units))
         block.output_dense = nn.Linear(len(shape.units), config.hidden_size)
     return block

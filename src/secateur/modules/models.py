@@ -45,7 +45,7 @@ def model_class(model_type: str, ending: str) -> type[PreTrainedModel]:
             setattr(self, self.base_model_prefix, base(config))
         self.post_init()
 
-    def from_pretrained(cls: Any, *args: Any, output_loading_info: bool = False, **kwargs: Any) -> Any:
+    def from_pretrained(cls: Any, /, *args: Any, output_loading_info: bool = False, **kwargs: Any) -> Any:
         model, info = super(built, cls).from_pretrained(*args, output_loading_info=True, **kwargs)
         refuse_inexact(model, info)
         return (model, info) if output_loading_info else model

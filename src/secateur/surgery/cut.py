@@ -10,7 +10,7 @@ from transformers import PreTrainedConfig, PreTrainedModel
 
 from secateur.arch import declare, skeleton
 from secateur.errors import ModelError, SelectionError
-from secateur.masking.attach import base_of
+from secateur.masking.attach import base_of, has_masks
 from secateur.masking.taps import compile_taps, values_of
 from secateur.modules.configs import config_class, stock_config
 from secateur.modules.models import ending_of, endings
@@ -34,7 +34,10 @@ def cut(model: PreTrainedModel, selection: Selection, *, layout: Layout = "regis
 
     Raises:
         SelectionError: The selection does not fit the model, or the shape does not fit the stock layout.
+        ModelError: The model has masks in it, or is of a class that cannot be cut.
     """
+    if has_masks(model):
+        raise ModelError("This model has masks in it; call `remove()` on what `attach` gave before cutting it.")
     structure = declare(model.config)
     closed = close(structure, selection).selection
     config = cut_config(model.config, structure, closed, layout=layout)
@@ -54,7 +57,8 @@ def cut(model: PreTrainedModel, selection: Selection, *, layout: Layout = "regis
     for name, parameter in new.named_parameters():
         parameter.requires_grad_(True)
         assert parameter.device.type != "meta", f"{name} was not filled"
-    return new.train(model.training)
+    new.train(model.training)
+    return new
 
 
 def cut_config(

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from transformers import PreTrainedModel
-from transformers.utils import cached_file
+from transformers.utils.hub import cached_file
 
 from secateur.errors import SecateurError
 from secateur.records import write_json

@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from secateur.arch import declare
@@ -186,7 +186,8 @@ def _equal(differences: Sequence[float], dtype: torch.dtype) -> Check:
 def _frames(cut: PreTrainedModel, dense: PreTrainedModel, structure: Structure) -> Check:
     least = shortest(structure)
     samples = torch.tensor([*range(least, least + 700, 37), 16000, 79999, 480000])
-    same = torch.equal(*(model._get_feat_extract_output_lengths(samples) for model in (cut, dense)))
+    models: tuple[Any, ...] = (cut, dense)
+    same = torch.equal(*(model._get_feat_extract_output_lengths(samples) for model in models))
     detail = f"{len(samples)} lengths from {least} to {int(samples[-1])} samples"
     return Check(name="same frame count for every length", holds=bool(same), detail=detail)
 
@@ -259,10 +260,12 @@ def _bfloat16(cut: PreTrainedModel, generator: torch.Generator) -> Check:
     dtype = next(cut.parameters()).dtype
     exact = _run(cut, audio.to(dtype)).hidden_states[-1]
     state = {name: value.clone() for name, value in cut.state_dict().items()}
+    module: nn.Module = cut
     try:
-        rounded = _run(cut.to(torch.bfloat16), audio.bfloat16()).hidden_states[-1]
+        module.to(torch.bfloat16)
+        rounded = _run(cut, audio.bfloat16()).hidden_states[-1]
     finally:
-        cut.to(dtype).load_state_dict(state)
+        module.to(dtype).load_state_dict(state)
     error = float((exact.double() - rounded.double()).square().mean().sqrt() / exact.double().square().mean().sqrt())
     return Check(name="bfloat16", holds=error < 0.2, detail=f"runs; relative error {error:.1e}")
 

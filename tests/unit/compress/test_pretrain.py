@@ -119,6 +119,11 @@ def test_matrices_are_learned_by_muon_and_all_else_by_adam(config: PretrainConfi
     assert {"head.weight", "encoder.masked_spec_embed"} <= set(taken["AdamW"])
 
 
+def test_a_front_end_that_would_learn_to_the_end_is_refused(config: PretrainConfig) -> None:
+    with pytest.raises(ConfigError, match="allowed is 0 to 2"):
+        replace(config, front_steps=3)
+
+
 def test_odd_channels_are_refused() -> None:
     with pytest.raises(ConfigError, match="seven even numbers"):
         EncoderShape(conv_channels=(7,) * 7)

@@ -9,7 +9,9 @@ import torch
 import transformers
 from support import audio, build, outputs, tiny, tiny_config
 
+from secateur.arch import declare
 from secateur.errors import ModelError, SecateurError, SelectionError
+from secateur.masking import attach
 from secateur.structure import Selection
 from secateur.structure import axis as names
 from secateur.surgery import cut, load_config, load_model
@@ -26,6 +28,15 @@ def test_cutting_leaves_the_model_as_it_was() -> None:
         for parameter in small.parameters():
             parameter.zero_()
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+
+
+def test_a_model_with_masks_in_it_is_refused() -> None:
+    model = build(tiny_config("wavlm", "base"))
+    masking = attach(model, declare(model.config))
+    with pytest.raises(ModelError, match="has masks in it"):
+        cut(model, SMALL)
+    masking.remove()
+    cut(model, SMALL)
 
 
 @pytest.mark.parametrize("ending", ["ForCTC", "ForSequenceClassification", "ForAudioFrameClassification"])

@@ -191,7 +191,8 @@ class Labeller(nn.Module):
 
 def _stacked(log_mel: Tensor) -> Tensor:
     """(batch, 2 · frames, mels) → (batch, frames, 2 · mels)."""
-    return log_mel.unflatten(1, (-1, _STACK)).flatten(2)
+    batch, time, mels = log_mel.shape
+    return log_mel.reshape(batch, time // _STACK, _STACK * mels)
 
 
 def _statistics(log_mel: Tensor) -> Tensor:
