@@ -4,7 +4,8 @@ Runs `secateur prune` on one recipe for every method, sparsity, seed and learnin
 with one thread, and keeps one line of JSON a run. All methods see the same data in the same order for as many
 steps in all: a learned run has learn + recover steps, the one-shot ones as many recover steps.
 
-    python benchmarks/reduced_scale.py --manifest speech.jsonl --out results.jsonl --work /tmp/runs
+    python benchmarks/reduced_scale.py --manifest speech.jsonl --out results.jsonl --work runs/reduced_scale
+    python benchmarks/reduced_scale.py --out results.jsonl --table
 """
 
 from __future__ import annotations
@@ -13,15 +14,16 @@ import argparse
 import json
 import os
 import shutil
+import statistics
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 RECIPE = "wang2023/reduced"
-RATES = (5e-4, 1e-3, 2e-3)
+RATES = (1e-3, 2e-3, 4e-3)
 METHODS: dict[str, dict[str, Any]] = {
     "learned": {},
     "magnitude": {"choose": {"kind": "score", "score": "magnitude"}},
@@ -97,6 +99,43 @@ def run_case(case: dict[str, Any], options: argparse.Namespace) -> dict[str, Any
     }
 
 
+def table(results: Sequence[dict[str, Any]]) -> str:
+    """The results as Markdown: means and standard deviations over seeds, one-shot methods at their best rate."""
+    columns = ("sparsity", "method", "rate", "held-out loss", "per seed", "kept by count", "undecided", "moved")
+    columns += ("blocks open, per seed", "other gates open, first seed")
+    lines = ["| " + " | ".join(columns) + " |", "|" + "---|" * len(columns)]
+    for sparsity in sorted({result["sparsity"] for result in results}):
+        for method in METHODS:
+            mine = [r for r in results if (r["sparsity"], r["method"]) == (sparsity, method)]
+            rates = {r["rate"] for r in mine}
+            if not mine:
+                continue
+            best = min(rates, key=lambda rate: statistics.mean(r["loss"] for r in mine if r["rate"] == rate))
+            rows = sorted((r for r in mine if r["rate"] == best), key=lambda r: r["seed"])
+            losses = [r["loss"] for r in rows]
+            spread = statistics.stdev(losses) if len(losses) > 1 else 0.0
+            kept = [100 * r["kept"][0] for r in rows]
+            cells = [
+                f"{sparsity:.0%}",
+                method,
+                "the recipe's" if best is None else f"{best:g}",
+                f"{statistics.mean(losses):.4f} ± {spread:.4f}",
+                " ".join(f"{loss:.4f}" for loss in losses),
+                f"{min(kept):.2f}–{max(kept):.2f} %",
+                _range(rows, "undecided"),
+                _range(rows, "moved"),
+                " ".join(r["open"].get("block", "–") for r in rows),
+                ", ".join(f"{kind} {n}" for kind, n in rows[0]["open"].items() if kind != "block") or "–",
+            ]
+            lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def _range(rows: Sequence[dict[str, Any]], name: str) -> str:
+    values = [100 * row[name] for row in rows if row[name] is not None]
+    return f"{min(values):.1f}–{max(values):.1f} %" if values else "–"
+
+
 def one(words: dict[str, Any]) -> None:
     """What the process of one run does."""
     import torch
@@ -122,12 +161,16 @@ def main() -> None:
     parser.add_argument("--learn", type=int, default=400)
     parser.add_argument("--recover", type=int, default=240)
     parser.add_argument("--jobs", type=int, default=2)
+    parser.add_argument("--table", action="store_true", help="print what is in the results, and run nothing")
     options = parser.parse_args()
     if options.one:
         one(json.loads(options.one))
         return
     keys = ("method", "sparsity", "seed", "rate")
     lines = options.out.read_text().splitlines() if options.out.exists() else []
+    if options.table:
+        print(table([json.loads(line) for line in lines]))
+        return
     done = {tuple(json.loads(line)[key] for key in keys) for line in lines}
     pending = [case for case in cases(options) if tuple(case[key] for key in keys) not in done]
     with ThreadPoolExecutor(options.jobs) as pool:
