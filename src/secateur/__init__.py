@@ -13,15 +13,17 @@ from secateur.errors import SecateurError
 from secateur.modules.register import install
 
 if TYPE_CHECKING:
+    from secateur.inference import for_inference
     from secateur.pipeline import choose, profile, prune, report, shrink, verify
 
 __version__ = "0.1.0"
-__all__ = ["SecateurError", "choose", "profile", "prune", "report", "shrink", "verify"]
+__all__ = ["SecateurError", "choose", "for_inference", "profile", "prune", "report", "shrink", "verify"]
 
 install()
 
 
 def __getattr__(name: str) -> Any:
     if name in __all__:
-        return getattr(importlib.import_module("secateur.pipeline"), name)
+        home = "secateur.inference" if name == "for_inference" else "secateur.pipeline"
+        return getattr(importlib.import_module(home), name)
     raise AttributeError(f"module 'secateur' has no attribute {name!r}")

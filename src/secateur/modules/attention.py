@@ -151,7 +151,6 @@ class CutWavLMAttention(CutAttention):
         self.head_dim = head_dim
         self.num_heads = config.hidden_size // head_dim
         self.in_order = shape.heads == tuple(range(self.num_heads))
-        self.num_buckets = config.num_buckets
         self.max_distance = config.max_bucket_distance
         if shape.heads:
             self.gru_rel_pos_const = nn.Parameter(torch.ones(1, len(shape.heads), 1, 1))
@@ -194,16 +193,7 @@ class CutWavLMAttention(CutAttention):
     def bias_by_distance(self, time: int) -> Tensor:
         """Bias of every original head at key minus query distances -(T-1) ... T-1: (H, 2T - 1)."""
         assert self.rel_attn_embed is not None
-        distance = torch.arange(1 - time, time, device=self.rel_attn_embed.weight.device)
-        half = self.num_buckets // 2
-        exact = half // 2
-        size = distance.abs()
-        # The same operations as the stock class, in float32, so that no distance falls into another bucket.
-        large = torch.log(size.float() / exact) / math.log(self.max_distance / exact) * (half - exact)
-        large = (exact + large).to(torch.long).clamp(max=half - 1)
-        bucket = (distance > 0).long() * half + torch.where(size < exact, size, large)
-        table: Tensor = self.rel_attn_embed(bucket)
-        return table.t()
+        return bias_by_distance(self.rel_attn_embed.weight, time, farthest=self.max_distance)
 
     def _gate(self, hidden_states: Tensor) -> Tensor:
         """(B, T, D) -> (B, heads, T, 1), in (1, 3) at initialisation."""
@@ -215,6 +205,28 @@ class CutWavLMAttention(CutAttention):
         first, second = torch.sigmoid(both).permute(3, 0, 2, 1).unsqueeze(-1)  # each (B, heads, T, 1)
         gate: Tensor = first * (second * self.gru_rel_pos_const - 1.0) + 2.0
         return gate
+
+
+def bias_by_distance(table: Tensor, time: int, *, farthest: int) -> Tensor:
+    """WavLM's position bias at key minus query distances -(T-1) ... T-1.
+
+    Args:
+        table: (buckets, H).
+        time: T.
+        farthest: Distances from here on share a bucket.
+
+    Returns:
+        (H, 2T - 1).
+    """
+    distance = torch.arange(1 - time, time, device=table.device)
+    half = len(table) // 2
+    exact = half // 2
+    size = distance.abs()
+    # The same operations as the stock class, in float32, so that no distance falls into another bucket.
+    large = torch.log(size.float() / exact) / math.log(farthest / exact) * (half - exact)
+    large = (exact + large).to(torch.long).clamp(max=half - 1)
+    bucket = (distance > 0).long() * half + torch.where(size < exact, size, large)
+    return F.embedding(bucket, table).t()
 
 
 def _no_weights(hidden_states: Tensor) -> Tensor:

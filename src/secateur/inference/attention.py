@@ -1,0 +1,184 @@
+"""Self-attention for inference: one projection for queries, keys, values and gates, and logits that stay in cache."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from secateur.inference.linear import FusedLinear
+from secateur.inference.positions import RelativePositions
+
+_LOGITS = 2**18  # elements of a block of logits: a megabyte in float32, which is to stay in a core's cache
+
+
+class InferenceAttention(nn.Module):
+    """What a stock or cut attention block computes, without attention weights.
+
+    The softmax scale is folded into the queries. Where positions have a bias, keys and values are taken in reverse
+    order, in which the bias is a view of one vector for each head (`RelativePositions`).
+    """
+
+    constant: Tensor | None
+
+    def __init__(self, block: Any, *, positions: RelativePositions | None = None) -> None:
+        """
+        Args:
+            block: A stock attention block, or one of ours with at least one head.
+            positions: WavLM's position bias, for WavLM's blocks.
+        """
+        super().__init__()
+        groups = getattr(block, "groups", None)
+        self.groups: tuple[tuple[int, int, int], ...] = groups or ((block.num_heads, block.head_dim, block.head_dim),)
+        self.count = sum(count for count, _, _ in self.groups)
+        self.heads = tuple(getattr(block, "heads", range(self.count)))
+        # Shared by all layers, so no child of this one: it moves with the encoder.
+        self._positions = (positions,)
+        parts = [
+            (block.q_proj.weight * block.scaling, block.q_proj.bias * block.scaling) if block.q_proj else None,
+            (block.k_proj.weight, block.k_proj.bias) if block.k_proj else None,
+            (block.v_proj.weight, block.v_proj.bias),
+            _gate_rows(block, self.heads) if positions is not None else None,
+        ]
+        there = [part for part in parts if part is not None]
+        self.widths = [0 if part is None else len(part[0]) for part in parts]
+        self.projection = FusedLinear(torch.cat([w for w, _ in there]), torch.cat([b for _, b in there]))
+        self.out = FusedLinear.like(block.out_proj)
+        constant = block.gru_rel_pos_const.detach().flatten() if positions is not None else None
+        self.register_buffer("constant", constant)  # (heads,)
+
+    def forward(
+        self, hidden_states: Tensor, attention_mask: Tensor | None = None, **kwargs: Any
+    ) -> tuple[Tensor | None, ...]:
+        """Attend.
+
+        Args:
+            hidden_states: (B, T, D).
+            attention_mask: None; of WavLM's blocks (B, T), true where a frame is valid; of others boolean or additive,
+                broadcastable to (B, heads, T, T) and the same for every head and query.
+
+        Returns:
+            The block's output (B, T, D) and None for each other thing that the stock block returns.
+        """
+        positions = self._positions[0]
+        query, key, value, gate = self.projection(hidden_states).split(self.widths, dim=-1)
+        bias = self._gate(gate) if positions is not None else None  # (B, T, heads)
+        hidden = None if attention_mask is None else _additive(attention_mask, hidden_states.dtype)  # (B, T)
+        if positions is not None:
+            key, value = key.flip(1), value.flip(1)
+            hidden = None if hidden is None else hidden.flip(1)
+        by_distance = positions(hidden_states.shape[1])[list(self.heads)] if positions is not None else None
+        small = hidden_states.device.type == "cpu" and not torch.compiler.is_compiling()
+        attend = self._one_by_one if small else self._at_once
+        output = self.out(attend(query, key, value, bias, by_distance, hidden))
+        return (output, None, None) if positions is not None else (output, None)
+
+    def _gate(self, values: Tensor) -> Tensor:
+        """(B, T, 2 heads) -> (B, T, heads)."""
+        first, second = torch.sigmoid(values).chunk(2, dim=-1)
+        assert self.constant is not None
+        return first * (second * self.constant - 1.0) + 2.0
+
+    def _one_by_one(
+        self,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        gate: Tensor | None,
+        by_distance: Tensor | None,
+        hidden: Tensor | None,
+    ) -> Tensor:
+        """A head of an utterance and some of its queries at a time: (B, T, all vo)."""
+        batch, time, _ = value.shape
+        merged = value.new_empty(value.shape)
+        rows = max(1, min(time, _LOGITS // time))
+        buffer = value.new_empty(rows, time)
+        gates = None if gate is None else gate.transpose(1, 2).contiguous()  # (B, heads, T)
+        for index in range(batch):
+            head = at_qk = at_vo = 0
+            for count, qk, vo in self.groups:
+                # A copy with each head's frames together: strided rows are slow to read in some libraries.
+                q, k = (
+                    x[index, :, at_qk : at_qk + count * qk].view(time, count, qk).transpose(0, 1).contiguous()
+                    for x in (query, key)
+                )
+                v = value[index, :, at_vo : at_vo + count * vo].view(time, count, vo).transpose(0, 1).contiguous()
+                for own in range(count):
+                    keys = k[own].t()
+                    for start in range(0, time, rows):
+                        some = slice(start, min(start + rows, time))
+                        logits = buffer[: some.stop - start]
+                        torch.mm(q[own, some], keys, out=logits)
+                        if by_distance is not None and gates is not None:
+                            view = by_distance[head].as_strided(
+                                (time, time), (1, 1), by_distance[head].storage_offset()
+                            )
+                            logits.addcmul_(gates[index, head, some, None], view[some])
+                        if hidden is not None:
+                            logits += hidden[index]
+                        torch._softmax(logits, -1, False, out=logits)
+                        merged[index, some, at_vo : at_vo + vo] = logits @ v[own]
+                    head, at_vo = head + 1, at_vo + vo
+                at_qk += count * qk
+        return merged
+
+    def _at_once(
+        self,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        gate: Tensor | None,
+        by_distance: Tensor | None,
+        hidden: Tensor | None,
+    ) -> Tensor:
+        """All heads of equal widths together: (B, T, all vo)."""
+        batch, time, _ = value.shape
+        outputs, head, at_qk, at_vo = [], 0, 0, 0
+        for count, qk, vo in self.groups:
+            q, k = (
+                x[..., at_qk : at_qk + count * qk].view(batch, time, count, qk).transpose(1, 2) for x in (query, key)
+            )
+            v = value[..., at_vo : at_vo + count * vo].view(batch, time, count, vo).transpose(1, 2)
+            bias = None if hidden is None else hidden[:, None, None]
+            if by_distance is not None and gate is not None:
+                table = by_distance[head : head + count].unfold(1, time, 1)  # (count, T, T)
+                gated = gate[..., head : head + count].transpose(1, 2)[..., None] * table
+                bias = gated if bias is None else gated + bias
+            if qk == vo:
+                context = F.scaled_dot_product_attention(q, k, v, attn_mask=bias, scale=1.0)
+            else:
+                logits = q @ k.transpose(2, 3)
+                context = torch.softmax(logits if bias is None else logits + bias, dim=-1) @ v
+            outputs.append(context.transpose(1, 2).reshape(batch, time, count * vo))
+            head, at_qk, at_vo = head + count, at_qk + count * qk, at_vo + count * vo
+        return torch.cat(outputs, dim=-1)
+
+
+def _hankel(vector: Tensor, rows: slice, time: int) -> Tensor:
+    """Some rows of the matrix whose element (i, r) is vector[i + r], without a copy: (rows, T)."""
+    return vector.as_strided((rows.stop - rows.start, time), (1, 1), vector.storage_offset() + rows.start)
+
+
+def _gate_rows(block: Any, heads: tuple[int, ...]) -> tuple[Tensor, Tensor]:
+    """WavLM's gate as rows of a projection of the whole input: (2 heads, D) and (2 heads,), first all firsts.
+
+    The stock block projects each head's slice of its input to eight numbers and adds them up in two fours.
+    """
+    stock = block.gru_rel_pos_linear
+    pair = stock.weight.view(2, 4, -1).sum(dim=1)  # (2, head_dim)
+    bias = stock.bias.view(2, 4).sum(dim=1)
+    width, head_dim = block.v_proj.in_features, pair.shape[1]
+    rows = pair.new_zeros(2, len(heads), width)
+    for place, head in enumerate(heads):
+        rows[:, place, head * head_dim : (head + 1) * head_dim] = pair
+    return rows.flatten(0, 1), bias[:, None].expand(2, len(heads)).flatten()
+
+
+def _additive(mask: Tensor, dtype: torch.dtype) -> Tensor:
+    """A mask of any of the library's forms -> what is added to each key's logits, (B, T)."""
+    keys = mask if mask.dim() == 2 else mask[:, 0, 0]
+    if keys.is_floating_point():
+        return keys.to(dtype)
+    return torch.zeros_like(keys, dtype=dtype).masked_fill(~keys.bool(), torch.finfo(dtype).min)

@@ -1,0 +1,107 @@
+"""The convolutional front end for inference: channels last, one utterance at a time, the first layer as one product."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from secateur.inference.linear import channels_last, convolution, is_fused, linear
+
+
+class FrontEnd(nn.Module):
+    """What the stock feature extractor computes.
+
+    Layer 0 of a Base model is memory traffic rather than arithmetic: its GroupNorm wants the mean and the variance over
+    time of every channel before anything can be written. Those of a linear map follow from the mean and the covariance
+    of its ten inputs, so that norm, activation and convolution become one product.
+    """
+
+    def __init__(self, stock: Any) -> None:
+        """
+        Args:
+            stock: A feature extractor of the library, with GELU behind each layer.
+        """
+        super().__init__()
+        first = stock.conv_layers[0]
+        self.first = _FirstGroupNorm(first) if isinstance(_norm(first), nn.GroupNorm) else _Layer(first)
+        self.rest = nn.ModuleList([_Layer(layer) for layer in stock.conv_layers[1:]])
+
+    def forward(self, input_values: Tensor) -> Tensor:
+        """(B, S) -> (B, C, T), channels last in memory."""
+        if torch.compiler.is_compiling() or input_values.device.type != "cpu":
+            return self._features(input_values).transpose(1, 2)
+        each = [self._features(values[None]) for values in input_values]
+        return (each[0] if len(each) == 1 else torch.cat(each)).transpose(1, 2)
+
+    def _features(self, values: Tensor) -> Tensor:
+        """(B, S) -> (B, T, C)."""
+        hidden: Tensor = self.first(values[:, :, None])
+        for layer in self.rest:
+            hidden = layer(hidden)
+        return hidden
+
+
+class _Layer(nn.Module):
+    """A convolution with or without a LayerNorm over channels, and GELU."""
+
+    weight: Tensor
+    bias: Tensor | None
+
+    def __init__(self, stock: Any) -> None:
+        super().__init__()
+        convolution_ = stock.conv
+        self.register_buffer("weight", channels_last(convolution_.weight))
+        self.register_buffer("bias", None if convolution_.bias is None else convolution_.bias.detach())
+        self.stride: int = convolution_.stride[0]
+        self.norm = _norm(stock)
+
+    def forward(self, values: Tensor) -> Tensor:
+        """(B, T, in) -> (B, T', out)."""
+        if self.norm is None:
+            return convolution(values, self.weight, self.bias, stride=self.stride, activation="gelu")
+        hidden: Tensor = self.norm(convolution(values, self.weight, self.bias, stride=self.stride))
+        return F.gelu(hidden)
+
+
+class _FirstGroupNorm(nn.Module):
+    """Convolution, GroupNorm with one channel in each group, GELU."""
+
+    weight: Tensor
+    gain: Tensor
+    shift: Tensor
+
+    def __init__(self, stock: Any) -> None:
+        super().__init__()
+        norm = _norm(stock)
+        self.register_buffer("weight", stock.conv.weight.detach()[:, 0])  # (C, taps); a bias would not pass the norm
+        self.register_buffer("gain", norm.weight.detach())
+        self.register_buffer("shift", norm.bias.detach())
+        self.taps, self.stride, self.eps = stock.conv.kernel_size[0], stock.conv.stride[0], norm.eps
+
+    def forward(self, values: Tensor) -> Tensor:
+        """(B, S, 1) -> (B, T, C)."""
+        windows = values[:, :, 0].unfold(1, self.taps, self.stride).contiguous()  # (B, T, taps)
+        weight, bias = self._normalised(windows)
+        if len(windows) == 1 and is_fused(windows):
+            return linear(windows, weight[0], bias[0], "gelu")
+        return F.gelu(torch.baddbmm(bias[:, None], windows, weight.transpose(1, 2)))
+
+    def _normalised(self, windows: Tensor) -> tuple[Tensor, Tensor]:
+        """(B, T, taps) -> the weights (B, C, taps) and biases (B, C) that give normalised channels."""
+        dtype = torch.promote_types(windows.dtype, torch.float32)
+        exact = windows.to(dtype)
+        mean = exact.mean(dim=1)  # (B, taps)
+        centred = exact - mean[:, None]
+        covariance = torch.bmm(centred.transpose(1, 2), centred) / windows.shape[1]
+        rows = self.weight.to(dtype)
+        variance = torch.einsum("ci,bij,cj->bc", rows, covariance, rows)
+        scale = self.gain * torch.rsqrt(variance + self.eps)  # (B, C)
+        bias = self.shift - scale * (mean @ rows.t())
+        return (scale[:, :, None] * rows).to(windows.dtype), bias.to(windows.dtype)
+
+
+def _norm(layer: Any) -> Any:
+    return getattr(layer, "layer_norm", None)

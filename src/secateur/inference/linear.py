@@ -1,0 +1,114 @@
+"""Linear layers and convolutions together with what follows them, as one call of oneDNN where torch has it."""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+Activation = Literal["none", "gelu"]
+
+
+@cache
+def has_fused_ops() -> bool:
+    """Whether torch's fused oneDNN operators are there and right; they are not part of its public interface."""
+    try:
+        values, weight = torch.randn(2, 3), torch.randn(4, 3)
+        fused = torch.ops.mkldnn._linear_pointwise(values, weight, None, "gelu", [], "none")
+        image, kernel = torch.randn(1, 3, 1, 5), torch.randn(4, 3, 1, 2)
+        conv = torch.ops.mkldnn._convolution_pointwise(
+            image, kernel, None, [0, 0], [1, 1], [1, 1], 1, "gelu", [], "none"
+        )
+    except (AttributeError, RuntimeError, NotImplementedError, TypeError):
+        return False
+    right = torch.allclose(fused, F.gelu(F.linear(values, weight)), atol=1e-5)
+    return right and torch.allclose(conv, F.gelu(F.conv2d(image, kernel)), atol=1e-5)
+
+
+def is_fused(values: Tensor) -> bool:
+    """Whether the fused operators take this tensor."""
+    fits = values.device.type == "cpu" and values.dtype in (torch.float32, torch.bfloat16)
+    return fits and not torch.compiler.is_compiling() and has_fused_ops()
+
+
+def linear(values: Tensor, weight: Tensor, bias: Tensor | None, activation: Activation = "none") -> Tensor:
+    """`F.linear` and the activation: (..., in) -> (..., out).
+
+    In float32 torch's own product takes another library than oneDNN unless the whole process is told otherwise, and
+    on many processors a slower one.
+    """
+    if is_fused(values):
+        fused: Tensor = torch.ops.mkldnn._linear_pointwise(
+            values.contiguous(), weight, bias, activation, [], "none" if activation == "gelu" else ""
+        )
+        return fused
+    out = F.linear(values, weight, bias)
+    return F.gelu(out) if activation == "gelu" else out
+
+
+def convolution(
+    values: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    *,
+    stride: int = 1,
+    padding: int = 0,
+    groups: int = 1,
+    activation: Activation = "none",
+) -> Tensor:
+    """A convolution over time with channels last, and the activation: (B, T, in) -> (B, T', out).
+
+    Args:
+        values: (B, T, in), contiguous.
+        weight: (out, in / groups, 1, taps), in torch's channels-last memory format.
+        bias: (out,) or None.
+        stride: Frames.
+        padding: Frames of zeros on both sides.
+        groups: Of channels.
+        activation: Applied to the result.
+    """
+    image = values.transpose(1, 2)[:, :, None]  # (B, in, 1, T): channels last without a copy
+    places = [0, padding], [1, stride], [1, 1]
+    if is_fused(values):
+        algorithm = "none" if activation == "gelu" else ""
+        out = torch.ops.mkldnn._convolution_pointwise(image, weight, bias, *places, groups, activation, [], algorithm)
+    else:
+        out = F.conv2d(image, weight, bias, stride=places[1], padding=places[0], groups=groups)
+        out = F.gelu(out) if activation == "gelu" else out
+    return out[:, :, 0].transpose(1, 2)  # type: ignore[no-any-return]
+
+
+def channels_last(weight: Tensor) -> Tensor:
+    """(out, in, taps) of a Conv1d -> (out, in, 1, taps) as `convolution` takes it."""
+    return weight.detach()[:, :, None].contiguous(memory_format=torch.channels_last)
+
+
+class FusedLinear(nn.Module):
+    """A frozen linear layer with its activation."""
+
+    weight: Tensor
+    bias: Tensor | None
+
+    def __init__(self, weight: Tensor, bias: Tensor | None, activation: Activation = "none") -> None:
+        """
+        Args:
+            weight: (out, in).
+            bias: (out,) or None.
+            activation: Applied to the result.
+        """
+        super().__init__()
+        self.register_buffer("weight", weight.detach().contiguous())
+        self.register_buffer("bias", None if bias is None else bias.detach().contiguous())
+        self.activation: Activation = activation
+
+    @classmethod
+    def like(cls, stock: nn.Linear, activation: Activation = "none") -> FusedLinear:
+        """The same layer; its weights are shared."""
+        return cls(stock.weight, stock.bias, activation)
+
+    def forward(self, values: Tensor) -> Tensor:
+        """(..., in) -> (..., out)."""
+        return linear(values, self.weight, self.bias, self.activation)
