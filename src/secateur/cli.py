@@ -160,6 +160,24 @@ def _verify(options: argparse.Namespace, fields: dict[str, Any]) -> int:
     return 0 if record["holds"] else BROKEN
 
 
+def _bench(options: argparse.Namespace, fields: dict[str, Any]) -> int:
+    from secateur import pipeline
+
+    record = pipeline.bench(
+        options.model,
+        against=tuple(options.against),
+        out=options.out,
+        seconds=tuple(options.seconds),
+        batches=tuple(options.batch),
+        dtypes=tuple(options.dtype),
+        threads=options.threads,
+        repeats=options.repeats,
+        settings=options.settings,
+        memory=not options.no_memory,
+    )
+    return _print(options, record, _benched)
+
+
 def _report(options: argparse.Namespace, fields: dict[str, Any]) -> int:
     from secateur import pipeline
 
@@ -260,6 +278,36 @@ def _verified(record: dict[str, Any]) -> None:
         print(f"        {name}: {difference:.1e}")
 
 
+def _benched(record: dict[str, Any]) -> None:
+    rows = []
+    for row in record["rows"]:
+        memory = row.get("peak_mib")
+        rows.append(
+            (
+                row["model"],
+                row["form"],
+                f"{row['batch']} x {row['seconds']:g} s, {row['dtype']}",
+                f"{row['median_ms']:.1f} ms ({row['low_ms']:.1f} to {row['high_ms']:.1f})",
+                f"{row['ratio']:.2f}x",
+                f"{row['real_time_factor']:.4f}",
+                "" if memory is None else f"{memory:.0f} MiB",
+            )
+        )
+    _table("Time and memory", ("model", "form", "audio", "time", "speed-up", "RTF", "peak memory"), rows)
+    blocks = list(record["rows"][0]["blocks_ms"])
+    each = [
+        (row["model"], row["form"], *(f"{row['blocks_ms'][name]:.1f}" for name in blocks)) for row in record["rows"]
+    ]
+    _table("Milliseconds by block", ("model", "form", *blocks), each)
+    settings = record["settings"]
+    print(
+        f"{record['environment']['cpu']}, {settings['threads']} threads; float32 products "
+        f"{settings['float32_products']}, large buffers "
+        f"{'stay in the process' if settings['malloc'] else 'go back to the system'}; medians of "
+        f"{record['config']['repeats']} interleaved runs, lowest and highest in brackets."
+    )
+
+
 def _examined(findings: list[dict[str, Any]]) -> None:
     for finding in findings:
         print(f"{finding['status']:8} {finding['name']}: {finding['detail']}")
@@ -307,6 +355,19 @@ def _verify_flags(verb: argparse.ArgumentParser) -> None:
     verb.add_argument("--compile", action="store_true", help="also check torch.compile (takes minutes on a CPU)")
 
 
+def _bench_flags(verb: argparse.ArgumentParser) -> None:
+    verb.add_argument("model", help="a model folder, a config file (random weights) or a hub id")
+    verb.add_argument("--against", action="append", default=[], help="another model; all are compared with the first")
+    verb.add_argument("--seconds", type=float, nargs="+", default=[10.0], help="audio lengths")
+    verb.add_argument("--batch", type=int, nargs="+", default=[1], help="batch sizes")
+    verb.add_argument("--dtype", nargs="+", default=["fp32"], help="fp32, bf16")
+    verb.add_argument("--threads", type=int, help="of the processor; default: what torch takes")
+    verb.add_argument("--repeats", type=int, default=9, help="measurements of each model")
+    verb.add_argument("--settings", default="tuned", help="tuned, or default: leave malloc and products as they are")
+    verb.add_argument("--no-memory", action="store_true", help="do not measure peak memory")
+    verb.add_argument("--out", help="write the record here, as JSON")
+
+
 def _report_flags(verb: argparse.ArgumentParser) -> None:
     verb.add_argument("folder", metavar="RUN", help="a run folder")
     verb.add_argument("--out", help="where to write the page; default: report.html in the run folder")
@@ -324,6 +385,7 @@ VERBS: dict[str, _Verb] = {
     "shrink": (_shrink, "Cut a model by a selection.", _shrink_flags),
     "profile": (_profile, "Parameters and MACs by block.", _profile_flags),
     "verify": (_verify, "Prove that a cut model is the masked model, and check the drop-in contract.", _verify_flags),
+    "bench": (_bench, "Measure time and memory of models side by side.", _bench_flags),
     "report": (_report, "Write the report of a run again.", _report_flags),
     "pretrain": (_pretrain, "Train a small encoder from nothing, as the packaged teacher was.", _pretrain_flags),
     "doctor": (_doctor, "Look at this machine and installation.", _no_flags),

@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 import math
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -222,6 +222,27 @@ def verify(
         "checks": [*proof.to_json()["checks"][:2], *contract.to_json()["checks"]],
         "differences": list(proof.differences),
     }
+
+
+def bench(
+    model: str | Path, *, against: Sequence[str | Path] = (), out: str | Path | None = None, **fields: Any
+) -> dict[str, Any]:
+    """Measure time and memory of models side by side, as they are and in their inference-only form.
+
+    Args:
+        model: A model folder, a config file (random weights) or a hub id.
+        against: Others; the first of them is what all are compared with.
+        out: Where the record goes as well.
+        fields: The other fields of `secateur.evaluate.bench.Bench`.
+    """
+    from secateur.evaluate.bench import Bench
+    from secateur.evaluate.bench import bench as measure
+
+    names = tuple(str(_source(name)) for name in (*against, model))
+    record = measure(Bench(models=names, **fields))
+    if out is not None:
+        write_json(out, record)
+    return record
 
 
 def report(run_folder: str | Path, *, out: str | Path | None = None) -> Path:

@@ -107,7 +107,7 @@ def test_heads_work_and_weights_are_shared(ending: str) -> None:
     before = {name: value.clone() for name, value in model.state_dict().items()}
     fast = secateur.for_inference(model)
     assert type(fast) is type(model)
-    values, mask = audio((3100, 990))
+    values, _ = audio((3100, 990))
     with torch.no_grad():
         torch.testing.assert_close(fast(values).logits, model(values).logits, rtol=1e-4, atol=1e-5)
     ours = {value.data_ptr() for value in [*fast.parameters(), *fast.buffers()]}

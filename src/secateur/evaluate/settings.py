@@ -37,7 +37,7 @@ def products() -> Finding:
     import torch
 
     setting = torch.get_float32_matmul_precision()
-    error, ratio = _medium()
+    error, ratio = products_at_medium()
     detail = (
         f"set to {setting!r}; 'medium' takes {ratio:.2f} times the time of 'highest' here, "
         f"with a relative error of {error:.0e}"
@@ -59,7 +59,7 @@ def products() -> Finding:
     return Finding(name="float32 products", status="ok", detail=detail)
 
 
-def _medium() -> tuple[float, float]:
+def products_at_medium() -> tuple[float, float]:
     """Relative error of a float32 product at `medium`, and its time over that at `highest`."""
     import torch
 

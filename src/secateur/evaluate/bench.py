@@ -1,0 +1,284 @@
+"""Measured time and memory of models side by side: all in one process, in turn, under the same settings.
+
+Settings of glibc's malloc are read when a process starts, so the measuring is done by processes of its own:
+`python -m secateur.evaluate.bench` reads a job from its standard input and writes what it measured to its output.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from secateur.errors import ConfigError, SecateurError
+from secateur.evaluate.settings import MALLOC, products_at_medium
+from secateur.records import environment
+from secateur.timing import interleave
+
+if TYPE_CHECKING:
+    from torch import Tensor
+    from transformers import PreTrainedModel
+
+logger = logging.getLogger(__name__)
+
+Settings = Literal["tuned", "default"]
+DTYPES = {"fp32": "float32", "bf16": "bfloat16"}
+FORMS = ("as it is", "for_inference")
+#: Blocks whose time is told apart, by where they lie in an encoder.
+BLOCKS = ("front end", "projection", "positional conv", "attention", "feed-forward")
+_EXACT = 1e-5  # largest relative error of a product at which it still counts as float32
+
+
+@dataclass(frozen=True, kw_only=True)
+class Bench:
+    """What is measured.
+
+    Attributes:
+        models: Folders, config files or hub ids; the first is what the others are compared with. Of a folder that has
+            no weights the shape is measured, with random ones.
+        seconds: Audio lengths.
+        batches: Batch sizes.
+        dtypes: ``fp32``, ``bf16``.
+        threads: Of the processor; None takes what torch takes.
+        repeats: Measurements of each model in each case.
+        settings: ``tuned`` keeps large buffers in the process and lets float32 products take the faster library where
+            that is as exact; ``default`` leaves the process as it is.
+        memory: Whether peak memory is measured too, each in a process of its own.
+    """
+
+    models: tuple[str, ...]
+    seconds: tuple[float, ...] = (10.0,)
+    batches: tuple[int, ...] = (1,)
+    dtypes: tuple[str, ...] = ("fp32",)
+    threads: int | None = None
+    repeats: int = 9
+    settings: Settings = "tuned"
+    memory: bool = True
+
+    def __post_init__(self) -> None:
+        wrong = [
+            f"{name}: got {value}, allowed is above 0."
+            for name, values in (("seconds", self.seconds), ("batch", self.batches), ("repeats", (self.repeats,)))
+            for value in values
+            if not 0 < value < float("inf")
+        ]
+        unknown = [name for name in self.dtypes if name not in DTYPES]
+        wrong += [f"dtype: got {name!r}, allowed are {', '.join(DTYPES)}." for name in unknown]
+        if self.threads is not None and not 1 <= self.threads <= (os.cpu_count() or 1):
+            wrong.append(f"threads: got {self.threads}, allowed is 1 to {os.cpu_count()}, the cores of this machine.")
+        if self.settings not in ("tuned", "default"):
+            wrong.append(f"settings: got {self.settings!r}, allowed are tuned and default.")
+        if not self.models or len(set(self.models)) < len(self.models):
+            wrong.append("models: one or more are needed, each once.")
+        if wrong:
+            raise ConfigError(" ".join(wrong))
+
+
+def bench(config: Bench) -> dict[str, Any]:
+    """Measure every model, as it is and in its inference-only form, and write down on what.
+
+    Raises:
+        SecateurError: A model cannot be loaded, or a measuring process failed.
+    """
+    job = asdict(config)
+    timed = _measure(config, job | {"kind": "time"})
+    rows = timed["rows"]
+    if config.memory:
+        for row in rows:
+            logger.info("memory of %s, %s", row["model"], row["form"])
+            row["peak_mib"] = _measure(config, job | {"kind": "memory", "row": row})["peak_mib"]
+    return {"format": 1, "kind": "bench", **timed, "config": job, "environment": environment()}
+
+
+def _measure(config: Bench, job: dict[str, Any]) -> dict[str, Any]:
+    """What a process of its own measured."""
+    own = {name: value for name, value in os.environ.items() if name not in MALLOC}
+    own |= MALLOC if config.settings == "tuned" else {}
+    if config.threads is not None:
+        own |= {"OMP_NUM_THREADS": str(config.threads), "MKL_NUM_THREADS": str(config.threads)}
+    command = [sys.executable, "-W", "ignore", "-m", "secateur.evaluate.bench"]
+    done = subprocess.run(command, input=json.dumps(job), env=own, capture_output=True, text=True)
+    if done.returncode:
+        last = (done.stderr.strip().splitlines() or [f"it ended with {done.returncode}"])[-1]
+        raise SecateurError(last.removeprefix("secateur: "))
+    found: dict[str, Any] = json.loads(done.stdout)
+    return found
+
+
+def _time(job: dict[str, Any]) -> dict[str, Any]:
+    """Every model and form in every case, interleaved."""
+    import torch
+
+    rows: list[dict[str, Any]] = []
+    for dtype in job["dtypes"]:
+        models = {(name, form): _load(name, form, dtype) for name in job["models"] for form in FORMS}
+        for seconds in job["seconds"]:
+            for batch in job["batches"]:
+                audio = _audio(seconds, batch, dtype)
+                with torch.inference_mode():
+                    names = {json.dumps(key): partial(_forward, model, audio) for key, model in models.items()}
+                    timings = interleave(names, repeats=job["repeats"], warmup=2)
+                    blocks = {key: _blocks(model, audio, job["repeats"]) for key, model in models.items()}
+                first = timings[json.dumps((job["models"][0], FORMS[0]))].median_ms
+                for key in models:
+                    timing = timings[json.dumps(key)]
+                    rows.append(
+                        {
+                            "model": key[0],
+                            "form": key[1],
+                            "seconds": seconds,
+                            "batch": batch,
+                            "dtype": dtype,
+                            **asdict(timing),
+                            "real_time_factor": timing.median_ms / 1e3 / (seconds * batch),
+                            "ratio": first / timing.median_ms,
+                            "blocks_ms": blocks[key],
+                        }
+                    )
+    settings = {
+        "threads": torch.get_num_threads(),
+        "float32_products": torch.get_float32_matmul_precision(),
+        "malloc": all(name in os.environ for name in MALLOC),
+    }
+    return {"rows": rows, "settings": settings}
+
+
+def _memory(job: dict[str, Any]) -> dict[str, Any]:
+    """The most that one model and its activations take in one case, above a process that has only loaded torch."""
+    import torch
+
+    row = job["row"]
+    before = _resident("VmRSS")
+    model = _load(row["model"], row["form"], row["dtype"])
+    audio = _audio(row["seconds"], row["batch"], row["dtype"])
+    _forget_the_peak()
+    with torch.inference_mode():
+        for _ in range(2):
+            _forward(model, audio)
+    peak = _resident("VmHWM")
+    return {"peak_mib": None if before is None or peak is None else (peak - before) / 1024}
+
+
+def _load(name: str, form: str, dtype: str) -> PreTrainedModel:
+    """The encoder of a model in one of its forms."""
+    import torch
+
+    from secateur.inference import for_inference
+    from secateur.masking.attach import base_of
+    from secateur.modules.models import class_for
+    from secateur.surgery import load_config, load_model
+
+    folder = Path(name)
+    if folder.suffix == ".json" or (folder.is_dir() and not list(folder.glob("*.safetensors*"))):
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            config = load_config(name)
+            model: Any = class_for(config)(config)
+    else:
+        model = load_model(name)
+    encoder: Any = base_of(model).eval().to(getattr(torch, DTYPES[dtype]))
+    encoder.requires_grad_(False)
+    return for_inference(encoder) if form == "for_inference" else encoder
+
+
+def _audio(seconds: float, batch: int, dtype: str) -> Tensor:
+    import torch
+
+    values = torch.randn(batch, round(16_000 * seconds), generator=torch.Generator().manual_seed(0))
+    return values.to(getattr(torch, DTYPES[dtype]))
+
+
+def _forward(model: Any, audio: Tensor) -> Tensor:
+    return model(audio).last_hidden_state  # type: ignore[no-any-return]
+
+
+def _blocks(model: Any, audio: Tensor, repeats: int) -> dict[str, float]:
+    """Median milliseconds in each kind of block, and in all else."""
+    passes: list[dict[str, float]] = []
+    with _watched(model) as spent:
+        for _ in range(repeats + 1):
+            spent.update(dict.fromkeys(BLOCKS, 0.0))
+            start = time.perf_counter()
+            _forward(model, audio)
+            whole = time.perf_counter() - start
+            passes.append({**spent, "rest": whole - sum(spent.values())})
+    return {name: 1e3 * statistics.median(one[name] for one in passes[1:]) for name in (*BLOCKS, "rest")}
+
+
+@contextmanager
+def _watched(model: Any) -> Iterator[dict[str, float]]:
+    """Seconds spent in each kind of block, added up while the context lasts."""
+    spent: dict[str, float] = {}
+    started: dict[int, float] = {}
+    encoder, layers = model.encoder, model.encoder.layers
+    kinds = [[model.feature_extractor], [model.feature_projection], [encoder.pos_conv_embed]]
+    kinds += [[layer.attention for layer in layers], [layer.feed_forward for layer in layers]]
+    hooks = []
+    for name, modules in zip(BLOCKS, kinds, strict=True):
+        for module in modules:
+
+            def begin(module: Any, *_: Any) -> None:
+                started[id(module)] = time.perf_counter()
+
+            def end(module: Any, *_: Any, name: str = name) -> None:
+                spent[name] += time.perf_counter() - started[id(module)]
+
+            hooks += [module.register_forward_pre_hook(begin), module.register_forward_hook(end)]
+    try:
+        yield spent
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+def _resident(field: str) -> int | None:
+    """A size of this process in KiB, from ``/proc``; None where that is not."""
+    try:
+        lines = Path("/proc/self/status").read_text().splitlines()
+    except OSError:
+        return None
+    return next((int(line.split()[1]) for line in lines if line.startswith(f"{field}:")), None)
+
+
+def _forget_the_peak() -> None:
+    """Give back what loading needed, and begin to watch the peak anew."""
+    import ctypes
+    import gc
+
+    gc.collect()
+    try:
+        ctypes.CDLL(None).malloc_trim(0)
+        Path("/proc/self/clear_refs").write_text("5")
+    except (OSError, AttributeError):
+        logger.warning("the peak of memory while loading cannot be forgotten here, and is counted")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Do the job that stands in the standard input."""
+    import torch
+
+    job = json.loads(sys.stdin.read())
+    if job["threads"] is not None:
+        torch.set_num_threads(job["threads"])
+    try:
+        if job["settings"] == "tuned" and products_at_medium()[0] < _EXACT:
+            torch.set_float32_matmul_precision("medium")
+        print(json.dumps((_time if job["kind"] == "time" else _memory)(job)))
+    except SecateurError as error:
+        print(f"secateur: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
