@@ -13,6 +13,7 @@ from secateur.errors import ConfigError, SecateurError, nearest
 
 BAD_INPUT = 2
 BROKEN = 1
+_SWITCHES = ("resume", "json", "verbose", "help", "default-settings")  # flags without a value
 
 
 class _Parser(argparse.ArgumentParser):
@@ -40,6 +41,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if rest:
             known = [action.option_strings[-1] for action in options.flags if action.option_strings]
             raise ConfigError(f"Unknown argument {rest[0]!r} for {options.verb}.{nearest(rest[0], known)}")
+        if arguments is None and getattr(options, "default_settings", None) is False:
+            _tune()
         return int(options.run(options, fields))
     except SecateurError as error:
         print(f"secateur: {error}", file=sys.stderr)
@@ -84,6 +87,19 @@ def _quiet(verbose: bool) -> None:
         os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
 
 
+def _tune() -> None:
+    """Settings of the process that make learning faster and change nothing but the last digits of float32."""
+    import os
+
+    from secateur.evaluate.settings import tune_products, with_tuned_malloc
+
+    environment = with_tuned_malloc()
+    if environment is not None:  # read when a process starts: the same command once more
+        sys.stdout.flush()
+        os.execve(sys.executable, [sys.executable, *sys.orig_argv[1:]], environment)
+    tune_products()
+
+
 def _split(words: Sequence[str]) -> tuple[list[str], dict[str, Any]]:
     """The words that argparse knows, and the fields of the recipe: ``--learn.steps 100``, ``--target=0.25``."""
     import yaml
@@ -96,7 +112,7 @@ def _split(words: Sequence[str]) -> tuple[list[str], dict[str, Any]]:
     while pending:
         word = pending.pop(0)
         name, equals, text = word[2:].partition("=")
-        if not word.startswith("--") or name in ("resume", "json", "verbose", "help"):
+        if not word.startswith("--") or name in _SWITCHES:
             own.append(word)
             continue
         if not equals:
@@ -318,6 +334,9 @@ def _examined(findings: list[dict[str, Any]]) -> None:
 def _prune_flags(verb: argparse.ArgumentParser) -> None:
     verb.add_argument("recipe", nargs="?", default="quickstart", help="a YAML file or the name of a packaged recipe")
     verb.add_argument("--resume", action="store_true", help="go on with an interrupted run")
+    verb.add_argument(
+        "--default-settings", action="store_true", help="leave malloc and float32 products as they are (slower)"
+    )
     verb.epilog = "Any field of the recipe is a flag too: --target 0.25 --learn.steps 100 --out DIR"
 
 

@@ -117,6 +117,8 @@ def environment() -> dict[str, Any]:
         "cores": _cores(),
         "threads": torch.get_num_threads() if torch is not None else _cores(),
         "accelerators": accelerators,
+        "float32_products": torch.get_float32_matmul_precision() if torch is not None else None,
+        "malloc": {name: value for name, value in os.environ.items() if name.startswith("MALLOC_")},
     }
 
 

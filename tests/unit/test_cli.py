@@ -17,6 +17,7 @@ from safetensors.torch import load_file, save_file
 
 from secateur.cli import BAD_INPUT, BROKEN, main
 from secateur.engine import checkpoint
+from secateur.evaluate import settings
 
 Run = tuple[int, str, str]
 
@@ -49,6 +50,29 @@ def run(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pyt
         return code, out, err
 
     return command
+
+
+def test_a_command_starts_itself_again_with_a_tuned_malloc(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    started: list[Any] = []
+
+    def execve(path: str, words: list[str], environment: dict[str, str]) -> None:
+        started.append((words, environment))
+        raise KeyboardInterrupt
+
+    for name in settings.MALLOC:
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(settings.platform, "libc_ver", lambda: ("glibc", "2.36"))
+    monkeypatch.setattr("os.execve", execve)
+    words = ["prune", "--learn.steps", "1"]
+    monkeypatch.setattr("sys.argv", ["secateur", *words])
+    monkeypatch.setattr("sys.orig_argv", ["python", "-m", "secateur", *words])
+    assert main() == 130
+    assert started[0][0][1:] == ["-m", "secateur", *words]
+    assert settings.MALLOC.items() <= started[0][1].items()
+    monkeypatch.setattr("sys.argv", ["secateur", "prune", "--default-settings", "--no-such-field", "1"])
+    assert main() == BAD_INPUT
+    assert len(started) == 1
 
 
 def copy_of(root: Path, name: str) -> Path:

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from secateur.errors import ConfigError, SecateurError
-from secateur.evaluate.settings import MALLOC, products_at_medium
+from secateur.evaluate.settings import MALLOC, tune_products
 from secateur.records import environment
 from secateur.timing import interleave
 
@@ -36,7 +36,6 @@ DTYPES = {"fp32": "float32", "bf16": "bfloat16"}
 FORMS = ("as it is", "for_inference")
 #: Blocks whose time is told apart, by where they lie in an encoder.
 BLOCKS = ("front end", "projection", "positional conv", "attention", "feed-forward")
-_EXACT = 1e-5  # largest relative error of a product at which it still counts as float32
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -271,8 +270,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if job["threads"] is not None:
         torch.set_num_threads(job["threads"])
     try:
-        if job["settings"] == "tuned" and products_at_medium()[0] < _EXACT:
-            torch.set_float32_matmul_precision("medium")
+        if job["settings"] == "tuned":
+            tune_products()
         print(json.dumps((_time if job["kind"] == "time" else _memory)(job)))
     except SecateurError as error:
         print(f"secateur: {error}", file=sys.stderr)

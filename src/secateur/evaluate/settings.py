@@ -1,4 +1,4 @@
-"""Settings of the process that decide how fast it is, for `doctor`: glibc's malloc and float32 products."""
+"""Settings of the process that decide how fast it is: glibc's malloc and float32 products."""
 
 from __future__ import annotations
 
@@ -16,6 +16,25 @@ MALLOC = {
 }
 
 
+#: Largest relative error of a product at which it still counts as float32.
+EXACT = 1e-5
+
+
+def with_tuned_malloc() -> dict[str, str] | None:
+    """The environment that a process must be started anew in to keep large buffers; None where nothing is to be set."""
+    if platform.libc_ver()[0] != "glibc" or any(name in os.environ for name in MALLOC):
+        return None
+    return dict(os.environ) | MALLOC
+
+
+def tune_products() -> None:
+    """Let float32 products take the faster library, on processors where that is as exact."""
+    import torch
+
+    if products_at_medium()[0] < EXACT:
+        torch.set_float32_matmul_precision("medium")
+
+
 def malloc() -> Finding:
     """Whether large buffers stay in the process."""
     if platform.libc_ver()[0] != "glibc":
@@ -28,7 +47,8 @@ def malloc() -> Finding:
         status="note",
         detail="glibc gives every large buffer back to the system after use, so that each forward pass pays for "
         "its pages anew; the convolutions suffer most",
-        remedy="Set before starting: " + " ".join(f"{name}={value}" for name, value in MALLOC.items()),
+        remedy="`prune`, `pretrain` and `bench` do so by themselves; elsewhere set before starting: "
+        + " ".join(f"{name}={value}" for name, value in MALLOC.items()),
     )
 
 
@@ -42,14 +62,15 @@ def products() -> Finding:
         f"set to {setting!r}; 'medium' takes {ratio:.2f} times the time of 'highest' here, "
         f"with a relative error of {error:.0e}"
     )
-    if setting == "highest" and error < 1e-5 and ratio < 0.9:
+    if setting == "highest" and error < EXACT and ratio < 0.9:
         return Finding(
             name="float32 products",
             status="note",
             detail=f"{detail}: 'medium' chooses another library for the same float32 arithmetic on this processor",
-            remedy="torch.set_float32_matmul_precision('medium') before a run",
+            remedy="`prune`, `pretrain` and `bench` do so by themselves; elsewhere call "
+            "torch.set_float32_matmul_precision('medium')",
         )
-    if setting != "highest" and error >= 1e-5:
+    if setting != "highest" and error >= EXACT:
         return Finding(
             name="float32 products",
             status="note",
