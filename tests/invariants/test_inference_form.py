@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import pytest
 import torch
 from hypothesis import given, settings
-from support import MODELS, TOLERANCE, Plan, audio, build, plans, realise, tiny, tiny_config, tiny_structure
+from support import MODELS, TOLERANCE, UNITS, Plan, audio, build, plans, realise, tiny, tiny_config, tiny_structure
 from torch import Tensor
+from torch.nn.utils import parametrize
 
 import secateur
 from secateur.errors import ModelError
@@ -117,16 +119,100 @@ def test_heads_work_and_weights_are_shared(ending: str) -> None:
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
 
 
+@pytest.mark.parametrize(("family", "size"), [("wavlm", "base"), ("hubert", "large")])
+def test_training_mode_changes_nothing(family: str, size: str) -> None:
+    fast = for_inference(tiny(family, size, "ForCTC"))
+    values, mask = audio(LENGTHS)
+    with torch.no_grad():
+        before = fast(values, attention_mask=mask).logits
+        assert torch.equal(fast.train()(values, attention_mask=mask).logits, before)
+    fast.freeze_feature_encoder()
+
+
+@pytest.mark.parametrize("family", ["wavlm", "hubert"])
+def test_gradients_reach_the_input(family: str) -> None:
+    model = tiny(family, "base", "Model", torch.float64)
+    values, mask = audio((2000, 1200))
+    gradients = []
+    for one in (model, for_inference(model)):
+        own = values.double().requires_grad_()
+        one(own, attention_mask=mask).last_hidden_state[:, :3].square().sum().backward()
+        gradients.append(own.grad)
+    torch.testing.assert_close(*gradients, rtol=1e-8, atol=1e-8)
+
+
+def test_folded_weight_norm_other_weights_and_other_attention() -> None:
+    values, mask = audio(LENGTHS)
+    model = build(tiny_config("hubert", "base"))
+    parametrize.remove_parametrizations(model.encoder.pos_conv_embed.conv, "weight")
+    assert worst(model, for_inference(model), values, mask) <= TOLERANCE[torch.float32]
+    model.encoder.layers[0].feed_forward.output_dense = torch.nn.Linear(UNITS, 3)
+    with pytest.raises(ModelError, match="another form"):
+        for_inference(model)
+    eager = build(tiny_config("hubert", "base"))
+    flexible = copy.deepcopy(eager)
+    flexible.set_attn_implementation("flex_attention")
+    fast = for_inference(flexible)
+    assert flexible.config._attn_implementation == "flex_attention"
+    assert worst(eager, fast, values, mask) <= TOLERANCE[torch.float32]
+
+
+def test_one_graph_serves_every_length() -> None:
+    fast = for_inference(tiny("wavlm", "base"))
+    graphs: list[Any] = []
+
+    def count(module: Any, _: Any) -> Any:
+        graphs.append(module)
+        return module.forward
+
+    torch.compiler.reset()
+    compiled = torch.compile(fast, fullgraph=True, dynamic=True, backend=count)
+    for samples in (1600, 2100, 3300, 4700, 5000):
+        values, _ = audio((samples,))
+        with torch.no_grad():
+            torch.testing.assert_close(
+                compiled(values).last_hidden_state, fast(values).last_hidden_state, rtol=1e-4, atol=1e-4
+            )
+    assert len(graphs) <= 2
+
+
+def test_the_state_of_the_process_does_not_matter() -> None:
+    fused.has_fused_ops.cache_clear()
+    torch.manual_seed(0)
+    expected = torch.rand(1)
+    torch.manual_seed(0)
+    with torch.autocast("cpu", torch.bfloat16):
+        there = fused.has_fused_ops()
+    assert torch.equal(torch.rand(1), expected)
+    fused.has_fused_ops.cache_clear()
+    assert fused.has_fused_ops() == there
+    values, _ = audio((3100,))
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        for_inference(tiny("wavlm", "base"))(values)
+
+
 def test_another_activation_keeps_its_stock_form() -> None:
     model = build(tiny_config("wav2vec2", "base", hidden_act="relu", feat_extract_activation="silu"))
     values, mask = audio(LENGTHS)
     assert worst(model, for_inference(model), values, mask) <= TOLERANCE[torch.float32]
 
 
+@pytest.mark.parametrize("family", ["wavlm", "hubert"])
+def test_attention_weights_are_refused(family: str) -> None:
+    values, _ = audio((3100,))
+    with pytest.raises(ModelError, match="no attention weights"):
+        for_inference(tiny(family, "base"))(values, output_attentions=True)
+    with pytest.raises(ModelError, match="no attention weights"):
+        for_inference(build(tiny_config(family, "base", output_attentions=True)))(values)
+
+
 def test_it_is_not_saved_and_not_made_twice(tmp_path: Any) -> None:
     fast = for_inference(tiny("wavlm", "base"))
     with pytest.raises(ModelError, match="not saved"):
         fast.save_pretrained(tmp_path)
+    with pytest.raises(ModelError, match="not saved"):
+        for_inference(tiny("hubert", "base", "ForCTC")).hubert.save_pretrained(tmp_path)
+    assert not list(tmp_path.iterdir())
     with pytest.raises(ModelError, match="already"):
         for_inference(fast)
     assert not any(parameter.requires_grad for parameter in fast.parameters())

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from secateur.inference.linear import FusedLinear
+from secateur.inference.linear import FusedLinear, is_eager
 from secateur.inference.positions import RelativePositions
 
 _LOGITS = 2**18  # elements of a block of logits: a megabyte in float32, which is to stay in a core's cache
@@ -69,9 +69,8 @@ class InferenceAttention(nn.Module):
         if positions is not None:
             key, value = key.flip(1), value.flip(1)
             hidden = None if hidden is None else hidden.flip(1)
-        by_distance = positions(hidden_states.shape[1])[list(self.heads)] if positions is not None else None
-        small = hidden_states.device.type == "cpu" and not torch.compiler.is_compiling()
-        attend = self._one_by_one if small else self._at_once
+        by_distance = positions(hidden_states.shape[1]) if positions is not None else None  # (original heads, 2T - 1)
+        attend = self._one_by_one if is_eager(hidden_states) else self._at_once
         output = self.out(attend(query, key, value, bias, by_distance, hidden))
         return (output, None, None) if positions is not None else (output, None)
 
@@ -112,10 +111,8 @@ class InferenceAttention(nn.Module):
                         logits = buffer[: some.stop - start]
                         torch.mm(q[own, some], keys, out=logits)
                         if by_distance is not None and gates is not None:
-                            view = by_distance[head].as_strided(
-                                (time, time), (1, 1), by_distance[head].storage_offset()
-                            )
-                            logits.addcmul_(gates[index, head, some, None], view[some])
+                            own_bias = _hankel(by_distance[self.heads[head]], some, time)
+                            logits.addcmul_(gates[index, head, some, None], own_bias)
                         if hidden is not None:
                             logits += hidden[index]
                         torch._softmax(logits, -1, False, out=logits)
@@ -143,7 +140,8 @@ class InferenceAttention(nn.Module):
             v = value[..., at_vo : at_vo + count * vo].view(batch, time, count, vo).transpose(1, 2)
             bias = None if hidden is None else hidden[:, None, None]
             if by_distance is not None and gate is not None:
-                table = by_distance[head : head + count].unfold(1, time, 1)  # (count, T, T)
+                own = by_distance[list(self.heads[head : head + count])]  # (count, 2T - 1), a copy
+                table = own.as_strided((count, time, time), (2 * time - 1, 1, 1))
                 gated = gate[..., head : head + count].transpose(1, 2)[..., None] * table
                 bias = gated if bias is None else gated + bias
             if qk == vo:

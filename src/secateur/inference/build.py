@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any, NoReturn
 
 import torch
 from torch import nn
+from torch.nn.utils import parametrize
 from transformers import PreTrainedModel
 
 from secateur.arch import skeleton
@@ -17,38 +19,53 @@ from secateur.inference.positions import PositionalConv, RelativePositions
 from secateur.modules.configs import stock_type
 from secateur.modules.models import ending_of
 
+#: What a config switches on while training.
+_RANDOM = (
+    "hidden_dropout",
+    "attention_dropout",
+    "activation_dropout",
+    "feat_proj_dropout",
+    "feat_quantizer_dropout",
+    "final_dropout",
+    "layerdrop",
+)
+
 
 def for_inference(model: PreTrainedModel) -> PreTrainedModel:
     """The fastest inference-only form of a model, cut or dense, with its head.
 
     It is of the model's class and takes and gives the same, but gives no attention weights, cannot be trained and is
-    not saved. Weights that need no other form are shared with `model`, which is not touched. What the fast parts do not
-    know, such as another activation than GELU, keeps its stock form.
+    not saved. Weights that need no other form are shared with `model`, which is not touched, and must not be changed
+    afterwards; hooks are not carried along. What the fast parts do not know, such as another activation than GELU,
+    keeps its stock form.
 
     Args:
         model: A supported model in the dtype and on the device that it is to run in.
 
     Raises:
-        ModelError: The architecture is not supported, or the model is one of these already.
+        ModelError: The architecture is not supported, its weights are of another form than its config says, or the
+            model is an inference-only form already.
     """
     if isinstance(_base(model).feature_extractor, FrontEnd):
         raise ModelError("This model is in its inference-only form already.")
     new: Any = _copy(model)
     base = _base(new)
-    config = base.config
     with torch.no_grad():
-        if config.feat_extract_activation == "gelu":
+        if base.config.feat_extract_activation == "gelu":
             base.feature_extractor = FrontEnd(base.feature_extractor)
             if hasattr(base.encoder.pos_conv_embed, "conv"):
                 base.encoder.pos_conv_embed = PositionalConv(base.encoder.pos_conv_embed)
         base.feature_projection.projection = FusedLinear.like(base.feature_projection.projection)
-        positions = _positions(base, config)
+        positions = _positions(base)
         for layer in base.encoder.layers:
             if getattr(layer.attention, "groups", True):
                 layer.attention = InferenceAttention(layer.attention, positions=positions)
-            _fuse_feed_forward(layer.feed_forward, config)
+            elif positions is not None:
+                layer.attention.rel_attn_embed = None  # no block reads what it would hand on
+            _fuse_feed_forward(layer.feed_forward, base.config)
     new.requires_grad_(False)
-    new.save_pretrained = _refuse_to_save
+    new.save_pretrained = base.save_pretrained = _refuse_to_save
+    base.register_forward_pre_hook(_refuse_weights, with_kwargs=True)
     return new.eval()  # type: ignore[no-any-return]
 
 
@@ -57,21 +74,44 @@ def _base(model: Any) -> Any:
 
 
 def _copy(model: PreTrainedModel) -> PreTrainedModel:
-    """A freshly built model with the same tensors: the library hooks a model once, so nothing is swapped in place."""
+    """A freshly built model with the same tensors: the library hooks a model once, so nothing is swapped in place.
+
+    Its config is its own, and has nothing in it that `train()` would switch on.
+    """
     ending = ending_of(type(model).__name__, stock_type(model.config.model_type))
     if not ending:
         raise ModelError(f"A {type(model).__name__} has no inference-only form here.")
-    new: Any = skeleton(model.config, ending)
-    new.load_state_dict(model.state_dict(), strict=True, assign=True)
+    config = copy.deepcopy(model.config)
+    for name in _RANDOM:
+        if hasattr(config, name):
+            setattr(config, name, 0.0)
+    if config._attn_implementation != "eager":
+        config._attn_implementation = "sdpa"  # the form of its masks is one that ours understand
+    new: Any = skeleton(config, ending)
+    state = model.state_dict()
+    if f"{_prefix(new)}encoder.pos_conv_embed.conv.weight" in state:  # somebody has folded the weight norm
+        convolution = _base(new).encoder.pos_conv_embed.conv
+        if parametrize.is_parametrized(convolution, "weight"):
+            parametrize.remove_parametrizations(convolution, "weight")
+    try:
+        new.load_state_dict(state, strict=True, assign=True)
+    except RuntimeError as error:
+        first = " ".join(str(error).split())[:200]
+        raise ModelError(f"The weights of this model are of another form than its config says: {first}") from None
+    config.mask_time_prob = config.mask_feature_prob = 0.0  # only now: the model has a mask vector by these
     return new  # type: ignore[no-any-return]
 
 
-def _positions(base: Any, config: Any) -> RelativePositions | None:
+def _prefix(model: Any) -> str:
+    return "" if _base(model) is model else f"{model.base_model_prefix}."
+
+
+def _positions(base: Any) -> RelativePositions | None:
     """WavLM's position bias; None of other families."""
-    first = base.encoder.layers[0].attention
-    if getattr(first, "rel_attn_embed", None) is None:
+    table = getattr(base.encoder.layers[0].attention, "rel_attn_embed", None)
+    if table is None:
         return None
-    base.encoder.positions = RelativePositions(first.rel_attn_embed.weight, farthest=config.max_bucket_distance)
+    base.encoder.positions = RelativePositions(table.weight, farthest=base.config.max_bucket_distance)
     return base.encoder.positions  # type: ignore[no-any-return]
 
 
@@ -86,3 +126,8 @@ def _fuse_feed_forward(block: Any, config: Any) -> None:
 
 def _refuse_to_save(*args: Any, **kwargs: Any) -> NoReturn:
     raise ModelError("An inference-only form is not saved: save the model that it was made from.")
+
+
+def _refuse_weights(base: Any, args: Any, kwargs: dict[str, Any]) -> None:
+    if kwargs.get("output_attentions") or base.config.output_attentions:
+        raise ModelError("An inference-only form gives no attention weights: ask the model that it was made from.")

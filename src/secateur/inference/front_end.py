@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from secateur.inference.linear import channels_last, convolution, is_fused, linear
+from secateur.inference.linear import channels_last, convolution, is_eager, is_fused, linear
 
 
 class FrontEnd(nn.Module):
@@ -31,10 +31,13 @@ class FrontEnd(nn.Module):
 
     def forward(self, input_values: Tensor) -> Tensor:
         """(B, S) -> (B, C, T), channels last in memory."""
-        if torch.compiler.is_compiling() or input_values.device.type != "cpu":
+        if not is_eager(input_values):
             return self._features(input_values).transpose(1, 2)
         each = [self._features(values[None]) for values in input_values]
         return (each[0] if len(each) == 1 else torch.cat(each)).transpose(1, 2)
+
+    def _freeze_parameters(self) -> None:
+        """Nothing here is trained; heads of the library call this."""
 
     def _features(self, values: Tensor) -> Tensor:
         """(B, S) -> (B, T, C)."""
@@ -84,23 +87,21 @@ class _FirstGroupNorm(nn.Module):
     def forward(self, values: Tensor) -> Tensor:
         """(B, S, 1) -> (B, T, C)."""
         windows = values[:, :, 0].unfold(1, self.taps, self.stride).contiguous()  # (B, T, taps)
-        weight, bias = self._normalised(windows)
+        centred, weight = self._normalised(windows)
         if len(windows) == 1 and is_fused(windows):
-            return linear(windows, weight[0], bias[0], "gelu")
-        return F.gelu(torch.baddbmm(bias[:, None], windows, weight.transpose(1, 2)))
+            return linear(centred, weight[0], self.shift, "gelu")
+        return F.gelu(torch.baddbmm(self.shift, centred, weight.transpose(1, 2)))
 
     def _normalised(self, windows: Tensor) -> tuple[Tensor, Tensor]:
-        """(B, T, taps) -> the weights (B, C, taps) and biases (B, C) that give normalised channels."""
+        """(B, T, taps) -> windows without their mean (B, T, taps), and weights (B, C, taps) that give unit variance."""
         dtype = torch.promote_types(windows.dtype, torch.float32)
         exact = windows.to(dtype)
-        mean = exact.mean(dim=1)  # (B, taps)
-        centred = exact - mean[:, None]
+        centred = exact - exact.mean(dim=1, keepdim=True)
         covariance = torch.bmm(centred.transpose(1, 2), centred) / windows.shape[1]
         rows = self.weight.to(dtype)
         variance = torch.einsum("ci,bij,cj->bc", rows, covariance, rows)
         scale = self.gain * torch.rsqrt(variance + self.eps)  # (B, C)
-        bias = self.shift - scale * (mean @ rows.t())
-        return (scale[:, :, None] * rows).to(windows.dtype), bias.to(windows.dtype)
+        return centred.to(windows.dtype), (scale[:, :, None] * rows).to(windows.dtype)
 
 
 def _norm(layer: Any) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from functools import cache
 from typing import Literal
 
@@ -15,23 +16,33 @@ Activation = Literal["none", "gelu"]
 @cache
 def has_fused_ops() -> bool:
     """Whether torch's fused oneDNN operators are there and right; they are not part of its public interface."""
+
+    def ramp(*shape: int) -> Tensor:  # whatever the process has set: no random numbers, no default dtype or device
+        return torch.linspace(-1, 1, math.prod(shape), dtype=torch.float32, device="cpu").view(shape)
+
+    ops = torch.ops.mkldnn
     try:
-        values, weight = torch.randn(2, 3), torch.randn(4, 3)
-        fused = torch.ops.mkldnn._linear_pointwise(values, weight, None, "gelu", [], "none")
-        image, kernel = torch.randn(1, 3, 1, 5), torch.randn(4, 3, 1, 2)
-        conv = torch.ops.mkldnn._convolution_pointwise(
-            image, kernel, None, [0, 0], [1, 1], [1, 1], 1, "gelu", [], "none"
-        )
+        with torch.no_grad(), torch.autocast("cpu", enabled=False):
+            values, weight = ramp(2, 3), ramp(4, 3)
+            image, kernel = ramp(1, 3, 1, 5), ramp(4, 3, 1, 2)
+            product = ops._linear_pointwise(values, weight, None, "gelu", [], "none")
+            conv = ops._convolution_pointwise(image, kernel, None, [0, 0], [1, 1], [1, 1], 1, "gelu", [], "none")
+            right = torch.allclose(product, F.gelu(F.linear(values, weight)), atol=1e-5)
+            return right and torch.allclose(conv, F.gelu(F.conv2d(image, kernel)), atol=1e-5)
     except (AttributeError, RuntimeError, NotImplementedError, TypeError):
         return False
-    right = torch.allclose(fused, F.gelu(F.linear(values, weight)), atol=1e-5)
-    return right and torch.allclose(conv, F.gelu(F.conv2d(image, kernel)), atol=1e-5)
+
+
+def is_eager(values: Tensor) -> bool:
+    """Whether this is a plain forward pass on a CPU: not compiled, not traced, without gradients and autocast."""
+    traced = torch.compiler.is_compiling() or torch.jit.is_tracing()  # type: ignore[attr-defined,no-untyped-call]
+    differentiated = torch.is_grad_enabled() and values.requires_grad
+    return values.device.type == "cpu" and not (traced or differentiated or torch.is_autocast_enabled("cpu"))
 
 
 def is_fused(values: Tensor) -> bool:
     """Whether the fused operators take this tensor."""
-    fits = values.device.type == "cpu" and values.dtype in (torch.float32, torch.bfloat16)
-    return fits and not torch.compiler.is_compiling() and has_fused_ops()
+    return values.dtype in (torch.float32, torch.bfloat16) and is_eager(values) and has_fused_ops()
 
 
 def linear(values: Tensor, weight: Tensor, bias: Tensor | None, activation: Activation = "none") -> Tensor:

@@ -64,12 +64,16 @@ class RelativePositions(nn.Module):
         With the keys in reverse order the whole (T, T) bias of a head is a view of its vector: row i, column r is
         element i + r.
         """
+        if torch.compiler.is_compiling():  # a dictionary would make a graph of its own for every length
+            return self._values(time)
         key = (time, self.table.device, self.table.dtype)
-        if key not in self._seen:
-            found = bias_by_distance(self.table, time, farthest=self.farthest).flip(1).contiguous()
-            if torch.compiler.is_compiling():
-                return found
+        found = self._seen.get(key)
+        if found is None:
+            found = self._values(time)
             while len(self._seen) >= self.KEPT:
-                self._seen.pop(next(iter(self._seen)))
+                self._seen.pop(next(iter(self._seen)), None)
             self._seen[key] = found
-        return self._seen[key]
+        return found
+
+    def _values(self, time: int) -> Tensor:
+        return bias_by_distance(self.table, time, farthest=self.farthest).flip(1).contiguous()
