@@ -2,6 +2,6 @@
 
 import sys
 
-from secateur.cli import main
+from secateur.cli import command
 
-sys.exit(main())
+sys.exit(command())

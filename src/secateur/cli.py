@@ -13,6 +13,7 @@ from secateur.errors import ConfigError, SecateurError, nearest
 
 BAD_INPUT = 2
 BROKEN = 1
+_RESTARTED = "secateur_restarted"
 _SWITCHES = ("resume", "json", "verbose", "help", "default-settings")  # flags without a value
 
 
@@ -27,8 +28,21 @@ class _Parser(argparse.ArgumentParser):
         raise ConfigError(f"{message[0].upper()}{message[1:]} (see `{self.prog} --help`).")
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command; returns its exit code: 0, 1 for a broken promise of ours, 2 for bad input."""
+def command() -> int:
+    """What the installed command and ``python -m secateur`` run: `main`, in a process that may start itself anew."""
+    return main(tune=True)
+
+
+def main(arguments: Sequence[str] | None = None, *, tune: bool = False) -> int:
+    """Run one command.
+
+    Args:
+        arguments: Its words; None takes those of the process.
+        tune: Whether the process is the command's own, so that its settings may be changed.
+
+    Returns:
+        The exit code: 0, 1 for a broken promise of ours, 2 for bad input.
+    """
     try:
         parser = _parser()
         words = list(sys.argv[1:] if arguments is None else arguments)
@@ -41,7 +55,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if rest:
             known = [action.option_strings[-1] for action in options.flags if action.option_strings]
             raise ConfigError(f"Unknown argument {rest[0]!r} for {options.verb}.{nearest(rest[0], known)}")
-        if arguments is None and getattr(options, "default_settings", None) is False:
+        if tune and not getattr(options, "default_settings", True):
             _tune()
         return int(options.run(options, fields))
     except SecateurError as error:
@@ -94,9 +108,11 @@ def _tune() -> None:
     from secateur.evaluate.settings import tune_products, with_tuned_malloc
 
     environment = with_tuned_malloc()
-    if environment is not None:  # read when a process starts: the same command once more
-        sys.stdout.flush()
-        os.execve(sys.executable, [sys.executable, *sys.orig_argv[1:]], environment)
+    if environment is not None and _RESTARTED not in sys._xoptions:
+        try:  # read when a process starts: the same command once more, and never a third time
+            os.execve(sys.executable, [sys.executable, "-X", _RESTARTED, *sys.orig_argv[1:]], environment)
+        except (OSError, ValueError) as error:
+            logging.getLogger(__name__).warning("large buffers go back to the system after use: %s", error)
     tune_products()
 
 
@@ -300,9 +316,9 @@ def _benched(record: dict[str, Any]) -> None:
         memory = row.get("peak_mib")
         rows.append(
             (
-                row["model"],
+                _named(row),
                 row["form"],
-                f"{row['batch']} x {row['seconds']:g} s, {row['dtype']}",
+                _case(row),
                 f"{row['median_ms']:.1f} ms ({row['low_ms']:.1f} to {row['high_ms']:.1f})",
                 f"{row['ratio']:.2f}x",
                 f"{row['real_time_factor']:.4f}",
@@ -312,9 +328,10 @@ def _benched(record: dict[str, Any]) -> None:
     _table("Time and memory", ("model", "form", "audio", "time", "speed-up", "RTF", "peak memory"), rows)
     blocks = list(record["rows"][0]["blocks_ms"])
     each = [
-        (row["model"], row["form"], *(f"{row['blocks_ms'][name]:.1f}" for name in blocks)) for row in record["rows"]
+        (_named(row), row["form"], _case(row), *(f"{taken:.1f}" for taken in row["blocks_ms"].values()))
+        for row in record["rows"]
     ]
-    _table("Milliseconds by block", ("model", "form", *blocks), each)
+    _table("Milliseconds by block", ("model", "form", "audio", *blocks), each)
     settings = record["settings"]
     print(
         f"{record['environment']['cpu']}, {settings['threads']} threads; float32 products "
@@ -322,6 +339,15 @@ def _benched(record: dict[str, Any]) -> None:
         f"{'stay in the process' if settings['malloc'] else 'go back to the system'}; medians of "
         f"{record['config']['repeats']} interleaved runs, lowest and highest in brackets."
     )
+
+
+def _named(row: dict[str, Any]) -> str:
+    path = row["model"].rstrip("/")
+    return "/".join(path.split("/")[-2:]) + (" (random weights)" if row["weights"] == "random" else "")
+
+
+def _case(row: dict[str, Any]) -> str:
+    return f"{row['batch']} x {row['seconds']:g} s, {row['dtype']}"
 
 
 def _examined(findings: list[dict[str, Any]]) -> None:
@@ -376,7 +402,12 @@ def _verify_flags(verb: argparse.ArgumentParser) -> None:
 
 def _bench_flags(verb: argparse.ArgumentParser) -> None:
     verb.add_argument("model", help="a model folder, a config file (random weights) or a hub id")
-    verb.add_argument("--against", action="append", default=[], help="another model; all are compared with the first")
+    verb.add_argument(
+        "--against",
+        action="append",
+        default=[],
+        help="another model; the first given so is what all are compared with",
+    )
     verb.add_argument("--seconds", type=float, nargs="+", default=[10.0], help="audio lengths")
     verb.add_argument("--batch", type=int, nargs="+", default=[1], help="batch sizes")
     verb.add_argument("--dtype", nargs="+", default=["fp32"], help="fp32, bf16")
@@ -411,4 +442,4 @@ VERBS: dict[str, _Verb] = {
 }
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(command())

@@ -238,6 +238,8 @@ def bench(
     from secateur.evaluate.bench import Bench
     from secateur.evaluate.bench import bench as measure
 
+    if out is not None and (Path(out).is_dir() or not Path(out).absolute().parent.is_dir()):
+        raise ConfigError(f"out: got {str(out)!r}, allowed is a file in a folder that exists.")
     names = tuple(str(_source(name)) for name in (*against, model))
     record = measure(Bench(models=names, **fields))
     if out is not None:

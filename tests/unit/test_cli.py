@@ -15,7 +15,7 @@ from prune_job import recipe
 from pruning_toy import write_teacher, write_wavs
 from safetensors.torch import load_file, save_file
 
-from secateur.cli import BAD_INPUT, BROKEN, main
+from secateur.cli import BAD_INPUT, BROKEN, command, main
 from secateur.engine import checkpoint
 from secateur.evaluate import settings
 
@@ -64,14 +64,16 @@ def test_a_command_starts_itself_again_with_a_tuned_malloc(monkeypatch: pytest.M
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(settings.platform, "libc_ver", lambda: ("glibc", "2.36"))
     monkeypatch.setattr("os.execve", execve)
-    words = ["prune", "--learn.steps", "1"]
+    words = ["prune", "no such recipe.yaml"]
     monkeypatch.setattr("sys.argv", ["secateur", *words])
     monkeypatch.setattr("sys.orig_argv", ["python", "-m", "secateur", *words])
-    assert main() == 130
-    assert started[0][0][1:] == ["-m", "secateur", *words]
+    assert main() == BAD_INPUT  # of somebody else's process nothing is changed
+    assert not started
+    assert command() == 130
+    assert started[0][0][1:] == ["-X", "secateur_restarted", "-m", "secateur", *words]
     assert settings.MALLOC.items() <= started[0][1].items()
     monkeypatch.setattr("sys.argv", ["secateur", "prune", "--default-settings", "--no-such-field", "1"])
-    assert main() == BAD_INPUT
+    assert command() == BAD_INPUT
     assert len(started) == 1
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+import math
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -21,6 +22,7 @@ from secateur.data.config import DataConfig, SyntheticData
 from secateur.data.corpus import Corpus
 from secateur.data.disturb import disturbed, equalised, faded
 from secateur.data.open import open_corpus
+from secateur.engine import process
 from secateur.engine.loop import LoopConfig, run
 from secateur.engine.optim import Optimiser, Schedule
 from secateur.engine.progress import Progress
@@ -83,6 +85,24 @@ class PretrainConfig:
     accumulate: int = 1
 
     def __post_init__(self) -> None:
+        shares = ("equalise", "fade", "disturb", "hold")
+        wrong = [
+            f"{name}: got {getattr(self, name)}, allowed is 0 to 1."
+            for name in shares
+            if not 0 <= getattr(self, name) <= 1
+        ]
+        wrong += [
+            f"{name}: got {getattr(self, name)}, allowed is above 0."
+            for name in ("seconds", "crop", "rate", "matrix_rate", "clip", "accumulate")
+            if not 0 < getattr(self, name) < math.inf
+        ]
+        wrong += [
+            f"{name}: got {getattr(self, name)}, allowed is 0 or more."
+            for name in ("warmup", "front_weight", "drift_weight", "weight_decay")
+            if not 0 <= getattr(self, name) < math.inf
+        ]
+        if wrong:
+            raise ConfigError(" ".join(wrong))
         if not 0 <= self.front_steps < self.loop.steps:
             raise ConfigError(
                 f"front_steps: got {self.front_steps}, allowed is 0 to {self.loop.steps - 1}: fewer than loop.steps, "
@@ -262,9 +282,9 @@ def _schedules(config: PretrainConfig) -> dict[str, Schedule]:
     warmup = min(config.warmup, max(1, (steps - front) // 4))
     hold = front + max(warmup, round(config.hold * (steps - front)))
     rest = ((front - 1, 0.0), (front + warmup, 1.0), (hold, 1.0), (steps, 0.0))
-    if front <= 2 * warmup:
+    if not front:
         return {"front": Schedule(points=rest), "rest": Schedule(points=rest)}
-    own = ((-1, 0.0), (warmup, 1.0), (front // 2, 1.0), (front, 0.2), (steps, 0.0))
+    own = ((-1, 0.0), (min(warmup, front // 4), 1.0), (front // 2, 1.0), (front, 0.2), (steps, 0.0))
     return {"front": Schedule(points=own), "rest": Schedule(points=rest)}
 
 
@@ -280,7 +300,6 @@ def pretrain(
     trainee = BestRqTrainee(config)
     result = run(trainee, config.loop, phase="pretrain", folder=folder, resume=resume, on_progress=on_progress)
     assert isinstance(trainee.module, MaskedEncoder)
-    save_encoder(trainee.module.encoder, folder / "model")
     record = {
         "format": 1,
         "verb": "pretrain",
@@ -292,6 +311,8 @@ def pretrain(
         "dev": result.validation,
         "environment": environment(),
     }
-    write_json(folder / "record.json", record)
+    if process().is_main_process:
+        save_encoder(trainee.module.encoder, folder / "model")
+        write_json(folder / "record.json", record)
     log.info("the encoder is in %s", folder / "model")
     return record

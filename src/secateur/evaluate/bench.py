@@ -34,6 +34,7 @@ logger = logging.getLogger(__name__)
 Settings = Literal["tuned", "default"]
 DTYPES = {"fp32": "float32", "bf16": "bfloat16"}
 FORMS = ("as it is", "for_inference")
+_LONGEST = 3600.0  # seconds
 #: Blocks whose time is told apart, by where they lie in an encoder.
 BLOCKS = ("front end", "projection", "positional conv", "attention", "feed-forward")
 
@@ -67,18 +68,28 @@ class Bench:
     def __post_init__(self) -> None:
         wrong = [
             f"{name}: got {value}, allowed is above 0."
-            for name, values in (("seconds", self.seconds), ("batch", self.batches), ("repeats", (self.repeats,)))
+            for name, values in (("batch", self.batches), ("repeats", (self.repeats,)))
             for value in values
-            if not 0 < value < float("inf")
+            if value < 1
+        ]
+        wrong += [
+            f"seconds: got {value:g}, allowed is above 0 and at most {_LONGEST:g}."
+            for value in self.seconds
+            if not 0 < value <= _LONGEST
         ]
         unknown = [name for name in self.dtypes if name not in DTYPES]
         wrong += [f"dtype: got {name!r}, allowed are {', '.join(DTYPES)}." for name in unknown]
-        if self.threads is not None and not 1 <= self.threads <= (os.cpu_count() or 1):
-            wrong.append(f"threads: got {self.threads}, allowed is 1 to {os.cpu_count()}, the cores of this machine.")
+        cores = int(environment()["cores"])
+        if self.threads is not None and not 1 <= self.threads <= cores:
+            wrong.append(f"threads: got {self.threads}, allowed is 1 to {cores}, the cores that this process may use.")
         if self.settings not in ("tuned", "default"):
             wrong.append(f"settings: got {self.settings!r}, allowed are tuned and default.")
-        if not self.models or len(set(self.models)) < len(self.models):
-            wrong.append("models: one or more are needed, each once.")
+        names = [str(Path(name).resolve()) if Path(name).exists() else name for name in self.models]
+        tuples: dict[str, Sequence[Any]] = {"model": names, "seconds": self.seconds, "batch": self.batches}
+        for what, values in (tuples | {"dtype": self.dtypes}).items():
+            twice = sorted({str(value) for value in values if values.count(value) > 1})
+            if twice:
+                wrong.append(f"{what}: got {twice[0]} twice, allowed is once.")
         if wrong:
             raise ConfigError(" ".join(wrong))
 
@@ -89,6 +100,7 @@ def bench(config: Bench) -> dict[str, Any]:
     Raises:
         SecateurError: A model cannot be loaded, or a measuring process failed.
     """
+    _check(config)
     job = asdict(config)
     timed = _measure(config, job | {"kind": "time"})
     rows = timed["rows"]
@@ -99,18 +111,43 @@ def bench(config: Bench) -> dict[str, Any]:
     return {"format": 1, "kind": "bench", **timed, "config": job, "environment": environment()}
 
 
+def _check(config: Bench) -> None:
+    """Raise a SecateurError for what would only come up while measuring."""
+    from secateur.arch import declare
+    from secateur.surgery import load_config
+    from secateur.surgery.verify import shortest
+
+    for name in config.models:
+        least = shortest(declare(load_config(name)))
+        short = [seconds for seconds in config.seconds if round(16_000 * seconds) < least]
+        if short:
+            raise ConfigError(
+                f"seconds: got {short[0]:g}, allowed is at least {least / 16_000:g}: one frame of {name!r} needs "
+                f"{least} samples."
+            )
+
+
 def _measure(config: Bench, job: dict[str, Any]) -> dict[str, Any]:
     """What a process of its own measured."""
     own = {name: value for name, value in os.environ.items() if name not in MALLOC}
     own |= MALLOC if config.settings == "tuned" else {}
     if config.threads is not None:
         own |= {"OMP_NUM_THREADS": str(config.threads), "MKL_NUM_THREADS": str(config.threads)}
-    command = [sys.executable, "-W", "ignore", "-m", "secateur.evaluate.bench"]
+    # -P: what lies in the current folder is no part of the measuring.
+    command = [sys.executable, "-P", "-W", "ignore", "-m", "secateur.evaluate.bench"]
     done = subprocess.run(command, input=json.dumps(job), env=own, capture_output=True, text=True)
-    if done.returncode:
-        last = (done.stderr.strip().splitlines() or [f"it ended with {done.returncode}"])[-1]
-        raise SecateurError(last.removeprefix("secateur: "))
-    found: dict[str, Any] = json.loads(done.stdout)
+    if done.returncode < 0:
+        raise SecateurError(
+            f"The measuring process was ended by signal {-done.returncode}; 9 most often means that memory ran out: "
+            "measure shorter audio or smaller batches."
+        )
+    try:
+        found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    except (IndexError, json.JSONDecodeError):
+        last = (done.stderr.strip().splitlines() or ["without a word"])[-1]
+        raise SecateurError(f"The measuring process failed: {last}") from None
+    if "error" in found:
+        raise SecateurError(found["error"])
     return found
 
 
@@ -135,6 +172,7 @@ def _time(job: dict[str, Any]) -> dict[str, Any]:
                         {
                             "model": key[0],
                             "form": key[1],
+                            "weights": "random" if _has_no_weights(key[0]) else "loaded",
                             "seconds": seconds,
                             "batch": batch,
                             "dtype": dtype,
@@ -177,8 +215,7 @@ def _load(name: str, form: str, dtype: str) -> PreTrainedModel:
     from secateur.modules.models import class_for
     from secateur.surgery import load_config, load_model
 
-    folder = Path(name)
-    if folder.suffix == ".json" or (folder.is_dir() and not list(folder.glob("*.safetensors*"))):
+    if _has_no_weights(name):
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
             config = load_config(name)
@@ -188,6 +225,11 @@ def _load(name: str, form: str, dtype: str) -> PreTrainedModel:
     encoder: Any = base_of(model).eval().to(getattr(torch, DTYPES[dtype]))
     encoder.requires_grad_(False)
     return for_inference(encoder) if form == "for_inference" else encoder
+
+
+def _has_no_weights(name: str) -> bool:
+    folder = Path(name)
+    return folder.suffix == ".json" or (folder.is_dir() and not list(folder.glob("*.safetensors*")))
 
 
 def _audio(seconds: float, batch: int, dtype: str) -> Tensor:
@@ -272,10 +314,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         if job["settings"] == "tuned":
             tune_products()
-        print(json.dumps((_time if job["kind"] == "time" else _memory)(job)))
+        found = (_time if job["kind"] == "time" else _memory)(job)
     except SecateurError as error:
-        print(f"secateur: {error}", file=sys.stderr)
-        return 2
+        found = {"error": str(error)}
+    except Exception as error:  # memory that cannot be had, for one; the parent says it in a sentence
+        found = {"error": f"Measuring failed: {' '.join(str(error).split())[:300] or type(error).__name__}"}
+    print(json.dumps(found))
     return 0
 
 

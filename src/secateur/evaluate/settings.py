@@ -16,13 +16,17 @@ MALLOC = {
 }
 
 
+_TRIED = (2, 36)  # glibc; old ones refuse so large a threshold and then do worse than with none
+
 #: Largest relative error of a product at which it still counts as float32.
 EXACT = 1e-5
 
 
 def with_tuned_malloc() -> dict[str, str] | None:
     """The environment that a process must be started anew in to keep large buffers; None where nothing is to be set."""
-    if platform.libc_ver()[0] != "glibc" or any(name in os.environ for name in MALLOC):
+    name, version = platform.libc_ver()
+    known = name == "glibc" and tuple(int(part) for part in version.split(".")[:2]) >= _TRIED
+    if not known or any(name in os.environ for name in MALLOC):
         return None
     return dict(os.environ) | MALLOC
 
