@@ -1,4 +1,4 @@
-"""`secateur bench`: figures of every model in both forms, and one sentence for a mistake before anything is measured."""
+"""`secateur bench`: figures of every model in both forms, and one sentence for a mistake before measuring."""
 
 from __future__ import annotations
 
