@@ -113,13 +113,13 @@ def table(results: Sequence[dict[str, Any]]) -> str:
             best = min(rates, key=lambda rate: statistics.mean(r["loss"] for r in mine if r["rate"] == rate))
             rows = sorted((r for r in mine if r["rate"] == best), key=lambda r: r["seed"])
             losses = [r["loss"] for r in rows]
-            spread = statistics.stdev(losses) if len(losses) > 1 else 0.0
+            spread = f" ± {statistics.stdev(losses):.4f}" if len(losses) > 1 else ""
             kept = [100 * r["kept"][0] for r in rows]
             cells = [
                 f"{sparsity:.0%}",
                 method,
                 "the recipe's" if best is None else f"{best:g}",
-                f"{statistics.mean(losses):.4f} ± {spread:.4f}",
+                f"{statistics.mean(losses):.4f}{spread}",
                 " ".join(f"{loss:.4f}" for loss in losses),
                 f"{min(kept):.2f}–{max(kept):.2f} %",
                 _range(rows, "undecided"),
