@@ -1,4 +1,4 @@
-"""The fastest inference-only form of an encoder, cut or dense."""
+"""A faster inference-only form of an encoder, cut or dense."""
 
 from secateur.inference.build import for_inference
 

@@ -32,7 +32,7 @@ _RANDOM = (
 
 
 def for_inference(model: PreTrainedModel) -> PreTrainedModel:
-    """The fastest inference-only form of a model, cut or dense, with its head.
+    """A faster inference-only form of a model, cut or dense, with its head.
 
     It is of the model's class and takes and gives the same, but gives no attention weights, cannot be trained and is
     not saved. Weights that need no other form are shared with `model`, which is not touched, and must not be changed
