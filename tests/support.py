@@ -107,6 +107,16 @@ class Plan:
     scales: bool
 
 
+#: A plan with a little of everything.
+RAGGED = Plan(
+    seed=3,
+    channels=("some", "some", "whole"),
+    attention=("ragged", "removed", "narrow"),
+    feed_forward=("units", "dead", "removed"),
+    trimmed=0,
+    scales=True,
+)
+
 CONV = ("whole", "some", "one", "none")
 ATTENTION = ("whole", "heads", "narrow", "ragged", "dead", "removed")
 FEED_FORWARD = ("whole", "units", "dead", "removed")

@@ -8,7 +8,20 @@ from typing import Any
 import pytest
 import torch
 from hypothesis import given, settings
-from support import MODELS, TOLERANCE, UNITS, Plan, audio, build, plans, realise, tiny, tiny_config, tiny_structure
+from support import (
+    MODELS,
+    RAGGED,
+    TOLERANCE,
+    UNITS,
+    Plan,
+    audio,
+    build,
+    plans,
+    realise,
+    tiny,
+    tiny_config,
+    tiny_structure,
+)
 from torch import Tensor
 from torch.nn.utils import parametrize
 
@@ -18,14 +31,6 @@ from secateur.inference import for_inference
 from secateur.inference import linear as fused
 from secateur.surgery import cut
 
-PLAN = Plan(
-    seed=3,
-    channels=("some", "some", "whole"),
-    attention=("ragged", "removed", "narrow"),
-    feed_forward=("units", "dead", "removed"),
-    trimmed=0,
-    scales=True,
-)
 LENGTHS = (3100, 990, 1575)
 
 
@@ -51,7 +56,7 @@ def worst(model: Any, other: Any, values: Tensor, mask: Tensor | None) -> float:
 def test_equal_for_every_family(family: str, size: str, kind: str, dtype: torch.dtype) -> None:
     model = tiny(family, size, "Model", dtype)
     if kind == "cut":
-        model = cut(model, realise(tiny_structure(family, size), PLAN))
+        model = cut(model, realise(tiny_structure(family, size), RAGGED))
     fast = for_inference(model)
     values, mask = audio(LENGTHS)
     assert mask is not None
@@ -82,7 +87,7 @@ def test_equal_without_the_fused_operators_and_in_blocks(
 
 @pytest.mark.parametrize("family", ["wavlm", "wav2vec2"])
 def test_all_heads_at_once_is_the_same(family: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    model = cut(tiny(family, "base", "Model", torch.float64), realise(tiny_structure(family, "base"), PLAN))
+    model = cut(tiny(family, "base", "Model", torch.float64), realise(tiny_structure(family, "base"), RAGGED))
     fast = for_inference(model)
     for layer in fast.encoder.layers:
         if hasattr(layer.attention, "_at_once"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import product
 from typing import Any
 
 import torch
@@ -10,6 +11,7 @@ from torch.nn import functional as F
 
 from secateur.inference.linear import FusedLinear, is_eager
 from secateur.inference.positions import RelativePositions
+from secateur.modules.attention import split_heads
 
 _LOGITS = 2**18  # elements of a block of logits: a megabyte in float32, which is to stay in a core's cache
 
@@ -32,8 +34,7 @@ class InferenceAttention(nn.Module):
         super().__init__()
         groups = getattr(block, "groups", None)
         self.groups: tuple[tuple[int, int, int], ...] = groups or ((block.num_heads, block.head_dim, block.head_dim),)
-        self.count = sum(count for count, _, _ in self.groups)
-        self.heads = tuple(getattr(block, "heads", range(self.count)))
+        self.heads = tuple(getattr(block, "heads", range(sum(count for count, _, _ in self.groups))))
         # Shared by all layers, so no child of this one: it moves with the encoder.
         self._positions = (positions,)
         parts = [
@@ -91,35 +92,27 @@ class InferenceAttention(nn.Module):
     ) -> Tensor:
         """A head of an utterance and some of its queries at a time: (B, T, all vo)."""
         batch, time, _ = value.shape
-        merged = value.new_empty(value.shape)
         rows = max(1, min(time, _LOGITS // time))
         buffer = value.new_empty(rows, time)
         gates = None if gate is None else gate.transpose(1, 2).contiguous()  # (B, heads, T)
-        for index in range(batch):
-            head = at_qk = at_vo = 0
-            for count, qk, vo in self.groups:
-                # A copy with each head's frames together: strided rows are slow to read in some libraries.
-                q, k = (
-                    x[index, :, at_qk : at_qk + count * qk].view(time, count, qk).transpose(0, 1).contiguous()
-                    for x in (query, key)
-                )
-                v = value[index, :, at_vo : at_vo + count * vo].view(time, count, vo).transpose(0, 1).contiguous()
-                for own in range(count):
-                    keys = k[own].t()
-                    for start in range(0, time, rows):
-                        some = slice(start, min(start + rows, time))
-                        logits = buffer[: some.stop - start]
-                        torch.mm(q[own, some], keys, out=logits)
-                        if by_distance is not None and gates is not None:
-                            own_bias = _hankel(by_distance[self.heads[head]], some, time)
-                            logits.addcmul_(gates[index, head, some, None], own_bias)
-                        if hidden is not None:
-                            logits += hidden[index]
-                        torch._softmax(logits, -1, False, out=logits)
-                        merged[index, some, at_vo : at_vo + vo] = logits @ v[own]
-                    head, at_vo = head + 1, at_vo + vo
-                at_qk += count * qk
-        return merged
+        outputs = []
+        for heads, q, k, v in split_heads(query, key, value, self.groups):
+            # Each head's frames together: strided rows are slow to read in some libraries.
+            q, k, v = q.contiguous(), k.contiguous(), v.contiguous()
+            merged = v.new_empty(batch, time, *v.shape[1::2])  # (B, T, heads, vo)
+            for index, own, start in product(range(batch), range(v.shape[1]), range(0, time, rows)):
+                some = slice(start, min(start + rows, time))
+                logits = buffer[: some.stop - start]
+                torch.mm(q[index, own, some], k[index, own].t(), out=logits)
+                head = heads.start + own
+                if by_distance is not None and gates is not None:
+                    logits.addcmul_(gates[index, head, some, None], _hankel(by_distance[self.heads[head]], some, time))
+                if hidden is not None:
+                    logits += hidden[index]
+                torch._softmax(logits, -1, False, out=logits)
+                merged[index, some, own] = logits @ v[index, own]
+            outputs.append(merged.flatten(2))
+        return outputs[0] if len(outputs) == 1 else torch.cat(outputs, dim=-1)
 
     def _at_once(
         self,
@@ -132,25 +125,20 @@ class InferenceAttention(nn.Module):
     ) -> Tensor:
         """All heads of equal widths together: (B, T, all vo)."""
         batch, time, _ = value.shape
-        outputs, head, at_qk, at_vo = [], 0, 0, 0
-        for count, qk, vo in self.groups:
-            q, k = (
-                x[..., at_qk : at_qk + count * qk].view(batch, time, count, qk).transpose(1, 2) for x in (query, key)
-            )
-            v = value[..., at_vo : at_vo + count * vo].view(batch, time, count, vo).transpose(1, 2)
+        outputs = []
+        for heads, q, k, v in split_heads(query, key, value, self.groups):
             bias = None if hidden is None else hidden[:, None, None]
             if by_distance is not None and gate is not None:
-                own = by_distance[list(self.heads[head : head + count])]  # (count, 2T - 1), a copy
-                table = own.as_strided((count, time, time), (2 * time - 1, 1, 1))
-                gated = gate[..., head : head + count].transpose(1, 2)[..., None] * table
+                own = by_distance[list(self.heads[heads])]  # (heads, 2T - 1), a copy
+                table = own.as_strided((len(own), time, time), (2 * time - 1, 1, 1))
+                gated = gate[..., heads].transpose(1, 2)[..., None] * table
                 bias = gated if bias is None else gated + bias
-            if qk == vo:
+            if q.shape[-1] == v.shape[-1]:
                 context = F.scaled_dot_product_attention(q, k, v, attn_mask=bias, scale=1.0)
             else:
                 logits = q @ k.transpose(2, 3)
                 context = torch.softmax(logits if bias is None else logits + bias, dim=-1) @ v
-            outputs.append(context.transpose(1, 2).reshape(batch, time, count * vo))
-            head, at_qk, at_vo = head + count, at_qk + count * qk, at_vo + count * vo
+            outputs.append(context.transpose(1, 2).reshape(batch, time, -1))
         return torch.cat(outputs, dim=-1)
 
 

@@ -16,6 +16,7 @@ from secateur.inference.attention import InferenceAttention
 from secateur.inference.front_end import FrontEnd
 from secateur.inference.linear import FusedLinear
 from secateur.inference.positions import PositionalConv, RelativePositions
+from secateur.masking.attach import base_of
 from secateur.modules.configs import stock_type
 from secateur.modules.models import ending_of
 
@@ -46,10 +47,10 @@ def for_inference(model: PreTrainedModel) -> PreTrainedModel:
         ModelError: The architecture is not supported, its weights are of another form than its config says, or the
             model is an inference-only form already.
     """
-    if isinstance(_base(model).feature_extractor, FrontEnd):
+    if isinstance(base_of(model).feature_extractor, FrontEnd):
         raise ModelError("This model is in its inference-only form already.")
     new: Any = _copy(model)
-    base = _base(new)
+    base: Any = base_of(new)
     with torch.no_grad():
         if base.config.feat_extract_activation == "gelu":
             base.feature_extractor = FrontEnd(base.feature_extractor)
@@ -69,10 +70,6 @@ def for_inference(model: PreTrainedModel) -> PreTrainedModel:
     return new.eval()  # type: ignore[no-any-return]
 
 
-def _base(model: Any) -> Any:
-    return getattr(model, model.base_model_prefix, model)
-
-
 def _copy(model: PreTrainedModel) -> PreTrainedModel:
     """A freshly built model with the same tensors: the library hooks a model once, so nothing is swapped in place.
 
@@ -88,22 +85,17 @@ def _copy(model: PreTrainedModel) -> PreTrainedModel:
     if config._attn_implementation != "eager":
         config._attn_implementation = "sdpa"  # the form of its masks is one that ours understand
     new: Any = skeleton(config, ending)
-    state = model.state_dict()
-    if f"{_prefix(new)}encoder.pos_conv_embed.conv.weight" in state:  # somebody has folded the weight norm
-        convolution = _base(new).encoder.pos_conv_embed.conv
-        if parametrize.is_parametrized(convolution, "weight"):
-            parametrize.remove_parametrizations(convolution, "weight")
+    bases: tuple[Any, Any] = base_of(model), base_of(new)
+    theirs, ours = (getattr(base.encoder.pos_conv_embed, "conv", base) for base in bases)
+    if parametrize.is_parametrized(ours) and not parametrize.is_parametrized(theirs):
+        parametrize.remove_parametrizations(ours, "weight")  # somebody has folded the weight norm
     try:
-        new.load_state_dict(state, strict=True, assign=True)
+        new.load_state_dict(model.state_dict(), strict=True, assign=True)
     except RuntimeError as error:
         first = " ".join(str(error).split())[:200]
         raise ModelError(f"The weights of this model are of another form than its config says: {first}") from None
     config.mask_time_prob = config.mask_feature_prob = 0.0  # only now: the model has a mask vector by these
     return new  # type: ignore[no-any-return]
-
-
-def _prefix(model: Any) -> str:
-    return "" if _base(model) is model else f"{model.base_model_prefix}."
 
 
 def _positions(base: Any) -> RelativePositions | None:

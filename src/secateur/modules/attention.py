@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
@@ -90,18 +91,12 @@ class CutAttention(nn.Module):
         value = self.v_proj(hidden_states)
         outputs: list[Tensor] = []
         weights: list[Tensor] = []
-        head = at_qk = at_vo = 0
-        for count, qk, vo in self.groups:
-            q, k = (
-                x[..., at_qk : at_qk + count * qk].view(batch, time, count, qk).transpose(1, 2) for x in (query, key)
-            )
-            v = value[..., at_vo : at_vo + count * vo].view(batch, time, count, vo).transpose(1, 2)
-            own = bias if bias is None or bias.shape[1] == 1 else bias[:, head : head + count]
+        for heads, q, k, v in split_heads(query, key, value, self.groups):
+            own = bias if bias is None or bias.shape[1] == 1 else bias[:, heads]
             context, weight = self._product(q, k, v, own, eager)
-            outputs.append(context.transpose(1, 2).reshape(batch, time, count * vo))
+            outputs.append(context.transpose(1, 2).reshape(batch, time, -1))
             if weight is not None:
                 weights.append(weight)
-            head, at_qk, at_vo = head + count, at_qk + count * qk, at_vo + count * vo
         merged = outputs[0] if len(outputs) == 1 else torch.cat(outputs, dim=-1)  # (B, T, all vo)
         if len(weights) > 1:  # concatenating one copies it
             weights = [torch.cat(weights, dim=1)]
@@ -205,6 +200,26 @@ class CutWavLMAttention(CutAttention):
         first, second = torch.sigmoid(both).permute(3, 0, 2, 1).unsqueeze(-1)  # each (B, heads, T, 1)
         gate: Tensor = first * (second * self.gru_rel_pos_const - 1.0) + 2.0
         return gate
+
+
+def split_heads(
+    query: Tensor, key: Tensor, value: Tensor, groups: Sequence[tuple[int, int, int]]
+) -> Iterator[tuple[slice, Tensor, Tensor, Tensor]]:
+    """Group by group: which heads, their queries and keys (B, heads, T, qk), and their values (B, heads, T, vo).
+
+    Args:
+        query: (B, T, all qk).
+        key: (B, T, all qk).
+        value: (B, T, all vo).
+        groups: Heads, query/key dimensions and value/output dimensions of each run of heads of equal shape.
+    """
+    batch, time, _ = value.shape
+    head = at_qk = at_vo = 0
+    for count, qk, vo in groups:
+        q, k = (x[..., at_qk : at_qk + count * qk].view(batch, time, count, qk).transpose(1, 2) for x in (query, key))
+        v = value[..., at_vo : at_vo + count * vo].view(batch, time, count, vo).transpose(1, 2)
+        yield slice(head, head + count), q, k, v
+        head, at_qk, at_vo = head + count, at_qk + count * qk, at_vo + count * vo
 
 
 def bias_by_distance(table: Tensor, time: int, *, farthest: int) -> Tensor:
