@@ -14,10 +14,22 @@ from secateur.modules.register import install
 
 if TYPE_CHECKING:
     from secateur.inference import for_inference
-    from secateur.pipeline import bench, choose, profile, prune, report, shrink, verify
+    from secateur.pipeline import bench, choose, doctor, pretrain, profile, prune, report, shrink, verify
 
 __version__ = "0.1.0"
-__all__ = ["SecateurError", "bench", "choose", "for_inference", "profile", "prune", "report", "shrink", "verify"]
+__all__ = [
+    "SecateurError",
+    "bench",
+    "choose",
+    "doctor",
+    "for_inference",
+    "pretrain",
+    "profile",
+    "prune",
+    "report",
+    "shrink",
+    "verify",
+]
 
 install()
 

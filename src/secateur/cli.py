@@ -13,6 +13,7 @@ from secateur.errors import ConfigError, SecateurError, nearest
 
 BAD_INPUT = 2
 BROKEN = 1
+_LEARNING = ("prune", "pretrain")  # verbs that run in this process for long, and take any field of a recipe
 _RESTARTED = "secateur_restarted"
 _SWITCHES = ("resume", "json", "verbose", "help", "default-settings")  # flags without a value
 
@@ -55,7 +56,7 @@ def main(arguments: Sequence[str] | None = None, *, tune: bool = False) -> int:
         if rest:
             known = [action.option_strings[-1] for action in options.flags if action.option_strings]
             raise ConfigError(f"Unknown argument {rest[0]!r} for {options.verb}.{nearest(rest[0], known)}")
-        if tune and not getattr(options, "default_settings", True):
+        if tune and options.verb in _LEARNING and not options.default_settings:
             _tune()
         return int(options.run(options, fields))
     except SecateurError as error:
@@ -102,7 +103,7 @@ def _quiet(verbose: bool) -> None:
 
 
 def _tune() -> None:
-    """Settings of the process that make learning faster and change nothing but the last digits of float32."""
+    """Settings of the process for learning, which change nothing but the last digits of float32."""
     import os
 
     from secateur.evaluate.settings import tune_products, with_tuned_malloc
@@ -120,7 +121,7 @@ def _split(words: Sequence[str]) -> tuple[list[str], dict[str, Any]]:
     """The words that argparse knows, and the fields of the recipe: ``--learn.steps 100``, ``--target=0.25``."""
     import yaml
 
-    if not words or words[0] not in ("prune", "pretrain"):
+    if not words or words[0] not in _LEARNING:
         return list(words), {}
     own: list[str] = []
     fields: dict[str, Any] = {}
@@ -204,7 +205,7 @@ def _bench(options: argparse.Namespace, fields: dict[str, Any]) -> int:
         dtypes=tuple(options.dtype),
         threads=options.threads,
         repeats=options.repeats,
-        settings=options.settings,
+        tuned=not options.default_settings,
         memory=not options.no_memory,
     )
     return _print(options, record, _benched)
@@ -332,11 +333,10 @@ def _benched(record: dict[str, Any]) -> None:
         for row in record["rows"]
     ]
     _table("Milliseconds by block", ("model", "form", "audio", *blocks), each)
-    settings = record["settings"]
+    environment = record["environment"]
     print(
-        f"{record['environment']['cpu']}, {settings['threads']} threads; float32 products "
-        f"{settings['float32_products']}, large buffers "
-        f"{'stay in the process' if settings['malloc'] else 'go back to the system'}; medians of "
+        f"{environment['cpu']}, {environment['threads']} threads; float32 products {environment['float32_products']}, "
+        f"large buffers {'stay in the process' if environment['malloc'] else 'go back to the system'}; medians of "
         f"{record['config']['repeats']} interleaved runs, lowest and highest in brackets."
     )
 
@@ -357,12 +357,14 @@ def _examined(findings: list[dict[str, Any]]) -> None:
             print(f"         {finding['remedy']}")
 
 
+def _settings_flag(verb: argparse.ArgumentParser) -> None:
+    verb.add_argument("--default-settings", action="store_true", help="leave malloc and float32 products as they are")
+
+
 def _prune_flags(verb: argparse.ArgumentParser) -> None:
     verb.add_argument("recipe", nargs="?", default="quickstart", help="a YAML file or the name of a packaged recipe")
     verb.add_argument("--resume", action="store_true", help="go on with an interrupted run")
-    verb.add_argument(
-        "--default-settings", action="store_true", help="leave malloc and float32 products as they are (slower)"
-    )
+    _settings_flag(verb)
     verb.epilog = "Any field of the recipe is a flag too: --target 0.25 --learn.steps 100 --out DIR"
 
 
@@ -413,7 +415,7 @@ def _bench_flags(verb: argparse.ArgumentParser) -> None:
     verb.add_argument("--dtype", nargs="+", default=["fp32"], help="fp32, bf16")
     verb.add_argument("--threads", type=int, help="of the processor; default: what torch takes")
     verb.add_argument("--repeats", type=int, default=9, help="measurements of each model")
-    verb.add_argument("--settings", default="tuned", help="tuned, or default: leave malloc and products as they are")
+    _settings_flag(verb)
     verb.add_argument("--no-memory", action="store_true", help="do not measure peak memory")
     verb.add_argument("--out", help="write the record here, as JSON")
 

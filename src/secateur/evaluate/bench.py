@@ -18,7 +18,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from secateur.errors import ConfigError, SecateurError
 from secateur.evaluate.settings import MALLOC, tune_products
@@ -31,7 +31,6 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-Settings = Literal["tuned", "default"]
 DTYPES = {"fp32": "float32", "bf16": "bfloat16"}
 FORMS = ("as it is", "for_inference")
 _LONGEST = 3600.0  # seconds
@@ -51,8 +50,8 @@ class Bench:
         dtypes: ``fp32``, ``bf16``.
         threads: Of the processor; None takes what torch takes.
         repeats: Measurements of each model in each case.
-        settings: ``tuned`` keeps large buffers in the process and lets float32 products take the faster library where
-            that is as exact; ``default`` leaves the process as it is.
+        tuned: Keep large buffers in the process, and let float32 products take the faster library where that is as
+            exact, as `prune` does; else leave the process as it is.
         memory: Whether peak memory is measured too, each in a process of its own.
     """
 
@@ -62,7 +61,7 @@ class Bench:
     dtypes: tuple[str, ...] = ("fp32",)
     threads: int | None = None
     repeats: int = 9
-    settings: Settings = "tuned"
+    tuned: bool = True
     memory: bool = True
 
     def __post_init__(self) -> None:
@@ -82,8 +81,6 @@ class Bench:
         cores = int(environment()["cores"])
         if self.threads is not None and not 1 <= self.threads <= cores:
             wrong.append(f"threads: got {self.threads}, allowed is 1 to {cores}, the cores that this process may use.")
-        if self.settings not in ("tuned", "default"):
-            wrong.append(f"settings: got {self.settings!r}, allowed are tuned and default.")
         names = [str(Path(name).resolve()) if Path(name).exists() else name for name in self.models]
         tuples: dict[str, Sequence[Any]] = {"model": names, "seconds": self.seconds, "batch": self.batches}
         for what, values in (tuples | {"dtype": self.dtypes}).items():
@@ -108,7 +105,7 @@ def bench(config: Bench) -> dict[str, Any]:
         for row in rows:
             logger.info("memory of %s, %s", row["model"], row["form"])
             row["peak_mib"] = _measure(config, job | {"kind": "memory", "row": row})["peak_mib"]
-    return {"format": 1, "kind": "bench", **timed, "config": job, "environment": environment()}
+    return {"format": 1, "kind": "bench", **timed, "config": job}
 
 
 def _check(config: Bench) -> None:
@@ -130,7 +127,7 @@ def _check(config: Bench) -> None:
 def _measure(config: Bench, job: dict[str, Any]) -> dict[str, Any]:
     """What a process of its own measured."""
     own = {name: value for name, value in os.environ.items() if name not in MALLOC}
-    own |= MALLOC if config.settings == "tuned" else {}
+    own |= MALLOC if config.tuned else {}
     if config.threads is not None:
         own |= {"OMP_NUM_THREADS": str(config.threads), "MKL_NUM_THREADS": str(config.threads)}
     # -P: what lies in the current folder is no part of the measuring.
@@ -182,12 +179,7 @@ def _time(job: dict[str, Any]) -> dict[str, Any]:
                             "blocks_ms": blocks[key],
                         }
                     )
-    settings = {
-        "threads": torch.get_num_threads(),
-        "float32_products": torch.get_float32_matmul_precision(),
-        "malloc": all(name in os.environ for name in MALLOC),
-    }
-    return {"rows": rows, "settings": settings}
+    return {"rows": rows, "environment": environment()}
 
 
 def _memory(job: dict[str, Any]) -> dict[str, Any]:
@@ -312,14 +304,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if job["threads"] is not None:
         torch.set_num_threads(job["threads"])
     try:
-        if job["settings"] == "tuned":
+        if job["tuned"]:
             tune_products()
         found = (_time if job["kind"] == "time" else _memory)(job)
     except SecateurError as error:
         found = {"error": str(error)}
     except Exception as error:  # memory that cannot be had, for one; the parent says it in a sentence
         found = {"error": f"Measuring failed: {' '.join(str(error).split())[:300] or type(error).__name__}"}
-    print(json.dumps(found))
+    sys.stdout.write(json.dumps(found) + "\n")
     return 0
 
 

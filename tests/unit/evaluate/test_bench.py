@@ -46,15 +46,15 @@ def test_every_model_in_both_forms(models: Path, tmp_path: Path, capsys: pytest.
         assert row["real_time_factor"] == pytest.approx(row["median_ms"] / 1e3 / (0.4 * row["batch"]))
         assert set(row["blocks_ms"]) == {*BLOCKS, "rest"}
         assert all(row["blocks_ms"][name] > 0 for name in BLOCKS)
-    assert record["settings"]["malloc"]
+    assert record["environment"]["malloc"]
 
 
 def test_peak_memory(models: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(words(models, "--json", "--settings", "default")) == 0
+    assert main(words(models, "--json", "--default-settings")) == 0
     record = json.loads(capsys.readouterr().out)
     assert all(0 < row["peak_mib"] < 1000 for row in record["rows"])
-    assert not record["settings"]["malloc"]
-    assert record["settings"]["float32_products"] == "highest"
+    assert not record["environment"]["malloc"]
+    assert record["environment"]["float32_products"] == "highest"
 
 
 @pytest.mark.parametrize(
@@ -68,7 +68,6 @@ def test_peak_memory(models: Path, capsys: pytest.CaptureFixture[str]) -> None:
         (["--dtype", "fp16"], "dtype: got 'fp16', allowed are fp32, bf16"),
         (["--dtype", "fp32", "fp32"], "dtype: got fp32 twice"),
         (["--threads", "1000"], "threads: got 1000, allowed is 1 to"),
-        (["--settings", "fast"], "settings: got 'fast', allowed are tuned and default"),
         (["--out", "no/such/folder/bench.json"], "allowed is a file in a folder that exists"),
         (["--against", "@/small/"], "twice, allowed is once"),
         (["--against", "@/nothing"], "no config.json"),
