@@ -158,7 +158,7 @@ class BestRqTrainee:
     def optimisers(self) -> dict[str, Optimiser]:
         """Muon for matrices and AdamW for what else there is, of the front end and of the rest.
 
-        Biases, norms and the mask vector do not decay. By Muon a front end learns to hear in a third of the steps.
+        Biases, norms and the mask vector do not decay.
         """
         config, schedules = self.config, _schedules(self.config)
         assert isinstance(self.module, MaskedEncoder)

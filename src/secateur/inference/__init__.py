@@ -1,4 +1,4 @@
-"""A faster inference-only form of an encoder, cut or dense."""
+"""An inference-only form of an encoder, cut or dense, made for speed."""
 
 from secateur.inference.build import for_inference
 

@@ -33,7 +33,7 @@ _RANDOM = (
 
 
 def for_inference(model: PreTrainedModel) -> PreTrainedModel:
-    """A faster inference-only form of a model, cut or dense, with its head.
+    """An inference-only form of a model, cut or dense, with its head, made for speed.
 
     It is of the model's class and takes and gives the same, but gives no attention weights, cannot be trained and is
     not saved. Weights that need no other form are shared with `model`, which is not touched, and must not be changed
