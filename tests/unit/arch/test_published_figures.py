@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from shapes import diarizen
+from shapes import DIARIZEN_CONV, DIARIZEN_HEADS, diarizen
 from transformers import HubertConfig, Wav2Vec2Config, WavLMConfig
 
 from secateur.arch import declare
