@@ -13,7 +13,7 @@ from secateur.inference.linear import FusedLinear, is_eager
 from secateur.inference.positions import RelativePositions
 from secateur.modules.attention import split_heads
 
-_LOGITS = 2**18  # elements of a block of logits: a megabyte in float32, which is to stay in a core's cache
+_LOGITS = 2**22  # elements of a block of logits: in float32 16 MiB, which is to stay in the cores' shared cache
 
 
 class InferenceAttention(nn.Module):
@@ -90,27 +90,27 @@ class InferenceAttention(nn.Module):
         by_distance: Tensor | None,
         hidden: Tensor | None,
     ) -> Tensor:
-        """A head of an utterance and some of its queries at a time: (B, T, all vo)."""
+        """Some heads of an utterance and some of their queries at a time: (B, T, all vo)."""
         batch, time, _ = value.shape
-        rows = max(1, min(time, _LOGITS // time))
-        buffer = value.new_empty(rows, time)
-        gates = None if gate is None else gate.transpose(1, 2).contiguous()  # (B, heads, T)
+        rows = max(1, min(time, _LOGITS // time))  # of one head
+        together = max(1, _LOGITS // (rows * time))  # heads
+        gates = None if gate is None else gate.transpose(1, 2).contiguous()[..., None]  # (B, heads, T, 1)
         outputs = []
         for heads, q, k, v in split_heads(query, key, value, self.groups):
             # Each head's frames together: strided rows are slow to read in some libraries.
             q, k, v = q.contiguous(), k.contiguous(), v.contiguous()
+            count = v.shape[1]
+            bias = None if by_distance is None else by_distance[list(self.heads[heads])]  # (heads, 2T - 1)
             merged = v.new_empty(batch, time, *v.shape[1::2])  # (B, T, heads, vo)
-            for index, own, start in product(range(batch), range(v.shape[1]), range(0, time, rows)):
-                some = slice(start, min(start + rows, time))
-                logits = buffer[: some.stop - start]
-                torch.mm(q[index, own, some], k[index, own].t(), out=logits)
-                head = heads.start + own
-                if by_distance is not None and gates is not None:
-                    logits.addcmul_(gates[index, head, some, None], _hankel(by_distance[self.heads[head]], some, time))
+            for index, first, start in product(range(batch), range(0, count, together), range(0, time, rows)):
+                own, some = slice(first, min(first + together, count)), slice(start, min(start + rows, time))
+                logits = torch.bmm(q[index, own, some], k[index, own].transpose(1, 2))
+                if bias is not None and gates is not None:
+                    logits.addcmul_(gates[index, heads][own, some], _hankel(bias[own], some, time))
                 if hidden is not None:
                     logits += hidden[index]
                 torch._softmax(logits, -1, False, out=logits)
-                merged[index, some, own] = logits @ v[index, own]
+                merged[index, some, own] = torch.bmm(logits, v[index, own]).transpose(0, 1)
             outputs.append(merged.flatten(2))
         return outputs[0] if len(outputs) == 1 else torch.cat(outputs, dim=-1)
 
@@ -129,8 +129,7 @@ class InferenceAttention(nn.Module):
         for heads, q, k, v in split_heads(query, key, value, self.groups):
             bias = None if hidden is None else hidden[:, None, None]
             if by_distance is not None and gate is not None:
-                own = by_distance[list(self.heads[heads])]  # (heads, 2T - 1), a copy
-                table = own.as_strided((len(own), time, time), (2 * time - 1, 1, 1))
+                table = _hankel(by_distance[list(self.heads[heads])], slice(0, time), time)
                 gated = gate[..., heads].transpose(1, 2)[..., None] * table
                 bias = gated if bias is None else gated + bias
             if q.shape[-1] == v.shape[-1]:
@@ -142,9 +141,10 @@ class InferenceAttention(nn.Module):
         return torch.cat(outputs, dim=-1)
 
 
-def _hankel(vector: Tensor, rows: slice, time: int) -> Tensor:
-    """Some rows of the matrix whose element (i, r) is vector[i + r], without a copy: (rows, T)."""
-    return vector.as_strided((rows.stop - rows.start, time), (1, 1), vector.storage_offset() + rows.start)
+def _hankel(vectors: Tensor, rows: slice, time: int) -> Tensor:
+    """Some rows of each head's matrix, whose element (i, r) is vector[i + r], without a copy: (heads, rows, T)."""
+    size = len(vectors), rows.stop - rows.start, time
+    return vectors[:, rows.start :].as_strided(size, (vectors.stride(0), 1, 1))
 
 
 def _gate_rows(block: Any, heads: tuple[int, ...]) -> tuple[Tensor, Tensor]:

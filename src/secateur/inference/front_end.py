@@ -8,7 +8,20 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from secateur.inference.linear import channels_last, convolution, is_eager, is_fused, linear
+from secateur.inference.linear import (
+    ROWS,
+    Activation,
+    Prepared,
+    channels_last,
+    convolution,
+    fused_linear,
+    is_eager,
+    is_fused,
+    linear,
+    pack,
+)
+
+_WIDE = 256  # channels from which on products are faster than oneDNN's convolution (`benchmarks/convolution.py`)
 
 
 class FrontEnd(nn.Module):
@@ -60,13 +73,34 @@ class _Layer(nn.Module):
         self.register_buffer("bias", None if convolution_.bias is None else convolution_.bias.detach())
         self.stride: int = convolution_.stride[0]
         self.norm = _norm(stock)
+        self._packed = Prepared(_packed)
 
     def forward(self, values: Tensor) -> Tensor:
         """(B, T, in) -> (B, T', out)."""
         if self.norm is None:
-            return convolution(values, self.weight, self.bias, stride=self.stride, activation="gelu")
-        hidden: Tensor = self.norm(convolution(values, self.weight, self.bias, stride=self.stride))
+            return self._convolved(values, "gelu")
+        hidden: Tensor = self.norm(self._convolved(values, "none"))
         return F.gelu(hidden)
+
+    def _convolved(self, values: Tensor, activation: Activation) -> Tensor:
+        if self.weight.shape[1] >= _WIDE and is_fused(values):
+            each = [self._by_products(frames, activation) for frames in values.contiguous()]
+            return torch.stack(each) if len(each) > 1 else each[0][None]
+        return convolution(values, self.weight, self.bias, stride=self.stride, activation=activation)
+
+    def _by_products(self, frames: Tensor, activation: Activation) -> Tensor:
+        """Windows of frames, side by side, times the weights: (T, in) -> (T', out)."""
+        time, width = frames.shape
+        taps = self.weight.shape[-1]
+        windows = frames.as_strided(((time - taps) // self.stride + 1, taps * width), (self.stride * width, 1))
+        weight = self._packed(self.weight)
+        blocks = [fused_linear(some.contiguous(), weight, self.bias, activation) for some in windows.split(ROWS)]
+        return torch.cat(blocks) if len(blocks) > 1 else blocks[0]
+
+
+def _packed(weight: Tensor) -> Tensor:
+    """(out, in, 1, taps) -> a product's weights, (out, taps x in), in oneDNN's own layout."""
+    return pack(weight[:, :, 0].transpose(1, 2).flatten(1))
 
 
 class _FirstGroupNorm(nn.Module):

@@ -1,0 +1,79 @@
+"""Parts of the inference-only form against the library's own, at widths and lengths where each takes its fast way."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import pytest
+import torch
+from transformers import HubertConfig
+from transformers.models.hubert.modeling_hubert import HubertFeatureEncoder, HubertPositionalConvEmbedding
+
+from secateur.inference import front_end, positions
+from secateur.inference.front_end import FrontEnd
+from secateur.inference.linear import Prepared
+from secateur.inference.positions import PositionalConv
+
+TOLERANCE = {torch.float32: 1e-5, torch.float64: 1e-12}
+
+
+def conv(dtype: torch.dtype, taps: int = 64, groups: int = 4) -> Any:
+    """A stock positional convolution."""
+    torch.manual_seed(0)
+    config = HubertConfig(hidden_size=32, num_conv_pos_embeddings=taps, num_conv_pos_embedding_groups=groups)
+    stock = HubertPositionalConvEmbedding(config).to(dtype)
+    torch.nn.init.normal_(stock.conv.bias)
+    return stock
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("dtype", TOLERANCE, ids=str)
+@pytest.mark.parametrize("taps", [32, 33, 64])
+@pytest.mark.parametrize("time", [1, 31, 32, 64, 65, 66, 130, 201])
+def test_positional_convolution_at_every_block_border(time: int, taps: int, dtype: torch.dtype) -> None:
+    stock = conv(dtype, taps)
+    values = torch.randn(2, time, 32, dtype=dtype)
+    torch.testing.assert_close(PositionalConv(stock)(values), stock(values), rtol=0, atol=TOLERANCE[dtype])
+
+
+@torch.no_grad()
+def test_long_convolutions_go_by_blocks_and_short_ones_do_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    went: list[int] = []
+    whole = PositionalConv._by_blocks
+    monkeypatch.setattr(PositionalConv, "_by_blocks", lambda self, x: went.append(self.taps) or whole(self, x))
+    for taps, time in ((64, 32), (64, 31), (positions._LONG - 1, 200)):
+        PositionalConv(conv(torch.float32, taps))(torch.randn(1, time, 32))
+    assert went == [64]
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("norm", ["group", "layer"])
+@pytest.mark.parametrize("rows", [7, 2048])
+def test_wide_convolutions_as_products(norm: str, rows: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(front_end, "ROWS", rows)
+    torch.manual_seed(0)
+    wide = front_end._WIDE
+    config: Any = HubertConfig(
+        conv_dim=(wide, wide, 24), conv_kernel=(10, 3, 2), conv_stride=(5, 2, 2), feat_extract_norm=norm, conv_bias=True
+    )
+    stock = HubertFeatureEncoder(config).requires_grad_(False)
+    values = torch.randn(2, 700)
+    torch.testing.assert_close(FrontEnd(stock)(values), stock(values), rtol=0, atol=1e-4)
+
+
+@torch.no_grad()
+def test_prepared_forms_follow_a_module_that_moves_and_are_not_copied() -> None:
+    fast = PositionalConv(conv(torch.float64))
+    values = torch.randn(1, 100, 32, dtype=torch.float64)
+    before = fast(values)
+    other = copy.deepcopy(fast)
+    assert other._spectra._made is None
+    assert torch.equal(other(values), before)
+    torch.testing.assert_close(fast.float()(values.float()).double(), before, rtol=0, atol=1e-5)
+    with torch.inference_mode():
+        made = Prepared(torch.clone)
+        weight = torch.ones(2)
+        assert made(weight) is made(weight)
+        assert not made(weight).is_inference()
+    assert made(torch.ones(2)) is not made(weight)
