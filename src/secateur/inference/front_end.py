@@ -21,7 +21,7 @@ from secateur.inference.linear import (
     pack,
 )
 
-_WIDE = 256  # channels from which on products are faster than oneDNN's convolution (`benchmarks/convolution.py`)
+_WIDE = 400  # channels from which on products are faster than oneDNN's convolution (`benchmarks/convolution.py`)
 
 
 class FrontEnd(nn.Module):
