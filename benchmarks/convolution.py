@@ -34,7 +34,8 @@ class _Stock(torch.nn.Module):
 def main() -> None:
     torch.set_num_threads(2)
     torch.manual_seed(0)
-    print("| in | out | frames | taps | GMAC | convolution, ms | products, ms | ratio |\n|---|---|---|---|---|---|---|---|")
+    columns = ("in", "out", "frames", "taps", "GMAC", "convolution, ms", "products, ms", "ratio")
+    print(f"| {' | '.join(columns)} |\n{'|---' * len(columns)}|")
     for width, out, frames, taps in CASES:
         layer = _Layer(_Stock(width, out, taps))
         values = torch.randn(1, frames, width)

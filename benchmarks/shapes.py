@@ -5,10 +5,11 @@ python benchmarks/shapes.py runs/shapes
 
 from __future__ import annotations
 
+import random
 import sys
 from pathlib import Path
 
-from transformers import HubertConfig, WavLMConfig
+from transformers import HubertConfig, Wav2Vec2Config, WavLMConfig
 
 from secateur.arch import declare
 from secateur.structure import Selection, close
@@ -47,13 +48,45 @@ def diarizen() -> Selection:
     return Selection(axes=axes)
 
 
+def wang() -> Selection:
+    """A shape as Wang et al. 2023 leave WavLM Base: a fifth of the gated matrices, the front end whole.
+
+    They publish no selection, so it is drawn: seven layers keep attention, with six heads each, every head of its own
+    widths; ten keep a feed-forward block, all of different widths.
+    """
+    draw = random.Random(0)
+    axes: dict[str, tuple[int, ...]] = {}
+    budget = 12 * (4 * 768 * 768 + 2 * 768 * 3072) // 5
+    attends, feeds = sorted(draw.sample(range(12), 7)), sorted(draw.sample(range(12), 10))
+    for layer in range(12):
+        if layer not in attends:
+            axes[names.attention_block(layer)] = ()
+            continue
+        heads = sorted(draw.sample(range(12), 6))
+        axes[names.heads(layer)] = tuple(heads)
+        for head in heads:
+            query_key, value_output = draw.randint(8, 40), draw.randint(8, 64)
+            axes[names.query_key(layer, head)] = tuple(range(query_key))
+            axes[names.value_output(layer, head)] = tuple(range(value_output))
+            budget -= 2 * 768 * (query_key + value_output)
+    units = budget // (2 * 768)
+    weights = [draw.uniform(0.5, 1.5) for _ in feeds]
+    for layer in range(12):
+        if layer not in feeds:
+            axes[names.feed_forward_block(layer)] = ()
+    for layer, weight in zip(feeds, weights, strict=True):
+        axes[names.feed_forward_units(layer)] = tuple(range(int(units * weight / sum(weights))))
+    return Selection(axes=axes)
+
+
 def main(folder: Path) -> None:
     """Write one folder for each shape."""
     dense = WavLMConfig()
     structure = declare(dense)
-    small = cut_config(dense, structure, close(structure, diarizen()).selection)
-    for name, config in (("wavlm", dense), ("hubert", HubertConfig()), ("s80", small)):
+    for name, config in (("wavlm", dense), ("hubert", HubertConfig()), ("wav2vec2", Wav2Vec2Config())):
         config.save_pretrained(folder / name)
+    for name, selection in (("s80", diarizen()), ("wang", wang())):
+        cut_config(dense, structure, close(structure, selection).selection).save_pretrained(folder / name)
 
 
 if __name__ == "__main__":

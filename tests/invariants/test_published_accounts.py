@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import torch
+from shapes import wang
 from transformers import HubertConfig, WavLMConfig
 
 from secateur.arch import declare
 from secateur.cost import Cost, Terms
+from secateur.structure import close
 from secateur.surgery.choose import Limit, choose
 
 FINE_GRAINED = ("qk", "vo", "units", "block")
@@ -31,6 +33,20 @@ def test_eighty_percent_of_wangs_gated_matrices_leaves_26_million_of_wavlm_base(
         assert 0.195 * matrices.dense <= choice.counted["gated"] <= 0.2 * matrices.dense
         # With the biases of the removed units; the paper's 26.57 M counts from 94.70 M, 0.32 M more than HF's model.
         assert 25_900_000 <= whole.count(choice.selection) <= 26_440_000
+
+
+def test_the_shape_that_is_measured_as_wangs_is_of_that_size() -> None:
+    structure = declare(WavLMConfig())
+    gated = frozenset(axis.name for axis in structure.of_kinds(FINE_GRAINED))
+    selection = close(structure, wang()).selection
+    matrices, whole, macs = (
+        Cost.of(Terms(structure), cost="parameters", scope="gated", gated=gated),
+        Cost.of(Terms(structure), cost="parameters"),
+        Cost.of(Terms(structure), cost="macs"),
+    )
+    assert 0.195 * matrices.dense <= matrices.count(selection) <= 0.2 * matrices.dense
+    assert 25_900_000 <= whole.count(selection) <= 26_440_000
+    assert 1.9 <= macs.dense / macs.count(selection) <= 2.1  # by MACs, at one second
 
 
 def test_dphuberts_quarter_of_hubert_base_is_its_published_size() -> None:

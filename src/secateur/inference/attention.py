@@ -97,14 +97,14 @@ class InferenceAttention(nn.Module):
         gates = None if gate is None else gate.transpose(1, 2).contiguous()[..., None]  # (B, heads, T, 1)
         outputs = []
         for heads, q, k, v in split_heads(query, key, value, self.groups):
-            # Each head's frames together: strided rows are slow to read in some libraries.
-            q, k, v = q.contiguous(), k.contiguous(), v.contiguous()
+            # Each head's numbers together: strided rows are slow to read in some libraries.
+            q, k, v = q.contiguous(), k.transpose(2, 3).contiguous(), v.contiguous()
             count = v.shape[1]
             bias = None if by_distance is None else by_distance[list(self.heads[heads])]  # (heads, 2T - 1)
             merged = v.new_empty(batch, time, *v.shape[1::2])  # (B, T, heads, vo)
             for index, first, start in product(range(batch), range(0, count, together), range(0, time, rows)):
                 own, some = slice(first, min(first + together, count)), slice(start, min(start + rows, time))
-                logits = torch.bmm(q[index, own, some], k[index, own].transpose(1, 2))
+                logits = torch.bmm(q[index, own, some], k[index, own])
                 if bias is not None and gates is not None:
                     logits.addcmul_(gates[index, heads][own, some], _hankel(bias[own], some, time))
                 if hidden is not None:
