@@ -54,10 +54,16 @@ def measure(folder: Path, out: Path) -> None:
 
 def table(out: Path) -> None:
     """Print ratios of the inference-only form of one model to another, and peak memory."""
-    print(
-        "| setting | model in for_inference | ms (lowest to highest) | against | ms | times as fast | peak memory, MiB |"
+    columns = (
+        "setting",
+        "in for_inference",
+        "ms (lowest to highest)",
+        "against",
+        "ms",
+        "times as fast",
+        "peak memory, MiB",
     )
-    print("|---|---|---|---|---|---|---|")
+    print(f"| {' | '.join(columns)} |\n{'|---' * len(columns)}|")
     for line in out.read_text().splitlines():
         record = json.loads(line)
         rows = {(row["model"], row["form"]): row for row in record["rows"]}
