@@ -40,9 +40,10 @@ ASKED = (
 )
 
 
-def measure(folder: Path, out: Path) -> None:
-    """Append a record for each case."""
-    for name, (models, options) in CASES.items():
+def measure(folder: Path, out: Path, cases: list[str]) -> None:
+    """Append a record for each of these cases."""
+    for name in cases:
+        models, options = CASES[name]
         config = Bench(
             **{"models": tuple(str(folder / model) for model in models), "threads": 2, "repeats": 5} | options
         )
@@ -80,13 +81,14 @@ def table(out: Path) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path, nargs="?", help="what shapes.py wrote")
+    parser.add_argument("--case", action="append", choices=list(CASES), help="this one alone; may be repeated")
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--table", action="store_true", help="print the table of what was measured")
     arguments = parser.parse_args()
     if not arguments.table:
         if arguments.folder is None:
             parser.error("the folder that shapes.py wrote is missing")
-        measure(arguments.folder, arguments.out)
+        measure(arguments.folder, arguments.out, arguments.case or list(CASES))
     table(arguments.out)
 
 
