@@ -56,12 +56,11 @@ def cases(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
                     yield {"method": method, "sparsity": sparsity, "seed": seed, "rate": None}
 
 
-def recipe_of(case: dict[str, Any], options: argparse.Namespace, out: Path) -> dict[str, Any]:
+def recipe_of(case: dict[str, Any], options: argparse.Namespace) -> dict[str, Any]:
     """The fields in which a run differs from the recipe."""
     audio = {"kind": "jsonl", "path": str(options.manifest), "scan": False}
     fields: dict[str, Any] = {
         "seed": case["seed"],
-        "out": str(out),
         "data": audio | {"where": {"corpus": [options.corpus], "split": ["train"]}},
         "validation.data": audio | {"where": {"corpus": [options.corpus], "split": ["dev"]}},
         "constraints": [{"scope": "gated", "sparsity": case["sparsity"], "ramp": [[0, 0], [0.5, 1]]}],
@@ -75,15 +74,8 @@ def recipe_of(case: dict[str, Any], options: argparse.Namespace, out: Path) -> d
 
 def run_case(case: dict[str, Any], options: argparse.Namespace) -> dict[str, Any]:
     """One run in a process of its own."""
-    name = "-".join(str(value) for value in case.values())
-    out = Path(options.work) / name
-    shutil.rmtree(out, ignore_errors=True)
-    words = {"recipe": RECIPE, "overrides": recipe_of(case, options, out)}
-    command = [sys.executable, "-W", "ignore", __file__, "--one", json.dumps(words)]
-    done = subprocess.run(command, env=os.environ | ENVIRONMENT, capture_output=True, text=True)
-    if done.returncode:
-        raise RuntimeError(f"{name}: {done.stderr[-2000:]}")
-    record = json.loads((out / "record.json").read_text())
+    out = Path(options.work) / "-".join(str(value) for value in case.values())
+    record = prune_alone(RECIPE, recipe_of(case, options), out)
     gates, stages = record["gates"], {stage["name"]: stage for stage in record["stages"]}
     return case | {
         "loss": stages["recovered"]["loss"],
@@ -97,6 +89,18 @@ def run_case(case: dict[str, Any], options: argparse.Namespace) -> dict[str, Any
         "open": {kind: f"{value['open']}/{value['gates']}" for kind, value in gates.get("kinds", {}).items()},
         "seconds": sum(phase["seconds"] for phase in record["phases"]),
     }
+
+
+def prune_alone(recipe: str, overrides: dict[str, Any], out: Path) -> dict[str, Any]:
+    """The record of a run in a process of its own, with one thread; what was in its folder is gone."""
+    shutil.rmtree(out, ignore_errors=True)
+    words = {"recipe": recipe, "overrides": overrides | {"out": str(out)}}
+    command = [sys.executable, "-W", "ignore", __file__, "--one", json.dumps(words)]
+    done = subprocess.run(command, env=os.environ | ENVIRONMENT, capture_output=True, text=True)
+    if done.returncode:
+        raise RuntimeError(f"{out.name}: {done.stderr[-2000:]}")
+    record: dict[str, Any] = json.loads((out / "record.json").read_text())
+    return record
 
 
 def table(results: Sequence[dict[str, Any]]) -> str:

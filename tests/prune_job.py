@@ -23,7 +23,7 @@ def recipe(root: Path, out: Path, **changes: Any) -> dict[str, Any]:
         "batching": {"seconds": 1.2, "longest": 0.4, "shortest": 0.1},
         "gates": {
             kind: {"drop_rate": 0.4, "spread": 1.0, "straight_through": True}
-            for kind in ("channels", "qk", "vo", "units")
+            for kind in ("channels", "groups", "qk", "vo", "units")
         }
         | {"heads": None},
         "target": 0.6,

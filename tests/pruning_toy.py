@@ -75,7 +75,7 @@ def pruning(
     pairing: Pairing | None = None,
     l1: float = 1.0,
     seconds: float = 2.4,
-    kinds: tuple[str, ...] = ("channels", "heads", "qk", "vo", "units", "block"),
+    kinds: tuple[str, ...] = ("channels", "groups", "heads", "qk", "vo", "units", "block"),
     constraints: tuple[Constraint, ...] = (Constraint(target=0.4),),
     edit: Callable[[Any], None] = lambda model: None,
     **training: Any,

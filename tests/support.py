@@ -97,10 +97,11 @@ def tiny_structure(family: str, size: str) -> Structure:
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """What happens to each part of a model; the units themselves are drawn from `seed`."""
+    """What happens to each part of a model, where it has the part; the units themselves are drawn from `seed`."""
 
     seed: int
     channels: tuple[str, ...]
+    groups: str = "some"
     attention: tuple[str, ...]
     feed_forward: tuple[str, ...]
     trimmed: int
@@ -126,11 +127,13 @@ def plans(*, ragged: bool, layers: int = LAYERS, convolutions: int = len(CHANNEL
     """Plans; ragged ones have soft scales, ragged heads with a dead and a uniform one, and a removed block."""
     seed = st.integers(0, 2**31)
     conv = st.tuples(*[st.sampled_from(CONV)] * convolutions)
+    groups = st.sampled_from(CONV)
     if not ragged:
         return st.builds(
             Plan,
             seed=seed,
             channels=conv,
+            groups=groups,
             attention=st.tuples(*[st.sampled_from(ATTENTION)] * layers),
             feed_forward=st.tuples(*[st.sampled_from(FEED_FORWARD)] * layers),
             trimmed=st.integers(0, layers - 1),
@@ -145,6 +148,7 @@ def plans(*, ragged: bool, layers: int = LAYERS, convolutions: int = len(CHANNEL
         Plan,
         seed=seed,
         channels=conv,
+        groups=groups,
         attention=attention.map(tuple),
         feed_forward=units.map(tuple),
         trimmed=st.just(0),
@@ -161,8 +165,10 @@ def realise(structure: Structure, plan: Plan) -> Selection:
         units = structure.axes[name].units
         axes[name] = tuple(sorted(draw.sample(units, draw.randint(min(least, len(units)), len(units)))))
 
-    for i, what in enumerate(plan.channels):
-        name = names.channels(i)
+    convolutions = [(names.channels(i), what) for i, what in enumerate(plan.channels)]
+    for name, what in [*convolutions, (names.positional_groups(), plan.groups)]:
+        if name not in structure.axes:
+            continue
         if what == "some":
             some(name)
         elif what == "one":

@@ -128,8 +128,8 @@ def test_expected_cost_is_the_mean_over_draws(family: str, size: str, cost: str)
         units = slice(structure.offsets[name], structure.offsets[name] + axis.size)
         if axis.kind == "layer":
             probability[units] = 1.0  # layers are chosen, never gated
-        elif axis.kind in ("vo", "channels"):
-            probability[units] *= 0.4  # so that whole heads and conv layers are often closed
+        elif axis.kind in ("vo", "channels", "groups"):
+            probability[units] *= 0.4  # so that whole heads and convolutions are often closed
     counted = Cost.of(Terms(structure), cost=cost, samples=SAMPLES)
     draws = torch.tensor(
         [counted.count(close(structure, draw(structure, probability, generator)).selection) for _ in range(1500)],

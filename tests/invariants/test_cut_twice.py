@@ -11,8 +11,12 @@ from hypothesis import given
 from support import MODELS, Plan, plans, realise, tiny, tiny_structure
 
 from secateur.arch import declare
+from secateur.errors import SelectionError
+from secateur.modules.shape import PositionShape
 from secateur.structure import Selection, close
+from secateur.structure import axis as names
 from secateur.surgery import cut
+from secateur.surgery.verify import verify
 
 
 def state(model: Any) -> dict[str, torch.Tensor]:
@@ -40,10 +44,19 @@ def test_a_cut_of_a_cut_is_one_cut_with_the_intersection(family: str, size: str,
         torch.testing.assert_close(value, state(at_once)[name], rtol=1e-12, atol=1e-14)
 
 
-def test_units_removed_before_are_told_from_units_that_never_were() -> None:
-    from secateur.errors import SelectionError
-    from secateur.structure import axis as names
+@pytest.mark.parametrize("family", ["wavlm", "hubert"])
+def test_a_cut_model_is_masked_as_it_is_cut_again(family: str) -> None:
+    name = names.positional_groups()
+    first = Selection(axes={name: (0, 2, 3)}, scales={name: (0.5, 2.0, 1.0)})
+    small = cut(tiny(family, "base", dtype=torch.float64), first)
+    second = Selection(axes={name: (0, 3)}, scales={name: (1.5, 0.25)})
+    smaller = cut(small, second)
+    proof = verify(smaller, small, second)
+    assert proof.holds, proof
+    assert smaller.encoder.pos_conv_embed.shape == PositionShape(original=4, groups=(0, 3), scales=(0.75, 0.25))
 
+
+def test_units_removed_before_are_told_from_units_that_never_were() -> None:
     small = cut(tiny("hubert", "base"), Selection(axes={names.feed_forward_units(0): (1, 3)}))
     with pytest.raises(SelectionError, match=r"units \[0\] were removed before"):
         cut(small, Selection(axes={names.feed_forward_units(0): (0, 1)}))

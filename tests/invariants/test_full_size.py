@@ -32,7 +32,7 @@ def ragged(structure: Any, seed: int) -> Selection:
     axes: dict[str, tuple[int, ...]] = {}
     scales: dict[str, tuple[float, ...]] = {}
     for name, axis in structure.axes.items():
-        if axis.kind in ("channels", "qk", "vo", "units"):
+        if axis.kind in ("channels", "groups", "qk", "vo", "units"):
             share = float(torch.rand((), generator=generator))
             chosen = torch.rand(axis.size, generator=generator) < (0.0 if share < 0.1 else share)
             axes[name] = tuple(unit for unit, kept in zip(axis.units, chosen.tolist(), strict=True) if kept)

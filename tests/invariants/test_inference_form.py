@@ -29,6 +29,8 @@ import secateur
 from secateur.errors import ModelError
 from secateur.inference import for_inference
 from secateur.inference import linear as fused
+from secateur.structure import Selection
+from secateur.structure import axis as names
 from secateur.surgery import cut
 
 LENGTHS = (3100, 990, 1575)
@@ -62,6 +64,15 @@ def test_equal_for_every_family(family: str, size: str, kind: str, dtype: torch.
     assert mask is not None
     for one in (None, mask):
         assert worst(model, fast, values.to(dtype), one) <= TOLERANCE[dtype]
+
+
+def test_equal_when_positional_groups_are_scaled_and_none_is_gone() -> None:
+    name = names.positional_groups()
+    scaled = Selection(axes={name: (0, 1, 2, 3)}, scales={name: (0.5, 1.0, 2.0, 1.5)})
+    model = cut(tiny("hubert", "base", "Model", torch.float64), scaled)
+    values, mask = audio(LENGTHS)
+    assert worst(model, for_inference(model), values.double(), mask) <= TOLERANCE[torch.float64]
+    assert worst(tiny("hubert", "base", "Model", torch.float64), model, values.double(), mask) > 0.1
 
 
 @settings(max_examples=15, deadline=None)

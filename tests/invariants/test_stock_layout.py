@@ -51,7 +51,9 @@ def test_stock_layout_loads_in_the_stock_class_and_equals_the_masked_model(
     assert difference(masked[1], ours[1]) <= TOLERANCE[torch.float32]
 
 
+GROUPS = names.positional_groups()
 OBSTACLES = {
+    "the positional convolution has 3 of 4 groups": {GROUPS: (0, 2, 3)},
     "the attention block of layer 1 is removed": {names.attention_block(1): ()},
     "the feed-forward block of layer 0 is removed": {names.feed_forward_block(0): ()},
     "layer 2 has 3 of 4 heads": {names.heads(2): (0, 1, 3)},
@@ -65,3 +67,9 @@ OBSTACLES = {
 def test_stock_layout_names_what_prevents_it(sentence: str) -> None:
     with pytest.raises(SelectionError, match=sentence):
         cut(tiny("hubert", "base"), Selection(axes=OBSTACLES[sentence]), layout="stock")
+
+
+def test_stock_layout_has_no_place_for_the_scale_of_a_positional_group() -> None:
+    scaled = Selection(axes={GROUPS: (0, 1, 2, 3)}, scales={GROUPS: (1.0, 0.5, 1.0, 1.0)})
+    with pytest.raises(SelectionError, match="groups of the positional convolution are scaled, which folds into no"):
+        cut(tiny("hubert", "base"), scaled, layout="stock")

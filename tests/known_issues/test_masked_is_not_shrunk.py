@@ -100,6 +100,40 @@ def test_positional_convolution_keeps_gain_and_direction_together() -> None:
     assert torch.equal(conv.weight, dense.encoder.pos_conv_embed.conv.weight)
 
 
+@pytest.mark.parametrize("size", ["base", "large"])
+def test_positional_groups_keep_the_weights_that_the_norm_of_all_gave_them(size: str) -> None:
+    dense = double(size=size)
+    small = cut(dense, Selection(axes={names.positional_groups(): (1, 3)})).encoder.pos_conv_embed.conv
+    whole = dense.encoder.pos_conv_embed.conv
+    rows = [*range(6, 12), *range(18, 24)]
+    torch.testing.assert_close(small.weight, whole.weight[rows], rtol=1e-12, atol=1e-14)
+    assert torch.equal(small.bias, whole.bias[rows])
+    assert small.groups == 2
+    direction = "parametrizations.weight.original1"
+    assert torch.equal(small.get_parameter(direction), whole.get_parameter(direction)[rows])
+
+
+def test_a_removed_positional_group_gives_nothing_though_the_activation_of_its_bias_is_not_zero() -> None:
+    name = names.positional_groups()
+    dense = double()
+    small = cut(dense, Selection(axes={name: (0, 2)}, scales={name: (0.5, 2.0)}))
+    hidden = torch.randn(2, 9, 24, dtype=torch.float64)
+    whole = dense.encoder.pos_conv_embed(hidden).detach().unflatten(-1, (4, 6))
+    assert float(whole[..., 1, :].abs().min()) > 0
+    factors = torch.tensor([0.5, 0.0, 2.0, 0.0], dtype=torch.float64)[:, None]
+    torch.testing.assert_close(small.encoder.pos_conv_embed(hidden), (whole * factors).flatten(2))
+
+
+def test_a_positional_group_without_any_weight_gives_its_bias_and_not_nan() -> None:
+    dense = build(tiny_config("hubert", "base"), dtype=torch.float64)
+    with torch.no_grad():
+        dense.encoder.pos_conv_embed.conv.parametrizations.weight.original1[6:12] = 0.0
+    small = cut(dense, Selection(axes={names.positional_groups(): (1,)})).encoder.pos_conv_embed
+    hidden = torch.randn(2, 9, 24, dtype=torch.float64)
+    expected = dense.encoder.pos_conv_embed(hidden)[..., 6:12]
+    torch.testing.assert_close(small(hidden)[..., 6:12], expected)
+
+
 @pytest.mark.parametrize("family", ["hubert", "wavlm"])
 def test_softmax_scale_stays_that_of_the_original_head_width(family: str) -> None:
     every = {names.query_key(0, head): (0, 3) for head in range(4)}

@@ -9,7 +9,7 @@ from typing import Any
 from torch import nn
 
 from secateur.modules.shape import EncoderShape
-from secateur.structure import Axis, Bind, Norm, Rate, Structure, Tap, Unit, Use, Weight
+from secateur.structure import Axis, Bind, Norm, Output, Rate, Structure, Tap, Unit, Use, Weight
 from secateur.structure import axis as names
 
 CONVENTION = (
@@ -38,6 +38,7 @@ class Table:
         self.axes: dict[str, Axis] = {}
         self.uses: list[Use] = []
         self.norms: list[Norm] = []
+        self.outputs: list[Output] = []
         matrices = {f"{path}.weight" for path, module in self.modules.items() if _multiplies(module)}
         matrices |= {f"{path}.parametrizations.weight.original1" for path, m in self.modules.items() if _multiplies(m)}
         self.weights = {
@@ -49,13 +50,14 @@ class Table:
         """Add an axis."""
         self.axes[axis.name] = axis
 
-    def bind(self, name: str, dim: int, *axes: str) -> None:
+    def bind(self, name: str, dim: int, *axes: str, width: int = 1) -> None:
         """Say that dimension `dim` of a parameter lies on axes; a parameter that this model lacks is passed over."""
         if name in self.weights:
             weight = self.weights[name]
-            size = sum(self.axes[axis].size for axis in axes)
+            size = width * sum(self.axes[axis].size for axis in axes)
             assert weight.shape[dim] == size, f"{name} has {weight.shape[dim]} on dim {dim}, its axes {size}"
-            self.weights[name] = replace(weight, binds=(*weight.binds, Bind(dim=dim, axes=axes)), within=None)
+            bind = Bind(dim=dim, axes=axes, width=width)
+            self.weights[name] = replace(weight, binds=(*weight.binds, bind), within=None)
 
     def tap(self, name: str, dim: int | None, *axes: str, repeats: tuple[int, ...] = ()) -> None:
         """Say that the mask of axes is multiplied into a parameter."""
@@ -81,6 +83,17 @@ class Table:
         for name in ("weight", "bias"):
             self.bind(f"{module}.{name}", 0, axis)
 
+    def weight_norm(self, module: str) -> str:
+        """Say that a module's weight is kept as magnitude and direction; the name of the direction is returned."""
+        magnitude, direction = (f"{module}.parametrizations.weight.original{i}" for i in (0, 1))
+        self.weights[direction] = replace(self.weights[direction], magnitude=magnitude)
+        return direction
+
+    def output(self, module: str, dim: int, axis: str, *, width: int) -> None:
+        """Say that the mask of an axis is multiplied into what a module gives, `width` positions for each unit."""
+        tap = Tap(dim=dim, axes=(axis,), repeats=(width,) * self.axes[axis].size)
+        self.outputs.append(Output(module=module, tap=tap))
+
     def use(self, module: str, rate: Rate) -> None:
         """Count the weight matrix of a module."""
         for name in (f"{module}.weight", f"{module}.parametrizations.weight.original1"):
@@ -105,6 +118,7 @@ class Table:
             weights=tuple(self.weights.values()),
             uses=tuple(self.uses),
             norms=tuple(self.norms),
+            outputs=tuple(self.outputs),
             convolutions=tuple(zip(self.config.conv_kernel, self.config.conv_stride, strict=True)),
             convention=CONVENTION,
             sees_padding=any(
@@ -126,7 +140,7 @@ def frames(table: Table) -> Rate:
 def encoder(table: Table, shape: EncoderShape) -> None:
     """All rows of a wav2vec 2.0 style encoder."""
     front_end(table, shape)
-    positional_convolution(table)
+    positional_convolution(table, shape)
     for layer in range(shape.original["num_hidden_layers"]):
         transformer_layer(table, shape, layer)
 
@@ -154,8 +168,24 @@ def front_end(table: Table, shape: EncoderShape) -> None:
     table.use("feature_projection.projection", frames(table))
 
 
-def positional_convolution(table: Table) -> None:
-    """Every convolution of the positional embedding; an even kernel sees one frame more than it leaves."""
+def positional_convolution(table: Table, shape: EncoderShape) -> None:
+    """Every convolution of the positional embedding, and the groups of it where it is a single one.
+
+    The unit is the group and not the tap: any groups that are left are again one dense convolution, whereas taps are
+    not interchangeable (only a run of them is a convolution again), and without the outer ones every channel would see
+    less far; benchmarks/positional.py measures what either saves. A group goes with its own channels of input and
+    output. What it gives is added to the residual stream, so its mask has no weight to enter and is multiplied in
+    behind the activation. data2vec's stack of convolutions stays whole: the norms between them are over the channels
+    of all groups.
+    """
+    path, own = "encoder.pos_conv_embed.conv", names.positional_groups()
+    if isinstance(single := table.modules.get(path), nn.Conv1d):
+        original, width = shape.positions.original, single.out_channels // single.groups
+        table.axis(Axis(name=own, units=shape.positions.groups, original=original, least=1))
+        table.bind(table.weight_norm(path), 0, own, width=width)
+        table.bind(f"{path}.bias", 0, own, width=width)
+        table.output("encoder.pos_conv_embed.activation", 1, own, width=width)
+    # An even kernel sees one frame more than it leaves.
     for path, module in table.modules.items():
         if path.startswith("encoder.pos_conv_embed") and isinstance(module, nn.Conv1d):
             rate = Rate(level=len(table.config.conv_kernel), extra=1 - module.kernel_size[0] % 2)

@@ -168,7 +168,8 @@ class PruneConfig:
     gates: dict[str, Gate | None] = field(
         default_factory=lambda: {kind: HardConcrete() for kind in ("channels", "heads", "units")}
     )
-    """settings by kind of axis: channels, heads, qk, vo, units, block; null leaves out a kind that a base gates"""
+    """settings by kind of axis: channels, groups (of the positional convolution; no recipe here gates them, see
+    benchmarks/README.md), heads, qk, vo, units, block; null leaves out a kind that a base gates"""
     target: float | None = None
     """short for one constraint: this share of the parameters of the whole model is kept"""
     constraints: tuple[Constraint, ...] = ()

@@ -128,7 +128,8 @@ class Terms:
             any_of.append([number[name] for name in term.weight.any_of] if term.weight else [])
             bound = {bind.dim for bind in term.weight.binds} if term.weight else set()
             shape = term.weight.shape if term.weight else ()
-            constant.append(float(math.prod(size for dim, size in enumerate(shape) if dim not in bound)))
+            widths = [bind.width for bind in term.weight.binds] if term.weight else []
+            constant.append(float(math.prod([*widths, *(size for dim, size in enumerate(shape) if dim not in bound)])))
         self.along = _pad(along, len(groups))
         self.within = torch.tensor(within)
         self.constant = torch.tensor(constant, dtype=torch.float64)

@@ -11,12 +11,13 @@ from torch.nn import functional as F
 
 from secateur.inference.linear import Prepared, channels_last, convolution, is_eager
 from secateur.modules.attention import bias_by_distance
+from secateur.modules.positions import CutPositionalConv, gather, scatter
 
 _LONG = 32  # taps
 
 
 class PositionalConv(nn.Module):
-    """What the stock positional convolution computes, its weight norm folded.
+    """What the positional convolution computes, stock or cut, its weight norm folded.
 
     Its many taps make it a fifth of the arithmetic of a small model. On a CPU it is done by blocks of frames in the
     frequency domain (overlap-save), with spectra of the taps computed once: twice the taps' own memory, a thirtieth
@@ -29,17 +30,24 @@ class PositionalConv(nn.Module):
     def __init__(self, stock: Any) -> None:
         """
         Args:
-            stock: A positional convolution of the library, with GELU behind it.
+            stock: A positional convolution of the library or ours, with GELU behind it.
         """
         super().__init__()
         self.register_buffer("weight", channels_last(stock.conv.weight))
         self.register_buffer("bias", None if stock.conv.bias is None else stock.conv.bias.detach())
         self.padding, self.groups = stock.conv.padding[0], stock.conv.groups
+        self.kept = stock.shape if isinstance(stock, CutPositionalConv) else None
         self.taps: int = stock.conv.kernel_size[0]
         self._spectra = Prepared(partial(_spectra, groups=self.groups))
 
     def forward(self, hidden_states: Tensor) -> Tensor:
         """(B, T, D) -> (B, T, D)."""
+        if self.kept is None:
+            return self._convolved(hidden_states)
+        return scatter(self._convolved(gather(hidden_states, self.kept)), self.kept)
+
+    def _convolved(self, hidden_states: Tensor) -> Tensor:
+        """The channels of the groups that are there: (B, T, K) -> (B, T, K)."""
         time = hidden_states.shape[1]
         if is_eager(hidden_states) and self.taps >= _LONG and 2 * time >= self.taps:
             return self._by_blocks(hidden_states)

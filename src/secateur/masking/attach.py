@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from secateur.masking.taps import Factor, compile_taps
+from secateur.masking.taps import Factor, compile_outputs, compile_taps
 from secateur.modules.norm import SupportLayerNorm
 from secateur.structure import Structure
 
@@ -57,7 +58,7 @@ class Masking:
 
 
 class _Tapped(nn.Module):
-    """The parametrisation of one tapped parameter."""
+    """The parametrisation of one tapped parameter; its `hook` does the same to what a module gives."""
 
     def __init__(self, masking: Masking, factor: Factor) -> None:
         super().__init__()
@@ -71,6 +72,11 @@ class _Tapped(nn.Module):
         if self.factor.units.device != values.device:
             self.factor = self.factor.to(values.device)
         return weight * self.factor.of(values, weight.dim()).to(weight.dtype)
+
+    def hook(self, module: nn.Module, inputs: tuple[Any, ...], output: Tensor) -> Tensor:
+        """The masked output of a module."""
+        masked: Tensor = self(output)
+        return masked
 
 
 def attach(base: nn.Module, structure: Structure) -> Masking:
@@ -86,6 +92,9 @@ def attach(base: nn.Module, structure: Structure) -> Masking:
         module = base.get_submodule(path)
         parametrize.register_parametrization(module, parameter, _Tapped(masking, factor))
         masking._tapped.append((module, parameter))
+    for path, factor in compile_outputs(structure).items():
+        hook = _Tapped(masking, factor).hook
+        masking._hooks.append(base.get_submodule(path).register_forward_hook(hook))
     for norm in structure.norms:
         path, _, name = norm.module.rpartition(".")
         parent, stock = base.get_submodule(path), base.get_submodule(norm.module)
@@ -97,8 +106,8 @@ def attach(base: nn.Module, structure: Structure) -> Masking:
     for axis in structure.of_kinds(("layer",)):
         if axis.size:
             layer = base.get_submodule(axis.name.removesuffix("/layer"))
-            hook = _bypass(masking, structure.offsets[axis.name])
-            masking._hooks.append(layer.register_forward_hook(hook, prepend=True))
+            bypass = partial(_bypass, masking, structure.offsets[axis.name])
+            masking._hooks.append(layer.register_forward_hook(bypass, prepend=True))
     return masking
 
 
@@ -107,15 +116,11 @@ def has_masks(base: nn.Module) -> bool:
     return any(isinstance(module, _Tapped) for module in base.modules())
 
 
-def _bypass(masking: Masking, unit: int) -> Any:
-    """A hook that hands a layer's input on when the layer is masked."""
-
-    def hook(module: nn.Module, inputs: tuple[Any, ...], output: Any) -> Any:
-        if not masking.trimmed(unit):
-            return None
-        return (inputs[0], *output[1:]) if isinstance(output, tuple) else inputs[0]
-
-    return hook
+def _bypass(masking: Masking, unit: int, module: nn.Module, inputs: tuple[Any, ...], output: Any) -> Any:
+    """The hook that hands a layer's input on when the layer is masked; a closure would not be copied with the model."""
+    if not masking.trimmed(unit):
+        return None
+    return (inputs[0], *output[1:]) if isinstance(output, tuple) else inputs[0]
 
 
 def base_of(model: nn.Module) -> nn.Module:

@@ -1,4 +1,4 @@
-"""Taps turned into index tables: the factor that a vector of mask values puts on each parameter.
+"""Taps turned into index tables: the factor that a vector of mask values puts on each parameter or output.
 
 Masking multiplies these factors into the weights of the full-size model; surgery multiplies the same factors in before
 it slices. That the two agree is therefore a matter of slicing alone.
@@ -11,12 +11,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from secateur.structure import Selection, Structure, Weight
+from secateur.structure import Selection, Structure, Tap, Weight
 
 
 @dataclass(frozen=True)
 class Factor:
-    """The mask on one parameter.
+    """The mask on one parameter, or on the output of one module.
 
     Attributes:
         dim: Dimension that the factor lies along, or None for one factor on the whole.
@@ -27,7 +27,7 @@ class Factor:
     units: Tensor
 
     def of(self, values: Tensor, rank: int) -> Tensor:
-        """The factor, shaped to broadcast against a parameter of that rank: (units,) -> (..., positions, ...)."""
+        """The factor, shaped to broadcast against a tensor of that rank: (units,) -> (..., positions, ...)."""
         factor = values[self.units[0]]
         for row in self.units[1:]:
             factor = factor * values[row]
@@ -46,6 +46,14 @@ def compile_taps(structure: Structure) -> dict[str, Factor]:
     return {weight.name: _factor(structure, weight) for weight in structure.weights if weight.taps}
 
 
+def compile_outputs(structure: Structure) -> dict[str, Factor]:
+    """The factor on the output of every module that carries a mask, by module path."""
+    return {
+        output.module: Factor(output.tap.dim, torch.tensor([_row(structure, output.tap)], dtype=torch.long))
+        for output in structure.outputs
+    }
+
+
 def _factor(structure: Structure, weight: Weight) -> Factor:
     dims = {tap.dim for tap in weight.taps if tap.dim is not None}
     assert len(dims) <= 1, f"{weight.name} is tapped along more than one dimension"
@@ -53,17 +61,23 @@ def _factor(structure: Structure, weight: Weight) -> Factor:
     positions = weight.shape[dim] if dim is not None else 1
     rows = []
     for tap in weight.taps:
-        row: list[int] = []
-        for name in tap.axes:
-            start = structure.offsets[name]
-            row += range(start, start + structure.axes[name].size)
-        if tap.repeats:
-            row = [unit for unit, count in zip(row, tap.repeats, strict=True) for _ in range(count)]
+        row = _row(structure, tap)
         if tap.dim is None:
             row *= positions
         assert len(row) == positions, f"{weight.name}: a tap covers {len(row)} of {positions} positions"
         rows.append(row)
     return Factor(dim, torch.tensor(rows, dtype=torch.long))
+
+
+def _row(structure: Structure, tap: Tap) -> list[int]:
+    """The flat index of the unit at each position along a tap."""
+    row: list[int] = []
+    for name in tap.axes:
+        start = structure.offsets[name]
+        row += range(start, start + structure.axes[name].size)
+    if tap.repeats:
+        row = [unit for unit, count in zip(row, tap.repeats, strict=True) for _ in range(count)]
+    return row
 
 
 def values_of(structure: Structure, selection: Selection, dtype: torch.dtype = torch.float64) -> Tensor:

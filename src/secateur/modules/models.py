@@ -18,6 +18,7 @@ from secateur.errors import ModelError
 from secateur.modules.attention import CutAttention, CutWavLMAttention
 from secateur.modules.configs import PREFIX, STEMS, config_class, stock_type
 from secateur.modules.feed_forward import fit_feed_forward
+from secateur.modules.positions import fit_positions
 from secateur.modules.shape import shape_of
 
 #: Auto classes by the ending of the model class they create.
@@ -72,6 +73,7 @@ def model_class(model_type: str, ending: str) -> type[PreTrainedModel]:
 def _fit(model: Any, config: Any, attention: type[CutAttention]) -> None:
     """Replace what pruning cut in a freshly built base model; conv widths and the layer count come from its config."""
     shape = shape_of(config)
+    model.encoder.pos_conv_embed = fit_positions(model.encoder.pos_conv_embed, shape.positions)
     for index, layer in enumerate(model.encoder.layers):
         extra = {"holds_table": index == 0 and shape.has_heads} if attention is CutWavLMAttention else {}
         layer.attention = attention(config, shape.attention[index], shape.head_dim, **extra)

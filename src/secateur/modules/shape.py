@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from secateur.errors import ModelError
+from secateur.structure import Selection, Structure
 from secateur.structure import axis as names
 
 FORMAT = 1
@@ -58,6 +60,27 @@ class FeedForwardShape:
 
 
 @dataclass(frozen=True, kw_only=True)
+class PositionShape:
+    """The positional convolution.
+
+    Attributes:
+        original: How many groups the original model has.
+        groups: Those that are left.
+        scales: What the output of each of those is multiplied by: it is added to the residual stream, so that there is
+            no weight for a scale to fold into.
+    """
+
+    original: int
+    groups: tuple[int, ...]
+    scales: tuple[float, ...]
+
+    @property
+    def is_stock(self) -> bool:
+        """Whether this is the original's convolution."""
+        return len(self.groups) == self.original and all(scale == 1.0 for scale in self.scales)
+
+
+@dataclass(frozen=True, kw_only=True)
 class EncoderShape:
     """All that pruning can change of an encoder, in original indices.
 
@@ -65,6 +88,7 @@ class EncoderShape:
         model_type: Type of the stock architecture.
         original: The dense model's remembered config fields.
         channels: Kept output channels of each front-end layer.
+        positions: The positional convolution.
         attention: The attention block of each remaining layer.
         feed_forward: The feed-forward block of each remaining layer.
     """
@@ -72,6 +96,7 @@ class EncoderShape:
     model_type: str
     original: Mapping[str, Any]
     channels: tuple[tuple[int, ...], ...]
+    positions: PositionShape
     attention: tuple[AttentionShape, ...]
     feed_forward: tuple[FeedForwardShape, ...]
 
@@ -97,6 +122,14 @@ def shape_of(config: Any) -> EncoderShape:
 
     layers = range(sum(1 for i in range(original["num_hidden_layers"]) if units(names.whole_layer(i), 1)))
     head_dim = original["hidden_size"] // original["num_attention_heads"]
+
+    def positions() -> PositionShape:
+        name, count = names.positional_groups(), int(config.num_conv_pos_embedding_groups)
+        groups = units(name, count)
+        scales = tuple(float(scale) for scale in record.get("scales", {}).get(name, (1.0,) * len(groups)))
+        if len(scales) != len(groups):
+            raise ModelError(f"The 'secateur' entry has {len(scales)} scales for the {len(groups)} units of {name!r}.")
+        return PositionShape(original=count, groups=groups, scales=scales)
 
     def attention(layer: int) -> AttentionShape:
         heads = [
@@ -125,22 +158,33 @@ def shape_of(config: Any) -> EncoderShape:
         model_type=original["model_type"],
         original=original,
         channels=tuple(units(names.channels(i), size) for i, size in enumerate(original["conv_dim"])),
+        positions=positions(),
         attention=tuple(attention(layer) for layer in layers),
         feed_forward=tuple(feed_forward(layer) for layer in layers),
     )
 
 
-def record_of(config: Any, kept: Mapping[str, tuple[int, ...]], sizes: Mapping[str, int]) -> dict[str, Any]:
-    """The ``secateur`` entry of a cut config: the original sizes, and the kept units of every axis that is not whole.
+def record_of(config: Any, structure: Structure, closed: Selection) -> dict[str, Any]:
+    """The ``secateur`` entry of a cut config: original sizes, kept units of axes that are not whole, unfolded scales.
 
     Args:
         config: The config that was cut, stock or already cut once.
-        kept: Kept original indices of every axis (a closed selection).
-        sizes: Original size of every axis.
+        structure: Its structure.
+        closed: The closed selection that cuts it.
     """
     before = getattr(config, "secateur", None) or {}
     original = before.get("original") or {name: getattr(config, name) for name in REMEMBERED}
     axes = dict(before.get("axes", {}))
-    axes |= {name: names.to_ranges(units) for name, units in kept.items() if len(units) < sizes[name]}
+    axes |= {
+        name: names.to_ranges(units)
+        for name, units in closed.axes.items()
+        if len(units) < structure.axes[name].original
+    }
+    scales = dict(before.get("scales", {}))
+    for name in (name for output in structure.outputs for name in output.tap.axes):
+        units = structure.axes[name].units
+        so_far = dict(zip(units, scales.pop(name, (1.0,) * len(units)), strict=True))
+        product = [so_far[unit] * factor for unit, factor in closed.factors(name).items()]
+        scales |= {name: product} if set(product) != {1.0} else {}
     original = {name: list(value) if isinstance(value, tuple) else value for name, value in original.items()}
-    return {"format": FORMAT, "original": original, "axes": axes}
+    return {"format": FORMAT, "original": original, "axes": axes} | ({"scales": scales} if scales else {})

@@ -16,6 +16,7 @@ from secateur.report.words import amount, exact, share
 #: Kinds of units in words.
 KINDS = {
     "channels": "convolution channels",
+    "groups": "positional convolution groups",
     "heads": "heads",
     "qk": "query/key dimensions",
     "vo": "value/output dimensions",

@@ -1,4 +1,4 @@
-"""Pictures of what is left: heads as a grid, feed-forward units and conv channels as bars."""
+"""Pictures of what is left: heads as a grid, feed-forward units, conv channels and positional groups as bars."""
 
 from __future__ import annotations
 
@@ -218,7 +218,7 @@ def bars_picture(
         width=WIDTH,
         height=top + 4 + len(rows) * _ROW,
         name=name,
-        title=f"{title} left in each layer",
+        title=f"{title} left{' in each layer' if len(rows) > 1 else ''}",
         description=note,
     )
     return Chart(title=title, svg=svg, note=note)
@@ -240,4 +240,7 @@ def pictures(axes: Sequence[Axis]) -> list[Chart]:
     if conv:
         rows = [(f"conv {axis.layer}", axis, False) for axis in conv]
         found.append(bars_picture(rows, name="channels", title="Convolution channels", unit="channel"))
+    rows = [("positional", axis, False) for axis in axes if axis.kind == "groups"]
+    if rows:
+        found.append(bars_picture(rows, name="groups", title="Positional convolution groups", unit="group"))
     return found

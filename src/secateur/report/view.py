@@ -57,6 +57,7 @@ class View:
     cut_before: bool  # whether the run began with a model that had lost units already
     layers: tuple[Layer, ...]
     channels: tuple[tuple[int, int, int], ...]  # layer, kept, original
+    groups: tuple[tuple[int, int], ...]  # of the positional convolution, where it has the axis: kept, original
     costs: tuple[Stack, ...]
     health: Health | None
     constraints: tuple[ConstraintRow, ...]
@@ -86,9 +87,12 @@ def view(record: Record, points: Sequence[Point]) -> View:
         else None,
         shapes=tuple(pictures(record.axes)),
         partial_heads=any(head.partial for layer in layers for head in layer.each),
-        cut_before=any(axis.kind in ("units", "channels") and axis.before < axis.original for axis in record.axes),
+        cut_before=any(
+            axis.kind in ("units", "channels", "groups") and axis.before < axis.original for axis in record.axes
+        ),
         layers=tuple(layers),
         channels=tuple((axis.layer or 0, axis.kept, axis.original) for axis in record.axes if axis.kind == "channels"),
+        groups=tuple((axis.kept, axis.original) for axis in record.axes if axis.kind == "groups"),
         costs=tuple(stacks(record.blocks)) if record.blocks else (),
         health=health(record.gates) if record.gates else None,
         constraints=tuple(constraint_rows(record.constraints)),

@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-KINDS = ("channels", "heads", "qk", "vo", "units", "block", "layer")
+KINDS = ("channels", "groups", "heads", "qk", "vo", "units", "block", "layer")
 
 #: An axis name and the original index of one of its units.
 Unit = tuple[str, int]
@@ -51,6 +51,11 @@ def kind_of(name: str) -> str:
 def channels(layer: int) -> str:
     """The output channels of front-end layer `layer`."""
     return f"feature_extractor.conv_layers.{layer}/channels"
+
+
+def positional_groups() -> str:
+    """The groups of the positional convolution."""
+    return "encoder.pos_conv_embed.conv/groups"
 
 
 def heads(layer: int) -> str:

@@ -15,15 +15,22 @@ _PREFIX = {"whole": "", "encoder": "encoder", "frontend": "feature_extractor"}
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Bind:
-    """One dimension of a parameter: the axes that lie along it, one behind the other."""
+    """One dimension of a parameter: the axes that lie along it, one behind the other.
+
+    Attributes:
+        dim: The dimension.
+        axes: The axes.
+        width: How many positions each unit covers.
+    """
 
     dim: int
     axes: tuple[str, ...]
+    width: int = 1
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Tap:
-    """Where the mask of axes is multiplied into a parameter.
+    """Where the mask of axes is multiplied into a parameter, or into what a module gives (`Output`).
 
     Attributes:
         dim: The dimension, or None for a factor on the whole parameter (axes of one unit).
@@ -48,6 +55,8 @@ class Weight:
         taps: Masks multiplied into it.
         within: A unit without which the parameter is not there (with the unit's ancestors).
         any_of: Axes of which a unit must be alive for the parameter to be there; empty for no such condition.
+        magnitude: The parameter that sets this one's norm (weight norm), and so follows when a part of this one goes;
+            empty for none.
     """
 
     name: str
@@ -57,6 +66,7 @@ class Weight:
     taps: tuple[Tap, ...] = ()
     within: Unit | None = None
     any_of: tuple[str, ...] = ()
+    magnitude: str = ""
 
     @property
     def module(self) -> str:
@@ -98,6 +108,17 @@ class Norm:
     axis: str
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Output:
+    """A module whose output carries a mask, because no weight behind it consumes the axis.
+
+    Its scales fold into nothing: the cut model keeps them beside its shape.
+    """
+
+    module: str
+    tap: Tap
+
+
 @dataclass(frozen=True, kw_only=True)
 class Structure:
     """Everything that is known of one model's prunable shape.
@@ -108,6 +129,7 @@ class Structure:
         weights: Every parameter of the base model.
         uses: Every counted multiply-accumulate.
         norms: LayerNorms crossed by an axis.
+        outputs: Modules whose output carries a mask.
         convolutions: (kernel, stride) of each front-end layer.
         convention: What the MACs count and leave out, in words.
         sees_padding: Whether padding changes valid frames, in stock code too: front ends with GroupNorm, and data2vec's
@@ -122,6 +144,7 @@ class Structure:
     convolutions: tuple[tuple[int, int], ...]
     convention: str
     sees_padding: bool
+    outputs: tuple[Output, ...] = ()
     weight_by_name: Mapping[str, Weight] = field(init=False, repr=False)
 
     def __post_init__(self) -> None:

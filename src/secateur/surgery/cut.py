@@ -14,6 +14,7 @@ from secateur.masking.attach import base_of, has_masks
 from secateur.masking.taps import compile_taps, values_of
 from secateur.modules.configs import config_class, stock_config
 from secateur.modules.models import ending_of, endings
+from secateur.modules.positions import direction_norm
 from secateur.modules.shape import EncoderShape, record_of, shape_of
 from secateur.structure import Selection, Structure, Weight, close
 from secateur.structure.axis import whole_layer
@@ -72,7 +73,7 @@ def cut_config(
     fields: dict[str, Any] = config.to_dict()
     for name in ("model_type", "transformers_version", "architectures", "conv_dim"):
         fields.pop(name, None)
-    fields["secateur"] = record_of(config, closed.axes, {name: axis.original for name, axis in structure.axes.items()})
+    fields["secateur"] = record_of(config, structure, closed)
     fields["num_hidden_layers"] = sum(bool(closed.axes[axis.name]) for axis in structure.of_kinds(("layer",)))
     fields["intermediate_size"] = fields["secateur"]["original"]["intermediate_size"]
     fields["conv_dim"] = [len(closed.axes[axis.name]) for axis in structure.of_kinds(("channels",))]
@@ -89,6 +90,11 @@ def cut_config(
 
 def stock_obstacle(shape: EncoderShape) -> str:
     """What keeps stock classes from expressing a shape, in words; empty when nothing does."""
+    positions = shape.positions
+    if len(positions.groups) < positions.original:
+        return f"the positional convolution has {len(positions.groups)} of {positions.original} groups"
+    if not positions.is_stock:
+        return "groups of the positional convolution are scaled, which folds into no weight"
     heads = shape.original["num_attention_heads"]
     for layer, (attention, feed_forward) in enumerate(zip(shape.attention, shape.feed_forward, strict=True)):
         if not attention.kept or not feed_forward.kept:
@@ -120,7 +126,20 @@ def _encoder_state(base: Any, old: Structure, new: Structure, closed: Selection)
         for bind in weight.binds:
             value = value.index_select(bind.dim, _positions(old, before, new, weight, bind.dim).to(value.device))
         state[weight.name] = value.clone(memory_format=torch.contiguous_format)
+    for weight in new.weights:
+        if weight.magnitude:
+            _keep_magnitude(state, parameters[weight.name].detach(), weight)
     return state
+
+
+def _keep_magnitude(state: dict[str, Tensor], before: Tensor, weight: Weight) -> None:
+    """Weight norm divides by the norm of what is left of a direction: its magnitude shrinks in proportion."""
+    direction, magnitude = state[weight.name], state[weight.magnitude]
+    left = direction_norm(direction, magnitude)
+    share = left / direction_norm(before, magnitude)
+    state[weight.magnitude] = (magnitude.double() * share).to(magnitude.dtype)
+    # Nothing has no direction, and weight norm would divide zero by zero: any direction will do, at magnitude zero.
+    state[weight.name] = torch.where((left == 0).expand_as(direction), torch.ones_like(direction), direction)
 
 
 def _positions(old: Structure, before: Weight, new: Structure, after: Weight, dim: int) -> Tensor:
@@ -129,9 +148,12 @@ def _positions(old: Structure, before: Weight, new: Structure, after: Weight, di
     return torch.tensor([where[unit] for unit in _along(new, after, dim)], dtype=torch.long)
 
 
-def _along(structure: Structure, weight: Weight, dim: int) -> list[tuple[str, int]]:
-    axes = next(bind.axes for bind in weight.binds if bind.dim == dim)
-    return [(name, unit) for name in axes for unit in structure.axes[name].units]
+def _along(structure: Structure, weight: Weight, dim: int) -> list[tuple[str, int, int]]:
+    """Axis, unit and place within the unit of every position along a dimension."""
+    bind = next(bind for bind in weight.binds if bind.dim == dim)
+    return [
+        (name, unit, place) for name in bind.axes for unit in structure.axes[name].units for place in range(bind.width)
+    ]
 
 
 def _head_state(model: PreTrainedModel, prefix: str, closed: Selection, structure: Structure) -> dict[str, Tensor]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from secateur.modules.positions import direction_norm
 from secateur.structure import Structure
 
 
@@ -19,16 +20,20 @@ def magnitude(base: nn.Module, structure: Structure) -> Tensor:
     for weight in structure.weights:
         for bind in weight.binds if weight.matrix else ():
             value = parameters[weight.name].double().cpu()
+            if weight.magnitude:
+                gain = parameters[weight.magnitude].double().cpu()
+                value = value * gain / direction_norm(value, gain)
             along = value.square().sum([dim for dim in range(value.dim()) if dim != bind.dim])
             at = 0
             for name in bind.axes:
                 axis = structure.axes[name]
-                start, own = structure.offsets[name], along[at : at + axis.size]
+                own = along[at : at + axis.size * bind.width].view(axis.size, bind.width).sum(1)
+                start = structure.offsets[name]
                 squares[start : start + axis.size] += own
                 for parent, unit in axis.parents:
                     if unit in structure.axes[parent].units:
                         squares[structure.offsets[parent] + structure.axes[parent].units.index(unit)] += own.sum()
-                at += axis.size
+                at += axis.size * bind.width
     return squares.sqrt().float()
 
 

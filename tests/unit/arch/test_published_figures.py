@@ -8,7 +8,8 @@ from transformers import HubertConfig, Wav2Vec2Config, WavLMConfig
 
 from secateur.arch import declare
 from secateur.cost import Cost, Terms, breakdown
-from secateur.structure import close
+from secateur.structure import Selection, close
+from secateur.structure import axis as names
 
 
 @pytest.mark.parametrize(
@@ -22,6 +23,22 @@ def test_default_configs_have_their_known_size(config: type, parameters: int) ->
     assert table.frames == 49
     assert table.scopes["frontend"] == {"parameters": 4_200_448, "macs": 2_450_123_776}
     assert table.blocks["encoder.pos_conv_embed"]["macs"] == 235_929_600
+
+
+def test_a_group_of_the_positional_convolution_has_its_weights_and_biases() -> None:
+    structure = declare(WavLMConfig())
+    half = close(structure, Selection(axes={names.positional_groups(): tuple(range(0, 16, 2))})).selection
+    terms, group = Terms(structure), 48 * 48 * 128
+    gated = frozenset({names.positional_groups()})
+    for scope, dense, one in (
+        ("whole", 94_381_936, group + 48),
+        ("encoder", 89_785_712, group + 48),
+        ("gated", 16 * group, group),  # no biases
+    ):
+        cost = Cost.of(terms, cost="parameters", scope=scope, gated=gated)
+        assert (cost.dense, cost.count(half)) == (dense, dense - 8 * one), scope
+    macs = Cost.of(terms, cost="macs", scope="encoder.pos_conv_embed")
+    assert (macs.dense, macs.count(half)) == (50 * 16 * group, 50 * 8 * group)  # 49 frames and the one that is cropped
 
 
 def test_wavlm_has_10224_parameters_for_its_position_bias() -> None:

@@ -201,7 +201,7 @@ def test_the_first_steps_figures_name_every_constraint_kind_and_multiplier() -> 
     figures = trainee.end(1, lambda tensor: tensor)
     names = ("parameters-whole", "macs-frontend")
     expected = {f"{word}/{name}" for name in names for word in ("kept", "target", "lambda1", "lambda2")}
-    expected |= {f"open/{kind}" for kind in ("channels", "heads", "qk", "vo", "units", "block")}
+    expected |= {f"open/{kind}" for kind in ("channels", "groups", "heads", "qk", "vo", "units", "block")}
     assert figures.keys() == expected | {"constraint", "undecided"}
     assert figures["target/macs-frontend"] == pytest.approx(0.7)
 

@@ -17,7 +17,10 @@ from secateur.gates import GateSet, HardConcrete
 from secateur.structure import Structure
 from secateur.surgery import cut
 
-KINDS = {kind: HardConcrete(drop_rate=0.5, spread=1.0) for kind in ("channels", "heads", "qk", "vo", "units", "block")}
+KINDS = {
+    kind: HardConcrete(drop_rate=0.5, spread=1.0)
+    for kind in ("channels", "groups", "heads", "qk", "vo", "units", "block")
+}
 PLAN = Plan(
     seed=4,
     channels=("some", "some", "one"),

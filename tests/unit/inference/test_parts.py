@@ -14,6 +14,8 @@ from secateur.inference import front_end, positions
 from secateur.inference.front_end import FrontEnd
 from secateur.inference.linear import Prepared
 from secateur.inference.positions import PositionalConv
+from secateur.modules.positions import CutPositionalConv
+from secateur.modules.shape import PositionShape
 
 TOLERANCE = {torch.float32: 1e-5, torch.float64: 1e-12}
 
@@ -35,6 +37,17 @@ def test_positional_convolution_at_every_block_border(time: int, taps: int, dtyp
     stock = conv(dtype, taps)
     values = torch.randn(2, time, 32, dtype=dtype)
     torch.testing.assert_close(PositionalConv(stock)(values), stock(values), rtol=0, atol=TOLERANCE[dtype])
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("dtype", TOLERANCE, ids=str)
+@pytest.mark.parametrize("time", [20, 130])
+@pytest.mark.parametrize("taps", [8, 64])
+def test_positional_convolution_with_fewer_groups(taps: int, time: int, dtype: torch.dtype) -> None:
+    shape = PositionShape(original=4, groups=(0, 3), scales=(0.5, 2.0))
+    small = CutPositionalConv(conv(dtype, taps), shape).to(dtype)
+    values = torch.randn(2, time, 32, dtype=dtype)
+    torch.testing.assert_close(PositionalConv(small)(values), small(values), rtol=0, atol=TOLERANCE[dtype])
 
 
 @torch.no_grad()

@@ -62,6 +62,25 @@ def test_the_gradient_of_a_mask_is_that_of_scaling_by_hand() -> None:
     torch.testing.assert_close(through_tap, by_hand)
 
 
+def test_the_mask_of_positional_groups_scales_what_they_add_to_the_residual_stream() -> None:
+    structure, model = tiny_structure("hubert", "base"), build(tiny_config("hubert", "base"), dtype=torch.float64)
+    hidden, name = torch.randn(2, 9, 24, dtype=torch.float64), names.positional_groups()
+    before = model.encoder.pos_conv_embed(hidden)
+    factors = torch.tensor([0.5, 0.0, 1.0, 2.0], dtype=torch.float64, requires_grad=True)
+    by_hand = (before.unflatten(-1, (4, 6)) * factors[:, None]).flatten(2)
+    start = structure.offsets[name]
+    masking = attach(model, structure)
+    mask = torch.ones(structure.size, dtype=torch.float64)
+    mask[start : start + 4] = factors.detach()
+    masking.set(mask.requires_grad_())
+    masked = model.encoder.pos_conv_embed(hidden)
+    assert torch.equal(masked, by_hand)
+    ours, theirs = (torch.autograd.grad(out.square().sum(), z)[0] for out, z in ((masked, mask), (by_hand, factors)))
+    torch.testing.assert_close(ours[start : start + 4], theirs)
+    masking.remove()
+    assert torch.equal(model.encoder.pos_conv_embed(hidden), before)
+
+
 def test_a_query_key_mask_multiplies_the_logit_once() -> None:
     structure, model = tiny_structure("hubert", "base"), build(tiny_config("hubert", "base"), dtype=torch.float64)
     attention, hidden = model.encoder.layers[0].attention, torch.randn(1, 4, 24, dtype=torch.float64)
@@ -109,7 +128,15 @@ def test_masks_do_not_break_a_deep_copy() -> None:
     masking.set(torch.rand(structure.size).requires_grad_(True))
     model(audio((1600,))[0])[0].sum().backward()
     twin = copy.deepcopy(model)
-    assert torch.equal(outputs(twin, *audio((1600,)))[-1], outputs(model, *audio((1600,)))[-1])
+    before = outputs(model, *audio((1600,)))
+    assert torch.equal(outputs(twin, *audio((1600,)))[-1], before[-1])
+    other = torch.rand(structure.size)
+    other[structure.offsets[names.whole_layer(2)]] = 0.0
+    masking.set(other)
+    after, theirs = outputs(model, *audio((1600,))), outputs(twin, *audio((1600,)))
+    assert not torch.equal(after[0], before[0])
+    assert torch.equal(after[3], after[2])
+    assert all(torch.equal(a, b) for a, b in zip(theirs, before, strict=True))  # it has masks of its own
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])

@@ -10,7 +10,7 @@ from typing import Any
 
 from secateur.records import append_jsonl, write_json
 
-LAYERS, HEADS, WIDTH, UNITS, CHANNELS = 12, 12, 64, 3072, 512
+LAYERS, HEADS, WIDTH, UNITS, CHANNELS, GROUPS, GROUPS_LEFT = 12, 12, 64, 3072, 512, 16, 11
 KERNELS = (10, 3, 3, 3, 3, 2, 2)
 FRAMES = (3199, 1599, 799, 399, 199, 99, 49)
 
@@ -34,7 +34,7 @@ def axes(left: dict[str, Any]) -> list[dict[str, Any]]:
     """The record's axes for what is left."""
     found: list[dict[str, Any]] = []
 
-    def add(name: str, kind: str, layer: int, original: int, kept: int, gated: bool = True) -> None:
+    def add(name: str, kind: str, layer: int | None, original: int, kept: int, gated: bool = True) -> None:
         found.append(
             {"name": name, "kind": kind, "layer": layer, "original": original, "before": original, "kept": kept}
             | {"gated": gated}
@@ -42,6 +42,7 @@ def axes(left: dict[str, Any]) -> list[dict[str, Any]]:
 
     for layer, kept in enumerate(left["channels"]):
         add(f"feature_extractor.conv_layers.{layer}/channels", "channels", layer, CHANNELS, kept)
+    add("encoder.pos_conv_embed.conv/groups", "groups", None, GROUPS, GROUPS_LEFT)
     for layer in range(LAYERS):
         path, alive, units = f"encoder.layers.{layer}", left["heads"][layer], left["units"][layer]
         add(f"{path}.attention/heads", "heads", layer, HEADS, len(alive or ()))
@@ -65,7 +66,8 @@ def blocks(left: dict[str, Any] | None) -> dict[str, dict[str, int]]:
         found[f"feature_extractor.conv_layers.{layer}"] = {"parameters": weights, "macs": weights * frames}
     found["feature_projection"] = {"parameters": channels[-1] * 770 + 768, "macs": channels[-1] * 768 * 49}
     found["masked_spec_embed"] = {"parameters": 768, "macs": 0}
-    found["encoder.pos_conv_embed"] = {"parameters": 4719488, "macs": 235929600}
+    groups = GROUPS_LEFT if left else GROUPS
+    found["encoder.pos_conv_embed"] = {"parameters": groups * 294960 + 128, "macs": groups * 14745600}
     found["encoder"] = {"parameters": 1536, "macs": 0}
     for layer in range(LAYERS):
         alive = left["heads"][layer] if left else dict.fromkeys(range(HEADS), (WIDTH, WIDTH))
@@ -248,6 +250,7 @@ def gates() -> dict[str, Any]:
     rng = random.Random(2)
     sizes = {
         "channels": (3584, 0.35),
+        "groups": (16, 0.6875),
         "heads": (144, 0.3),
         "qk": (9216, 0.19),
         "vo": (9216, 0.2),

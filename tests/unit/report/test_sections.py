@@ -51,6 +51,15 @@ def test_bars_are_as_long_as_the_share_that_is_kept(page: BeautifulSoup) -> None
     assert [k / f for k, f in zip(kept, full, strict=True)] == pytest.approx(shares, abs=1e-3)
 
 
+def test_groups_of_the_positional_convolution_are_drawn_and_told(page: BeautifulSoup) -> None:
+    picture = page.select_one("svg[aria-labelledby^='groups-title']")
+    assert picture.select_one("title").text == "Positional convolution groups left"  # type: ignore[union-attr]
+    full, kept = (float(picture.select_one(f"rect.{kind}")["width"]) + 2 for kind in ("gone", "kept"))  # type: ignore
+    assert kept / full == pytest.approx(11 / 16, abs=1e-3)
+    assert "Groups left in the positional convolution: 11 of 16" in page.text
+    assert "positional convolution groups" in page.select_one("#gates").text  # type: ignore[union-attr]
+
+
 def test_where_heads_are_not_known_only_their_number_is_shown() -> None:
     axis = Axis(name="encoder.layers.0.attention/heads", kind="heads", layer=0, original=4, before=4, kept=3)
     layer = layers_of([axis])[0]

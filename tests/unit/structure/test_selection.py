@@ -37,6 +37,7 @@ def test_ranges_are_written_as_by_hand() -> None:
     ("name", "kind"),
     [
         (names.channels(3), "channels"),
+        (names.positional_groups(), "groups"),
         (names.query_key(1, 11), "qk"),
         (names.value_output(0, 2), "vo"),
         (names.whole_layer(4), "layer"),
@@ -49,6 +50,7 @@ def test_the_kind_is_the_last_word_of_the_name(name: str, kind: str) -> None:
 
 def test_public_axis_names_are_these() -> None:
     assert names.channels(2) == "feature_extractor.conv_layers.2/channels"
+    assert names.positional_groups() == "encoder.pos_conv_embed.conv/groups"
     assert names.heads(2) == "encoder.layers.2.attention/heads"
     assert names.query_key(2, 7) == "encoder.layers.2.attention/head7.qk"
     assert names.value_output(2, 7) == "encoder.layers.2.attention/head7.vo"
@@ -170,6 +172,17 @@ def test_closing_keeps_the_first_unit_of_an_empty_convolution_and_says_so() -> N
     closed = close(STRUCTURE, Selection(axes={names.channels(1): ()}))
     assert closed.selection.axes[names.channels(1)] == (0,)
     assert closed.notes == (f"{names.channels(1)} was left without a unit; its unit 0 stays",)
+
+
+def test_closing_keeps_a_group_of_the_positional_convolution() -> None:
+    closed = close(STRUCTURE, Selection(axes={names.positional_groups(): ()}))
+    assert closed.selection.axes[names.positional_groups()] == (0,)
+    assert closed.notes == (f"{names.positional_groups()} was left without a unit; its unit 0 stays",)
+
+
+def test_data2vecs_stack_of_positional_convolutions_has_no_groups_to_remove() -> None:
+    with pytest.raises(SelectionError, match=r"Unknown axis 'encoder.pos_conv_embed.conv/groups' .* data2vec-audio"):
+        close(tiny_structure("data2vec-audio", "base"), Selection(axes={names.positional_groups(): (0,)}))
 
 
 def test_closing_leaves_a_block_whose_heads_are_all_dead() -> None:

@@ -21,7 +21,7 @@ from secateur.surgery.choose import SLACK, Choice, Limit, best_share, choose, sm
 from secateur.surgery.scores import first, magnitude
 
 INFINITE = float("inf")
-KINDS = ("channels", "heads", "qk", "vo", "units", "block")
+KINDS = ("channels", "groups", "heads", "qk", "vo", "units", "block")
 #: Kinds whose units are small beside half a percent of a tiny model.
 SMALL = ("qk", "vo")
 
@@ -222,8 +222,9 @@ def test_when_every_gate_is_closed_a_convolution_keeps_a_unit_and_says_so() -> N
     least = smallest(limit(structure, 1.0), torch.isfinite(scores))
     choice = pick(structure, scores, limit(structure, least))
     assert [len(choice.selection.axes[f"feature_extractor.conv_layers.{i}/channels"]) for i in range(3)] == [1, 1, 1]
-    assert len(choice.notes) == 3
-    assert "was left without a unit" in choice.notes[0]
+    assert len(choice.selection.axes["encoder.pos_conv_embed.conv/groups"]) == 1
+    assert len(choice.notes) == 4
+    assert all("was left without a unit" in note for note in choice.notes)
 
 
 def test_every_one_of_several_limits_holds_and_the_tightest_binds() -> None:
@@ -301,6 +302,14 @@ def test_magnitude_is_the_norm_of_all_matrix_elements_of_a_unit() -> None:
     torch.testing.assert_close(scores[units : units + 10], expected)
     whole = structure.offsets["encoder.layers.1.feed_forward/block"]
     torch.testing.assert_close(scores[whole], expected.square().sum().sqrt())
+
+
+@pytest.mark.parametrize("size", ["base", "large"])
+def test_magnitude_of_a_positional_group_is_that_of_the_weight_and_not_of_its_direction(size: str) -> None:
+    structure, model = tiny_structure("hubert", size), tiny("hubert", size)
+    start = structure.offsets["encoder.pos_conv_embed.conv/groups"]
+    expected = model.encoder.pos_conv_embed.conv.weight.detach().view(4, -1).square().sum(1).sqrt()
+    torch.testing.assert_close(magnitude(model, structure)[start : start + 4], expected)
 
 
 def test_first_prefers_units_in_the_order_in_which_they_stand() -> None:

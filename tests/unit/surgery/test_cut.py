@@ -111,6 +111,15 @@ def test_a_folder_that_is_no_model_is_refused_in_a_sentence(tmp_path: Path) -> N
         load_model(folder)
 
 
+def test_a_config_with_scales_that_fit_no_group_is_refused() -> None:
+    name = names.positional_groups()
+    config = cut(tiny("hubert", "base"), Selection(axes={name: (0, 3)}, scales={name: (0.5, 2.0)})).config
+    assert config.secateur["scales"] == {name: [0.5, 2.0]}
+    config.secateur["scales"] = {name: [0.5]}
+    with pytest.raises(ModelError, match=r"has 1 scales for the 2 units of 'encoder\.pos_conv_embed\.conv/groups'"):
+        declare(config)
+
+
 def _fail_in(folder: Path) -> None:
     (folder / "half").write_text("x")
     raise RuntimeError("stop")
