@@ -12,8 +12,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-import secateur
-from secateur.evaluate.bench import Bench
+from secateur.evaluate.bench import Bench, bench
 
 ENCODERS = ("wavlm", "hubert", "wav2vec2", "s80", "wang")
 #: What is measured with what: models, and options of `secateur bench`.
@@ -47,7 +46,7 @@ def measure(folder: Path, out: Path, cases: list[str]) -> None:
         config = Bench(
             **{"models": tuple(str(folder / model) for model in models), "threads": 2, "repeats": 5} | options
         )
-        record = secateur.bench(config)
+        record = bench(config)
         rows = [row | {"model": Path(row["model"]).name} for row in record["rows"]]
         with out.open("a") as file:
             file.write(json.dumps({"case": name, "rows": rows, "environment": record["environment"]}) + "\n")
