@@ -94,8 +94,10 @@ class _Layer(nn.Module):
         taps = self.weight.shape[-1]
         windows = frames.as_strided(((time - taps) // self.stride + 1, taps * width), (self.stride * width, 1))
         weight = self._packed(self.weight)
-        blocks = [fused_linear(some.contiguous(), weight, self.bias, activation) for some in windows.split(ROWS)]
-        return torch.cat(blocks) if len(blocks) > 1 else blocks[0]
+        out = frames.new_empty(len(windows), len(self.weight))
+        for some, place in zip(windows.split(ROWS), out.split(ROWS), strict=True):
+            place.copy_(fused_linear(some.contiguous(), weight, self.bias, activation))
+        return out
 
 
 def _packed(weight: Tensor) -> Tensor:

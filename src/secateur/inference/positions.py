@@ -81,10 +81,13 @@ class PositionalConv(nn.Module):
 
 def _spectra(weight: Tensor, *, groups: int) -> Tensor:
     """(out, in / groups, 1, taps) -> factors for blocks of twice as many frames, (bins x groups, in, out)."""
-    exact = weight[:, :, 0].to(torch.float64)
-    spectrum = torch.fft.rfft(exact, n=2 * exact.shape[-1]).conj()  # torch's convolution does not turn its taps round
-    each: Tensor = spectrum.view(groups, -1, *spectrum.shape[1:]).permute(3, 0, 2, 1).flatten(0, 1).contiguous()
-    return each if weight.dtype == torch.float64 else each.to(torch.complex64)
+    out, width, _, taps = weight.shape
+    dtype = torch.complex128 if weight.dtype == torch.float64 else torch.complex64
+    found = torch.empty(taps + 1, groups, width, out // groups, dtype=dtype)
+    for group, own in enumerate(weight[:, :, 0].chunk(groups)):  # one by one: in double precision all are a lot
+        # Its conjugate, as torch's convolution does not turn its taps round.
+        found[:, group] = torch.fft.rfft(own.double(), n=2 * taps).conj().permute(2, 1, 0)
+    return found.flatten(0, 1)
 
 
 class RelativePositions(nn.Module):
