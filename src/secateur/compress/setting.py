@@ -148,13 +148,17 @@ def _gated(config: PruneConfig, structure: Structure) -> frozenset[str]:
     """Names of the axes that the run prunes."""
     kinds = config.choose.kinds if isinstance(config.choose, FromScore) else tuple(config.gated)
     check_kinds(kinds)
-    gated = frozenset(axis.name for axis in structure.of_kinds(kinds) if axis.size)
-    if not gated and not isinstance(config.choose, FromFile):
+    axes = [axis for axis in structure.of_kinds(kinds) if axis.size]
+    if isinstance(config.choose, FromFile):
+        return frozenset(axis.name for axis in axes)
+    if not axes:
         raise ConfigError(
             f"No axis of this model is of the kinds {', '.join(kinds) or '(none)'} that are to be pruned: name some "
             "under 'gates' (or under 'choose.kinds' when choosing by score)."
         )
-    return gated
+    for kind in sorted(set(kinds) - {axis.kind for axis in axes}):
+        logger.warning("this %s model has no axis of the kind %s: it is passed over", structure.model_type, kind)
+    return frozenset(axis.name for axis in axes)
 
 
 def _check_bounds(config: PruneConfig, structure: Structure, bounds: Sequence[Bound], gated: frozenset[str]) -> None:
