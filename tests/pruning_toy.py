@@ -105,9 +105,12 @@ def pruning(
         Learning(**({"steps": 8, "log_every": 1} | training)),
         gates=gates,
         masking=attach(student, structure),
-        terms=terms,
         bounds=[
-            Bound(constraint=each, cost=Cost.of(terms, cost=each.cost, scope=each.scope, gated=gates.gated))
+            Bound(
+                constraint=each,
+                cost=Cost.of(terms, cost=each.cost, scope=each.scope, gated=gates.gated),
+                share=each.kept,
+            )
             for each in constraints
         ],
     )

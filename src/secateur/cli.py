@@ -161,9 +161,12 @@ def _pretrain(options: argparse.Namespace, fields: dict[str, Any]) -> int:
 
 def _choose(options: argparse.Namespace, fields: dict[str, Any]) -> int:
     from secateur import pipeline
+    from secateur.engine.progress import Display
 
-    constraint = {"target": options.target, "cost": options.cost, "scope": options.scope}
-    record = pipeline.choose(options.folder, constraint=constraint, out=options.out)
+    names = ("target", "target_ms", "target_rtf", "cost", "scope")
+    constraint = {name: getattr(options, name) for name in names}
+    with Display() as display:
+        record = pipeline.choose(options.folder, constraint=constraint, out=options.out, on_progress=display)
     return _print(options, record, _chosen)
 
 
@@ -282,7 +285,9 @@ def _stages(record: dict[str, Any]) -> None:
 
 def _chosen(record: dict[str, Any]) -> None:
     for name, counted in record["counted"].items():
-        print(f"{name}: {counted:,} counted ({record['verdict'][name]:,} by the gates' own verdict)")
+        verdict, is_time = record["verdict"][name], record["constraint"]["cost"] == "latency"
+        cost = f"{counted:.4g} ms predicted" if is_time else f"{counted:,} counted"
+        print(f"{name}: {cost} ({f'{verdict:.4g} ms' if is_time else f'{verdict:,}'} by the gates' own verdict)")
     print(f"The repair moved {record['moved']} of {record['gated']} units. Model: {record['folder']}/model")
 
 
@@ -375,8 +380,11 @@ def _pretrain_flags(verb: argparse.ArgumentParser) -> None:
 
 def _choose_flags(verb: argparse.ArgumentParser) -> None:
     verb.add_argument("folder", metavar="RUN", help="folder of a run that learned gates")
-    verb.add_argument("--target", type=float, required=True, help="share of the cost that is kept")
-    verb.add_argument("--cost", default="parameters", help="parameters or macs")
+    how_much = verb.add_mutually_exclusive_group(required=True)
+    how_much.add_argument("--target", type=float, help="share of the cost that is kept")
+    how_much.add_argument("--target-ms", type=float, help="predicted milliseconds, for the cost latency")
+    how_much.add_argument("--target-rtf", type=float, help="predicted real-time factor, for the cost latency")
+    verb.add_argument("--cost", default="parameters", help="parameters, macs or latency")
     verb.add_argument("--scope", default="whole", help="whole, gated, encoder, frontend or a module path")
     verb.add_argument("--out", help="folder for the selection and the shrunk model")
 

@@ -8,22 +8,28 @@ from __future__ import annotations
 import logging
 import math
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from secateur import config as configs
 from secateur.errors import ConfigError, SecateurError
-from secateur.records import read_json, write_json
+from secateur.records import plain, read_json, write_json
 
 if TYPE_CHECKING:
+    from transformers import PreTrainedConfig
+
     from secateur.compress.config import PruneConfig
     from secateur.compress.run import OnProgress
+    from secateur.cost.table import Table
 
 logger = logging.getLogger(__name__)
 
 #: Where the recipes that ship with the package lie; a recipe is named by its folder.
 RECIPES = Path(__file__).parent / "recipes"
+
+#: The table of latencies that a run goes by, in its folder.
+LATENCIES = "latency.json"
 
 
 def prune(
@@ -53,10 +59,11 @@ def prune(
     config = recipe if isinstance(recipe, PruneConfig) else configs.load(recipe, PruneConfig, overrides, search=RECIPES)
     folder = Path(config.out or f"runs/{config.name}")
     _check_run(folder, configs.dump(config), resume=resume)
-    setting = prepare(config)
+    begun = (folder / "metrics.jsonl").exists()
+    setting = prepare(config, table=_latencies(folder, config, on_progress, begun=begun))
     process().wait_for_everyone()  # all have looked before the first writes
     if process().is_main_process:
-        _open_run(folder, configs.dump(config))
+        _open_run(folder, configs.dump(config), setting.table)
     process().wait_for_everyone()
     if config.choose.kind == "gates":
         run.learn(setting, folder, resume=resume, on_progress=on_progress)
@@ -71,13 +78,20 @@ def prune(
     return record
 
 
-def choose(run_folder: str | Path, *, constraint: Mapping[str, Any], out: str | Path | None = None) -> dict[str, Any]:
+def choose(
+    run_folder: str | Path,
+    *,
+    constraint: Mapping[str, Any],
+    out: str | Path | None = None,
+    on_progress: OnProgress = None,
+) -> dict[str, Any]:
     """Choose again for another target from what a run learned, without learning again.
 
     Args:
         run_folder: A run folder with ``learned/``.
         constraint: Fields of the one constraint to meet, such as ``{"target": 0.3}``.
         out: Where the new selection and the shrunk model go; None: a folder in the run folder, named by the target.
+        on_progress: Called after each step of measuring latencies, where there is no table of them yet.
 
     Returns:
         Record of the choice: counts, what the repair moved, the proof.
@@ -95,18 +109,21 @@ def choose(run_folder: str | Path, *, constraint: Mapping[str, Any], out: str | 
     if not (folder / "learned").is_dir():
         raise SecateurError(f"{str(folder)!r} has no learned/ folder: give the folder of a run that learned gates.")
     wanted = configs.load(dict(constraint), Constraint)
-    target = Path(out) if out else folder / f"choose-{wanted.name}-{wanted.kept:g}"
+    target = Path(out) if out else folder / f"choose-{wanted.name}-{wanted.asked}"
     check_free(target)
     recipe = configs.load(folder / "recipe.yaml", PruneConfig)
-    setting = prepare(replace(recipe, target=None, constraints=(wanted,)))
+    recipe = replace(recipe, target=None, constraints=(wanted,))
+    setting = prepare(recipe, table=_latencies(folder, recipe, on_progress))
     with whole_folder(target) as partial:
+        if setting.table is not None:
+            write_json(partial / LATENCIES, setting.table)
         run.select(setting, partial, folder / "learned")
         small = run.shrink(setting, partial, folder / "learned")
         selection = Selection.load(partial / "selection.json")
         (partial / "model").mkdir()
         write_model(partial / "model", small, source=setting.source, selection=selection)
         record = read_json(partial / "choice.json") | {"verification": read_json(partial / "verified.json")}
-        record = {"format": 1, "kind": "choose", "constraint": wanted, **record}
+        record = {"format": 1, "kind": "choose", "constraint": plain(wanted), **record}
         write_json(partial / "record.json", record)
     return record | {"folder": str(target)}
 
@@ -294,7 +311,38 @@ def _check_run(folder: Path, recipe: str, *, resume: bool) -> None:
         raise ConfigError(f"{str(folder)!r} exists and is not a run folder: give another --out.")
 
 
-def _open_run(folder: Path, recipe: str) -> None:
+def _latencies(
+    folder: Path, config: PruneConfig, on_progress: OnProgress, *, begun: bool = False
+) -> Callable[[PreTrainedConfig], Table]:
+    """Where the table of latencies of a run comes from: its folder, so that it goes on with the one that it began with,
+    else the cache or a measurement on this machine, by the first rank for all.
+
+    Args:
+        folder: The run folder.
+        config: Its recipe.
+        on_progress: Told how far the measuring is.
+        begun: Whether the run has learned by a table already.
+    """
+    from secateur.cost.table import Table
+    from secateur.engine import Progress, made_once
+    from secateur.evaluate.latency import table_for
+
+    def tell(done: int, steps: int) -> None:
+        if on_progress is not None:
+            on_progress(Progress(phase="latency", step=done, steps=steps, parts={}, seconds_left=None))
+
+    def find(model: PreTrainedConfig) -> Table:
+        kept = folder / LATENCIES
+        if kept.is_file():
+            return Table.load(kept)
+        if begun:
+            logger.warning("%s is gone: the run goes on with another table, and does not end as it would have", kept)
+        return table_for(model, config.latency, on_step=tell)
+
+    return lambda model: made_once(lambda: find(model))
+
+
+def _open_run(folder: Path, recipe: str, table: Table | None) -> None:
     """Make the run folder, or clear an existing one of what an interruption left half-written."""
     folder.mkdir(parents=True, exist_ok=True)
     for leftover in folder.glob(".*.partial*"):
@@ -304,3 +352,5 @@ def _open_run(folder: Path, recipe: str) -> None:
         temporary = folder / ".recipe.yaml.partial"
         temporary.write_text(recipe, encoding="utf-8")
         temporary.rename(written)
+    if table is not None and not (folder / LATENCIES).is_file():
+        write_json(folder / LATENCIES, table)

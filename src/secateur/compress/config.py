@@ -6,6 +6,7 @@ import operator
 from dataclasses import dataclass, field
 from typing import Literal
 
+from secateur.cost.table import Conditions
 from secateur.data.config import DataConfig, SyntheticData
 from secateur.errors import ConfigError
 from secateur.gates import Gate, HardConcrete
@@ -173,6 +174,8 @@ class PruneConfig:
     target: float | None = None
     """short for one constraint: this share of the parameters of the whole model is kept"""
     constraints: tuple[Constraint, ...] = ()
+    latency: Conditions = field(default_factory=Conditions)
+    """what the cost `latency` is measured under"""
     distill: Distillation = field(default_factory=Distillation)
     choose: Choosing = field(default_factory=FromGates)
     learn: Learning = field(default_factory=Learning)

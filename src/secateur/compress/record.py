@@ -13,6 +13,8 @@ from secateur.compress.config import FromGates
 from secateur.compress.run import gate_scores, results
 from secateur.compress.setting import Setting
 from secateur.cost import breakdown
+from secateur.cost.report import Breakdown
+from secateur.cost.table import Table
 from secateur.data.corpus import SAMPLE_RATE, Corpus
 from secateur.gates.set import UNDECIDED
 from secateur.records import environment, plain
@@ -28,8 +30,10 @@ def record_of_run(setting: Setting, folder: Path) -> dict[str, Any]:
     selection = Selection.load(folder / "selection.json")
     choice, stages = results(folder, "choice.json"), results(folder, "stages.json")
     learned = results(folder, "learned/learned.json")
-    samples = round(config.limits[0].seconds * SAMPLE_RATE)
-    before, after = (breakdown(structure, samples=samples, selection=kept) for kept in (None, selection))
+    samples = round(config.limits[0].length * SAMPLE_RATE)
+    before, after = (
+        breakdown(structure, samples=samples, selection=kept, table=setting.table) for kept in (None, selection)
+    )
     for stage in stages.get("stages", []):
         stage["macs"], stage["samples"] = (before if stage["name"] == "dense" else after).macs, samples
     phases = [{"name": "learn", "steps": learned["steps"], "seconds": learned["seconds"]}] if learned else []
@@ -49,6 +53,7 @@ def record_of_run(setting: Setting, folder: Path) -> dict[str, Any]:
         "axes": _axes(setting, selection),
         "gates": _gates(setting, folder, choice) if isinstance(config.choose, FromGates) else {},
         "constraints": _constraints(setting, choice, learned),
+        "latency": _latency(setting.table, before, after) if setting.table else {},
         "verification": results(folder, "verified.json"),
         "stages": stages.get("stages", []),
         "blocks": {"before": before.blocks, "after": after.blocks},
@@ -107,6 +112,18 @@ def _of_kind(structure: Structure, values: Tensor, kind: str) -> Tensor:
     return torch.cat(parts) if parts else values[:0]
 
 
+def _latency(table: Table, before: Breakdown, after: Breakdown) -> dict[str, Any]:
+    """What was predicted, by which table, for which machine."""
+    return {
+        "table": table.identity,
+        "conditions": plain(table.conditions),
+        "machine": {name: table.decides.get(name) for name in ("cpu", "cores", "platform", "versions")},
+        "agreement": plain(table.agreement),
+        "dense_ms": before.latency,
+        "kept_ms": after.latency,
+    }
+
+
 def _constraints(setting: Setting, choice: dict[str, Any], learned: dict[str, Any]) -> list[dict[str, Any]]:
     out = []
     for bound in setting.bounds:
@@ -116,9 +133,10 @@ def _constraints(setting: Setting, choice: dict[str, Any], learned: dict[str, An
                 "name": name,
                 "cost": constraint.cost,
                 "scope": constraint.scope,
-                "target": constraint.kept,
+                "unit": bound.cost.unit,
+                "target": bound.share,
                 "dense": bound.cost.dense,
-                "limit": constraint.kept * bound.cost.dense,
+                "limit": bound.share * bound.cost.dense,
                 "expected": learned.get("expected", {}).get(name),
                 "verdict": choice["verdict"][name],
                 "counted": choice["counted"][name],

@@ -65,7 +65,6 @@ def learn(setting: Setting, folder: Path, *, resume: bool, on_progress: OnProgre
         config.learn,
         gates=gates,
         masking=masking,
-        terms=setting.terms,
         bounds=setting.bounds,
     )
     result = run(

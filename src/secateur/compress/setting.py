@@ -3,24 +3,27 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
 
 import torch
-from transformers import PreTrainedModel
+from transformers import PreTrainedConfig, PreTrainedModel
 
 from secateur.arch import declare
 from secateur.compress.batches import Feed, MicroBatch, held_out, split_off
 from secateur.compress.config import FromFile, FromScore, PruneConfig
 from secateur.compress.step import Bound
 from secateur.cost import Cost, Terms
+from secateur.cost.latency import latency
+from secateur.cost.table import Table
 from secateur.data.corpus import SAMPLE_RATE, Corpus
 from secateur.data.open import open_corpus
 from secateur.engine import process
 from secateur.errors import ConfigError, ModelError
 from secateur.gates.set import check_kinds
+from secateur.objective.constraint import Constraint
 from secateur.objective.pairing import teacher_layers
 from secateur.records import read_json
 from secateur.structure import Selection, Structure, close
@@ -47,7 +50,7 @@ class Setting:
         source: The teacher's folder or hub id.
         teacher: The dense model, frozen, with its head.
         structure: Of its encoder.
-        terms: Its cost terms.
+        table: Measured times of its blocks; None where no constraint is on latency.
         bounds: The constraints with their costs.
         train: Training audio.
         held: Held-out audio.
@@ -59,7 +62,7 @@ class Setting:
     source: str | Path
     teacher: PreTrainedModel
     structure: Structure
-    terms: Terms
+    table: Table | None
     bounds: tuple[Bound, ...]
     train: Corpus
     held: Corpus
@@ -97,11 +100,15 @@ class Setting:
 
     def limits(self) -> list[Limit]:
         """The constraints by count."""
-        return [Limit(name=b.constraint.name, cost=b.cost, share=b.constraint.kept) for b in self.bounds]
+        return [Limit(name=b.constraint.name, cost=b.cost, share=b.share) for b in self.bounds]
 
 
-def prepare(config: PruneConfig) -> Setting:
+def prepare(config: PruneConfig, *, table: Callable[[PreTrainedConfig], Table]) -> Setting:
     """Load the teacher, open the audio, and check that every constraint can be met.
+
+    Args:
+        config: The recipe.
+        table: Where measured times of the teacher's blocks come from; asked last, and only for a constraint on latency.
 
     Raises:
         SecateurError: A part is missing, unfit, or a target cannot be reached; told before anything is trained.
@@ -110,30 +117,19 @@ def prepare(config: PruneConfig) -> Setting:
     teacher = load_model(source)
     teacher.requires_grad_(False)
     structure = declare(teacher.config)
-    terms = Terms(structure)
     gated = _gated(config, structure)
-    bounds = tuple(
-        Bound(
-            constraint=constraint,
-            cost=Cost.of(
-                terms,
-                cost=constraint.cost,
-                scope=constraint.scope,
-                samples=round(constraint.seconds * SAMPLE_RATE),
-                gated=gated,
-            ),
-        )
-        for constraint in config.limits
-    )
-    _check_bounds(config, structure, bounds, gated)
     teacher_layers(config.distill.pairing, len(list(structure.of_kinds(("layer",)))))
     train, held = _audio(config)
+    timed = any(constraint.cost == "latency" for constraint in config.limits)
+    times = table(teacher.config) if timed else None
+    bounds = _bounds(config, structure, gated, times)
+    _check_bounds(config, structure, bounds, gated)
     setting = Setting(
         config=config,
         source=source,
         teacher=teacher,
         structure=structure,
-        terms=terms,
+        table=times,
         bounds=bounds,
         train=train,
         held=held,
@@ -142,6 +138,23 @@ def prepare(config: PruneConfig) -> Setting:
     )
     setting.feed(), setting.held_out()  # too little audio, or too short, is told now
     return setting
+
+
+def _bounds(config: PruneConfig, structure: Structure, gated: frozenset[str], table: Table | None) -> tuple[Bound, ...]:
+    """The constraints with their costs."""
+    terms = Terms(structure)
+
+    def bound(constraint: Constraint) -> Bound:
+        if table is not None and constraint.cost == "latency":
+            cost = latency(terms, table, scope=constraint.scope)
+        else:
+            samples = round(constraint.length * SAMPLE_RATE)
+            cost = Cost.of(terms, cost=constraint.cost, scope=constraint.scope, samples=samples, gated=gated)
+        return Bound(
+            constraint=constraint, cost=cost, share=constraint.share(dense=cost.dense, audio=config.latency.audio)
+        )
+
+    return tuple(bound(constraint) for constraint in config.limits)
 
 
 def _gated(config: PruneConfig, structure: Structure) -> frozenset[str]:
@@ -173,7 +186,7 @@ def _check_bounds(config: PruneConfig, structure: Structure, bounds: Sequence[Bo
         close(structure, Selection.load(config.choose.path))
         return
     flags = torch.cat([torch.full((axis.size,), axis.name in gated) for axis in structure.axes.values()])
-    limits = [Limit(name=b.constraint.name, cost=b.cost, share=b.constraint.kept) for b in bounds]
+    limits = [Limit(name=b.constraint.name, cost=b.cost, share=b.share) for b in bounds]
     check_reachable(structure, flags, limits)
 
 

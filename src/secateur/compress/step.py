@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from secateur.compress.batches import Feed, MicroBatch
 from secateur.compress.config import Learning, Training
 from secateur.compress.imitate import Imitator, Pair, hidden_states
-from secateur.cost import Cost, Terms
+from secateur.cost import Cost
 from secateur.engine import Optimiser, Schedule, StepLoss
 from secateur.gates import GateSet
 from secateur.masking import Masking
@@ -122,6 +122,8 @@ class Bound:
 
     constraint: Constraint
     cost: Cost
+    share: float
+    """share of the dense cost that may stay"""
 
 
 class Pruning(Imitation):
@@ -143,7 +145,6 @@ class Pruning(Imitation):
         *,
         gates: GateSet,
         masking: Masking,
-        terms: Terms,
         bounds: Sequence[Bound],
     ) -> None:
         """
@@ -155,13 +156,11 @@ class Pruning(Imitation):
             training: The phase's optimisation.
             gates: On the student's axes.
             masking: The student's masks.
-            terms: Cost terms of the student's structure.
             bounds: The constraints.
         """
         super().__init__(imitator, teacher, feed, held_out, training)
-        self.gates, self.masking, self.terms, self.bounds = gates, masking, terms, bounds
+        self.gates, self.masking, self.bounds = gates, masking, bounds
         self.multipliers = Multipliers(len(bounds))
-        self.factors = torch.stack([bound.cost.factors / bound.cost.dense for bound in bounds])
         self.ramps = [Schedule(points=tuple((x * training.steps, y) for x, y in b.constraint.ramp)) for b in bounds]
         self.distances = torch.zeros(len(imitator.layers), imitator.depth) if imitator.learned else None
         self.seen_now: Tensor | None = None
@@ -204,8 +203,10 @@ class Pruning(Imitation):
         """Send the masks' gradient and the constraints' into the gates, and the constraints' into the multipliers."""
         assert self.leaf.grad is not None
         gradient = reduce(self.leaf.grad).to(self.drawn)
-        kept = self.factors @ self.terms.sizes(self.gates.open_probability())  # (constraints,), expected share
-        goals = [r.factor(step + 1) * (1 - b.constraint.kept) for r, b in zip(self.ramps, self.bounds, strict=True)]
+        probability = self.gates.open_probability()
+        # Expected share of each dense cost, (constraints,).
+        kept = torch.stack([bound.cost.expected(probability) / bound.cost.dense for bound in self.bounds])
+        goals = [ramp.factor(step + 1) * (1 - b.share) for ramp, b in zip(self.ramps, self.bounds, strict=True)]
         goal = torch.tensor(goals, dtype=torch.float64)
         constraint = penalty(1.0 - kept, goal, self.multipliers.linear, self.multipliers.quadratic)
         torch.autograd.backward([self.drawn, constraint], [gradient, torch.ones_like(constraint)])

@@ -10,14 +10,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Literal
 
 import torch
 from torch import Tensor
 
 from secateur.structure import Selection, Structure, Use, Weight
 
-#: The costs that a constraint can name.
+#: The costs that are counted, from the declaration alone.
 COSTS = ("parameters", "macs")
 
 
@@ -179,16 +180,22 @@ class Cost:
     """One cost over one scope.
 
     Attributes:
-        terms: The structure's terms, shared between costs.
-        factors: Cost of one unit of each term's size, zero outside the scope: (terms,).
+        structure: Whose units it is a function of.
+        expected: The cost, a float64 scalar through which gradients flow: open probabilities (units,) -> ().
         dense: The cost of the model as it stands.
         label: Cost, scope and convention in words.
+        unit: ``ms`` for a time; empty for what is counted.
     """
 
-    terms: Terms
-    factors: Tensor
-    dense: float
+    structure: Structure
+    expected: Callable[[Tensor], Tensor]
+    dense: float = field(init=False)
     label: str
+    unit: Literal["", "ms"] = ""
+
+    def __post_init__(self) -> None:
+        whole = torch.ones(self.structure.size, dtype=torch.float64)
+        object.__setattr__(self, "dense", float(self.expected(whole)))
 
     @classmethod
     def of(
@@ -200,7 +207,7 @@ class Cost:
         samples: int = 16000,
         gated: frozenset[str] = frozenset(),
     ) -> Cost:
-        """A cost by name.
+        """A counted cost by name.
 
         Args:
             terms: The structure's terms.
@@ -222,21 +229,21 @@ class Cost:
 
         factors = terms.weights_of(cost, samples, counts)
         length = f" at {samples} samples; {structure.convention}" if cost == "macs" else ""
-        whole = terms.sizes(torch.ones(structure.size, dtype=torch.float64))
         return cls(
-            terms=terms,
-            factors=factors,
-            dense=float(factors @ whole),
+            structure=structure,
+            expected=lambda open_probability: terms.sizes(open_probability) @ factors,
             label=f"{cost} of scope {scope}{length}",
         )
 
-    def expected(self, open_probability: Tensor) -> Tensor:
-        """Expected cost, a float64 scalar through which gradients flow: (units,) -> ()."""
-        return self.terms.sizes(open_probability) @ self.factors
+    @torch.no_grad()
+    def at(self, kept: Tensor) -> float:
+        """Exact cost when these units are kept, whole where it is counted: (units,) of zeros and ones."""
+        value = float(self.expected(kept.double()))
+        return value if self.unit else round(value)
 
-    def count(self, selection: Selection) -> int:
-        """Exact cost of a selection."""
-        return round(float(self.expected(indicator(self.terms.structure, selection.axes))))
+    def count(self, selection: Selection) -> float:
+        """Exact cost of a selection, whole where it is counted."""
+        return self.at(indicator(self.structure, selection.axes))
 
 
 def indicator(structure: Structure, kept: Mapping[str, Sequence[int]]) -> Tensor:

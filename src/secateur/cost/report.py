@@ -1,4 +1,4 @@
-"""Parameters and MACs of a model by block, for `profile` and the report."""
+"""Parameters, MACs and predicted time of a model by block, for `profile` and the report."""
 
 from __future__ import annotations
 
@@ -9,12 +9,18 @@ from typing import Any
 import torch
 
 from secateur.cost.expected import COSTS, Terms, indicator
+from secateur.cost.latency import Prediction
+from secateur.cost.table import Table
 from secateur.structure import Selection, Structure
 
 _BLOCK = re.compile(
     r"feature_extractor\.conv_layers\.\d+|feature_projection|encoder\.pos_conv_embed"
     r"|encoder\.layers\.\d+\.(?:attention|feed_forward)|encoder\.layers\.\d+|encoder|[^.]+"
 )
+
+
+#: The block of what belongs to none.
+REST = "rest"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,18 +30,20 @@ class Breakdown:
     Attributes:
         parameters: Parameters of the base model, without a task head.
         macs: Multiply-accumulates at `samples` samples.
+        latency: Predicted milliseconds; None without a table of measured times.
         samples: Audio length that the MACs are for.
         frames: Output frames at that length.
-        blocks: Parameters and MACs by block, in the order of the data.
+        blocks: Parameters and MACs by block, in the order of the data, and with a table the predicted milliseconds.
         scopes: The same by scope.
         convention: What the MACs count.
     """
 
     parameters: int
     macs: int
+    latency: float | None
     samples: int
     frames: int
-    blocks: dict[str, dict[str, int]]
+    blocks: dict[str, dict[str, float]]
     scopes: dict[str, dict[str, int]]
     convention: str
 
@@ -44,11 +52,14 @@ class Breakdown:
         return asdict(self)
 
 
-def breakdown(structure: Structure, *, samples: int, selection: Selection | None = None) -> Breakdown:
-    """The cost of a structure, whole or cut by a selection."""
+def breakdown(
+    structure: Structure, *, samples: int, selection: Selection | None = None, table: Table | None = None
+) -> Breakdown:
+    """The cost of a structure, whole or cut by a selection; with predicted times where a table is given."""
     terms = Terms(structure)
-    sizes = terms.sizes(indicator(structure, selection.axes if selection else {}))
-    blocks: dict[str, dict[str, int]] = {}
+    kept = indicator(structure, selection.axes if selection else {})
+    sizes = terms.sizes(kept)
+    blocks: dict[str, dict[str, float]] = {}
     for cost in COSTS:
         factors = terms.weights_of(cost, samples, lambda term, use: True)
         values = (sizes * factors).to(torch.float64).tolist()
@@ -56,9 +67,14 @@ def breakdown(structure: Structure, *, samples: int, selection: Selection | None
             path = term.weight.name if term.weight else term.use.module if term.use else ""
             block = blocks.setdefault(_block(path), dict.fromkeys(COSTS, 0))
             block[cost] += round(value)
+    times = Prediction(terms, table) if table is not None else None
+    if times is not None:
+        for path, value in zip(times.paths, times(kept).tolist(), strict=True):
+            block = blocks.setdefault(_block(path) or REST, dict.fromkeys(COSTS, 0))
+            block["latency"] = block.get("latency", 0.0) + value
     scopes = {
         scope: {
-            cost: sum(values[cost] for block, values in blocks.items() if structure.in_scope(block, scope))
+            cost: round(sum(values[cost] for block, values in blocks.items() if structure.in_scope(block, scope)))
             for cost in COSTS
         }
         for scope in ("whole", "encoder", "frontend")
@@ -66,6 +82,7 @@ def breakdown(structure: Structure, *, samples: int, selection: Selection | None
     return Breakdown(
         parameters=scopes["whole"]["parameters"],
         macs=scopes["whole"]["macs"],
+        latency=None if times is None else sum(block.get("latency", 0.0) for block in blocks.values()),
         samples=samples,
         frames=structure.lengths(samples)[-1],
         blocks=blocks,

@@ -23,6 +23,7 @@ import numpy as np
 import soxr
 from numpy.typing import NDArray
 
+from secateur.cache import cache_folder
 from secateur.data import espeak, rooms
 from secateur.data.config import SyntheticData
 from secateur.data.corpus import Corpus, Utterance
@@ -192,7 +193,7 @@ def open_synthetic(config: SyntheticData) -> Corpus:
     Raises:
         DataError: `espeakng-loader` is not installed, or the process that speaks failed.
     """
-    folder = _cache() / _key(config)
+    folder = cache_folder("synthetic") / _key(config)
     if not (folder / "index.json").exists():
         _make(config, folder)
     index = json.loads((folder / "index.json").read_text(encoding="utf-8"))
@@ -213,18 +214,6 @@ def open_synthetic(config: SyntheticData) -> Corpus:
         for item in index["utterances"]
     )
     return Corpus(name=f"synthetic-{index['hash'][:12]}", utterances=utterances, skipped=(), read=_Raw(raw))
-
-
-def _cache() -> Path:
-    """Where made speech is kept: `SECATEUR_CACHE`, else the user's cache folder, else the temporary one."""
-    named = os.environ.get("SECATEUR_CACHE")
-    base = Path(named) if named else Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "secateur"
-    try:
-        base.mkdir(parents=True, exist_ok=True)
-    except OSError:
-        base = Path(tempfile.gettempdir()) / "secateur"
-        base.mkdir(parents=True, exist_ok=True)
-    return base / "synthetic"
 
 
 def _key(config: SyntheticData) -> str:

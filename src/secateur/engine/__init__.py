@@ -2,7 +2,7 @@
 
 from secateur.engine.loop import LoopConfig, LoopResult, run
 from secateur.engine.optim import Optimiser, Schedule
-from secateur.engine.place import process
+from secateur.engine.place import made_once, process
 from secateur.engine.progress import Progress
 from secateur.engine.trainee import StepLoss, Trainee
 
@@ -14,6 +14,7 @@ __all__ = [
     "Schedule",
     "StepLoss",
     "Trainee",
+    "made_once",
     "process",
     "run",
 ]

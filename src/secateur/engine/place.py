@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -20,6 +20,10 @@ from accelerate.utils import (
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from secateur.errors import SecateurError
+
+T = TypeVar("T")
+
 
 def process() -> PartialState:
     """This process among those of the run: `process_index`, `num_processes`, `device`.
@@ -27,6 +31,24 @@ def process() -> PartialState:
     Joins the process group when started by torchrun, `accelerate launch` or srun with their variables.
     """
     return PartialState(cpu=not torch.accelerator.is_available())
+
+
+def made_once(make: Callable[[], T]) -> T:
+    """What the first rank makes, on every rank; its mistakes too.
+
+    Raises:
+        SecateurError: Whatever `make` raised of this kind.
+    """
+    made: tuple[T | None, SecateurError | None] = (None, None)
+    if process().is_main_process:
+        try:
+            made = make(), None
+        except SecateurError as error:
+            made = None, error
+    value, mistake = broadcast_object_list([made])[0]
+    if mistake is not None:
+        raise mistake
+    return value  # type: ignore[no-any-return]
 
 
 @dataclass(frozen=True, kw_only=True)

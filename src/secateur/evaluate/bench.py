@@ -1,27 +1,24 @@
 """Measured time and memory of models side by side: all in one process, in turn, under the same settings.
 
-Settings of glibc's malloc are read when a process starts, so the measuring is done by processes of its own:
-`python -m secateur.evaluate.bench` reads a job from its standard input and writes what it measured to its output.
+The measuring is done by processes of its own, `python -m secateur.evaluate.bench`.
 """
 
 from __future__ import annotations
 
 import json
 import logging
-import os
 import statistics
-import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from secateur.errors import ConfigError, SecateurError
-from secateur.evaluate.settings import MALLOC, tune_products
+from secateur.errors import ConfigError
+from secateur.evaluate.apart import measure_apart, serve
+from secateur.evaluate.watch import watched
 from secateur.records import environment
 from secateur.timing import interleave
 
@@ -34,8 +31,14 @@ logger = logging.getLogger(__name__)
 DTYPES = {"fp32": "float32", "bf16": "bfloat16"}
 FORMS = ("as it is", "for_inference")
 _LONGEST = 3600.0  # seconds
-#: Blocks whose time is told apart, by where they lie in an encoder.
-BLOCKS = ("front end", "projection", "positional conv", "attention", "feed-forward")
+#: Kinds of blocks whose time is told apart, by the last word of their path.
+BLOCKS = {
+    "feature_extractor": "front end",
+    "feature_projection": "projection",
+    "pos_conv_embed": "positional conv",
+    "attention": "attention",
+    "feed_forward": "feed-forward",
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,6 +48,7 @@ class Bench:
     Attributes:
         models: Folders, config files or hub ids; the first is what the others are compared with. Of a folder that has
             no weights the shape is measured, with random ones.
+        forms: ``as it is``, ``for_inference``.
         seconds: Audio lengths.
         batches: Batch sizes.
         dtypes: ``fp32``, ``bf16``.
@@ -56,6 +60,7 @@ class Bench:
     """
 
     models: tuple[str, ...]
+    forms: tuple[str, ...] = FORMS
     seconds: tuple[float, ...] = (10.0,)
     batches: tuple[int, ...] = (1,)
     dtypes: tuple[str, ...] = ("fp32",)
@@ -125,27 +130,7 @@ def _check(config: Bench) -> None:
 
 
 def _measure(config: Bench, job: dict[str, Any]) -> dict[str, Any]:
-    """What a process of its own measured."""
-    own = {name: value for name, value in os.environ.items() if name not in MALLOC}
-    own |= MALLOC if config.tuned else {}
-    if config.threads is not None:
-        own |= {"OMP_NUM_THREADS": str(config.threads), "MKL_NUM_THREADS": str(config.threads)}
-    # -P: what lies in the current folder is no part of the measuring.
-    command = [sys.executable, "-P", "-W", "ignore", "-m", "secateur.evaluate.bench"]
-    done = subprocess.run(command, input=json.dumps(job), env=own, capture_output=True, text=True)
-    if done.returncode < 0:
-        raise SecateurError(
-            f"The measuring process was ended by signal {-done.returncode}; 9 most often means that memory ran out: "
-            "measure shorter audio or smaller batches."
-        )
-    try:
-        found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
-    except (IndexError, json.JSONDecodeError):
-        last = (done.stderr.strip().splitlines() or ["without a word"])[-1]
-        raise SecateurError(f"The measuring process failed: {last}") from None
-    if "error" in found:
-        raise SecateurError(found["error"])
-    return found
+    return measure_apart("secateur.evaluate.bench", job, threads=config.threads, tuned=config.tuned)
 
 
 def _time(job: dict[str, Any]) -> dict[str, Any]:
@@ -154,15 +139,15 @@ def _time(job: dict[str, Any]) -> dict[str, Any]:
 
     rows: list[dict[str, Any]] = []
     for dtype in job["dtypes"]:
-        models = {(name, form): _load(name, form, dtype) for name in job["models"] for form in FORMS}
+        models = {(name, form): _load(name, form, dtype) for name in job["models"] for form in job["forms"]}
         for seconds in job["seconds"]:
             for batch in job["batches"]:
-                audio = _audio(seconds, batch, dtype)
+                audio = make_audio(seconds, batch, dtype)
                 with torch.inference_mode():
                     names = {json.dumps(key): partial(_forward, model, audio) for key, model in models.items()}
                     timings = interleave(names, repeats=job["repeats"], warmup=2)
                     blocks = {key: _blocks(model, audio, job["repeats"]) for key, model in models.items()}
-                first = timings[json.dumps((job["models"][0], FORMS[0]))].median_ms
+                first = timings[json.dumps((job["models"][0], job["forms"][0]))].median_ms
                 for key in models:
                     timing = timings[json.dumps(key)]
                     rows.append(
@@ -189,7 +174,7 @@ def _memory(job: dict[str, Any]) -> dict[str, Any]:
     row = job["row"]
     before = _resident("VmRSS")
     model = _load(row["model"], row["form"], row["dtype"])
-    audio = _audio(row["seconds"], row["batch"], row["dtype"])
+    audio = make_audio(row["seconds"], row["batch"], row["dtype"])
     _forget_the_peak()
     with torch.inference_mode():
         for _ in range(2):
@@ -224,7 +209,7 @@ def _has_no_weights(name: str) -> bool:
     return folder.suffix == ".json" or (folder.is_dir() and not list(folder.glob("*.safetensors*")))
 
 
-def _audio(seconds: float, batch: int, dtype: str) -> Tensor:
+def make_audio(seconds: float, batch: int, dtype: str) -> Tensor:
     import torch
 
     values = torch.randn(batch, round(16_000 * seconds), generator=torch.Generator().manual_seed(0))
@@ -238,40 +223,16 @@ def _forward(model: Any, audio: Tensor) -> Tensor:
 def _blocks(model: Any, audio: Tensor, repeats: int) -> dict[str, float]:
     """Median milliseconds in each kind of block, and in all else."""
     passes: list[dict[str, float]] = []
-    with _watched(model) as spent:
+    with watched(model) as spent:
         for _ in range(repeats + 1):
-            spent.update(dict.fromkeys(BLOCKS, 0.0))
             start = time.perf_counter()
             _forward(model, audio)
             whole = time.perf_counter() - start
-            passes.append({**spent, "rest": whole - sum(spent.values())})
-    return {name: 1e3 * statistics.median(one[name] for one in passes[1:]) for name in (*BLOCKS, "rest")}
-
-
-@contextmanager
-def _watched(model: Any) -> Iterator[dict[str, float]]:
-    """Seconds spent in each kind of block, added up while the context lasts."""
-    spent: dict[str, float] = {}
-    started: dict[int, float] = {}
-    encoder, layers = model.encoder, model.encoder.layers
-    kinds = [[model.feature_extractor], [model.feature_projection], [encoder.pos_conv_embed]]
-    kinds += [[layer.attention for layer in layers], [layer.feed_forward for layer in layers]]
-    hooks = []
-    for name, modules in zip(BLOCKS, kinds, strict=True):
-        for module in modules:
-
-            def begin(module: Any, *_: Any) -> None:
-                started[id(module)] = time.perf_counter()
-
-            def end(module: Any, *_: Any, name: str = name) -> None:
-                spent[name] += time.perf_counter() - started[id(module)]
-
-            hooks += [module.register_forward_pre_hook(begin), module.register_forward_hook(end)]
-    try:
-        yield spent
-    finally:
-        for hook in hooks:
-            hook.remove()
+            sums = dict.fromkeys(BLOCKS.values(), 0.0)
+            for path, taken in spent.items():
+                sums[BLOCKS[path.rpartition(".")[2]]] += taken
+            passes.append({**sums, "rest": whole - sum(sums.values())})
+    return {name: 1e3 * statistics.median(one[name] for one in passes[1:]) for name in passes[0]}
 
 
 def _resident(field: str) -> int | None:
@@ -296,24 +257,5 @@ def _forget_the_peak() -> None:
         logger.warning("the peak of memory while loading cannot be forgotten here, and is counted")
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Do the job that stands in the standard input."""
-    import torch
-
-    job = json.loads(sys.stdin.read())
-    if job["threads"] is not None:
-        torch.set_num_threads(job["threads"])
-    try:
-        if job["tuned"]:
-            tune_products()
-        found = (_time if job["kind"] == "time" else _memory)(job)
-    except SecateurError as error:
-        found = {"error": str(error)}
-    except Exception as error:  # memory that cannot be had, for one; the parent says it in a sentence
-        found = {"error": f"Measuring failed: {' '.join(str(error).split())[:300] or type(error).__name__}"}
-    sys.stdout.write(json.dumps(found) + "\n")
-    return 0
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(serve(lambda job: (_time if job["kind"] == "time" else _memory)(job)))

@@ -16,25 +16,42 @@ from secateur.errors import ConfigError
 class Constraint:
     """One constraint: a cost, the scope it is counted over, and how much of it may stay.
 
-    Give `target` (the share that is kept) or `sparsity` (the share that is removed), not both.
+    Give one of `target` (the share that is kept), `sparsity` (the share that is removed) and, of latency, `target_ms`
+    or `target_rtf`.
     """
 
-    cost: Literal["parameters", "macs"] = "parameters"
+    cost: Literal["parameters", "macs", "latency"] = "parameters"
     scope: str = "whole"
     """``whole``, ``gated``, ``encoder``, ``frontend`` or a module path"""
     target: float | None = None
     sparsity: float | None = None
-    seconds: float = 1.0
-    """audio length for MACs"""
+    target_ms: float | None = None
+    """predicted milliseconds, under the conditions of the recipe's `latency`"""
+    target_rtf: float | None = None
+    """the same as seconds of computing for each second of audio (the real-time factor)"""
+    seconds: float | None = None
+    """audio length for MACs; None: 1 s. That of latency is the recipe's `latency.seconds`"""
     ramp: tuple[tuple[float, float], ...] = ((0.0, 0.0), (0.25, 1.0))
     """points (share of the learn phase, share of the sparsity asked for), linear in between"""
 
     def __post_init__(self) -> None:
-        if (self.target is None) == (self.sparsity is None):
-            raise ConfigError("A constraint needs either 'target' (share kept) or 'sparsity' (share removed).")
-        if not 0 < self.kept <= 1:
+        times = {name: getattr(self, name) for name in ("target_ms", "target_rtf")}
+        given = [name for name in ("target", "sparsity", *times) if getattr(self, name) is not None]
+        if len(given) != 1:
+            raise ConfigError(
+                "A constraint needs one of 'target' (share kept), 'sparsity' (share removed) and, for latency, "
+                f"'target_ms' or 'target_rtf'; got {' and '.join(given) or 'none'}."
+            )
+        for name, value in times.items():
+            if value is not None and self.cost != "latency":
+                raise ConfigError(f"{name}: got {value:g} for the cost {self.cost!r}, allowed for 'latency' alone.")
+            if value is not None and not 0 < value < math.inf:
+                raise ConfigError(f"{name}: got {value:g}, allowed is above 0.")
+        if self.kept is not None and not 0 < self.kept <= 1:
             raise ConfigError(f"A constraint must keep more than 0 and at most 1 of the cost, got {self.kept:g}.")
-        if not 0 < self.seconds < math.inf:
+        if self.seconds is not None and self.cost == "latency":
+            raise ConfigError("seconds: is the audio length for MACs; set that of latency as 'latency.seconds'.")
+        if self.seconds is not None and not 0 < self.seconds < math.inf:
             raise ConfigError(f"seconds: got {self.seconds}, allowed is above 0.")
         places, shares = [place for place, _ in self.ramp], [number for point in self.ramp for number in point]
         if not places or places != sorted(places) or not all(0 <= share <= 1 for share in shares):
@@ -44,9 +61,44 @@ class Constraint:
             )
 
     @property
-    def kept(self) -> float:
-        """The share of the cost that may stay."""
-        return self.target if self.target is not None else 1.0 - (self.sparsity or 0.0)
+    def kept(self) -> float | None:
+        """The share of the cost that may stay; None where the target is a time."""
+        if self.sparsity is not None:
+            return 1.0 - self.sparsity
+        return self.target
+
+    def share(self, *, dense: float, audio: float) -> float:
+        """The share of the cost that may stay.
+
+        Args:
+            dense: Cost of the dense model, of latency in milliseconds.
+            audio: Seconds of audio that a latency is for.
+
+        Raises:
+            ConfigError: The time asked for is not below that of the dense model.
+        """
+        if self.kept is not None:
+            return self.kept
+        milliseconds = self.target_ms if self.target_rtf is None else 1e3 * self.target_rtf * audio
+        assert milliseconds is not None
+        if milliseconds > dense:
+            raise ConfigError(
+                f"The constraint {self.name} allows {milliseconds:.4g} ms, but the dense model is predicted to take "
+                f"{dense:.4g} ms: there is nothing to prune; lower the target."
+            )
+        return milliseconds / dense
+
+    @property
+    def asked(self) -> str:
+        """What it asks for, in a word."""
+        if self.target_ms is not None:
+            return f"{self.target_ms:g}ms"
+        return f"rtf{self.target_rtf:g}" if self.target_rtf is not None else f"{self.kept:g}"
+
+    @property
+    def length(self) -> float:
+        """Seconds of audio for MACs."""
+        return 1.0 if self.seconds is None else self.seconds
 
     @property
     def name(self) -> str:

@@ -1,4 +1,4 @@
-"""Where parameters and MACs are: by part of the model, and block by block, before and after."""
+"""Where the cost is: by part of the model, and block by block, before and after."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from markupsafe import Markup
 from secateur.report.charts import WIDTH, Chart
 from secateur.report.record import Blocks, Cost
 from secateur.report.svg import element, picture, rectangle, text
-from secateur.report.words import amount, share
+from secateur.report.words import amount, milliseconds, share
 
 #: Parts in the order of the data: name, and what its blocks' names begin or end with.
 PARTS = (
@@ -22,7 +22,11 @@ PARTS = (
     ("feed-forward", re.compile(r"encoder\.layers\.\d+\.feed_forward$")),
     ("norms and the rest", re.compile(r"")),
 )
-COSTS = (("parameters", "Parameters", ""), ("macs", "Multiply-accumulates", "MAC"))
+COSTS = (
+    ("parameters", "Parameters", ""),
+    ("macs", "Multiply-accumulates", "MAC"),
+    ("latency", "Predicted time", "ms"),
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,7 +35,7 @@ class Segment:
 
     part: str
     colour: int
-    value: int
+    value: float
     text: str
 
 
@@ -61,33 +65,38 @@ def part_of(block: str) -> int:
 
 
 def stacks(blocks: Blocks) -> list[Stack]:
-    """Parameters and MACs, before and after; a cost that is zero everywhere is left out."""
+    """Each cost, before and after; one that is zero everywhere is left out."""
     found = []
     for cost, title, unit in COSTS:
         before, after = (_by_part(side, cost) for side in (blocks.before, blocks.after))
-        if not sum(before):
+        whole: float = sum(before)
+        if not whole:
             continue
         rows = tuple(
-            (name, index, amount(b, unit), amount(a, unit), share(a / b) if b else "–")
+            (name, index, _amount(b, unit), _amount(a, unit), share(a / b) if b else "–")
             for index, ((name, _), b, a) in enumerate(zip(PARTS, before, after, strict=True))
             if b or a
         )
         bars = tuple(
-            _bar(label, values, sum(before), unit, f"{cost}-{label}", title)
+            _bar(label, values, whole, unit, f"{cost}-{label}", title)
             for label, values in (("before", before), ("after", after))
         )
         found.append(Stack(title=title, bars=bars, parts=rows, blocks=_by_block(blocks, cost, title, unit)))
     return found
 
 
-def _by_part(side: Mapping[str, Cost], cost: str) -> list[int]:
-    sums = [0] * len(PARTS)
+def _amount(value: float, unit: str) -> str:
+    return milliseconds(value) if unit == "ms" else amount(value, unit)
+
+
+def _by_part(side: Mapping[str, Cost], cost: str) -> list[float]:
+    sums = [0.0] * len(PARTS)
     for block, values in side.items():
         sums[part_of(block)] += getattr(values, cost)
     return sums
 
 
-def _bar(label: str, values: list[int], whole: int, unit: str, name: str, title: str) -> Bar:
+def _bar(label: str, values: list[float], whole: int, unit: str, name: str, title: str) -> Bar:
     """A bar whose places are percentages, so that it fills any width while its words keep their size."""
     parts, place = [], 0.0
     segments = []
@@ -95,7 +104,7 @@ def _bar(label: str, values: list[int], whole: int, unit: str, name: str, title:
         if not value:
             continue
         wide = 100 * value / whole
-        words = f"{PARTS[index][0]}: {amount(value, unit)} ({share(value / max(sum(values), 1))} of this model)"
+        words = f"{PARTS[index][0]}: {_amount(value, unit)} ({share(value / (sum(values) or 1))} of this model)"
         parts.append(
             element(
                 "rect",
@@ -120,15 +129,15 @@ def _bar(label: str, values: list[int], whole: int, unit: str, name: str, title:
         height="30",
         width="100%",
     )
-    return Bar(label=label, total=amount(sum(values), unit), segments=tuple(segments), svg=svg)
+    return Bar(label=label, total=_amount(sum(values), unit), segments=tuple(segments), svg=svg)
 
 
 def _by_block(blocks: Blocks, cost: str, title: str, unit: str) -> Chart:
     """A pair of thin bars for each block, layers in one row: before above, after below."""
-    rows: dict[str, tuple[list[int], list[int]]] = {}
+    rows: dict[str, tuple[list[float], list[float]]] = {}
     for side, model in enumerate((blocks.before, blocks.after)):
         for block, values in model.items():
-            row = rows.setdefault(_row(block), ([0] * len(PARTS), [0] * len(PARTS)))
+            row = rows.setdefault(_row(block), ([0.0] * len(PARTS), [0.0] * len(PARTS)))
             row[side][part_of(block)] += getattr(values, cost)
     rows = {name: rows[name] for name in sorted(rows, key=_place) if sum(rows[name][0]) or sum(rows[name][1])}
     largest = max((max(sum(before), sum(after)) for before, after in rows.values()), default=1)
@@ -141,7 +150,7 @@ def _by_block(blocks: Blocks, cost: str, title: str, unit: str) -> Chart:
             place = left
             for part, value in enumerate(values_of):
                 wide = (right - left) * value / largest
-                tip = f"{name}, {PARTS[part][0]} {'after' if side else 'before'}: {amount(value, unit)}"
+                tip = f"{name}, {PARTS[part][0]} {'after' if side else 'before'}: {_amount(value, unit)}"
                 if value:
                     parts.append(
                         rectangle(
@@ -164,7 +173,7 @@ def _by_block(blocks: Blocks, cost: str, title: str, unit: str) -> Chart:
         height=6 + len(rows) * tall,
         name=f"{cost}-blocks",
         title=f"{title} by block",
-        description=f"{len(rows)} blocks, before and after; the largest has {amount(largest, unit)}.",
+        description=f"{len(rows)} blocks, before and after; the largest has {_amount(largest, unit)}.",
     )
     return Chart(title=f"{title} by block", svg=svg, note="Thin bar before, full bar after; what is left.")
 

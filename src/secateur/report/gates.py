@@ -11,7 +11,7 @@ from markupsafe import Markup
 from secateur.report.charts import Chart, histogram
 from secateur.report.record import Constraint, Gates
 from secateur.report.svg import Scale, element
-from secateur.report.words import amount, exact, share
+from secateur.report.words import amount, exact, milliseconds, share
 
 #: Kinds of units in words.
 KINDS = {
@@ -117,10 +117,10 @@ def _constraint(constraint: Constraint, index: int) -> ConstraintRow:
         name=constraint.name,
         what=what if what != constraint.name else "",
         target=share(constraint.target),
-        limit=exact(limit),
-        expected=exact(constraint.expected),
-        verdict=exact(constraint.verdict),
-        counted=exact(counted),
+        limit=_cost(limit, constraint),
+        expected=_cost(constraint.expected, constraint),
+        verdict=_cost(constraint.verdict, constraint),
+        counted=_cost(counted, constraint),
         of_dense=share(counted / dense, 2) if counted is not None and dense else "–",
         of_limit=share(counted / limit, 2) if counted is not None and limit else "–",
         met=is_met(constraint),
@@ -152,7 +152,7 @@ def _gauge(constraint: Constraint, index: int) -> Markup | None:
         element("rect", x=0, y=8, width="100%", height=14, class_="gone"),
         element(
             "rect",
-            element("title", f"counted: {exact(counted)}"),
+            element("title", f"counted: {_cost(counted, constraint)}"),
             x=0,
             y=8,
             width=f"{across(counted):.3f}%",
@@ -164,7 +164,7 @@ def _gauge(constraint: Constraint, index: int) -> Markup | None:
         place = f"{across(value):.3f}%"
         shape = element(
             "circle",
-            element("title", f"{label}: {exact(value)}"),
+            element("title", f"{label}: {_cost(value, constraint)}"),
             cx=place,
             cy=9 if class_ == "expected" else 21,
             r=4,
@@ -172,9 +172,10 @@ def _gauge(constraint: Constraint, index: int) -> Markup | None:
         )
         parts.append(shape)
     place = f"{across(limit):.3f}%"
-    tip = element("title", f"limit: {exact(limit)}")
+    tip = element("title", f"limit: {_cost(limit, constraint)}")
     parts.append(element("line", tip, x1=place, x2=place, y1=2, y2=28, class_="limit"))
-    described = f"Counted {amount(counted)}, allowed {amount(limit)}."
+    said, allowed = (_cost(value, constraint) if constraint.unit else amount(value) for value in (counted, limit))
+    described = f"Counted {said}, allowed {allowed}."
     return element(
         "svg",
         element("title", f"Cost against its limit: {constraint.name}", id=f"gauge-{index}-title"),
@@ -186,6 +187,10 @@ def _gauge(constraint: Constraint, index: int) -> Markup | None:
         height="30",
         width="100%",
     )
+
+
+def _cost(value: float | None, constraint: Constraint) -> str:
+    return milliseconds(value) if constraint.unit == "ms" else exact(value)
 
 
 def _is_cost(value: float) -> bool:

@@ -65,6 +65,7 @@ class Constraint:
     cost: str = ""
     scope: str = ""
     label: str = ""
+    unit: str = ""
     target: float | None = None
     dense: float | None = None
     limit: float | None = None
@@ -141,10 +142,11 @@ class Data:
 
 @dataclass(frozen=True, kw_only=True)
 class Cost:
-    """Parameters and MACs of one block."""
+    """Parameters and MACs of one block, and its predicted milliseconds where there is a table of measured times."""
 
     parameters: Count = 0
     macs: Count = 0
+    latency: Annotated[float, pydantic.Field(ge=0)] = 0.0
 
 
 @dataclass(frozen=True, kw_only=True)

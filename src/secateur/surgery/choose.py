@@ -50,8 +50,8 @@ class Choice:
     """
 
     selection: Selection
-    verdict: dict[str, int]
-    counted: dict[str, int]
+    verdict: dict[str, float]
+    counted: dict[str, float]
     binding: str
     moved: int
     gated: int
@@ -86,7 +86,7 @@ def choose(
     room = {limit.name: (limit.most - counted[limit.name]) / limit.cost.dense for limit in limits}
     return Choice(
         selection=closed.selection,
-        verdict={limit.name: round(_count(limit.cost, verdict)) for limit in limits},
+        verdict={limit.name: limit.cost.at(verdict) for limit in limits},
         counted=counted,
         binding=min(room, key=lambda name: room[name]),
         moved=int((kept != verdict).sum()),
@@ -97,7 +97,7 @@ def choose(
 
 def smallest(limit: Limit, gated: Tensor) -> float:
     """The smallest share of the dense cost that closing gated units can reach."""
-    return _count(limit.cost, ~gated) / limit.cost.dense
+    return limit.cost.at(~gated) / limit.cost.dense
 
 
 def check_reachable(structure: Structure, gated: Tensor, limits: Sequence[Limit]) -> None:
@@ -105,26 +105,26 @@ def check_reachable(structure: Structure, gated: Tensor, limits: Sequence[Limit]
     for limit in limits:
         least = smallest(limit, gated)
         if least > limit.share + 1e-12:
-            raise TargetError(
-                f"The constraint {limit.name} asks to keep {limit.share:.4g} of {limit.cost.label}, but with these "
-                f"gates the smallest reachable share is {least:.4g}: raise the target or gate more kinds of axes."
+            asked, reached = (
+                f" ({share * limit.cost.dense:.4g} {limit.cost.unit})" if limit.cost.unit else ""
+                for share in (limit.share, least)
             )
-
-
-def _count(cost: Cost, kept: Tensor) -> float:
-    with torch.no_grad():
-        return float(cost.expected(kept.double()))
+            raise TargetError(
+                f"The constraint {limit.name} asks to keep {limit.share:.4g}{asked} of {limit.cost.label}, but with "
+                f"these gates the smallest reachable share is {least:.4g}{reached}: raise the target or gate more "
+                "kinds of axes."
+            )
 
 
 def _close_until(kept: Tensor, scores: Tensor, gated: Tensor, limit: Limit) -> Tensor:
     """Close the least decided open units that this cost counts, one after the other, until the limit is met."""
-    if _count(limit.cost, kept) <= limit.most:
+    if limit.cost.at(kept) <= limit.most:
         return kept
     order = _order(scores, kept & gated & _matters(limit.cost, gated), descending=False)
     low, high = 0, len(order)  # closing `high` of them is enough, `low` is not
     while high - low > 1:
         middle = (low + high) // 2
-        if _count(limit.cost, _with(kept, order[:middle], False)) <= limit.most:
+        if limit.cost.at(_with(kept, order[:middle], False)) <= limit.most:
             high = middle
         else:
             low = middle
@@ -135,10 +135,10 @@ def _fill(kept: Tensor, scores: Tensor, gated: Tensor, limits: Sequence[Limit], 
     """Open the least decided closed units while every limit holds and none is within the slack."""
 
     def fits(candidate: Tensor) -> bool:
-        return all(_count(limit.cost, candidate) <= limit.most for limit in limits)
+        return all(limit.cost.at(candidate) <= limit.most for limit in limits)
 
     def full(candidate: Tensor) -> bool:
-        return any(_count(limit.cost, candidate) >= limit.most - slack * limit.cost.dense for limit in limits)
+        return any(limit.cost.at(candidate) >= limit.most - slack * limit.cost.dense for limit in limits)
 
     order = _order(scores, ~kept & gated, descending=True)
     while len(order) and not full(kept):

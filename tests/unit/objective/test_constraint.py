@@ -47,8 +47,8 @@ def test_ascent_moves_the_multipliers_against_the_gap(sparsity: float, sign: int
 @pytest.mark.parametrize(
     ("fields", "sentence"),
     [
-        ({}, "needs either 'target'"),
-        ({"target": 0.5, "sparsity": 0.5}, "needs either 'target'"),
+        ({}, "needs one of 'target'"),
+        ({"target": 0.5, "sparsity": 0.5}, "needs one of 'target'"),
         ({"target": 0.0}, "at most 1 of the cost, got 0"),
         ({"target": 1.2}, "got 1.2"),
         ({"sparsity": 1.0}, "got 0"),
@@ -92,7 +92,7 @@ def dense_of(structure: Structure, fields: dict[str, Any]) -> list[tuple[str, fl
     terms = Terms(structure)
     out = []
     for each in recipe.limits:
-        cost = Cost.of(terms, cost=each.cost, scope=each.scope, samples=round(16000 * each.seconds), gated=gated)
+        cost = Cost.of(terms, cost=each.cost, scope=each.scope, samples=round(16000 * each.length), gated=gated)
         out.append((each.name, cost.dense, 1 - each.kept))
     return out
 

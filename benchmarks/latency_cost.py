@@ -1,0 +1,150 @@
+"""How far predicted and measured time agree: ten random ragged shapes of WavLM Base against the cost `latency`.
+
+    python benchmarks/latency_cost.py --out benchmarks/results/latency_cost.json
+    python benchmarks/latency_cost.py --out benchmarks/results/latency_cost.json --table
+
+The shapes are measured by `secateur bench`, interleaved with the dense model, once before and once after the table of
+latencies is measured anew, so that a machine that grows slower or faster in between is met halfway.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import random
+import statistics
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from secateur.arch import declare
+from secateur.cost import Terms
+from secateur.cost.latency import latency
+from secateur.cost.table import Conditions
+from secateur.evaluate.bench import Bench, bench
+from secateur.evaluate.latency import table_for
+from secateur.evaluate.latency.find import architecture_of
+from secateur.evaluate.latency.shapes import Shape, random_whole
+from secateur.records import write_json
+from secateur.structure import Selection, close
+from secateur.surgery.cut import cut_config
+
+#: Smallest and largest share of every width in each shape.
+RANGES = (
+    (0.7, 1.0),
+    (0.5, 1.0),
+    (0.4, 0.9),
+    (0.3, 0.8),
+    (0.2, 0.9),
+    (0.2, 0.6),
+    (0.1, 0.9),
+    (0.1, 0.6),
+    (0.1, 0.4),
+    (0.05, 0.3),
+)
+SEED = 1  # the table's own shapes are drawn from another one
+CONDITIONS = Conditions(seconds=10.0, batch=1, threads=2, dtype="fp32")
+
+
+def shapes(config: Any) -> list[Shape]:
+    """Ten cut models, every width of each drawn on its own: channels, heads, dimensions of each head, units."""
+    draw = random.Random(SEED)
+    return [random_whole(architecture_of(config), least, most, draw) for least, most in RANGES]
+
+
+def measured(folders: list[str], repeats: int) -> list[dict[str, Any]]:
+    """What `secateur bench` says of the inference-only form of each, the first being the dense model."""
+    record = bench(
+        Bench(
+            models=tuple(folders),
+            forms=("for_inference",),
+            seconds=(CONDITIONS.seconds,),
+            batches=(CONDITIONS.batch,),
+            dtypes=(CONDITIONS.dtype,),
+            threads=CONDITIONS.threads,
+            repeats=repeats,
+            memory=False,
+        )
+    )
+    return [*record["rows"], {"environment": record["environment"]}]
+
+
+def compare(repeats: int) -> dict[str, Any]:
+    """Predicted and measured milliseconds of the dense model and of every shape."""
+    from transformers import WavLMConfig
+
+    dense = WavLMConfig()
+    structure = declare(dense)
+    selections = [Selection(axes={}), *(shape.selection() for shape in shapes(dense))]
+    closed = [close(structure, selection).selection for selection in selections]
+    with tempfile.TemporaryDirectory() as folder:
+        names = []
+        for index, selection in enumerate(closed):
+            config = dense if not index else cut_config(dense, structure, selection)
+            names.append(f"{folder}/{index}")
+            config.save_pretrained(names[-1])
+        os.environ["SECATEUR_CACHE"] = f"{folder}/cache"  # measured here and now, not found
+        before = measured(names, repeats)
+        table = table_for(dense, CONDITIONS)
+        after = measured(names, repeats)
+    cost = latency(Terms(structure), table)
+    rows = []
+    for index, selection in enumerate(closed):
+        runs = [each[index] for each in (before, after)]
+        rows.append(
+            {
+                "range": RANGES[index - 1] if index else (1.0, 1.0),
+                "predicted_ms": cost.count(selection),
+                "measured_ms": statistics.mean(run["median_ms"] for run in runs),
+                "before_ms": runs[0]["median_ms"],
+                "after_ms": runs[1]["median_ms"],
+                "low_ms": min(run["low_ms"] for run in runs),
+                "high_ms": max(run["high_ms"] for run in runs),
+            }
+        )
+    return {
+        "format": 1,
+        "kind": "latency cost",
+        "rows": rows,
+        "conditions": CONDITIONS,
+        "repeats": repeats,
+        "agreement": table.agreement,
+        "environment": before[-1]["environment"],
+    }
+
+
+def table_of(record: dict[str, Any]) -> str:
+    """The record as Markdown."""
+    dense = record["rows"][0]
+    lines = [
+        "| widths | predicted | measured (before, after) | predicted / measured | the same of shares |",
+        "|---|---|---|---|---|",
+    ]
+    for row in record["rows"]:
+        ratio = row["predicted_ms"] / row["measured_ms"]
+        shares = ratio / (dense["predicted_ms"] / dense["measured_ms"])
+        least, most = row["range"]
+        name = "dense" if least == 1 else f"{least:.0%} to {most:.0%}"
+        lines.append(
+            f"| {name} | {row['predicted_ms']:.0f} ms | {row['measured_ms']:.0f} ms ({row['before_ms']:.0f}, "
+            f"{row['after_ms']:.0f}) | {ratio:.2f} | {shares:.2f} |"
+        )
+    cut = record["rows"][1:]
+    near = sum(abs(row["predicted_ms"] / row["measured_ms"] - 1) <= 0.1 for row in cut)
+    return "\n".join([*lines, "", f"{near} of {len(cut)} within 10 %."])
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, required=True, help="the record")
+    parser.add_argument("--repeats", type=int, default=7, help="measurements of each shape, before and after")
+    parser.add_argument("--table", action="store_true", help="print what is in the record, and measure nothing")
+    options = parser.parse_args()
+    if not options.table:
+        write_json(options.out, compare(options.repeats))
+    print(table_of(json.loads(options.out.read_text())))
+
+
+if __name__ == "__main__":
+    main()

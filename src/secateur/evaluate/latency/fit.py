@@ -1,0 +1,191 @@
+"""From measured times to a table: least squares over piecewise linear functions that rise everywhere."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from secateur.cost.table import AttentionTime, Curve, Surface, Table
+from secateur.evaluate.latency.shapes import Shape
+
+Numbers = NDArray[np.float64]
+
+#: Knots, as shares of the dense width. Narrow widths are a larger part of what is left of a strongly pruned model. The
+#: step from all channels but one to all is apart: powers of two, as dense models have them, may be slower than others,
+#: since rows that lie a power of two apart share few lines of a cache.
+CONVOLUTION = (0.0, 0.25, 1.0)
+PROJECTION = (0.0, 0.5, 1.0)
+HEAD = (0.0, 0.25, 0.5, 1.0)
+UNITS = (0.0, 0.125, 0.5, 1.0)
+#: Every step from knot to knot takes at least this share of the longest time, so that no width is free of charge.
+_LEAST = 1e-4
+#: Times below this share of the longest count by their absolute error, others by their relative one.
+_SMALL = 0.05
+
+
+def fit(architecture: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> tuple[dict[str, Any], dict[str, float]]:
+    """The parts of a `Table`, and how well each is fitted: the root mean square of its relative errors.
+
+    Args:
+        architecture: Fields of a stock config.
+        rows: What `measure` found.
+    """
+    front = [row for row in rows if row["name"] == "front end"]
+    (layers,) = (row for row in rows if row["name"] == "layers")
+    parts: dict[str, Any] = {}
+    errors: dict[str, float] = {}
+    times = [row["ms"]["feature_extractor"] for row in front]
+    convolutions, errors["front end"] = _front_end(architecture["conv_dim"], [row["channels"] for row in front], times)
+    parts |= convolutions
+    last = [row["channels"][-1] for row in front]
+    parts["projection"], errors["projection"] = _curve(
+        PROJECTION, architecture["conv_dim"][-1], last, [row["ms"]["feature_projection"] for row in front]
+    )
+    depth = len(layers["units"])
+    attention, feed_forward = (
+        [layers["ms"][f"encoder.layers.{layer}.{block}"] for layer in range(depth)]
+        for block in ("attention", "feed_forward")
+    )
+    width = architecture["hidden_size"] // architecture["num_attention_heads"]
+    parts["attention"], errors["attention"] = _attention(width, layers["heads"], attention)
+    parts["feed_forward"], errors["feed-forward"] = _curve(
+        UNITS, architecture["intermediate_size"], layers["units"], feed_forward
+    )
+    one = float(np.median([row["ms"]["rest"] for row in front]))  # of one layer, whose blocks are gone
+    parts["positional"] = layers["ms"]["encoder.pos_conv_embed"]
+    parts["layer"] = max(0.0, (layers["ms"]["rest"] - one) / (depth - 1))
+    parts["rest"] = max(0.0, one - parts["layer"])
+    return parts, errors
+
+
+def agreement(architecture: Mapping[str, Any], rows: Sequence[Mapping[str, Any]], table: Table) -> list[float]:
+    """Predicted over measured time of the whole models that were measured beside the parts, the dense one first."""
+    from secateur.arch import declare
+    from secateur.cost import Terms
+    from secateur.cost.latency import latency
+    from secateur.modules.configs import stock_config
+    from secateur.structure import close
+
+    fields = dict(architecture)
+    structure = declare(stock_config(fields.pop("model_type"), fields))
+    cost = latency(Terms(structure), table)
+    return [
+        cost.count(close(structure, _shape(row).selection()).selection) / row["ms"]["whole"]
+        for row in rows
+        if row["name"] in ("dense", "whole")
+    ]
+
+
+def _shape(row: Mapping[str, Any]) -> Shape:
+    return Shape(name=row["name"], channels=row["channels"], heads=row["heads"], units=row["units"])
+
+
+def _front_end(
+    sizes: Sequence[int], widths: Sequence[Sequence[int]], times: Sequence[float]
+) -> tuple[dict[str, Any], float]:
+    """A curve of the first convolution's outputs, and of every later one a surface over inputs and outputs.
+
+    A convolution takes what its outputs take, and what the product of inputs and outputs takes, its MACs.
+    """
+    grids = [tuple(sorted({*_knots(CONVOLUTION, size), max(0.0, size - 1.0)})) for size in sizes]
+    ramps = [_ramps(grid, [row[i] for row in widths]) for i, grid in enumerate(grids)]  # (rows, steps) each
+    shares = np.asarray(widths) / np.asarray(sizes)
+    products = shares[:, :-1] * shares[:, 1:]  # (rows, convolutions but the first)
+    columns = [np.ones((len(times), 1)), *ramps, products]
+    steps, error = _solve(np.concatenate(columns, axis=1), np.asarray(times))
+    fixed, *alone, together = np.split(steps, np.cumsum([column.shape[1] for column in columns])[:-1])
+    surfaces = []
+    for own, both, (inputs, outputs) in zip(alone[1:], together, pairwise(grids), strict=True):
+        grid = both * np.outer(np.asarray(inputs) / inputs[-1], np.asarray(outputs) / outputs[-1])
+        grid[:, 1:] += own.cumsum()
+        surfaces.append(Surface(inputs=inputs, outputs=outputs, ms=tuple(tuple(row) for row in grid.tolist())))
+    first = Curve(widths=grids[0], ms=_rising(float(fixed[0]), alone[0]))
+    return {"first_convolution": first, "convolutions": tuple(surfaces)}, error
+
+
+def _attention(
+    width: int, heads: Sequence[Sequence[Sequence[int]]], times: Sequence[float]
+) -> tuple[AttentionTime, float]:
+    """What a block with heads takes, and what each head adds to it."""
+    grid = _knots(HEAD, width)
+    sums = [
+        [_ramps(grid, [head[side] for head in layer]).sum(axis=0) for layer in heads] for side in (0, 1)
+    ]  # of each layer's heads: (layers, steps) each
+    count = [[1.0, len(layer)] for layer in heads]
+    steps, error = _solve(np.concatenate([count, *sums], axis=1), np.asarray(times))
+    query_key, value_output = np.split(steps[2:], 2)
+    return AttentionTime(
+        block=float(steps[0]),
+        head=float(steps[1]),
+        query_key=Curve(widths=grid, ms=_rising(0.0, query_key)),
+        value_output=Curve(widths=grid, ms=_rising(0.0, value_output)),
+    ), error
+
+
+def _curve(shares: Sequence[float], size: int, widths: Sequence[int], times: Sequence[float]) -> tuple[Curve, float]:
+    grid = _knots(shares, size)
+    features = np.concatenate([np.ones((len(times), 1)), _ramps(grid, widths)], axis=1)
+    steps, error = _solve(features, np.asarray(times))
+    return Curve(widths=grid, ms=_rising(float(steps[0]), steps[1:])), error
+
+
+def _knots(shares: Sequence[float], size: int) -> tuple[float, ...]:
+    """Widths at these shares of a size; fewer where the size is small."""
+    return tuple(float(width) for width in sorted({round(size * share) for share in shares}))
+
+
+def _ramps(grid: Sequence[float], widths: Sequence[int]) -> Numbers:
+    """How far each width has come through every step of the grid, from 0 to 1: (widths, steps)."""
+    values = np.asarray(widths, dtype=np.float64)[:, None]
+    low, high = np.asarray(grid[:-1]), np.asarray(grid[1:])
+    ramps: Numbers = np.clip((values - low) / (high - low), 0.0, 1.0)
+    return ramps
+
+
+def _rising(start: float, steps: Numbers) -> tuple[float, ...]:
+    return tuple(np.cumsum([start, *steps]).tolist())
+
+
+def _solve(features: Numbers, times: Numbers) -> tuple[Numbers, float]:
+    """The steps whose sums come nearest to the times, none below its least, and the error that is left.
+
+    Args:
+        features: How much of each step is in each time: (times, steps).
+        times: Milliseconds.
+    """
+    weights = 1.0 / np.maximum(times, _SMALL * times.max())
+    least = _LEAST * times.max() / np.maximum(features.max(axis=0), 1.0)
+    above = nonnegative(features * weights[:, None], (times - features @ least) * weights)
+    steps = least + above
+    return steps, float(np.sqrt((((features @ steps - times) * weights) ** 2).mean()))
+
+
+def nonnegative(matrix: Numbers, target: Numbers) -> Numbers:
+    """The x >= 0 of least squares |matrix x - target|: (rows, columns), (rows,) -> (columns,).
+
+    Source: Lawson and Hanson 1974, "Solving Least Squares Problems", chapter 23.
+    """
+    scale = np.maximum(np.linalg.norm(matrix, axis=0), 1e-300)
+    columns = matrix / scale
+    x, free = np.zeros(matrix.shape[1]), np.zeros(matrix.shape[1], dtype=bool)
+    for _ in range(10 * len(x)):
+        pull = np.where(free, -np.inf, columns.T @ (target - columns @ x))
+        if pull.max() <= 1e-10 * max(1.0, float(np.linalg.norm(target))):
+            break
+        free[pull.argmax()] = True
+        while True:
+            trial = np.zeros_like(x)
+            trial[free] = np.linalg.lstsq(columns[:, free], target, rcond=None)[0]
+            below = free & (trial <= 0)
+            if not below.any():
+                break
+            # Go towards the trial as far as nothing falls below zero, and hold there what arrives at it.
+            x = x + (x[below] / (x[below] - trial[below])).min() * (trial - x)
+            free &= x > 1e-12
+        x = trial
+    found: Numbers = x / scale
+    return found

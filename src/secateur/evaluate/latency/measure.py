@@ -1,0 +1,93 @@
+"""Times of every block of every shape that a table of latencies is made from, measured in a process of its own.
+
+Shapes take turns, round by round, so that a stretch in which the machine is slow falls on all of them alike; a block's
+time is the median over rounds, as `bench` takes it, whose sums are near the medians of sums (those of minima are not).
+"""
+
+from __future__ import annotations
+
+import statistics
+import sys
+import time
+from collections.abc import Mapping
+from typing import Any
+
+from secateur.evaluate.apart import serve, tell_step
+from secateur.evaluate.bench import make_audio
+from secateur.evaluate.latency.shapes import Shape, shapes
+from secateur.evaluate.watch import watched
+
+ROUNDS = 7
+DTYPES = {"fp32": "float32", "bf16": "bfloat16"}
+
+
+def measure(job: Mapping[str, Any]) -> dict[str, Any]:
+    """Milliseconds of every block of every shape, and of what lies between blocks.
+
+    Args:
+        job: ``architecture``, and the fields of `Conditions`.
+
+    Returns:
+        ``rows``: of each shape its widths, and ``ms`` by module path, with ``rest`` and ``whole``.
+    """
+    import torch
+
+    wanted = shapes(job["architecture"])
+    models = [build(shape, job["architecture"], job["dtype"]) for shape in wanted]
+    audio = make_audio(job["seconds"], job["batch"], job["dtype"])
+    times: list[dict[str, list[float]]] = [{} for _ in models]
+    rounds, step = job.get("rounds", ROUNDS), 0
+    with torch.inference_mode():
+        for turn in range(rounds + 1):  # the first one warms up
+            for model, own in zip(models, times, strict=True):
+                for name, taken in _forward(model, audio).items():
+                    own.setdefault(name, []).extend([1e3 * taken] if turn else [])
+                step += 1
+                tell_step(step, len(models) * (rounds + 1))
+    rows = [
+        {
+            "name": shape.name,
+            "channels": shape.channels,
+            "heads": shape.heads,
+            "units": shape.units,
+            "ms": {name: statistics.median(values) for name, values in own.items()},
+        }
+        for shape, own in zip(wanted, times, strict=True)
+    ]
+    return {"rows": rows}
+
+
+def build(shape: Shape, architecture: Mapping[str, Any], dtype: str) -> Any:
+    """A model of that shape with random weights, in its inference-only form."""
+    import torch
+
+    from secateur.arch import declare
+    from secateur.inference import for_inference
+    from secateur.modules.configs import stock_config
+    from secateur.modules.models import class_for
+    from secateur.structure import close
+    from secateur.surgery.cut import cut_config
+
+    fields = dict(architecture) | {"num_hidden_layers": len(shape.units)}
+    if shape.name == "front end":  # what stands behind it is not measured, and need not fill the memory
+        fields |= {"num_conv_pos_embeddings": 2, "intermediate_size": 1}
+    dense = stock_config(fields.pop("model_type"), fields)
+    structure = declare(dense)
+    config = cut_config(dense, structure, close(structure, shape.selection()).selection)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model = class_for(config)(config)
+    return for_inference(model.eval().requires_grad_(False).to(getattr(torch, DTYPES[dtype])))
+
+
+def _forward(model: Any, audio: Any) -> dict[str, float]:
+    """Seconds of one forward pass by block."""
+    with watched(model) as spent:
+        start = time.perf_counter()
+        model(audio)
+        whole = time.perf_counter() - start
+    return {**spent, "rest": whole - sum(spent.values()), "whole": whole}
+
+
+if __name__ == "__main__":
+    sys.exit(serve(measure))
