@@ -119,8 +119,6 @@ def _tune() -> None:
 
 def _split(words: Sequence[str]) -> tuple[list[str], dict[str, Any]]:
     """The words that argparse knows, and the fields of the recipe: ``--learn.steps 100``, ``--target=0.25``."""
-    import yaml
-
     if not words or words[0] not in _LEARNING:
         return list(words), {}
     own: list[str] = []
@@ -136,11 +134,18 @@ def _split(words: Sequence[str]) -> tuple[list[str], dict[str, Any]]:
             if not pending:
                 raise ConfigError(f"--{name} needs a value.")
             text = pending.pop(0)
-        try:
-            fields[name.replace("-", "_")] = yaml.safe_load(text)
-        except yaml.YAMLError:
-            raise ConfigError(f"--{name}: {text!r} is not a YAML value.") from None
+        fields[name.replace("-", "_")] = _value(name, text)
     return own, fields
+
+
+def _value(name: str, text: str) -> Any:
+    """The value of a flag that stands for a field of a recipe."""
+    import yaml
+
+    try:
+        return yaml.safe_load(text)
+    except yaml.YAMLError:
+        raise ConfigError(f"--{name}: {text!r} is not a YAML value.") from None
 
 
 def _prune(options: argparse.Namespace, fields: dict[str, Any]) -> int:
@@ -165,8 +170,12 @@ def _choose(options: argparse.Namespace, fields: dict[str, Any]) -> int:
 
     names = ("target", "target_ms", "target_rtf", "cost", "scope")
     constraint = {name: getattr(options, name) for name in names}
+    asked = {"round_to": options.round_to, "device": options.device}
+    choosing = {name: _value(name, text) for name, text in asked.items() if text is not None}
     with Display() as display:
-        record = pipeline.choose(options.folder, constraint=constraint, out=options.out, on_progress=display)
+        record = pipeline.choose(
+            options.folder, constraint=constraint, choosing=choosing, out=options.out, on_progress=display
+        )
     return _print(options, record, _chosen)
 
 
@@ -206,7 +215,7 @@ def _bench(options: argparse.Namespace, fields: dict[str, Any]) -> int:
         seconds=tuple(options.seconds),
         batches=tuple(options.batch),
         dtypes=tuple(options.dtype),
-        threads=options.threads,
+        threads=tuple(options.threads),
         repeats=options.repeats,
         tuned=not options.default_settings,
         memory=not options.no_memory,
@@ -279,8 +288,25 @@ def _stages(record: dict[str, Any]) -> None:
         "cosine to teacher",
     )
     _table("Before and after", columns, rows)
+    _rounded(record)
     print(f"Model:  {record['folder']}/model")
     print(f"Report: {record['folder']}/report.html")
+
+
+def _rounded(record: dict[str, Any]) -> None:
+    """What rounding cost, where something was rounded."""
+    rounding = record["rounding"]
+    if not rounding:
+        return
+    rows = [
+        (kind, str(rounding["multiples"].get(kind, "")), f"{opened:,}", f"{rounding['closed'][kind]:,}")
+        for kind, opened in rounding["opened"].items()
+    ]
+    _table("What rounding cost", ("kind", "multiples of", "units kept for it", "units removed for it"), rows)
+    for name, share in rounding["given_up"].items():
+        print(
+            f"{name}: {abs(share):.2%} of the dense cost {'less' if share >= 0 else 'more'} kept than without rounding"
+        )
 
 
 def _chosen(record: dict[str, Any]) -> None:
@@ -288,6 +314,7 @@ def _chosen(record: dict[str, Any]) -> None:
         verdict, is_time = record["verdict"][name], record["constraint"]["cost"] == "latency"
         cost = f"{counted:.4g} ms predicted" if is_time else f"{counted:,} counted"
         print(f"{name}: {cost} ({f'{verdict:.4g} ms' if is_time else f'{verdict:,}'} by the gates' own verdict)")
+    _rounded(record)
     print(f"The repair moved {record['moved']} of {record['gated']} units. Model: {record['folder']}/model")
 
 
@@ -328,10 +355,12 @@ def _benched(record: dict[str, Any]) -> None:
                 f"{row['median_ms']:.1f} ms ({row['low_ms']:.1f} to {row['high_ms']:.1f})",
                 f"{row['ratio']:.2f}x",
                 f"{row['real_time_factor']:.4f}",
+                f"{row['throughput']:.1f}",
                 "" if memory is None else f"{memory:.0f} MiB",
             )
         )
-    _table("Time and memory", ("model", "form", "audio", "time", "speed-up", "RTF", "peak memory"), rows)
+    columns = ("model", "form", "audio", "time", "speed-up", "real-time factor", "seconds of audio per second")
+    _table("Time and memory", (*columns, "peak memory"), rows)
     blocks = list(record["rows"][0]["blocks_ms"])
     each = [
         (_named(row), row["form"], _case(row), *(f"{taken:.1f}" for taken in row["blocks_ms"].values()))
@@ -339,20 +368,23 @@ def _benched(record: dict[str, Any]) -> None:
     ]
     _table("Milliseconds by block", ("model", "form", "audio", *blocks), each)
     environment = record["environment"]
+    versions = environment["versions"]
+    buffers = "stay in the process" if environment["malloc"] else "go back to the system"
     print(
-        f"{environment['cpu']}, {environment['threads']} threads; float32 products {environment['float32_products']}, "
-        f"large buffers {'stay in the process' if environment['malloc'] else 'go back to the system'}; medians of "
-        f"{record['config']['repeats']} interleaved runs, lowest and highest in brackets."
+        f"{environment['cpu']}; torch {versions['torch']}, transformers {versions['transformers']}; float32 products "
+        f"{environment['float32_products']}, large buffers {buffers}; medians of {record['config']['repeats']} "
+        "interleaved runs, lowest and highest in brackets. Real-time factor: time over the length of one utterance. "
+        "Seconds of audio per second: throughput of the whole batch."
     )
 
 
 def _named(row: dict[str, Any]) -> str:
-    path = row["model"].rstrip("/")
-    return "/".join(path.split("/")[-2:]) + (" (random weights)" if row["weights"] == "random" else "")
+    return str(row["name"]) + (" (random weights)" if row["weights"] == "random" else "")
 
 
 def _case(row: dict[str, Any]) -> str:
-    return f"{row['batch']} x {row['seconds']:g} s, {row['dtype']}"
+    threads = f"{row['threads']} thread{'s' if row['threads'] > 1 else ''}"
+    return f"{row['batch']} x {row['seconds']:g} s, {row['dtype']}, {threads}"
 
 
 def _examined(findings: list[dict[str, Any]]) -> None:
@@ -386,6 +418,8 @@ def _choose_flags(verb: argparse.ArgumentParser) -> None:
     how_much.add_argument("--target-rtf", type=float, help="predicted real-time factor, for the cost latency")
     verb.add_argument("--cost", default="parameters", help="parameters, macs or latency")
     verb.add_argument("--scope", default="whole", help="whole, gated, encoder, frontend or a module path")
+    verb.add_argument("--round-to", metavar="MULTIPLES", help="auto, or {channels: 64, …}; default: as in the run")
+    verb.add_argument("--device", help="cpu or cuda, what the model is meant for; default: as in the run")
     verb.add_argument("--out", help="folder for the selection and the shrunk model")
 
 
@@ -411,7 +445,9 @@ def _verify_flags(verb: argparse.ArgumentParser) -> None:
 
 
 def _bench_flags(verb: argparse.ArgumentParser) -> None:
-    verb.add_argument("model", help="a model folder, a config file (random weights) or a hub id")
+    verb.add_argument(
+        "model", help="a model folder, a config file (random weights), a hub id, or a run folder (against its teacher)"
+    )
     verb.add_argument(
         "--against",
         action="append",
@@ -421,11 +457,11 @@ def _bench_flags(verb: argparse.ArgumentParser) -> None:
     verb.add_argument("--seconds", type=float, nargs="+", default=[10.0], help="audio lengths")
     verb.add_argument("--batch", type=int, nargs="+", default=[1], help="batch sizes")
     verb.add_argument("--dtype", nargs="+", default=["fp32"], help="fp32, bf16")
-    verb.add_argument("--threads", type=int, help="of the processor; default: what torch takes")
+    verb.add_argument("--threads", type=int, nargs="+", default=[], help="of the processor; default: what torch takes")
     verb.add_argument("--repeats", type=int, default=9, help="measurements of each model")
     _settings_flag(verb)
     verb.add_argument("--no-memory", action="store_true", help="do not measure peak memory")
-    verb.add_argument("--out", help="write the record here, as JSON")
+    verb.add_argument("--out", help="write the record here, as JSON; default of a run: bench.json in its folder")
 
 
 def _report_flags(verb: argparse.ArgumentParser) -> None:

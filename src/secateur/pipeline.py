@@ -82,6 +82,7 @@ def choose(
     run_folder: str | Path,
     *,
     constraint: Mapping[str, Any],
+    choosing: Mapping[str, Any] | None = None,
     out: str | Path | None = None,
     on_progress: OnProgress = None,
 ) -> dict[str, Any]:
@@ -90,16 +91,17 @@ def choose(
     Args:
         run_folder: A run folder with ``learned/``.
         constraint: Fields of the one constraint to meet, such as ``{"target": 0.3}``.
+        choosing: Fields of the recipe's ``choose`` that differ from the run's, such as ``{"round_to": "auto"}``.
         out: Where the new selection and the shrunk model go; None: a folder in the run folder, named by the target.
         on_progress: Called after each step of measuring latencies, where there is no table of them yet.
 
     Returns:
-        Record of the choice: counts, what the repair moved, the proof.
+        Record of the choice: counts, what the repair moved, what rounding cost, the proof.
     """
     from dataclasses import replace
 
     from secateur.compress import run
-    from secateur.compress.config import PruneConfig
+    from secateur.compress.config import FromGates, PruneConfig
     from secateur.compress.setting import prepare
     from secateur.objective.constraint import Constraint
     from secateur.structure import Selection
@@ -112,7 +114,8 @@ def choose(
     target = Path(out) if out else folder / f"choose-{wanted.name}-{wanted.asked}"
     check_free(target)
     recipe = configs.load(folder / "recipe.yaml", PruneConfig)
-    recipe = replace(recipe, target=None, constraints=(wanted,))
+    how = configs.load(plain(recipe.choose) | dict(choosing or {}), FromGates)
+    recipe = replace(recipe, target=None, constraints=(wanted,), choose=how)
     setting = prepare(recipe, table=_latencies(folder, recipe, on_progress))
     with whole_folder(target) as partial:
         if setting.table is not None:
@@ -220,18 +223,13 @@ def verify(
         path = Path(selection) if selection else folder / "selection.json"
         proof = prove(load_model(_source(model)), load_model(_source(against)), Selection.load(path), compile=compile)
         return {"format": 1, "kind": "verify", **proof.to_json()}
-    if not (folder / "recipe.yaml").is_file():
+    if not _is_run(folder):
         raise ConfigError(f"{str(model)!r} is not a run folder: give one, or add --against the dense model.")
-    from secateur.compress.config import PruneConfig
-    from secateur.compress.setting import model_path
-
-    if not (folder / "model").is_dir():
-        raise ConfigError(f"The run in {str(model)!r} has no model/ yet: finish it with `secateur prune … --resume`.")
-    recipe = configs.load(folder / "recipe.yaml", PruneConfig)
-    dense = load_model(folder / "learned" if (folder / "learned").is_dir() else model_path(recipe.model))
+    teacher, small = _models_of(folder)
+    dense = load_model(folder / "learned" if (folder / "learned").is_dir() else teacher)
     chosen = Selection.load(selection or folder / "selection.json")
     proof = prove(cut(dense, chosen), dense, chosen, compile=compile)
-    contract = prove(load_model(folder / "model"), load_model(model_path(recipe.model)), None, compile=compile)
+    contract = prove(load_model(small), load_model(teacher), None, compile=compile)
     return {
         "format": 1,
         "kind": "verify",
@@ -247,20 +245,28 @@ def bench(
     """Measure time and memory of models side by side, as they are and in their inference-only form.
 
     Args:
-        model: A model folder, a config file (random weights) or a hub id.
-        against: Others; the first of them is what all are compared with.
-        out: Where the record goes as well.
+        model: A model folder, a config file (random weights) or a hub id; or a run folder, whose model is measured
+            against its teacher, and in which the record stays, for the report.
+        against: Others; the first of them is what all are compared with, in a run folder the teacher.
+        out: Where the record goes; of a run None is ``bench.json`` in its folder.
         fields: The other fields of `secateur.evaluate.bench.Bench`.
     """
     from secateur.evaluate.bench import Bench
     from secateur.evaluate.bench import bench as measure
+    from secateur.report.write import BENCH
 
+    run = Path(model) if _is_run(Path(model)) else None
+    if run is not None:
+        teacher, model = _models_of(run)
+        against, out = (teacher, *against), run / BENCH if out is None else out
     if out is not None and (Path(out).is_dir() or not Path(out).absolute().parent.is_dir()):
         raise ConfigError(f"out: got {str(out)!r}, allowed is a file in a folder that exists.")
     names = tuple(str(_source(name)) for name in (*against, model))
     record = measure(Bench(models=names, **fields))
     if out is not None:
         write_json(out, record)
+    if run is not None and (run / "record.json").is_file():
+        report(run)
     return record
 
 
@@ -290,6 +296,20 @@ def _source(model: str | Path) -> str | Path:
     from secateur.compress.setting import model_path
 
     return model_path(str(model))
+
+
+def _is_run(folder: Path) -> bool:
+    """Whether this is the folder of a run."""
+    return (folder / "recipe.yaml").is_file()
+
+
+def _models_of(run: Path) -> tuple[str | Path, Path]:
+    """The teacher and the model of a finished run."""
+    from secateur.compress.config import PruneConfig
+
+    if not (run / "model").is_dir():
+        raise ConfigError(f"The run in {str(run)!r} has no model/ yet: finish it with `secateur prune … --resume`.")
+    return _source(configs.load(run / "recipe.yaml", PruneConfig).model), run / "model"
 
 
 def _check_run(folder: Path, recipe: str, *, resume: bool) -> None:

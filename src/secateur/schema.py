@@ -104,8 +104,8 @@ def _got(value: Any) -> str:
     return text if len(text) <= 80 else text[:77] + "..."
 
 
-def _mismatch(kind: Any, value: Any, path: str, problems: Problems) -> None:
-    problems.add(path, f"got {_got(value)}, allowed is {describe(kind)}.")
+def _mismatch(kind: Any, value: Any, path: str, problems: Problems, hint: str = "") -> None:
+    problems.add(path, f"got {_got(value)}, allowed is {describe(kind)}.{hint}")
 
 
 def _join(path: str, key: Any) -> str:
@@ -142,7 +142,7 @@ def _dataclass(kind: Any, value: Any, path: str, problems: Problems) -> Any:
     before, fields, hints, given = len(problems.found), _fields(kind), _hints(kind), {}
     for key, item in value.items():
         if key in fields:
-            given[key] = build(hints[key], item, _join(path, key), problems)
+            given[key] = build(hints[key], _of_default_kind(fields[key], item), _join(path, key), problems)
         else:
             known = f" Allowed here: {', '.join(fields)}." if fields else " Nothing is allowed here."
             problems.add(_join(path, key), f"unknown key.{nearest(str(key), fields)}{known}")
@@ -153,6 +153,15 @@ def _dataclass(kind: Any, value: Any, path: str, problems: Problems) -> Any:
     if len(problems.found) == before:
         return _guarded(lambda: kind(**given), path, problems)
     return None
+
+
+def _of_default_kind(spec: dataclasses.Field[Any], value: Any) -> Any:
+    """A mapping that names no `kind` as one of the default's, where that has all its keys."""
+    if not isinstance(value, Mapping) or "kind" in value or spec.default_factory is dataclasses.MISSING:
+        return value
+    default = type(spec.default_factory())
+    tag = _tag(default)
+    return value if tag is None or not value.keys() <= _fields(default).keys() else {"kind": tag, **value}
 
 
 def _guarded(make: Callable[[], Any], path: str, problems: Problems) -> Any:
@@ -175,7 +184,7 @@ def _union(kind: Any, value: Any, path: str, problems: Problems) -> Any:
     tagged = {tag: member for member in members if (tag := _tag(bare[member])) is not None}
     if len(tagged) > 1 and isinstance(value, Mapping):
         return _by_kind(tagged, value, path, problems)
-    mappings = [member for member in members if dataclasses.is_dataclass(bare[member])]
+    mappings = [m for m in members if dataclasses.is_dataclass(bare[m]) or get_origin(bare[m]) in _MAPPINGS]
     if len(mappings) == 1 and isinstance(value, Mapping):
         return build(mappings[0], value, path, problems)
     others = [member for member in members if member is not type(None)]
@@ -187,7 +196,7 @@ def _union(kind: Any, value: Any, path: str, problems: Problems) -> Any:
             result = build(member, value, path, trial)
             if not trial.found and (not exact or (type(result) is type(value) and result == value)):
                 return result
-    _mismatch(kind, value, path, problems)
+    _mismatch(kind, value, path, problems, nearest(str(value), [word for member in others for word in _words(member)]))
     return None
 
 
@@ -244,10 +253,13 @@ def _leaf(kind: Any, value: Any, path: str, problems: Problems) -> Any:
     try:
         return _adapter(kind).validate_python(value)
     except pydantic.ValidationError:
-        words = [word for word in get_args(kind) if isinstance(word, str)] if get_origin(kind) is Literal else []
-        hint = nearest(str(value), words) if words else " Put it in quotes." if _unquoted(bare, value) else ""
-        problems.add(path, f"got {_got(value)}, allowed is {describe(kind)}.{hint}")
-        return None
+        hint = " Put it in quotes." if _unquoted(bare, value) else nearest(str(value), _words(kind))
+        return _mismatch(kind, value, path, problems, hint)
+
+
+def _words(kind: Any) -> list[str]:
+    """The texts that a `Literal` allows."""
+    return [word for word in get_args(kind) if isinstance(word, str)] if get_origin(kind) is Literal else []
 
 
 def _unquoted(kind: Any, value: Any) -> bool:

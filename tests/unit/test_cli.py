@@ -130,6 +130,31 @@ def test_choose_again_meets_another_target(root: Path, run: Any) -> None:
     assert record["verification"]["holds"]
 
 
+def test_choose_again_rounds_sizes_and_tells_what_that_cost(root: Path, run: Any) -> None:
+    multiples = "{qk: 3, vo: 2, units: 5, channels: auto}"
+    words = ("choose", "@/run", "--target", "0.5", "--round-to", multiples, "--device", "cuda", "--out")
+    code, out, _ = run(*words, "rounded")
+    assert code == 0
+    assert "What rounding cost" in out
+    record = json.loads(run(*words, "again", "--json")[1])
+    rounding = record["rounding"]
+    assert rounding["multiples"] == {"qk": 3, "vo": 2, "units": 5, "channels": 8}
+    (shares,) = [line for line in out.splitlines() if "than without rounding" in line]
+    assert f"{abs(rounding['given_up']['parameters-whole']):.2%}" in shares
+    sizes = {name: len(units) for name, units in json.loads(Path("again/selection.json").read_text())["axes"].items()}
+    assert {size % 5 for name, size in sizes.items() if name.endswith("/units")} == {0}
+    assert {size % 3 for name, size in sizes.items() if name.endswith(".qk")} == {0}
+    assert {size for name, size in sizes.items() if name.endswith("/channels")} == {5, 6, 7}  # whole: smaller than 8
+    assert record["counted"]["parameters-whole"] == sum(
+        value.numel() for value in load_file("again/model/model.safetensors").values()
+    )
+    without = json.loads(run("choose", "@/run", "--target", "0.5", "--out", "plain", "--json")[1])
+    assert without["rounding"] is None
+    dense = json.loads((root / "run" / "record.json").read_text())["constraints"][0]["dense"]
+    difference = without["counted"]["parameters-whole"] - record["counted"]["parameters-whole"]
+    assert rounding["given_up"]["parameters-whole"] == pytest.approx(difference / dense)
+
+
 def test_shrink_profile_and_verify_agree_on_the_counts(root: Path, run: Any) -> None:
     selection = "@/run/selection.json"
     code, out, _ = run("shrink", "@/teacher", "--selection", selection, "--out", "small", "--json")
@@ -223,6 +248,27 @@ MISTAKES: list[tuple[list[str], str]] = [
     (["prune", "@/recipe.yaml", "--out", "out", "--distill.pairing.layers", "[9]"], "numbers from 1 to 3, the depth"),
     (["prune", "@/recipe.yaml", "--out", "out", "--choose", "{kind: score, kinds: [qv]}"], "Unknown kind of axis 'qv'"),
     (["prune", "@/recipe.yaml", "--out", "out", "--choose", "{kind: file, path: x}"], "There is no selection file 'x'"),
+    (
+        ["prune", "@/recipe.yaml", "--out", "out", "--choose.round_to", "{chanels: 8}"],
+        "got the kind 'chanels', allowed are channels, qk, vo, units. Did you mean 'channels'?",
+    ),
+    (
+        ["prune", "@/recipe.yaml", "--out", "out", "--choose.round_to.units", "0"],
+        "round_to.units: got 0, allowed is 'auto' or a whole number from 1 on",
+    ),
+    (
+        ["prune", "@/recipe.yaml", "--out", "out", "--choose.round_to.units", "-8"],
+        "round_to.units: got -8, allowed is 'auto' or a whole number from 1 on",
+    ),
+    (
+        ["prune", "@/recipe.yaml", "--out", "out", "--gates.units", "null", "--choose.round_to.units", "2"],
+        "names 'units', which this run does not prune; it prunes channels, qk, vo",
+    ),
+    (["prune", "@/recipe.yaml", "--out", "out", "--choose.device", "cuba"], "allowed is 'cpu' or 'cuda'. Did you mean"),
+    (
+        ["prune", "@/recipe.yaml", "--out", "out", "--choose.round_to", "{channels: 6}", "--target", "0.15"],
+        "raise the target, round to smaller multiples or gate more kinds of axes",
+    ),
     (["prune", "@/recipe.yaml", "--out", "out", "--batching.accumulate", "99"], "one batch needs 99"),
     (["prune", "@/recipe.yaml", "--out", "out", "--target"], "--target needs a value"),
     (["prune", "@/recipe.yaml", "--out", "out", "--target", "["], "'[' is not a YAML value"),
@@ -250,6 +296,8 @@ MISTAKES: list[tuple[list[str], str]] = [
     (["choose", "@/run", "--target", "0.5", "--cost", "flops"], "got 'flops', allowed is 'parameters' or 'macs'"),
     (["choose", "@/run", "--target", "0.5", "--scope", "encodr"], "Did you mean 'encoder'?"),
     (["choose", "@/run", "--target", "0.01"], "smallest reachable share"),
+    (["choose", "@/run", "--target", "0.5", "--round-to", "{unit: 2}"], "Did you mean 'units'?"),
+    (["choose", "@/run", "--target", "0.5", "--round-to", "["], "'[' is not a YAML value"),
     (["verify", "@/teacher"], "is not a run folder: give one, or add --against"),
     (["verify", "@/run/model", "--against", "@/hubert"], "made for a 'wavlm' model"),
     (["report", "nowhere"], "nowhere/record.json: there is no such file"),

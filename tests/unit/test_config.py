@@ -52,6 +52,11 @@ class Recipe:
     resume: bool = False
 
 
+@dataclass(frozen=True, kw_only=True)
+class Multiples:
+    round_to: Literal["auto"] | dict[str, int | Literal["auto"]] = field(default_factory=dict)
+
+
 def write(path: Path, text: str) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(text)
@@ -210,3 +215,23 @@ def test_dump_writes_every_default_and_load_reads_it_back(tmp_path: Path, rate: 
 def test_an_instance_cannot_be_changed_after_loading() -> None:
     with pytest.raises(dataclasses.FrozenInstanceError):
         load({"name": "a"}, Recipe).name = "b"  # type: ignore[misc]
+
+
+def test_a_mapping_without_a_kind_is_of_the_default_one_where_that_has_all_its_keys() -> None:
+    assert load({"name": "a", "data": {"voices": 9}}, Recipe).data == Synthetic(voices=9)
+    assert mistakes({"name": "a", "data": {"path": "x"}}) == ["data.kind: missing; give 'folder' or 'synthetic'."]
+
+
+@pytest.mark.parametrize(
+    ("value", "mistake"),
+    [
+        ("outo", "round_to: got 'outo', allowed is 'auto' or a mapping of text to a whole number or 'auto'. Did you"),
+        (8, "round_to: got 8, allowed is 'auto' or a mapping"),
+        ({"qk": "atuo"}, "round_to.qk: got 'atuo', allowed is a whole number or 'auto'. Did you mean 'auto'?"),
+        ({"qk": 1.5}, "round_to.qk: got 1.5, allowed is a whole number or 'auto'."),
+    ],
+)
+def test_a_mistake_in_a_word_or_mapping_is_told_at_its_place(value: Any, mistake: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        load({"round_to": value}, Multiples)
+    assert mistake in str(caught.value)

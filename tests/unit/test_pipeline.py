@@ -16,6 +16,7 @@ from transformers import AutoModel
 from secateur import config as configs
 from secateur import pipeline
 from secateur.compress.config import PruneConfig
+from secateur.compress.setting import prepare
 from secateur.engine import Progress
 from secateur.errors import ConfigError, DataError, TargetError
 from secateur.structure import Selection
@@ -79,9 +80,12 @@ def test_the_task_head_is_kept(root: Path, done: Any) -> None:
 def test_a_score_needs_no_learn_phase(root: Path, tmp_path: Path) -> None:
     record = pipeline.prune(
         recipe(root, tmp_path / "run", **CHANGES),
-        overrides={"choose": {"kind": "score", "score": "first"}, "recover.steps": 0},
+        overrides={"choose": {"kind": "score", "score": "first", "round_to": {"units": 5}}, "recover.steps": 0},
     )
     assert record["phases"] == []
+    assert record["rounding"]["multiples"] == {"units": 5}
+    assert {axis["kept"] % 5 for axis in record["axes"] if axis["kind"] == "units"} == {0}
+    assert "feed-forward units" in (tmp_path / "run" / "report.html").read_text().partition("What rounding cost")[2]
     assert not (tmp_path / "run" / "learned").exists()
     for name, units in Selection.load(tmp_path / "run" / "selection.json").axes.items():
         assert units == tuple(range(len(units))), name
@@ -98,6 +102,18 @@ def test_a_selection_from_a_file_takes_the_same_way(root: Path, tmp_path: Path, 
     (axis,) = (a for a in record["axes"] if a["name"] == "encoder.layers.1.feed_forward/units")
     assert axis["kept"] == 3
     assert record["verification"]["holds"]
+
+
+def test_short_utterances_are_told_once_though_both_phases_draw(
+    root: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    changes = {"batching": {"seconds": 1.2, "longest": 0.4, "shortest": 0.3}}
+    setting = prepare(configs.load(recipe(root, tmp_path / "run", **changes), PruneConfig), table=no_table)
+    later = setting.feed.behind(3).micro_batches(0, 0, 1)
+    assert [batch.audio.ids for batch in later] == [batch.audio.ids for batch in setting.feed.micro_batches(3, 0, 1)]
+    assert [message for message in caplog.messages if "too short to be drawn" in message] == [
+        "5 of 10 utterances are too short to be drawn"
+    ]
 
 
 @pytest.mark.parametrize(

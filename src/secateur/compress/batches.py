@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -34,7 +35,6 @@ class Feed:
         normalize: bool,
         equal: bool,
         world: int = 1,
-        skip: int = 0,
     ) -> None:
         """
         Args:
@@ -46,9 +46,8 @@ class Feed:
             equal: Whether all crops of a step have one length, so that nothing is padded (GroupNorm front ends see
                 padding, in stock code too).
             world: Processes, each of which needs a crop for every micro-batch.
-            skip: Steps of the data that an earlier phase has had.
         """
-        self.skip = skip
+        self.skip = 0
         self.corpus, self.structure, self.batching, self.normalize = corpus, structure, batching, normalize
         self.batches = Batches(
             corpus,
@@ -59,6 +58,12 @@ class Feed:
             equal_lengths=equal,
             minimum_crops=world * batching.accumulate,
         )
+
+    def behind(self, steps: int) -> Feed:
+        """The same audio from a later step on, behind what an earlier phase has had."""
+        later = copy.copy(self)
+        later.skip = steps
+        return later
 
     def micro_batches(self, step: int, rank: int, world: int) -> list[MicroBatch]:
         """This rank's part of a step."""

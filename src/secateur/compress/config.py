@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import operator
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
 from secateur.cost.table import Conditions
 from secateur.data.config import DataConfig, SyntheticData
-from secateur.errors import ConfigError
+from secateur.errors import ConfigError, nearest
 from secateur.gates import Gate, HardConcrete
 from secateur.objective.constraint import Constraint
 from secateur.objective.distill import Distance, L1Cosine
 from secateur.objective.pairing import Fixed, Pairing
+from secateur.surgery.bundles import AUTO, WIDTHS
 
 
 def _refuse(owner: object, **allowed: str) -> None:
@@ -113,14 +115,53 @@ class Distillation:
 
 
 @dataclass(frozen=True, kw_only=True)
-class FromGates:
+class Rounded:
+    """Choosing sizes that the hardware likes."""
+
+    round_to: Literal["auto"] | dict[str, int | Literal["auto"]] = field(default_factory=dict)
+    """multiples of kept sizes by kind: channels, qk, vo, units; ``auto``, for one of them or for all, is the multiple
+    that the device gains from, if any"""
+    device: Literal["cpu", "cuda"] = "cpu"
+    """what the model is meant for, by which ``auto`` goes"""
+
+    def __post_init__(self) -> None:
+        for kind, multiple in self.round_to.items() if isinstance(self.round_to, dict) else ():
+            if kind not in WIDTHS:
+                raise ConfigError(
+                    f"round_to: got the kind {kind!r}, allowed are {', '.join(WIDTHS)}.{nearest(kind, WIDTHS)}"
+                )
+            if multiple != "auto" and multiple < 1:
+                raise ConfigError(f"round_to.{kind}: got {multiple}, allowed is 'auto' or a whole number from 1 on.")
+
+    def multiples(self, kinds: Sequence[str]) -> dict[str, int]:
+        """The multiple of each kind that is rounded; 1 where the device gains from none.
+
+        Args:
+            kinds: The kinds that are pruned.
+
+        Raises:
+            ConfigError: A kind is to be rounded that is not pruned.
+        """
+        auto = AUTO[self.device]
+        if isinstance(self.round_to, str):
+            return {kind: auto.get(kind, 1) for kind in WIDTHS if kind in kinds}
+        idle = [kind for kind in self.round_to if kind not in kinds]
+        if idle:
+            raise ConfigError(
+                f"choose.round_to names {idle[0]!r}, which this run does not prune; it prunes {', '.join(kinds)}."
+            )
+        return {kind: auto.get(kind, 1) if m == "auto" else m for kind, m in self.round_to.items()}
+
+
+@dataclass(frozen=True, kw_only=True)
+class FromGates(Rounded):
     """Learn gates, then choose by their verdicts."""
 
     kind: Literal["gates"] = "gates"
 
 
 @dataclass(frozen=True, kw_only=True)
-class FromScore:
+class FromScore(Rounded):
     """No learn phase: the same share of every axis, by the size of its weights, or simply the first units."""
 
     kind: Literal["score"] = "score"
@@ -189,11 +230,23 @@ class PruneConfig:
         twice = sorted({name for name in names if names.count(name) > 1})
         if twice:
             raise ConfigError(f"Two constraints have the same cost and scope: {', '.join(twice)}.")
+        if isinstance(self.choose, Rounded):
+            self.choose.multiples(self.pruned)  # refuses a kind that is not pruned
 
     @property
     def gated(self) -> dict[str, Gate]:
         """Settings of the kinds that are gated."""
         return {kind: gate for kind, gate in self.gates.items() if gate is not None}
+
+    @property
+    def pruned(self) -> tuple[str, ...]:
+        """Kinds of axes that the run prunes; of a selection from a file it is not known."""
+        return self.choose.kinds if isinstance(self.choose, FromScore) else tuple(self.gated)
+
+    @property
+    def round_to(self) -> dict[str, int]:
+        """The multiple of each kind that is rounded while choosing."""
+        return self.choose.multiples(self.pruned) if isinstance(self.choose, Rounded) else {}
 
     @property
     def limits(self) -> tuple[Constraint, ...]:

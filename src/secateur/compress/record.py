@@ -54,6 +54,7 @@ def record_of_run(setting: Setting, folder: Path) -> dict[str, Any]:
         "gates": _gates(setting, folder, choice) if isinstance(config.choose, FromGates) else {},
         "constraints": _constraints(setting, choice, learned),
         "latency": _latency(setting.table, before, after) if setting.table else {},
+        "rounding": choice.get("rounding") or {},
         "verification": results(folder, "verified.json"),
         "stages": stages.get("stages", []),
         "blocks": {"before": before.blocks, "after": after.blocks},
@@ -66,7 +67,7 @@ def _audio(corpus: Corpus) -> dict[str, Any]:
 
 
 def _axes(setting: Setting, selection: Selection) -> list[dict[str, Any]]:
-    kinds = setting.gated_kinds
+    kinds = setting.config.pruned
     return [
         {
             "name": name,

@@ -60,7 +60,7 @@ def learn(setting: Setting, folder: Path, *, resume: bool, on_progress: OnProgre
     trainee = Pruning(
         imitator,
         base_of(setting.teacher),
-        setting.feed(),
+        setting.feed,
         setting.held_out(),
         config.learn,
         gates=gates,
@@ -113,10 +113,10 @@ def select(setting: Setting, folder: Path, learned: Path) -> None:
     elif isinstance(how, FromScore):
         base = base_of(setting.teacher)
         scores = magnitude(base, structure) if how.score == "magnitude" else first(structure)
-        choice = best_share(structure, scores, how.kinds, limits)
+        choice = best_share(structure, scores, how.kinds, limits, round_to=setting.config.round_to)
     else:
         scores, scales = gate_scores(structure, learned)
-        choice = choose(structure, scores, scales, limits)
+        choice = choose(structure, scores, scales, limits, round_to=setting.config.round_to)
     if _first():
         record = {name: value for name, value in asdict(choice).items() if name != "selection"}
         write_json(folder / "choice.json", record)
@@ -178,8 +178,7 @@ def recover(
         before = copy.deepcopy(imitator.maps)
         result = None
         if config.recover.steps:
-            skip = config.learn.steps if isinstance(config.choose, FromGates) else 0
-            feed = setting.feed(skip=skip)
+            feed = setting.feed.behind(config.learn.steps if isinstance(config.choose, FromGates) else 0)
             trainee = Imitation(imitator, base_of(setting.teacher), feed, setting.held_out(), config.recover)
             result = run(
                 trainee,

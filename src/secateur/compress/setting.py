@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from importlib.resources import files
 from pathlib import Path
 
@@ -13,7 +15,7 @@ from transformers import PreTrainedConfig, PreTrainedModel
 
 from secateur.arch import declare
 from secateur.compress.batches import Feed, MicroBatch, held_out, split_off
-from secateur.compress.config import FromFile, FromScore, PruneConfig
+from secateur.compress.config import FromFile, PruneConfig
 from secateur.compress.step import Bound
 from secateur.cost import Cost, Terms
 from secateur.cost.latency import latency
@@ -27,6 +29,7 @@ from secateur.objective.constraint import Constraint
 from secateur.objective.pairing import teacher_layers
 from secateur.records import read_json
 from secateur.structure import Selection, Structure, close
+from secateur.surgery.bundles import Bundles
 from secateur.surgery.choose import Limit, check_reachable
 from secateur.surgery.folder import companion
 from secateur.surgery.load import load_model
@@ -69,14 +72,9 @@ class Setting:
     normalize: bool
     equal: bool
 
-    @property
-    def gated_kinds(self) -> tuple[str, ...]:
-        """Kinds of axes that the run prunes."""
-        choose = self.config.choose
-        return choose.kinds if isinstance(choose, FromScore) else tuple(self.config.gated)
-
-    def feed(self, *, skip: int = 0) -> Feed:
-        """Training audio as micro-batches, from behind the first `skip` steps on."""
+    @cached_property
+    def feed(self) -> Feed:
+        """Training audio as micro-batches."""
         return Feed(
             self.train,
             self.structure,
@@ -85,7 +83,6 @@ class Setting:
             normalize=self.normalize,
             equal=self.equal,
             world=process().num_processes,
-            skip=skip,
         )
 
     def held_out(self) -> list[MicroBatch]:
@@ -136,7 +133,7 @@ def prepare(config: PruneConfig, *, table: Callable[[PreTrainedConfig], Table]) 
         normalize=_normalizes(source),
         equal=structure.sees_padding,
     )
-    setting.feed(), setting.held_out()  # too little audio, or too short, is told now
+    _ = setting.feed, setting.held_out()  # too little audio, or too short, is told now
     return setting
 
 
@@ -159,7 +156,7 @@ def _bounds(config: PruneConfig, structure: Structure, gated: frozenset[str], ta
 
 def _gated(config: PruneConfig, structure: Structure) -> frozenset[str]:
     """Names of the axes that the run prunes."""
-    kinds = config.choose.kinds if isinstance(config.choose, FromScore) else tuple(config.gated)
+    kinds = config.pruned
     check_kinds(kinds)
     axes = [axis for axis in structure.of_kinds(kinds) if axis.size]
     if isinstance(config.choose, FromFile):
@@ -185,9 +182,11 @@ def _check_bounds(config: PruneConfig, structure: Structure, bounds: Sequence[Bo
     if isinstance(config.choose, FromFile):
         close(structure, Selection.load(config.choose.path))
         return
-    flags = torch.cat([torch.full((axis.size,), axis.name in gated) for axis in structure.axes.values()])
+    scores = torch.cat(
+        [torch.full((axis.size,), 0.0 if axis.name in gated else math.inf) for axis in structure.axes.values()]
+    )
     limits = [Limit(name=b.constraint.name, cost=b.cost, share=b.share) for b in bounds]
-    check_reachable(structure, flags, limits)
+    check_reachable(Bundles.of(structure, scores, config.round_to), limits)
 
 
 def _audio(config: PruneConfig) -> tuple[Corpus, Corpus]:

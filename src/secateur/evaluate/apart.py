@@ -63,7 +63,7 @@ def measure_apart(
         assert process.stdin is not None
         assert process.stdout is not None
         try:
-            process.stdin.write(json.dumps({**job, "threads": threads, "tuned": tuned}))
+            process.stdin.write(json.dumps({"job": job, "threads": threads, "tuned": tuned}))
             process.stdin.close()
             for line in process.stdout:
                 found = _parsed(line)
@@ -91,13 +91,13 @@ def serve(measure: Callable[[dict[str, Any]], dict[str, Any]]) -> int:
     """Do the job that stands in the standard input, under the settings that it names; the process's exit code."""
     import torch
 
-    job = json.loads(sys.stdin.read())
-    if job["threads"] is not None:
-        torch.set_num_threads(job["threads"])
+    asked = json.loads(sys.stdin.read())
+    if asked["threads"] is not None:
+        torch.set_num_threads(asked["threads"])
     try:
-        if job["tuned"]:
+        if asked["tuned"]:
             tune_products()
-        told: dict[str, Any] = {"found": measure(job)}
+        told: dict[str, Any] = {"found": measure(asked["job"])}
     except SecateurError as error:
         told = {"error": str(error)}
     except Exception as error:  # memory that cannot be had, for one; the parent says it in a sentence

@@ -13,6 +13,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
+from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -52,7 +53,7 @@ class Bench:
         seconds: Audio lengths.
         batches: Batch sizes.
         dtypes: ``fp32``, ``bf16``.
-        threads: Of the processor; None takes what torch takes.
+        threads: Numbers of threads of the processor; none given is what torch takes.
         repeats: Measurements of each model in each case.
         tuned: Keep large buffers in the process, and let float32 products take the faster library where that is as
             exact, as `prune` does; else leave the process as it is.
@@ -64,7 +65,7 @@ class Bench:
     seconds: tuple[float, ...] = (10.0,)
     batches: tuple[int, ...] = (1,)
     dtypes: tuple[str, ...] = ("fp32",)
-    threads: int | None = None
+    threads: tuple[int, ...] = ()
     repeats: int = 9
     tuned: bool = True
     memory: bool = True
@@ -84,11 +85,14 @@ class Bench:
         unknown = [name for name in self.dtypes if name not in DTYPES]
         wrong += [f"dtype: got {name!r}, allowed are {', '.join(DTYPES)}." for name in unknown]
         cores = int(environment()["cores"])
-        if self.threads is not None and not 1 <= self.threads <= cores:
-            wrong.append(f"threads: got {self.threads}, allowed is 1 to {cores}, the cores that this process may use.")
+        wrong += [
+            f"threads: got {value}, allowed is 1 to {cores}, the cores that this process may use."
+            for value in self.threads
+            if not 1 <= value <= cores
+        ]
         names = [str(Path(name).resolve()) if Path(name).exists() else name for name in self.models]
         tuples: dict[str, Sequence[Any]] = {"model": names, "seconds": self.seconds, "batch": self.batches}
-        for what, values in (tuples | {"dtype": self.dtypes}).items():
+        for what, values in (tuples | {"dtype": self.dtypes, "threads": self.threads}).items():
             twice = sorted({str(value) for value in values if values.count(value) > 1})
             if twice:
                 wrong.append(f"{what}: got {twice[0]} twice, allowed is once.")
@@ -98,6 +102,10 @@ class Bench:
 
 def bench(config: Bench) -> dict[str, Any]:
     """Measure every model, as it is and in its inference-only form, and write down on what.
+
+    Returns:
+        A record. Of each row `real_time_factor` is the median time over the length of one utterance, and `throughput`
+        the seconds of audio in a second of time, over the whole batch.
 
     Raises:
         SecateurError: A model cannot be loaded, or a measuring process failed.
@@ -130,7 +138,7 @@ def _check(config: Bench) -> None:
 
 
 def _measure(config: Bench, job: dict[str, Any]) -> dict[str, Any]:
-    return measure_apart("secateur.evaluate.bench", job, threads=config.threads, tuned=config.tuned)
+    return measure_apart("secateur.evaluate.bench", job, threads=max(config.threads, default=None), tuned=config.tuned)
 
 
 def _time(job: dict[str, Any]) -> dict[str, Any]:
@@ -138,33 +146,47 @@ def _time(job: dict[str, Any]) -> dict[str, Any]:
     import torch
 
     rows: list[dict[str, Any]] = []
+    found = environment()  # before threads are set
+    names = short_names(job["models"])
+    cases = list(product(job["threads"] or [torch.get_num_threads()], job["seconds"], job["batches"]))
     for dtype in job["dtypes"]:
         models = {(name, form): _load(name, form, dtype) for name in job["models"] for form in job["forms"]}
-        for seconds in job["seconds"]:
-            for batch in job["batches"]:
-                audio = make_audio(seconds, batch, dtype)
-                with torch.inference_mode():
-                    names = {json.dumps(key): partial(_forward, model, audio) for key, model in models.items()}
-                    timings = interleave(names, repeats=job["repeats"], warmup=2)
-                    blocks = {key: _blocks(model, audio, job["repeats"]) for key, model in models.items()}
-                first = timings[json.dumps((job["models"][0], job["forms"][0]))].median_ms
-                for key in models:
-                    timing = timings[json.dumps(key)]
-                    rows.append(
-                        {
-                            "model": key[0],
-                            "form": key[1],
-                            "weights": "random" if _has_no_weights(key[0]) else "loaded",
-                            "seconds": seconds,
-                            "batch": batch,
-                            "dtype": dtype,
-                            **asdict(timing),
-                            "real_time_factor": timing.median_ms / 1e3 / (seconds * batch),
-                            "ratio": first / timing.median_ms,
-                            "blocks_ms": blocks[key],
-                        }
-                    )
-    return {"rows": rows, "environment": environment()}
+        for threads, seconds, batch in cases:
+            torch.set_num_threads(threads)
+            case = {"seconds": seconds, "batch": batch, "dtype": dtype, "threads": threads}
+            audio = make_audio(seconds, batch, dtype)
+            with torch.inference_mode():
+                runs = {json.dumps(key): partial(_forward, model, audio) for key, model in models.items()}
+                timings = interleave(runs, repeats=job["repeats"], warmup=2)
+                blocks = {key: _blocks(model, audio, job["repeats"]) for key, model in models.items()}
+            first = timings[json.dumps((job["models"][0], job["forms"][0]))].median_ms
+            for key in models:
+                timing = timings[json.dumps(key)]
+                rows.append(
+                    {
+                        "model": key[0],
+                        "name": names[key[0]],
+                        "form": key[1],
+                        "weights": "random" if _has_no_weights(key[0]) else "loaded",
+                        **case,
+                        **asdict(timing),
+                        "real_time_factor": timing.median_ms / 1e3 / seconds,
+                        "throughput": batch * seconds / (timing.median_ms / 1e3),
+                        "ratio": first / timing.median_ms,
+                        "blocks_ms": blocks[key],
+                    }
+                )
+    return {"rows": rows, "environment": found}
+
+
+def short_names(models: Sequence[str]) -> dict[str, str]:
+    """The ends of some paths, two folders long, or as long as it takes to tell them apart."""
+    longest = max(len(Path(name).parts) for name in models)
+    for count in range(2, longest + 1):
+        names = {name: "/".join(Path(name).parts[-count:]) for name in models}
+        if len(set(names.values())) == len(names):
+            return names
+    return {name: name for name in models}
 
 
 def _memory(job: dict[str, Any]) -> dict[str, Any]:
@@ -172,6 +194,7 @@ def _memory(job: dict[str, Any]) -> dict[str, Any]:
     import torch
 
     row = job["row"]
+    torch.set_num_threads(row["threads"])
     before = _resident("VmRSS")
     model = _load(row["model"], row["form"], row["dtype"])
     audio = make_audio(row["seconds"], row["batch"], row["dtype"])

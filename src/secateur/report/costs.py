@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from markupsafe import Markup
@@ -97,26 +97,45 @@ def _by_part(side: Mapping[str, Cost], cost: str) -> list[float]:
 
 
 def _bar(label: str, values: list[float], whole: float, unit: str, name: str, title: str) -> Bar:
-    """A bar whose places are percentages, so that it fills any width while its words keep their size."""
+    total = sum(values) or 1
+    segments = [
+        Segment(
+            part=PARTS[index][0],
+            colour=index,
+            value=value,
+            text=f"{PARTS[index][0]}: {_amount(value, unit)} ({share(value / total)} of this model)",
+        )
+        for index, value in enumerate(values)
+        if value
+    ]
+    return stacked(label, segments, whole=whole, total=_amount(sum(values), unit), name=name, title=title)
+
+
+def stacked(label: str, segments: Sequence[Segment], *, whole: float, total: str, name: str, title: str) -> Bar:
+    """A bar whose places are percentages, so that it fills any width while its words keep their size.
+
+    Args:
+        label: Whose bar it is.
+        segments: Its parts, in order.
+        whole: The value that would fill the width.
+        total: The sum of its parts, in words.
+        name: A word that is unique on the page.
+        title: What is drawn.
+    """
     parts, place = [], 0.0
-    segments = []
-    for index, value in enumerate(values):
-        if not value:
-            continue
-        wide = 100 * value / whole
-        words = f"{PARTS[index][0]}: {_amount(value, unit)} ({share(value / (sum(values) or 1))} of this model)"
+    for segment in segments:
+        wide = 100 * segment.value / whole
         parts.append(
             element(
                 "rect",
-                element("title", f"{label}, {words}"),
+                element("title", f"{label}, {segment.text}"),
                 x=f"{place:.3f}%",
                 y=0,
                 width=f"{wide:.3f}%",
                 height=30,
-                class_=f"part p{index}",
+                class_=f"part p{segment.colour}",
             )
         )
-        segments.append(Segment(part=PARTS[index][0], colour=index, value=value, text=words))
         place += wide
     svg = element(
         "svg",
@@ -129,7 +148,7 @@ def _bar(label: str, values: list[float], whole: float, unit: str, name: str, ti
         height="30",
         width="100%",
     )
-    return Bar(label=label, total=_amount(sum(values), unit), segments=tuple(segments), svg=svg)
+    return Bar(label=label, total=total, segments=tuple(segments), svg=svg)
 
 
 def _by_block(blocks: Blocks, cost: str, title: str, unit: str) -> Chart:

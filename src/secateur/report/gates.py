@@ -1,4 +1,4 @@
-"""Gate health: what was undecided, what the repair moved, and each constraint's cost at every step of choosing."""
+"""Gate health: what was undecided, what the repair moved, each constraint's cost, and what rounding cost."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from markupsafe import Markup
 
 from secateur.report.charts import Chart, histogram
-from secateur.report.record import Constraint, Gates
+from secateur.report.record import Constraint, Gates, Rounding
 from secateur.report.svg import Scale, element
 from secateur.report.words import amount, exact, milliseconds, share
 
@@ -63,6 +63,34 @@ class Health:
     kinds: tuple[KindRow, ...]
     histograms: tuple[Chart, ...]
     notes: tuple[str, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class RoundingView:
+    """What rounding cost, in words."""
+
+    rows: tuple[tuple[str, str, str, str], ...]  # kind, multiple, units kept for it, units removed for it
+    sentences: tuple[str, ...]  # one for each constraint
+
+
+def rounding_view(rounding: Rounding) -> RoundingView:
+    """What rounding cost, beside the choice without it."""
+    kinds = dict.fromkeys([*rounding.multiples, *rounding.opened, *rounding.closed])
+    return RoundingView(
+        rows=tuple(
+            (
+                KINDS.get(kind, kind),
+                f"{rounding.multiples[kind]:,}" if kind in rounding.multiples else "–",
+                f"{rounding.opened.get(kind, 0):,}",
+                f"{rounding.closed.get(kind, 0):,}",
+            )
+            for kind in kinds
+        ),
+        sentences=tuple(
+            f"{name}: rounding keeps {share(abs(part), 2)} of the dense cost {'less' if part >= 0 else 'more'}."
+            for name, part in rounding.given_up.items()
+        ),
+    )
 
 
 def health(gates: Gates) -> Health:

@@ -7,7 +7,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
 import pydantic
 
@@ -97,6 +97,17 @@ class Gates:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Rounding:
+    """What rounding cost: by kind, the multiple and the units that were kept and removed for it; by constraint, the
+    share of the dense cost that was given up."""
+
+    multiples: Mapping[str, Count] = field(default_factory=dict)
+    opened: Mapping[str, Count] = field(default_factory=dict)
+    closed: Mapping[str, Count] = field(default_factory=dict)
+    given_up: Mapping[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
 class Check:
     """One line of the proof."""
 
@@ -179,6 +190,7 @@ class Record:
     axes: tuple[Axis, ...] = ()
     gates: Gates | None = None
     constraints: tuple[Constraint, ...] = ()
+    rounding: Rounding | None = None
     verification: Verification | None = None
     stages: tuple[Stage, ...] = ()
     blocks: Blocks | None = None
@@ -194,6 +206,7 @@ class Point:
     values: Mapping[str, float]
 
 
+T = TypeVar("T")
 _RECORD = pydantic.TypeAdapter(Record)
 
 
@@ -212,6 +225,15 @@ def to_record(data: object, path: Path) -> Record:
     Raises:
         SecateurError: It is of another format, or a part is not of its shape.
     """
+    return checked(_RECORD, data, path)
+
+
+def checked(adapter: pydantic.TypeAdapter[T], data: object, path: Path) -> T:
+    """Parsed JSON as one of the dataclasses of a record; `path` is named in errors.
+
+    Raises:
+        SecateurError: It is of another format, or a part is not of its shape.
+    """
     if not isinstance(data, dict) or data.get("format") != FORMAT:
         got = repr(data.get("format")) if isinstance(data, dict) else f"a {type(data).__name__}"
         raise SecateurError(
@@ -220,7 +242,7 @@ def to_record(data: object, path: Path) -> Record:
         )
     try:
         # An empty part says no more than a missing one.
-        return _RECORD.validate_python({name: part for name, part in data.items() if part not in (None, {})})
+        return adapter.validate_python({name: part for name, part in data.items() if part not in (None, {})})
     except pydantic.ValidationError as error:
         mistakes = error.errors(include_url=False, include_context=False)
         first = mistakes[0]

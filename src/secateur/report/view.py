@@ -9,9 +9,10 @@ from typing import Any
 
 import yaml
 
+from secateur.report.bench import Bench, BenchView, bench_view
 from secateur.report.charts import Chart, cosines, differences
 from secateur.report.costs import Stack, stacks
-from secateur.report.gates import ConstraintRow, Health, constraint_rows, health
+from secateur.report.gates import ConstraintRow, Health, RoundingView, constraint_rows, health, rounding_view
 from secateur.report.record import Check, Corpus, Data, Phase, Point, Record, Verification
 from secateur.report.shape import Layer, layers_of, pictures
 from secateur.report.stages import NAMES, Headline, Table, headline, table
@@ -59,8 +60,10 @@ class View:
     channels: tuple[tuple[int, int, int], ...]  # layer, kept, original
     groups: tuple[tuple[int, int], ...]  # of the positional convolution, where it has the axis: kept, original
     costs: tuple[Stack, ...]
+    bench: BenchView | None
     health: Health | None
     constraints: tuple[ConstraintRow, ...]
+    rounding: RoundingView | None
     trajectories: tuple[Trajectory, ...]
     proof: Proof | None
     data: DataView | None
@@ -69,8 +72,8 @@ class View:
     environment: tuple[tuple[str, str], ...]
 
 
-def view(record: Record, points: Sequence[Point]) -> View:
-    """What the page shows of a record and its metrics."""
+def view(record: Record, points: Sequence[Point], bench: Bench | None = None) -> View:
+    """What the page shows of a record, its metrics and what was measured afterwards."""
     layers = layers_of(record.axes)
     measured = [
         (NAMES.get(stage.name, stage.name).lower(), stage.cosine)
@@ -94,8 +97,10 @@ def view(record: Record, points: Sequence[Point]) -> View:
         channels=tuple((axis.layer or 0, axis.kept, axis.original) for axis in record.axes if axis.kind == "channels"),
         groups=tuple((axis.kept, axis.original) for axis in record.axes if axis.kind == "groups"),
         costs=tuple(stacks(record.blocks)) if record.blocks else (),
+        bench=bench_view(bench) if bench else None,
         health=health(record.gates) if record.gates else None,
         constraints=tuple(constraint_rows(record.constraints)),
+        rounding=rounding_view(record.rounding) if record.rounding else None,
         trajectories=tuple(trajectories(points)),
         proof=_proof(record.verification) if record.verification else None,
         data=_data(record.data) if record.data else None,

@@ -10,14 +10,15 @@ import jinja2
 from markupsafe import Markup
 
 from secateur.errors import SecateurError
+from secateur.report.bench import read_bench
 from secateur.report.record import read_metrics, read_record
 from secateur.report.view import View, view
 
-RECORD, METRICS, REPORT = "record.json", "metrics.jsonl", "report.html"
+RECORD, METRICS, BENCH, REPORT = "record.json", "metrics.jsonl", "bench.json", "report.html"
 
 
 def write_report(run: Path, out: Path | None = None) -> Path:
-    """Make the report of a run folder, from its record and its metrics, if it has any.
+    """Make the report of a run folder: from its record, and from its metrics and what `bench` measured, if it has any.
 
     Args:
         run: The run folder, or a record itself.
@@ -31,7 +32,7 @@ def write_report(run: Path, out: Path | None = None) -> Path:
     """
     run = Path(run)
     path = run if run.suffix == ".json" else run / RECORD
-    page = render(view(read_record(path), read_metrics(path.parent / METRICS)))
+    page = render(view(read_record(path), read_metrics(path.parent / METRICS), read_bench(path.parent / BENCH)))
     out = Path(out) if out is not None else path.parent / REPORT
     temporary = out.with_name(f".{out.name}.partial")
     try:

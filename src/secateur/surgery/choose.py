@@ -2,12 +2,16 @@
 
 Each unit starts with its own verdict (a score above zero keeps it). Where the verdicts together break a constraint, or
 leave more than half a percent of the dense cost unused, as few units as possible change sides, the least decided first.
+
+With kinds rounded to multiples the same is done to bundles of units, each with the median of its units' scores. Then
+too no limit is exceeded, and the binding one is within the half percent or has no room for any further bundle.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -15,6 +19,8 @@ from torch import Tensor
 from secateur.cost import Cost
 from secateur.errors import TargetError
 from secateur.structure import Selection, Structure, close
+from secateur.structure.axis import kind_of
+from secateur.surgery.bundles import Bundles
 
 #: How much of the dense cost the binding constraint may leave unused.
 SLACK = 0.005
@@ -36,6 +42,23 @@ class Limit:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Rounding:
+    """What rounding cost: the choice beside that of the same scores without it.
+
+    Attributes:
+        multiples: The multiple of each kind; 1 is no rounding.
+        given_up: By how much less of the dense cost is kept under each limit; below zero where more is.
+        opened: Units by kind that are kept only because of it.
+        closed: Units by kind that are removed only because of it.
+    """
+
+    multiples: dict[str, int]
+    given_up: dict[str, float]
+    opened: dict[str, int]
+    closed: dict[str, int]
+
+
+@dataclass(frozen=True, kw_only=True)
 class Choice:
     """What choosing came to.
 
@@ -47,6 +70,7 @@ class Choice:
         moved: Units whose side the repair changed.
         gated: Units that had a gate.
         notes: What closing had to add, in words.
+        rounding: What rounding cost; None where nothing was to be rounded.
     """
 
     selection: Selection
@@ -56,10 +80,17 @@ class Choice:
     moved: int
     gated: int
     notes: tuple[str, ...]
+    rounding: Rounding | None = None
 
 
 def choose(
-    structure: Structure, scores: Tensor, scales: Tensor, limits: Sequence[Limit], *, slack: float = SLACK
+    structure: Structure,
+    scores: Tensor,
+    scales: Tensor,
+    limits: Sequence[Limit],
+    *,
+    round_to: Mapping[str, int] | None = None,
+    slack: float = SLACK,
 ) -> Choice:
     """The selection nearest to the scores' verdicts that meets every limit.
 
@@ -68,23 +99,26 @@ def choose(
         scores: Log-odds of keeping each unit, infinite where there is no gate: (units,).
         scales: Scale of each unit if kept: (units,).
         limits: At least one.
+        round_to: The multiple of each kind that is rounded: a multiple of it stays of each axis, or all; none where
+            the axis may be empty.
         slack: How much of the dense cost the binding limit may leave unused.
 
     Raises:
         TargetError: No selection of gated units meets a limit; the smallest reachable share is told.
     """
-    check_reachable(structure, torch.isfinite(scores), limits)
+    bundles = Bundles.of(structure, scores, round_to or {})
+    check_reachable(bundles, limits)
     gated = torch.isfinite(scores)
     verdict = (scores > 0) | ~gated
-    kept = verdict.clone()
+    opened = bundles.verdict
     for limit in limits:
-        kept = _close_until(kept, scores, gated, limit)
-    kept = _fill(kept, scores, gated, limits, slack)
-    kept = _without_idle_moves(structure, kept, verdict)
+        opened = _close_until(opened, bundles, limit)
+    opened = _fill(opened, bundles, limits, slack)
+    kept = _without_idle_moves(structure, bundles.units(opened), verdict)
     closed = close(structure, _selection(structure, kept, scales, gated))
     counted = {limit.name: limit.cost.count(closed.selection) for limit in limits}
     room = {limit.name: (limit.most - counted[limit.name]) / limit.cost.dense for limit in limits}
-    return Choice(
+    choice = Choice(
         selection=closed.selection,
         verdict={limit.name: limit.cost.at(verdict) for limit in limits},
         counted=counted,
@@ -93,6 +127,29 @@ def choose(
         gated=int(gated.sum()),
         notes=closed.notes,
     )
+    if round_to:
+        without = choose(structure, scores, scales, limits, slack=slack)
+        choice = replace(choice, rounding=_rounding(round_to, choice, without, limits))
+    return choice
+
+
+def _rounding(multiples: Mapping[str, int], choice: Choice, without: Choice, limits: Sequence[Limit]) -> Rounding:
+    """What a choice of multiples cost, beside the choice without them."""
+    opened, closed = (Counter(dict.fromkeys(multiples, 0)) for _ in range(2))
+    for name, units in choice.selection.axes.items():
+        rounded, plain = set(units), set(without.selection.axes[name])
+        opened[kind_of(name)] += len(rounded - plain)
+        closed[kind_of(name)] += len(plain - rounded)
+    touched = [kind for kind in opened if kind in multiples or opened[kind] or closed[kind]]
+    return Rounding(
+        multiples=dict(multiples),
+        given_up={
+            limit.name: (without.counted[limit.name] - choice.counted[limit.name]) / limit.cost.dense
+            for limit in limits
+        },
+        opened={kind: opened[kind] for kind in touched},
+        closed={kind: closed[kind] for kind in touched},
+    )
 
 
 def smallest(limit: Limit, gated: Tensor) -> float:
@@ -100,10 +157,12 @@ def smallest(limit: Limit, gated: Tensor) -> float:
     return limit.cost.at(~gated) / limit.cost.dense
 
 
-def check_reachable(structure: Structure, gated: Tensor, limits: Sequence[Limit]) -> None:
-    """Raise a TargetError when closing every gate would not meet a limit."""
+def check_reachable(bundles: Bundles, limits: Sequence[Limit]) -> None:
+    """Raise a TargetError when closing all that can be closed would not meet a limit."""
+    rounded = len(bundles.scores) < len(bundles.of_unit)
+    remedy = "raise the target, round to smaller multiples" if rounded else "raise the target"
     for limit in limits:
-        least = smallest(limit, gated)
+        least = smallest(limit, bundles.units(bundles.movable))
         if least > limit.share + 1e-12:
             asked, reached = (
                 f" ({share * limit.cost.dense:.4g} {limit.cost.unit})" if limit.cost.unit else ""
@@ -111,52 +170,55 @@ def check_reachable(structure: Structure, gated: Tensor, limits: Sequence[Limit]
             )
             raise TargetError(
                 f"The constraint {limit.name} asks to keep {limit.share:.4g}{asked} of {limit.cost.label}, but with "
-                f"these gates the smallest reachable share is {least:.4g}{reached}: raise the target or gate more "
-                "kinds of axes."
+                f"these gates the smallest reachable share is {least:.4g}{reached}: {remedy} or gate more kinds of "
+                "axes."
             )
 
 
-def _close_until(kept: Tensor, scores: Tensor, gated: Tensor, limit: Limit) -> Tensor:
-    """Close the least decided open units that this cost counts, one after the other, until the limit is met."""
-    if limit.cost.at(kept) <= limit.most:
-        return kept
-    order = _order(scores, kept & gated & _matters(limit.cost, gated), descending=False)
+def _close_until(opened: Tensor, bundles: Bundles, limit: Limit) -> Tensor:
+    """Close the least decided open bundles that this cost counts, one after the other, until the limit is met."""
+    if limit.cost.at(bundles.units(opened)) <= limit.most:
+        return opened
+    counts = bundles.with_any(_matters(limit.cost, len(bundles.of_unit)))
+    order = bundles.order(opened & bundles.movable & counts, descending=False)
     low, high = 0, len(order)  # closing `high` of them is enough, `low` is not
     while high - low > 1:
         middle = (low + high) // 2
-        if limit.cost.at(_with(kept, order[:middle], False)) <= limit.most:
+        if limit.cost.at(bundles.units(_with(opened, order[:middle], False))) <= limit.most:
             high = middle
         else:
             low = middle
-    return _with(kept, order[:high], False)
+    return _with(opened, order[:high], False)
 
 
-def _fill(kept: Tensor, scores: Tensor, gated: Tensor, limits: Sequence[Limit], slack: float) -> Tensor:
-    """Open the least decided closed units while every limit holds and none is within the slack."""
+def _fill(opened: Tensor, bundles: Bundles, limits: Sequence[Limit], slack: float) -> Tensor:
+    """Open the least decided closed bundles while every limit holds and none is within the slack."""
 
     def fits(candidate: Tensor) -> bool:
-        return all(limit.cost.at(candidate) <= limit.most for limit in limits)
+        units = bundles.units(candidate)
+        return all(limit.cost.at(units) <= limit.most for limit in limits)
 
-    def full(candidate: Tensor) -> bool:
-        return any(limit.cost.at(candidate) >= limit.most - slack * limit.cost.dense for limit in limits)
+    def has_room(candidate: Tensor) -> bool:
+        units = bundles.units(candidate)
+        return all(limit.cost.at(units) < limit.most - slack * limit.cost.dense for limit in limits)
 
-    order = _order(scores, ~kept & gated, descending=True)
-    while len(order) and not full(kept):
-        low, high = 0, len(order) + 1  # opening `low` of them fits and is not full, `high` does not fit or is full
+    order = bundles.order(~opened & bundles.movable, descending=True)
+    while len(order) and has_room(opened):
+        low, high = 0, 1  # after opening `low` of them there is room left, after `high` there is not
+        while high <= len(order) and has_room(_with(opened, order[:high], True)):
+            low, high = high, 2 * high
+        high = min(high, len(order) + 1)
         while high - low > 1:
             middle = (low + high) // 2
-            candidate = _with(kept, order[:middle], True)
-            if fits(candidate) and not full(candidate):
-                low = middle
-            else:
-                high = middle
-        kept = _with(kept, order[:low], True)
+            low, high = (middle, high) if has_room(_with(opened, order[:middle], True)) else (low, middle)
+        opened = _with(opened, order[:low], True)
         if low == len(order):
             break
-        last = _with(kept, order[low : low + 1], True)
-        kept = last if fits(last) else kept  # a block that does not fit is passed over
-        order = order[low + 1 :]
-    return kept
+        last = _with(opened, order[low : low + 1], True)
+        opened = last if fits(last) else opened
+        # What does not fit is passed over: a block, or a bundle with those that open after it.
+        order = order[low + 1 :][bundles.ladder[order[low + 1 :]] != bundles.ladder[order[low]]]
+    return opened
 
 
 def _without_idle_moves(structure: Structure, kept: Tensor, verdict: Tensor) -> Tensor:
@@ -170,17 +232,11 @@ def _without_idle_moves(structure: Structure, kept: Tensor, verdict: Tensor) -> 
     return out
 
 
-def _matters(cost: Cost, gated: Tensor) -> Tensor:
+def _matters(cost: Cost, units: int) -> Tensor:
     """Units whose closing lowers this cost: (units,) of booleans."""
-    probability = torch.full(gated.shape, 0.5, dtype=torch.float64, requires_grad=True)
+    probability = torch.full((units,), 0.5, dtype=torch.float64, requires_grad=True)
     (gradient,) = torch.autograd.grad(cost.expected(probability), probability)
-    return gated & (gradient > 0)
-
-
-def _order(scores: Tensor, among: Tensor, *, descending: bool) -> Tensor:
-    """Indices of some units by score, ties by index."""
-    indices = torch.nonzero(among).flatten()
-    return indices[torch.argsort(scores[indices], descending=descending, stable=True)]
+    return gradient > 0
 
 
 def _with(kept: Tensor, indices: Tensor, value: bool) -> Tensor:
@@ -206,7 +262,14 @@ def _selection(structure: Structure, kept: Tensor, scales: Tensor, gated: Tensor
     return Selection(axes=axes, scales=factors)
 
 
-def best_share(structure: Structure, scores: Tensor, kinds: Sequence[str], limits: Sequence[Limit]) -> Choice:
+def best_share(
+    structure: Structure,
+    scores: Tensor,
+    kinds: Sequence[str],
+    limits: Sequence[Limit],
+    *,
+    round_to: Mapping[str, int] | None = None,
+) -> Choice:
     """The selection that keeps the same share of every axis of some kinds, its best units, as large as limits allow.
 
     What one-shot pruning by a score does: no axis is compared with another. Axes of one unit stay.
@@ -216,6 +279,7 @@ def best_share(structure: Structure, scores: Tensor, kinds: Sequence[str], limit
         scores: Higher is kept first: (units,).
         kinds: Kinds of axes that are pruned.
         limits: At least one.
+        round_to: The multiple of each kind that is rounded, as in `choose`.
     """
     axes = [axis for axis in structure.of_kinds(tuple(kinds)) if axis.size > 1]
     ranks = torch.full((structure.size,), -1.0)  # share of the axis that stands before a unit
@@ -223,7 +287,5 @@ def best_share(structure: Structure, scores: Tensor, kinds: Sequence[str], limit
         start = structure.offsets[axis.name]
         order = torch.argsort(scores[start : start + axis.size], descending=True, stable=True)
         ranks[start + order] = torch.arange(axis.size) / axis.size
-    gated = ranks >= 0
-    check_reachable(structure, gated, limits)
-    ordered = torch.where(gated, -ranks, float("inf"))
-    return choose(structure, ordered, torch.ones(structure.size), limits, slack=SLACK / 10)
+    ordered = torch.where(ranks >= 0, -ranks, float("inf"))
+    return choose(structure, ordered, torch.ones(structure.size), limits, round_to=round_to, slack=SLACK / 10)

@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import json
+import socket
+import time
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlparse
+from urllib.request import getproxies
 
 import torch
+from huggingface_hub import constants, is_offline_mode, try_to_load_from_cache
 from safetensors import SafetensorError
 from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel
 
@@ -40,16 +45,39 @@ def load_config(model: str | Path) -> PreTrainedConfig:
         source: str | Path = path.parent if path.name == "config.json" else path
     else:
         source = model
+    here = "" if folder.exists() else "there is no such folder here, and as a hub id: "
     try:
+        if source is model and not _is_within_reach(str(model)):
+            host = urlparse(constants.ENDPOINT).hostname
+            raise ModelError(
+                f"The config of {str(model)!r} cannot be used: {here}the name {host} does not resolve; check the path, "
+                "or the network."
+            )
         config = AutoConfig.from_pretrained(source)
     except ModelError:
         raise
     except Exception as error:  # the library raises many kinds; each means the config is of no use
         first = " ".join(str(error).split())[:300] or type(error).__name__
-        here = "" if folder.exists() else "there is no such folder here, and as a hub id: "
         raise ModelError(f"The config of {str(model)!r} cannot be used: {here}{first}") from None
     stock_type(config.model_type)
     return config  # type: ignore[no-any-return]
+
+
+def _is_within_reach(model: str) -> bool:
+    """Whether it is worth asking the hub library for a model, which without a network asks for half a minute.
+
+    It is not when the hub's name does not resolve, twice, and the library would need it: it finds cached files at once,
+    and a proxy resolves names itself. On a slow or guarded network names do resolve, and the library goes its own way.
+    """
+    if is_offline_mode() or getproxies() or isinstance(try_to_load_from_cache(model, "config.json"), str):
+        return True
+    for pause in (1.0, 0.0):
+        try:
+            socket.getaddrinfo(urlparse(constants.ENDPOINT).hostname, None)
+            return True
+        except socket.gaierror:
+            time.sleep(pause)
+    return False
 
 
 def load_model(model: str | Path, *, dtype: torch.dtype = torch.float32) -> PreTrainedModel:

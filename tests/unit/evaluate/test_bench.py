@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from pruning_toy import write_teacher
 
 from secateur.cli import BAD_INPUT, main
+from secateur.evaluate import bench
 from secateur.evaluate.bench import BLOCKS, FORMS
+from secateur.records import environment
 
 
 @pytest.fixture(scope="module")
@@ -35,18 +39,68 @@ def test_every_model_in_both_forms(models: Path, tmp_path: Path, capsys: pytest.
     assert main(words(models, *more)) == 0
     shown = capsys.readouterr().out
     assert "random" in shown
+    assert "Seconds of audio per second: throughput of the whole batch." in shown
     record = json.loads(out.read_text())
     rows = record["rows"]
     assert [(Path(row["model"]).name, row["form"], row["batch"]) for row in rows] == [
         (name, form, batch) for batch in (1, 2) for name in ("shape", "small") for form in FORMS
     ]
     assert rows[0]["ratio"] == 1.0
+    assert rows[0]["name"] == "/".join((models / "shape").parts[-2:])
     for row in rows:
         assert 0 < row["low_ms"] <= row["median_ms"] <= row["high_ms"]
-        assert row["real_time_factor"] == pytest.approx(row["median_ms"] / 1e3 / (0.4 * row["batch"]))
+        # One utterance waits for the whole batch; the throughput is that of all its utterances.
+        assert row["real_time_factor"] == pytest.approx(row["median_ms"] / 1e3 / 0.4)
+        assert row["throughput"] == pytest.approx(row["batch"] / row["real_time_factor"])
         assert set(row["blocks_ms"]) == {*BLOCKS.values(), "rest"}
         assert all(row["blocks_ms"][name] > 0 for name in BLOCKS.values())
     assert record["environment"]["malloc"]
+
+
+def test_numbers_of_threads_are_measured_one_after_the_other(monkeypatch: pytest.MonkeyPatch, models: Path) -> None:
+    monkeypatch.setattr(bench, "environment", lambda: {"cores": 2, "threads": 2})
+    used: list[int] = []
+    forward = bench._forward
+    monkeypatch.setattr(bench, "_forward", lambda *given: used.append(torch.get_num_threads()) or forward(*given))
+    config = bench.Bench(models=(str(models / "shape"),), seconds=(0.1, 0.2), threads=(2, 1), repeats=1)
+    rows = bench._time(asdict(config))["rows"]
+    assert [(row["threads"], row["seconds"]) for row in rows[:: len(FORMS)]] == [(2, 0.1), (2, 0.2), (1, 0.1), (1, 0.2)]
+    assert used == sorted(used, reverse=True)
+    assert set(used) == {1, 2}
+
+
+def test_models_are_named_by_as_much_of_their_paths_as_tells_them_apart() -> None:
+    assert bench.short_names(["runs/a/model", "org/base"]) == {"runs/a/model": "a/model", "org/base": "org/base"}
+    longer = ["x/a/model", "y/a/model"]
+    assert list(bench.short_names(longer).values()) == longer
+
+
+def test_the_model_of_a_run_is_measured_against_its_teacher_and_its_report_shows_it(
+    models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def measure(config: bench.Bench, job: dict[str, Any]) -> dict[str, Any]:
+        case = {"form": FORMS[0], "weights": "loaded", "seconds": 1.0, "batch": 1, "dtype": "fp32", "threads": 1}
+        times = {"median_ms": 2.0, "low_ms": 1.0, "high_ms": 3.0, "ratio": 1.0, "real_time_factor": 0.002}
+        more = {"throughput": 500.0, "blocks_ms": {"attention": 2.0}}
+        rows = [{"model": name, "name": Path(name).name, **case, **times, **more} for name in config.models]
+        return {"rows": rows, "environment": environment()}
+
+    monkeypatch.setattr(bench, "_measure", measure)
+    run = tmp_path / "run"
+    run.mkdir()
+    (run / "recipe.yaml").write_text(f"model: {models / 'whole'}\n")
+    assert main(["bench", str(run)]) == BAD_INPUT
+    assert "has no model/ yet" in capsys.readouterr().err
+    shutil.copytree(models / "small", run / "model")
+    (run / "record.json").write_text('{"format": 1, "kind": "prune"}')
+    assert main(["bench", str(run), "--no-memory"]) == 0
+    record = json.loads((run / "bench.json").read_text())
+    assert [row["model"] for row in record["rows"]] == [str(models / "whole"), str(run / "model")]
+    assert 'id="bench"' in (run / "report.html").read_text()
+    (run / "bench.json").unlink()
+    assert main(["bench", str(run), "--no-memory", "--out", str(tmp_path / "elsewhere.json")]) == 0
+    assert json.loads((tmp_path / "elsewhere.json").read_text()) == record
+    assert not (run / "bench.json").exists()
 
 
 def test_peak_memory(models: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -67,7 +121,8 @@ def test_peak_memory(models: Path, capsys: pytest.CaptureFixture[str]) -> None:
         (["--batch", "-1"], "batch: got -1"),
         (["--dtype", "fp16"], "dtype: got 'fp16', allowed are fp32, bf16"),
         (["--dtype", "fp32", "fp32"], "dtype: got fp32 twice"),
-        (["--threads", "1000"], "threads: got 1000, allowed is 1 to"),
+        (["--threads", "1", "1000"], "threads: got 1000, allowed is 1 to"),
+        (["--threads", "1", "1"], "threads: got 1 twice"),
         (["--out", "no/such/folder/bench.json"], "allowed is a file in a folder that exists"),
         (["--against", "@/small/"], "twice, allowed is once"),
         (["--against", "@/nothing"], "no config.json"),

@@ -154,6 +154,12 @@ def record() -> dict[str, Any]:
                 "label": "multiply-accumulates of the whole model",
             },
         ],
+        "rounding": {
+            "multiples": {"channels": 32, "units": 1},
+            "opened": {"channels": 61, "units": 12, "heads": 0},
+            "closed": {"channels": 70, "units": 0, "heads": 1},
+            "given_up": {"gated": 0.00123, "macs": -0.0004},
+        },
         "verification": {
             "holds": True,
             "checks": [
@@ -330,3 +336,39 @@ def write(folder: Path, data: dict[str, Any] | None = None, *, lines: bool = Tru
         for entry in metrics():
             append_jsonl(folder / "metrics.jsonl", json.loads(json.dumps(entry)))
     return folder
+
+
+def bench() -> dict[str, Any]:
+    """What `secateur bench` left: the dense and the cut model in both forms, at two batch sizes."""
+    blocks = ("front end", "projection", "positional conv", "attention", "feed-forward", "rest")
+    shares = {"dense": (0.31, 0.01, 0.05, 0.28, 0.34, 0.01), "cut": (0.2, 0.02, 0.2, 0.35, 0.2, 0.03)}
+    rows = []
+    for batch in (1, 4):
+        for name, base in (("dense", 480.0), ("cut", 90.0)):
+            for form, part in (("as it is", 1.0), ("for_inference", 0.75)):
+                median = base * part * batch
+                rows.append(
+                    {
+                        "model": f"runs/example/{name}",
+                        "name": f"example/{name}",
+                        "form": form,
+                        "weights": "loaded" if name == "cut" else "random",
+                        "seconds": 10.0,
+                        "batch": batch,
+                        "dtype": "fp32",
+                        "threads": 2,
+                        "median_ms": median,
+                        "low_ms": 0.97 * median,
+                        "high_ms": 1.08 * median,
+                        "repeats": 9,
+                        "real_time_factor": median / 1e4,
+                        "throughput": batch * 1e4 / median,
+                        "ratio": 480.0 * batch / median,
+                        "peak_mib": base + 100.0 * batch,
+                        "blocks_ms": {
+                            block: 1.01 * median * value for block, value in zip(blocks, shares[name], strict=True)
+                        },
+                    }
+                )
+    environment = {"cpu": "Example Processor @ 2.60 GHz", "float32_products": "medium", "malloc": {"X": "1"}}
+    return {"format": 1, "kind": "bench", "rows": rows, "environment": environment, "config": {"repeats": 9}}

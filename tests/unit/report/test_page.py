@@ -98,6 +98,8 @@ def test_markup_in_names_from_files_is_shown_and_never_run(page_of: PageOf) -> N
     record["verification"]["checks"][0] |= {"name": evil, "detail": evil}
     record["gates"]["notes"] = [evil]
     record["gates"]["histogram"][evil] = [1] * 20
+    record["rounding"]["multiples"][evil] = 8
+    record["rounding"]["given_up"][evil] = 0.5
     record["stages"][2]["name"] = evil
     record["phases"][0]["name"] = evil
     record["blocks"]["after"][evil] = {"parameters": 5, "macs": 5}

@@ -138,6 +138,23 @@ def test_a_broken_proof_and_an_exceeded_limit_show_in_the_badges(page_of: PageOf
     assert "1 of 2 constraints met" in badges[1]
 
 
+def test_what_rounding_cost_is_told_by_constraint_and_by_kind(page_of: PageOf) -> None:
+    page = page_of(report_example.record())
+    table = page.select_one("[aria-label='What rounding cost']")
+    rows = [[cell.get_text() for cell in row.select("th, td")] for row in table.select("tbody tr")]  # type: ignore[union-attr]
+    assert rows == [
+        ["convolution channels", "32", "61", "70"],
+        ["feed-forward units", "1", "12", "0"],
+        ["heads", "–", "0", "1"],
+    ]
+    words = page.find(id="gates").get_text().replace("\u202f", " ")  # type: ignore[union-attr]
+    assert "gated: rounding keeps 0.12 % of the dense cost less." in words
+    assert "macs: rounding keeps 0.04 % of the dense cost more." in words
+    record = report_example.record()
+    del record["rounding"]
+    assert "ounding" not in page_of(record).find(id="gates").get_text()  # type: ignore[union-attr]
+
+
 def test_each_group_of_metrics_has_its_chart_and_the_unknown_ones_theirs() -> None:
     values = {"loss": 1.0, "kept/a": 0.9, "target/a": 1.0, "lambda1/a": 0.1, "lambda2/a": 0.2, "open/heads": 0.8}
     values |= {"undecided": 0.5, "novel": 3.0, "tail/x": 1.0, "tail/y": 2.0}

@@ -7,67 +7,20 @@ from itertools import product
 
 import pytest
 import torch
+from choosing_toy import INFINITE, KINDS, flat, kept_of, limit, pick, plain, scores_of
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from support import MODELS, tiny, tiny_structure
-from torch import Tensor
 
-from secateur.cost import Cost, Terms
 from secateur.errors import TargetError
 from secateur.masking import values_of
-from secateur.structure import Axis, Bind, Selection, Structure, Weight, close
+from secateur.structure import Axis, Bind, Weight, close
 from secateur.surgery import cut
-from secateur.surgery.choose import SLACK, Choice, Limit, best_share, choose, smallest
+from secateur.surgery.choose import SLACK, best_share, choose, smallest
 from secateur.surgery.scores import first, magnitude
 
-INFINITE = float("inf")
-KINDS = ("channels", "groups", "heads", "qk", "vo", "units", "block")
 #: Kinds whose units are small beside half a percent of a tiny model.
 SMALL = ("qk", "vo")
-
-
-def flat(*sizes: int, width: int = 3) -> Structure:
-    """Axes `0/units`, `1/units` … with one matrix of `width` rows on each, and nothing else."""
-    axes = {f"{i}/units": Axis(name=f"{i}/units", units=tuple(range(n)), original=n) for i, n in enumerate(sizes)}
-    weights = [
-        Weight(name=f"{i}.weight", shape=(width, n), matrix=True, binds=(Bind(dim=1, axes=(f"{i}/units",)),))
-        for i, n in enumerate(sizes)
-    ]
-    return plain(axes, weights)
-
-
-def plain(axes: dict[str, Axis], weights: Sequence[Weight]) -> Structure:
-    """A structure of nothing but axes and weights."""
-    return Structure(
-        model_type="plain",
-        axes=axes,
-        weights=tuple(weights),
-        uses=(),
-        norms=(),
-        convolutions=(),
-        sees_padding=False,
-        convention="",
-    )
-
-
-def limit(structure: Structure, share: float, cost: str = "parameters", scope: str = "whole") -> Limit:
-    name = f"{cost}-{scope}"
-    return Limit(name=name, cost=Cost.of(Terms(structure), cost=cost, scope=scope), share=share)
-
-
-def scores_of(structure: Structure, kinds: Sequence[str], seed: int, shift: float = 0.0) -> Tensor:
-    """Random log-odds where a kind is gated, infinite elsewhere."""
-    random = torch.randn(structure.size, generator=torch.Generator().manual_seed(seed)) * 3 + shift
-    gated = torch.cat([torch.full((axis.size,), axis.kind in kinds) for axis in structure.axes.values()])
-    return torch.where(gated, random, INFINITE)
-
-
-def kept_of(structure: Structure, selection: Selection) -> list[bool]:
-    return [unit in selection.axes[name] for name, axis in structure.axes.items() for unit in axis.units]
-
-
-def pick(structure: Structure, scores: Tensor, *limits: Limit, slack: float = SLACK) -> Choice:
-    return choose(structure, scores, torch.ones(structure.size), limits, slack=slack)
 
 
 @settings(max_examples=30)
