@@ -238,7 +238,7 @@ MISTAKES: list[tuple[list[str], str]] = [
         "learn.steps: got 'many', allowed is a whole",
     ),
     (["prune", "@/recipe.yaml", "--out", "out", "--target", "0"], "more than 0 and at most 1 of the cost, got 0"),
-    (["prune", "@/recipe.yaml", "--out", "out", "--target", "0.001"], "smallest reachable share is 0.1"),
+    (["prune", "@/recipe.yaml", "--out", "out", "--target", "0.001"], "smallest reachable share is 0.07"),
     (
         ["prune", "@/recipe.yaml", "--out", "out", "--data.kind", "foldr"],
         "data.kind: got 'foldr' … Did you mean 'folder'?",
@@ -262,11 +262,11 @@ MISTAKES: list[tuple[list[str], str]] = [
     ),
     (
         ["prune", "@/recipe.yaml", "--out", "out", "--gates.units", "null", "--choose.round_to.units", "2"],
-        "names 'units', which this run does not prune; it prunes channels, qk, vo",
+        "names 'units', which this run does not prune; it prunes channels, groups, qk, vo",
     ),
     (["prune", "@/recipe.yaml", "--out", "out", "--choose.device", "cuba"], "allowed is 'cpu' or 'cuda'. Did you mean"),
     (
-        ["prune", "@/recipe.yaml", "--out", "out", "--choose.round_to", "{channels: 6}", "--target", "0.15"],
+        ["prune", "@/recipe.yaml", "--out", "out", "--choose.round_to", "{channels: 6}", "--target", "0.08"],
         "raise the target, round to smaller multiples or gate more kinds of axes",
     ),
     (["prune", "@/recipe.yaml", "--out", "out", "--batching.accumulate", "99"], "one batch needs 99"),
@@ -293,7 +293,10 @@ MISTAKES: list[tuple[list[str], str]] = [
         "exists already and is not",
     ),
     (["choose", "@/teacher", "--target", "0.5"], "has no learned/ folder"),
-    (["choose", "@/run", "--target", "0.5", "--cost", "flops"], "got 'flops', allowed is 'parameters' or 'macs'"),
+    (
+        ["choose", "@/run", "--target", "0.5", "--cost", "flops"],
+        "got 'flops', allowed is 'parameters', 'macs' or 'latency'",
+    ),
     (["choose", "@/run", "--target", "0.5", "--scope", "encodr"], "Did you mean 'encoder'?"),
     (["choose", "@/run", "--target", "0.01"], "smallest reachable share"),
     (["choose", "@/run", "--target", "0.5", "--round-to", "{unit: 2}"], "Did you mean 'units'?"),

@@ -108,7 +108,7 @@ def test_short_utterances_are_told_once_though_both_phases_draw(
     root: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     changes = {"batching": {"seconds": 1.2, "longest": 0.4, "shortest": 0.3}}
-    setting = prepare(configs.load(recipe(root, tmp_path / "run", **changes), PruneConfig), table=no_table)
+    setting = prepare(configs.load(recipe(root, tmp_path / "run", **changes), PruneConfig), table=pytest.fail)
     later = setting.feed.behind(3).micro_batches(0, 0, 1)
     assert [batch.audio.ids for batch in later] == [batch.audio.ids for batch in setting.feed.micro_batches(3, 0, 1)]
     assert [message for message in caplog.messages if "too short to be drawn" in message] == [
