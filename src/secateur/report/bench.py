@@ -77,11 +77,10 @@ class Bench:
 
 @dataclass(frozen=True, kw_only=True)
 class CaseView:
-    """The time by block of every model in one case."""
+    """The time by block of every model in one case, as bars of one scale."""
 
     title: str
     bars: tuple[Bar, ...]
-    parts: tuple[tuple[str, int, tuple[str, ...]], ...]  # block, colour, time in each bar
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,6 +91,8 @@ class BenchView:
     columns: tuple[str, ...]
     rows: tuple[tuple[Cell, ...], ...]
     cases: tuple[CaseView, ...]
+    blocks: tuple[tuple[str, int], ...]  # block, colour
+    times: tuple[tuple[str, str, tuple[str, ...]], ...]  # model, case, time in each block
 
 
 _BENCH = pydantic.TypeAdapter(Bench)
@@ -110,18 +111,23 @@ def bench_view(bench: Bench) -> BenchView | None:
     """The table and the bars; None without a row."""
     if not bench.rows:
         return None
+    blocks = tuple(dict.fromkeys(name for row in bench.rows for name in row.blocks_ms))
     cases = [(title, list(rows)) for title, rows in groupby(bench.rows, key=lambda row: row.case)]
     return BenchView(
         conditions=_conditions(bench),
         columns=COLUMNS,
         rows=tuple(_cells(row) for row in bench.rows),
-        cases=tuple(view for i, (title, rows) in enumerate(cases) if (view := _case(title, rows, i)) is not None),
+        cases=tuple(_case(title, rows, i) for i, (title, rows) in enumerate(cases) if any(map(_total, rows))),
+        blocks=tuple((name, _colour(name)) for name in blocks),
+        times=tuple(
+            (row.label, row.case, tuple(milliseconds(row.blocks_ms.get(name)) for name in blocks)) for row in bench.rows
+        ),
     )
 
 
 def _conditions(bench: Bench) -> str:
     found = bench.environment
-    parts = [str(found[name]) for name in ("cpu",) if found.get(name)]
+    parts = [str(found["cpu"])] if found.get("cpu") else []
     if found.get("float32_products"):
         parts.append(f"float32 products {found['float32_products']}")
     if "malloc" in found:
@@ -143,28 +149,30 @@ def _cells(row: Row) -> tuple[Cell, ...]:
     )
 
 
-def _case(title: str, rows: Sequence[Row], index: int) -> CaseView | None:
-    """Bars of one scale, a model below the other; None where no time is told apart."""
-    whole = max(sum(row.blocks_ms.values()) for row in rows)
-    if not whole:
-        return None
-    names = list(dict.fromkeys(name for row in rows for name in row.blocks_ms))
-    colours = {name: BLOCKS.index(name) if name in BLOCKS else len(BLOCKS) - 1 for name in names}
+def _case(title: str, rows: Sequence[Row], index: int) -> CaseView:
+    """Bars of one scale, one model below the other."""
+    whole = max(_total(row) for row in rows)
     bars = []
     for place, row in enumerate(rows):
-        total = sum(row.blocks_ms.values())
+        total = _total(row)
         segments = [
             Segment(
                 part=name,
-                colour=colours[name],
+                colour=_colour(name),
                 value=taken,
                 text=f"{name}: {milliseconds(taken)} ({share(taken / total)} of this model)",
             )
             for name, taken in row.blocks_ms.items()
             if taken
         ]
-        words = milliseconds(total)
-        svg_name = f"bench-{index}-{place}"
-        bars.append(stacked(row.label, segments, whole=whole, total=words, name=svg_name, title="Time by block:"))
-    parts = tuple((name, colours[name], tuple(milliseconds(row.blocks_ms.get(name)) for row in rows)) for name in names)
-    return CaseView(title=title, bars=tuple(bars), parts=parts)
+        name, words = f"bench-{index}-{place}", milliseconds(total)
+        bars.append(stacked(row.label, segments, whole=whole, total=words, name=name, title="Time by block,"))
+    return CaseView(title=title, bars=tuple(bars))
+
+
+def _total(row: Row) -> float:
+    return sum(row.blocks_ms.values())
+
+
+def _colour(block: str) -> int:
+    return BLOCKS.index(block) if block in BLOCKS else len(BLOCKS) - 1
