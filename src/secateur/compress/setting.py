@@ -18,7 +18,7 @@ from secateur.compress.step import Bound
 from secateur.cost import Cost, Terms
 from secateur.data.corpus import SAMPLE_RATE, Corpus
 from secateur.data.open import open_corpus
-from secateur.engine import process
+from secateur.engine import check_compiler, process
 from secateur.errors import ConfigError, ModelError
 from secateur.gates.set import check_kinds
 from secateur.objective.pairing import teacher_layers
@@ -106,6 +106,8 @@ def prepare(config: PruneConfig) -> Setting:
     Raises:
         SecateurError: A part is missing, unfit, or a target cannot be reached; told before anything is trained.
     """
+    if config.learn.compile or config.recover.compile:
+        check_compiler()
     source = model_path(config.model)
     teacher = load_model(source)
     teacher.requires_grad_(False)
