@@ -90,8 +90,14 @@ def pruning(
     gate = HardConcrete(drop_rate=0.4, spread=1.0, straight_through=straight_through)
     gates = GateSet(structure, dict.fromkeys(kinds, gate), seed=5)
     audio = corpus()
+    learning = Learning(**({"steps": 8, "log_every": 1} | training))
     return Pruning(
-        Imitator(student, Distillation(distance=L1Cosine(l1=l1), pairing=pairing or Fixed())),
+        Imitator(
+            student,
+            Distillation(distance=L1Cosine(l1=l1), pairing=pairing or Fixed()),
+            compile=learning.compile,
+            recompute=learning.gradient_checkpointing,
+        ),
         teacher,
         Feed(
             audio,
@@ -102,9 +108,9 @@ def pruning(
             equal=size == "base",
         ),
         held_out(audio, structure, seconds=0.5, longest=0.3, normalize=True),
-        Learning(**({"steps": 8, "log_every": 1} | training)),
+        learning,
         gates=gates,
-        masking=attach(student, structure),
+        masking=attach(student, structure, static=learning.compile),
         bounds=[
             Bound(
                 constraint=each,

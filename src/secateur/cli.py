@@ -379,11 +379,7 @@ def _benched(record: dict[str, Any]) -> None:
 
 
 def _named(row: dict[str, Any]) -> str:
-<<<<<<< ours
-    return str(row["name"]) + (" (random weights)" if row["weights"] == "random" else "")
-=======
     return f"{row['name']} (random weights)" if row["weights"] == "random" else str(row["name"])
->>>>>>> theirs
 
 
 def _case(row: dict[str, Any]) -> str:

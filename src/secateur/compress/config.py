@@ -62,6 +62,12 @@ class Training:
     betas: tuple[float, float] = (0.9, 0.98)
     clip: float | None = 10.0
     precision: Literal["fp32", "bf16"] = "fp32"
+    """of forward passes; weights, gradients and moments stay float32"""
+    compile: bool = False
+    """run student and teacher through torch.compile"""
+    gradient_checkpointing: bool = False
+    """keep no activations inside the layers for the backward pass, which computes them again: a third more time, far
+    less memory"""
     log_every: int = 10
     validate_every: int = 0
     save_every: int = 500

@@ -40,10 +40,10 @@ def fidelity(imitator: Imitator, teacher: nn.Module, batches: Sequence[MicroBatc
     cosine: Tensor | None = None
     for batch in batches:
         states = hidden_states(teacher, batch.audio)
-        sums, _ = imitator(batch.audio, {layer: states[layer] for layer in imitator.layers}, pairs)
+        sums, _ = imitator(batch.audio, states, pairs)
         loss += float(sums.mean()) / batch.frames
         mine = hidden_states(imitator.student, batch.audio)
-        each = torch.stack([F.cosine_similarity(a, b, dim=-1).sum() for a, b in zip(mine, states, strict=False)])
+        each = torch.stack([F.cosine_similarity(mine[i], states[i], dim=-1).sum() for i in mine])
         cosine = each / batch.frames if cosine is None else cosine + each / batch.frames
     assert cosine is not None
     return Fidelity(loss=loss, cosine=tuple(cosine.tolist()))

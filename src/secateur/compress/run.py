@@ -55,8 +55,8 @@ def learn(setting: Setting, folder: Path, *, resume: bool, on_progress: OnProgre
     config = setting.config
     student = copy.deepcopy(setting.teacher).requires_grad_(True)
     gates = GateSet(setting.structure, config.gated, seed=config.seed)
-    masking = attach(base_of(student), setting.structure)
-    imitator = Imitator(base_of(student), config.distill)
+    masking = attach(base_of(student), setting.structure, static=config.learn.compile)
+    imitator = _imitator(setting, student, config.learn)
     trainee = Pruning(
         imitator,
         base_of(setting.teacher),
@@ -171,7 +171,7 @@ def recover(
         raise CheckpointError(f"{folder} has a model/ but no stages.json: delete model/ and resume, which makes both.")
     if not done:
         shrunk = copy.deepcopy(small)
-        imitator = Imitator(base_of(small.requires_grad_(True)), config.distill)
+        imitator = _imitator(setting, small.requires_grad_(True), config.recover)
         maps = folder / "learned" / "maps.safetensors"
         if maps.is_file():
             imitator.maps.load_state_dict(_tensors(maps))
@@ -220,6 +220,15 @@ def _stages(
         count = sum(parameter.numel() for parameter in base_of(model).parameters())
         out.append({"name": name, "parameters": count, "time": time, "loss": near.loss, "cosine": list(near.cosine)})
     return out
+
+
+def _imitator(setting: Setting, student: PreTrainedModel, training: Training) -> Imitator:
+    return Imitator(
+        base_of(student),
+        setting.config.distill,
+        compile=training.compile,
+        recompute=training.gradient_checkpointing,
+    )
 
 
 def _loop(training: Training, seed: int) -> LoopConfig:

@@ -22,7 +22,7 @@ from secateur.cost.latency import latency
 from secateur.cost.table import Table
 from secateur.data.corpus import SAMPLE_RATE, Corpus
 from secateur.data.open import open_corpus
-from secateur.engine import process
+from secateur.engine import check_compiler, process
 from secateur.errors import ConfigError, ModelError
 from secateur.gates.set import check_kinds
 from secateur.objective.constraint import Constraint
@@ -110,6 +110,8 @@ def prepare(config: PruneConfig, *, table: Callable[[PreTrainedConfig], Table]) 
     Raises:
         SecateurError: A part is missing, unfit, or a target cannot be reached; told before anything is trained.
     """
+    if config.learn.compile or config.recover.compile:
+        check_compiler()
     source = model_path(config.model)
     teacher = load_model(source)
     teacher.requires_grad_(False)

@@ -13,7 +13,8 @@ from torch import Tensor, nn
 
 from secateur.compress.batches import Feed, MicroBatch
 from secateur.compress.config import Learning, Training
-from secateur.compress.imitate import Imitator, Pair, hidden_states
+from secateur.compress.imitate import Imitator, Pair
+from secateur.compress.teacher import Teacher
 from secateur.cost import Cost
 from secateur.engine import Optimiser, Schedule, StepLoss
 from secateur.gates import GateSet
@@ -57,11 +58,17 @@ class Imitation:
     def optimisers(self) -> dict[str, Optimiser]:
         """AdamW on the weights, with warm-up and decay."""
         self.device = next(self.module.parameters()).device
-        self.teacher.to(self.device)
         training = self.training
+        self.targets = Teacher(
+            self.teacher.to(self.device), self.module.layers, precision=training.precision, compile=training.compile
+        )
         weights = [parameter for parameter in self.module.parameters() if parameter.requires_grad]
         adam = torch.optim.AdamW(
-            weights, lr=training.learning_rate, betas=training.betas, weight_decay=training.weight_decay
+            weights,
+            lr=training.learning_rate,
+            betas=training.betas,
+            weight_decay=training.weight_decay,
+            fused=self.device.type in ("cpu", "cuda"),  # one pass over memory: a third of the time on a CPU
         )
         return {"weights": Optimiser(optimiser=adam, schedule=self.schedule(), clip=training.clip)}
 
@@ -83,10 +90,7 @@ class Imitation:
 
     def loss(self, wrapped: nn.Module, batch: MicroBatch) -> StepLoss:
         """This micro-batch's share of the mean distance per pair and valid frame of the whole step."""
-        with torch.no_grad():
-            states = hidden_states(self.teacher, batch.audio)
-            teacher = {layer: states[layer] for layer in self.module.layers}
-        sums, every = wrapped(batch.audio, teacher, self.pairs)
+        sums, every = wrapped(batch.audio, self.targets(batch.audio), self.pairs)
         self.seen(every)
         total = sums.mean() / batch.frames
         return StepLoss(total=total, parts={"distill": total.detach()}, files=batch.audio.ids)

@@ -1,5 +1,6 @@
 """A trainer that has never heard of pruning: one loop, one checkpoint, one resume for every phase."""
 
+from secateur.engine.compiler import check_compiler
 from secateur.engine.loop import LoopConfig, LoopResult, run
 from secateur.engine.optim import Optimiser, Schedule
 from secateur.engine.place import made_once, process
@@ -14,6 +15,7 @@ __all__ = [
     "Schedule",
     "StepLoss",
     "Trainee",
+    "check_compiler",
     "made_once",
     "process",
     "run",

@@ -1,4 +1,4 @@
-"""Masks in a full-size model: parametrisations at the taps, norms over living units, trimmed layers passed by."""
+"""Masks in a model: parametrisations at the taps, norms over living units, trimmed layers passed by."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ from typing import Any
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from secateur.masking.taps import Factor, compile_outputs, compile_taps
+from secateur.masking.sides import Tapped, sides_of
+from secateur.masking.taps import compile_outputs, compile_taps
 from secateur.modules.norm import SupportLayerNorm
 from secateur.structure import Structure
 
@@ -19,8 +20,9 @@ class Masking:
     The model stays the stock one, with the parameters it had; `values` is one flat vector over all units of all axes.
     """
 
-    def __init__(self, structure: Structure) -> None:
+    def __init__(self, structure: Structure, *, static: bool) -> None:
         self.structure = structure
+        self.static = static
         self.values: Tensor | None = None
         self._norms: list[tuple[nn.Module, str, nn.LayerNorm, SupportLayerNorm, slice]] = []
         self._tapped: list[tuple[nn.Module, str]] = []
@@ -36,7 +38,8 @@ class Masking:
         self.values = values
         for _, _, _, norm, units in self._norms:
             support = None if values is None else (values.detach()[units] != 0)
-            norm.support = None if support is None or bool(support.all()) else support
+            alive = support is None or (not self.static and bool(support.all()))
+            norm.support = None if alive else support
         layers = [self.structure.offsets[axis.name] for axis in self.structure.of_kinds(("layer",)) if axis.size]
         of_layers = [] if values is None else values.detach()[layers].tolist()
         self._trimmed = frozenset(unit for unit, value in zip(layers, of_layers, strict=False) if value == 0.0)
@@ -57,43 +60,31 @@ class Masking:
         self.set(None)
 
 
-class _Tapped(nn.Module):
-    """The parametrisation of one tapped parameter; its `hook` does the same to what a module gives."""
-
-    def __init__(self, masking: Masking, factor: Factor) -> None:
-        super().__init__()
-        self.masking = masking
-        self.factor = factor
-
-    def forward(self, weight: Tensor) -> Tensor:
-        values = self.masking.values
-        if values is None:
-            return weight
-        if self.factor.units.device != values.device:
-            self.factor = self.factor.to(values.device)
-        return weight * self.factor.of(values, weight.dim()).to(weight.dtype)
-
-    def hook(self, module: nn.Module, inputs: tuple[Any, ...], output: Tensor) -> Tensor:
-        """The masked output of a module."""
-        masked: Tensor = self(output)
-        return masked
-
-
-def attach(base: nn.Module, structure: Structure) -> Masking:
+def attach(base: nn.Module, structure: Structure, *, static: bool = False) -> Masking:
     """Put masks into a base model (the encoder without its head), none set yet.
 
     Args:
         base: The model that `structure` was declared from; changed in place until `Masking.remove`.
         structure: Its structure.
+        static: Whether norms take the same branch for every mask, as compiled code wants; else a norm of which all is
+            alive is the stock one, bit for bit.
     """
-    masking = Masking(structure)
+    masking = Masking(structure, static=static)
+    tapped: dict[str, dict[str, Tapped]] = {}
     for name, factor in compile_taps(structure).items():
         path, _, parameter = name.rpartition(".")
         module = base.get_submodule(path)
-        parametrize.register_parametrization(module, parameter, _Tapped(masking, factor))
+        mine = tapped.setdefault(path, {})[parameter] = Tapped(masking, factor)
+        parametrize.register_parametrization(module, parameter, mine)
         masking._tapped.append((module, parameter))
+    for path, parameters in tapped.items():
+        module = base.get_submodule(path)
+        sides = sides_of(module, parameters)
+        if sides is not None:
+            masking._hooks.append(module.register_forward_pre_hook(sides.before))
+            masking._hooks.append(module.register_forward_hook(sides.after, always_call=True))
     for path, factor in compile_outputs(structure).items():
-        hook = _Tapped(masking, factor).hook
+        hook = Tapped(masking, factor).hook
         masking._hooks.append(base.get_submodule(path).register_forward_hook(hook))
     for norm in structure.norms:
         path, _, name = norm.module.rpartition(".")
@@ -113,7 +104,7 @@ def attach(base: nn.Module, structure: Structure) -> Masking:
 
 def has_masks(base: nn.Module) -> bool:
     """Whether `attach` put masks into this model that were not removed."""
-    return any(isinstance(module, _Tapped) for module in base.modules())
+    return any(isinstance(module, Tapped) for module in base.modules())
 
 
 def _bypass(masking: Masking, unit: int, module: nn.Module, inputs: tuple[Any, ...], output: Any) -> Any:

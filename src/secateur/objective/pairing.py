@@ -99,23 +99,22 @@ class StudentMaps(nn.Module):
             width: Model width.
         """
         super().__init__()
-        names = {
-            "none": [],
-            "shared": [self._group(layer) for layer in layers],
-            "each": [str(i) for i in layers],
-        }[kind]
         self.kind = kind
-        self.maps = nn.ModuleDict({name: _identity(width) for name in dict.fromkeys(names)})
+        names = dict.fromkeys(self.name(layer) for layer in layers)
+        self.maps = nn.ModuleDict({name: _identity(width) for name in names if name})
 
-    @staticmethod
-    def _group(layer: int) -> str:
+    def name(self, layer: int) -> str:
+        """The name of the map for the teacher's layer; empty where there is none."""
+        if self.kind == "none":
+            return ""
+        if self.kind == "each":
+            return str(layer)
         return "input" if layer == 0 else "layers"
 
     def forward(self, state: Tensor, layer: int) -> Tensor:
         """The state mapped for the teacher's layer: (B, T, D) -> (B, T, D)."""
-        if self.kind == "none":
-            return state
-        mapped: Tensor = self.maps[self._group(layer) if self.kind == "shared" else str(layer)](state)
+        name = self.name(layer)
+        mapped: Tensor = self.maps[name](state) if name else state
         return mapped
 
 

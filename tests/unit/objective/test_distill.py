@@ -83,7 +83,7 @@ def test_a_padded_batch_has_the_sums_of_its_utterances_alone(family: str, pairin
         total = torch.zeros(len(pairs))
         for each in batches(batch_of((4000, 2501, 1777))):
             with torch.no_grad():
-                targets = dict(enumerate(hidden_states(teacher, each)))
+                targets = hidden_states(teacher, each)
             found, every = imitator(each, targets, pairs)
             assert (every is None) == isinstance(pairing, Fixed)
             found.mean().backward()
@@ -101,7 +101,7 @@ def test_a_student_that_is_the_teacher_has_no_loss(family: str, maps: Any) -> No
     teacher = seeded(family, "base")
     (batch,) = batch_of((3000, 3000))[:1]
     imitator = Imitator(seeded(family, "base"), Distillation(pairing=Fixed(maps=maps)))
-    targets = dict(enumerate(hidden_states(teacher, batch)))
+    targets = hidden_states(teacher, batch)
     found, _ = imitator(batch, targets, [(layer, layer) for layer in imitator.layers])
     torch.testing.assert_close(found, torch.zeros_like(found), atol=1e-3, rtol=0)
 

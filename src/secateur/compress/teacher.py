@@ -1,0 +1,81 @@
+"""The frozen teacher as a source of targets: no graph, its fastest form, only the hidden states that are imitated."""
+
+from __future__ import annotations
+
+import copy
+import logging
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from secateur.compress.imitate import compiled, hidden_states
+from secateur.data.collate import AudioBatch
+from secateur.errors import ModelError
+from secateur.inference import for_inference
+
+logger = logging.getLogger(__name__)
+
+#: Largest root-mean-square error of a form's hidden states relative to the encoder's own, by the form's dtype.
+TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-4, torch.bfloat16: 5e-2}
+
+
+class Teacher:
+    """Targets from an encoder that never learns.
+
+    It computes in its inference-only form, in the precision of the phase: in the dtype of its weights, or, where the
+    student computes under bfloat16 autocast, with weights and activations in bfloat16. Where that form does not agree
+    with the encoder itself to `TOLERANCE`, or there is none, the encoder is used as it is, and the log says so.
+    """
+
+    def __init__(
+        self,
+        base: nn.Module,
+        layers: Sequence[int],
+        *,
+        precision: Literal["fp32", "bf16"] = "fp32",
+        compile: bool = False,
+    ) -> None:
+        """
+        Args:
+            base: The encoder, on the device where it is to compute; not touched, and not to be changed afterwards.
+            layers: Numbers of the hidden states that are imitated.
+            precision: Of the phase.
+            compile: Whether the form is compiled.
+        """
+        self.layers = tuple(layers)
+        form = _fastest(base, torch.bfloat16 if precision == "bf16" else _dtype(base))
+        self.form: nn.Module = compiled(form) if compile else form
+
+    def __call__(self, audio: AudioBatch) -> dict[int, Tensor]:
+        """The imitated hidden states by number, (B, T, D) each, without graph."""
+        with torch.no_grad(), torch.autocast(_device(self.form), enabled=False):
+            return hidden_states(self.form, audio, self.layers)
+
+
+def _fastest(base: nn.Module, dtype: torch.dtype) -> nn.Module:
+    """The inference-only form in a dtype if it agrees with the encoder, else the encoder."""
+    model: Any = base
+    try:
+        form = for_inference(model if dtype == _dtype(base) else copy.deepcopy(model).to(dtype))
+    except ModelError as error:
+        logger.warning("the teacher computes in its stock form: %s", error)
+        return base
+    noise = torch.randn(1, 16_000, generator=torch.Generator().manual_seed(0))
+    audio = AudioBatch(values=noise, lengths=torch.tensor([16_000]), ids=("noise",), mask=None)
+    with torch.no_grad(), torch.autocast(_device(base), enabled=False):
+        expected, got = hidden_states(base, audio), hidden_states(form, audio)
+    worst = max(float((got[i].double() - state).norm() / state.double().norm()) for i, state in expected.items())
+    if worst <= TOLERANCE[dtype]:
+        return form
+    logger.warning("the teacher computes in its stock form: its inference-only form is off by %.0e", worst)
+    return base
+
+
+def _dtype(base: nn.Module) -> torch.dtype:
+    return next(base.parameters()).dtype
+
+
+def _device(base: nn.Module) -> str:
+    return next(base.parameters()).device.type

@@ -1,0 +1,85 @@
+"""Targets: those of the encoder itself, whatever form and precision the teacher computes in."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+import pytest
+import torch
+from pruning_toy import seeded
+from support import MODELS, TOLERANCE, audio, difference
+from torch import nn
+
+from secateur.compress import teacher as module
+from secateur.compress.imitate import hidden_states
+from secateur.compress.teacher import Teacher
+from secateur.data.collate import AudioBatch
+from secateur.inference.attention import InferenceAttention
+
+LENGTHS = (4000, 2501)
+
+
+def batch(lengths: tuple[int, ...] = LENGTHS) -> AudioBatch:
+    values, mask = audio(lengths)
+    return AudioBatch(values=values, lengths=torch.tensor(lengths), ids=("a", "b"), mask=mask)
+
+
+def is_fast(teacher: Teacher) -> bool:
+    return any(isinstance(part, InferenceAttention) for part in teacher.form.modules())
+
+
+@pytest.mark.parametrize(("family", "size"), MODELS)
+def test_targets_are_the_encoders_hidden_states_and_only_those_asked_for(family: str, size: str) -> None:
+    base = seeded(family, size)
+    teacher = Teacher(base, (0, 2, 3))
+    assert is_fast(teacher)
+    targets, expected = teacher(batch()), hidden_states(base, batch())
+    assert set(targets) == {0, 2, 3}
+    assert set(expected) == {0, 1, 2, 3}
+    frames = base._get_feat_extract_output_lengths(torch.tensor(LENGTHS))
+    for layer, state in targets.items():
+        assert not state.requires_grad
+        for row, valid in enumerate(frames):  # behind an utterance's end anything may stand
+            assert difference(expected[layer][row, :valid], state[row, :valid]) <= TOLERANCE[torch.float32]
+
+
+@pytest.mark.parametrize("family", ["wavlm", "hubert"])
+def test_in_a_bf16_phase_the_teacher_computes_in_bfloat16_as_near_as_autocast_does(family: str) -> None:
+    base = seeded(family, "base")
+    teacher = Teacher(base, (1, 3), precision="bf16")
+    assert {value.dtype for value in teacher.form.state_dict().values()} == {torch.bfloat16}
+    assert {value.dtype for value in base.state_dict().values()} == {torch.float32}
+    exact = hidden_states(base, batch((4000, 4000)))
+    with torch.autocast("cpu", torch.bfloat16):
+        cast, targets = hidden_states(base, batch((4000, 4000))), teacher(batch((4000, 4000)))
+    for layer, state in targets.items():
+        ours, theirs = (float((x.float() - exact[layer]).norm() / exact[layer].norm()) for x in (state, cast[layer]))
+        assert 0 < ours < 1.5 * theirs
+
+
+def test_a_form_that_does_not_agree_is_not_used_and_the_log_says_so(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    base, right = seeded("hubert", "base"), module.for_inference
+
+    def off(model: Any) -> Any:
+        form = right(model)
+        with torch.no_grad():
+            form.encoder.layer_norm = nn.LayerNorm(24, eps=0.1)
+        return form
+
+    monkeypatch.setattr(module, "for_inference", off)
+    with caplog.at_level(logging.WARNING):
+        teacher = Teacher(base, (1, 3))
+    assert teacher.form is base
+    assert "stock form" in caplog.text
+
+
+def test_an_encoder_without_such_a_form_is_used_as_it_is(caplog: pytest.LogCaptureFixture) -> None:
+    base = seeded("hubert", "base")
+    form = Teacher(base, (1, 3)).form
+    with caplog.at_level(logging.WARNING):
+        again = Teacher(form, (1, 3))  # it is in its inference-only form already
+    assert again.form is form
+    assert "stock form" in caplog.text
