@@ -76,7 +76,7 @@ def trainee(teacher: Any, feed: Any, *, gates: bool, **training: Any) -> Any:
     if not gates:
         return Imitation(imitator, teacher, feed, [], learning)
     structure = declare(teacher.config)
-    terms, constraint = Terms(structure), Constraint(target=0.25)
+    cost, constraint = Cost.of(Terms(structure), cost="parameters"), Constraint(target=0.25)
     gate_set = GateSet(structure, dict.fromkeys(KINDS, HardConcrete()), seed=0)
     with torch.no_grad():  # of each axis of several units, or of all blocks, the first 38 % open, the last 38 % closed
         counts = [axis.size for axis in gate_set.axes if axis.size > 1]
@@ -92,8 +92,7 @@ def trainee(teacher: Any, feed: Any, *, gates: bool, **training: Any) -> Any:
         learning,
         gates=gate_set,
         masking=attach(student, structure),
-        terms=terms,
-        bounds=[Bound(constraint=constraint, cost=Cost.of(terms, cost=constraint.cost))],
+        bounds=[Bound(constraint=constraint, cost=cost, share=constraint.share(dense=cost.dense, audio=1.0))],
     )
 
 
