@@ -76,7 +76,7 @@ def compare(repeats: int) -> dict[str, Any]:
 
     dense = WavLMConfig()
     structure = declare(dense)
-    selections = [Selection(axes={}), *(shape.selection() for shape in shapes(dense))]
+    selections = [Selection(axes={}), *(shape.selection(structure) for shape in shapes(dense))]
     closed = [close(structure, selection).selection for selection in selections]
     with tempfile.TemporaryDirectory() as folder:
         names = []

@@ -213,7 +213,7 @@ MISTAKES: list[tuple[list[str], str]] = [
         "learn.steps: got 'many', allowed is a whole",
     ),
     (["prune", "@/recipe.yaml", "--out", "out", "--target", "0"], "more than 0 and at most 1 of the cost, got 0"),
-    (["prune", "@/recipe.yaml", "--out", "out", "--target", "0.001"], "smallest reachable share is 0.1"),
+    (["prune", "@/recipe.yaml", "--out", "out", "--target", "0.001"], "smallest reachable share is 0.07"),
     (
         ["prune", "@/recipe.yaml", "--out", "out", "--data.kind", "foldr"],
         "data.kind: got 'foldr' … Did you mean 'folder'?",
@@ -247,7 +247,10 @@ MISTAKES: list[tuple[list[str], str]] = [
         "exists already and is not",
     ),
     (["choose", "@/teacher", "--target", "0.5"], "has no learned/ folder"),
-    (["choose", "@/run", "--target", "0.5", "--cost", "flops"], "got 'flops', allowed is 'parameters' or 'macs'"),
+    (
+        ["choose", "@/run", "--target", "0.5", "--cost", "flops"],
+        "got 'flops', allowed is 'parameters', 'macs' or 'latency'",
+    ),
     (["choose", "@/run", "--target", "0.5", "--scope", "encodr"], "Did you mean 'encoder'?"),
     (["choose", "@/run", "--target", "0.01"], "smallest reachable share"),
     (["verify", "@/teacher"], "is not a run folder: give one, or add --against"),

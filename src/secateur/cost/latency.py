@@ -45,6 +45,7 @@ class Prediction:
         layers = range(len(list(structure.of_kinds(("layer",)))))
         each = [(layer, head) for layer in layers for head in structure.axes[names.heads(layer)].units]
         self.channels = torch.tensor([number[name] for name in channels])
+        self.groups = number.get(names.positional_groups())  # None where the positional convolution is no axis
         self.layers = torch.tensor([number[names.whole_layer(layer)] for layer in layers])
         self.blocks = torch.tensor([number[names.heads(layer)] for layer in layers])
         self.units = torch.tensor([number[names.feed_forward_units(layer)] for layer in layers])
@@ -63,10 +64,11 @@ class Prediction:
         channels = counts[self.channels]
         pairs = zip(table.convolutions, channels[:-1], channels[1:], strict=True)
         convolutions = [table.first_convolution.at(channels[0]), *(grid.at(i, o) for grid, i, o in pairs)]
-        fixed = [table.projection.at(channels[-1]), channels.new_tensor(table.positional)]
+        groups = channels.new_tensor(table.positional.widths[-1]) if self.groups is None else counts[self.groups]
+        behind = [table.projection.at(channels[-1]), table.positional.at(groups)]
         return torch.cat(
             [
-                torch.stack([*convolutions, *fixed]),
+                torch.stack([*convolutions, *behind]),
                 self._attention(counts, there),
                 _if_there(table.feed_forward, counts[self.units], there[self.units]),
                 there[self.layers] * table.layer,
@@ -123,7 +125,9 @@ def _check_fit(structure: Structure, table: Table) -> None:
     """Raise a ConfigError when a table was measured for another architecture."""
     convolutions = [axis.original for axis in structure.of_kinds(("channels",))]
     curves = [table.first_convolution.widths, *(surface.outputs for surface in table.convolutions)]
+    groups = [axis.original for axis in structure.of_kinds(("groups",))]
     grids = [
+        (groups, [table.positional.widths[-1]] if groups else []),
         (convolutions, [grid[-1] for grid in curves]),
         ([convolutions[-1]], [table.projection.widths[-1]]),
         (sorted({axis.original for axis in structure.of_kinds(("units",))}), [table.feed_forward.widths[-1]]),

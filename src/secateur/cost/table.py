@@ -145,7 +145,7 @@ class Table:
         first_convolution: By its outputs; at 0 what the front end takes besides.
         convolutions: Of each later front-end layer, by inputs and outputs.
         projection: The feature projection, by the last layer's channels; at 0 what it takes besides.
-        positional: The positional convolution.
+        positional: The positional convolution, by its groups; at 0 what it takes besides.
         attention: Of one layer.
         feed_forward: Of one layer, by units; at 0 what a block with any unit takes besides.
         layer: Norms and residuals of one layer.
@@ -160,7 +160,7 @@ class Table:
     first_convolution: Curve
     convolutions: tuple[Surface, ...]
     projection: Curve
-    positional: float
+    positional: Curve
     attention: AttentionTime
     feed_forward: Curve
     layer: float
@@ -170,7 +170,7 @@ class Table:
     format: Literal[1] = 1
 
     def __post_init__(self) -> None:
-        _check_fixed(positional=self.positional, layer=self.layer, rest=self.rest)
+        _check_fixed(layer=self.layer, rest=self.rest)
 
     @property
     def identity(self) -> str:

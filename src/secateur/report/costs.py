@@ -96,7 +96,7 @@ def _by_part(side: Mapping[str, Cost], cost: str) -> list[float]:
     return sums
 
 
-def _bar(label: str, values: list[float], whole: int, unit: str, name: str, title: str) -> Bar:
+def _bar(label: str, values: list[float], whole: float, unit: str, name: str, title: str) -> Bar:
     """A bar whose places are percentages, so that it fills any width while its words keep their size."""
     parts, place = [], 0.0
     segments = []

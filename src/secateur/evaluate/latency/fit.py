@@ -19,6 +19,7 @@ Numbers = NDArray[np.float64]
 #: since rows that lie a power of two apart share few lines of a cache.
 CONVOLUTION = (0.0, 0.25, 1.0)
 PROJECTION = (0.0, 0.5, 1.0)
+GROUPS = (0.0, 0.5, 1.0)
 HEAD = (0.0, 0.25, 0.5, 1.0)
 UNITS = (0.0, 0.125, 0.5, 1.0)
 #: Every step from knot to knot takes at least this share of the longest time, so that no width is free of charge.
@@ -55,8 +56,14 @@ def fit(architecture: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> t
     parts["feed_forward"], errors["feed-forward"] = _curve(
         UNITS, architecture["intermediate_size"], layers["units"], feed_forward
     )
+    positions = [row for row in rows if row["name"] == "positions"]
+    parts["positional"], errors["positions"] = _curve(
+        GROUPS,
+        architecture["num_conv_pos_embedding_groups"],
+        [row["groups"] for row in positions],
+        [row["ms"]["encoder.pos_conv_embed"] for row in positions],
+    )
     one = float(np.median([row["ms"]["rest"] for row in front]))  # of one layer, whose blocks are gone
-    parts["positional"] = layers["ms"]["encoder.pos_conv_embed"]
     parts["layer"] = max(0.0, (layers["ms"]["rest"] - one) / (depth - 1))
     parts["rest"] = max(0.0, one - parts["layer"])
     return parts, errors
@@ -74,14 +81,14 @@ def agreement(architecture: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]
     structure = declare(stock_config(fields.pop("model_type"), fields))
     cost = latency(Terms(structure), table)
     return [
-        cost.count(close(structure, _shape(row).selection()).selection) / row["ms"]["whole"]
+        cost.count(close(structure, _shape(row).selection(structure)).selection) / row["ms"]["whole"]
         for row in rows
         if row["name"] in ("dense", "whole")
     ]
 
 
 def _shape(row: Mapping[str, Any]) -> Shape:
-    return Shape(name=row["name"], channels=row["channels"], heads=row["heads"], units=row["units"])
+    return Shape(**{name: row[name] for name in ("name", "channels", "groups", "heads", "units")})
 
 
 def _front_end(

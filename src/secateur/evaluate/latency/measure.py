@@ -48,6 +48,7 @@ def measure(job: Mapping[str, Any]) -> dict[str, Any]:
         {
             "name": shape.name,
             "channels": shape.channels,
+            "groups": shape.groups,
             "heads": shape.heads,
             "units": shape.units,
             "ms": {name: statistics.median(values) for name, values in own.items()},
@@ -70,10 +71,12 @@ def build(shape: Shape, architecture: Mapping[str, Any], dtype: str) -> Any:
 
     fields = dict(architecture) | {"num_hidden_layers": len(shape.units)}
     if shape.name == "front end":  # what stands behind it is not measured, and need not fill the memory
-        fields |= {"num_conv_pos_embeddings": 2, "intermediate_size": 1}
+        fields |= {"num_conv_pos_embeddings": 2}
+    if shape.name in ("front end", "positions"):
+        fields |= {"intermediate_size": 1}
     dense = stock_config(fields.pop("model_type"), fields)
     structure = declare(dense)
-    config = cut_config(dense, structure, close(structure, shape.selection()).selection)
+    config = cut_config(dense, structure, close(structure, shape.selection(structure)).selection)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         model = class_for(config)(config)

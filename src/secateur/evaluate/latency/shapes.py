@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from secateur.structure import Selection
+from secateur.structure import Selection, Structure
 from secateur.structure import axis as names
 
 #: Query/key and value/output dimensions of each head of one layer.
@@ -20,6 +20,7 @@ Heads = tuple[tuple[int, int], ...]
 
 FRONT_ENDS = 40
 LAYERS = 32
+POSITIONS = (0.0, 0.25, 0.5, 0.75, 1.0)
 #: Channels of a front end that only feeds the layers that are measured.
 _THIN = 8
 #: The narrowest width, as a share of the dense one's.
@@ -31,20 +32,24 @@ class Shape:
     """A cut model.
 
     Attributes:
-        name: Of what it is measured for: ``front end``, ``layers``, ``dense`` or ``whole``.
+        name: Of what it is measured for: ``front end``, ``positions``, ``layers``, ``dense`` or ``whole``.
         channels: Kept in each convolution.
+        groups: Kept of the positional convolution.
         heads: Of each layer; a layer without any has no attention block.
         units: Feed-forward units of each layer; 0 is a layer without that block.
     """
 
     name: str
     channels: tuple[int, ...]
+    groups: int
     heads: tuple[Heads, ...]
     units: tuple[int, ...]
 
-    def selection(self) -> Selection:
-        """As a selection; which units are kept makes no difference to time."""
+    def selection(self, structure: Structure) -> Selection:
+        """As a selection, of the first units: which ones are kept makes no difference to time."""
         axes: dict[str, tuple[int, ...]] = {names.channels(i): tuple(range(n)) for i, n in enumerate(self.channels)}
+        if names.positional_groups() in structure.axes:
+            axes[names.positional_groups()] = tuple(range(self.groups))
         for layer, heads in enumerate(self.heads):
             if not heads:
                 axes[names.attention_block(layer)] = ()
@@ -71,20 +76,27 @@ def shapes(architecture: Mapping[str, Any]) -> list[Shape]:
     count = architecture["num_attention_heads"]
     width = architecture["hidden_size"] // count
     depth = architecture["num_hidden_layers"]
+    groups = architecture["num_conv_pos_embedding_groups"]
+    thin = tuple(min(_THIN, size) for size in channels)
     whole: Heads = ((width, width),) * count
     out = [
-        Shape(name="front end", channels=each, heads=((),), units=(0,))
+        Shape(name="front end", channels=each, groups=groups, heads=((),), units=(0,))
         for each in front_ends(channels, FRONT_ENDS, draw)
+    ]
+    out += [
+        Shape(name="positions", channels=thin, groups=each, heads=((),), units=(0,))
+        for each in sorted({max(1, round(groups * share)) for share in POSITIONS})
     ]
     out.append(
         Shape(
             name="layers",
-            channels=tuple(min(_THIN, size) for size in channels),
+            channels=thin,
+            groups=groups,
             heads=(whole, *(_heads(count, width, draw) for _ in range(LAYERS - 1))),
             units=spread(units, LAYERS, draw),
         )
     )
-    out.append(Shape(name="dense", channels=channels, heads=(whole,) * depth, units=(units,) * depth))
+    out.append(Shape(name="dense", channels=channels, groups=groups, heads=(whole,) * depth, units=(units,) * depth))
     for least, most in ((0.4, 0.9), (0.05, 0.6)):
         out.append(random_whole(architecture, least, most, draw))
     return out
@@ -137,6 +149,7 @@ def random_whole(architecture: Mapping[str, Any], least: float, most: float, dra
     return Shape(
         name="whole",
         channels=tuple(some(size) for size in architecture["conv_dim"]),
+        groups=some(architecture["num_conv_pos_embedding_groups"]),
         heads=tuple(tuple((some(width), some(width)) for _ in range(some(count))) for _ in layers),
         units=tuple(some(architecture["intermediate_size"]) for _ in layers),
     )
