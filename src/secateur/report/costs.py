@@ -97,7 +97,6 @@ def _by_part(side: Mapping[str, Cost], cost: str) -> list[float]:
 
 
 def _bar(label: str, values: list[float], whole: float, unit: str, name: str, title: str) -> Bar:
-<<<<<<< HEAD
     total = sum(values) or 1
     segments = [
         Segment(
@@ -123,9 +122,6 @@ def stacked(label: str, segments: Sequence[Segment], *, whole: float, total: str
         name: A word that is unique on the page.
         title: What is drawn.
     """
-=======
-    """A bar whose places are percentages, so that it fills any width while its words keep their size."""
->>>>>>> latency
     parts, place = [], 0.0
     for segment in segments:
         wide = 100 * segment.value / whole
