@@ -3,10 +3,14 @@
     time = convolutions + projection + positional convolution + sum over layers of (attention + feed-forward + rest)
 
 Every part is a piecewise linear function of widths that rises everywhere: of a convolution's inputs and outputs, of a
-head's query/key and value/output dimensions, of feed-forward units. So closing a unit never costs time, which choosing
-relies on, and there is a slope to learn from at every width. A part that may be gone altogether counts by the
-probability that it is there, at the widths that are expected if it is; a removed block costs nothing. At open
-probabilities of 0 and 1 the cost is the prediction for the closed selection, exactly.
+head's query/key and value/output dimensions, of feed-forward units. So there is a slope to learn from at every width. A
+part that may be gone altogether counts by the probability that it is there, at the widths that are expected if it is; a
+removed block costs nothing. At open probabilities of 0 and 1 the cost is the prediction for the closed selection,
+exactly.
+
+Heads of equal dimensions are computed together, and each such run takes something of its own. How many runs there are
+is no smooth function of widths: heads are taken to be alike while their expected widths round to the same numbers. This
+alone can make a cost rise when a unit is closed, the first one of a head that was like others before.
 """
 
 from __future__ import annotations
@@ -15,7 +19,7 @@ import torch
 from torch import Tensor
 
 from secateur.cost.expected import Cost, Terms
-from secateur.cost.table import Curve, Table
+from secateur.cost.table import Table
 from secateur.errors import ConfigError
 from secateur.structure import Structure
 from secateur.structure import axis as names
@@ -65,12 +69,13 @@ class Prediction:
         pairs = zip(table.convolutions, channels[:-1], channels[1:], strict=True)
         convolutions = [table.first_convolution.at(channels[0]), *(grid.at(i, o) for grid, i, o in pairs)]
         groups = channels.new_tensor(table.positional.widths[-1]) if self.groups is None else counts[self.groups]
+        units = there[self.units]
         behind = [table.projection.at(channels[-1]), table.positional.at(groups)]
         return torch.cat(
             [
                 torch.stack([*convolutions, *behind]),
                 self._attention(counts, there),
-                _if_there(table.feed_forward, counts[self.units], there[self.units]),
+                units * table.feed_forward.at(_if_there(counts[self.units], units)),
                 there[self.layers] * table.layer,
                 channels.new_tensor([table.rest]),
             ]
@@ -79,10 +84,13 @@ class Prediction:
     def _attention(self, counts: Tensor, there: Tensor) -> Tensor:
         """Expected counts and presence of every axis -> (layers,)."""
         own, alive = self.table.attention, there[self.value_output]
-        heads = own.head * alive
-        for curve, axes in ((own.query_key, self.query_key), (own.value_output, self.value_output)):
-            heads = heads + _if_there(curve, counts[axes], alive)
-        return (own.block * there[self.blocks]).index_add(0, self.layer_of, heads)
+        query_key, value_output = (_if_there(counts[axes], alive) for axes in (self.query_key, self.value_output))
+        heads = alive * (own.head + own.query_key.at(query_key) + own.value_output.at(value_output))
+        alike = torch.stack([self.layer_of.double(), query_key.detach().round(), value_output.detach().round()])
+        runs, run_of = torch.unique(alike, dim=1, return_inverse=True)
+        there_too = alive.new_zeros(runs.shape[1]).scatter_reduce(0, run_of, alive, "amax")
+        layers = (own.block * there[self.blocks]).index_add(0, self.layer_of, heads)
+        return layers.index_add(0, runs[0].long(), own.run * there_too)
 
 
 def latency(terms: Terms, table: Table, *, scope: str = "whole") -> Cost:
@@ -115,10 +123,9 @@ def latency(terms: Terms, table: Table, *, scope: str = "whole") -> Cost:
     )
 
 
-def _if_there(curve: Curve, counts: Tensor, there: Tensor) -> Tensor:
-    """The probability that something is there, times its time at the width expected if it is."""
-    certain = there.clamp_min(1e-30)
-    return there * curve.at(counts / certain)
+def _if_there(counts: Tensor, there: Tensor) -> Tensor:
+    """The count expected of something if it is there at all: expected counts and the probability that it is."""
+    return counts / there.clamp_min(1e-30)
 
 
 def _check_fit(structure: Structure, table: Table) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -118,18 +119,20 @@ class AttentionTime:
 
     Attributes:
         block: A block with heads, whatever they are.
+        run: Each run of heads of equal dimensions, which are computed together.
         head: Each head, whatever its dimensions.
         query_key: By a head's query/key dimensions, its share of the projections included; 0 at 0.
         value_output: By a head's value/output dimensions; 0 at 0.
     """
 
     block: float
+    run: float
     head: float
     query_key: Curve
     value_output: Curve
 
     def __post_init__(self) -> None:
-        _check_fixed(block=self.block, head=self.head)
+        _check_fixed(block=self.block, run=self.run, head=self.head)
         for name, curve in (("query_key", self.query_key), ("value_output", self.value_output)):
             if curve.ms[0]:
                 raise ConfigError(f"{name}: no dimensions take no time, got {curve.ms[0]}.")
@@ -175,7 +178,8 @@ class Table:
     @property
     def identity(self) -> str:
         """Sixteen hexadecimal digits that stand for all that is in the table."""
-        return hashlib.sha256(to_line(self).encode()).hexdigest()[:16]
+        numbers = json.loads(to_line(self), parse_int=float)  # 4 and 4.0 are the same width
+        return hashlib.sha256(to_line(numbers).encode()).hexdigest()[:16]
 
     @property
     def machine(self) -> str:

@@ -111,8 +111,11 @@ def choose(
     gated = torch.isfinite(scores)
     verdict = (scores > 0) | ~gated
     opened = bundles.verdict
-    for limit in limits:
-        opened = _close_until(opened, bundles, limit)
+    while any(limit.cost.at(bundles.units(opened)) > limit.most for limit in limits):
+        before = opened
+        for limit in limits:  # and again where closing for one makes another cost more, as it can with latency
+            opened = _close_until(opened, bundles, limit)
+        assert not torch.equal(opened, before), "closing every gate meets every limit"
     opened = _fill(opened, bundles, limits, slack)
     kept = _without_idle_moves(structure, bundles.units(opened), verdict)
     closed = close(structure, _selection(structure, kept, scales, gated))

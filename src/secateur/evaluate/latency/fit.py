@@ -117,17 +117,18 @@ def _front_end(
 def _attention(
     width: int, heads: Sequence[Sequence[Sequence[int]]], times: Sequence[float]
 ) -> tuple[AttentionTime, float]:
-    """What a block with heads takes, and what each head adds to it."""
+    """What a block with heads takes, and what each run of equal heads and each head adds to it."""
     grid = _knots(HEAD, width)
     sums = [
         [_ramps(grid, [head[side] for head in layer]).sum(axis=0) for layer in heads] for side in (0, 1)
     ]  # of each layer's heads: (layers, steps) each
-    count = [[1.0, len(layer)] for layer in heads]
+    count = [[1.0, len({tuple(head) for head in layer}), len(layer)] for layer in heads]
     steps, error = _solve(np.concatenate([count, *sums], axis=1), np.asarray(times))
-    query_key, value_output = np.split(steps[2:], 2)
+    query_key, value_output = np.split(steps[3:], 2)
     return AttentionTime(
         block=float(steps[0]),
-        head=float(steps[1]),
+        run=float(steps[1]),
+        head=float(steps[2]),
         query_key=Curve(widths=grid, ms=_rising(0.0, query_key)),
         value_output=Curve(widths=grid, ms=_rising(0.0, value_output)),
     ), error
