@@ -44,7 +44,7 @@ def measure(folder: Path, out: Path, cases: list[str]) -> None:
     for name in cases:
         models, options = CASES[name]
         config = Bench(
-            **{"models": tuple(str(folder / model) for model in models), "threads": 2, "repeats": 5} | options
+            **{"models": tuple(str(folder / model) for model in models), "threads": (2,), "repeats": 5} | options
         )
         record = bench(config)
         rows = [row | {"model": Path(row["model"]).name} for row in record["rows"]]

@@ -62,7 +62,7 @@ def measured(folders: list[str], repeats: int) -> list[dict[str, Any]]:
             seconds=(CONDITIONS.seconds,),
             batches=(CONDITIONS.batch,),
             dtypes=(CONDITIONS.dtype,),
-            threads=CONDITIONS.threads,
+            threads=(CONDITIONS.threads,) if CONDITIONS.threads else (),
             repeats=repeats,
             memory=False,
         )
