@@ -55,6 +55,13 @@ def test_ascent_moves_the_multipliers_against_the_gap(sparsity: float, sign: int
         ({"sparsity": -0.2}, "got 1.2"),
         ({"target": float("nan")}, "got nan"),
         ({"target": 0.5, "seconds": 0.0}, "seconds: got 0.0, allowed is above 0"),
+        ({"target": 0.5, "target_ms": 3.0, "cost": "latency"}, "got target and target_ms"),
+        ({"target_ms": 3.0, "target_rtf": 0.1, "cost": "latency"}, "got target_ms and target_rtf"),
+        ({"target_ms": 3.0}, "target_ms: got 3 for the cost 'parameters', allowed for 'latency' alone"),
+        ({"target_rtf": 0.1, "cost": "macs"}, "target_rtf: got 0.1 for the cost 'macs'"),
+        ({"target_ms": 0.0, "cost": "latency"}, "target_ms: got 0, allowed is above 0"),
+        ({"target_rtf": float("inf"), "cost": "latency"}, "target_rtf: got inf, allowed is above 0"),
+        ({"target": 0.5, "seconds": 1.0, "cost": "latency"}, "set that of latency as 'latency.seconds'"),
         ({"target": 0.5, "ramp": ()}, "ramp: got"),
         ({"target": 0.5, "ramp": ((0.5, 0.0), (0.1, 1.0))}, "in ascending order"),
         ({"target": 0.5, "ramp": ((0.0, 0.0), (100.0, 1.0))}, "two shares from 0 to 1"),
@@ -69,6 +76,17 @@ def test_target_is_kept_and_sparsity_removed() -> None:
     assert Constraint(target=0.3).kept == 0.3
     assert Constraint(sparsity=0.3).kept == pytest.approx(0.7)
     assert Constraint(cost="macs", scope="frontend", sparsity=0.3).name == "macs-frontend"
+
+
+def test_milliseconds_real_time_factor_and_share_agree() -> None:
+    audio = 4 * 10.0  # four recordings of ten seconds
+    same = ({"target": 0.25}, {"sparsity": 0.75}, {"target_ms": 100.0}, {"target_rtf": 0.0025})
+    for fields in same:
+        constraint = Constraint(cost="latency", **fields)
+        assert constraint.share(dense=400.0, audio=audio) == pytest.approx(0.25, rel=1e-12)
+    assert [Constraint(cost="latency", **fields).asked for fields in same] == ["0.25", "0.25", "100ms", "rtf0.0025"]
+    with pytest.raises(ConfigError, match=r"allows 401 ms, but the dense model is predicted to take 400 ms"):
+        Constraint(cost="latency", target_ms=401.0).share(dense=400.0, audio=audio)
 
 
 def test_the_same_cost_and_scope_twice_is_refused() -> None:
