@@ -16,6 +16,7 @@ BROKEN = 1
 _LEARNING = ("prune", "pretrain")  # verbs that run in this process for long, and take any field of a recipe
 _RESTARTED = "secateur_restarted"
 _SWITCHES = ("resume", "json", "verbose", "help", "default-settings")  # flags without a value
+_OWN = ("sweep",)  # flags with one, which are no fields of a recipe
 
 
 class _Parser(argparse.ArgumentParser):
@@ -134,6 +135,9 @@ def _split(words: Sequence[str]) -> tuple[list[str], dict[str, Any]]:
             if not pending:
                 raise ConfigError(f"--{name} needs a value.")
             text = pending.pop(0)
+        if name in _OWN:
+            own += [f"--{name}", text]
+            continue
         fields[name.replace("-", "_")] = _value(name, text)
     return own, fields
 
@@ -153,8 +157,27 @@ def _prune(options: argparse.Namespace, fields: dict[str, Any]) -> int:
     from secateur.engine.progress import Display
 
     with Display() as display:
-        record = pipeline.prune(options.recipe, overrides=fields, resume=options.resume, on_progress=display)
-    return _print(options, record, _stages)
+        if options.sweep:
+            grid = _grid(options.sweep)
+            record = pipeline.sweep(
+                options.recipe, grid=grid, overrides=fields, resume=options.resume, on_progress=display
+            )
+        else:
+            record = pipeline.prune(options.recipe, overrides=fields, resume=options.resume, on_progress=display)
+    return _print(options, record, _swept if options.sweep else _stages)
+
+
+def _grid(sweeps: Sequence[str]) -> dict[str, list[Any]]:
+    """The values of each field that ``--sweep NAME=A,B,…`` names."""
+    grid: dict[str, list[Any]] = {}
+    for text in sweeps:
+        name, equals, values = text.partition("=")
+        if not equals or not name:
+            raise ConfigError(f"--sweep: got {text!r}, allowed is a field and its values, such as target=0.9,0.7,0.5.")
+        if name in grid:
+            raise ConfigError(f"--sweep {name}: given twice; list all its values in one.")
+        grid[name.replace("-", "_")] = _value("sweep", f"[{values}]")
+    return grid
 
 
 def _pretrain(options: argparse.Namespace, fields: dict[str, Any]) -> int:
@@ -293,6 +316,14 @@ def _stages(record: dict[str, Any]) -> None:
     print(f"Report: {record['folder']}/report.html")
 
 
+def _swept(record: dict[str, Any]) -> None:
+    from secateur.report import sweep_table
+
+    print(sweep_table(record))
+    print(f"Runs:   {record['folder']}")
+    print(f"Report: {record['folder']}/sweep.html")
+
+
 def _rounded(record: dict[str, Any]) -> None:
     """What rounding cost, where something was rounded."""
     rounding = record["rounding"]
@@ -399,6 +430,16 @@ def _settings_flag(verb: argparse.ArgumentParser) -> None:
 
 
 def _prune_flags(verb: argparse.ArgumentParser) -> None:
+    _recipe_flags(verb)
+    verb.add_argument(
+        "--sweep",
+        action="append",
+        metavar="FIELD=A,B,…",
+        help="one run for each value; may be repeated, for each combination: --sweep target=0.9,0.5 --sweep seed=0,1,2",
+    )
+
+
+def _recipe_flags(verb: argparse.ArgumentParser) -> None:
     verb.add_argument("recipe", nargs="?", default="quickstart", help="a YAML file or the name of a packaged recipe")
     verb.add_argument("--resume", action="store_true", help="go on with an interrupted run")
     _settings_flag(verb)
@@ -406,7 +447,7 @@ def _prune_flags(verb: argparse.ArgumentParser) -> None:
 
 
 def _pretrain_flags(verb: argparse.ArgumentParser) -> None:
-    _prune_flags(verb)
+    _recipe_flags(verb)
     verb.set_defaults(recipe="tiny_teacher")
 
 

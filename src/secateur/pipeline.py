@@ -9,6 +9,7 @@ import logging
 import math
 import shutil
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -65,6 +66,7 @@ def prune(
     if process().is_main_process:
         _open_run(folder, configs.dump(config), setting.table)
     process().wait_for_everyone()
+    setting = run.finetune(setting, folder, resume=resume, on_progress=on_progress)
     if config.choose.kind == "gates":
         run.learn(setting, folder, resume=resume, on_progress=on_progress)
     run.select(setting, folder, folder / "learned")
@@ -76,6 +78,54 @@ def prune(
         report(folder)
     process().wait_for_everyone()
     return record
+
+
+def sweep(
+    recipe: str | Path | Mapping[str, Any] = "quickstart",
+    *,
+    grid: Mapping[str, Sequence[Any]],
+    overrides: Mapping[str, Any] | None = None,
+    resume: bool = False,
+    on_progress: OnProgress = None,
+) -> dict[str, Any]:
+    """Prune once for each combination of some fields; ends in one table and one plot.
+
+    Args:
+        recipe: As in `prune`.
+        grid: Values by dotted name of the field, such as ``{"target": [0.9, 0.7], "seed": [0, 1, 2]}``.
+        overrides: Fields that differ from the recipe in all runs, by dotted name.
+        resume: Go on with an interrupted sweep: finished runs stay as they are.
+        on_progress: Called after each step.
+
+    Returns:
+        The record, also in ``sweep.json`` of the sweep's folder, beside ``sweep.html`` and the runs' folders.
+    """
+    from secateur.compress.config import PruneConfig
+    from secateur.compress.sweep import SWEEP, combinations, folder_of, sweep_record
+    from secateur.report import write_sweep
+
+    given = dict(overrides or {})
+    runs = combinations(grid)
+    clash = sorted(set(grid) & set(given))
+    if clash:
+        raise ConfigError(f"--sweep {clash[0]}: the same field is given by --{clash[0]} too; leave one out.")
+
+    def read(values: Mapping[str, Any]) -> PruneConfig:
+        return configs.load(recipe, PruneConfig, given | dict(values), search=RECIPES)
+
+    planned = [read(values) for values in runs]  # a mistake in any is told before the first one runs
+    folder = Path(planned[0].out or f"runs/{planned[0].name}-sweep")
+    if folder.exists() and not resume and any(folder.iterdir()):
+        raise ConfigError(f"The folder {str(folder)!r} is in use: add --resume to go on with its sweep, or give --out.")
+    for config, values in zip(planned, runs, strict=True):
+        own = folder / folder_of(values)
+        if not (resume and (own / "record.json").is_file()):
+            logger.info("sweep: %s", folder_of(values))
+            prune(replace(config, out=str(own)), resume=resume, on_progress=on_progress)
+    record = sweep_record(planned[0].name, folder, runs)
+    write_json(folder / SWEEP, record)
+    write_sweep(folder)
+    return record | {"folder": str(folder)}
 
 
 def choose(
@@ -98,24 +148,22 @@ def choose(
     Returns:
         Record of the choice: counts, what the repair moved, what rounding cost, the proof.
     """
-    from dataclasses import replace
-
     from secateur.compress import run
     from secateur.compress.config import FromGates, PruneConfig
     from secateur.compress.setting import prepare
     from secateur.objective.constraint import Constraint
     from secateur.structure import Selection
-    from secateur.surgery.folder import check_free, whole_folder, write_model
+    from secateur.surgery.folder import check_free, whole_folder
 
     folder = Path(run_folder)
     if not (folder / "learned").is_dir():
         raise SecateurError(f"{str(folder)!r} has no learned/ folder: give the folder of a run that learned gates.")
     wanted = configs.load(dict(constraint), Constraint)
-    target = Path(out) if out else folder / f"choose-{wanted.name}-{wanted.asked}"
-    check_free(target)
     recipe = configs.load(folder / "recipe.yaml", PruneConfig)
     how = configs.load(plain(recipe.choose) | dict(choosing or {}), FromGates)
     recipe = replace(recipe, target=None, constraints=(wanted,), choose=how)
+    target = Path(out) if out else folder / f"choose-{wanted.name}-{wanted.asked}"
+    check_free(target)
     setting = prepare(recipe, table=_latencies(folder, recipe, on_progress))
     with whole_folder(target) as partial:
         if setting.table is not None:
@@ -124,7 +172,7 @@ def choose(
         small = run.shrink(setting, partial, folder / "learned")
         selection = Selection.load(partial / "selection.json")
         (partial / "model").mkdir()
-        write_model(partial / "model", small, source=setting.source, selection=selection)
+        run.write(partial / "model", small, setting, selection)
         record = read_json(partial / "choice.json") | {"verification": read_json(partial / "verified.json")}
         record = {"format": 1, "kind": "choose", "constraint": plain(wanted), **record}
         write_json(partial / "record.json", record)

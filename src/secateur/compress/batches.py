@@ -9,17 +9,23 @@ from dataclasses import dataclass
 from secateur.compress.config import Batching
 from secateur.data.batches import Batches, Crop, share
 from secateur.data.collate import AudioBatch, collate
-from secateur.data.corpus import SAMPLE_RATE, Corpus
+from secateur.data.corpus import SAMPLE_RATE, Corpus, Utterance
 from secateur.errors import DataError
+from secateur.objective.tasks import Task
 from secateur.structure import Structure
 
 
 @dataclass(frozen=True, kw_only=True)
 class MicroBatch:
-    """Audio of one forward pass, and the frames of the whole optimiser step that it is a part of."""
+    """Audio of one forward pass, and how much there is in the whole optimiser step that it is a part of."""
 
     audio: AudioBatch
     frames: int
+    """of the whole step"""
+    utterances: tuple[Utterance, ...] = ()
+    """what the audio is of, row by row"""
+    count: int = 1
+    """what the task's loss of the whole step is divided by"""
 
 
 class Feed:
@@ -34,6 +40,7 @@ class Feed:
         seed: int,
         normalize: bool,
         equal: bool,
+        task: Task | None = None,
         world: int = 1,
     ) -> None:
         """
@@ -45,9 +52,10 @@ class Feed:
             normalize: Whether the model's feature extractor normalises each utterance.
             equal: Whether all crops of a step have one length, so that nothing is padded (GroupNorm front ends see
                 padding, in stock code too).
+            task: Whose labels the utterances have; then `corpus` holds none that would have to be cropped.
             world: Processes, each of which needs a crop for every micro-batch.
         """
-        self.skip = 0
+        self.skip, self.task = 0, task
         self.corpus, self.structure, self.batching, self.normalize = corpus, structure, batching, normalize
         self.batches = Batches(
             corpus,
@@ -70,18 +78,38 @@ class Feed:
         crops = self.batches.step(step + self.skip)
         frames = self._frames(crops)
         parts = share(crops, rank=rank, world=world, accumulate=self.batching.accumulate)
-        return [MicroBatch(audio=collate(self.corpus, part, normalize=self.normalize), frames=frames) for part in parts]
+        count = 1 if self.task is None else self.task.count(utterances_of(self.corpus, crops))
+        return [
+            MicroBatch(
+                audio=collate(self.corpus, part, normalize=self.normalize),
+                frames=frames,
+                utterances=utterances_of(self.corpus, part),
+                count=count,
+            )
+            for part in parts
+        ]
 
     def _frames(self, crops: Sequence[Crop]) -> int:
         return sum(self.structure.lengths(crop.samples)[-1] for crop in crops)
 
 
+def utterances_of(corpus: Corpus, crops: Sequence[Crop]) -> tuple[Utterance, ...]:
+    """The utterances that crops are of."""
+    return tuple(corpus.utterances[crop.index] for crop in crops)
+
+
 def held_out(
-    corpus: Corpus, structure: Structure, *, seconds: float, longest: float, normalize: bool
+    corpus: Corpus,
+    structure: Structure,
+    *,
+    seconds: float,
+    longest: float,
+    normalize: bool,
+    task: Task | None = None,
 ) -> list[MicroBatch]:
     """Fixed batches of one utterance each, from the start of a corpus on, until enough seconds are together.
 
-    Utterances stand alone, so nothing is padded and every model sees the same.
+    Utterances stand alone, so nothing is padded and every model sees the same. With a task they are not cropped.
 
     Raises:
         DataError: The corpus has no utterance long enough for one frame.
@@ -89,7 +117,7 @@ def held_out(
     crops, total = [], 0.0
     most = int(longest * SAMPLE_RATE)
     for index, utterance in enumerate(corpus.utterances):
-        samples = min(utterance.samples, most)
+        samples = min(utterance.samples, most) if task is None else utterance.samples
         if structure.lengths(samples)[-1] < 1 or total >= seconds:
             continue
         crops.append(Crop(index=index, start=0, samples=samples))
@@ -97,7 +125,16 @@ def held_out(
     if not crops:
         raise DataError(f"The held-out corpus {corpus.name!r} has no utterance that is long enough for one frame.")
     frames = sum(structure.lengths(crop.samples)[-1] for crop in crops)
-    return [MicroBatch(audio=collate(corpus, [crop], normalize=normalize), frames=frames) for crop in crops]
+    count = 1 if task is None else task.count(utterances_of(corpus, crops))
+    return [
+        MicroBatch(
+            audio=collate(corpus, [crop], normalize=normalize),
+            frames=frames,
+            utterances=utterances_of(corpus, [crop]),
+            count=count,
+        )
+        for crop in crops
+    ]
 
 
 def split_off(corpus: Corpus, *, seconds: float) -> tuple[Corpus, Corpus]:

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from secateur.cost.table import Conditions
 from secateur.data.config import DataConfig, SyntheticData
 from secateur.errors import ConfigError, nearest
 from secateur.gates import Gate, HardConcrete
-from secateur.objective.constraint import Constraint
-from secateur.objective.distill import Distance, L1Cosine
+from secateur.objective.constraint import NEEDED, Constraint
+from secateur.objective.distill import Distance, L1Cosine, LogitDistance
 from secateur.objective.pairing import Fixed, Pairing
+from secateur.objective.tasks import TaskConfig
 from secateur.surgery.bundles import AUTO, WIDTHS
 
 
@@ -49,6 +50,38 @@ class Batching:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Regularisation:
+    """What is random while a task is learned; nothing is by default, nor ever in the teacher and in validation."""
+
+    dropout: float = 0.0
+    """everywhere that the architecture has a dropout"""
+    layer_drop: float = 0.0
+    """share of layers left out; not while gates learn"""
+    time_masks: float = 0.0
+    """share of frames behind the front end that are masked, as `mask_time_prob` of the library (SpecAugment)"""
+    time_mask_length: int = 10
+    feature_masks: float = 0.0
+    """the same for features, as `mask_feature_prob`"""
+    feature_mask_length: int = 10
+
+    def __post_init__(self) -> None:
+        _refuse(
+            self,
+            dropout=">= 0 and < 1",
+            layer_drop=">= 0 and < 1",
+            time_masks=">= 0 and < 1",
+            feature_masks=">= 0 and < 1",
+            time_mask_length=">= 1",
+            feature_mask_length=">= 1",
+        )
+
+    @property
+    def any(self) -> bool:
+        """Whether anything is random."""
+        return any((self.dropout, self.layer_drop, self.time_masks, self.feature_masks))
+
+
+@dataclass(frozen=True, kw_only=True)
 class Training:
     """The optimisation of one phase."""
 
@@ -68,6 +101,10 @@ class Training:
     gradient_checkpointing: bool = False
     """keep no activations inside the layers for the backward pass, which computes them again: a third more time, far
     less memory"""
+    regularise: Regularisation = field(default_factory=Regularisation)
+    """with a task alone"""
+    freeze_frontend: bool = False
+    """keep the weights of the convolutional front end; not while its channels are gated, since then they must learn"""
     log_every: int = 10
     validate_every: int = 0
     save_every: int = 500
@@ -118,6 +155,14 @@ class Distillation:
 
     distance: Distance = field(default_factory=L1Cosine)
     pairing: Pairing = field(default_factory=Fixed)
+    weight: float = 1.0
+    """of the distance between hidden states"""
+    logits: LogitDistance | None = None
+    """what the student's task head imitates of the teacher's; null for nothing"""
+    logits_weight: float = 1.0
+
+    def __post_init__(self) -> None:
+        _refuse(self, weight=">= 0", logits_weight=">= 0")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -219,25 +264,61 @@ class PruneConfig:
     """settings by kind of axis: channels, groups (of the positional convolution; no recipe here gates them, see
     benchmarks/README.md), heads, qk, vo, units, block; null leaves out a kind that a base gates"""
     target: float | None = None
-    """short for one constraint: this share of the parameters of the whole model is kept"""
+    """the share that is kept, of every constraint without a target of its own; without `constraints`, of the parameters
+    of the whole model"""
     constraints: tuple[Constraint, ...] = ()
     latency: Conditions = field(default_factory=Conditions)
     """what the cost `latency` is measured under"""
-    distill: Distillation = field(default_factory=Distillation)
+    task: TaskConfig | None = None
+    """what the model learns beside or instead of imitating its teacher; null: it stays an encoder for any task"""
+    task_weight: float = 1.0
+    """of the task's loss while pruning and recovering"""
+    distill: Distillation | None = field(default_factory=Distillation)
+    """null: the task alone"""
     choose: Choosing = field(default_factory=FromGates)
+    finetune: Training | None = None
+    """fine-tune the dense model for its task first, and prune the result; null: prune the model as it is"""
     learn: Learning = field(default_factory=Learning)
     recover: Training = field(default_factory=Training)
 
     def __post_init__(self) -> None:
         _refuse(self, seed=">= 0")
-        if self.target is not None and self.constraints:
-            raise ConfigError("Give either 'target' or 'constraints': 'target' is short for one constraint.")
+        without = [constraint for constraint in self.constraints if not constraint.given]
+        if without and self.target is None:
+            raise ConfigError(f"{NEEDED}, or the recipe a 'target'; got none for {without[0].name}.")
+        if self.target is not None and self.constraints and not without:
+            raise ConfigError("Every constraint has a target of its own: leave out 'target', which none would take.")
         names = [constraint.name for constraint in self.limits]
         twice = sorted({name for name in names if names.count(name) > 1})
         if twice:
             raise ConfigError(f"Two constraints have the same cost and scope: {', '.join(twice)}.")
+        self._check_task()
         if isinstance(self.choose, Rounded):
             self.choose.multiples(self.pruned)  # refuses a kind that is not pruned
+
+    def _check_task(self) -> None:
+        """Refuse what contradicts having a task, or having none."""
+        _refuse(self, task_weight=">= 0")
+        phases = {"finetune": self.finetune, "learn": self.learn, "recover": self.recover}
+        if self.task is None:
+            alone = {
+                "distill: null": self.distill is None,
+                "finetune": self.finetune is not None,
+                "distill.logits": self.distill is not None and self.distill.logits is not None,
+            } | {f"{name}.regularise": phase is not None and phase.regularise.any for name, phase in phases.items()}
+            for name, given in alone.items():
+                if given:
+                    raise ConfigError(f"{name}: allowed with a task alone; name one under 'task', such as {{kind: ctc}}.")
+            return
+        if self.distill is None and not self.task_weight:
+            raise ConfigError("task_weight: got 0 without 'distill', so that nothing would be learned.")
+        if self.learn.regularise.layer_drop:
+            raise ConfigError("learn.regularise.layer_drop: layers are not dropped while gates learn; set it to 0.")
+        if self.learn.freeze_frontend and "channels" in self.gated and isinstance(self.choose, FromGates):
+            raise ConfigError(
+                "learn.freeze_frontend: the channels of the front end are gated, so its weights must learn; set it to "
+                "false, or leave 'channels' out of 'gates'."
+            )
 
     @property
     def gated(self) -> dict[str, Gate]:
@@ -256,7 +337,9 @@ class PruneConfig:
 
     @property
     def limits(self) -> tuple[Constraint, ...]:
-        """The constraints, `target` written out; a quarter of the parameters when none is given."""
-        if self.constraints:
-            return self.constraints
-        return (Constraint(target=0.25 if self.target is None else self.target),)
+        """The constraints with their targets; a quarter of the parameters when none is given."""
+        target = 0.25 if self.target is None else self.target
+        return tuple(
+            constraint if constraint.given else replace(constraint, target=target)
+            for constraint in self.constraints or (Constraint(),)
+        )

@@ -1,10 +1,11 @@
-"""How near a model is to its teacher, and how fast it is, on the same audio in one run."""
+"""How near a model is to its teacher, how well it does its task and how fast it is, on the same audio in one run."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -12,8 +13,9 @@ from torch.nn import functional as F
 from transformers import PreTrainedModel
 
 from secateur.compress.batches import MicroBatch
-from secateur.compress.imitate import Imitator, hidden_states
+from secateur.compress.imitate import Imitator, hidden_states, passed
 from secateur.masking.attach import base_of
+from secateur.objective.tasks import Task
 from secateur.timing import Timing, interleave
 
 
@@ -40,13 +42,25 @@ def fidelity(imitator: Imitator, teacher: nn.Module, batches: Sequence[MicroBatc
     cosine: Tensor | None = None
     for batch in batches:
         states = hidden_states(teacher, batch.audio)
-        sums, _ = imitator(batch.audio, states, pairs)
-        loss += float(sums.mean()) / batch.frames
+        loss += float(imitator(batch.audio, states, pairs).pairs.mean()) / batch.frames
         mine = hidden_states(imitator.student, batch.audio)
         each = torch.stack([F.cosine_similarity(mine[i], states[i], dim=-1).sum() for i in mine])
         cosine = each / batch.frames if cosine is None else cosine + each / batch.frames
     assert cosine is not None
     return Fidelity(loss=loss, cosine=tuple(cosine.tolist()))
+
+
+@torch.no_grad()
+def score(task: Task, model: nn.Module, batches: Sequence[MicroBatch]) -> dict[str, float]:
+    """How well a model does its task on held-out audio: the task's figures, such as ``wer``."""
+    model.eval()
+    scorer = task.scorer()
+    for batch in batches:
+        logits = passed(model, batch.audio, ()).logits
+        assert logits is not None
+        frames = cast(Any, model)._get_feat_extract_output_lengths(batch.audio.lengths)
+        scorer.add(logits, frames, batch.utterances)
+    return dict(scorer.figures())
 
 
 @torch.no_grad()

@@ -1,10 +1,10 @@
-"""A student that imitates its teacher's hidden states: one forward pass, and the distances it comes to."""
+"""A student that imitates its teacher: one forward pass, the distances it comes to, and what its task head says."""
 
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -13,6 +13,8 @@ from transformers.utils.output_capturing import maybe_install_capturing_hooks
 
 from secateur.compress.config import Distillation
 from secateur.data.collate import AudioBatch
+from secateur.masking.attach import base_of
+from secateur.modules.norm import tell_lengths
 from secateur.objective.distill import sum_over
 from secateur.objective.pairing import Fixed, Learned, StudentMaps, teacher_layers
 
@@ -20,25 +22,44 @@ from secateur.objective.pairing import Fixed, Learned, StudentMaps, teacher_laye
 Pair = tuple[int, int]
 
 
-def hidden_states(base: nn.Module, audio: AudioBatch, layers: Collection[int] | None = None) -> dict[int, Tensor]:
-    """Hidden states of an encoder by number, 0 being the input of its first layer: (B, T, D) each.
+class Passed(NamedTuple):
+    """What a forward pass gave."""
 
-    Their number is asserted, since layer-drop and stale hooks shift layers silently.
+    states: dict[int, Tensor]
+    """hidden states by number, 0 being the input of the first layer: (B, T, D) each"""
+    logits: Tensor | None
+    """of the task head, (B, T, V) or (B, classes); None of a bare encoder"""
+
+
+def passed(model: nn.Module, audio: AudioBatch, layers: Collection[int] | None = None) -> Passed:
+    """One forward pass of an encoder, with or without a task head.
+
+    The number of hidden states is asserted, since layer-drop and stale hooks shift layers silently.
 
     Args:
-        base: The encoder.
+        model: The encoder or the model with its head.
         audio: The batch.
-        layers: Numbers of those that are kept; None keeps all.
+        layers: Numbers of the hidden states that are kept; None keeps all.
     """
-    weight = next(base.parameters())
+    weight = next(model.parameters())
     mask = None if audio.mask is None else audio.mask.to(weight.device)
     wanted: Any = True if layers is None else sorted(layers)
     values = audio.values.to(weight.device, weight.dtype)
-    states = base(values, attention_mask=mask, output_hidden_states=wanted).hidden_states
-    config: Any = base.config
+    tell_lengths(base_of(model), None if mask is None else audio.lengths)
+    result = model(values, attention_mask=mask, output_hidden_states=wanted or False)
+    logits = getattr(result, "logits", None)
+    if not wanted:
+        return Passed({}, logits)
+    config: Any = model.config
     expected = config.num_hidden_layers + 1
+    states = result.hidden_states
     assert len(states) == expected, f"got {len(states)} hidden states of {expected}"
-    return {layer: state for layer, state in enumerate(states) if state is not None}
+    return Passed({layer: state for layer, state in enumerate(states) if state is not None}, logits)
+
+
+def hidden_states(model: nn.Module, audio: AudioBatch, layers: Collection[int] | None = None) -> dict[int, Tensor]:
+    """The hidden states of `passed`."""
+    return passed(model, audio, layers).states
 
 
 def compiled(base: Any) -> Any:
@@ -47,65 +68,66 @@ def compiled(base: Any) -> Any:
     return torch.compile(base)
 
 
+class Sums(NamedTuple):
+    """What a student's forward pass comes to."""
+
+    pairs: Tensor
+    """distance of each pair of hidden states, summed over valid frames, (pairs,)"""
+    every: Tensor | None
+    """for a learned pairing, the same between every teacher layer and every student layer, (teacher layers, layers),
+    without gradient"""
+    logits: Tensor | None
+    """of the student's task head, if it has one"""
+
+
 class Imitator(nn.Module):
     """The student with its maps: what the loop trains and wraps."""
 
     def __init__(
-        self, student: nn.Module, distill: Distillation, *, compile: bool = False, recompute: bool = False
+        self, student: nn.Module, distill: Distillation | None, *, compile: bool = False, recompute: bool = False
     ) -> None:
         """
         Args:
-            student: The encoder, with masks or cut.
-            distill: What it imitates.
+            student: The encoder, with masks or cut, with or without a task head.
+            distill: What it imitates; None for nothing: it learns its task alone.
             compile: Whether passes that learn run compiled; others, of many lengths and few each, are not worth it.
             recompute: Whether the backward pass computes each layer's activations again instead of keeping them.
         """
         super().__init__()
         self.compile_passes, self.recompute = compile, recompute
         self.take(student)
-        self.distance = distill.distance
+        self.distill = distill
         config: Any = student.config
         self.depth = config.num_hidden_layers
-        self.layers = teacher_layers(distill.pairing, self.depth)
-        self.maps = StudentMaps(distill.pairing.maps, self.layers, config.hidden_size)
-        self.learned = isinstance(distill.pairing, Learned)
-        if not isinstance(distill.pairing, Fixed | Learned):
-            raise TypeError(distill.pairing)
-        # Never reached while distilling: SpecAugment is off.
-        if hasattr(student, "masked_spec_embed"):
-            student.masked_spec_embed.requires_grad_(False)
+        pairing = Fixed() if distill is None else distill.pairing
+        self.layers = () if distill is None else teacher_layers(pairing, self.depth)
+        self.maps = StudentMaps(pairing.maps, self.layers, config.hidden_size)
+        self.learned = isinstance(pairing, Learned)
+        if not isinstance(pairing, Fixed | Learned):
+            raise TypeError(pairing)
         self.eval()
 
     def take(self, student: nn.Module) -> None:
         """Use this student from now on: the same encoder, or a smaller one that computes the same."""
         self.student: Any = student
         if self.recompute:
-            _recompute(student)
+            _recompute(base_of(student))
         # In a tuple, since the compiled encoder is no part of this module: its parameters are the student's.
         self._compiled = (compiled(student),) if self.compile_passes else ()
 
-    def forward(
-        self, audio: AudioBatch, teacher: dict[int, Tensor], pairs: Sequence[Pair]
-    ) -> tuple[Tensor, Tensor | None]:
-        """Distances summed over valid frames.
+    def forward(self, audio: AudioBatch, teacher: dict[int, Tensor], pairs: Sequence[Pair]) -> Sums:
+        """Distances summed over valid frames, and logits.
 
         Args:
             audio: The batch.
             teacher: The teacher's hidden states by number, (B, T, D) each.
             pairs: Which imitates which.
-
-        Returns:
-            The sum of each pair, (pairs,); and for a learned pairing the sums between every teacher layer and every
-            student layer, (teacher layers, layers), without gradient.
         """
         student = self._compiled[0] if self._compiled and torch.is_grad_enabled() else self.student
-        states = hidden_states(student, audio, None if self.learned else {mine for mine, _ in pairs})
-        valid = None
-        if audio.mask is not None:
-            some = next(iter(states.values()))
-            frames = self.student._get_feat_extract_output_lengths(audio.lengths).to(some.device)
-            valid = torch.arange(some.shape[1], device=frames.device) < frames[:, None]
-
+        states, logits = passed(student, audio, None if self.learned else {mine for mine, _ in pairs})
+        if not pairs:
+            return Sums(torch.zeros(0), None, logits)
+        valid = None if audio.mask is None else self.valid(audio)
         targets = {layer: _wide(state) for layer, state in teacher.items()}
         mapped: dict[tuple[int, str], Tensor] = {}  # several of the teacher's layers have the same map
 
@@ -113,16 +135,27 @@ class Imitator(nn.Module):
             key = mine, self.maps.name(theirs)
             if key not in mapped:
                 mapped[key] = _wide(self.maps(states[mine], theirs))
-            return sum_over(self.distance.per_frame(mapped[key], targets[theirs]), valid)
+            assert self.distill is not None
+            return sum_over(self.distill.distance.per_frame(mapped[key], targets[theirs]), valid)
 
         sums = torch.stack([distance(mine, theirs) for mine, theirs in pairs])
         if not self.learned:
-            return sums, None
+            return Sums(sums, None, logits)
         with torch.no_grad():
             every = torch.stack(
                 [torch.stack([distance(mine, theirs) for mine in range(1, self.depth + 1)]) for theirs in self.layers]
             )
-        return sums, every
+        return Sums(sums, every, logits)
+
+    def frames(self, audio: AudioBatch) -> Tensor:
+        """Valid frames of each utterance, (B,), on the student's device."""
+        frames: Tensor = self.student._get_feat_extract_output_lengths(audio.lengths)
+        return frames.to(next(self.student.parameters()).device)
+
+    def valid(self, audio: AudioBatch) -> Tensor:
+        """Which frames are no padding, (B, T)."""
+        frames = self.frames(audio)
+        return torch.arange(int(frames.max()), device=frames.device) < frames[:, None]
 
 
 def _wide(state: Tensor) -> Tensor:

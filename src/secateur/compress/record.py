@@ -36,9 +36,12 @@ def record_of_run(setting: Setting, folder: Path) -> dict[str, Any]:
     )
     for stage in stages.get("stages", []):
         stage["macs"], stage["samples"] = (before if stage["name"] == "dense" else after).macs, samples
-    phases = [{"name": "learn", "steps": learned["steps"], "seconds": learned["seconds"]}] if learned else []
-    if "steps" in stages:
-        phases.append({"name": "recover", "steps": stages["steps"], "seconds": stages["seconds"]})
+    left = {"finetune": results(folder, "finetuned/finetuned.json"), "learn": learned, "recover": stages}
+    phases = [
+        {"name": name, "steps": result["steps"], "seconds": result["seconds"]}
+        for name, result in left.items()
+        if "steps" in result
+    ]
     return {
         "format": FORMAT,
         "kind": "prune",
@@ -50,6 +53,7 @@ def record_of_run(setting: Setting, folder: Path) -> dict[str, Any]:
             "validation": _audio(setting.held),
             "skipped": plain([*setting.train.skipped, *setting.held.skipped]),
         },
+        "task": _task(setting),
         "axes": _axes(setting, selection),
         "gates": _gates(setting, folder, choice) if isinstance(config.choose, FromGates) else {},
         "constraints": _constraints(setting, choice, learned),
@@ -59,6 +63,30 @@ def record_of_run(setting: Setting, folder: Path) -> dict[str, Any]:
         "stages": stages.get("stages", []),
         "blocks": {"before": before.blocks, "after": after.blocks},
         "phases": phases,
+    }
+
+
+def _task(setting: Setting) -> dict[str, Any]:
+    """What was learned beside or instead of imitating the teacher, and in which order; empty when nothing was."""
+    config, task = setting.config, setting.task
+    if task is None or config.task is None:
+        return {}
+    distill = config.distill
+    weights = {
+        "task": config.task_weight,
+        "hidden states": distill.weight if distill else 0.0,
+        "logits": distill.logits_weight if distill and distill.logits else 0.0,
+    }
+    if config.finetune is not None:
+        order = "fine-tuned first, then pruned"
+    else:
+        order = "pruned while it was fine-tuned" if setting.new_head else "pruned as it came, fine-tuned"
+    return {
+        "kind": config.task.kind,
+        "headline": task.headline,
+        "better": task.better,
+        "order": order,
+        "weights": {name: weight for name, weight in weights.items() if weight},
     }
 
 

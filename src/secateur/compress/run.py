@@ -1,7 +1,8 @@
-"""The four phases of a run: learn, choose, shrink, recover.
+"""The four phases of a run: learn, choose, shrink, recover; and before them, where a task asks for it, finetune.
 
 Each phase leaves its result in the run folder, whole or not at all, and a resumed run goes on behind the last of them:
 
+    finetuned/       the dense model, fine-tuned for the task, with finetuned.json
     learned/         the student before the cut, a plain model folder, with gates.safetensors and maps.safetensors
     selection.json   what stays, with choice.json about how it was chosen
     verified.json    the proof that the cut model is the masked model
@@ -14,7 +15,7 @@ from __future__ import annotations
 import copy
 import logging
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,15 +26,17 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from secateur.compress.config import FromFile, FromGates, FromScore, Training
-from secateur.compress.fidelity import fidelity, speed
+from secateur.compress.fidelity import fidelity, score, speed
 from secateur.compress.imitate import Imitator
+from secateur.compress.regularise import regularised
 from secateur.compress.setting import Setting
-from secateur.compress.step import Imitation, Pruning
+from secateur.compress.step import Imitation, Objective, Pruning
 from secateur.engine import LoopConfig, LoopResult, Progress, process, run
 from secateur.errors import CheckpointError, SecateurError
 from secateur.gates import GateSet
 from secateur.masking import attach
 from secateur.masking.attach import base_of
+from secateur.modules.norm import leave_padding_out
 from secateur.records import read_json, write_json
 from secateur.structure import Selection, Structure, close
 from secateur.surgery.choose import Choice, best_share, choose
@@ -45,6 +48,31 @@ from secateur.surgery.verify import verify
 
 logger = logging.getLogger(__name__)
 OnProgress = Callable[[Progress], None] | None
+
+
+def finetune(setting: Setting, folder: Path, *, resume: bool, on_progress: OnProgress = None) -> Setting:
+    """Fine-tune the dense model for its task; leaves ``finetuned/``.
+
+    Returns:
+        The setting in which the fine-tuned model is what is pruned, and the teacher.
+    """
+    training, finetuned = setting.config.finetune, folder / "finetuned"
+    if training is None:
+        return setting
+    if not _left(finetuned):
+        student = copy.deepcopy(setting.teacher).requires_grad_(True)
+        imitator = Imitator(student, None, compile=training.compile, recompute=training.gradient_checkpointing)
+        objective = Objective(distill=None, task=setting.task)
+        trainee = Imitation(imitator, setting.teacher, setting.feed, setting.held_out(), training, objective)
+        result = _run(trainee, training, setting, folder, phase="finetune", resume=resume, on_progress=on_progress)
+        if _first():
+            with whole_folder(finetuned) as partial:
+                write(partial, student.cpu(), setting)
+                write_json(partial / "finetuned.json", {"scores": _scores(setting, student), **_timed(result)})
+        process().wait_for_everyone()
+    teacher = load_model(finetuned).requires_grad_(False)
+    leave_padding_out(base_of(teacher))
+    return replace(setting, teacher=teacher, new_head=False)
 
 
 def learn(setting: Setting, folder: Path, *, resume: bool, on_progress: OnProgress = None) -> None:
@@ -59,28 +87,22 @@ def learn(setting: Setting, folder: Path, *, resume: bool, on_progress: OnProgre
     imitator = _imitator(setting, student, config.learn)
     trainee = Pruning(
         imitator,
-        base_of(setting.teacher),
-        setting.feed,
+        setting.teacher,
+        setting.feed.behind(config.finetune.steps if config.finetune else 0),
         setting.held_out(),
         config.learn,
         gates=gates,
         masking=masking,
         bounds=setting.bounds,
+        objective=_objective(setting),
     )
-    result = run(
-        trainee,
-        _loop(config.learn, config.seed),
-        phase="learn",
-        folder=folder,
-        resume=resume,
-        on_progress=on_progress,
-    )
+    result = _run(trainee, config.learn, setting, folder, phase="learn", resume=resume, on_progress=on_progress)
     opened = gates.open_probability().detach()
     expected = {bound.constraint.name: float(bound.cost.expected(opened)) for bound in setting.bounds}
     masking.remove()
     if _first():
         with whole_folder(learned) as partial:
-            write_model(partial, student.cpu(), source=setting.source)
+            write(partial, student.cpu(), setting)
             save_file(_by_axis(gates), partial / "gates.safetensors")
             save_file(dict(imitator.maps.cpu().state_dict()), partial / "maps.safetensors")
             write_json(partial / "learned.json", {"expected": expected, **_timed(result)})
@@ -178,15 +200,19 @@ def recover(
         before = copy.deepcopy(imitator.maps)
         result = None
         if config.recover.steps:
-            feed = setting.feed.behind(config.learn.steps if isinstance(config.choose, FromGates) else 0)
-            trainee = Imitation(imitator, base_of(setting.teacher), feed, setting.held_out(), config.recover)
-            result = run(
-                trainee,
-                _loop(config.recover, config.seed),
-                phase="recover",
-                folder=folder,
-                resume=resume,
-                on_progress=on_progress,
+            before_it = (config.finetune.steps if config.finetune else 0) + (
+                config.learn.steps if isinstance(config.choose, FromGates) else 0
+            )
+            trainee = Imitation(
+                imitator,
+                setting.teacher,
+                setting.feed.behind(before_it),
+                setting.held_out(),
+                config.recover,
+                _objective(setting),
+            )
+            result = _run(
+                trainee, config.recover, setting, folder, phase="recover", resume=resume, on_progress=on_progress
             )
         small = small.cpu().eval()
         setting.teacher.cpu()
@@ -195,40 +221,89 @@ def recover(
             write_json(folder / "stages.json", {"stages": stages, **(_timed(result) if result else {})})
             selection = Selection.load(folder / "selection.json")
             with whole_folder(folder / "model") as partial:
-                write_model(partial, small, source=setting.source, selection=selection)
+                write(partial, small, setting, selection)
     process().wait_for_everyone()
 
 
 def _stages(
     setting: Setting, shrunk: PreTrainedModel, maps: Any, recovered: PreTrainedModel, imitator: Imitator
 ) -> list[dict[str, Any]]:
-    """Fidelity and speed of the dense, the shrunk and the recovered model."""
-    batches, teacher = setting.held_out(), base_of(setting.teacher)
-    after_cut = Imitator(base_of(shrunk), setting.config.distill)
+    """Fidelity, figures of the task and speed of the dense, the shrunk and the recovered model."""
+    batches, teacher, distill = setting.held_out(), setting.teacher, setting.config.distill
+    after_cut = Imitator(shrunk, distill)
     after_cut.maps = maps
-    dense = Imitator(copy.deepcopy(teacher), setting.config.distill)
+    dense = Imitator(copy.deepcopy(teacher), distill)
     threads = torch.get_num_threads()
-    times = speed({"dense": setting.teacher, "shrunk": shrunk, "recovered": recovered})
+    times = speed({"dense": teacher, "shrunk": shrunk, "recovered": recovered})
     out = []
     for name, model, student in (
-        ("dense", setting.teacher, dense),
+        ("dense", teacher, dense),
         ("shrunk", shrunk, after_cut),
         ("recovered", recovered, imitator),
     ):
-        near = fidelity(student.cpu(), teacher, batches)
         time = {**asdict(times[name]), "seconds_of_audio": 10.0, "batch": 1, "threads": threads}
         count = sum(parameter.numel() for parameter in base_of(model).parameters())
-        out.append({"name": name, "parameters": count, "time": time, "loss": near.loss, "cosine": list(near.cosine)})
+        stage: dict[str, Any] = {"name": name, "parameters": count, "time": time}
+        if distill is not None:
+            near = fidelity(student.cpu(), base_of(teacher), batches)
+            stage |= {"loss": near.loss, "cosine": list(near.cosine)}
+        if setting.task is not None and not (name == "dense" and setting.new_head):
+            stage["scores"] = _scores(setting, model)
+        out.append(stage)
     return out
 
 
+def _scores(setting: Setting, model: PreTrainedModel) -> dict[str, float]:
+    """Figures of the task on held-out audio."""
+    assert setting.task is not None
+    return score(setting.task, model, setting.held_out())
+
+
+def _objective(setting: Setting) -> Objective:
+    config = setting.config
+    return Objective(distill=config.distill, task=setting.task, task_weight=config.task_weight)
+
+
 def _imitator(setting: Setting, student: PreTrainedModel, training: Training) -> Imitator:
+    """The student with its maps, and with its head where there is a task."""
+    if setting.task is not None:
+        leave_padding_out(base_of(student))
     return Imitator(
-        base_of(student),
+        base_of(student) if setting.task is None else student,
         setting.config.distill,
         compile=training.compile,
         recompute=training.gradient_checkpointing,
     )
+
+
+def _run(
+    trainee: Imitation,
+    training: Training,
+    setting: Setting,
+    folder: Path,
+    *,
+    phase: str,
+    resume: bool,
+    on_progress: OnProgress,
+) -> LoopResult:
+    """Train one phase, its model set up for it."""
+    student = trainee.module.student
+    with regularised(student, training.regularise, freeze_frontend=training.freeze_frontend):
+        return run(
+            trainee,
+            _loop(training, setting.config.seed),
+            phase=phase,
+            folder=folder,
+            resume=resume,
+            on_progress=on_progress,
+        )
+
+
+def write(folder: Path, model: PreTrainedModel, setting: Setting, selection: Selection | None = None) -> None:
+    """A model with its companions, and the tokenizer of its task."""
+    write_model(folder, model, source=setting.source, selection=selection)
+    if setting.task is not None:
+        setting.task.save(folder)
 
 
 def _loop(training: Training, seed: int) -> LoopConfig:

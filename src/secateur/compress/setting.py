@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from importlib.resources import files
 from pathlib import Path
@@ -15,24 +15,27 @@ from transformers import PreTrainedConfig, PreTrainedModel
 
 from secateur.arch import declare
 from secateur.compress.batches import Feed, MicroBatch, held_out, split_off
-from secateur.compress.config import FromFile, PruneConfig
+from secateur.compress.config import Batching, FromFile, PruneConfig
 from secateur.compress.step import Bound
 from secateur.cost import Cost, Terms
 from secateur.cost.latency import latency
 from secateur.cost.table import Table
-from secateur.data.corpus import SAMPLE_RATE, Corpus
+from secateur.data.corpus import SAMPLE_RATE, Corpus, Skip
 from secateur.data.open import open_corpus
 from secateur.engine import check_compiler, process
-from secateur.errors import ConfigError, ModelError
+from secateur.errors import ConfigError, DataError, ModelError
 from secateur.gates.set import check_kinds
+from secateur.masking.attach import base_of
+from secateur.modules.norm import leave_padding_out
 from secateur.objective.constraint import Constraint
 from secateur.objective.pairing import teacher_layers
+from secateur.objective.tasks import Task, build_task
 from secateur.records import read_json
 from secateur.structure import Selection, Structure, close
 from secateur.surgery.bundles import Bundles
 from secateur.surgery.choose import Limit, check_reachable
 from secateur.surgery.folder import companion
-from secateur.surgery.load import load_model
+from secateur.surgery.load import load_model, with_head
 
 logger = logging.getLogger(__name__)
 
@@ -51,7 +54,9 @@ class Setting:
 
     Attributes:
         source: The teacher's folder or hub id.
-        teacher: The dense model, frozen, with its head.
+        teacher: The dense model, frozen, with its head; with a task, the task's.
+        task: What is learned beside or instead of imitating the teacher.
+        new_head: Whether the teacher's head is new and has learned nothing.
         structure: Of its encoder.
         table: Measured times of its blocks; None where no constraint is on latency.
         bounds: The constraints with their costs.
@@ -71,6 +76,8 @@ class Setting:
     held: Corpus
     normalize: bool
     equal: bool
+    task: Task | None
+    new_head: bool
 
     @cached_property
     def feed(self) -> Feed:
@@ -82,6 +89,7 @@ class Setting:
             seed=self.config.seed,
             normalize=self.normalize,
             equal=self.equal,
+            task=self.task,
             world=process().num_processes,
         )
 
@@ -93,6 +101,7 @@ class Setting:
             seconds=self.config.validation.seconds,
             longest=self.config.batching.longest,
             normalize=self.normalize,
+            task=self.task,
         )
 
     def limits(self) -> list[Limit]:
@@ -117,8 +126,15 @@ def prepare(config: PruneConfig, *, table: Callable[[PreTrainedConfig], Table]) 
     teacher.requires_grad_(False)
     structure = declare(teacher.config)
     gated = _gated(config, structure)
-    teacher_layers(config.distill.pairing, len(list(structure.of_kinds(("layer",)))))
+    if config.distill is not None:
+        teacher_layers(config.distill.pairing, len(list(structure.of_kinds(("layer",)))))
     train, held = _audio(config)
+    task, new_head = None, False
+    if config.task is not None:
+        task = build_task(config.task, source=source, model_config=teacher.config, corpus=train)
+        train, held = (_usable(task, corpus, structure, config.batching) for corpus in (train, held))
+        new_head = task.new_head
+        teacher = _ready(config, teacher, task).requires_grad_(False)
     timed = any(constraint.cost == "latency" for constraint in config.limits)
     times = table(teacher.config) if timed else None
     bounds = _bounds(config, structure, gated, times)
@@ -133,10 +149,44 @@ def prepare(config: PruneConfig, *, table: Callable[[PreTrainedConfig], Table]) 
         train=train,
         held=held,
         normalize=_normalizes(source),
-        equal=structure.sees_padding,
+        equal=structure.sees_padding and task is None,
+        task=task,
+        new_head=new_head,
     )
     _ = setting.feed, setting.held_out()  # too little audio, or too short, is told now
     return setting
+
+
+def _usable(task: Task, corpus: Corpus, structure: Structure, batching: Batching) -> Corpus:
+    """The utterances of a corpus that a task can be learned from; what is left out is told and counted."""
+    usable = task.usable(corpus, lambda samples: structure.lengths(samples)[-1])
+    for note in usable.notes:
+        logger.warning("%s: %s", corpus.name, note)
+    most = int(batching.longest * SAMPLE_RATE)
+    long = [utterance for utterance in usable.corpus.utterances if utterance.samples > most]
+    if long and len(long) == len(usable.corpus.utterances):
+        raise DataError(
+            f"Every utterance of {corpus.name!r} is longer than batching.longest, {batching.longest:g} s, and with a "
+            "task none can be cropped: raise it."
+        )
+    if long:
+        logger.warning("%s: %d utterances above %g s are left out", corpus.name, len(long), batching.longest)
+    why = f"is longer than batching.longest, {batching.longest:g} s"
+    skipped = (*usable.corpus.skipped, *usable.skipped, *(Skip(utterance.path, why) for utterance in long))
+    return replace(usable.corpus.select(lambda utterance: utterance.samples <= most), skipped=skipped)
+
+
+def _ready(config: PruneConfig, teacher: PreTrainedModel, task: Task) -> PreTrainedModel:
+    """The dense model with the head of a task, its own where it has one, and a front end that leaves padding out."""
+    if task.new_head:
+        if config.distill is not None and config.distill.logits is not None and config.finetune is None:
+            raise ConfigError(
+                f"distill.logits: {config.model!r} has no head for this task to imitate; fine-tune first, by 'finetune'."
+            )
+        logger.info("%s gets a new head for the task", config.model)
+        teacher = with_head(teacher, task.ending, task.fields(), seed=config.seed)
+    leave_padding_out(base_of(teacher))
+    return teacher
 
 
 def _bounds(config: PruneConfig, structure: Structure, gated: frozenset[str], table: Table | None) -> tuple[Bound, ...]:

@@ -1,30 +1,43 @@
 """One step of learning what to prune: start reading here.
 
-masks -> student and teacher forward -> distillation loss -> expected sizes -> cost -> constraint -> one scalar
+masks -> student and teacher forward -> distillation and task losses -> expected sizes -> cost -> constraint -> one scalar
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
 
 from secateur.compress.batches import Feed, MicroBatch
-from secateur.compress.config import Learning, Training
-from secateur.compress.imitate import Imitator, Pair
+from secateur.compress.config import Distillation, Learning, Training
+from secateur.compress.fidelity import score
+from secateur.compress.imitate import Imitator, Pair, Passed
 from secateur.compress.teacher import Teacher
 from secateur.cost import Cost
 from secateur.engine import Optimiser, Schedule, StepLoss
 from secateur.gates import GateSet
 from secateur.masking import Masking
+from secateur.masking.attach import base_of
 from secateur.objective.constraint import Constraint, Multipliers, penalty
+from secateur.objective.distill import LogitDistance, sum_over
 from secateur.objective.pairing import match
+from secateur.objective.tasks import Task
+
+
+@dataclass(frozen=True, kw_only=True)
+class Objective:
+    """What a student learns: to imitate its teacher, to do a task, or both."""
+
+    distill: Distillation | None = field(default_factory=Distillation)
+    task: Task | None = None
+    task_weight: float = 1.0
 
 
 class Imitation:
-    """A student learns to imitate a frozen teacher: the recover phase, and the ground of the learn phase."""
+    """A student learns to imitate a frozen teacher, or a task: the finetune and recover phases, the ground of learn."""
 
     module: Imitator
     module_has_unused = True  # a final norm behind the last hidden state gets no gradient
@@ -36,14 +49,16 @@ class Imitation:
         feed: Feed,
         held_out: Sequence[MicroBatch],
         training: Training,
+        objective: Objective | None = None,
     ) -> None:
         """
         Args:
             imitator: The student with its maps.
-            teacher: The dense encoder; frozen, and in eval mode throughout.
+            teacher: The dense model, with its head where logits are imitated; frozen, and in eval mode throughout.
             feed: Training audio.
             held_out: Validation audio.
             training: The phase's optimisation.
+            objective: What is learned; None: to imitate hidden states.
         """
         self.module, self.teacher, self.feed, self.held_out, self.training = (
             imitator,
@@ -52,16 +67,21 @@ class Imitation:
             held_out,
             training,
         )
+        self.objective = objective or Objective(distill=imitator.distill)
         self.teacher.requires_grad_(False)
         self.pairs: tuple[Pair, ...] = tuple((layer, layer) for layer in imitator.layers)
 
     def optimisers(self) -> dict[str, Optimiser]:
         """AdamW on the weights, with warm-up and decay."""
         self.device = next(self.module.parameters()).device
-        training = self.training
-        self.targets = Teacher(
-            self.teacher.to(self.device), self.module.layers, precision=training.precision, compile=training.compile
-        )
+        training, distill = self.training, self.objective.distill
+        if distill is not None:
+            self.targets = Teacher(
+                self.teacher.to(self.device) if distill.logits else base_of(self.teacher.to(self.device)),
+                self.module.layers,
+                precision=training.precision,
+                compile=training.compile,
+            )
         weights = [parameter for parameter in self.module.parameters() if parameter.requires_grad]
         adam = torch.optim.AdamW(
             weights,
@@ -84,16 +104,40 @@ class Imitation:
         return self.feed.micro_batches(step, rank, world)
 
     def begin(self, step: int) -> None:
-        """Dropout, layer-drop and SpecAugment stay off, in the student too."""
-        self.module.eval()
+        """Dropout, layer-drop and masks are off, in the student too, unless its training turns one on by name."""
+        self.module.train(self.training.regularise.any)
         self.teacher.eval()
 
     def loss(self, wrapped: nn.Module, batch: MicroBatch) -> StepLoss:
-        """This micro-batch's share of the mean distance per pair and valid frame of the whole step."""
-        sums, every = wrapped(batch.audio, self.targets(batch.audio), self.pairs)
+        """This micro-batch's share of the loss of the whole step: means over pairs, valid frames and labels."""
+        distill, task = self.objective.distill, self.objective.task
+        targets = Passed({}, None) if distill is None else self.targets(batch.audio)
+        sums, every, logits = wrapped(batch.audio, targets.states, self.pairs)
         self.seen(every)
-        total = sums.mean() / batch.frames
-        return StepLoss(total=total, parts={"distill": total.detach()}, files=batch.audio.ids)
+        parts: dict[str, Tensor] = {}
+        if distill is not None:
+            parts["distill"] = sums.mean() / batch.frames
+            if distill.logits is not None:
+                parts["logits"] = self._logits(distill.logits, logits, targets.logits, batch)
+        if task is not None:
+            parts["task"] = task.sums(logits, self.module.frames(batch.audio), batch.utterances) / batch.count
+        weights = {
+            "distill": distill.weight if distill else 0.0,
+            "logits": distill.logits_weight if distill else 0.0,
+            "task": self.objective.task_weight,
+        }
+        total = torch.stack([weights[name] * part for name, part in parts.items() if weights[name]]).sum()
+        return StepLoss(
+            total=total, parts={name: part.detach() for name, part in parts.items()}, files=batch.audio.ids
+        )
+
+    def _logits(self, distance: LogitDistance, student: Tensor, teacher: Tensor | None, batch: MicroBatch) -> Tensor:
+        """Mean distance of logits over all valid frames of the step, or over its utterances."""
+        assert teacher is not None
+        rows = distance.per_row(student, teacher)
+        if rows.dim() == 1:
+            return rows.sum() / batch.count
+        return sum_over(rows, None if batch.audio.mask is None else self.module.valid(batch.audio)) / batch.frames
 
     def seen(self, every: Tensor | None) -> None:
         """Distances between all layers in one micro-batch; of interest to a learned pairing only."""
@@ -104,10 +148,11 @@ class Imitation:
 
     @torch.no_grad()
     def validate(self, step: int) -> dict[str, float]:
-        """The distillation loss on held-out audio."""
-        self.begin(step)
-        total = sum(float(self.loss(self.module, batch).total) for batch in self.held_out)
-        return {"loss": total}
+        """The loss on held-out audio, and how well the task is done."""
+        self.module.eval()
+        task = self.objective.task
+        loss = sum(float(self.loss(self.module, batch).total) for batch in self.held_out)
+        return {"loss": loss} | ({} if task is None else score(task, self.module.student, self.held_out))
 
     def state(self) -> dict[str, Tensor]:
         """The student's weights and maps."""
@@ -150,6 +195,7 @@ class Pruning(Imitation):
         gates: GateSet,
         masking: Masking,
         bounds: Sequence[Bound],
+        objective: Objective | None = None,
     ) -> None:
         """
         Args:
@@ -161,8 +207,9 @@ class Pruning(Imitation):
             gates: On the student's axes.
             masking: The student's masks.
             bounds: The constraints.
+            objective: What is learned; None: to imitate hidden states.
         """
-        super().__init__(imitator, teacher, feed, held_out, training)
+        super().__init__(imitator, teacher, feed, held_out, training, objective)
         self.gates, self.masking, self.bounds = gates, masking, bounds
         self.multipliers = Multipliers(len(bounds))
         self.ramps = [Schedule(points=tuple((x * training.steps, y) for x, y in b.constraint.ramp)) for b in bounds]
@@ -239,10 +286,9 @@ class Pruning(Imitation):
 
     @torch.no_grad()
     def validate(self, step: int) -> dict[str, float]:
-        """The distillation loss on held-out audio under the gates' own verdicts."""
-        super().begin(step)
+        """The same under the gates' own verdicts."""
         self.masking.set(self.gates.typical().to(self.device))
-        return {"loss": sum(float(self.loss(self.module, batch).total) for batch in self.held_out)}
+        return super().validate(step)
 
     def state(self) -> dict[str, Tensor]:
         """Weights, maps, gates, multipliers, and the distances that the next pairing is made from."""

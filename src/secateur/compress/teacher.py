@@ -1,4 +1,4 @@
-"""The frozen teacher as a source of targets: no graph, its fastest form, only the hidden states that are imitated."""
+"""The frozen teacher as a source of targets: no graph, its fastest form, only what is imitated of it."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from secateur.compress.imitate import compiled, hidden_states
+from secateur.compress.imitate import Passed, compiled, hidden_states, passed
 from secateur.data.collate import AudioBatch
 from secateur.errors import ModelError
 from secateur.inference import for_inference
@@ -31,7 +31,7 @@ class Teacher:
 
     def __init__(
         self,
-        base: nn.Module,
+        model: nn.Module,
         layers: Sequence[int],
         *,
         precision: Literal["fp32", "bf16"] = "fp32",
@@ -39,19 +39,20 @@ class Teacher:
     ) -> None:
         """
         Args:
-            base: The encoder, on the device where it is to compute; not touched, and not to be changed afterwards.
+            model: The encoder, with its head where logits are imitated, on the device where it is to compute; not
+                touched, and not to be changed afterwards.
             layers: Numbers of the hidden states that are imitated.
             precision: Of the phase.
             compile: Whether the form is compiled.
         """
         self.layers = tuple(layers)
-        form = _fastest(base, torch.bfloat16 if precision == "bf16" else _dtype(base))
+        form = _fastest(model, torch.bfloat16 if precision == "bf16" else _dtype(model))
         self.form: nn.Module = compiled(form) if compile else form
 
-    def __call__(self, audio: AudioBatch) -> dict[int, Tensor]:
-        """The imitated hidden states by number, (B, T, D) each, without graph."""
+    def __call__(self, audio: AudioBatch) -> Passed:
+        """The imitated hidden states by number, (B, T, D) each, and the logits of a head, without graph."""
         with torch.no_grad(), torch.autocast(_device(self.form), enabled=False):
-            return hidden_states(self.form, audio, self.layers)
+            return passed(self.form, audio, self.layers)
 
 
 def _fastest(base: nn.Module, dtype: torch.dtype) -> nn.Module:

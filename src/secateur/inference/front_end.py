@@ -38,12 +38,17 @@ class FrontEnd(nn.Module):
             stock: A feature extractor of the library, with GELU behind each layer.
         """
         super().__init__()
+        self.lengths: Tensor | None = None
         first = stock.conv_layers[0]
         self.first = _FirstGroupNorm(first) if isinstance(_norm(first), nn.GroupNorm) else _Layer(first)
         self.rest = nn.ModuleList([_Layer(layer) for layer in stock.conv_layers[1:]])
 
     def forward(self, input_values: Tensor) -> Tensor:
-        """(B, S) -> (B, C, T), channels last in memory."""
+        """(B, S) -> (B, C, T), channels last in memory; with `lengths`, (B,), each utterance as it would be alone."""
+        if self.lengths is not None:
+            samples = zip(input_values, self.lengths.tolist(), strict=True)
+            valid = [self._features(values[None, :length])[0] for values, length in samples]
+            return nn.utils.rnn.pad_sequence(valid, batch_first=True).transpose(1, 2)
         if not is_eager(input_values):
             return self._features(input_values).transpose(1, 2)
         each = [self._features(values[None]) for values in input_values]

@@ -1,6 +1,8 @@
-"""LayerNorm over the living units of a pruned axis."""
+"""Norms that know what counts: the living units of a pruned axis, the frames that are no padding."""
 
 from __future__ import annotations
+
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -41,3 +43,57 @@ class SupportLayerNorm(nn.LayerNorm):
         variance = centred.square().sum(-1, keepdim=True) / count
         normed = (centred * torch.rsqrt(variance + self.eps)).to(self.weight.dtype)
         return (normed * self.weight + self.bias) * support.to(self.weight.dtype)
+
+
+class ValidGroupNorm(nn.GroupNorm):
+    """GroupNorm over time with one channel in each group, whose statistics leave padding out.
+
+    Like the `nn.GroupNorm` behind the first convolution of a Base model, but with `lengths` set each utterance of a
+    padded batch comes out as it would alone; the stock one mixes padding into mean and variance.
+    """
+
+    lengths: Tensor | None
+
+    def __init__(self, channels: int, eps: float) -> None:
+        super().__init__(channels, channels, eps=eps)
+        self.lengths = None
+        self.kernel, self.stride = 1, 1
+
+    @classmethod
+    def like(cls, layer: Any) -> ValidGroupNorm:
+        """The norm of a convolutional layer of the library (`conv`, `layer_norm`), sharing its parameters."""
+        stock = layer.layer_norm
+        with torch.device("meta"):
+            new = cls(stock.num_channels, stock.eps)
+        new.weight, new.bias = stock.weight, stock.bias
+        new.training = stock.training
+        new.kernel, new.stride = layer.conv.kernel_size[0], layer.conv.stride[0]
+        return new
+
+    def forward(self, input: Tensor) -> Tensor:
+        """(B, C, T) -> (B, C, T); of `lengths`, (B,), valid samples of each utterance, follow its valid frames."""
+        if self.lengths is None:
+            return super().forward(input)
+        frames = ((self.lengths.to(input.device) - self.kernel) // self.stride + 1)[:, None, None]
+        valid = torch.arange(input.shape[-1], device=input.device) < frames  # (B, 1, T)
+        wide = input if input.dtype == torch.float64 else input.float()
+        mean = wide.masked_fill(~valid, 0.0).sum(-1, keepdim=True) / frames
+        centred = (wide - mean).masked_fill(~valid, 0.0)
+        scale = torch.rsqrt(centred.square().sum(-1, keepdim=True) / frames + self.eps) * self.weight[:, None]
+        return (centred * scale + self.bias[:, None]).to(input.dtype)
+
+
+def leave_padding_out(base: Any) -> None:
+    """Make an encoder with a GroupNorm front end able to take batches of unequal lengths, by `tell_lengths`."""
+    first = base.feature_extractor.conv_layers[0]
+    if type(getattr(first, "layer_norm", None)) is nn.GroupNorm:
+        first.layer_norm = ValidGroupNorm.like(first)
+
+
+def tell_lengths(base: Any, lengths: Tensor | None) -> None:
+    """Tell an encoder the valid samples of each utterance of its next batch, (B,); None where nothing is padded."""
+    front_end = base.feature_extractor
+    layers = getattr(front_end, "conv_layers", ())
+    for module in (front_end, *(getattr(layer, "layer_norm", None) for layer in layers[:1])):
+        if hasattr(module, "lengths"):
+            module.lengths = lengths

@@ -11,13 +11,19 @@ from torch import Tensor, nn
 
 from secateur.errors import ConfigError
 
+#: What a constraint is not without.
+NEEDED = (
+    "A constraint needs one of 'target' (share kept), 'sparsity' (share removed) and, for latency, 'target_ms' or "
+    "'target_rtf'"
+)
+
 
 @dataclass(frozen=True, kw_only=True)
 class Constraint:
     """One constraint: a cost, the scope it is counted over, and how much of it may stay.
 
-    Give one of `target` (the share that is kept), `sparsity` (the share that is removed) and, of latency, `target_ms`
-    or `target_rtf`.
+    Give at most one of `target` (the share that is kept), `sparsity` (the share that is removed) and, of latency,
+    `target_ms` or `target_rtf`; without any it takes the recipe's own `target`.
     """
 
     cost: Literal["parameters", "macs", "latency"] = "parameters"
@@ -36,12 +42,8 @@ class Constraint:
 
     def __post_init__(self) -> None:
         times = {name: getattr(self, name) for name in ("target_ms", "target_rtf")}
-        given = [name for name in ("target", "sparsity", *times) if getattr(self, name) is not None]
-        if len(given) != 1:
-            raise ConfigError(
-                "A constraint needs one of 'target' (share kept), 'sparsity' (share removed) and, for latency, "
-                f"'target_ms' or 'target_rtf'; got {' and '.join(given) or 'none'}."
-            )
+        if len(self.given) > 1:
+            raise ConfigError(f"{NEEDED}; got {' and '.join(self.given)}.")
         for name, value in times.items():
             if value is not None and self.cost != "latency":
                 raise ConfigError(f"{name}: got {value:g} for the cost {self.cost!r}, allowed for 'latency' alone.")
@@ -59,6 +61,12 @@ class Constraint:
                 f"ramp: got {[list(point) for point in self.ramp]}, allowed are points of two shares from 0 to 1, in "
                 "ascending order of the first, such as [[0, 0], [0.25, 1]]."
             )
+
+    @property
+    def given(self) -> tuple[str, ...]:
+        """Names of the targets that it has."""
+        names = ("target", "sparsity", "target_ms", "target_rtf")
+        return tuple(name for name in names if getattr(self, name) is not None)
 
     @property
     def kept(self) -> float | None:

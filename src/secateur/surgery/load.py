@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import socket
 import time
@@ -16,8 +17,9 @@ from safetensors import SafetensorError
 from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel
 
 from secateur.errors import ModelError
+from secateur.masking.attach import base_of
 from secateur.modules.configs import register_configs, stock_type
-from secateur.modules.models import class_for, ending_of, refuse_inexact
+from secateur.modules.models import class_for, ending_of, endings, refuse_inexact
 
 #: Parameters that some published checkpoints lack and that inference never uses.
 OPTIONAL = ("masked_spec_embed",)
@@ -103,3 +105,30 @@ def load_model(model: str | Path, *, dtype: torch.dtype = torch.float32) -> PreT
         raise ModelError(f"The weights of {str(model)!r} cannot be loaded: {first}") from None
     refuse_inexact(loaded, info, optional=OPTIONAL)
     return loaded.eval()  # type: ignore[no-any-return]
+
+
+def with_head(model: PreTrainedModel, ending: str, fields: dict[str, Any], *, seed: int) -> PreTrainedModel:
+    """A model with a new task head on the same encoder, whose weights it takes over.
+
+    Args:
+        model: The encoder, with or without another head, which is left behind.
+        ending: Of the class with the head, such as ``ForCTC``.
+        fields: What the head needs in the config, such as ``vocab_size``.
+        seed: Of the head's weights.
+
+    Raises:
+        ModelError: The family has no such class.
+    """
+    config = copy.deepcopy(model.config)
+    model_type = stock_type(config.model_type)
+    if ending not in endings(model_type):
+        allowed = ", ".join(endings(model_type))
+        raise ModelError(f"There is no {ending} of {model_type} models; allowed are {allowed}.")
+    config.update(fields)
+    cls: Any = class_for(config, ending)
+    config.architectures = [cls.__name__]
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        new = cls(config)
+    base_of(new).load_state_dict(base_of(model).state_dict(), strict=True, assign=True)
+    return new.to(model.dtype).eval()  # type: ignore[no-any-return]

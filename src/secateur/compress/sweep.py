@@ -1,0 +1,79 @@
+"""A sweep: one recipe, once for each combination of some of its fields, and what became of every one."""
+
+from __future__ import annotations
+
+import itertools
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from secateur.errors import ConfigError
+from secateur.records import environment, read_json
+
+FORMAT = 1
+#: The record of a sweep, in its folder.
+SWEEP = "sweep.json"
+
+
+def combinations(grid: Mapping[str, Sequence[Any]]) -> list[dict[str, Any]]:
+    """Every combination of the values of each field, the last field changing fastest.
+
+    Raises:
+        ConfigError: A field without values, or with one of them twice.
+    """
+    for name, values in grid.items():
+        if not values:
+            raise ConfigError(f"--sweep {name}: got no values, allowed is a list such as {name}=0.9,0.7,0.5.")
+        if len({str(value) for value in values}) < len(values):
+            raise ConfigError(f"--sweep {name}: got a value twice in {', '.join(map(str, values))}.")
+        if name == "out":
+            raise ConfigError("--sweep out: every run has a folder of its own in the sweep's --out already.")
+    return [dict(zip(grid, values, strict=True)) for values in itertools.product(*grid.values())]
+
+
+def folder_of(values: Mapping[str, Any]) -> str:
+    """The name of a run's folder, such as ``target=0.9,seed=0``."""
+    return ",".join(f"{name}={re.sub(r'[^\w.+-]', '_', str(value))}" for name, value in values.items())
+
+
+def sweep_record(name: str, folder: Path, runs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """What a finished sweep leaves: size, MACs, time and score of the dense and the pruned model of every run.
+
+    Args:
+        name: Of the recipe.
+        folder: Where the runs' folders lie.
+        runs: The fields of each.
+    """
+    records = [read_json(folder / folder_of(values) / "record.json") for values in runs]
+    task = records[0].get("task") or {}
+    headline = task.get("headline", "loss" if all("loss" in stage for stage in records[0]["stages"]) else None)
+
+    def figures(stage: Mapping[str, Any]) -> dict[str, Any]:
+        score = stage.get("loss") if headline == "loss" else stage.get("scores", {}).get(headline)
+        return {
+            "parameters": stage["parameters"],
+            "macs": stage["macs"],
+            "milliseconds": stage["time"]["median_ms"],
+            "score": score,
+        }
+
+    return {
+        "format": FORMAT,
+        "kind": "sweep",
+        "name": name,
+        "fields": list(runs[0]),
+        "headline": headline,
+        "better": task.get("better", "lower"),
+        "environment": environment(),
+        "samples": records[0]["stages"][0]["samples"],
+        "rows": [
+            {
+                "values": dict(values),
+                "folder": folder_of(values),
+                "dense": figures(record["stages"][0]),
+                "kept": figures(record["stages"][-1]),
+            }
+            for values, record in zip(runs, records, strict=True)
+        ],
+    }
