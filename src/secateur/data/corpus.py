@@ -28,6 +28,7 @@ class Utterance:
         offset: Where in the file it starts, in seconds.
         duration: How long it is in seconds; None reaches to the end of the file.
         words: First sample, sample after the last (both at 16 kHz) and text of each word, where known.
+        tagged: The text with its entities in brackets, such as ``wake me up at [time : five am]``.
     """
 
     id: str
@@ -40,6 +41,7 @@ class Utterance:
     offset: float = 0.0
     duration: float | None = None
     words: tuple[tuple[int, int, str], ...] = ()
+    tagged: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

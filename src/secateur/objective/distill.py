@@ -1,13 +1,16 @@
-"""Distances between hidden states of student and teacher, summed over valid frames."""
+"""Distances between student and teacher, of hidden states or of a head's outputs, summed over valid frames."""
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Literal
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+
+from secateur.errors import ConfigError
 
 _TINY = 1e-6  # mean square of a teacher's frame; guards silence
 
@@ -45,6 +48,31 @@ class SquaredError:
 
 
 Distance = L1Cosine | SquaredError
+
+
+@dataclass(frozen=True, kw_only=True)
+class LogitDistance:
+    """Temperature squared times KL(teacher ‖ student) of two heads' outputs (Hinton et al., arXiv 1503.02531).
+
+    The square keeps the gradient's size where the temperature is high. At 1, the default, a logit's gradient is the
+    difference of the two posteriors, as large as that of a cross-entropy or of CTC on a frame, so that both losses
+    share one weight; and what is imitated is the teacher as it is decoded. A higher temperature asks for the order of
+    unlikely outputs, which helps among many classes, less so on CTC frames that say blank or one letter.
+    """
+
+    temperature: float = 1.0
+
+    def __post_init__(self) -> None:
+        if not 0 < self.temperature < math.inf:
+            raise ConfigError(f"temperature: got {self.temperature:g}, allowed is above 0.")
+
+    def per_row(self, student: Tensor, teacher: Tensor) -> Tensor:
+        """(..., V) and (..., V) -> (...), in float32 or better; one value per frame, or per utterance."""
+        dtype = torch.promote_types(torch.promote_types(student.dtype, teacher.dtype), torch.float32)
+        ours = (student.to(dtype) / self.temperature).log_softmax(-1)
+        theirs = (teacher.to(dtype) / self.temperature).log_softmax(-1)
+        divergence = F.kl_div(ours, theirs, reduction="none", log_target=True).sum(-1)
+        return self.temperature**2 * divergence
 
 
 def sum_over(frames: Tensor, valid: Tensor | None) -> Tensor:

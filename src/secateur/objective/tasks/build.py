@@ -1,0 +1,37 @@
+"""From a task's config and a model to the task."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from transformers import PreTrainedConfig
+
+from secateur.data.corpus import Corpus
+from secateur.objective.tasks.classification import Classification, build_classification
+from secateur.objective.tasks.ctc import Ctc, build_ctc
+from secateur.objective.tasks.slu import Slu, build_slu
+from secateur.objective.tasks.task import Task
+
+#: Every task that a recipe can name; a new one is a file and a member of this union.
+TaskConfig = Ctc | Classification | Slu
+
+
+def build_task(config: TaskConfig, *, source: str | Path, model_config: PreTrainedConfig, corpus: Corpus) -> Task:
+    """The task of a run. The same inputs give the same vocabulary, in the same order.
+
+    Args:
+        config: What is asked for.
+        source: Folder or hub id of the model, where its tokenizer is looked for.
+        model_config: Of the model. A model with the task's head keeps that head, its tokenizer and its classes; a
+            bare encoder gets new ones, from the corpus.
+        corpus: The training audio, with what is said in it.
+
+    Raises:
+        ConfigError: A tokenizer cannot be loaded, or does not fit the head that the model has.
+        DataError: The corpus does not tell what the task asks for.
+    """
+    if isinstance(config, Classification):
+        return build_classification(config, model_config=model_config, corpus=corpus)
+    if isinstance(config, Slu):
+        return build_slu(config, source=source, model_config=model_config, corpus=corpus)
+    return build_ctc(config, source=source, model_config=model_config, corpus=corpus)

@@ -1,0 +1,138 @@
+"""Classification of whole utterances, scored by accuracy and macro-averaged F1."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+from transformers import PreTrainedConfig
+
+from secateur.data.corpus import Corpus, Utterance
+from secateur.errors import DataError
+from secateur.objective.tasks.task import Scorer, Usable, keeps, sift
+
+
+@dataclass(frozen=True, kw_only=True)
+class Classification:
+    """One class for each utterance."""
+
+    kind: Literal["classification"] = "classification"
+    label: Literal["label", "speaker"] = "label"
+    """which field of the manifest is the class"""
+
+
+class ClassificationTask:
+    """Tells classes apart, by cross-entropy."""
+
+    ending: str = "ForSequenceClassification"
+    headline: str = "accuracy"
+    better: Literal["lower", "higher"] = "higher"
+
+    def __init__(self, labels: Sequence[str], *, field: Literal["label", "speaker"], new_head: bool) -> None:
+        """
+        Args:
+            labels: Names of the classes, in the order of the head's outputs.
+            field: Of an utterance, that holds its class.
+            new_head: Whether the head starts from nothing.
+        """
+        self.labels = tuple(labels)
+        self.field = field
+        self.new_head = new_head
+        self.numbers = {label: number for number, label in enumerate(self.labels)}
+
+    def fields(self) -> dict[str, Any]:
+        """Names of the classes, both ways, and how many there are."""
+        return {
+            "id2label": dict(enumerate(self.labels)),
+            "label2id": dict(self.numbers),
+            "num_labels": len(self.labels),
+        }
+
+    def usable(self, corpus: Corpus, frames: Callable[[int], int]) -> Usable:
+        """Utterances of a known class whose audio gives at least one frame.
+
+        Raises:
+            DataError: Nothing is left.
+        """
+
+        def problem(utterance: Utterance) -> str | None:
+            label = getattr(utterance, self.field)
+            if not label:
+                return f"has no {self.field}"
+            if label not in self.numbers:
+                return f"has a {self.field} that the head does not know: {label!r}"
+            return None if frames(utterance.samples) > 0 else "is too short for one frame"
+
+        return sift(corpus, problem)
+
+    def count(self, utterances: Sequence[Utterance]) -> int:
+        """Utterances."""
+        return len(utterances)
+
+    def sums(self, logits: Tensor, frames: Tensor, utterances: Sequence[Utterance]) -> Tensor:
+        """The sum of cross-entropies, in float32 or better; logits are (B, classes)."""
+        exact = logits.to(torch.promote_types(logits.dtype, torch.float32))
+        targets = torch.tensor(self.classes(utterances), device=logits.device)
+        with torch.autocast(logits.device.type, enabled=False):
+            return F.cross_entropy(exact, targets, reduction="sum")
+
+    def classes(self, utterances: Sequence[Utterance]) -> list[int]:
+        """Numbers of the utterances' classes."""
+        return [self.numbers[getattr(utterance, self.field)] for utterance in utterances]
+
+    def scorer(self) -> Scorer:
+        """Accuracy and macro-averaged F1."""
+        return ClassScorer(self)
+
+    def save(self, folder: Path) -> None:
+        """Nothing: the model's config holds the names."""
+
+
+class ClassScorer:
+    """Accuracy, and F1 averaged over the classes that occur, said or predicted, whatever their frequency."""
+
+    def __init__(self, task: ClassificationTask) -> None:
+        self.task = task
+        self.said: list[int] = []
+        self.predicted: list[int] = []
+
+    def add(self, logits: Tensor, frames: Tensor, utterances: Sequence[Utterance]) -> None:
+        """Take in a batch: logits (B, classes)."""
+        self.said += self.task.classes(utterances)
+        self.predicted += logits.argmax(-1).tolist()
+
+    def figures(self) -> dict[str, float]:
+        """``accuracy`` and ``macro_f1``."""
+        from sklearn.metrics import accuracy_score, f1_score
+
+        return {
+            "accuracy": float(accuracy_score(self.said, self.predicted)),
+            "macro_f1": float(f1_score(self.said, self.predicted, average="macro", zero_division=0)),
+        }
+
+
+def build_classification(
+    config: Classification, *, model_config: PreTrainedConfig, corpus: Corpus
+) -> ClassificationTask:
+    """The task for a model: with its own classes where it has a head, else with those of the corpus, sorted.
+
+    Raises:
+        DataError: The corpus has fewer than two classes.
+    """
+    settings: Any = model_config
+    if keeps(settings.architectures, "ForSequenceClassification"):
+        named = {int(number): str(label) for number, label in settings.id2label.items()}
+        return ClassificationTask([named[number] for number in sorted(named)], field=config.label, new_head=False)
+    found = {getattr(utterance, config.label) for utterance in corpus.utterances}
+    labels = sorted(label for label in found if label)
+    if len(labels) < 2:
+        raise DataError(
+            f"Corpus {corpus.name!r} has {len(labels)} different values of {config.label!r}, and a classification "
+            f"needs two; {'label: speaker' if config.label == 'label' else 'label: label'} takes the other field."
+        )
+    return ClassificationTask(labels, field=config.label, new_head=True)

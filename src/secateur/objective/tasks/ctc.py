@@ -1,0 +1,243 @@
+"""Speech recognition by CTC: characters or a given tokenizer, scored by word and character error rate."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, Literal
+
+from torch import Tensor
+from transformers import PreTrainedConfig
+
+from secateur.data.corpus import Corpus, Utterance
+from secateur.errors import ConfigError, DataError
+from secateur.objective.tasks import blanks, vocabulary
+from secateur.objective.tasks.error_rate import ErrorRate
+from secateur.objective.tasks.task import Scorer, Usable, keeps, sift
+from secateur.objective.tasks.vocabulary import Case, Vocabulary
+
+#: Targets that a task remembers; some 50 MB of sentences.
+REMEMBERED = 1 << 15
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ctc:
+    """Transcription: the text as characters, or as the tokens of a given tokenizer."""
+
+    kind: Literal["ctc"] = "ctc"
+    tokenizer: str = "auto"
+    """``auto``: the model's own if it has one, else the characters of the training texts; ``characters``; or a folder
+    or hub id"""
+    case: Case = "auto"
+    """how letters are written before they are encoded; ``auto``: as the vocabulary writes them"""
+    unknown: Literal["drop", "skip"] = "drop"
+    """characters outside the vocabulary are dropped from the text, or the utterance is skipped"""
+
+    def __post_init__(self) -> None:
+        if not self.tokenizer:
+            raise ConfigError("tokenizer: got an empty name, allowed are 'auto', 'characters', or a folder or hub id.")
+
+
+@dataclass(frozen=True)
+class Target:
+    """What a head is to write for an utterance.
+
+    Attributes:
+        tokens: As numbers, with nothing that the vocabulary cannot write.
+        unknown: Characters that were dropped, in their order.
+        problem: Why it cannot be learned; None where it can.
+    """
+
+    tokens: tuple[int, ...] = ()
+    unknown: str = ""
+    problem: str | None = None
+
+
+class CtcTask:
+    """Writes a target, by CTC."""
+
+    ending: str = "ForCTC"
+    headline: str = "wer"
+    better: Literal["lower", "higher"] = "lower"
+
+    def __init__(self, words: Vocabulary, *, unknown: Literal["drop", "skip"], outputs: int, new_head: bool) -> None:
+        """
+        Args:
+            words: What can be written.
+            unknown: What becomes of a text with characters outside it.
+            outputs: Of the head.
+            new_head: Whether the head starts from nothing.
+        """
+        self.vocabulary = words
+        self.unknown = unknown
+        self.outputs = outputs
+        self.new_head = new_head
+        self._remembered = lru_cache(maxsize=REMEMBERED)(self.make_target)
+
+    def fields(self) -> dict[str, Any]:
+        """Size of the head, and the blank."""
+        return {"vocab_size": self.outputs, "pad_token_id": self.vocabulary.blank}
+
+    def target(self, utterance: Utterance) -> Target:
+        """What the head is to write for an utterance."""
+        return self._remembered(*self.told(utterance))
+
+    def told(self, utterance: Utterance) -> tuple[str | None, str | None]:
+        """What a target is made of: a label and a text."""
+        return None, utterance.text
+
+    def usable(self, corpus: Corpus, frames: Callable[[int], int]) -> Usable:
+        """Utterances with a text that the vocabulary can write and audio long enough for it.
+
+        Raises:
+            DataError: Nothing is left, or no utterance has a text.
+        """
+        require_texts(corpus)
+        dropped: Counter[str] = Counter()
+        notes: list[str] = []
+
+        def problem(utterance: Utterance) -> str | None:
+            target = self.target(utterance)
+            if target.problem is not None:
+                return target.problem
+            if target.unknown and self.unknown == "skip":
+                return f"holds characters outside the vocabulary: {_shown(target.unknown)}"
+            needed, there = blanks.frames_needed(target.tokens), frames(utterance.samples)
+            if there < needed:
+                return f"is too short for its label: {there} frames for {needed}"
+            dropped.update(target.unknown)
+            return None
+
+        usable = sift(corpus, problem)
+        if dropped:
+            common = ", ".join(f"{character!r} ({count})" for character, count in dropped.most_common(8))
+            more = f" and {len(dropped) - 8} more" if len(dropped) > 8 else ""
+            notes.append(f"{dropped.total()} characters outside the vocabulary dropped from the texts: {common}{more}")
+        return Usable(usable.corpus, (*usable.notes, *notes), usable.skipped)
+
+    def count(self, utterances: Sequence[Utterance]) -> int:
+        """Target tokens."""
+        return sum(len(self.target(utterance).tokens) for utterance in utterances)
+
+    def sums(self, logits: Tensor, frames: Tensor, utterances: Sequence[Utterance]) -> Tensor:
+        """The sum over utterances of the negative log-likelihood of their targets; logits are (B, T, V)."""
+        targets = [self.target(utterance).tokens for utterance in utterances]
+        return blanks.loss_sum(logits, frames, targets, blank=self.vocabulary.blank)
+
+    def scorer(self) -> Scorer:
+        """Word and character error rate of greedy reading."""
+        return TranscriptScorer(self)
+
+    def read(self, logits: Tensor, frames: Tensor) -> list[str]:
+        """What a head wrote: logits (B, T, V) and valid frames (B,) to B texts."""
+        rows = blanks.greedy(logits, frames, blank=self.vocabulary.blank)
+        return [self.vocabulary.decode(row) for row in rows]
+
+    def written(self, utterance: Utterance) -> str:
+        """What a perfect head would be read as: the target, through the same decoding as any output."""
+        return self.vocabulary.decode(self.target(utterance).tokens)
+
+    def save(self, folder: Path) -> None:
+        """Write the tokenizer."""
+        self.vocabulary.save(folder)
+
+    def make_target(self, label: str | None, text: str | None) -> Target:
+        """The target of a text; the label has no part in it."""
+        if text is None or not text.strip():
+            return Target(problem="has no text")
+        kept, unknown = self.vocabulary.clean(text)
+        return self.encoded(kept, unknown)
+
+    def encoded(self, text: str, unknown: str) -> Target:
+        """A target from a cleaned text and what was dropped from it."""
+        tokens = self.vocabulary.encode(text)
+        if not tokens:
+            return Target(unknown=unknown, problem=f"has no character of the vocabulary: {_shown(unknown)}")
+        if not self.vocabulary.writable(tokens):
+            return Target(unknown=unknown, problem="holds what the tokenizer cannot write")
+        return Target(tokens, unknown)
+
+
+class TranscriptScorer:
+    """Word and character error rate of greedy reading, against the targets.
+
+    A reference is what the task asks for: in the vocabulary's case, without the characters outside it.
+    """
+
+    def __init__(self, task: CtcTask) -> None:
+        self.task = task
+        self.rates = {"wer": ErrorRate("word"), "cer": ErrorRate("character")}
+
+    def add(self, logits: Tensor, frames: Tensor, utterances: Sequence[Utterance]) -> None:
+        """Take in a batch: logits (B, T, V), valid frames (B,)."""
+        references = [self.task.written(utterance) for utterance in utterances]
+        hypotheses = self.task.read(logits, frames)
+        for rate in self.rates.values():
+            rate.add(references, hypotheses)
+
+    def figures(self) -> dict[str, float]:
+        """``wer`` and ``cer``."""
+        return {name: rate.value for name, rate in self.rates.items()}
+
+
+def build_ctc(config: Ctc, *, source: str | Path, model_config: PreTrainedConfig, corpus: Corpus) -> CtcTask:
+    """The task for a model: with its own head and tokenizer where it has them, else with new ones.
+
+    Raises:
+        ConfigError: The tokenizer does not fit the head that the model has, or cannot be loaded.
+        DataError: A vocabulary is to be made of texts that are not there.
+    """
+    settings: Any = model_config
+    own = vocabulary.load(source) if vocabulary.has_tokenizer(source) else None
+    has_head = keeps(settings.architectures, "ForCTC")
+    if config.tokenizer == "auto" and own is None and has_head:
+        raise ConfigError(
+            f"{str(source)!r} has a CTC head but no tokenizer that says what it writes; name that as 'tokenizer', a "
+            "folder or hub id."
+        )
+    if config.tokenizer == "auto" and own is not None:
+        tokenizer = own
+    elif config.tokenizer in ("auto", "characters"):
+        tokenizer = vocabulary.spell(vocabulary.characters(require_texts(corpus), config.case))
+    else:
+        tokenizer = vocabulary.load(config.tokenizer)
+    words = Vocabulary(tokenizer, case=config.case)
+    outputs = settings.vocab_size if has_head else len(words)
+    if has_head:
+        _refuse_misfit(words, outputs, own, name=config.tokenizer)
+    return CtcTask(words, unknown=config.unknown, outputs=outputs, new_head=not has_head)
+
+
+def require_texts(corpus: Corpus) -> list[str]:
+    """The texts of a corpus.
+
+    Raises:
+        DataError: There are none.
+    """
+    texts = [utterance.text for utterance in corpus.utterances if utterance.text and utterance.text.strip()]
+    if not texts:
+        raise DataError(
+            f"None of the {len(corpus)} utterances of corpus {corpus.name!r} has a text, which this task learns to "
+            "write; name a manifest with texts, such as JSONL with 'text', or LibriSpeech."
+        )
+    return texts
+
+
+def _refuse_misfit(words: Vocabulary, outputs: int, own: Any, *, name: str) -> None:
+    if not words.fits(outputs):
+        raise ConfigError(
+            f"tokenizer: {name!r} has {len(words)} tokens, but the model's CTC head has {outputs} outputs; 'auto' "
+            "takes the model's own tokenizer, and a model without a task head gets a new head."
+        )
+    if own is not None and own.get_vocab() != words.tokens:
+        raise ConfigError(
+            f"tokenizer: {name!r} has as many tokens as the model's own, but not the same ones, so the model's CTC "
+            "head would be misread; 'auto' takes the model's own tokenizer."
+        )
+
+
+def _shown(unknown: str) -> str:
+    return " ".join(dict.fromkeys(unknown))
