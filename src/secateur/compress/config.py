@@ -308,7 +308,9 @@ class PruneConfig:
             } | {f"{name}.regularise": phase is not None and phase.regularise.any for name, phase in phases.items()}
             for name, given in alone.items():
                 if given:
-                    raise ConfigError(f"{name}: allowed with a task alone; name one under 'task', such as {{kind: ctc}}.")
+                    raise ConfigError(
+                        f"{name}: allowed with a task alone; name one under 'task', such as {{kind: ctc}}."
+                    )
             return
         if self.distill is None and not self.task_weight:
             raise ConfigError("task_weight: got 0 without 'distill', so that nothing would be learned.")

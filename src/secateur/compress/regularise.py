@@ -29,7 +29,8 @@ def regularised(model: nn.Module, settings: Regularisation, *, freeze_frontend: 
     vector = getattr(base, "masked_spec_embed", None)
     if settings.time_masks and vector is None:
         raise ConfigError(
-            "regularise.time_masks: this model has no mask vector (masked_spec_embed): leave it at 0, or use feature_masks."
+            "regularise.time_masks: this model has no mask vector (masked_spec_embed): leave it at 0, or use "
+            "feature_masks."
         )
     changes: list[tuple[Any, str, Any]] = [
         (base.config, "apply_spec_augment", True),

@@ -15,7 +15,7 @@ from transformers import PreTrainedConfig, PreTrainedModel
 
 from secateur.arch import declare
 from secateur.compress.batches import Feed, MicroBatch, held_out, split_off
-from secateur.compress.config import Batching, FromFile, PruneConfig
+from secateur.compress.config import FromFile, PruneConfig
 from secateur.compress.step import Bound
 from secateur.cost import Cost, Terms
 from secateur.cost.latency import latency
@@ -132,7 +132,8 @@ def prepare(config: PruneConfig, *, table: Callable[[PreTrainedConfig], Table]) 
     task, new_head = None, False
     if config.task is not None:
         task = build_task(config.task, source=source, model_config=teacher.config, corpus=train)
-        train, held = (_usable(task, corpus, structure, config.batching) for corpus in (train, held))
+        train = _usable(task, train, structure, longest=config.batching.longest)
+        held = _usable(task, held, structure)
         new_head = task.new_head
         teacher = _ready(config, teacher, task).requires_grad_(False)
     timed = any(constraint.cost == "latency" for constraint in config.limits)
@@ -157,21 +158,21 @@ def prepare(config: PruneConfig, *, table: Callable[[PreTrainedConfig], Table]) 
     return setting
 
 
-def _usable(task: Task, corpus: Corpus, structure: Structure, batching: Batching) -> Corpus:
-    """The utterances of a corpus that a task can be learned from; what is left out is told and counted."""
+def _usable(task: Task, corpus: Corpus, structure: Structure, *, longest: float = math.inf) -> Corpus:
+    """The utterances of a corpus that a task can be learned from, none above `longest` seconds; the rest is told."""
     usable = task.usable(corpus, lambda samples: structure.lengths(samples)[-1])
     for note in usable.notes:
         logger.warning("%s: %s", corpus.name, note)
-    most = int(batching.longest * SAMPLE_RATE)
+    most = longest * SAMPLE_RATE
     long = [utterance for utterance in usable.corpus.utterances if utterance.samples > most]
     if long and len(long) == len(usable.corpus.utterances):
         raise DataError(
-            f"Every utterance of {corpus.name!r} is longer than batching.longest, {batching.longest:g} s, and with a "
+            f"Every utterance of {corpus.name!r} is longer than batching.longest, {longest:g} s, and with a "
             "task none can be cropped: raise it."
         )
     if long:
-        logger.warning("%s: %d utterances above %g s are left out", corpus.name, len(long), batching.longest)
-    why = f"is longer than batching.longest, {batching.longest:g} s"
+        logger.warning("%s: %d utterances above %g s are left out", corpus.name, len(long), longest)
+    why = f"is longer than batching.longest, {longest:g} s"
     skipped = (*usable.corpus.skipped, *usable.skipped, *(Skip(utterance.path, why) for utterance in long))
     return replace(usable.corpus.select(lambda utterance: utterance.samples <= most), skipped=skipped)
 
@@ -181,7 +182,8 @@ def _ready(config: PruneConfig, teacher: PreTrainedModel, task: Task) -> PreTrai
     if task.new_head:
         if config.distill is not None and config.distill.logits is not None and config.finetune is None:
             raise ConfigError(
-                f"distill.logits: {config.model!r} has no head for this task to imitate; fine-tune first, by 'finetune'."
+                f"distill.logits: {config.model!r} has no head for this task to imitate; fine-tune it first, by "
+                "'finetune'."
             )
         logger.info("%s gets a new head for the task", config.model)
         teacher = with_head(teacher, task.ending, task.fields(), seed=config.seed)

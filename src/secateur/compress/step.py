@@ -1,6 +1,6 @@
 """One step of learning what to prune: start reading here.
 
-masks -> student and teacher forward -> distillation and task losses -> expected sizes -> cost -> constraint -> one scalar
+masks -> student and teacher forward -> distillation and task losses -> expected sizes -> cost -> constraint -> scalar
 """
 
 from __future__ import annotations
@@ -127,9 +127,7 @@ class Imitation:
             "task": self.objective.task_weight,
         }
         total = torch.stack([weights[name] * part for name, part in parts.items() if weights[name]]).sum()
-        return StepLoss(
-            total=total, parts={name: part.detach() for name, part in parts.items()}, files=batch.audio.ids
-        )
+        return StepLoss(total=total, parts={name: part.detach() for name, part in parts.items()}, files=batch.audio.ids)
 
     def _logits(self, distance: LogitDistance, student: Tensor, teacher: Tensor | None, batch: MicroBatch) -> Tensor:
         """Mean distance of logits over all valid frames of the step, or over its utterances."""

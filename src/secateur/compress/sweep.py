@@ -14,6 +14,7 @@ from secateur.records import environment, read_json
 FORMAT = 1
 #: The record of a sweep, in its folder.
 SWEEP = "sweep.json"
+_ODD = re.compile(r"[^\w.+-]")  # what a folder's name had better not hold
 
 
 def combinations(grid: Mapping[str, Sequence[Any]]) -> list[dict[str, Any]]:
@@ -34,7 +35,7 @@ def combinations(grid: Mapping[str, Sequence[Any]]) -> list[dict[str, Any]]:
 
 def folder_of(values: Mapping[str, Any]) -> str:
     """The name of a run's folder, such as ``target=0.9,seed=0``."""
-    return ",".join(f"{name}={re.sub(r'[^\w.+-]', '_', str(value))}" for name, value in values.items())
+    return ",".join(f"{name}={_ODD.sub('_', str(value))}" for name, value in values.items())
 
 
 def sweep_record(name: str, folder: Path, runs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:

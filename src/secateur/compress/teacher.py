@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import Any, Literal
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from secateur.compress.imitate import Passed, compiled, hidden_states, passed
 from secateur.data.collate import AudioBatch

@@ -19,6 +19,7 @@ from secateur.inference.positions import PositionalConv, RelativePositions
 from secateur.masking.attach import base_of
 from secateur.modules.configs import stock_type
 from secateur.modules.models import ending_of
+from secateur.modules.norm import ValidGroupNorm, leave_padding_out
 
 #: What a config switches on while training.
 _RANDOM = (
@@ -51,6 +52,8 @@ def for_inference(model: PreTrainedModel) -> PreTrainedModel:
         raise ModelError("This model is in its inference-only form already.")
     new: Any = _copy(model)
     base: Any = base_of(new)
+    if isinstance(getattr(base_of(model).feature_extractor.conv_layers[0], "layer_norm", None), ValidGroupNorm):
+        leave_padding_out(base)
     with torch.no_grad():
         if base.config.feat_extract_activation == "gelu":
             base.feature_extractor = FrontEnd(base.feature_extractor)

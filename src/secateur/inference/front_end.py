@@ -20,6 +20,7 @@ from secateur.inference.linear import (
     linear,
     pack,
 )
+from secateur.modules.norm import ValidGroupNorm
 
 _WIDE = 400  # channels from which on products are faster than oneDNN's convolution (`benchmarks/convolution.py`)
 
@@ -38,14 +39,15 @@ class FrontEnd(nn.Module):
             stock: A feature extractor of the library, with GELU behind each layer.
         """
         super().__init__()
-        self.lengths: Tensor | None = None
         first = stock.conv_layers[0]
+        self.leaves_padding_out = isinstance(_norm(first), ValidGroupNorm)
+        self.lengths: Tensor | None = None
         self.first = _FirstGroupNorm(first) if isinstance(_norm(first), nn.GroupNorm) else _Layer(first)
         self.rest = nn.ModuleList([_Layer(layer) for layer in stock.conv_layers[1:]])
 
     def forward(self, input_values: Tensor) -> Tensor:
-        """(B, S) -> (B, C, T), channels last in memory; with `lengths`, (B,), each utterance as it would be alone."""
-        if self.lengths is not None:
+        """(B, S) -> (B, C, T), channels last in memory; with `lengths`, (B,), as `ValidGroupNorm` has it."""
+        if self.leaves_padding_out and self.lengths is not None:
             samples = zip(input_values, self.lengths.tolist(), strict=True)
             valid = [self._features(values[None, :length])[0] for values, length in samples]
             return nn.utils.rnn.pad_sequence(valid, batch_first=True).transpose(1, 2)

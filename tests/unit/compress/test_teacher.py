@@ -34,7 +34,7 @@ def test_targets_are_the_encoders_hidden_states_and_only_those_asked_for(family:
     base = seeded(family, size)
     teacher = Teacher(base, (0, 2, 3))
     assert is_fast(teacher)
-    targets, expected = teacher(batch()), hidden_states(base, batch())
+    targets, expected = teacher(batch()).states, hidden_states(base, batch())
     assert set(targets) == {0, 2, 3}
     assert set(expected) == {0, 1, 2, 3}
     frames = base._get_feat_extract_output_lengths(torch.tensor(LENGTHS))
@@ -52,7 +52,7 @@ def test_in_a_bf16_phase_the_teacher_computes_in_bfloat16_as_near_as_autocast_do
     assert {value.dtype for value in base.state_dict().values()} == {torch.float32}
     exact = hidden_states(base, batch((4000, 4000)))
     with torch.autocast("cpu", torch.bfloat16):
-        cast, targets = hidden_states(base, batch((4000, 4000))), teacher(batch((4000, 4000)))
+        cast, targets = hidden_states(base, batch((4000, 4000))), teacher(batch((4000, 4000))).states
     for layer, state in targets.items():
         ours, theirs = (float((x.float() - exact[layer]).norm() / exact[layer].norm()) for x in (state, cast[layer]))
         assert 0 < ours < 1.5 * theirs

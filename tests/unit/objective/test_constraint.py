@@ -47,7 +47,6 @@ def test_ascent_moves_the_multipliers_against_the_gap(sparsity: float, sign: int
 @pytest.mark.parametrize(
     ("fields", "sentence"),
     [
-        ({}, "needs one of 'target'"),
         ({"target": 0.5, "sparsity": 0.5}, "needs one of 'target'"),
         ({"target": 0.0}, "at most 1 of the cost, got 0"),
         ({"target": 1.2}, "got 1.2"),
@@ -92,8 +91,15 @@ def test_milliseconds_real_time_factor_and_share_agree() -> None:
 def test_the_same_cost_and_scope_twice_is_refused() -> None:
     with pytest.raises(ConfigError, match="parameters-whole"):
         PruneConfig(constraints=(Constraint(target=0.5), Constraint(sparsity=0.4)))
-    with pytest.raises(ConfigError, match="either 'target' or 'constraints'"):
+
+
+def test_constraints_without_a_target_take_the_recipes() -> None:
+    both = PruneConfig(target=0.5, constraints=(Constraint(cost="macs", scope="frontend"), Constraint(sparsity=0.4)))
+    assert [constraint.kept for constraint in both.limits] == [0.5, 0.6]
+    with pytest.raises(ConfigError, match="a target of its own: leave out 'target'"):
         PruneConfig(target=0.5, constraints=(Constraint(target=0.5),))
+    with pytest.raises(ConfigError, match="needs one of 'target'.*got none for macs-whole"):
+        PruneConfig(constraints=(Constraint(cost="macs"),))
 
 
 @pytest.fixture(scope="module")

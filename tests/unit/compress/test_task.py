@@ -1,0 +1,284 @@
+"""Pruning with a task: what is learned, in what order, and what comes out."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+from pruning_toy import LENGTHS, noise, seeded, write_teacher, write_wavs
+from support import tiny_structure
+from torch import Tensor
+
+from secateur.compress.batches import MicroBatch
+from secateur.compress.config import Distillation, PruneConfig, Regularisation, Training
+from secateur.compress.imitate import Imitator
+from secateur.compress.regularise import regularised
+from secateur.compress.step import Imitation, Objective
+from secateur.data.collate import AudioBatch
+from secateur.data.corpus import Corpus, Utterance
+from secateur.errors import ConfigError, DataError
+from secateur.modules.norm import leave_padding_out
+from secateur.objective.distill import LogitDistance
+from secateur.objective.tasks import Classification, Ctc, build_task
+from secateur.pipeline import prune
+from secateur.surgery.load import load_model, with_head
+
+WORDS = ("ab", "ba", "a b", "b", "aa", "abba")
+
+
+def spoken() -> Corpus:
+    """Twelve utterances with a short text and a label each."""
+    utterances = tuple(
+        Utterance(id=f"u{i}", path=f"u{i}.wav", samples=n, text=WORDS[i % 6], label="xyz"[i % 3])
+        for i, n in enumerate(LENGTHS)
+    )
+    return Corpus(name="toy", utterances=utterances, skipped=(), read=lambda u: noise(int(u.id[1:])))
+
+
+def batch(rows: tuple[int, ...]) -> MicroBatch:
+    """Some utterances, padded, as a part of a step with all twelve."""
+    corpus, structure = spoken(), tiny_structure("hubert", "base")
+    lengths = torch.tensor([LENGTHS[row] for row in rows])
+    values = torch.zeros(len(rows), int(lengths.max()), dtype=torch.float64)
+    for place, row in zip(values, rows, strict=True):
+        place[: LENGTHS[row]] = torch.from_numpy(noise(row))
+    mask = (torch.arange(values.shape[1]) < lengths[:, None]).long() if len(rows) > 1 else None
+    audio = AudioBatch(values=values, lengths=lengths, ids=tuple(f"u{row}" for row in rows), mask=mask)
+    frames = sum(structure.lengths(n)[-1] for n in LENGTHS)
+    return MicroBatch(audio=audio, frames=frames, utterances=tuple(corpus.utterances[r] for r in rows), count=7)
+
+
+def trainee(config: Ctc | Classification, objective: dict[str, Any]) -> Imitation:
+    """A student with a head that differs a little from its teacher, in float64."""
+    corpus = spoken()
+    base = seeded("hubert", "base")
+    task = build_task(config, source=Path(__file__).parent, model_config=base.config, corpus=corpus)
+    teacher = with_head(base, task.ending, task.fields(), seed=1).double()
+    student = with_head(base, task.ending, task.fields(), seed=2).double()
+    for model in (teacher, student):
+        leave_padding_out(model.hubert)
+    with torch.no_grad():
+        for value in student.parameters():
+            value.mul_(1.05)
+    goal = Objective(task=task, **objective)
+    feed: Any = None
+    out = Imitation(Imitator(student, goal.distill), teacher, feed, [], Training(steps=2), goal)
+    out.optimisers()
+    return out
+
+
+def loss_of(trained: Imitation, rows: tuple[int, ...]) -> tuple[Tensor, dict[str, float]]:
+    found = trained.loss(trained.module, batch(rows))
+    return found.total, {name: float(value) for name, value in found.parts.items()}
+
+
+OBJECTIVES: dict[str, dict[str, Any]] = {
+    "task alone": {"distill": None},
+    "hidden states, logits and task": {"distill": Distillation(logits=LogitDistance(temperature=2.0))},
+    "logits without the task": {"distill": Distillation(weight=0.0, logits=LogitDistance()), "task_weight": 0.0},
+}
+
+
+@pytest.mark.parametrize("config", [Ctc(), Classification()], ids=["ctc", "classification"])
+@pytest.mark.parametrize("name", OBJECTIVES)
+def test_a_padded_batch_has_the_loss_of_its_utterances_alone(config: Ctc | Classification, name: str) -> None:
+    """GroupNorm front ends too: neither the student nor the teacher, in its fast form, sees padding."""
+    trained = trainee(config, OBJECTIVES[name])
+    together, parts = loss_of(trained, (0, 3, 5))
+    each = [loss_of(trained, (row,)) for row in (0, 3, 5)]
+    torch.testing.assert_close(together, torch.stack([total for total, _ in each]).sum(), rtol=1e-9, atol=1e-9)
+    for part, value in parts.items():
+        assert value == pytest.approx(sum(found[part] for _, found in each), rel=1e-9)
+        assert value > 0
+
+
+def test_ctc_is_what_the_library_computes() -> None:
+    trained = trainee(Ctc(), {"distill": None})
+    task: Any = trained.objective.task
+    utterance = spoken().utterances[5]
+    total, _ = loss_of(trained, (5,))
+    labels = torch.tensor([task.tokenizer(utterance.text).input_ids])
+    model = trained.module.student
+    model.config.ctc_loss_reduction = "sum"
+    with torch.no_grad():
+        theirs = model(batch((5,)).audio.values, labels=labels).loss
+    assert float(total) * 7 == pytest.approx(float(theirs), rel=1e-6)
+
+
+def test_a_phase_is_random_only_as_its_training_says_and_the_model_is_as_before() -> None:
+    model = with_head(seeded("wavlm", "base"), "ForCTC", {"vocab_size": 5}, seed=0)
+    before = model.config.to_dict()
+    values = torch.from_numpy(noise(11))[None]
+
+    def outputs() -> list[Tensor]:
+        model.train()
+        with torch.no_grad():
+            return [model(values).logits for _ in range(2)]
+
+    with regularised(model, Regularisation()):
+        assert torch.equal(*outputs())
+        assert not model.wavlm.masked_spec_embed.requires_grad
+    for settings in (Regularisation(dropout=0.5), Regularisation(time_masks=0.5, time_mask_length=2)):
+        with regularised(model, settings, freeze_frontend=True):
+            assert not torch.equal(*outputs())
+            assert not any(value.requires_grad for value in model.wavlm.feature_extractor.parameters())
+    assert model.config.to_dict() == before
+    assert all(value.requires_grad for value in model.parameters())
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"distill": None}, "distill: null: allowed with a task alone"),
+        ({"finetune": Training()}, "finetune: allowed with a task alone"),
+        ({"learn": {"regularise": {"dropout": 0.1}}}, "learn.regularise: allowed with a task alone"),
+        ({"distill": {"logits": {}}}, "distill.logits: allowed with a task alone"),
+        ({"task": {"kind": "ctc"}, "distill": None, "task_weight": 0}, "nothing would be learned"),
+        ({"task": {"kind": "ctc"}, "learn": {"regularise": {"layer_drop": 0.1}}}, "not dropped while gates learn"),
+        ({"task": {"kind": "ctc"}, "learn": {"freeze_frontend": True}}, "its weights must learn"),
+        ({"task": {"kind": "ctd"}}, "ctc"),
+        ({"task": {"kind": "ctc"}, "learn": {"regularise": {"time_masks": 1.0}}}, "time_masks: got 1.0, allowed"),
+    ],
+)
+def test_what_contradicts_itself_is_refused(fields: dict[str, Any], message: str) -> None:
+    from secateur import config as configs
+
+    with pytest.raises(ConfigError, match=message):
+        configs.load(fields, PruneConfig)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A teacher, and recordings with texts and labels."""
+    root = tmp_path_factory.mktemp("task")
+    write_teacher(root / "teacher", "wav2vec2", "base")
+    speech = write_wavs(root / "speech")
+    lines = [
+        {"audio": f"u{i:02}.wav", "text": WORDS[i % 6], "label": "xyz"[i % 3], "split": "dev" if i % 4 == 3 else "train"}
+        for i in range(len(LENGTHS))
+    ]
+    (speech / "manifest.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    return root
+
+
+def fields_of(folder: Path, out: Path, **fields: Any) -> dict[str, Any]:
+    """A run of two steps in each phase."""
+    return {
+        "model": str(folder / "teacher"),
+        "out": str(out),
+        "data": {"kind": "jsonl", "path": str(folder / "speech" / "manifest.jsonl"), "max_skipped": 0.5},
+        "validation": {"seconds": 0.5},
+        "batching": {"seconds": 1.0, "longest": 0.6, "shortest": 0.1},
+        "constraints": [{"cost": "macs"}],
+        "target": 0.5,
+        "task": {"kind": "ctc"},
+        "distill": None,
+        "learn": {"steps": 2, "log_every": 1},
+        "recover": {"steps": 2, "log_every": 1},
+    } | fields
+
+
+ORDERS: dict[str, tuple[dict[str, Any], str]] = {
+    "while": ({}, "pruned while it was fine-tuned"),
+    "after": (
+        {"finetune": {"steps": 2}, "distill": {"logits": {}, "pairing": {"kind": "fixed", "layers": [0, 3]}}},
+        "fine-tuned first, then pruned",
+    ),
+    "score": ({"choose": {"kind": "score", "kinds": ["channels", "units"]}}, "pruned while it was fine-tuned"),
+}
+
+
+@pytest.mark.parametrize("order", ORDERS)
+def test_a_run_with_ctc_leaves_a_model_that_recognises(order: str, folder: Path, tmp_path: Path) -> None:
+    from transformers import AutoModelForCTC, pipeline
+
+    fields, words = ORDERS[order]
+    record = prune(fields_of(folder, tmp_path / "run", **fields))
+    assert record["task"]["order"] == words
+    assert record["verification"]["holds"]
+    names = [stage["name"] for stage in record["stages"] if "wer" in stage.get("scores", {})]
+    assert names == (["shrunk", "recovered"] if order != "after" else ["dense", "shrunk", "recovered"])
+    assert (tmp_path / "run" / "report.html").is_file()
+    model = AutoModelForCTC.from_pretrained(tmp_path / "run" / "model")
+    assert type(model).__name__ == "SecateurWav2Vec2ForCTC"
+    recognise = pipeline("automatic-speech-recognition", model=str(tmp_path / "run" / "model"))
+    assert set(recognise(noise(3))["text"]) <= set("ab ")
+    long = np.concatenate([noise(3)] * 9)  # chunks, each with context on both sides
+    assert isinstance(recognise(long, chunk_length_s=0.5, stride_length_s=0.1)["text"], str)
+
+
+def test_a_run_with_classification_leaves_a_model_that_classifies(folder: Path, tmp_path: Path) -> None:
+    from transformers import AutoModelForAudioClassification, pipeline
+
+    record = prune(fields_of(folder, tmp_path / "run", task={"kind": "classification"}))
+    assert set(record["stages"][-1]["scores"]) == {"accuracy", "macro_f1"}
+    model = AutoModelForAudioClassification.from_pretrained(tmp_path / "run" / "model")
+    assert sorted(model.config.label2id) == ["x", "y", "z"]
+    found = pipeline("audio-classification", model=str(tmp_path / "run" / "model"))(noise(3))
+    assert {entry["label"] for entry in found} == {"x", "y", "z"}
+
+
+def test_a_fine_tuned_checkpoint_keeps_its_head_and_its_letters(folder: Path, tmp_path: Path) -> None:
+    first = prune(fields_of(folder, tmp_path / "first"))
+    assert first["task"]["order"] == "pruned while it was fine-tuned"
+    again = prune(fields_of(folder, tmp_path / "again", model=str(tmp_path / "first" / "model"), target=0.9))
+    assert again["task"]["order"] == "pruned as it came, fine-tuned"
+    before, after = (load_model(tmp_path / name / "model").config.vocab_size for name in ("first", "again"))
+    assert before == after
+    vocabularies = [(tmp_path / name / "model" / "vocab.json").read_text() for name in ("first", "again")]
+    assert json.loads(vocabularies[0]) == json.loads(vocabularies[1])
+
+
+def test_a_resumed_run_ends_as_one_that_was_not_interrupted(folder: Path, tmp_path: Path) -> None:
+    """Dropout and masks draw from generators, whose states are in the checkpoint."""
+    random = {"dropout": 0.2, "time_masks": 0.3, "time_mask_length": 2}
+    fields: dict[str, Any] = {
+        "finetune": {"steps": 4, "save_every": 1, "regularise": random | {"layer_drop": 0.5}},
+        "learn": {"steps": 2, "save_every": 1, "regularise": random},
+    }
+
+    class Stop(Exception):
+        pass
+
+    def stop(progress: Any) -> None:
+        if progress.phase == "finetune" and progress.step == 2:
+            raise Stop
+
+    prune(fields_of(folder, tmp_path / "whole", **fields))
+    with pytest.raises(Stop):
+        prune(fields_of(folder, tmp_path / "parts", **fields), on_progress=stop)
+    prune(fields_of(folder, tmp_path / "parts", **fields), resume=True)
+    whole, parts = ((tmp_path / name / "model" / "model.safetensors").read_bytes() for name in ("whole", "parts"))
+    assert whole == parts
+
+
+def test_utterances_that_are_too_long_are_left_out_and_counted(folder: Path, tmp_path: Path) -> None:
+    batching = {"seconds": 1.0, "longest": 0.4, "shortest": 0.1}
+    record = prune(fields_of(folder, tmp_path / "run", batching=batching))
+    long = [skip for skip in record["data"]["skipped"] if "longer than batching.longest" in skip["reason"]]
+    assert len(long) == sum(samples > 6400 for samples in LENGTHS)
+    with pytest.raises(DataError, match="longer than batching.longest, 0.15 s"):
+        prune(fields_of(folder, tmp_path / "none", batching=batching | {"longest": 0.15}))
+
+
+def test_a_corpus_without_texts_is_refused_in_a_sentence(folder: Path, tmp_path: Path) -> None:
+    soundfile.write(tmp_path / "a.wav", noise(0), 16_000)
+    with pytest.raises(DataError, match="text"):
+        prune(fields_of(folder, tmp_path / "run", data={"kind": "folder", "path": str(folder / "speech")}))
+    assert not (tmp_path / "run" / "learned").exists()
+
+
+def test_logits_of_a_head_that_knows_nothing_are_not_imitated(folder: Path, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="has no head for this task to imitate"):
+        prune(fields_of(folder, tmp_path / "run", distill={"logits": {}}))
+
+
+def test_the_whole_step_divides_by_its_labels() -> None:
+    whole = batch((0, 1))
+    assert replace(whole, count=14).count == 2 * whole.count
