@@ -191,8 +191,9 @@ def build_ctc(config: Ctc, *, source: str | Path, model_config: PreTrainedConfig
         DataError: A vocabulary is to be made of texts that are not there.
     """
     settings: Any = model_config
-    own = vocabulary.load(source) if vocabulary.has_tokenizer(source) else None
     has_head = keeps(settings.architectures, "ForCTC")
+    asked = has_head or config.tokenizer == "auto"
+    own = vocabulary.load(source) if asked and vocabulary.has_tokenizer(source) else None
     if config.tokenizer == "auto" and own is None and has_head:
         raise ConfigError(
             f"{str(source)!r} has a CTC head but no tokenizer that says what it writes; name that as 'tokenizer', a "
