@@ -40,13 +40,13 @@ def task_of(folder: Path, *said: str, config: Ctc | None = None, **fields: objec
 def test_the_loss_is_the_sum_over_every_path() -> None:
     logits = torch.randn(1, 4, 3, dtype=torch.float64)
     probabilities = logits.softmax(-1)[0]
-    target = [1, 2]
+    script = [1, 2]
     total = 0.0
     for path in itertools.product(range(3), repeat=4):
         collapsed = [token for token, _ in itertools.groupby(path) if token != 0]
-        if collapsed == target:
+        if collapsed == script:
             total += float(torch.stack([probabilities[frame, token] for frame, token in enumerate(path)]).prod())
-    loss = blanks.loss_sum(logits, torch.tensor([4]), [target], blank=0)
+    loss = blanks.loss_sum(logits, torch.tensor([4]), [script], blank=0)
     torch.testing.assert_close(loss, -torch.tensor(total, dtype=torch.float64).log())
 
 
@@ -56,8 +56,8 @@ def test_the_loss_is_that_of_the_librarys_head(tmp_path: Path) -> None:
     model = transformers.Wav2Vec2ForCTC(config).eval()
     values = torch.randn(3, 3200)
     utterances = texts(*SAID).utterances
-    targets = [torch.tensor(task.target(utterance).tokens) for utterance in utterances]
-    labels = torch.nn.utils.rnn.pad_sequence(targets, batch_first=True, padding_value=-100)
+    scripts = [torch.tensor(task.script(utterance).tokens) for utterance in utterances]
+    labels = torch.nn.utils.rnn.pad_sequence(scripts, batch_first=True, padding_value=-100)
     output = model(values, labels=labels)
     frames = torch.full((3,), output.logits.shape[1])
     torch.testing.assert_close(task.sums(output.logits, frames, utterances), output.loss)
@@ -76,12 +76,12 @@ def test_half_precision_is_computed_in_single_and_padding_plays_no_part(tmp_path
     torch.testing.assert_close(task.sums(logits, frames, utterances), loss)
 
 
-@pytest.mark.parametrize(("target", "frames"), [((1, 2, 1), 3), ((1, 1), 3), ((1, 1, 1, 2), 6)])
-def test_equal_neighbours_need_a_frame_more(target: tuple[int, ...], frames: int) -> None:
+@pytest.mark.parametrize(("script", "frames"), [((1, 2, 1), 3), ((1, 1), 3), ((1, 1, 1, 2), 6)])
+def test_equal_neighbours_need_a_frame_more(script: tuple[int, ...], frames: int) -> None:
     logits = torch.randn(1, frames, 3)
-    assert blanks.frames_needed(target) == frames
-    assert torch.isfinite(blanks.loss_sum(logits, torch.tensor([frames]), [target], blank=0))
-    assert torch.isinf(blanks.loss_sum(logits, torch.tensor([frames - 1]), [target], blank=0))
+    assert blanks.frames_needed(script) == frames
+    assert torch.isfinite(blanks.loss_sum(logits, torch.tensor([frames]), [script], blank=0))
+    assert torch.isinf(blanks.loss_sum(logits, torch.tensor([frames - 1]), [script], blank=0))
 
 
 def test_greedy_reading_is_the_librarys() -> None:
@@ -127,7 +127,7 @@ def test_letters_take_the_case_of_the_vocabulary(tmp_path: Path, tokens: tuple[s
 def test_a_tokenizer_that_writes_capitals_and_reads_small_letters_is_scored_on_what_it_reads(tmp_path: Path) -> None:
     task = task_of(tokenizer_folder(tmp_path, UPPER, do_lower_case=True), *SAID)
     utterances = texts("a Cab").utterances
-    logits, frames = saying([spaced(task.target(utterances[0]).tokens)], 6)
+    logits, frames = saying([spaced(task.script(utterances[0]).tokens)], 6)
     scorer = task.scorer()
     scorer.add(logits, frames, utterances)
     assert task.read(logits, frames) == ["a cab"]
@@ -172,12 +172,12 @@ def test_what_cannot_be_learned_is_left_out_and_counted(tmp_path: Path) -> None:
     assert [utterance.id for utterance in usable.corpus.utterances] == ["0", "5"]
     assert usable.corpus.read is corpus.read
     assert [skip.path for skip in usable.skipped] == ["1", "2", "3", "4"]
-    assert usable.skipped[-1].reason == "is too short for its label: 4 frames for 5"
+    assert usable.skipped[-1].reason == "is too short for its text: 4 frames for 5"
     assert usable.notes == (
         "2 of 6 utterances left out: has no text",
         "1 of 6 utterances left out: has no character of the vocabulary",
-        "1 of 6 utterances left out: is too short for its label",
-        "2 characters outside the vocabulary dropped from the texts: '!' (2)",
+        "1 of 6 utterances left out: is too short for its text",
+        "characters outside the vocabulary dropped from the texts, 2 in all: '!' (2)",
     )
     assert task.written(corpus.utterances[0]) == "A BC"
 

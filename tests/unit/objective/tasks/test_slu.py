@@ -33,7 +33,7 @@ def test_the_vocabulary_is_characters_intents_types_and_one_closing_token(tmp_pa
     assert tokens == ["<pad>", "<unk>", "|", *sorted(set("wakemeatfiveamcallbobsetit")), *longer]
 
 
-def test_a_target_survives_the_tokenizer_and_one_loaded_again(tmp_path: Path) -> None:
+def test_a_script_survives_the_tokenizer_and_one_loaded_again(tmp_path: Path) -> None:
     task = task_of(tmp_path)
     task.save(tmp_path)
     again = transformers.AutoTokenizer.from_pretrained(tmp_path)
@@ -44,7 +44,7 @@ def test_a_target_survives_the_tokenizer_and_one_loaded_again(tmp_path: Path) ->
         (text, "<intent:call person>call<slot:person_name>bob</slot>", "<intent:alarm_set>set it"),
         strict=True,
     ):
-        tokens = list(task.target(utterance).tokens)
+        tokens = list(task.script(utterance).tokens)
         assert task.written(utterance) == written
         assert again.encode(written) == tokens
         assert again.decode(tokens, group_tokens=False) == written
@@ -52,8 +52,8 @@ def test_a_target_survives_the_tokenizer_and_one_loaded_again(tmp_path: Path) ->
     assert task.count(CORPUS.utterances[:1]) == 3 + len("wake|me|at") + len("five|am")
 
 
-def test_a_meaning_is_read_from_a_target() -> None:
-    task = task_of(Path(__file__).parent)
+def test_a_meaning_is_read_from_a_script(tmp_path: Path) -> None:
+    task = task_of(tmp_path)
     meaning = task.meaning(CORPUS.utterances[0])
     assert meaning.intent == "alarm_set"
     assert meaning.entities == (Entity("time", "five am"),)
@@ -118,9 +118,9 @@ def test_what_cannot_be_learned_is_left_out_and_counted(tmp_path: Path) -> None:
         "has an entity outside the vocabulary",
         "has tags that cannot be read",
         "has no text",
-        "is too short for its label",
+        "is too short for its text",
     ]
-    assert usable.notes[-1] == "1 characters outside the vocabulary dropped from the texts: '!' (1)"
+    assert usable.notes[-1] == "characters outside the vocabulary dropped from the texts, 1 in all: '!' (1)"
     assert task.written(corpus.utterances[0]) == "<intent:alarm_set>wake me at<slot:time>five</slot>"
 
 
