@@ -9,8 +9,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from secateur.errors import SecateurError
-
 STRENGTHS: tuple[float, ...] = (1e-4, 1e-3, 1e-2, 1e-1, 1.0)  # scikit-learn's C: larger regularises less
 
 Features = NDArray[np.float32]
@@ -62,13 +60,9 @@ def _subset_score(parts: Mapping[str, Part], *, strength: float, seed: int) -> f
 
 
 def _fit(part: Part, *, strength: float) -> Any:
-    try:
-        from sklearn.linear_model import LogisticRegression
-        from sklearn.pipeline import make_pipeline
-        from sklearn.preprocessing import StandardScaler
-    except ImportError:
-        raise SecateurError(
-            "Probes need scikit-learn, which is not installed. Install it: `pip install scikit-learn`."
-        ) from None
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
+
     regression = LogisticRegression(C=strength, max_iter=300, tol=1e-3)
     return make_pipeline(StandardScaler(), regression).fit(*part)

@@ -22,8 +22,6 @@ from secateur.evaluate.pooled import Segment, pooled
 from secateur.evaluate.probes import ProbeConfig, ProbeSet, manifest_sets
 from secateur.objective.tasks.best_rq import LogMel
 
-pytest.importorskip("sklearn")
-
 
 class _Ramp(nn.Module):
     """An encoder whose hidden states are the frame number, and ten times it."""

@@ -13,7 +13,8 @@ from torch.nn import functional as F
 from secateur.compress.config import Distillation
 from secateur.compress.imitate import Imitator, hidden_states
 from secateur.data.collate import AudioBatch
-from secateur.objective.distill import L1Cosine, SquaredError, sum_over
+from secateur.errors import ConfigError
+from secateur.objective.distill import L1Cosine, LogitDistance, SquaredError, sum_over
 from secateur.objective.pairing import Fixed, Learned
 
 
@@ -43,6 +44,36 @@ def test_relative_squared_error_does_not_know_the_scale_of_the_teacher() -> None
     torch.testing.assert_close(relative.per_frame(30 * a, 30 * b), relative.per_frame(a, b))
     torch.testing.assert_close(relative.per_frame(a, b) * b.square().mean(-1), plain.per_frame(a, b))
     assert torch.isfinite(relative.per_frame(a, torch.zeros_like(b))).all()
+
+
+@pytest.mark.parametrize("temperature", [1.0, 2.5])
+def test_the_distance_of_logits_is_torchs_divergence(temperature: float) -> None:
+    a, b = states()
+    scaled = (
+        torch.distributions.Categorical(logits=b / temperature),
+        torch.distributions.Categorical(logits=a / temperature),
+    )
+    expected = temperature**2 * torch.distributions.kl_divergence(*scaled)
+    distance = LogitDistance(temperature=temperature)
+    torch.testing.assert_close(distance.per_row(a, b), expected)
+    torch.testing.assert_close(distance.per_row(a[0, 0], b[0, 0]), expected[0, 0])
+    torch.testing.assert_close(distance.per_row(b, b), torch.zeros(3, 5))
+    half = distance.per_row(a.bfloat16(), b.bfloat16())
+    assert half.dtype is torch.float32
+    torch.testing.assert_close(half, distance.per_row(a.bfloat16().float(), b.bfloat16().float()))
+
+
+def test_the_gradient_of_the_distance_of_logits_is_the_difference_of_the_posteriors() -> None:
+    a, b = states()
+    a.requires_grad_()
+    LogitDistance().per_row(a, b).sum().backward()
+    assert a.grad is not None
+    torch.testing.assert_close(a.grad, (a.softmax(-1) - b.softmax(-1)).detach())
+
+
+def test_a_temperature_that_is_not_above_zero_is_refused() -> None:
+    with pytest.raises(ConfigError, match="temperature: got 0, allowed is above 0"):
+        LogitDistance(temperature=0.0)
 
 
 def test_padding_is_left_out_of_the_sum_even_when_it_is_not_a_number() -> None:

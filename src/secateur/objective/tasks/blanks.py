@@ -1,4 +1,4 @@
-"""CTC on logits and token numbers: the loss, greedy reading, and how many frames a target needs."""
+"""CTC on logits and token numbers: the loss, greedy reading, and how many frames a script needs."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from torch import Tensor
 from torch.nn import functional as F
 
 
-def loss_sum(logits: Tensor, frames: Tensor, targets: Sequence[Sequence[int]], *, blank: int) -> Tensor:
-    """Sum over utterances of the negative log-likelihood of their targets, a scalar in float32 or better.
+def loss_sum(logits: Tensor, frames: Tensor, scripts: Sequence[Sequence[int]], *, blank: int) -> Tensor:
+    """Sum over utterances of the negative log-likelihood of their scripts, a scalar in float32 or better.
 
-    Infinite where a target needs more frames than there are; `frames_needed` tells beforehand.
+    Infinite where a script needs more frames than there are; `frames_needed` tells beforehand.
 
     Args:
         logits: (B, T, V).
         frames: (B,), valid frames of each row.
-        targets: B sequences of token numbers without blanks.
+        scripts: B sequences of token numbers without blanks.
         blank: Number of the blank.
 
     Source: Graves et al., ICML 2006.
@@ -26,16 +26,16 @@ def loss_sum(logits: Tensor, frames: Tensor, targets: Sequence[Sequence[int]], *
     dtype = torch.promote_types(logits.dtype, torch.float32)
     log_probabilities = logits.log_softmax(-1, dtype=dtype).transpose(0, 1)  # (T, B, V)
     device = logits.device
-    lengths = torch.tensor([len(target) for target in targets], device=device)
-    flat = torch.tensor([token for target in targets for token in target], dtype=torch.long, device=device)
+    lengths = torch.tensor([len(script) for script in scripts], device=device)
+    flat = torch.tensor([token for script in scripts for token in script], dtype=torch.long, device=device)
     with torch.autocast(device.type, enabled=False):
         losses = F.ctc_loss(log_probabilities, flat, frames.to(device), lengths, blank=blank, reduction="none")
     return losses.sum()
 
 
-def frames_needed(target: Sequence[int]) -> int:
-    """Frames of the shortest path through a target: one for each token, and a blank between equal neighbours."""
-    return len(target) + sum(left == right for left, right in pairwise(target))
+def frames_needed(script: Sequence[int]) -> int:
+    """Frames of the shortest path through a script: one for each token, and a blank between equal neighbours."""
+    return len(script) + sum(left == right for left, right in pairwise(script))
 
 
 def greedy(logits: Tensor, frames: Tensor, *, blank: int) -> list[list[int]]:

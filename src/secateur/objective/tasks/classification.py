@@ -77,9 +77,9 @@ class ClassificationTask:
     def sums(self, logits: Tensor, frames: Tensor, utterances: Sequence[Utterance]) -> Tensor:
         """The sum of cross-entropies, in float32 or better; logits are (B, classes)."""
         exact = logits.to(torch.promote_types(logits.dtype, torch.float32))
-        targets = torch.tensor(self.classes(utterances), device=logits.device)
+        classes = torch.tensor(self.classes(utterances), device=logits.device)
         with torch.autocast(logits.device.type, enabled=False):
-            return F.cross_entropy(exact, targets, reduction="sum")
+            return F.cross_entropy(exact, classes, reduction="sum")
 
     def classes(self, utterances: Sequence[Utterance]) -> list[int]:
         """Numbers of the utterances' classes."""

@@ -19,7 +19,7 @@ from secateur.objective.tasks.error_rate import ErrorRate
 from secateur.objective.tasks.task import Scorer, Usable, keeps, sift
 from secateur.objective.tasks.vocabulary import Case, Vocabulary
 
-#: Targets that a task remembers; some 50 MB of sentences.
+#: Scripts that a task remembers; some 50 MB of sentences.
 REMEMBERED = 1 << 15
 
 
@@ -42,7 +42,7 @@ class Ctc:
 
 
 @dataclass(frozen=True)
-class Target:
+class Script:
     """What a head is to write for an utterance.
 
     Attributes:
@@ -57,7 +57,7 @@ class Target:
 
 
 class CtcTask:
-    """Writes a target, by CTC."""
+    """Writes a script, by CTC."""
 
     ending: str = "ForCTC"
     headline: str = "wer"
@@ -75,18 +75,18 @@ class CtcTask:
         self.unknown = unknown
         self.outputs = outputs
         self.new_head = new_head
-        self._remembered = lru_cache(maxsize=REMEMBERED)(self.make_target)
+        self._remembered = lru_cache(maxsize=REMEMBERED)(self.make_script)
 
     def fields(self) -> dict[str, Any]:
-        """Size of the head, and the blank."""
+        """Size of the head, and the blank: the one that the tokenizer reads, whatever the model's config says."""
         return {"vocab_size": self.outputs, "pad_token_id": self.vocabulary.blank}
 
-    def target(self, utterance: Utterance) -> Target:
+    def script(self, utterance: Utterance) -> Script:
         """What the head is to write for an utterance."""
         return self._remembered(*self.told(utterance))
 
     def told(self, utterance: Utterance) -> tuple[str | None, str | None]:
-        """What a target is made of: a label and a text."""
+        """What a script is made of: a label and a text."""
         return None, utterance.text
 
     def usable(self, corpus: Corpus, frames: Callable[[int], int]) -> Usable:
@@ -100,32 +100,34 @@ class CtcTask:
         notes: list[str] = []
 
         def problem(utterance: Utterance) -> str | None:
-            target = self.target(utterance)
-            if target.problem is not None:
-                return target.problem
-            if target.unknown and self.unknown == "skip":
-                return f"holds characters outside the vocabulary: {_shown(target.unknown)}"
-            needed, there = blanks.frames_needed(target.tokens), frames(utterance.samples)
+            script = self.script(utterance)
+            if script.problem is not None:
+                return script.problem
+            if script.unknown and self.unknown == "skip":
+                return f"holds characters outside the vocabulary: {_shown(script.unknown)}"
+            needed, there = blanks.frames_needed(script.tokens), frames(utterance.samples)
             if there < needed:
-                return f"is too short for its label: {there} frames for {needed}"
-            dropped.update(target.unknown)
+                return f"is too short for its text: {there} frames for {needed}"
+            dropped.update(script.unknown)
             return None
 
         usable = sift(corpus, problem)
         if dropped:
             common = ", ".join(f"{character!r} ({count})" for character, count in dropped.most_common(8))
             more = f" and {len(dropped) - 8} more" if len(dropped) > 8 else ""
-            notes.append(f"{dropped.total()} characters outside the vocabulary dropped from the texts: {common}{more}")
+            notes.append(
+                f"characters outside the vocabulary dropped from the texts, {dropped.total()} in all: {common}{more}"
+            )
         return Usable(usable.corpus, (*usable.notes, *notes), usable.skipped)
 
     def count(self, utterances: Sequence[Utterance]) -> int:
-        """Target tokens."""
-        return sum(len(self.target(utterance).tokens) for utterance in utterances)
+        """Tokens of the scripts."""
+        return sum(len(self.script(utterance).tokens) for utterance in utterances)
 
     def sums(self, logits: Tensor, frames: Tensor, utterances: Sequence[Utterance]) -> Tensor:
-        """The sum over utterances of the negative log-likelihood of their targets; logits are (B, T, V)."""
-        targets = [self.target(utterance).tokens for utterance in utterances]
-        return blanks.loss_sum(logits, frames, targets, blank=self.vocabulary.blank)
+        """The sum over utterances of the negative log-likelihood of their scripts; logits are (B, T, V)."""
+        scripts = [self.script(utterance).tokens for utterance in utterances]
+        return blanks.loss_sum(logits, frames, scripts, blank=self.vocabulary.blank)
 
     def scorer(self) -> Scorer:
         """Word and character error rate of greedy reading."""
@@ -137,32 +139,32 @@ class CtcTask:
         return [self.vocabulary.decode(row) for row in rows]
 
     def written(self, utterance: Utterance) -> str:
-        """What a perfect head would be read as: the target, through the same decoding as any output."""
-        return self.vocabulary.decode(self.target(utterance).tokens)
+        """What a perfect head would be read as: the script, through the same decoding as any output."""
+        return self.vocabulary.decode(self.script(utterance).tokens)
 
     def save(self, folder: Path) -> None:
         """Write the tokenizer."""
         self.vocabulary.save(folder)
 
-    def make_target(self, label: str | None, text: str | None) -> Target:
-        """The target of a text; the label has no part in it."""
+    def make_script(self, label: str | None, text: str | None) -> Script:
+        """The script of a text; the label has no part in it."""
         if text is None or not text.strip():
-            return Target(problem="has no text")
+            return Script(problem="has no text")
         kept, unknown = self.vocabulary.clean(text)
         return self.encoded(kept, unknown)
 
-    def encoded(self, text: str, unknown: str) -> Target:
-        """A target from a cleaned text and what was dropped from it."""
+    def encoded(self, text: str, unknown: str) -> Script:
+        """A script from a cleaned text and what was dropped from it."""
         tokens = self.vocabulary.encode(text)
         if not tokens:
-            return Target(unknown=unknown, problem=f"has no character of the vocabulary: {_shown(unknown)}")
+            return Script(unknown=unknown, problem=f"has no character of the vocabulary: {_shown(unknown)}")
         if not self.vocabulary.writable(tokens):
-            return Target(unknown=unknown, problem="holds what the tokenizer cannot write")
-        return Target(tokens, unknown)
+            return Script(unknown=unknown, problem="holds what the tokenizer cannot write")
+        return Script(tokens, unknown)
 
 
 class TranscriptScorer:
-    """Word and character error rate of greedy reading, against the targets.
+    """Word and character error rate of greedy reading, against the scripts.
 
     A reference is what the task asks for: in the vocabulary's case, without the characters outside it.
     """
@@ -191,8 +193,9 @@ def build_ctc(config: Ctc, *, source: str | Path, model_config: PreTrainedConfig
         DataError: A vocabulary is to be made of texts that are not there.
     """
     settings: Any = model_config
-    own = vocabulary.load(source) if vocabulary.has_tokenizer(source) else None
     has_head = keeps(settings.architectures, "ForCTC")
+    asked = has_head or config.tokenizer == "auto"
+    own = vocabulary.load(source) if asked and vocabulary.has_tokenizer(source) else None
     if config.tokenizer == "auto" and own is None and has_head:
         raise ConfigError(
             f"{str(source)!r} has a CTC head but no tokenizer that says what it writes; name that as 'tokenizer', a "

@@ -13,7 +13,7 @@ from transformers import PreTrainedConfig
 from secateur.data.corpus import Corpus, Utterance
 from secateur.errors import DataError
 from secateur.objective.tasks import tags, vocabulary
-from secateur.objective.tasks.ctc import CtcTask, Target, require_texts
+from secateur.objective.tasks.ctc import CtcTask, Script, require_texts
 from secateur.objective.tasks.error_rate import ErrorRate
 from secateur.objective.tasks.slu_metrics import EntityScore
 from secateur.objective.tasks.tags import Meaning, Piece
@@ -58,11 +58,11 @@ class SluTask(CtcTask):
         """Intent accuracy, F1 of entities, word error rate."""
         return SluScorer(self)
 
-    def make_target(self, label: str | None, text: str | None) -> Target:
+    def make_script(self, label: str | None, text: str | None) -> Script:
         """Intent, words and entities as one sequence."""
         problem, parts = self._problem(label, text)
         if label is None or problem is not None:
-            return Target(problem=problem)
+            return Script(problem=problem)
         unknown, kept = "", []
         for part in parts:
             words, strange = self.vocabulary.clean(part.words)
@@ -86,7 +86,7 @@ class SluTask(CtcTask):
 
 
 class SluScorer:
-    """Intent accuracy, F1 of entities and word error rate of greedy reading, against the targets."""
+    """Intent accuracy, F1 of entities and word error rate of greedy reading, against the scripts."""
 
     def __init__(self, task: SluTask) -> None:
         self.task = task

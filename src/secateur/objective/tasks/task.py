@@ -72,7 +72,7 @@ class Task(Protocol):
         """
 
     def count(self, utterances: Sequence[Utterance]) -> int:
-        """What the summed loss is divided by over a global step: target tokens, or utterances."""
+        """What the summed loss is divided by over a global step: tokens to be written, or utterances."""
 
     def sums(self, logits: Tensor, frames: Tensor, utterances: Sequence[Utterance]) -> Tensor:
         """The sum of the losses of a batch, a scalar.

@@ -18,8 +18,8 @@ Case = Literal["auto", "keep", "upper", "lower"]
 
 BLANK, UNKNOWN, DELIMITER = "<pad>", "<unk>", "|"
 _PROCESSOR = "Wav2Vec2Processor"  # of every family here; AutoProcessor finds it by this entry
-_FILES = ("tokenizer_config.json", "tokenizer.json", "vocab.json")
-_STALE = (*_FILES, "special_tokens_map.json", "added_tokens.json")
+_FILES = ("vocab.json", "tokenizer.json")  # either makes a tokenizer; its config alone does not
+_STALE = (*_FILES, "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json")
 
 
 class Vocabulary:
@@ -133,13 +133,18 @@ def spell(signs: Sequence[str], *, extra: Sequence[str] = ()) -> Any:
 
 
 def has_tokenizer(source: str | Path) -> bool:
-    """Whether a folder, or a model on the hub, holds a tokenizer."""
-    quiet = {
-        "_raise_exceptions_for_missing_entries": False,
-        "_raise_exceptions_for_connection_errors": False,
-        "_raise_exceptions_for_gated_repo": False,
-    }
-    return any(cached_file(str(source), name, **quiet) for name in _FILES)
+    """Whether a folder, or a model on the hub, holds a tokenizer.
+
+    Raises:
+        ConfigError: The hub cannot be asked. Taking that for a no would make the vocabulary depend on the network.
+    """
+    try:
+        return any(cached_file(str(source), name, _raise_exceptions_for_missing_entries=False) for name in _FILES)
+    except OSError as error:
+        raise ConfigError(
+            f"Whether {str(source)!r} has a tokenizer cannot be told ({_first_line(error)}); name a folder, or "
+            "download the model first."
+        ) from error
 
 
 def load(source: str | Path) -> Any:
@@ -153,11 +158,14 @@ def load(source: str | Path) -> Any:
             str(source), processor_class=_PROCESSOR, trust_remote_code=False
         )
     except (OSError, ValueError, TypeError, KeyError, ImportError) as error:
-        reason = str(error).strip().partition("\n")[0] or type(error).__name__
         raise ConfigError(
-            f"No tokenizer can be loaded from {str(source)!r} ({reason}); name a folder or hub id with tokenizer "
-            "files, or 'characters'."
+            f"No tokenizer can be loaded from {str(source)!r} ({_first_line(error)}); name a folder or hub id "
+            "with tokenizer files, or 'characters'."
         ) from error
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().partition("\n")[0] or type(error).__name__
 
 
 def _case_of(tokenizer: Any) -> Literal["keep", "upper", "lower"]:
