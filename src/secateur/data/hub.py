@@ -45,7 +45,7 @@ def read_datasets(config: DatasetsData) -> Rows:
         audio = columns.of["audio"][0]
         try:
             coded = dataset.select_columns([audio]).cast_column(audio, library.Audio(decode=False))
-        except (TypeError, ValueError, KeyError):
+        except (TypeError, ValueError, NotImplementedError):
             raise DataError(f"{config.path}: the column {audio!r} holds neither audio nor paths of files.") from None
         stores[split] = _Store(coded, audio, Path(config.path).expanduser())
         for number, row in enumerate(_said(library, dataset, columns, config)):
@@ -106,13 +106,25 @@ def _splits(library: Any, config: DatasetsData) -> Mapping[str, Any]:
             loaded = library.load_dataset(path, config.name, split=config.split)
     # It downloads, unpacks and parses whatever the dataset is made of: what that may raise is open.
     except Exception as error:
-        first = next(iter(str(error).splitlines()), type(error).__name__)
-        raise DataError(f"The dataset {config.path!r} could not be loaded: {first.rstrip('.')[:300]}.") from None
+        cause = _cause(error)
+        first = next(iter(str(cause).splitlines()), type(cause).__name__).rstrip(".")[:300]
+        if isinstance(cause, ImportError):
+            raise DataError(
+                f"The dataset {config.path!r} is not stored as Parquet or Arrow, so the library would have to build "
+                f"it first ({first}); name its recordings by kind `csv`, `jsonl` or `folder`."
+            ) from None
+        raise DataError(f"The dataset {config.path!r} could not be loaded: {first}.") from None
     if not isinstance(loaded, Mapping):
-        return {config.split or str(getattr(loaded, "split", None) or "all"): loaded}
+        own = str(getattr(loaded, "split", None) or "all") if saved or config.split is None else config.split
+        loaded = {own: loaded}
     if config.split is None:
         return loaded
     return {config.split: loaded[known(config.split, loaded, path=config.path, what="split")]}
+
+
+def _cause(error: BaseException) -> BaseException:
+    """What an error was first raised for."""
+    return _cause(error.__cause__) if error.__cause__ is not None else error
 
 
 def _said(library: Any, dataset: Any, columns: Columns, config: DatasetsData) -> Iterator[dict[str, Any]]:

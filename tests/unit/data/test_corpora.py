@@ -12,6 +12,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from secateur.compress.config import PruneConfig
+from secateur.config import load
 from secateur.data import FluentSpeechCommandsData, SlurpData, SpeechCommandsData, open_corpus
 from secateur.errors import DataError
 
@@ -87,6 +89,12 @@ def test_slurps_recordings_may_lie_in_any_folder(tmp_path: Path, write: Write, a
     assert len(open_corpus(SlurpData(path=str(tmp_path / "text"), audio=(str(tmp_path / audio),)))) == 1
     with pytest.raises(DataError, match=r"Folder .*elsewhen is not there\. Did you mean 'elsewhere'\?"):
         open_corpus(SlurpData(path=str(tmp_path / "text"), audio=(str(tmp_path / "elsewhen"),)))
+
+
+def test_a_recipe_names_one_file_of_slurp_or_several() -> None:
+    for split, read in (("train", "train"), (["train", "train_synthetic"], ("train", "train_synthetic"))):
+        config = load({"data": {"kind": "slurp", "path": "x", "split": split}}, PruneConfig)
+        assert config.data == SlurpData(path="x", split=read)  # type: ignore[arg-type]
 
 
 def test_slurps_missing_recordings_are_skipped_up_to_the_share_allowed(tmp_path: Path, write: Write) -> None:

@@ -35,6 +35,7 @@ class Table:
 
     rows: list[dict[str, Any]]
     features: dict[str, Any] = field(default_factory=dict)
+    split: str | None = None
 
     @property
     def column_names(self) -> list[str]:
@@ -71,11 +72,16 @@ def offer(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
         def load_dataset(path: str, name: str | None, split: str | None) -> Table | Mapping[str, Table]:
             if path != "acme/speech":
                 raise FileNotFoundError(f"Dataset '{path}' doesn't exist on the Hub.\nMore of it")
+            if name == "files":
+                missing = ImportError("To support encoding audio data, please install 'torchcodec'.")
+                raise RuntimeError("An error occurred while generating the dataset") from missing
             if split is not None and split not in splits:
                 raise ValueError(f'Unknown split "{split}".')
             return splits if split is None else splits[split]
 
-        module = SimpleNamespace(load_dataset=load_dataset, Audio=Audio, ClassLabel=ClassLabel)
+        module = SimpleNamespace(
+            load_dataset=load_dataset, load_from_disk=lambda path: splits["train"], Audio=Audio, ClassLabel=ClassLabel
+        )
         monkeypatch.setitem(sys.modules, "datasets", module)
 
     return offer
@@ -155,12 +161,26 @@ def test_what_the_library_cannot_load_is_one_sentence(offer: Callable[..., None]
         open_corpus(DatasetsData(path="acme/speach"))
     with pytest.raises(DataError, match=r"could not be loaded: Unknown split \"dev\"\.$"):
         open_corpus(DatasetsData(path="acme/speech", split="dev"))
+    with pytest.raises(DataError, match=r"not stored as Parquet or Arrow, .*torchcodec'\); name .* by kind `csv`"):
+        open_corpus(DatasetsData(path="acme/speech", name="files"))
     with pytest.raises(DataError, match="column 'audio' holds neither audio nor paths"):
         open_corpus(DatasetsData(path="acme/speech"))
     with pytest.raises(DataError, match=r"no column 'sound'; it has audio, text\."):
         open_corpus(DatasetsData(path="acme/speech", columns={"audio": "sound"}))
     with pytest.raises(DataError, match="the audio of a dataset is one column"):
         open_corpus(DatasetsData(path="acme/speech", columns={"audio": ("audio", "text")}))
+
+
+def test_a_dataset_saved_to_disk_is_read_as_the_split_it_is(
+    tmp_path: Path, write: Write, offer: Callable[..., None]
+) -> None:
+    (tmp_path / "set").mkdir()
+    (tmp_path / "set/state.json").touch()
+    rows = [{"audio": {"bytes": content(tmp_path, write, "a.wav"), "path": None}}]
+    offer(train=Table(rows, {"audio": Audio()}, split="train"))
+    assert open_corpus(DatasetsData(path=str(tmp_path / "set"))).utterances[0].id == "train/0"
+    with pytest.raises(DataError, match=r"has no split 'dev'; it has train\."):
+        open_corpus(DatasetsData(path=str(tmp_path / "set"), split="dev"))
 
 
 def test_without_the_library_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -173,11 +193,10 @@ def test_without_the_library_the_extra_is_named(monkeypatch: pytest.MonkeyPatch)
 def test_the_library_itself_gives_the_same_audio(tmp_path: Path, write: Write, saved: bool) -> None:
     datasets = pytest.importorskip("datasets")
     held = [content(tmp_path, write, f"wav/{name}.wav", seed=n) for n, name in enumerate("ab")]
-    rows = {"audio": [{"bytes": data, "path": None} for data in held], "text": ["x", "y"], "label": [1, 0]}
-    kinds = datasets.Features(
-        {"audio": datasets.Audio(), "text": datasets.Value("string"), "label": datasets.ClassLabel(names=["p", "q"])}
-    )
-    made = datasets.Dataset.from_dict(rows, features=kinds)
+    audio = [{"bytes": data, "path": f"{name}.wav"} for name, data in zip("ab", held, strict=True)]
+    made = datasets.Dataset.from_dict({"audio": audio, "text": ["x", "y"], "label": [1, 0]})
+    # Cast, not declared while building: that would encode, which needs torchcodec.
+    made = made.cast_column("audio", datasets.Audio()).cast_column("label", datasets.ClassLabel(names=["p", "q"]))
     if saved:
         datasets.DatasetDict({"train": made}).save_to_disk(str(tmp_path / "set"))
     else:
