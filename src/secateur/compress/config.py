@@ -108,6 +108,8 @@ class Training:
     log_every: int = 10
     validate_every: int = 0
     save_every: int = 500
+    tensorboard: bool = False
+    """mirror the log's figures in ``tensorboard/`` of the run folder"""
 
     def __post_init__(self) -> None:
         _refuse(

@@ -314,6 +314,7 @@ def _loop(training: Training, seed: int) -> LoopConfig:
         validate_every=training.validate_every,
         save_every=training.save_every,
         seed=seed,
+        tensorboard=training.tensorboard,
     )
 
 

@@ -22,7 +22,7 @@ from secateur.cost.latency import latency
 from secateur.cost.table import Table
 from secateur.data.corpus import SAMPLE_RATE, Corpus, Skip
 from secateur.data.open import open_corpus
-from secateur.engine import check_compiler, process
+from secateur.engine import check_compiler, check_tensorboard, process
 from secateur.errors import ConfigError, DataError, ModelError
 from secateur.gates.set import check_kinds
 from secateur.masking.attach import base_of
@@ -121,6 +121,8 @@ def prepare(config: PruneConfig, *, table: Callable[[PreTrainedConfig], Table]) 
     """
     if config.learn.compile or config.recover.compile:
         check_compiler()
+    if config.learn.tensorboard or config.recover.tensorboard:
+        check_tensorboard()
     source = model_path(config.model)
     teacher = load_model(source)
     teacher.requires_grad_(False)

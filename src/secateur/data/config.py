@@ -6,7 +6,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
-from secateur.errors import ConfigError
+from secateur.errors import ConfigError, nearest
+
+# What a manifest or table may say of an utterance; `fields.entry` documents each.
+FIELDS = ("audio", "id", "offset", "duration", "samples", "text", "tagged", "speaker", "label", "split")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,7 +97,7 @@ class TsvData(RecordedData):
 
 @dataclass(frozen=True, kw_only=True)
 class JsonlData(RecordedData):
-    """A manifest with one JSON object per line; `readers.read_jsonl` documents its fields.
+    """A manifest with one JSON object per line; `fields.entry` documents its fields.
 
     Attributes:
         split: Keep only the lines with this `split`.
@@ -118,4 +121,120 @@ class LibriSpeechData(RecordedData):
     split: str | None = None
 
 
-DataConfig = SyntheticData | FolderData | TsvData | JsonlData | LibriSpeechData
+@dataclass(frozen=True, kw_only=True)
+class TableData(RecordedData):
+    """What every table of recordings has in common.
+
+    Attributes:
+        columns: The column that holds a field, by the field's name (`fields.entry` documents them), or several,
+            whose values are joined; a field that is not named is the column of its own name, where there is one.
+        joint: What stands between joined values.
+        where: Keep only the rows whose column, by name, has one of the values given.
+    """
+
+    columns: Mapping[str, str | tuple[str, ...]] = field(default_factory=dict)
+    joint: str = "_"
+    where: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name, columns in self.columns.items():
+            if name not in FIELDS:
+                raise ConfigError(f"columns: got {name!r}, allowed are {', '.join(FIELDS)}.{nearest(name, FIELDS)}")
+            if not columns or not all(columns):
+                raise ConfigError(f"columns.{name}: got {columns!r}; name at least one column.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class CsvData(TableData):
+    """A CSV with one recording per row below a header; a TSV by its `delimiter`.
+
+    Attributes:
+        root: The folder that audio paths are relative to; None is that of the CSV.
+        split: Keep only the rows with this `split`.
+        delimiter: What stands between values, one character.
+        quoted: Values may stand in double quotes. Without it a quote is a character like any other, which
+            tables need that were written without quoting.
+    """
+
+    kind: Literal["csv"] = "csv"
+    root: str | None = None
+    split: str | None = None
+    delimiter: str = ","
+    quoted: bool = True
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if len(self.delimiter) != 1 or self.delimiter in '"\r\n':
+            raise ConfigError(f"Got the delimiter {self.delimiter!r}; it is one character, such as ',' or a tab.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class SlurpData(RecordedData):
+    """SLURP as distributed: `train.jsonl`, `devel.jsonl` and `test.jsonl`, with recordings in `slurp_real`.
+
+    `path` is the folder with these files, or the repository around it.
+
+    Attributes:
+        split: The file, without its ending, or several, as `[train, train_synthetic]`; None is all of SLURP's.
+        audio: Folders with recordings, or with `slurp_real` and `slurp_synth`; by default these two are looked
+            for in `path`, in its `audio`, and where the repository's script puts them.
+    """
+
+    kind: Literal["slurp"] = "slurp"
+    split: str | tuple[str, ...] | None = None
+    audio: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class SpeechCommandsData(RecordedData):
+    """Speech Commands as downloaded: a folder per word, `validation_list.txt` and `testing_list.txt`.
+
+    Attributes:
+        split: Keep only this part: `dev` and `test` are what the lists name, `train` is the rest.
+    """
+
+    kind: Literal["speech_commands"] = "speech_commands"
+    split: Literal["train", "dev", "test"] | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class FluentSpeechCommandsData(RecordedData):
+    """Fluent Speech Commands as downloaded: `data/train_data.csv`, `valid` and `test`, with paths from the root.
+
+    Attributes:
+        split: Read only this one.
+    """
+
+    kind: Literal["fluent_speech_commands"] = "fluent_speech_commands"
+    split: Literal["train", "valid", "test"] | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class DatasetsData(TableData):
+    """A dataset of the library `datasets`: from the hub, a local folder, or one that it saved to disk.
+
+    `path` is the hub's name or the folder. Audio is decoded as from any other file, never by the library.
+
+    Attributes:
+        name: The dataset's configuration, where it has several.
+        split: Read only this split; also in the library's notation, as `train[:10%]`.
+    """
+
+    kind: Literal["datasets"] = "datasets"
+    name: str | None = None
+    split: str | None = None
+
+
+DataConfig = (
+    SyntheticData
+    | FolderData
+    | TsvData
+    | JsonlData
+    | LibriSpeechData
+    | CsvData
+    | SlurpData
+    | SpeechCommandsData
+    | FluentSpeechCommandsData
+    | DatasetsData
+)

@@ -23,7 +23,8 @@ class Utterance:
         samples: Length at 16 kHz, whatever the file's own rate.
         text: What is said.
         speaker: Who says it.
-        label: A class, such as a keyword or an emotion.
+        label: A class, such as a keyword or an intent.
+        tagged: The text with its entities in SLURP's notation, as `wake me at [time : five am]`.
         split: The part of the corpus it belongs to.
         offset: Where in the file it starts, in seconds.
         duration: How long it is in seconds; None reaches to the end of the file.
@@ -37,6 +38,7 @@ class Utterance:
     text: str | None = None
     speaker: str | None = None
     label: str | None = None
+    tagged: str | None = None
     split: str | None = None
     offset: float = 0.0
     duration: float | None = None

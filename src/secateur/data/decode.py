@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 from dataclasses import dataclass
 
@@ -42,25 +43,44 @@ def resampled_length(frames: int, *, rate: int, sample_rate: int = SAMPLE_RATE) 
     return frames * sample_rate // rate
 
 
-def locate(path: str, *, offset: float = 0.0, duration: float | None = None, sample_rate: int = SAMPLE_RATE) -> Segment:
+def locate(
+    path: str,
+    *,
+    offset: float = 0.0,
+    duration: float | None = None,
+    sample_rate: int = SAMPLE_RATE,
+    content: bytes | None = None,
+) -> Segment:
     """Where a segment lies in its file, from the header alone.
+
+    Args:
+        path: The file, or the name of one that is given as `content`.
+        offset: Where the segment starts, in seconds.
+        duration: How long it is in seconds; None reaches to the end.
+        sample_rate: What it will be resampled to.
+        content: What the file holds, where it is not on the disk.
 
     Raises:
         UnusableAudio: The file is missing, empty or no audio, or the segment is not in it.
     """
-    with _open(path) as file:
+    with _open(path, content) as file:
         return _locate(file, path, offset=offset, duration=duration, sample_rate=sample_rate)
 
 
 def decode(
-    path: str, *, offset: float = 0.0, duration: float | None = None, sample_rate: int = SAMPLE_RATE
+    path: str,
+    *,
+    offset: float = 0.0,
+    duration: float | None = None,
+    sample_rate: int = SAMPLE_RATE,
+    content: bytes | None = None,
 ) -> NDArray[np.float32]:
-    """The audio of a segment: (samples,) float32 at `sample_rate`, channels averaged.
+    """The audio of a segment, as for `locate`: (samples,) float32 at `sample_rate`, channels averaged.
 
     Raises:
         UnusableAudio: As for `locate`, or the audio breaks off before the segment ends.
     """
-    with _open(path) as file:
+    with _open(path, content) as file:
         segment = _locate(file, path, offset=offset, duration=duration, sample_rate=sample_rate)
         rate = file.samplerate
         try:
@@ -93,13 +113,13 @@ def fault(audio: NDArray[np.float32]) -> str | None:
     return "is silent (a constant)" if low == high else None
 
 
-def _open(path: str) -> soundfile.SoundFile:
-    if not os.path.isfile(path):
+def _open(path: str, content: bytes | None) -> soundfile.SoundFile:
+    if content is None and not os.path.isfile(path):
         raise UnusableAudio(path, "is not there")
-    if not os.path.getsize(path):
+    if not (os.path.getsize(path) if content is None else content):
         raise UnusableAudio(path, "is empty")
     try:
-        return soundfile.SoundFile(path)
+        return soundfile.SoundFile(path if content is None else io.BytesIO(content))
     except soundfile.LibsndfileError as error:
         raise UnusableAudio(path, f"cannot be decoded ({_plain(error)})") from None
     except (OSError, TypeError) as error:

@@ -14,24 +14,36 @@ from typing import TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from secateur.data.commands import read_fluent_speech_commands, read_speech_commands
 from secateur.data.config import (
+    CsvData,
     DataConfig,
+    DatasetsData,
+    FluentSpeechCommandsData,
     FolderData,
     JsonlData,
     LibriSpeechData,
     RecordedData,
+    SlurpData,
+    SpeechCommandsData,
     SyntheticData,
     TsvData,
 )
 from secateur.data.corpus import SAMPLE_RATE, Corpus, Skip, Utterance
 from secateur.data.decode import UnusableAudio, decode, fault, locate
-from secateur.data.readers import Entry, read_folder, read_jsonl, read_librispeech, read_tsv
+from secateur.data.entries import Entry
+from secateur.data.readers import read_folder, read_jsonl, read_librispeech, read_tsv
+from secateur.data.slurp import read_slurp
+from secateur.data.tables import read_csv
 from secateur.errors import ConfigError, DataError
 
 logger = logging.getLogger(__name__)
 
 # Libsndfile and soxr release the interpreter's lock; beyond this many threads the disk decides.
 THREADS = min(8, os.cpu_count() or 1)
+
+# The audio file that a name stands for, as bytes; None where names are files.
+Content = Callable[[str], bytes] | None
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -52,21 +64,31 @@ def open_corpus(config: DataConfig, *, sample_rate: int = SAMPLE_RATE) -> Corpus
         from secateur.data.synthetic import open_synthetic
 
         return open_synthetic(config)
+    if isinstance(config, DatasetsData):
+        from secateur.data.hub import read_datasets
+
+        rows = read_datasets(config)
+        return survey(rows.entries, config, content=rows.content)
     return survey(_entries(config), config)
 
 
-def survey(entries: list[Entry], config: RecordedData) -> Corpus:
+def survey(entries: list[Entry], config: RecordedData, *, content: Content = None) -> Corpus:
     """The corpus of those entries whose audio can be used.
 
     Headers are read first, so that the length is known before anything is decoded; then, with `scan`,
     each segment is decoded once, and kept when the whole corpus is short enough.
+
+    Args:
+        entries: What the manifest names.
+        config: Where it came from, and what may be skipped.
+        content: The audio file behind an entry's `path`, where that is no file.
     """
     _refuse_repeats(entries, config.path)
     other: list[str] = []  # files whose length is not what the manifest claims
-    headed = _each(lambda entry: _head(entry, config, other), entries)
+    headed = _each(lambda entry: _head(entry, config, content, other), entries)
     located = [result for result in headed if isinstance(result, Utterance)]
     seconds = sum(utterance.samples for utterance in located) / SAMPLE_RATE
-    reader = _Reader(keep=seconds <= config.memory_hours * 3600)
+    reader = _Reader(keep=seconds <= config.memory_hours * 3600, content=content)
     results = headed
     if config.scan:
         shown = [entry.shown for entry in entries]
@@ -74,6 +96,7 @@ def survey(entries: list[Entry], config: RecordedData) -> Corpus:
     utterances = tuple(result for result in results if isinstance(result, Utterance))
     skipped = tuple(result for result in results if isinstance(result, Skip))
     _report_claims(other, config.path)
+    _report_unsaid(utterances, config.path)
     _refuse_too_many(skipped, len(entries), config)
     corpus = Corpus(name=Path(config.path).stem, utterances=utterances, skipped=skipped, read=reader)
     logger.info("%s: %d utterances, %.2f hours", corpus.name, len(corpus), corpus.seconds / 3600)
@@ -83,7 +106,8 @@ def survey(entries: list[Entry], config: RecordedData) -> Corpus:
 class _Reader:
     """Reads an utterance from its file, once if it is to be kept."""
 
-    def __init__(self, *, keep: bool) -> None:
+    def __init__(self, *, keep: bool, content: Content) -> None:
+        self._content = content
         # By place in the file, not by id: an utterance may be copied with another segment.
         self._kept: dict[tuple[str, float, float | None], NDArray[np.float32]] | None = {} if keep else None
 
@@ -106,7 +130,8 @@ class _Reader:
         return audio[: utterance.samples]
 
     def decode(self, utterance: Utterance) -> NDArray[np.float32]:
-        audio = decode(utterance.path, offset=utterance.offset, duration=utterance.duration)
+        content = self._content(utterance.path) if self._content is not None else None
+        audio = decode(utterance.path, offset=utterance.offset, duration=utterance.duration, content=content)
         audio.flags.writeable = False
         return audio
 
@@ -129,13 +154,22 @@ def _entries(config: RecordedData) -> list[Entry]:
             return read_jsonl(config)
         case LibriSpeechData():
             return read_librispeech(config)
+        case CsvData():
+            return read_csv(config)
+        case SlurpData():
+            return read_slurp(config)
+        case SpeechCommandsData():
+            return read_speech_commands(config)
+        case FluentSpeechCommandsData():
+            return read_fluent_speech_commands(config)
     raise AssertionError(f"no reader for {type(config).__name__}")
 
 
-def _head(entry: Entry, config: RecordedData, other: list[str]) -> Utterance | Skip:
+def _head(entry: Entry, config: RecordedData, content: Content, other: list[str]) -> Utterance | Skip:
     """An utterance with its length from the file's header, or why there is none."""
     try:
-        segment = locate(entry.path, offset=entry.offset, duration=entry.seconds)
+        held = content(entry.path) if content is not None else None
+        segment = locate(entry.path, offset=entry.offset, duration=entry.seconds, content=held)
     except UnusableAudio as error:
         return Skip(entry.shown, error.reason)
     if entry.frames not in (None, segment.frames):
@@ -147,6 +181,7 @@ def _head(entry: Entry, config: RecordedData, other: list[str]) -> Utterance | S
         text=entry.text,
         speaker=entry.speaker,
         label=entry.label,
+        tagged=entry.tagged,
         split=entry.split,
         offset=0.0 if segment.whole else entry.offset,
         duration=None if segment.whole else entry.seconds,
@@ -202,6 +237,16 @@ def _report_claims(other: list[str], path: str) -> None:
     if other:
         message = "%s: %d files have another length than claimed (first %s); their own is used"
         logger.warning(message, path, len(other), min(other))
+
+
+def _report_unsaid(utterances: tuple[Utterance, ...], path: str) -> None:
+    """Say where some utterances have a text or label and others have none, or an empty one."""
+    for name in ("text", "tagged", "label"):
+        without = [utterance.id for utterance in utterances if not (getattr(utterance, name) or "").strip()]
+        if 0 < len(without) < len(utterances):
+            logger.warning(
+                "%s: %d of %d utterances have no %s (first %s)", path, len(without), len(utterances), name, without[0]
+            )
 
 
 def _refuse_too_many(skipped: tuple[Skip, ...], total: int, config: RecordedData) -> None:

@@ -5,6 +5,7 @@ from secateur.engine.loop import LoopConfig, LoopResult, run
 from secateur.engine.optim import Optimiser, Schedule
 from secateur.engine.place import made_once, process
 from secateur.engine.progress import Progress
+from secateur.engine.tensorboard import check_tensorboard
 from secateur.engine.trainee import StepLoss, Trainee
 
 __all__ = [
@@ -16,6 +17,7 @@ __all__ = [
     "StepLoss",
     "Trainee",
     "check_compiler",
+    "check_tensorboard",
     "made_once",
     "process",
     "run",

@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from secateur.engine.tensorboard import Board
 from secateur.errors import CheckpointError
 from secateur.records import to_line
 
@@ -54,10 +55,21 @@ class Log:
         step: the step the phase starts or resumes after; lines beyond it are dropped.
         active: False on ranks that do not write.
         last_good: a phrase that names the last good checkpoint, for the error when the disk is full.
+        tensorboard: mirror all figures there.
     """
 
-    def __init__(self, folder: Path, *, phase: str, step: int, active: bool, last_good: Callable[[], str]) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        phase: str,
+        step: int,
+        active: bool,
+        last_good: Callable[[], str],
+        tensorboard: bool = False,
+    ) -> None:
         self.phase = phase
+        self._board = Board(folder, phase=phase, step=step) if tensorboard and active else None
         self._last_good = last_good
         self._handles: dict[str, BinaryIO] = {}
         if active:
@@ -68,10 +80,14 @@ class Log:
     def metrics(self, step: int, values: Mapping[str, Any]) -> None:
         """Write figures that depend on the recipe alone, never on the machine's clock."""
         self._write(METRICS, step, values)
+        if self._board is not None:
+            self._board.show(step, values)
 
     def timing(self, step: int, seconds: float) -> None:
         """Write the mean wall-clock seconds of a step since the last such line."""
         self._write(TIMINGS, step, {"seconds": round(seconds, 6)})
+        if self._board is not None:
+            self._board.show(step, {"seconds": seconds})
 
     def sync(self) -> None:
         """Force what was written to the disk; called before a checkpoint claims its step."""
@@ -79,7 +95,9 @@ class Log:
             os.fsync(handle.fileno())
 
     def close(self) -> None:
-        """Close both files."""
+        """Close all files."""
+        if self._board is not None:
+            self._board.close()
         for handle in self._handles.values():
             handle.close()
 

@@ -23,6 +23,7 @@ from secateur.engine.optim import Scheduled
 from secateur.engine.place import Place
 from secateur.engine.progress import Clock, Display, Progress
 from secateur.engine.step import Figures, one_step
+from secateur.engine.tensorboard import check_tensorboard
 from secateur.engine.trainee import Trainee
 from secateur.errors import CheckpointError, ConfigError
 
@@ -47,6 +48,8 @@ class LoopConfig:
     """Seeds the global random generators at the start of the phase, each rank differently."""
     progress: bool = False
     """Show a progress bar in the terminal."""
+    tensorboard: bool = False
+    """Mirror the log's figures in `tensorboard/PHASE` of the run folder."""
 
     def __post_init__(self) -> None:
         least = {"steps": 1, "log_every": 1, "validate_every": 0, "save_every": 0, "keep": 1, "seed": 0}
@@ -98,8 +101,11 @@ def run(
 
     Raises:
         CheckpointError: a checkpoint is in the way, does not fit, or cannot be written.
+        ConfigError: `tensorboard` is asked for and not installed.
         NumericsError: a loss or gradient is not finite; nothing was updated and nothing was saved.
     """
+    if config.tensorboard:
+        check_tensorboard()
     with Place.open(trainee.module, config.precision, getattr(trainee, "module_has_unused", False)) as place:
         checkpoints = Checkpoints(folder, phase=phase, keep=config.keep)
         if place.first:
@@ -198,7 +204,14 @@ class _Phase:
         """All steps after the first `done` ones."""
         config, phase = self.config, self.checkpoints.phase
         clock = Clock(step=done, steps=config.steps)
-        log = Log(folder, phase=phase, step=done, active=self.place.first, last_good=self._last_good)
+        log = Log(
+            folder,
+            phase=phase,
+            step=done,
+            active=self.place.first,
+            last_good=self._last_good,
+            tensorboard=config.tensorboard,
+        )
         since, logged = time.monotonic(), done
         with contextlib.closing(log):
             for step in range(done + 1, config.steps + 1):  # the count of finished steps, once this one is

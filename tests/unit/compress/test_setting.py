@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import logging
+import sys
 
 import pytest
 from support import tiny_structure
 
-from secateur.compress.config import FromFile, PruneConfig
-from secateur.compress.setting import _gated
+from secateur.compress.config import FromFile, PruneConfig, Training
+from secateur.compress.run import _loop
+from secateur.compress.setting import _gated, prepare
 from secateur.errors import ConfigError
 from secateur.gates import HardConcrete
 from secateur.structure.axis import positional_groups
@@ -31,3 +33,13 @@ def test_a_kind_that_a_family_lacks_is_passed_over_and_said(caplog: pytest.LogCa
 def test_only_kinds_that_a_family_lacks_leave_nothing_to_prune() -> None:
     with pytest.raises(ConfigError, match="No axis of this model is of the kinds groups that are to be pruned"):
         _gated(PruneConfig(gates={"groups": HardConcrete()}), tiny_structure("data2vec-audio", "base"))
+
+
+def test_tensorboard_reaches_the_loop_and_is_missed_before_anything_is_loaded(monkeypatch: pytest.MonkeyPatch) -> None:
+    recover = Training(tensorboard=True)
+    assert _loop(recover, 0).tensorboard
+    assert not _loop(Training(), 0).tensorboard
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
+    config = PruneConfig(model="no/such-model", recover=recover)
+    with pytest.raises(ConfigError, match="needs the package `tensorboard`"):
+        prepare(config, table=lambda config: pytest.fail("asked for times"))

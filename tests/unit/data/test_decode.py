@@ -50,6 +50,18 @@ def test_the_header_tells_the_decoded_length_of_every_format(
     assert len(decode(path)) == locate(path).samples == resampled_length(round(1.237 * rate), rate=rate)
 
 
+@pytest.mark.parametrize("suffix", [".wav", ".flac", ".ogg", ".opus", ".mp3"])
+def test_a_file_held_in_memory_is_read_like_one_on_the_disk(tmp_path: Path, write: Write, suffix: str) -> None:
+    write(f"a{suffix}", seconds=2, rate=48_000)
+    path = tmp_path / f"a{suffix}"
+    held = path.read_bytes()
+    for place in ({}, {"offset": 0.5, "duration": 1.0}):
+        assert locate("a name", content=held, **place) == locate(str(path), **place)
+        np.testing.assert_array_equal(decode("a name", content=held, **place), decode(str(path), **place))
+    with pytest.raises(UnusableAudio, match="a name: is empty"):
+        locate("a name", content=b"")
+
+
 @pytest.mark.parametrize("suffix", [".wav", ".flac"])
 def test_a_segment_is_the_slice_of_the_whole(tmp_path: Path, write: Write, suffix: str) -> None:
     write(f"a{suffix}", seconds=2)

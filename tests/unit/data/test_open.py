@@ -174,6 +174,27 @@ def test_our_manifest_and_nemos_give_the_same_corpus(tmp_path: Path, write: Writ
     assert theirs.utterances[0].id.endswith("a/long.wav@0.5")
 
 
+def test_a_manifest_carries_texts_with_entities_and_empty_texts_are_counted(
+    tmp_path: Path, write: Write, caplog: pytest.LogCaptureFixture
+) -> None:
+    lines = [
+        {"audio": "a.wav", "text": "wake me at five", "tagged": "wake me at [time : five]"},
+        {"audio": "b.wav", "text": "", "tagged": None},
+    ]
+    for name in "ab":
+        write(f"{name}.wav")
+    with caplog.at_level(logging.WARNING):
+        corpus = open_corpus(JsonlData(path=manifest(tmp_path, *lines)))
+    assert [(u.text, u.tagged) for u in corpus.utterances] == [
+        ("wake me at five", "wake me at [time : five]"),
+        ("", None),
+    ]
+    assert "1 of 2 utterances have no text (first b.wav)" in caplog.text
+    assert "1 of 2 utterances have no tagged" in caplog.text
+    with pytest.raises(DataError, match=r"`tagged` must be text or null; got \['x'\]"):
+        open_corpus(JsonlData(path=manifest(tmp_path, {"audio": "a.wav", "tagged": ["x"]})))
+
+
 def test_a_manifest_is_filtered_by_split_and_by_any_field(tmp_path: Path, write: Write) -> None:
     for name in "abc":
         write(f"{name}.wav")

@@ -1,0 +1,151 @@
+"""Datasets of the library `datasets`: their rows as entries, and the audio files that are kept inside them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from secateur.data.config import DatasetsData
+from secateur.data.decode import UnusableAudio
+from secateur.data.entries import Entry, known
+from secateur.data.fields import Wanted, entry
+from secateur.data.tables import Columns
+from secateur.errors import DataError
+
+
+@dataclass(frozen=True)
+class Rows:
+    """The rows of a dataset.
+
+    Attributes:
+        entries: One per row; its `path` is a name, not a file.
+        content: The audio file that a name stands for, as bytes.
+    """
+
+    entries: list[Entry]
+    content: Callable[[str], bytes]
+
+
+def read_datasets(config: DatasetsData) -> Rows:
+    """The rows that `where` lets through, split by split.
+
+    Raises:
+        DataError: The library is not installed, it cannot load the dataset, or a column is missing.
+    """
+    library = _library()
+    stores: dict[str, _Store] = {}
+    wanted = Wanted(config.where)
+    entries = []
+    for split, dataset in _splits(library, config).items():
+        columns = Columns(dataset.column_names, config)
+        if len(columns.of["audio"]) != 1:
+            raise DataError(f"columns.audio: got {columns.of['audio']}; the audio of a dataset is one column.")
+        audio = columns.of["audio"][0]
+        try:
+            coded = dataset.select_columns([audio]).cast_column(audio, library.Audio(decode=False))
+        except (TypeError, ValueError, NotImplementedError):
+            raise DataError(f"{config.path}: the column {audio!r} holds neither audio nor paths of files.") from None
+        stores[split] = _Store(coded, audio, Path(config.path).expanduser())
+        for number, row in enumerate(_said(library, dataset, columns, config)):
+            place = f"{split}/{number}"
+            if wanted(row):
+                fields = columns.fields({**row, audio: place})
+                made = entry(fields, f"{config.path}, row {place}", Path())
+                entries.append(replace(made, path=place, split=made.split or split))
+
+    def content(name: str) -> bytes:
+        split, _, number = name.rpartition("/")
+        return stores[split].content(int(number), name)
+
+    return Rows(wanted.some(entries, config.path), content)
+
+
+@dataclass(frozen=True)
+class _Store:
+    """The audio column of one split, as files that were never decoded."""
+
+    dataset: Any
+    column: str
+    folder: Path
+
+    def content(self, number: int, name: str) -> bytes:
+        """The file of a row: its bytes, or what lies at its path."""
+        file = self.dataset[number][self.column] or {}
+        if file.get("bytes") is not None:
+            return bytes(file["bytes"])
+        if not file.get("path"):
+            raise UnusableAudio(name, "holds no audio")
+        try:
+            return Path(self.folder, file["path"]).read_bytes()
+        except OSError:
+            raise UnusableAudio(name, f"names {file['path']}, which is not there") from None
+
+
+def _library() -> Any:
+    try:
+        import datasets
+    except ImportError:
+        raise DataError(
+            "Data of kind `datasets` needs the package `datasets`, which is not installed. Install it "
+            "(`pip install 'secateur[datasets]'`), or name your data by another kind."
+        ) from None
+    return datasets
+
+
+def _splits(library: Any, config: DatasetsData) -> Mapping[str, Any]:
+    """The splits of a dataset by name; one alone when the config names it."""
+    folder = Path(config.path).expanduser()
+    saved = any((folder / name).is_file() for name in ("dataset_dict.json", "state.json"))
+    try:
+        if saved:
+            loaded = library.load_from_disk(str(folder))
+        else:
+            path = str(folder) if folder.is_dir() else config.path
+            loaded = library.load_dataset(path, config.name, split=config.split)
+    # It downloads, unpacks and parses whatever the dataset is made of: what that may raise is open.
+    except Exception as error:
+        cause = _cause(error)
+        first = next(iter(str(cause).splitlines()), type(cause).__name__).rstrip(".")[:300]
+        if isinstance(cause, ImportError):
+            raise DataError(
+                f"The dataset {config.path!r} is not stored as Parquet or Arrow, so the library would have to build "
+                f"it first ({first}); name its recordings by kind `csv`, `jsonl` or `folder`."
+            ) from None
+        raise DataError(f"The dataset {config.path!r} could not be loaded: {first}.") from None
+    if not isinstance(loaded, Mapping):
+        own = str(getattr(loaded, "split", None) or "all") if saved or config.split is None else config.split
+        loaded = {own: loaded}
+    if config.split is None:
+        return loaded
+    return {config.split: loaded[known(config.split, loaded, path=config.path, what="split")]}
+
+
+def _cause(error: BaseException) -> BaseException:
+    """What an error was first raised for."""
+    return _cause(error.__cause__) if error.__cause__ is not None else error
+
+
+def _said(library: Any, dataset: Any, columns: Columns, config: DatasetsData) -> Iterator[dict[str, Any]]:
+    """What each row says, without its audio; classes by their names.
+
+    Other columns are left alone: the library would decode what they hold.
+    """
+    audio = columns.of["audio"]
+    of_fields = {column for of_field in columns.of.values() for column in of_field}
+    needed = sorted((of_fields | set(config.where)) - set(audio))
+    names = {
+        column: dataset.features[column].names
+        for column in needed
+        if isinstance(dataset.features[column], library.ClassLabel)
+    }
+    # A dataset without columns is one without rows.
+    rows = dataset.select_columns(needed) if needed else ({} for _ in range(len(dataset)))
+    for row in rows:
+        yield {**row, **{column: _class(names[column], row[column]) for column in names}}
+
+
+def _class(names: list[str], number: int | None) -> str | None:
+    """The name of a class; test sets whose classes are withheld have -1."""
+    return names[number] if number is not None and 0 <= number < len(names) else None

@@ -1,0 +1,208 @@
+"""Datasets of the library `datasets`, against a stand-in that refuses to decode and, where installed, the library."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from secateur.data import DatasetsData, FolderData, open_corpus
+from secateur.errors import DataError
+
+Write = Callable[..., NDArray[np.float32]]  # the fixture in conftest.py
+
+
+@dataclass(frozen=True)
+class Audio:
+    decode: bool = True
+
+
+@dataclass(frozen=True)
+class ClassLabel:
+    names: list[str]
+
+
+@dataclass(frozen=True)
+class Table:
+    """The part of `datasets.Dataset` that is used; audio that is not cast to `decode=False` must not be touched."""
+
+    rows: list[dict[str, Any]]
+    features: dict[str, Any] = field(default_factory=dict)
+    split: str | None = None
+
+    @property
+    def column_names(self) -> list[str]:
+        return list(self.features)
+
+    def __len__(self) -> int:
+        return len(self.rows) if self.features else 0
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        for feature in self.features.values():
+            assert not (isinstance(feature, Audio) and feature.decode), "this would need torchcodec"
+        return {name: self.rows[index][name] for name in self.features}
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        return (self[index] for index in range(len(self)))
+
+    def select_columns(self, names: list[str]) -> Table:
+        return replace(self, features={name: self.features[name] for name in names})
+
+    def cast_column(self, name: str, feature: Audio) -> Table:
+        rows = [
+            {**row, name: {"bytes": None, "path": v} if isinstance(v := row[name], str) else v} for row in self.rows
+        ]
+        if any(not isinstance(row[name], dict | None) for row in rows):
+            raise TypeError("Couldn't cast")
+        return Table(rows, {**self.features, name: feature})
+
+
+@pytest.fixture
+def offer(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    """Puts the stand-in in the library's place, with these splits of a dataset `acme/speech`."""
+
+    def offer(**splits: Table) -> None:
+        def load_dataset(path: str, name: str | None, split: str | None) -> Table | Mapping[str, Table]:
+            if path != "acme/speech":
+                raise FileNotFoundError(f"Dataset '{path}' doesn't exist on the Hub.\nMore of it")
+            if name == "files":
+                missing = ImportError("To support encoding audio data, please install 'torchcodec'.")
+                raise RuntimeError("An error occurred while generating the dataset") from missing
+            if split is not None and split not in splits:
+                raise ValueError(f'Unknown split "{split}".')
+            return splits if split is None else splits[split]
+
+        module = SimpleNamespace(
+            load_dataset=load_dataset, load_from_disk=lambda path: splits["train"], Audio=Audio, ClassLabel=ClassLabel
+        )
+        monkeypatch.setitem(sys.modules, "datasets", module)
+
+    return offer
+
+
+def content(folder: Path, write: Write, name: str, **options: Any) -> bytes:
+    write(name, **options)
+    return (folder / name).read_bytes()
+
+
+FEATURES: dict[str, Any] = {"audio": Audio(), "text": None, "intent": ClassLabel(["dim", "off"]), "who": None}
+
+
+def test_rows_become_utterances_with_audio_from_bytes_or_paths(
+    tmp_path: Path, write: Write, offer: Callable[..., None]
+) -> None:
+    names = ["a.wav", "b.flac", "c.mp3", "d.opus"]
+    held = [content(tmp_path, write, f"wav/{name}", seconds=2, rate=48_000, seed=n) for n, name in enumerate(names)]
+    rows = [{"audio": {"bytes": data, "path": None}, "text": "hi", "intent": 1, "who": 7} for data in held[:3]]
+    rows += [{"audio": {"bytes": None, "path": str(tmp_path / "wav/d.opus")}, "text": None, "intent": -1, "who": 8}]
+    offer(train=Table(rows, FEATURES))
+    columns = {"label": "intent", "speaker": "who"}
+    for options in ({"scan": False, "memory_hours": 0.0}, {}):
+        corpus = open_corpus(DatasetsData(path="acme/speech", columns=columns, **options))  # type: ignore[arg-type]
+        assert corpus.name == "speech"
+        assert [(u.id, u.text, u.label, u.speaker, u.split) for u in corpus.utterances] == [
+            *((f"train/{n}", "hi", "off", "7", "train") for n in range(3)),
+            ("train/3", None, None, "8", "train"),
+        ]
+        files = open_corpus(FolderData(path=str(tmp_path / "wav")))
+        for index in range(4):
+            np.testing.assert_array_equal(corpus.audio(index), files.audio(index))
+
+
+def test_splits_are_all_read_or_one_and_rows_are_picked_by_class(
+    tmp_path: Path, write: Write, offer: Callable[..., None]
+) -> None:
+    held = content(tmp_path, write, "a.wav")
+    rows = [{"audio": {"bytes": held, "path": None}, "text": "x", "intent": n % 2, "who": n} for n in range(3)]
+    other = {"audio": Audio(), "picture": Audio()}  # a column that must be left alone
+    offer(train=Table(rows, FEATURES), test=Table([{**rows[0], "picture": None}], other))
+
+    def ids(**options: Any) -> list[str]:
+        return [u.id for u in open_corpus(DatasetsData(path="acme/speech", **options)).utterances]
+
+    assert ids() == ["train/0", "train/1", "train/2", "test/0"]
+    assert ids(split="test") == ["test/0"]
+    assert ids(split="train", where={"intent": ("off",)}) == ["train/1"]
+    assert ids(split="train", columns={"id": "who"}) == ["0", "1", "2"]
+    with pytest.raises(DataError, match=r"`intent` must be of; it is dim, off\. Did you mean 'off'\?"):
+        ids(split="train", where={"intent": ("of",)})
+
+
+def test_rows_without_usable_audio_are_skipped_with_the_reason(
+    tmp_path: Path, write: Write, offer: Callable[..., None]
+) -> None:
+    rows: list[dict[str, Any]] = [
+        {"audio": {"bytes": content(tmp_path, write, "a.wav"), "path": "a.wav"}},
+        {"audio": {"bytes": b"", "path": None}},
+        {"audio": {"bytes": b"no audio at all", "path": None}},
+        {"audio": {"bytes": None, "path": str(tmp_path / "gone.wav")}},
+        {"audio": None},
+    ]
+    offer(train=Table(rows, {"audio": Audio()}))
+    corpus = open_corpus(DatasetsData(path="acme/speech", max_skipped=0.8))
+    assert [u.id for u in corpus.utterances] == ["train/0"]
+    reasons = {skip.path: skip.reason for skip in corpus.skipped}
+    assert reasons["train/1"] == "is empty"
+    assert reasons["train/2"].startswith("cannot be decoded")
+    assert reasons["train/3"] == f"names {tmp_path / 'gone.wav'}, which is not there"
+    assert reasons["train/4"] == "holds no audio"
+
+
+def test_what_the_library_cannot_load_is_one_sentence(offer: Callable[..., None]) -> None:
+    offer(train=Table([{"audio": 1, "text": "x"}], {"audio": None, "text": None}))
+    with pytest.raises(DataError, match=r"'acme/speach' could not be loaded: .* doesn't exist on the Hub\.$"):
+        open_corpus(DatasetsData(path="acme/speach"))
+    with pytest.raises(DataError, match=r"could not be loaded: Unknown split \"dev\"\.$"):
+        open_corpus(DatasetsData(path="acme/speech", split="dev"))
+    with pytest.raises(DataError, match=r"not stored as Parquet or Arrow, .*torchcodec'\); name .* by kind `csv`"):
+        open_corpus(DatasetsData(path="acme/speech", name="files"))
+    with pytest.raises(DataError, match="column 'audio' holds neither audio nor paths"):
+        open_corpus(DatasetsData(path="acme/speech"))
+    with pytest.raises(DataError, match=r"no column 'sound'; it has audio, text\."):
+        open_corpus(DatasetsData(path="acme/speech", columns={"audio": "sound"}))
+    with pytest.raises(DataError, match="the audio of a dataset is one column"):
+        open_corpus(DatasetsData(path="acme/speech", columns={"audio": ("audio", "text")}))
+
+
+def test_a_dataset_saved_to_disk_is_read_as_the_split_it_is(
+    tmp_path: Path, write: Write, offer: Callable[..., None]
+) -> None:
+    (tmp_path / "set").mkdir()
+    (tmp_path / "set/state.json").touch()
+    rows = [{"audio": {"bytes": content(tmp_path, write, "a.wav"), "path": None}}]
+    offer(train=Table(rows, {"audio": Audio()}, split="train"))
+    assert open_corpus(DatasetsData(path=str(tmp_path / "set"))).utterances[0].id == "train/0"
+    with pytest.raises(DataError, match=r"has no split 'dev'; it has train\."):
+        open_corpus(DatasetsData(path=str(tmp_path / "set"), split="dev"))
+
+
+def test_without_the_library_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "datasets", None)
+    with pytest.raises(DataError, match=r"needs the package `datasets`.*`pip install 'secateur\[datasets\]'"):
+        open_corpus(DatasetsData(path="acme/speech"))
+
+
+@pytest.mark.parametrize("saved", [True, False])
+def test_the_library_itself_gives_the_same_audio(tmp_path: Path, write: Write, saved: bool) -> None:
+    datasets = pytest.importorskip("datasets")
+    held = [content(tmp_path, write, f"wav/{name}.wav", seed=n) for n, name in enumerate("ab")]
+    audio = [{"bytes": data, "path": f"{name}.wav"} for name, data in zip("ab", held, strict=True)]
+    made = datasets.Dataset.from_dict({"audio": audio, "text": ["x", "y"], "label": [1, 0]})
+    # Cast, not declared while building: that would encode, which needs torchcodec.
+    made = made.cast_column("audio", datasets.Audio()).cast_column("label", datasets.ClassLabel(names=["p", "q"]))
+    if saved:
+        datasets.DatasetDict({"train": made}).save_to_disk(str(tmp_path / "set"))
+    else:
+        made.to_parquet(str(tmp_path / "set" / "train.parquet"))
+    corpus = open_corpus(DatasetsData(path=str(tmp_path / "set"), split="train"))
+    assert [(u.id, u.text, u.label) for u in corpus.utterances] == [("train/0", "x", "q"), ("train/1", "y", "p")]
+    files = open_corpus(FolderData(path=str(tmp_path / "wav")))
+    for index in range(2):
+        np.testing.assert_array_equal(corpus.audio(index), files.audio(index))
