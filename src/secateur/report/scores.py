@@ -49,6 +49,11 @@ class Score:
         return NAMES.get(self.name, self.name.replace("_", " "))
 
     @property
+    def phrase(self) -> str:
+        """Its name within a sentence: ``word error rate``, but ``SLU-F1``."""
+        return self.title if self.title[1:2].isupper() else self.title[:1].lower() + self.title[1:]
+
+    @property
     def direction(self) -> str:
         """Which way is better, in words."""
         return f"{self.better} is better" if self.better else ""
@@ -104,11 +109,11 @@ def order_of(task: Task) -> str:
     kind = KINDS.get(task.kind, task.kind)
     parts = [", ".join(filter(None, (kind, task.order)))]
     if task.weights:
-        learned = [f"{_LEARNED.get(name, name)} (weight {figure(weight)})" for name, weight in task.weights.items()]
-        parts.append(f"learned from {_listed(learned)}")
+        learned = [f"{_LEARNED.get(name, name)} (weight {weight:g})" for name, weight in task.weights.items()]
+        parts.append(f"learned from {listed(learned)}")
     return "; ".join(parts) + "."
 
 
-def _listed(words: Sequence[str]) -> str:
+def listed(words: Sequence[str]) -> str:
     """``a, b and c``."""
     return " and ".join(filter(None, (", ".join(words[:-1]), words[-1])))

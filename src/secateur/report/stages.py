@@ -101,11 +101,11 @@ def _score_tile(score: Score | None, first: Stage | None, last: Stage) -> list[T
     before, after = score.write(dense) if dense is not None else "", score.write(value)
     return [
         Tile(
-            what=f"{score.title}, {score.direction}",
+            what=f"{score.phrase}, {score.direction}",
             before=before,
             after=after,
             gain=score.judged(dense, value) or "the teacher has no score",
-            clause=f"{score.title} {_from_to(before, after) if before else after}",
+            clause=f"{score.phrase} {_from_to(before, after) if before else after}",
         )
     ]
 

@@ -109,7 +109,7 @@ def view(record: Record, points: Sequence[Point], bench: Bench | None = None) ->
         data=_data(record.data) if record.data else None,
         phases=tuple(_phase(phase) for phase in record.phases),
         recipe=yaml.safe_dump(record.recipe, sort_keys=False, allow_unicode=True) if record.recipe else "",
-        environment=tuple(_flat(record.environment)),
+        environment=tuple(flat(record.environment)),
     )
 
 
@@ -145,12 +145,12 @@ def _phase(phase: Phase) -> tuple[str, str, str]:
     return phase.name, steps, duration(phase.seconds)
 
 
-def _flat(values: Any, prefix: str = "") -> list[tuple[str, str]]:
+def flat(values: Any, prefix: str = "") -> list[tuple[str, str]]:
     """Nested values as rows of a table; what is empty is left out."""
     found: list[tuple[str, str]] = []
     for name, value in values.items():
         if isinstance(value, dict):
-            found.extend(_flat(value, "" if name == "versions" else f"{prefix}{name} "))
+            found.extend(flat(value, "" if name == "versions" else f"{prefix}{name} "))
         elif isinstance(value, list):
             if value:
                 found.append((f"{prefix}{name}", ", ".join(map(str, value))))
