@@ -17,6 +17,8 @@ WIDTH, HEIGHT = 340.0, 250.0
 _LETTER, _LINE = 6.4, 13.0
 #: Labels longer than this are left to the tips and the description.
 _LONGEST = 14
+#: Where a label may stand, from the best: in halves of its own width, and in lines.
+_SIDES = ((0.5, -1), (-0.5, -1), (0, -1), (0.5, 1), (-0.5, 1), (0, 1), (0.5, 0), (-0.5, 0), (0.5, 1.6), (0, 1.6))
 
 Box = tuple[float, float, float, float]  # left, top, right, bottom
 
@@ -76,19 +78,22 @@ def scatter(
     low, high = min(m.y - m.y_spread for m in everything), max(m.y + m.y_spread for m in everything)
     ticks = linear_ticks(0.0 if 0 <= low < 0.5 * high else low, high)
     across = Scale(low=0, high=max(100.0, *(m.x + m.x_spread for m in everything)), start=54, end=WIDTH - 14)
-    up = Scale(low=ticks[0], high=ticks[-1], start=HEIGHT - 36, end=22)
+    below = 0.14 * (ticks[-1] - ticks[0])  # room under the lowest points for their labels
+    up = Scale(low=ticks[0] - below, high=ticks[-1], start=HEIGHT - 36, end=22)
     words = [word + unit for word in tick_words(ticks)]
     parts = frame(across, up, list(zip(ticks, words, strict=True)), x_label, HEIGHT)
-    if len(dense) == 1:
-        parts.append(line(across.start, up(dense[0].y), across.end, up(dense[0].y), class_="reference"))
     taken = [*_dots(everything, across, up)]
+    if len(dense) == 1:
+        level = up(dense[0].y)
+        parts.append(line(across.start, level, across.end, level, class_="reference"))
+        taken.append((across.start, level - 1, across.end, level + 1))
     for series in found:
         places = [(across(mark.x), up(mark.y)) for mark in sorted(series.marks, key=lambda mark: mark.x)]
         taken.extend(_along(places))
         parts.append(_path(series, places))
         parts.extend(_dot(mark, across, up, f"s{series.colour % 6}") for mark in series.marks)
     parts.extend(_dot(mark, across, up, "hollow") for mark in dense)
-    for mark in (*dense, *marks):
+    for mark in sorted(everything, key=lambda mark: -mark.y):  # from above, so that the upper ones stand above
         parts.extend(_label(mark, across, up, taken))
     return picture(
         *parts,
@@ -142,8 +147,8 @@ def _label(mark: Mark, across: Scale, up: Scale, taken: list[Box]) -> list[Marku
     if len(mark.label) > _LONGEST:
         return []
     x, y, wide = across(mark.x), up(mark.y), _LETTER * len(mark.label)
-    for dx, dy in ((0.5, -1), (-0.5, -1), (0, -1), (0.5, 1), (-0.5, 1), (0, 1), (0.5, 0), (-0.5, 0)):
-        middle = x + 2 * dx * (wide / 2 + (8 if dy == 0 else 3))
+    for dx, dy in _SIDES:
+        middle = x + 2 * dx * (wide / 2 + (8 if dy == 0 else 5))
         bottom = y + dy * (6 + _LINE / 2) + _LINE / 2
         box = (middle - wide / 2, bottom - _LINE, middle + wide / 2, bottom)
         inside = box[0] >= across.start and box[2] <= across.end + 12 and box[1] >= 0 and box[3] <= up.start

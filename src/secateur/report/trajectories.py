@@ -76,7 +76,7 @@ class _Drawer:
             if points := self.series.pop(name, None):
                 found.append(Curve(name=words, points=tuple(points), colour=len(found)))
         if points := self.series.pop("validation/loss", None):
-            found.append(Curve(name="held out", points=tuple(points), colour=3, style="dots"))
+            found.append(Curve(name="held out", points=tuple(points), colour=max(3, len(found)), style="dots"))
         return self._chart(found, "loss", "Loss")
 
     def scores(self, scores: Sequence[Score]) -> Chart | None:
