@@ -287,41 +287,49 @@ def _table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) ->
 def _stages(record: dict[str, Any]) -> None:
     stages = record["stages"]
     before = stages[0]["time"]["median_ms"]
-    rows = []
-    for stage in stages:
-        time = stage["time"]
-        cosine = sum(stage["cosine"]) / len(stage["cosine"])
-        rows.append(
-            (
-                stage["name"],
-                f"{stage['parameters'] / 1e6:.3f} M",
-                f"{stage['macs'] / 1e9:.4f} G",
-                f"{time['median_ms']:.1f} ms ({before / time['median_ms']:.2f}x)",
-                f"{round(stage['loss'], 4) + 0.0:.4f}",  # no minus before a zero
-                f"{cosine:.4f}",
-            )
-        )
     seconds, audio = stages[0]["samples"] / 16000, stages[0]["time"]["seconds_of_audio"]
-    columns = (
-        "model",
-        "parameters",
-        f"MACs, {seconds:g} s",
-        f"time, {audio:g} s",
-        "held-out loss",
-        "cosine to teacher",
-    )
-    _table("Before and after", columns, rows)
+    scores = dict.fromkeys(name for stage in stages for name in stage.get("scores", {}))
+    measured = {  # a stage lacks what its run did not measure
+        **{name: [_score(stage.get("scores", {}).get(name)) for stage in stages] for name in scores},
+        "held-out loss": [_fidelity(stage.get("loss")) for stage in stages],
+        "cosine to teacher": [_fidelity(_mean(stage.get("cosine"))) for stage in stages],
+    }
+    shown = {name: cells for name, cells in measured.items() if any(cells)}
+    rows = [
+        (
+            stage["name"],
+            f"{stage['parameters'] / 1e6:.3f} M",
+            f"{stage['macs'] / 1e9:.4f} G",
+            f"{stage['time']['median_ms']:.1f} ms ({before / stage['time']['median_ms']:.2f}x)",
+            *cells,
+        )
+        for stage, *cells in zip(stages, *shown.values(), strict=True)
+    ]
+    _table("Before and after", ("model", "parameters", f"MACs, {seconds:g} s", f"time, {audio:g} s", *shown), rows)
     _rounded(record)
     print(f"Model:  {record['folder']}/model")
     print(f"Report: {record['folder']}/report.html")
 
 
 def _swept(record: dict[str, Any]) -> None:
-    from secateur.report import sweep_table
+    from secateur.report.sweep import sweep_table
 
-    print(sweep_table(record))
+    columns, rows = sweep_table(record)
+    _table("Sweep", columns, rows)
     print(f"Runs:   {record['folder']}")
     print(f"Report: {record['folder']}/sweep.html")
+
+
+def _score(value: float | None) -> str:
+    return "" if value is None else f"{float(value):.2%}"
+
+
+def _fidelity(value: float | None) -> str:
+    return "" if value is None else f"{round(float(value), 4) + 0.0:.4f}"  # no minus before a zero
+
+
+def _mean(values: Sequence[float] | None) -> float | None:
+    return sum(map(float, values)) / len(values) if values else None
 
 
 def _rounded(record: dict[str, Any]) -> None:

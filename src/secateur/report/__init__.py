@@ -1,5 +1,5 @@
-"""The report: one self-contained page, made from a run's records alone."""
+"""The report: one self-contained page, made from the records of a run or a sweep alone."""
 
-from secateur.report.write import write_report
+from secateur.report.write import write_report, write_sweep
 
-__all__ = ["write_report"]
+__all__ = ["write_report", "write_sweep"]

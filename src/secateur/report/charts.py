@@ -105,7 +105,7 @@ def curves(
         f"{c.name} ends at {_percent(c.points[-1][1]) if percent else figure(c.points[-1][1])}" for c in found
     )
     svg = picture(
-        *_frame(across, up, list(zip(marks, words, strict=True)), x_label, height),
+        *frame(across, up, list(zip(marks, words, strict=True)), x_label, height),
         *(_curve(curve, across, up) for curve in found),
         width=WIDTH,
         height=height,
@@ -138,7 +138,7 @@ def _percent(value: float) -> str:
     return f"{100 * value:.{digits}f}\u202f%".replace("-", MINUS)
 
 
-def _frame(x: Scale, y: Scale, marks: Sequence[tuple[float, str]], x_label: str, height: float) -> list[Markup]:
+def frame(x: Scale, y: Scale, marks: Sequence[tuple[float, str]], x_label: str, height: float) -> list[Markup]:
     """Grid lines, tick labels and the name of x."""
     bottom, parts = y.start, []
     for value, words in marks:
@@ -216,7 +216,7 @@ def differences(values: Sequence[float], *, name: str, title: str) -> Chart:
     up = Scale(low=low, high=max(high, low * 10), start=height - 36, end=14, log=True)
     across = Scale(low=0, high=max(len(values) - 1, 1), start=70, end=WIDTH - 20)
     marks = [(mark, _shortest(mark)) for mark in log_ticks(up.low, up.high)]
-    parts = _frame(across, up, marks, "hidden state (the last is the output)", height)
+    parts = frame(across, up, marks, "hidden state (the last is the output)", height)
     for index, value in enumerate(values):
         x, y = across(index), up(value) if math.isfinite(value) else up.end
         parts.append(line(x, up.start, x, y, class_="stem"))

@@ -7,7 +7,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 import pydantic
 
@@ -17,6 +17,7 @@ from secateur.records import read_json
 FORMAT = 1
 Count = Annotated[int, pydantic.Field(ge=0)]
 Milliseconds = Annotated[float, pydantic.Field(gt=0)]
+Better = Literal["lower", "higher"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,6 +56,7 @@ class Stage:
     time: Time | None = None
     loss: float | None = None
     cosine: tuple[float, ...] | None = None
+    scores: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -178,6 +180,18 @@ class Phase:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Task:
+    """What the model was pruned for: its main score and the direction of it, the order of the work, and the weight of
+    each thing that was learned from."""
+
+    kind: str
+    headline: str = ""
+    better: Better = "higher"
+    order: str = ""
+    weights: Mapping[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
 class Record:
     """A stage's record; a verb that does less leaves out more."""
 
@@ -186,6 +200,7 @@ class Record:
     name: str = ""
     environment: Mapping[str, Any] = field(default_factory=dict)
     recipe: Any = None
+    task: Task | None = None
     data: Data | None = None
     axes: tuple[Axis, ...] = ()
     gates: Gates | None = None

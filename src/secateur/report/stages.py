@@ -6,7 +6,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from secateur.report.gates import is_met
-from secateur.report.record import Record, Stage, Time
+from secateur.report.record import Record, Stage, Task, Time
+from secateur.report.scores import Score, headline_of, scores_of
 from secateur.report.words import amount, exact, figure, milliseconds, plural, share
 
 #: Stages in words.
@@ -32,12 +33,13 @@ class Table:
 
 @dataclass(frozen=True, kw_only=True)
 class Tile:
-    """One large figure of the headline."""
+    """One large figure of the headline, and its part of the sentence."""
 
     what: str
     before: str
     after: str
     gain: str
+    clause: str
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,9 +58,9 @@ def headline(record: Record) -> Headline:
     badges = tuple(_badges(record))
     if last is None:
         return Headline(sentence=_alone(first), tiles=(), badges=badges)
-    tiles = _tiles(first, last)
-    clauses = [_clause(tile) for tile in tiles]
-    sentence = ", ".join(clauses)
+    main = headline_of(record.task)
+    tiles = [*_score_tile(main, first, last), *_tiles(first, last)]
+    sentence = ", ".join(tile.clause for tile in tiles)
     return Headline(sentence=sentence[:1].upper() + sentence[1:] + ".", tiles=tuple(tiles), badges=badges)
 
 
@@ -91,33 +93,56 @@ def _alone(stage: Stage | None) -> str:
     return ", ".join(parts) + "." if parts else ""
 
 
+def _score_tile(score: Score | None, first: Stage | None, last: Stage) -> list[Tile]:
+    """The main score of the task, where the last stage has it."""
+    if score is None or score.name not in last.scores:
+        return []
+    value, dense = last.scores[score.name], first.scores.get(score.name) if first else None
+    before, after = score.write(dense) if dense is not None else "", score.write(value)
+    return [
+        Tile(
+            what=f"{score.phrase}, {score.direction}",
+            before=before,
+            after=after,
+            gain=score.judged(dense, value) or "the teacher has no score",
+            clause=f"{score.phrase} {_from_to(before, after) if before else after}",
+        )
+    ]
+
+
 def _tiles(first: Stage | None, last: Stage) -> list[Tile]:
     tiles = []
     if first and first.parameters and last.parameters is not None:
+        before, after = amount(first.parameters), amount(last.parameters)
         tiles.append(
             Tile(
                 what="parameters",
-                before=amount(first.parameters),
-                after=amount(last.parameters),
+                before=before,
+                after=after,
                 gain=f"{share(last.parameters / first.parameters, 0)} kept",
+                clause=f"{_from_to(before, after)} parameters",
             )
         )
     if first and first.macs and last.macs is not None and first.samples == last.samples:
+        before, after = amount(first.macs, "MAC"), amount(last.macs, "MAC")
         tiles.append(
             Tile(
                 what=f"multiply-accumulates{_at(first.samples)}",
-                before=amount(first.macs, "MAC"),
-                after=amount(last.macs, "MAC"),
+                before=before,
+                after=after,
                 gain=f"{share(last.macs / first.macs, 0)} kept",
+                clause=_from_to(before, after),
             )
         )
     if first and first.time and last.time and _alike(first.time, last.time):
+        gain = speed(first.time, last.time)
         tiles.append(
             Tile(
                 what=f"measured here, {_conditions(first.time)}",
                 before=milliseconds(first.time.median_ms),
                 after=milliseconds(last.time.median_ms),
-                gain=speed(first.time, last.time),
+                gain=gain,
+                clause=f"{gain} here",
             )
         )
     if last.cosine:
@@ -128,27 +153,17 @@ def _tiles(first: Stage | None, last: Stage) -> list[Tile]:
                 before="",
                 after=figure(mean),
                 gain=f"lowest {figure(min(last.cosine))}",
+                clause=f"cosine to the teacher {figure(mean)}",
             )
         )
     return tiles
 
 
-def _clause(tile: Tile) -> str:
-    """A tile as a part of the sentence."""
-    if tile.what == "parameters":
-        return f"{_from_to(tile)} parameters"
-    if tile.what.startswith("multiply"):
-        return _from_to(tile)
-    if tile.what.startswith("measured"):
-        return f"{tile.gain} here"
-    return f"cosine to the teacher {tile.after}"
-
-
-def _from_to(tile: Tile) -> str:
+def _from_to(before: str, after: str) -> str:
     """``6.91 → 1.39 GMAC``: the unit once where it is the same, and no line break within."""
-    before, _, unit = tile.before.partition("\u202f")
-    same = unit == tile.after.partition("\u202f")[2]
-    return f"{before if same else tile.before}\u00a0→\u00a0{tile.after}"
+    figures, _, unit = before.partition("\u202f")
+    same = unit == after.partition("\u202f")[2]
+    return f"{figures if same else before}\u00a0→\u00a0{after}"
 
 
 def speed(before: Time, after: Time) -> str:
@@ -182,7 +197,7 @@ def _at(samples: int | None) -> str:
     return f" at {round(samples / 16000, 2):g}\u00a0s" if samples else ""
 
 
-def table(stages: Sequence[Stage]) -> Table:
+def table(stages: Sequence[Stage], task: Task | None = None) -> Table:
     """Measures of each stage; a measure that no stage has is left out."""
     first = stages[0]
     times = [stage.time for stage in stages if stage.time]
@@ -200,12 +215,15 @@ def table(stages: Sequence[Stage]) -> Table:
             f"median and spread, {under}".rstrip(", "),
             _cells(stages, lambda s: _time(s.time, first.time)),
         ),
+        *(_score_row(score, stages) for score in scores_of(stages, task)),
         ("Distillation loss", "on held-out audio", _cells(stages, lambda s: _plain(s.loss))),
         ("Cosine to the teacher", "mean and lowest hidden state", _cells(stages, _cosine)),
     ]
     notes = []
     if any(not _alike(times[0], time) for time in times[1:]):
         notes.append("The times were not measured under the same conditions and cannot be compared.")
+    if not first.scores and any(stage.scores for stage in stages):
+        notes.append("The teacher has no score where its head was new, and no difference to it is shown.")
     return Table(
         stages=tuple(NAMES.get(stage.name, stage.name) for stage in stages),
         rows=tuple(row for row in rows if any(cell.main != "–" for cell in row[2])),
@@ -231,6 +249,17 @@ def _time(time: Time | None, dense: Time | None) -> Cell:
     if dense is not None and time is not dense and _alike(time, dense):
         more += f" · {speed(dense, time)}"
     return Cell(main=milliseconds(time.median_ms), more=more)
+
+
+def _score_row(score: Score, stages: Sequence[Stage]) -> tuple[str, str, tuple[Cell, ...]]:
+    """A score of every stage, with the difference to the first."""
+
+    def cell(stage: Stage) -> Cell:
+        value = stage.scores.get(score.name)
+        difference = score.against(stages[0].scores.get(score.name), value) if stage is not stages[0] else ""
+        return Cell(main=score.write(value), more=difference)
+
+    return score.title, ", ".join(filter(None, ("on held-out audio", score.direction))), _cells(stages, cell)
 
 
 def _plain(value: float | None) -> Cell:

@@ -8,9 +8,16 @@ from dataclasses import dataclass
 from secateur.report.charts import Chart, Curve, curves
 from secateur.report.gates import KINDS
 from secateur.report.record import Point
+from secateur.report.scores import Score
 
-#: Figures that belong into one chart of losses.
-_LOSSES = ("loss", "distill", "distillation", "task")
+#: Figures that belong into one chart of losses, and what each is called there.
+_LOSSES = {
+    "loss": "total",
+    "distill": "hidden states",
+    "distillation": "distillation",
+    "logits": "logits",
+    "task": "task",
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,14 +29,14 @@ class Trajectory:
     others: tuple[Chart, ...]
 
 
-def trajectories(points: Sequence[Point]) -> list[Trajectory]:
-    """One for each phase, in the order in which the metrics name them."""
+def trajectories(points: Sequence[Point], scores: Sequence[Score] = ()) -> list[Trajectory]:
+    """One for each phase, in the order in which the metrics name them; `scores` are those of the task."""
     phases = dict.fromkeys(point.phase for point in points)
-    found = [_phase(phase, [point for point in points if point.phase == phase]) for phase in phases]
+    found = [_phase(phase, [point for point in points if point.phase == phase], scores) for phase in phases]
     return [trajectory for trajectory in found if trajectory.charts or trajectory.others]
 
 
-def _phase(phase: str, points: Sequence[Point]) -> Trajectory:
+def _phase(phase: str, points: Sequence[Point], scores: Sequence[Score]) -> Trajectory:
     series: dict[str, list[tuple[float, float]]] = {}
     for point in points:
         for name, value in point.values.items():
@@ -37,6 +44,7 @@ def _phase(phase: str, points: Sequence[Point]) -> Trajectory:
     draw = _Drawer(phase=phase, series=series)
     charts = [
         draw.losses(),
+        draw.scores(scores),
         draw.kept(),
         draw.multipliers(),
         draw.group("open/", "Open share by kind", percent=True),
@@ -62,16 +70,26 @@ class _Drawer:
     def losses(self) -> Chart | None:
         """Losses while training, and on the held-out set as dots."""
         found: list[Curve] = []
-        total, distilled = self.series.get("loss"), self.series.get("distill")
-        if total is not None and total == distilled:
-            self.series.pop("loss")  # distillation is all there is: one line, not two on top of each other
-        for name in _LOSSES:
+        if any(self.series.get(name) == self.series.get("loss") for name in _LOSSES if name != "loss"):
+            self.series.pop("loss", None)  # a part that is all there is: one line, not two on top of each other
+        for name, words in _LOSSES.items():
             if points := self.series.pop(name, None):
-                words = {"loss": "total", "distill": "distillation"}.get(name, name)
                 found.append(Curve(name=words, points=tuple(points), colour=len(found)))
         if points := self.series.pop("validation/loss", None):
-            found.append(Curve(name="held out", points=tuple(points), colour=3, style="dots"))
+            found.append(Curve(name="held out", points=tuple(points), colour=max(3, len(found)), style="dots"))
         return self._chart(found, "loss", "Loss")
+
+    def scores(self, scores: Sequence[Score]) -> Chart | None:
+        """What the task is judged by, on the held-out set."""
+        found = [
+            Curve(name=score.title, points=tuple(points), colour=colour, style="dots")
+            for colour, score in enumerate(scores)
+            if (points := self.series.pop(f"validation/{score.name}", None))
+        ]
+        directions = dict.fromkeys(score.direction for score in scores if score.direction)
+        note = f"{next(iter(directions)).capitalize()}." if len(directions) == 1 else ""
+        title = found[0].name if len(found) == 1 else "Scores"
+        return self._chart(found, "scores", f"{title}, held out", percent=True, note=note)
 
     def kept(self) -> Chart | None:
         """Kept share against target, each constraint in one colour."""
@@ -124,8 +142,10 @@ class _Drawer:
         ]
         return self._chart(found, f"other-{group}", group.replace("_", " "))
 
-    def _chart(self, found: Sequence[Curve], name: str, title: str, *, percent: bool = False) -> Chart | None:
+    def _chart(
+        self, found: Sequence[Curve], name: str, title: str, *, percent: bool = False, note: str = ""
+    ) -> Chart | None:
         if not found:
             return None
         slug = "".join(letter if letter.isalnum() else "-" for letter in f"{self.phase}-{name}")
-        return curves(found, name=slug, title=title, percent=percent)
+        return curves(found, name=slug, title=title, percent=percent, note=note)

@@ -14,6 +14,7 @@ from secateur.report.charts import Chart, cosines, differences
 from secateur.report.costs import Stack, stacks
 from secateur.report.gates import ConstraintRow, Health, RoundingView, constraint_rows, health, rounding_view
 from secateur.report.record import Check, Corpus, Data, Phase, Point, Record, Verification
+from secateur.report.scores import order_of, scores_of
 from secateur.report.shape import Layer, layers_of, pictures
 from secateur.report.stages import NAMES, Headline, Table, headline, table
 from secateur.report.trajectories import Trajectory, trajectories
@@ -51,6 +52,7 @@ class View:
     title: str
     kind: str
     headline: Headline
+    order: str  # with a task: what was learned, in which order
     stages: Table | None
     cosine: Chart | None
     shapes: tuple[Chart, ...]
@@ -84,7 +86,8 @@ def view(record: Record, points: Sequence[Point], bench: Bench | None = None) ->
         title=record.name or record.kind,
         kind=record.kind,
         headline=headline(record),
-        stages=table(record.stages) if record.stages else None,
+        order=order_of(record.task) if record.task else "",
+        stages=table(record.stages, record.task) if record.stages else None,
         cosine=cosines(measured, name="cosine", title="Cosine to the teacher", note="On held-out audio; 1 is the same.")
         if measured
         else None,
@@ -101,12 +104,12 @@ def view(record: Record, points: Sequence[Point], bench: Bench | None = None) ->
         health=health(record.gates) if record.gates else None,
         constraints=tuple(constraint_rows(record.constraints)),
         rounding=rounding_view(record.rounding) if record.rounding else None,
-        trajectories=tuple(trajectories(points)),
+        trajectories=tuple(trajectories(points, scores_of(record.stages, record.task))),
         proof=_proof(record.verification) if record.verification else None,
         data=_data(record.data) if record.data else None,
         phases=tuple(_phase(phase) for phase in record.phases),
         recipe=yaml.safe_dump(record.recipe, sort_keys=False, allow_unicode=True) if record.recipe else "",
-        environment=tuple(_flat(record.environment)),
+        environment=tuple(flat(record.environment)),
     )
 
 
@@ -142,12 +145,12 @@ def _phase(phase: Phase) -> tuple[str, str, str]:
     return phase.name, steps, duration(phase.seconds)
 
 
-def _flat(values: Any, prefix: str = "") -> list[tuple[str, str]]:
+def flat(values: Any, prefix: str = "") -> list[tuple[str, str]]:
     """Nested values as rows of a table; what is empty is left out."""
     found: list[tuple[str, str]] = []
     for name, value in values.items():
         if isinstance(value, dict):
-            found.extend(_flat(value, "" if name == "versions" else f"{prefix}{name} "))
+            found.extend(flat(value, "" if name == "versions" else f"{prefix}{name} "))
         elif isinstance(value, list):
             if value:
                 found.append((f"{prefix}{name}", ", ".join(map(str, value))))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-_THIN = "\u202f"  # a narrow space that does not break, between a figure and its unit
+THIN = "\u202f"  # a narrow space that does not break, between a figure and its unit
 MINUS = "\u2212"
 
 
@@ -31,8 +31,8 @@ def amount(value: float | None, unit: str = "") -> str:
         return figure(value)
     for limit, letter in ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")):
         if abs(value) >= limit * 0.9995:
-            return f"{figure(value / limit)}{_THIN}{letter}{unit}"
-    return f"{figure(value)}{_THIN}{unit}" if unit else figure(value)
+            return f"{figure(value / limit)}{THIN}{letter}{unit}"
+    return f"{figure(value)}{THIN}{unit}" if unit else figure(value)
 
 
 def exact(value: float | None) -> str:
@@ -50,15 +50,15 @@ def share(value: float | None, digits: int = 1) -> str:
         return "–"
     text = f"{100 * value:.{digits}f}"
     if float(text) == 0 and value > 0:
-        return f"<{_THIN}{10**-digits:.{digits}f}{_THIN}%"
-    return f"{text}{_THIN}%"
+        return f"<{THIN}{10**-digits:.{digits}f}{THIN}%"
+    return f"{text}{THIN}%"
 
 
 def milliseconds(value: float | None) -> str:
     """A time: ``497 ms``, ``1.24 s``."""
     if value is None:
         return "–"
-    return f"{figure(value / 1000)}{_THIN}s" if value >= 1000 else f"{figure(value)}{_THIN}ms"
+    return f"{figure(value / 1000)}{THIN}s" if value >= 1000 else f"{figure(value)}{THIN}ms"
 
 
 def duration(seconds: float | None) -> str:
@@ -67,10 +67,10 @@ def duration(seconds: float | None) -> str:
         return "–"
     whole = round(seconds)
     if whole < 60:
-        return f"{figure(seconds, 2)}{_THIN}s"
+        return f"{figure(seconds, 2)}{THIN}s"
     if whole < 3600:
-        return f"{whole // 60}{_THIN}min {whole % 60:02d}{_THIN}s"
-    return f"{whole // 3600}{_THIN}h {whole % 3600 // 60:02d}{_THIN}min"
+        return f"{whole // 60}{THIN}min {whole % 60:02d}{THIN}s"
+    return f"{whole // 3600}{THIN}h {whole % 3600 // 60:02d}{THIN}min"
 
 
 def plural(count: int, one: str, many: str | None = None) -> str:

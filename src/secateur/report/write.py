@@ -12,9 +12,12 @@ from markupsafe import Markup
 from secateur.errors import SecateurError
 from secateur.report.bench import read_bench
 from secateur.report.record import read_metrics, read_record
+from secateur.report.sweep import read_sweep
+from secateur.report.sweep_view import SweepView, sweep_view
 from secateur.report.view import View, view
 
 RECORD, METRICS, BENCH, REPORT = "record.json", "metrics.jsonl", "bench.json", "report.html"
+SWEEP = "sweep.json"
 
 
 def write_report(run: Path, out: Path | None = None) -> Path:
@@ -33,7 +36,26 @@ def write_report(run: Path, out: Path | None = None) -> Path:
     run = Path(run)
     path = run if run.suffix == ".json" else run / RECORD
     page = render(view(read_record(path), read_metrics(path.parent / METRICS), read_bench(path.parent / BENCH)))
-    out = Path(out) if out is not None else path.parent / REPORT
+    return write_page(page, Path(out) if out is not None else path.parent / REPORT)
+
+
+def write_sweep(folder: Path) -> Path:
+    """Make the page of a sweep, ``sweep.html``, from the ``sweep.json`` in its folder; it links to its runs' reports.
+
+    Raises:
+        SecateurError: There is no such record, it is not what it should be, or the page cannot be written.
+    """
+    folder = Path(folder)
+    page = render(sweep_view(read_sweep(folder / SWEEP)), "sweep.html")
+    return write_page(page, folder / "sweep.html")
+
+
+def write_page(page: str, out: Path) -> Path:
+    """Write a page whole or not at all.
+
+    Raises:
+        SecateurError: It cannot be written there.
+    """
     temporary = out.with_name(f".{out.name}.partial")
     try:
         temporary.write_text(page, encoding="utf-8")
@@ -46,10 +68,10 @@ def write_report(run: Path, out: Path | None = None) -> Path:
     return out
 
 
-def render(page: View) -> str:
+def render(page: View | SweepView, template: str = "report.html") -> str:
     """The page as HTML; all text of the view is escaped by the template, all pictures by their makers."""
     style = Markup(_resource("report.css"))  # ours, and without a closing tag
-    return _templates().get_template("report.html").render(view=page, style=style)
+    return _templates().get_template(template).render(view=page, style=style)
 
 
 @cache

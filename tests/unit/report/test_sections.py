@@ -166,7 +166,7 @@ def test_each_group_of_metrics_has_its_chart_and_the_unknown_ones_theirs() -> No
     assert [curve.style for curve in found.charts[1].legend] == ["solid", "dashed"]
 
 
-def test_a_loss_that_is_distillation_alone_is_one_line() -> None:
+def test_a_loss_that_is_of_hidden_states_alone_is_one_line() -> None:
     points = [Point(phase="recover", step=step, values={"loss": 1 / step, "distill": 1 / step}) for step in (1, 2)]
     (found,) = trajectories(points)
-    assert [curve.name for curve in found.charts[0].legend] == ["distillation"]
+    assert [curve.name for curve in found.charts[0].legend] == ["hidden states"]
