@@ -14,6 +14,19 @@ from transformers import Wav2Vec2Config, Wav2Vec2CTCTokenizer
 
 from secateur.data.corpus import Corpus, Utterance
 
+#: Fields of the config of a tiny encoder, 80 samples a frame.
+TINY = {
+    "hidden_size": 8,
+    "num_hidden_layers": 1,
+    "num_attention_heads": 2,
+    "intermediate_size": 8,
+    "conv_dim": (6, 6),
+    "conv_kernel": (10, 3),
+    "conv_stride": (10, 8),
+    "num_conv_pos_embeddings": 4,
+    "num_conv_pos_embedding_groups": 2,
+}
+
 
 def corpus_of(*rows: dict[str, Any]) -> Corpus:
     """A corpus of silent seconds, one for each row of `Utterance` fields."""

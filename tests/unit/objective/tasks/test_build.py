@@ -7,7 +7,7 @@ from typing import get_args
 
 import pytest
 import torch
-from task_toy import bare, corpus_of, frames_of
+from task_toy import TINY, bare, corpus_of, frames_of
 from transformers import Wav2Vec2ForCTC, Wav2Vec2ForSequenceClassification
 
 from secateur.objective import tasks
@@ -37,11 +37,9 @@ def test_every_kind_is_tested_here() -> None:
 
 @pytest.mark.parametrize("config", CONFIGS, ids=str)
 def test_a_task_fits_the_librarys_head_and_scores_it(config: TaskConfig, tmp_path: Path) -> None:
-    sizes = {"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 8}
-    convolutions = {"conv_dim": (6, 6), "conv_kernel": (10, 3), "conv_stride": (10, 8)}
     task = build_task(config, source=tmp_path, model_config=bare(), corpus=CORPUS)
     classes = {"ForCTC": Wav2Vec2ForCTC, "ForSequenceClassification": Wav2Vec2ForSequenceClassification}
-    model = classes[task.ending](bare(**sizes, **convolutions, **task.fields())).eval()
+    model = classes[task.ending](bare(**TINY, **task.fields())).eval()
     utterances = task.usable(CORPUS, frames_of).corpus.utterances
     logits = model(torch.randn(2, 3200)).logits
     frames = torch.tensor([39, 30])

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 import transformers
-from task_toy import bare, corpus_of, frames_of, saying, spaced, texts, tokenizer_folder
+from task_toy import TINY, bare, corpus_of, frames_of, saying, spaced, texts, tokenizer_folder
 from transformers import Wav2Vec2FeatureExtractor
 
 from secateur.errors import ConfigError, DataError
@@ -18,17 +18,6 @@ from secateur.objective.tasks.ctc import CtcTask
 
 UPPER = ("<pad>", "<unk>", "|", "A", "B", "C")
 SAID = ("a cab", "bab", "abba  cab")
-TINY = {
-    "hidden_size": 8,
-    "num_hidden_layers": 1,
-    "num_attention_heads": 2,
-    "intermediate_size": 8,
-    "conv_dim": (6, 6),
-    "conv_kernel": (10, 3),
-    "conv_stride": (10, 8),
-    "num_conv_pos_embeddings": 4,
-    "num_conv_pos_embedding_groups": 2,
-}
 
 
 def task_of(folder: Path, *said: str, config: Ctc | None = None, **fields: object) -> CtcTask:
