@@ -5,7 +5,7 @@
 `manifest.jsonl` has one recording of one word in each line (`audio`, `label`, `speaker`, `split`, and `take` where the
 corpus numbers the takes of a word); what is written is a folder of WAV files with a manifest of its own. All words of
 a string are of one speaker. Where takes are numbered, those below `--held-takes` make the split `test` and the rest
-`train`, as the free spoken digits divide themselves, so that every speaker is in both; else the splits stay as they are.
+`train`, as the free spoken digits divide themselves, so that every speaker is in both; else the splits stay.
 """
 
 from __future__ import annotations

@@ -43,7 +43,6 @@ class Utterance:
     offset: float = 0.0
     duration: float | None = None
     words: tuple[tuple[int, int, str], ...] = ()
-    tagged: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

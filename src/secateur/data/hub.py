@@ -118,7 +118,7 @@ def _splits(library: Any, config: DatasetsData) -> Mapping[str, Any]:
         own = str(getattr(loaded, "split", None) or "all") if saved or config.split is None else config.split
         loaded = {own: loaded}
     if config.split is None:
-        return loaded
+        return dict(loaded)
     return {config.split: loaded[known(config.split, loaded, path=config.path, what="split")]}
 
 

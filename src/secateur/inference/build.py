@@ -52,7 +52,7 @@ def for_inference(model: PreTrainedModel) -> PreTrainedModel:
         raise ModelError("This model is in its inference-only form already.")
     new: Any = _copy(model)
     base: Any = base_of(new)
-    if isinstance(getattr(base_of(model).feature_extractor.conv_layers[0], "layer_norm", None), ValidGroupNorm):
+    if any(isinstance(module, ValidGroupNorm) for module in model.modules()):
         leave_padding_out(base)
     with torch.no_grad():
         if base.config.feat_extract_activation == "gelu":

@@ -122,7 +122,7 @@ def tick_words(marks: Sequence[float]) -> list[str]:
     largest = max(abs(mark) for mark in marks)
     if 0 < largest < 1e-3 or largest >= 1e6:
         return [_shortest(mark) for mark in marks]
-    digits = next(n for n in range(8) if all(abs(round(m, n) - m) < 1e-9 * largest + 1e-12 for m in marks))
+    digits = next(n for n in range(16) if all(abs(round(m, n) - m) < 1e-9 * largest + 1e-12 for m in marks))
     return [f"{mark:,.{digits}f}".replace("-", MINUS) for mark in marks]
 
 

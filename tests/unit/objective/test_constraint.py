@@ -98,7 +98,7 @@ def test_constraints_without_a_target_take_the_recipes() -> None:
     assert [constraint.kept for constraint in both.limits] == [0.5, 0.6]
     with pytest.raises(ConfigError, match="a target of its own: leave out 'target'"):
         PruneConfig(target=0.5, constraints=(Constraint(target=0.5),))
-    with pytest.raises(ConfigError, match="needs one of 'target'.*got none for macs-whole"):
+    with pytest.raises(ConfigError, match=r"needs one of 'target'.*got none for macs-whole"):
         PruneConfig(constraints=(Constraint(cost="macs"),))
 
 
