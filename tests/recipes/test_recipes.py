@@ -32,7 +32,12 @@ def speech(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Recordings, and a manifest that splits them."""
     folder = write_wavs(tmp_path_factory.mktemp("recipes") / "speech")
     lines = [
-        {"audio_filepath": f"u{index:02}.wav", "split": "dev" if index % 4 == 3 else "train"}
+        {
+            "audio_filepath": f"u{index:02}.wav",
+            "split": "dev" if index % 4 == 3 else "train",
+            "text": "ab"[index % 2],
+            "label": "xy"[index % 2],
+        }
         for index in range(len(LENGTHS))
     ]
     (folder / "manifest.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
@@ -40,8 +45,17 @@ def speech(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_every_recipe_is_found() -> None:
-    assert NAMES == [
+    assert sorted(NAMES) == [
         "dphubert",
+        "peng2023",
+        "peng2023/mac",
+        "peng2023/reduced",
+        "peng2023/sepmac",
+        "peng2023/size",
+        "peng2023/slurp",
+        "peng2023/slurp/mac",
+        "peng2023/slurp/sepmac",
+        "peng2023/slurp/size",
         "quickstart",
         "tiny_teacher",
         "wang2023",
@@ -60,22 +74,22 @@ def test_a_recipe_loads_by_name_and_is_written_back_whole(name: str, tmp_path: P
 
 def depth_of(recipe: PruneConfig) -> int:
     """Layers of the smallest model that the recipe's pairing fits."""
-    listed = recipe.distill.pairing.layers
+    listed = recipe.distill.pairing.layers if recipe.distill else None
     return max(listed) if listed else 3
 
 
 @pytest.mark.parametrize("name", [name for name in NAMES if name not in PRETRAIN])
 def test_a_pruning_recipe_takes_two_steps_of_every_phase(name: str, speech: Path, tmp_path: Path) -> None:
     recipe: Any = configs.load(name, PruneConfig, search=RECIPES)
-    family = "hubert" if "hubert" in recipe.model else "wavlm"
+    family = next(family for family in ("hubert", "wav2vec2", "wavlm", "") if family in recipe.model) or "wavlm"
     depth = depth_of(recipe)
     build(tiny_config(family, "base", num_hidden_layers=depth)).save_pretrained(tmp_path / "teacher")
     overrides = {
         "model": str(tmp_path / "teacher"),
         "out": str(tmp_path / "run"),
-        "data": {"kind": "folder", "path": str(speech)},
+        "data": {"kind": "jsonl", "path": str(speech / "manifest.jsonl")},
         "validation": {"data": None, "seconds": 0.5},
-        "batching": {"seconds": 1.0, "longest": 0.4, "shortest": 0.1, "accumulate": 1},
+        "batching": {"seconds": 1.0, "longest": 0.4 if recipe.task is None else 0.6, "shortest": 0.1, "accumulate": 1},
         "learn.steps": 2,
         "recover.steps": min(2, recipe.recover.steps),
         "learn.log_every": 1,
@@ -127,3 +141,12 @@ def test_the_published_settings_are_in_the_recipes() -> None:
     dphubert: Any = configs.load("dphubert", PruneConfig, search=RECIPES)
     assert [(c.scope, c.sparsity) for c in dphubert.limits] == [("whole", 0.75)]
     assert teacher_layers(dphubert.distill.pairing, 12) == (0, 4, 8, 12)
+    costs = {
+        name: [(c.cost, c.scope, c.kept) for c in configs.load(f"peng2023/{name}", PruneConfig, search=RECIPES).limits]
+        for name in ("size", "mac", "sepmac")
+    }
+    assert costs == {
+        "size": [("parameters", "whole", 0.5)],
+        "mac": [("macs", "whole", 0.5)],
+        "sepmac": [("macs", "frontend", 0.5), ("macs", "encoder", 0.5)],
+    }

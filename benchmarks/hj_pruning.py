@@ -1,0 +1,182 @@
+"""HJ-Pruning in miniature: a small recogniser of connected words, or of keywords, pruned while it learns on.
+
+    python benchmarks/connected_words.py SPEECH/manifest.jsonl --corpus fsdd --out runs/hj_pruning/words
+    python benchmarks/hj_pruning.py dense --task ctc
+    python benchmarks/hj_pruning.py run --task ctc --out benchmarks/results/hj_pruning.jsonl
+    python benchmarks/hj_pruning.py dense --task classification --manifest SPEECH/manifest.jsonl
+    python benchmarks/hj_pruning.py run --task classification --manifest SPEECH/manifest.jsonl --out …
+    python benchmarks/hj_pruning.py table --out benchmarks/results/hj_pruning.jsonl
+
+`dense` makes what all begin with: wav2vec 2.0 in the shape and with the weights of the packaged teacher, fine-tuned for
+the task. Every method then takes as many steps on the same data: the dense model learns on, a pruned one learns gates
+and weights and then recovers, a one-shot one only recovers. Each run has a process and one thread of its own; two run
+at a time. Scores are of the test split, which nothing is chosen by.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import small_wav2vec2
+from reduced_scale import prune_alone
+
+RECIPE = "peng2023/reduced"
+WORK = Path("runs/hj_pruning")
+LEARN, RECOVER = 300, 200
+KINDS = ["channels", "heads", "units"]
+MACS = {"cost": "macs", "ramp": [[0, 0], [0.5, 1]]}
+#: What of a task is shown first, and which way it improves.
+HEADLINE = {"ctc": ("wer", min), "classification": ("accuracy", max)}
+
+
+def one_shot(target: float) -> dict[str, Any]:
+    """No gates: the same share of every axis by magnitude, and all steps to recover."""
+    choose = {"kind": "score", "score": "magnitude", "kinds": KINDS}
+    return {"choose": choose, "target": target, "recover.steps": LEARN + RECOVER, "recover.warmup": 0.06}
+
+
+#: Fields of each method; targets are shares of MACs unless they say otherwise.
+METHODS: dict[str, dict[str, Any]] = {
+    "dense": one_shot(1.0),
+    **{f"mac {target}": {"target": target} for target in (0.9, 0.8, 0.7, 0.6, 0.5)},
+    # The share of parameters at which about half of the MACs are left, found by trying.
+    "size": {"constraints": [MACS | {"cost": "parameters"}], "target": 0.29},
+    "sepmac": {"constraints": [MACS | {"scope": "frontend"}, MACS | {"scope": "encoder"}], "target": 0.5},
+    "transformer only 0.5": {"gates.channels": None, "target": 0.5},
+    "magnitude 0.5": one_shot(0.5),
+}
+WANTED = {"ctc": list(METHODS), "classification": ["dense", "mac 0.7", "mac 0.5"]}
+
+
+def data_of(options: argparse.Namespace) -> dict[str, Any]:
+    """Where the audio of a task lies."""
+    fields: dict[str, Any] = {"data.path": str(options.manifest), "validation.data.path": str(options.manifest)}
+    if options.task == "classification":
+        keywords = {"corpus": [options.corpus]}
+        fields |= {"data.where": keywords, "validation.data.where": keywords, "task": {"kind": "classification"}}
+    return fields
+
+
+def dense(options: argparse.Namespace) -> None:
+    """Fine-tune the model that all methods begin with; what is pruned of it is thrown away."""
+    start = WORK / "start"
+    if not start.is_dir():
+        small_wav2vec2.write(start)
+    training = {"steps": options.steps, "learning_rate": 3e-3, "warmup": 0.1, "save_every": 0}
+    nothing = one_shot(1.0) | {"recover.steps": 0}
+    fields = data_of(options) | nothing | {"model": str(start), "finetune": training}
+    record = prune_alone(RECIPE, fields, WORK / f"dense-{options.task}")
+    print(f"{WORK}/dense-{options.task}/finetuned: {record['stages'][0]['scores']}")
+
+
+def run_case(case: dict[str, Any], options: argparse.Namespace) -> dict[str, Any]:
+    """One run in a process of its own."""
+    model = options.model or WORK / f"dense-{options.task}" / "finetuned"
+    fields = data_of(options) | {"model": str(model), "seed": case["seed"]} | METHODS[case["method"]]
+    record = prune_alone(RECIPE, fields, WORK / "-".join(str(value).replace(" ", "_") for value in case.values()))
+    before, after = record["stages"][0], record["stages"][-1]
+    front = [name for name in record["blocks"]["after"] if name.startswith("feature_extractor")]
+    return case | {
+        "scores": after["scores"],
+        "shrunk": record["stages"][1]["scores"],
+        "start": before["scores"],
+        "parameters": after["parameters"] / before["parameters"],
+        "macs": after["macs"] / before["macs"],
+        "front_end": sum(record["blocks"]["after"][n]["macs"] for n in front)
+        / sum(record["blocks"]["before"][n]["macs"] for n in front),
+        "times_as_fast": before["time"]["median_ms"] / after["time"]["median_ms"],
+        "undecided": record["gates"].get("undecided_share"),
+        "moved": record["gates"].get("moved_share"),
+        "seconds": sum(phase["seconds"] for phase in record["phases"]),
+    }
+
+
+def table(results: Sequence[dict[str, Any]]) -> str:
+    """The results as Markdown: means and standard deviations over seeds."""
+    columns = (
+        "task",
+        "method",
+        "score",
+        "per seed",
+        "against dense",
+        "parameters",
+        "MACs",
+        "of the front end",
+        "faster",
+    )
+    lines = ["| " + " | ".join(columns) + " |", "|" + "---|" * len(columns)]
+    for task, (name, _) in HEADLINE.items():
+        mine = {m: sorted((r for r in results if (r["task"], r["method"]) == (task, m)), key=_seed) for m in METHODS}
+        for method, rows in mine.items():
+            if not rows:
+                continue
+            scores = [100 * row["scores"][name] for row in rows]
+            spread = f" ± {statistics.stdev(scores):.2f}" if len(scores) > 1 else ""
+            pairs = [
+                100 * (row["scores"][name] - other["scores"][name])
+                for row in rows
+                for other in mine["dense"]
+                if other["seed"] == row["seed"]
+            ]
+            against = f"{statistics.mean(pairs):+.2f}" if pairs and method != "dense" else ""
+            cells = [
+                task,
+                method,
+                f"{name} {statistics.mean(scores):.2f} %{spread}",
+                " ".join(f"{score:.2f}" for score in scores),
+                against,
+                *(
+                    f"{100 * statistics.mean(row[key] for row in rows):.1f} %"
+                    for key in ("parameters", "macs", "front_end")
+                ),
+                f"{statistics.mean(row['times_as_fast'] for row in rows):.2f}",
+            ]
+            lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def _seed(row: dict[str, Any]) -> int:
+    return int(row["seed"])
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("verb", choices=("dense", "run", "table"))
+    parser.add_argument("--task", choices=tuple(HEADLINE), default="ctc")
+    parser.add_argument("--manifest", type=Path, default=WORK / "words" / "manifest.jsonl")
+    parser.add_argument("--corpus", default="arabic_commands", help="of the keywords")
+    parser.add_argument("--model", type=Path, help="what all begin with, if not what `dense` made")
+    parser.add_argument("--steps", type=int, default=2200, help="of `dense`")
+    parser.add_argument("--out", type=Path, help="JSON lines, one a run; runs that are in it are not run again")
+    parser.add_argument("--methods", nargs="+", choices=tuple(METHODS))
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--jobs", type=int, default=2)
+    options = parser.parse_args()
+    if options.verb == "dense":
+        dense(options)
+        return
+    done = [json.loads(line) for line in options.out.read_text().splitlines()] if options.out.exists() else []
+    if options.verb == "table":
+        print(table(done))
+        return
+    keys = {(row["task"], row["method"], row["seed"]) for row in done}
+    cases = [
+        {"task": options.task, "method": method, "seed": seed}
+        for seed in range(options.seeds)
+        for method in options.methods or WANTED[options.task]
+        if (options.task, method, seed) not in keys
+    ]
+    with ThreadPoolExecutor(options.jobs) as pool:
+        for result in pool.map(lambda case: run_case(case, options), cases):
+            with options.out.open("a") as handle:
+                handle.write(json.dumps(result) + "\n")
+
+
+if __name__ == "__main__":
+    main()
