@@ -14,7 +14,19 @@ from secateur.modules.register import install
 
 if TYPE_CHECKING:
     from secateur.inference import for_inference
-    from secateur.pipeline import bench, choose, doctor, pretrain, profile, prune, report, shrink, verify
+    from secateur.pipeline import (
+        bench,
+        choose,
+        doctor,
+        evaluate,
+        pretrain,
+        profile,
+        prune,
+        report,
+        shrink,
+        sweep,
+        verify,
+    )
 
 __version__ = "0.1.0"
 __all__ = [
@@ -22,12 +34,14 @@ __all__ = [
     "bench",
     "choose",
     "doctor",
+    "evaluate",
     "for_inference",
     "pretrain",
     "profile",
     "prune",
     "report",
     "shrink",
+    "sweep",
     "verify",
 ]
 

@@ -13,7 +13,8 @@ from secateur.errors import ConfigError, SecateurError, nearest
 
 BAD_INPUT = 2
 BROKEN = 1
-_LEARNING = ("prune", "pretrain")  # verbs that run in this process for long, and take any field of a recipe
+_LEARNING = ("prune", "pretrain")  # verbs that run in this process for long
+_CONFIGURED = (*_LEARNING, "evaluate")  # verbs that take any field of a config
 _RESTARTED = "secateur_restarted"
 _SWITCHES = ("resume", "json", "verbose", "help", "default-settings")  # flags without a value
 _OWN = ("sweep",)  # flags with one, which are no fields of a recipe
@@ -120,7 +121,7 @@ def _tune() -> None:
 
 def _split(words: Sequence[str]) -> tuple[list[str], dict[str, Any]]:
     """The words that argparse knows, and the fields of the recipe: ``--learn.steps 100``, ``--target=0.25``."""
-    if not words or words[0] not in _LEARNING:
+    if not words or words[0] not in _CONFIGURED:
         return list(words), {}
     own: list[str] = []
     fields: dict[str, Any] = {}
@@ -185,6 +186,12 @@ def _pretrain(options: argparse.Namespace, fields: dict[str, Any]) -> int:
 
     record = pipeline.pretrain(options.recipe, overrides=fields, resume=options.resume)
     return _print(options, record, lambda record: print(f"The encoder lies in {record['config']['out']}/model."))
+
+
+def _evaluate(options: argparse.Namespace, fields: dict[str, Any]) -> int:
+    from secateur import pipeline
+
+    return _print(options, pipeline.evaluate(options.model, fields=fields), _evaluated)
 
 
 def _choose(options: argparse.Namespace, fields: dict[str, Any]) -> int:
@@ -382,6 +389,13 @@ def _verified(record: dict[str, Any]) -> None:
         print(f"        {name}: {difference:.1e}")
 
 
+def _evaluated(record: dict[str, Any]) -> None:
+    data = record["data"]
+    print(f"{data['name']}: {data['utterances']} utterances, {data['hours']:.2f} h; {len(record['skipped'])} left out")
+    for name, value in record["scores"].items():
+        print(f"{name:16} {value:.2%}")
+
+
 def _benched(record: dict[str, Any]) -> None:
     rows = []
     for row in record["rows"]:
@@ -513,6 +527,11 @@ def _bench_flags(verb: argparse.ArgumentParser) -> None:
     verb.add_argument("--out", help="write the record here, as JSON; default of a run: bench.json in its folder")
 
 
+def _evaluate_flags(verb: argparse.ArgumentParser) -> None:
+    verb.add_argument("model", help="a model folder or hub id, dense or cut, with a task head")
+    verb.epilog = "What is heard, and for which task: --data.kind librispeech --data.path DIR --task.kind ctc"
+
+
 def _report_flags(verb: argparse.ArgumentParser) -> None:
     verb.add_argument("folder", metavar="RUN", help="a run folder")
     verb.add_argument("--out", help="where to write the page; default: report.html in the run folder")
@@ -531,6 +550,7 @@ VERBS: dict[str, _Verb] = {
     "profile": (_profile, "Parameters and MACs by block.", _profile_flags),
     "verify": (_verify, "Prove that a cut model is the masked model, and check the drop-in contract.", _verify_flags),
     "bench": (_bench, "Measure time and memory of models side by side.", _bench_flags),
+    "evaluate": (_evaluate, "How well a model with a task head does its task.", _evaluate_flags),
     "report": (_report, "Write the report of a run again.", _report_flags),
     "pretrain": (_pretrain, "Train a small encoder from nothing, as the packaged teacher was.", _pretrain_flags),
     "doctor": (_doctor, "Look at this machine and installation.", _no_flags),

@@ -318,6 +318,19 @@ def bench(
     return record
 
 
+def evaluate(model: str | Path, *, fields: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """How well a model with a task head does its task, such as its word error rate.
+
+    Args:
+        model: A model folder or hub id, dense or cut.
+        fields: The other fields of `secateur.compress.evaluate.EvaluateConfig`, by dotted name: `data` and `task`.
+    """
+    from secateur.compress import evaluate as evaluating
+
+    config = configs.load({"model": str(model)}, evaluating.EvaluateConfig, fields)
+    return evaluating.evaluate(config)
+
+
 def report(run_folder: str | Path, *, out: str | Path | None = None) -> Path:
     """Write the HTML report of a run from its records."""
     from secateur.report import write_report

@@ -115,9 +115,9 @@ def held_out(
         DataError: The corpus has no utterance long enough for one frame.
     """
     crops, total = [], 0.0
-    most = int(longest * SAMPLE_RATE)
+    most = longest * SAMPLE_RATE
     for index, utterance in enumerate(corpus.utterances):
-        samples = min(utterance.samples, most) if task is None else utterance.samples
+        samples = int(min(utterance.samples, most)) if task is None else utterance.samples
         if structure.lengths(samples)[-1] < 1 or total >= seconds:
             continue
         crops.append(Crop(index=index, start=0, samples=samples))

@@ -134,8 +134,8 @@ def prepare(config: PruneConfig, *, table: Callable[[PreTrainedConfig], Table]) 
     task, new_head = None, False
     if config.task is not None:
         task = build_task(config.task, source=source, model_config=teacher.config, corpus=train)
-        train = _usable(task, train, structure, longest=config.batching.longest)
-        held = _usable(task, held, structure)
+        train = usable(task, train, structure, longest=config.batching.longest)
+        held = usable(task, held, structure)
         new_head = task.new_head
         teacher = _ready(config, teacher, task).requires_grad_(False)
     timed = any(constraint.cost == "latency" for constraint in config.limits)
@@ -151,7 +151,7 @@ def prepare(config: PruneConfig, *, table: Callable[[PreTrainedConfig], Table]) 
         bounds=bounds,
         train=train,
         held=held,
-        normalize=_normalizes(source),
+        normalize=normalizes(source),
         equal=structure.sees_padding and task is None,
         task=task,
         new_head=new_head,
@@ -160,14 +160,14 @@ def prepare(config: PruneConfig, *, table: Callable[[PreTrainedConfig], Table]) 
     return setting
 
 
-def _usable(task: Task, corpus: Corpus, structure: Structure, *, longest: float = math.inf) -> Corpus:
+def usable(task: Task, corpus: Corpus, structure: Structure, *, longest: float = math.inf) -> Corpus:
     """The utterances of a corpus that a task can be learned from, none above `longest` seconds; the rest is told."""
-    usable = task.usable(corpus, lambda samples: structure.lengths(samples)[-1])
-    for note in usable.notes:
+    found = task.usable(corpus, lambda samples: structure.lengths(samples)[-1])
+    for note in found.notes:
         logger.warning("%s: %s", corpus.name, note)
     most = longest * SAMPLE_RATE
-    long = [utterance for utterance in usable.corpus.utterances if utterance.samples > most]
-    if long and len(long) == len(usable.corpus.utterances):
+    long = [utterance for utterance in found.corpus.utterances if utterance.samples > most]
+    if long and len(long) == len(found.corpus.utterances):
         raise DataError(
             f"Every utterance of {corpus.name!r} is longer than batching.longest, {longest:g} s, and with a "
             "task none can be cropped: raise it."
@@ -175,8 +175,8 @@ def _usable(task: Task, corpus: Corpus, structure: Structure, *, longest: float 
     if long:
         logger.warning("%s: %d utterances above %g s are left out", corpus.name, len(long), longest)
     why = f"is longer than batching.longest, {longest:g} s"
-    skipped = (*usable.corpus.skipped, *usable.skipped, *(Skip(utterance.path, why) for utterance in long))
-    return replace(usable.corpus.select(lambda utterance: utterance.samples <= most), skipped=skipped)
+    skipped = (*found.corpus.skipped, *found.skipped, *(Skip(utterance.path, why) for utterance in long))
+    return replace(found.corpus.select(lambda utterance: utterance.samples <= most), skipped=skipped)
 
 
 def _ready(config: PruneConfig, teacher: PreTrainedModel, task: Task) -> PreTrainedModel:
@@ -252,7 +252,8 @@ def _audio(config: PruneConfig) -> tuple[Corpus, Corpus]:
     return split_off(train, seconds=config.validation.seconds)
 
 
-def _normalizes(source: str | Path) -> bool:
+def normalizes(source: str | Path) -> bool:
+    """Whether a model's feature extractor normalises each utterance; so it is taken to where there is none to ask."""
     path = companion(source, "preprocessor_config.json")
     if path is None:
         logger.warning("%s has no preprocessor_config.json: audio is used as it is, not normalised", source)

@@ -1,0 +1,69 @@
+"""How well a model with a task head does its task on some audio."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from secateur.arch import declare
+from secateur.compress.batches import held_out
+from secateur.compress.fidelity import score
+from secateur.compress.setting import model_path, normalizes, usable
+from secateur.data.config import DataConfig, SyntheticData
+from secateur.data.open import open_corpus
+from secateur.errors import ModelError
+from secateur.masking.attach import base_of
+from secateur.objective.tasks import Classification, Ctc, TaskConfig, build_task
+from secateur.records import environment, plain
+from secateur.surgery.load import load_model
+
+#: What a head is for, by the ending of its class, where the task is not named.
+_OF_HEAD: dict[str, TaskConfig] = {"ForCTC": Ctc(), "ForSequenceClassification": Classification()}
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluateConfig:
+    """What is evaluated on what."""
+
+    model: str
+    """a model folder or hub id, dense or cut, with a task head"""
+    data: DataConfig = field(default_factory=SyntheticData)
+    task: TaskConfig | None = None
+    """null: what the model's head is for; of a CTC head transcription"""
+
+
+def evaluate(config: EvaluateConfig) -> dict[str, Any]:
+    """The record of an evaluation: the task's figures over all utterances that can be used, each by itself.
+
+    Raises:
+        SecateurError: The model has no head for the task, or the audio does not tell what the task asks for.
+    """
+    source = model_path(config.model)
+    model = load_model(source)
+    ending = next((ending for ending in _OF_HEAD if type(model).__name__.endswith(ending)), None)
+    if ending is None:
+        allowed = " or ".join(_OF_HEAD)
+        raise ModelError(f"{config.model!r} is a {type(model).__name__}: allowed are models with a head, {allowed}.")
+    corpus = open_corpus(config.data)
+    task = build_task(config.task or _OF_HEAD[ending], source=source, model_config=model.config, corpus=corpus)
+    if task.new_head:
+        assert config.task is not None
+        raise ModelError(
+            f"{config.model!r} has no head for the task {config.task.kind!r}: evaluate a fine-tuned model."
+        )
+    structure = declare(model.config)
+    corpus = usable(task, corpus, structure)
+    batches = held_out(
+        corpus, structure, seconds=float("inf"), longest=float("inf"), normalize=normalizes(source), task=task
+    )
+    return {
+        "format": 1,
+        "kind": "evaluate",
+        "model": config.model,
+        "parameters": sum(value.numel() for value in base_of(model).parameters()),
+        "environment": environment(),
+        "data": {"name": corpus.name, "utterances": len(batches), "hours": corpus.seconds / 3600},
+        "skipped": plain(corpus.skipped),
+        "headline": task.headline,
+        "scores": score(task, model, batches),
+    }

@@ -1,0 +1,63 @@
+"""Evaluating a model is scoring each utterance by itself, whatever it is cut to."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import jiwer
+import pytest
+import torch
+from pruning_toy import LENGTHS, noise, seeded, write_teacher, write_wavs
+
+from secateur.cli import main
+from secateur.errors import ConfigError, ModelError
+from secateur.pipeline import evaluate
+from secateur.surgery.load import with_head
+
+LETTERS = {"<pad>": 0, "<s>": 1, "</s>": 2, "<unk>": 3, "|": 4, "a": 5, "b": 6}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A recogniser that has learned nothing, and recordings with texts, one of them empty."""
+    from transformers import Wav2Vec2CTCTokenizer
+
+    root = tmp_path_factory.mktemp("evaluate")
+    write_teacher(root / "model", "hubert", "base")
+    model = with_head(seeded("hubert", "base"), "ForCTC", {"vocab_size": len(LETTERS), "pad_token_id": 0}, seed=3)
+    with torch.no_grad():
+        model.lm_head.weight.mul_(30.0)
+    model.save_pretrained(root / "model")
+    (root / "vocab.json").write_text(json.dumps(LETTERS))
+    Wav2Vec2CTCTokenizer(str(root / "vocab.json")).save_pretrained(root / "model")
+    speech = write_wavs(root / "speech")
+    texts = ["", *("ab a b", "b", "a") * 4][: len(LENGTHS)]
+    lines = [{"audio": f"u{i:02}.wav", "text": text} for i, text in enumerate(texts)]
+    (speech / "manifest.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    return root
+
+
+def test_the_error_rate_is_that_of_what_pipeline_writes(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    from transformers import pipeline
+
+    manifest = folder / "speech" / "manifest.jsonl"
+    words = ["evaluate", str(folder / "model"), "--data.kind", "jsonl", "--data.path", str(manifest)]
+    assert main([*words, "--json"]) == 0
+    record = json.loads(capsys.readouterr().out)
+    assert (record["data"]["utterances"], len(record["skipped"])) == (len(LENGTHS) - 1, 1)
+    recognise = pipeline("automatic-speech-recognition", model=str(folder / "model"))
+    texts = [json.loads(line)["text"] for line in manifest.read_text().splitlines()][1:]
+    heard = [recognise(noise(i))["text"] for i in range(1, len(LENGTHS))]
+    assert any(heard)
+    assert record["scores"]["wer"] == pytest.approx(jiwer.wer(texts, heard))
+    assert record["scores"]["cer"] == pytest.approx(jiwer.cer(texts, heard))
+
+
+def test_a_model_without_a_head_for_the_task_is_refused(folder: Path, tmp_path: Path) -> None:
+    bare = write_teacher(tmp_path / "bare", "hubert", "base")
+    data = {"data.kind": "jsonl", "data.path": str(folder / "speech" / "manifest.jsonl")}
+    with pytest.raises(ModelError, match="is a HubertModel: allowed are models with a head"):
+        evaluate(bare, fields=data)
+    with pytest.raises(ConfigError, match="classificatio"):
+        evaluate(folder / "model", fields=data | {"task.kind": "clasification"})
