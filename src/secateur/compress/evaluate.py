@@ -44,13 +44,10 @@ def evaluate(config: EvaluateConfig) -> dict[str, Any]:
     if ending is None:
         allowed = " or ".join(_OF_HEAD)
         raise ModelError(f"{config.model!r} is a {type(model).__name__}: allowed are models with a head, {allowed}.")
-    corpus = open_corpus(config.data)
-    task = build_task(config.task or _OF_HEAD[ending], source=source, model_config=model.config, corpus=corpus)
+    corpus, asked = open_corpus(config.data), config.task or _OF_HEAD[ending]
+    task = build_task(asked, source=source, model_config=model.config, corpus=corpus)
     if task.new_head:
-        assert config.task is not None
-        raise ModelError(
-            f"{config.model!r} has no head for the task {config.task.kind!r}: evaluate a fine-tuned model."
-        )
+        raise ModelError(f"{config.model!r} has no head for the task {asked.kind!r}: evaluate a fine-tuned model.")
     structure = declare(model.config)
     corpus = usable(task, corpus, structure)
     batches = held_out(
