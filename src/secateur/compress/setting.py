@@ -119,9 +119,10 @@ def prepare(config: PruneConfig, *, table: Callable[[PreTrainedConfig], Table]) 
     Raises:
         SecateurError: A part is missing, unfit, or a target cannot be reached; told before anything is trained.
     """
-    if config.learn.compile or config.recover.compile:
+    phases = [phase for phase in (config.finetune, config.learn, config.recover) if phase is not None]
+    if any(phase.compile for phase in phases):
         check_compiler()
-    if config.learn.tensorboard or config.recover.tensorboard:
+    if any(phase.tensorboard for phase in phases):
         check_tensorboard()
     source = model_path(config.model)
     teacher = load_model(source)

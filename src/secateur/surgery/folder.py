@@ -10,12 +10,14 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from huggingface_hub import try_to_load_from_cache
 from transformers import PreTrainedModel
 from transformers.utils.hub import cached_file
 
 from secateur.errors import SecateurError
 from secateur.records import write_json
 from secateur.structure import Selection
+from secateur.surgery.load import hub_answers
 
 logger = logging.getLogger(__name__)
 
@@ -100,6 +102,9 @@ def companion(source: str | Path, name: str) -> Path | None:
     if Path(source).is_dir():
         path = Path(source) / name
         return path if path.is_file() else None
+    here = try_to_load_from_cache(str(source), name)
+    if isinstance(here, str) or not hub_answers():
+        return Path(here) if isinstance(here, str) else None
     found = cached_file(
         str(source),
         name,

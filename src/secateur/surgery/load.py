@@ -66,12 +66,17 @@ def load_config(model: str | Path) -> PreTrainedConfig:
 
 
 def _is_within_reach(model: str) -> bool:
-    """Whether it is worth asking the hub library for a model, which without a network asks for half a minute.
+    """Whether it is worth asking the hub library for a model: it finds cached files at once."""
+    return isinstance(try_to_load_from_cache(model, "config.json"), str) or hub_answers()
 
-    It is not when the hub's name does not resolve, twice, and the library would need it: it finds cached files at once,
-    and a proxy resolves names itself. On a slow or guarded network names do resolve, and the library goes its own way.
+
+def hub_answers() -> bool:
+    """Whether it is worth asking the hub library for what is not cached; without a network it asks for half a minute.
+
+    It is not when the hub's name does not resolve, twice; a proxy resolves names itself. On a slow or guarded network
+    names do resolve, and the library goes its own way.
     """
-    if is_offline_mode() or getproxies() or isinstance(try_to_load_from_cache(model, "config.json"), str):
+    if is_offline_mode() or getproxies():
         return True
     for pause in (1.0, 0.0):
         try:
