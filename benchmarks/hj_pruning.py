@@ -152,7 +152,7 @@ def main() -> None:
     parser.add_argument("--manifest", type=Path, default=WORK / "words" / "manifest.jsonl")
     parser.add_argument("--corpus", default="arabic_commands", help="of the keywords")
     parser.add_argument("--model", type=Path, help="what all begin with, if not what `dense` made")
-    parser.add_argument("--steps", type=int, default=2200, help="of `dense`")
+    parser.add_argument("--steps", type=int, default=4500, help="of `dense`")
     parser.add_argument("--out", type=Path, help="JSON lines, one a run; runs that are in it are not run again")
     parser.add_argument("--methods", nargs="+", choices=tuple(METHODS))
     parser.add_argument("--seeds", type=int, default=3)

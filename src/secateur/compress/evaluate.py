@@ -49,7 +49,7 @@ def evaluate(config: EvaluateConfig) -> dict[str, Any]:
     if task.new_head:
         raise ModelError(f"{config.model!r} has no head for the task {asked.kind!r}: evaluate a fine-tuned model.")
     structure = declare(model.config)
-    corpus = usable(task, corpus, structure)
+    corpus, notes = usable(task, corpus, structure)
     batches = held_out(
         corpus, structure, seconds=float("inf"), longest=float("inf"), normalize=normalizes(source), task=task
     )
@@ -61,6 +61,7 @@ def evaluate(config: EvaluateConfig) -> dict[str, Any]:
         "environment": environment(),
         "data": {"name": corpus.name, "utterances": len(batches), "hours": corpus.seconds / 3600},
         "skipped": plain(corpus.skipped),
+        "notes": list(notes),
         "headline": task.headline,
         "scores": score(task, model, batches),
     }

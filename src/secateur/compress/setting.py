@@ -57,6 +57,7 @@ class Setting:
         teacher: The dense model, frozen, with its head; with a task, the task's.
         task: What is learned beside or instead of imitating the teacher.
         new_head: Whether the teacher's head is new and has learned nothing.
+        notes: What was left out of the audio or mended for the task, in sentences.
         structure: Of its encoder.
         table: Measured times of its blocks; None where no constraint is on latency.
         bounds: The constraints with their costs.
@@ -78,6 +79,7 @@ class Setting:
     equal: bool
     task: Task | None
     new_head: bool
+    notes: tuple[str, ...]
 
     @cached_property
     def feed(self) -> Feed:
@@ -132,11 +134,12 @@ def prepare(config: PruneConfig, *, table: Callable[[PreTrainedConfig], Table]) 
     if config.distill is not None:
         teacher_layers(config.distill.pairing, len(list(structure.of_kinds(("layer",)))))
     train, held = _audio(config)
-    task, new_head = None, False
+    task, new_head, notes = None, False, ()
     if config.task is not None:
         task = build_task(config.task, source=source, model_config=teacher.config, corpus=train)
-        train = usable(task, train, structure, longest=config.batching.longest)
-        held = usable(task, held, structure)
+        train, ours = usable(task, train, structure, longest=config.batching.longest)
+        held, theirs = usable(task, held, structure)
+        notes = (*ours, *theirs)
         new_head = task.new_head
         teacher = _ready(config, teacher, task).requires_grad_(False)
     timed = any(constraint.cost == "latency" for constraint in config.limits)
@@ -156,16 +159,21 @@ def prepare(config: PruneConfig, *, table: Callable[[PreTrainedConfig], Table]) 
         equal=structure.sees_padding and task is None,
         task=task,
         new_head=new_head,
+        notes=notes,
     )
     _ = setting.feed, setting.held_out()  # too little audio, or too short, is told now
     return setting
 
 
-def usable(task: Task, corpus: Corpus, structure: Structure, *, longest: float = math.inf) -> Corpus:
-    """The utterances of a corpus that a task can be learned from, none above `longest` seconds; the rest is told."""
+def usable(
+    task: Task, corpus: Corpus, structure: Structure, *, longest: float = math.inf
+) -> tuple[Corpus, tuple[str, ...]]:
+    """The utterances of a corpus that a task can be learned from, none above `longest` seconds; the rest is told.
+
+    Returns:
+        The corpus, and what was left out of it or mended, in sentences.
+    """
     found = task.usable(corpus, lambda samples: structure.lengths(samples)[-1])
-    for note in found.notes:
-        logger.warning("%s: %s", corpus.name, note)
     most = longest * SAMPLE_RATE
     long = [utterance for utterance in found.corpus.utterances if utterance.samples > most]
     if long and len(long) == len(found.corpus.utterances):
@@ -173,11 +181,13 @@ def usable(task: Task, corpus: Corpus, structure: Structure, *, longest: float =
             f"Every utterance of {corpus.name!r} is longer than batching.longest, {longest:g} s, and with a "
             "task none can be cropped: raise it."
         )
-    if long:
-        logger.warning("%s: %d utterances above %g s are left out", corpus.name, len(long), longest)
+    told = [*found.notes] + ([f"{len(long)} utterances above {longest:g} s left out"] if long else [])
+    notes = tuple(f"{corpus.name}: {note}" for note in told)
+    for note in notes:
+        logger.warning("%s", note)
     why = f"is longer than batching.longest, {longest:g} s"
     skipped = (*found.corpus.skipped, *found.skipped, *(Skip(utterance.path, why) for utterance in long))
-    return replace(found.corpus.select(lambda utterance: utterance.samples <= most), skipped=skipped)
+    return replace(found.corpus.select(lambda utterance: utterance.samples <= most), skipped=skipped), notes
 
 
 def _ready(config: PruneConfig, teacher: PreTrainedModel, task: Task) -> PreTrainedModel:

@@ -151,6 +151,7 @@ class Data:
     train: Corpus | None = None
     validation: Corpus | None = None
     skipped: tuple[Skip, ...] = ()
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)

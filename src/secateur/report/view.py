@@ -43,6 +43,7 @@ class DataView:
     listed: tuple[tuple[str, str], ...]
     skipped: int
     unlisted: int
+    notes: tuple[str, ...]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -125,13 +126,14 @@ def _proof(verification: Verification) -> Proof:
 
 def _data(data: Data) -> DataView:
     sets = [("learning", data.train), ("held out", data.validation)]
-    reasons = Counter(skip.reason for skip in data.skipped)
+    reasons = Counter(skip.reason.partition(":")[0] for skip in data.skipped)  # behind it, what it is in this one
     return DataView(
         sets=tuple((use, *_corpus(corpus)) for use, corpus in sets if corpus),
         reasons=tuple(reasons.most_common()),
         listed=tuple((skip.path, skip.reason) for skip in data.skipped[:LISTED]),
         skipped=len(data.skipped),
         unlisted=max(len(data.skipped) - LISTED, 0),
+        notes=data.notes,
     )
 
 

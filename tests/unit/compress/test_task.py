@@ -265,6 +265,7 @@ def test_utterances_that_are_too_long_are_left_out_and_counted(folder: Path, tmp
     long = [skip for skip in record["data"]["skipped"] if "longer than batching.longest" in skip["reason"]]
     training = [samples for index, samples in enumerate(LENGTHS) if index % 4 != 3]
     assert len(long) == sum(samples > 6400 for samples in training)  # held-out ones are heard whole
+    assert record["data"]["notes"] == [f"manifest/train: {len(long)} utterances above 0.4 s left out"]
     with pytest.raises(DataError, match=r"longer than batching\.longest, 0\.15 s"):
         prune(fields_of(folder, tmp_path / "none", batching=batching | {"longest": 0.15}))
 
