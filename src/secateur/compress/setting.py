@@ -134,7 +134,7 @@ def prepare(config: PruneConfig, *, table: Callable[[PreTrainedConfig], Table]) 
     if config.distill is not None:
         teacher_layers(config.distill.pairing, len(list(structure.of_kinds(("layer",)))))
     train, held = _audio(config)
-    task, new_head, notes = None, False, ()
+    task, new_head, notes = None, False, tuple[str, ...]()
     if config.task is not None:
         task = build_task(config.task, source=source, model_config=teacher.config, corpus=train)
         train, ours = usable(task, train, structure, longest=config.batching.longest)

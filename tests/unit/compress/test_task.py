@@ -260,12 +260,12 @@ def test_a_resumed_run_ends_as_one_that_was_not_interrupted(folder: Path, tmp_pa
 
 
 def test_utterances_that_are_too_long_are_left_out_and_counted(folder: Path, tmp_path: Path) -> None:
-    batching = {"seconds": 1.0, "longest": 0.4, "shortest": 0.1}
+    batching = {"seconds": 1.0, "longest": 0.35, "shortest": 0.1}
     record = prune(fields_of(folder, tmp_path / "run", batching=batching))
     long = [skip for skip in record["data"]["skipped"] if "longer than batching.longest" in skip["reason"]]
     training = [samples for index, samples in enumerate(LENGTHS) if index % 4 != 3]
-    assert len(long) == sum(samples > 6400 for samples in training)  # held-out ones are heard whole
-    assert record["data"]["notes"] == [f"manifest/train: {len(long)} utterances above 0.4 s left out"]
+    assert len(long) == sum(samples > 5600 for samples in training)  # held-out ones are heard whole
+    assert record["data"]["notes"] == [f"manifest/train: {len(long)} utterances above 0.35 s left out"]
     with pytest.raises(DataError, match=r"longer than batching\.longest, 0\.15 s"):
         prune(fields_of(folder, tmp_path / "none", batching=batching | {"longest": 0.15}))
 
