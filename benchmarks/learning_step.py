@@ -65,9 +65,9 @@ def trainee(teacher: Any, feed: Any, *, gates: bool, **training: Any) -> Any:
     from secateur.compress.config import Distillation, Learning
     from secateur.compress.imitate import Imitator
     from secateur.compress.step import Bound, Imitation, Pruning
+    from secateur.compress.student import Student
     from secateur.cost import Cost, Terms
     from secateur.gates import GateSet, HardConcrete
-    from secateur.masking import attach
     from secateur.objective.constraint import Constraint
 
     student = copy.deepcopy(teacher).requires_grad_(True)
@@ -91,7 +91,7 @@ def trainee(teacher: Any, feed: Any, *, gates: bool, **training: Any) -> Any:
         [],
         learning,
         gates=gate_set,
-        masking=attach(student, structure),
+        student=Student(student, structure),
         bounds=[Bound(constraint=constraint, cost=cost, share=constraint.share(dense=cost.dense, audio=1.0))],
     )
 

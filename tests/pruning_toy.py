@@ -16,14 +16,16 @@ from support import build, tiny_config, tiny_structure
 from secateur.compress.batches import Feed, held_out
 from secateur.compress.config import Batching, Distillation, Learning
 from secateur.compress.imitate import Imitator
+from secateur.compress.progressive import Progressive
 from secateur.compress.step import Bound, Pruning
+from secateur.compress.student import Student
 from secateur.cost import Cost, Terms
 from secateur.data.corpus import Corpus, Utterance
 from secateur.gates import GateSet, HardConcrete
-from secateur.masking import attach
 from secateur.objective.constraint import Constraint
 from secateur.objective.distill import L1Cosine
 from secateur.objective.pairing import Fixed, Pairing
+from secateur.surgery.choose import Limit
 
 #: Samples of the utterances: 0.2 to 0.5 s, no two alike.
 LENGTHS = tuple(3200 + (1237 * i) % 4800 for i in range(12))
@@ -91,13 +93,27 @@ def pruning(
     gates = GateSet(structure, dict.fromkeys(kinds, gate), seed=5)
     audio = corpus()
     learning = Learning(**({"steps": 8, "log_every": 1} | training))
+    learner = Student(student, structure, static=learning.compile)
+    imitator = Imitator(
+        student,
+        Distillation(distance=L1Cosine(l1=l1), pairing=pairing or Fixed()),
+        compile=learning.compile,
+        recompute=learning.gradient_checkpointing,
+    )
+    bounds = [
+        Bound(
+            constraint=each,
+            cost=Cost.of(terms, cost=each.cost, scope=each.scope, gated=gates.gated),
+            share=each.kept,
+        )
+        for each in constraints
+    ]
+    limits = [Limit(name=bound.constraint.name, cost=bound.cost, share=bound.share) for bound in bounds]
+    progressive = None
+    if learning.freeze is not None:
+        progressive = Progressive(learning.freeze, gates, limits, learner, imitator, steps=learning.steps)
     return Pruning(
-        Imitator(
-            student,
-            Distillation(distance=L1Cosine(l1=l1), pairing=pairing or Fixed()),
-            compile=learning.compile,
-            recompute=learning.gradient_checkpointing,
-        ),
+        imitator,
         teacher,
         Feed(
             audio,
@@ -110,15 +126,9 @@ def pruning(
         held_out(audio, structure, seconds=0.5, longest=0.3, normalize=True),
         learning,
         gates=gates,
-        masking=attach(student, structure, static=learning.compile),
-        bounds=[
-            Bound(
-                constraint=each,
-                cost=Cost.of(terms, cost=each.cost, scope=each.scope, gated=gates.gated),
-                share=each.kept,
-            )
-            for each in constraints
-        ],
+        student=learner,
+        bounds=bounds,
+        progressive=progressive,
     )
 
 

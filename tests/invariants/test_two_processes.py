@@ -39,9 +39,10 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-def launch(root: Path, folder: Path, *prefix: str) -> Path:
+def launch(root: Path, folder: Path, *prefix: str, **more: Any) -> Path:
     folder.mkdir()
-    command = [sys.executable, *prefix, prune_job.__file__, str(root), str(folder / "run"), json.dumps(CHANGES)]
+    changes = json.dumps(CHANGES | more)
+    command = [sys.executable, *prefix, prune_job.__file__, str(root), str(folder / "run"), changes]
     done = subprocess.run(
         command, timeout=300, env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True, text=True
     )
@@ -54,13 +55,16 @@ def one(root: Path) -> Path:
     return launch(root, root / "one")
 
 
-@pytest.fixture(scope="module")
-def two(root: Path) -> Path:
+def torchrun() -> tuple[str, ...]:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    torchrun = ("-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", str(port))
-    return launch(root, root / "two", *torchrun)
+    return ("-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", str(port))
+
+
+@pytest.fixture(scope="module")
+def two(root: Path) -> Path:
+    return launch(root, root / "two", *torchrun())
 
 
 def test_the_shares_are_uneven_and_padded(root: Path) -> None:
@@ -111,3 +115,19 @@ def test_log_and_model_agree(one: Path, two: Path) -> None:
     for name, value in models[0].items():
         torch.testing.assert_close(models[1][name], value, rtol=1e-2, atol=2e-3, msg=name)
     assert sorted(p.name for p in (one / "run").iterdir()) == sorted(p.name for p in (two / "run").iterdir())
+
+
+def test_a_student_that_shrinks_while_it_learns_is_the_same(root: Path) -> None:
+    freeze = {"below": 0.4, "patience": 1, "every": 0.34, "worth": 0.01, "shrink": True}
+    learn = {"steps": STEPS, "log_every": 1, "save_every": 2, "gate_learning_rate": 0.5, "freeze": freeze}
+    one, two = (
+        launch(root, root / f"shrinking-{name}", *prefix, learn=learn)
+        for name, prefix in (("one", ()), ("two", torchrun()))
+    )
+    first, second = (json.loads((f / "run" / "learned" / "learned.json").read_text())["freezing"] for f in (one, two))
+    assert first == second
+    assert len(first["shrunk"]) > 1
+    models = [load_file(folder / "run" / "learned" / "model.safetensors") for folder in (one, two)]
+    assert models[0].keys() == models[1].keys()
+    for name, value in models[0].items():
+        torch.testing.assert_close(models[1][name], value, rtol=1e-2, atol=2e-3, msg=name)

@@ -127,6 +127,34 @@ class Training:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Freeze:
+    """When a gate has closed for good: it is frozen at zero from then on, and its unit can be removed at once."""
+
+    below: float = 0.2
+    """open probability under which a gate counts as closed"""
+    patience: int = 2
+    """checks in a row at which it must have been closed"""
+    every: float = 0.03
+    """share of the steps between checks"""
+    start: float = 0.0
+    """share of the steps before the first check"""
+    shrink: bool = False
+    """remove the units of frozen gates from the student while it learns"""
+    worth: float = 0.1
+    """share of the student's multiply-accumulates that must have been frozen before it is rebuilt without them"""
+
+    def __post_init__(self) -> None:
+        _refuse(
+            self,
+            below="> 0 and < 0.5",
+            patience=">= 1",
+            every="> 0 and <= 1",
+            start=">= 0 and <= 1",
+            worth="> 0 and < 1",
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
 class Learning(Training):
     """The learn phase: weights and gates together, each with an optimiser of its own."""
 
@@ -139,6 +167,8 @@ class Learning(Training):
     stiffer lambda2 keeps the cost from swinging past its target"""
     gate_schedule: Literal["constant", "weights"] = "constant"
     """``weights``: gates and multipliers follow the schedule of the weights, as in the released codes"""
+    freeze: Freeze | None = None
+    """close gates for good while learning goes on; null lets every gate reopen until the last step"""
 
     def __post_init__(self) -> None:
         super().__post_init__()

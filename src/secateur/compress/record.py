@@ -56,7 +56,7 @@ def record_of_run(setting: Setting, folder: Path) -> dict[str, Any]:
         },
         "task": _task(setting),
         "axes": _axes(setting, selection),
-        "gates": _gates(setting, folder, choice) if isinstance(config.choose, FromGates) else {},
+        "gates": _gates(setting, folder, choice, learned) if isinstance(config.choose, FromGates) else {},
         "constraints": _constraints(setting, choice, learned),
         "latency": _latency(setting.table, before, after) if setting.table else {},
         "rounding": choice.get("rounding") or {},
@@ -111,7 +111,7 @@ def _axes(setting: Setting, selection: Selection) -> list[dict[str, Any]]:
     ]
 
 
-def _gates(setting: Setting, folder: Path, choice: dict[str, Any]) -> dict[str, Any]:
+def _gates(setting: Setting, folder: Path, choice: dict[str, Any], learned: dict[str, Any]) -> dict[str, Any]:
     scores, _ = gate_scores(setting.structure, folder / "learned")
     kinds, histogram = {}, {}
     undecided = total = 0
@@ -132,7 +132,7 @@ def _gates(setting: Setting, folder: Path, choice: dict[str, Any]) -> dict[str, 
         "moved": choice["moved"],
         "moved_share": choice["moved"] / max(1, choice["gated"]),
         "notes": choice["notes"],
-    }
+    } | ({"freezing": learned["freezing"]} if "freezing" in learned else {})
 
 
 def _of_kind(structure: Structure, values: Tensor, kind: str) -> Tensor:

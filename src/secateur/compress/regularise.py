@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -11,51 +11,86 @@ from torch import nn
 from secateur.compress.config import Regularisation
 from secateur.errors import ConfigError
 from secateur.masking.attach import base_of
+from secateur.modules.norm import ValidGroupNorm, leave_padding_out
 
 
 @contextmanager
-def regularised(model: nn.Module, settings: Regularisation, *, freeze_frontend: bool = False) -> Iterator[None]:
+def regularised(
+    student: Callable[[], nn.Module], settings: Regularisation, *, freeze_frontend: bool = False
+) -> Iterator[None]:
     """A model set up for a phase, and as it was afterwards.
 
     Args:
-        model: With or without a task head.
+        student: Gives the model, with or without a task head: another one afterwards, where it was cut meanwhile.
         settings: What its training mode switches on; all else is switched off.
         freeze_frontend: Whether the convolutional front end keeps its weights.
 
     Raises:
         ConfigError: Stretches of time are to be masked in a model that has no vector to put there.
     """
+    model = student()
     base: Any = base_of(model)
+    within = "" if base is model else f"{model.base_model_prefix}."
     vector = getattr(base, "masked_spec_embed", None)
     if settings.time_masks and vector is None:
         raise ConfigError(
             "regularise.time_masks: this model has no mask vector (masked_spec_embed): leave it at 0, or use "
             "feature_masks."
         )
-    changes: list[tuple[Any, str, Any]] = [
-        (base.config, "apply_spec_augment", True),
-        (base.config, "mask_time_prob", settings.time_masks),
-        (base.config, "mask_time_length", settings.time_mask_length),
-        (base.config, "mask_feature_prob", settings.feature_masks),
-        (base.config, "mask_feature_length", settings.feature_mask_length),
-        (base.config, "layerdrop", settings.layer_drop),
+    changes: list[tuple[str, str, Any]] = [
+        ("config", "apply_spec_augment", True),
+        ("config", "mask_time_prob", settings.time_masks),
+        ("config", "mask_time_length", settings.time_mask_length),
+        ("config", "mask_feature_prob", settings.feature_masks),
+        ("config", "mask_feature_length", settings.feature_mask_length),
+        ("config", "layerdrop", settings.layer_drop),
     ]
-    for module in model.modules():
+    for path, module in model.named_modules():
         if isinstance(module, nn.Dropout):
-            changes.append((module, "p", settings.dropout))
+            changes.append((path, "p", settings.dropout))
         elif isinstance(getattr(module, "dropout", None), float | int):
-            changes.append((module, "dropout", settings.dropout))
+            changes.append((path, "dropout", settings.dropout))
     if vector is not None:
-        changes.append((vector, "requires_grad", settings.time_masks > 0))
+        changes.append((f"{within}masked_spec_embed", "requires_grad", settings.time_masks > 0))
     if freeze_frontend:
-        changes += [(parameter, "requires_grad", False) for parameter in base.feature_extractor.parameters()]
+        front_end = f"{within}feature_extractor"
+        changes += [
+            (f"{front_end}.{name}", "requires_grad", False) for name, _ in base.feature_extractor.named_parameters()
+        ]
         # The library makes the front end's input require gradients while this is true.
-        changes.append((base.feature_extractor, "_requires_grad", False))
-    before = [(owner, name, getattr(owner, name)) for owner, name, _ in changes if hasattr(owner, name)]
-    for owner, name, value in changes:
-        setattr(owner, name, value)
+        changes.append((front_end, "_requires_grad", False))
+    before = [
+        (path, name, getattr(_at(model, path), name)) for path, name, _ in changes if hasattr(_at(model, path), name)
+    ]
+    for path, name, value in changes:
+        setattr(_at(model, path), name, value)
     try:
         yield
     finally:
-        for owner, name, value in before:
-            setattr(owner, name, value)
+        model = student()
+        for path, name, value in before:
+            owner = _at(model, path)
+            if owner is not None:
+                setattr(owner, name, value)
+
+
+def carry_over(before: nn.Module, after: nn.Module) -> None:
+    """Set a model that was cut while it learned up as the one before it is, whose config it has."""
+    modules, parameters = dict(before.named_modules()), dict(before.named_parameters())
+    for path, module in after.named_modules():
+        for name in ("p", "dropout", "_requires_grad"):
+            value = getattr(modules.get(path), name, None)
+            if isinstance(value, bool | int | float) and hasattr(module, name):
+                setattr(module, name, value)
+    for name, parameter in after.named_parameters():
+        parameter.requires_grad_(parameters[name].requires_grad)
+    if any(isinstance(module, ValidGroupNorm) for module in modules.values()):
+        leave_padding_out(base_of(after))
+
+
+def _at(model: nn.Module, path: str) -> Any:
+    """The module, parameter or config at a dotted path; None where a cut model has none."""
+    owner: Any = model
+    for part in path.split(".") if path else ():
+        owner = getattr(owner, part, None)
+    return owner

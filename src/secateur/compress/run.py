@@ -28,13 +28,14 @@ from transformers import PreTrainedModel
 from secateur.compress.config import FromFile, FromGates, FromScore, Training
 from secateur.compress.fidelity import fidelity, score, speed
 from secateur.compress.imitate import Imitator
+from secateur.compress.progressive import Progressive
 from secateur.compress.regularise import regularised
 from secateur.compress.setting import Setting
 from secateur.compress.step import Imitation, Objective, Pruning
+from secateur.compress.student import Student
 from secateur.engine import LoopConfig, LoopResult, Progress, process, run
 from secateur.errors import CheckpointError, SecateurError
 from secateur.gates import GateSet
-from secateur.masking import attach
 from secateur.masking.attach import base_of
 from secateur.modules.norm import leave_padding_out
 from secateur.records import read_json, write_json
@@ -81,10 +82,14 @@ def learn(setting: Setting, folder: Path, *, resume: bool, on_progress: OnProgre
     if _left(learned):
         return
     config = setting.config
-    student = copy.deepcopy(setting.teacher).requires_grad_(True)
+    dense = copy.deepcopy(setting.teacher).requires_grad_(True)
     gates = GateSet(setting.structure, config.gated, seed=config.seed)
-    masking = attach(base_of(student), setting.structure, static=config.learn.compile)
-    imitator = _imitator(setting, student, config.learn)
+    student = Student(dense, setting.structure, static=config.learn.compile)
+    imitator = _imitator(setting, dense, config.learn)
+    progressive = None
+    if config.learn.freeze is not None:
+        steps = config.learn.steps
+        progressive = Progressive(config.learn.freeze, gates, setting.limits(), student, imitator, steps=steps)
     trainee = Pruning(
         imitator,
         setting.teacher,
@@ -92,20 +97,22 @@ def learn(setting: Setting, folder: Path, *, resume: bool, on_progress: OnProgre
         setting.held_out(),
         config.learn,
         gates=gates,
-        masking=masking,
+        student=student,
         bounds=setting.bounds,
         objective=_objective(setting),
+        progressive=progressive,
     )
     result = _run(trainee, config.learn, setting, folder, phase="learn", resume=resume, on_progress=on_progress)
     opened = gates.open_probability().detach()
     expected = {bound.constraint.name: float(bound.cost.expected(opened)) for bound in setting.bounds}
-    masking.remove()
+    student.masking.remove()
+    freezing = {} if progressive is None else {"freezing": progressive.summary()}
     if _first():
         with whole_folder(learned) as partial:
-            write(partial, student.cpu(), setting)
+            write(partial, student.model.cpu(), setting)
             save_file(_by_axis(gates), partial / "gates.safetensors")
             save_file(dict(imitator.maps.cpu().state_dict()), partial / "maps.safetensors")
-            write_json(partial / "learned.json", {"expected": expected, **_timed(result)})
+            write_json(partial / "learned.json", {"expected": expected, **freezing, **_timed(result)})
     process().wait_for_everyone()
 
 
@@ -287,8 +294,8 @@ def _run(
     on_progress: OnProgress,
 ) -> LoopResult:
     """Train one phase, its model set up for it."""
-    student = trainee.module.student
-    with regularised(student, training.regularise, freeze_frontend=training.freeze_frontend):
+    module = trainee.module
+    with regularised(lambda: module.student, training.regularise, freeze_frontend=training.freeze_frontend):
         return run(
             trainee,
             _loop(training, setting.config.seed),

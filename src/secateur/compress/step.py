@@ -15,11 +15,12 @@ from secateur.compress.batches import Feed, MicroBatch
 from secateur.compress.config import Distillation, Learning, Training
 from secateur.compress.fidelity import score
 from secateur.compress.imitate import Imitator, Pair, Passed
+from secateur.compress.progressive import Progressive
+from secateur.compress.student import Student
 from secateur.compress.teacher import Teacher
 from secateur.cost import Cost
 from secateur.engine import Optimiser, Schedule, StepLoss
 from secateur.gates import GateSet
-from secateur.masking import Masking
 from secateur.masking.attach import base_of
 from secateur.objective.constraint import Constraint, Multipliers, penalty
 from secateur.objective.distill import LogitDistance, sum_over
@@ -191,24 +192,26 @@ class Pruning(Imitation):
         training: Learning,
         *,
         gates: GateSet,
-        masking: Masking,
+        student: Student,
         bounds: Sequence[Bound],
         objective: Objective | None = None,
+        progressive: Progressive | None = None,
     ) -> None:
         """
         Args:
-            imitator: The full-size student, masks attached.
+            imitator: The student with its maps.
             teacher: The dense encoder.
             feed: Training audio.
             held_out: Validation audio.
             training: The phase's optimisation.
             gates: On the student's axes.
-            masking: The student's masks.
+            student: At full size, masks attached.
             bounds: The constraints.
             objective: What is learned; None: to imitate hidden states.
+            progressive: What freezes gates and shrinks the student meanwhile; None leaves both as they are.
         """
         super().__init__(imitator, teacher, feed, held_out, training, objective)
-        self.gates, self.masking, self.bounds = gates, masking, bounds
+        self.gates, self.student, self.bounds, self.progressive = gates, student, bounds, progressive
         self.multipliers = Multipliers(len(bounds))
         self.ramps = [Schedule(points=tuple((x * training.steps, y) for x, y in b.constraint.ramp)) for b in bounds]
         self.distances = torch.zeros(len(imitator.layers), imitator.depth) if imitator.learned else None
@@ -227,17 +230,21 @@ class Pruning(Imitation):
             maximize=True,
         )
         schedule = self.schedule() if training.gate_schedule == "weights" else Schedule.constant()
-        return super().optimisers() | {
+        weights = super().optimisers()
+        self.adam = weights["weights"].optimiser
+        return weights | {
             "gates": Optimiser(optimiser=gates, schedule=schedule),
             "multipliers": Optimiser(optimiser=ascent, schedule=schedule),
         }
 
     def begin(self, step: int) -> None:
         """Draw the masks of this step, and pair layers by the distances of the last."""
+        if self.progressive is not None:
+            self.progressive.begin(step, self.adam)
         super().begin(step)
         self.drawn = self.gates.draw(step)
-        self.leaf = self.drawn.detach().to(self.device).requires_grad_()
-        self.masking.set(self.leaf)
+        self.leaf = self.student.own(self.drawn.detach()).to(self.device).requires_grad_()
+        self.student.masking.set(self.leaf)
         if self.distances is not None:
             taken = match(self.distances, self.module.layers, self._open_layers()) if step else self.module.layers
             self.pairs = tuple(zip(taken, self.module.layers, strict=True))
@@ -251,7 +258,7 @@ class Pruning(Imitation):
     def end(self, step: int, reduce: Callable[[Tensor], Tensor]) -> dict[str, float]:
         """Send the masks' gradient and the constraints' into the gates, and the constraints' into the multipliers."""
         assert self.leaf.grad is not None
-        gradient = reduce(self.leaf.grad).to(self.drawn)
+        gradient = reduce(self.student.spread(self.leaf.grad)).to(self.drawn)
         probability = self.gates.open_probability()
         # Expected share of each dense cost, (constraints,).
         kept = torch.stack([bound.cost.expected(probability) / bound.cost.dense for bound in self.bounds])
@@ -274,6 +281,7 @@ class Pruning(Imitation):
             figures[f"lambda1/{name}"] = float(self.multipliers.linear.detach()[index])
             figures[f"lambda2/{name}"] = float(self.multipliers.quadratic.detach()[index])
         figures |= {f"open/{kind}": value for kind, value in self.gates.open_shares().items()}
+        figures |= {} if self.progressive is None else self.progressive.figures()
         return figures | {"undecided": self.gates.undecided()}
 
     def _open_layers(self) -> list[bool]:
@@ -285,7 +293,7 @@ class Pruning(Imitation):
     @torch.no_grad()
     def validate(self, step: int) -> dict[str, float]:
         """The same under the gates' own verdicts."""
-        self.masking.set(self.gates.typical().to(self.device))
+        self.student.masking.set(self.student.own(self.gates.typical()).to(self.device))
         return super().validate(step)
 
     def state(self) -> dict[str, Tensor]:
@@ -294,10 +302,14 @@ class Pruning(Imitation):
         own |= {f"multipliers.{name}": value for name, value in self.multipliers.state_dict().items()}
         if self.distances is not None:
             own["distances"] = self.distances
+        if self.progressive is not None:
+            own |= self.progressive.state()
         return super().state() | own
 
     def load(self, state: dict[str, Tensor]) -> None:
-        """Restore them."""
+        """Restore them, the student's shape first."""
+        if self.progressive is not None:
+            self.progressive.load(state, self.adam)
         super().load(state)
         with torch.no_grad():
             self.gates.log_alpha.copy_(state["gates"])

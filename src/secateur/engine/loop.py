@@ -181,6 +181,7 @@ class _Phase:
                 "Resume with the recipe that started the run, or choose another run folder."
             )
         self.trainee.load(contents.state)
+        self.place.follow()
         for name, scheduled in self.optimisers.items():
             try:
                 scheduled.spec.optimiser.load_state_dict(states[name])

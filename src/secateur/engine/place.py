@@ -51,12 +51,14 @@ def made_once(make: Callable[[], T]) -> T:
     return value  # type: ignore[no-any-return]
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(kw_only=True)
 class Place:
     """One rank's view of a phase, its module wrapped."""
 
     accelerator: Accelerator
     wrapped: nn.Module
+    parameters: tuple[nn.Parameter, ...]
+    """of the module, when it was wrapped"""
 
     @classmethod
     @contextlib.contextmanager
@@ -76,15 +78,32 @@ class Place:
             mixed_precision="bf16" if precision == "bf16" else "no",
             kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=unused)],
         )
-        wrapped = accelerator.prepare(module)
-        if isinstance(wrapped, DistributedDataParallel):
-            # torch reads a hook's annotations and cannot read postponed ones: a lambda has none
-            wrapped.register_comm_hook(None, lambda _, bucket: _sum(bucket))
+        place = cls(accelerator=accelerator, wrapped=module, parameters=())
+        place._wrap(module)
         try:
-            yield cls(accelerator=accelerator, wrapped=wrapped)
+            yield place
         finally:
-            accelerator.unwrap_model(wrapped, keep_fp32_wrapper=False)  # gives `forward` back as it was
-            accelerator.free_memory()
+            place._unwrap()
+
+    def follow(self) -> None:
+        """Wrap the module anew where it has other parameters than before: a trainee may have rebuilt a part of it."""
+        ours = tuple(self.wrapped.parameters())
+        if len(ours) != len(self.parameters) or any(a is not b for a, b in zip(ours, self.parameters, strict=True)):
+            self._wrap(self._unwrap())
+
+    def _wrap(self, module: nn.Module) -> None:
+        self.wrapped = self.accelerator.prepare(module)
+        self.parameters = tuple(module.parameters())
+        if isinstance(self.wrapped, DistributedDataParallel):
+            # torch reads a hook's annotations and cannot read postponed ones: a lambda has none
+            self.wrapped.register_comm_hook(None, lambda _, bucket: _sum(bucket))
+
+    def _unwrap(self) -> nn.Module:
+        """The module with its `forward` as it was; nothing listens to its gradients any more."""
+        module: nn.Module = self.accelerator.unwrap_model(self.wrapped, keep_fp32_wrapper=False)
+        self.wrapped, self.parameters = module, ()
+        self.accelerator.free_memory()
+        return module
 
     @property
     def rank(self) -> int:

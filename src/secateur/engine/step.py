@@ -50,6 +50,7 @@ def one_step(
     for scheduled in optimisers.values():
         scheduled.spec.optimiser.zero_grad(set_to_none=True)
     trainee.begin(step)
+    place.follow()
     losses = _backward(trainee, place, trainee.micro_batches(step, place.rank, place.world))
     files = [name for loss in losses for name in loss.files]
 

@@ -50,7 +50,10 @@ class Trainee(Protocol):
         ...
 
     def begin(self, step: int) -> None:
-        """Called once per optimiser step, before its micro-batches."""
+        """Called once per optimiser step, before its micro-batches.
+
+        It may rebuild a part of `module`, as `load` may: then it puts the new parameters into the optimisers itself.
+        """
         ...
 
     def loss(self, wrapped: nn.Module, batch: Any) -> StepLoss:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Iterable, Mapping
 
 import numpy as np
@@ -27,6 +28,8 @@ class GateSet(nn.Module):
 
     The draw of a step is a function of (seed, step, axis, original unit) alone, so it is the same on every rank, for
     every micro-batch, wherever it is used, and in a model from which other units have been removed.
+
+    A gate that is `frozen` is closed for good: its mask and its open probability are zero, and nothing moves them.
     """
 
     def __init__(self, structure: Structure, kinds: Mapping[str, HardConcrete], *, seed: int) -> None:
@@ -57,6 +60,7 @@ class GateSet(nn.Module):
         self.positions = torch.tensor(positions)
         self.keys = np.concatenate(keys)
         self.log_alpha = nn.Parameter(torch.tensor(np.concatenate(starts), dtype=torch.float32))
+        self.frozen = torch.zeros(len(self.positions), dtype=torch.bool)
 
     @property
     def gated(self) -> frozenset[str]:
@@ -66,17 +70,20 @@ class GateSet(nn.Module):
     def draw(self, step: int) -> Tensor:
         """The masks of a step, one where nothing is gated: (units,), with a graph to log alpha."""
         uniform = torch.from_numpy(_uniform(self.keys, self.seed, step)).to(self.log_alpha)
-        return self._spread(sample(self.log_alpha, uniform, self._shape()))
+        return self._spread(self._unless_frozen(sample(self.log_alpha, uniform, self._shape()), 0.0))
 
     def open_probability(self) -> Tensor:
         """P(z != 0) of every unit, one where nothing is gated: (units,) in float64, with a graph to log alpha."""
-        return self._spread(torch.sigmoid(open_logit(self.log_alpha, self._shape()).double()))
+        return self._spread(torch.sigmoid(self._logit().double()))
 
     @torch.no_grad()
     def scores(self) -> Tensor:
-        """Log-odds of being open, infinite where nothing is gated: (units,). Above zero is a verdict to keep."""
+        """Log-odds of being open: (units,). Above zero is a verdict to keep.
+
+        Infinite where nothing is gated, minus infinity where a gate is frozen.
+        """
         out = torch.full((self.structure.size,), float("inf"))
-        out[self.positions] = open_logit(self.log_alpha, self._shape()).cpu()
+        out[self.positions] = self._logit().cpu()
         return out
 
     @torch.no_grad()
@@ -91,13 +98,13 @@ class GateSet(nn.Module):
     @torch.no_grad()
     def typical(self) -> Tensor:
         """The masks when nothing is drawn, by each gate's own verdict: (units,)."""
-        open_ = self._spread((open_logit(self.log_alpha, self._shape()) > 0).float())
+        open_ = self._spread((self._logit() > 0).float())
         return open_ * self.scales().to(open_.device)
 
     @torch.no_grad()
     def undecided(self) -> float:
         """Share of gates with 0.05 < P(z != 0) < 0.95."""
-        probability = torch.sigmoid(open_logit(self.log_alpha, self._shape()))
+        probability = torch.sigmoid(self._logit())
         return float(((probability > UNDECIDED[0]) & (probability < UNDECIDED[1])).float().mean())
 
     @torch.no_grad()
@@ -110,6 +117,14 @@ class GateSet(nn.Module):
             start = offsets[axis.name]
             out.setdefault(axis.kind, []).append(probability[start : start + axis.size])
         return {kind: float(torch.cat(values).mean()) for kind, values in out.items()}
+
+    def _logit(self) -> Tensor:
+        """Log-odds of being open: (gates,)."""
+        return self._unless_frozen(open_logit(self.log_alpha, self._shape()), -math.inf)
+
+    def _unless_frozen(self, values: Tensor, closed: float) -> Tensor:
+        """(gates,) -> the same where a gate is not frozen, without gradient to those that are."""
+        return values.masked_fill(self.frozen.to(values.device), closed)
 
     def _spread(self, values: Tensor) -> Tensor:
         """(gates,) -> (units,), ones elsewhere."""

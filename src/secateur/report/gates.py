@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from markupsafe import Markup
 
 from secateur.report.charts import Chart, histogram
-from secateur.report.record import Constraint, Gates, Rounding
+from secateur.report.record import Constraint, Freezing, Gates, Rounding
 from secateur.report.svg import Scale, element
-from secateur.report.words import amount, exact, milliseconds, share
+from secateur.report.words import amount, exact, milliseconds, plural, share
 
 #: Kinds of units in words.
 KINDS = {
@@ -108,6 +108,8 @@ def health(gates: Gates) -> Health:
     if gates.moved is not None:
         of_all = f" ({share(gates.moved_share, 2)})" if gates.moved_share is not None else ""
         figures.append((f"{gates.moved:,}", f"{'unit' if gates.moved == 1 else 'units'} moved by the repair{of_all}"))
+    if gates.freezing is not None:
+        figures.append((f"{gates.freezing.frozen:,}", _freezing(gates.freezing)))
     rows = tuple(
         KindRow(
             name=KINDS.get(name, name),
@@ -124,6 +126,17 @@ def health(gates: Gates) -> Health:
         if sum(counts)
     )
     return Health(figures=tuple(figures), kinds=rows, histograms=histograms, notes=gates.notes)
+
+
+def _freezing(freezing: Freezing) -> str:
+    """What the figure of frozen gates stands for, and what became of the student."""
+    words = f"{'gate' if freezing.frozen == 1 else 'gates'} frozen while learning"
+    if not freezing.shrunk:
+        return words
+    last = freezing.shrunk[-1]
+    left = share(last.parameters / freezing.dense) if freezing.dense else exact(last.parameters)
+    times = plural(len(freezing.shrunk), "time")
+    return f"{words}; the student was shrunk {times}, after step {last.step:,} to {left} of its parameters"
 
 
 def constraint_rows(constraints: Sequence[Constraint]) -> list[ConstraintRow]:

@@ -87,6 +87,24 @@ class Kind:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Shrunk:
+    """One time that the student became smaller while it learned: after which step, and its parameters since."""
+
+    step: Count
+    parameters: Count
+
+
+@dataclass(frozen=True, kw_only=True)
+class Freezing:
+    """Gates that were closed for good while learning went on, and the student that shrank with them."""
+
+    gates: Count
+    frozen: Count
+    dense: Count
+    shrunk: tuple[Shrunk, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
 class Gates:
     """The state of the gates when the selection was chosen."""
 
@@ -95,6 +113,7 @@ class Gates:
     undecided_share: float | None = None
     moved: Count | None = None
     moved_share: float | None = None
+    freezing: Freezing | None = None
     notes: tuple[str, ...] = ()
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -29,14 +30,16 @@ class Bundles:
 
     On an axis that is rounded to a multiple m, the m units of highest score are the first bundle, the next m the
     second, and what is left over the last. Where bundles open in this order and close in the reverse one, the kept size
-    is a multiple of m or the whole axis. Every other unit is a bundle by itself.
+    is a multiple of m or the whole axis. Every other unit is a bundle by itself. Units that are gone (a score of minus
+    infinity) are in no bundle that can open, nor are those left over beside them, which do not make the axis whole.
 
     Attributes:
         of_unit: The bundle of each unit: (units,).
         scores: The median of its units' scores: (bundles,). To keep it where that is above zero moves the fewest units.
         place: Its place among the bundles of its axis, zero where that is not rounded: (bundles,).
         ladder: A number that the bundles of one rounded axis share, and no others: (bundles,).
-        movable: Whether it may be closed: (bundles,). Not without gates, nor the first where an axis keeps some units.
+        movable: Whether it may open and close: (bundles,). Not without gates, nor the first where an axis keeps some
+            units, nor what is gone.
     """
 
     of_unit: Tensor
@@ -51,7 +54,8 @@ class Bundles:
 
         Args:
             structure: The model's structure.
-            scores: Log-odds of keeping each unit, infinite where there is no gate: (units,).
+            scores: Log-odds of keeping each unit, infinite where there is no gate, minus infinity where it is gone:
+                (units,).
             round_to: The multiple of each kind that is rounded.
         """
         of_unit = torch.empty(structure.size, dtype=torch.long)
@@ -68,9 +72,11 @@ class Bundles:
                 movable.append(torch.isfinite(own))
             else:
                 ranked, order = torch.sort(own, descending=True, stable=True)
-                of_unit[start + order] = count + torch.arange(axis.size) // multiple
-                parts = ranked.split(multiple) if axis.size else ()
+                parts = _parts(ranked, multiple, least=axis.least)
                 place = torch.arange(len(parts))
+                of_unit[start + order] = count + torch.repeat_interleave(
+                    torch.tensor([len(p) for p in parts], dtype=torch.long)
+                )
                 medians.append(torch.stack([_median(part) for part in parts]) if parts else own)
                 places.append(place)
                 ladders.append(torch.full_like(place, count))
@@ -88,7 +94,12 @@ class Bundles:
     @property
     def verdict(self) -> Tensor:
         """Which bundles stay by their units' own verdicts: (bundles,)."""
-        return (self.scores > 0) | ~self.movable
+        return (self.scores > 0) | ~(self.movable | self.gone)
+
+    @property
+    def gone(self) -> Tensor:
+        """Which bundles cannot stay: (bundles,)."""
+        return self.scores == -math.inf
 
     def units(self, flags: Tensor) -> Tensor:
         """What is said of bundles, said of their units: (bundles,) -> (units,)."""
@@ -108,6 +119,15 @@ class Bundles:
         indices = torch.nonzero(among).flatten()
         indices = indices[torch.argsort(self.place[indices], descending=not descending, stable=True)]
         return indices[torch.argsort(self.scores[indices], descending=descending, stable=True)]
+
+
+def _parts(ranked: Tensor, multiple: int, *, least: int) -> list[Tensor]:
+    """The scores of an axis, the highest first, in bundles; what cannot stay is the last of them."""
+    left = int((ranked > -math.inf).sum())
+    if left < len(ranked) and (left >= multiple or not least):
+        left -= left % multiple
+    parts = list(ranked[:left].split(multiple)) if left else []
+    return parts + ([torch.full_like(ranked[left:], -math.inf)] if left < len(ranked) else [])
 
 
 def _median(ranked: Tensor) -> Tensor:

@@ -9,6 +9,7 @@ too no limit is exceeded, and the binding one is within the half percent or has 
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -96,7 +97,8 @@ def choose(
 
     Args:
         structure: The model's structure.
-        scores: Log-odds of keeping each unit, infinite where there is no gate: (units,).
+        scores: Log-odds of keeping each unit, infinite where there is no gate, minus infinity where it is gone:
+            (units,).
         scales: Scale of each unit if kept: (units,).
         limits: At least one.
         round_to: The multiple of each kind that is rounded: a multiple of it stays of each axis, or all; none where
@@ -104,12 +106,13 @@ def choose(
         slack: How much of the dense cost the binding limit may leave unused.
 
     Raises:
-        TargetError: No selection of gated units meets a limit; the smallest reachable share is told.
+        TargetError: No selection of gated units meets a limit, or what is not gone is far below every limit; the
+            smallest or the largest reachable share is told.
     """
     bundles = Bundles.of(structure, scores, round_to or {})
     check_reachable(bundles, limits)
-    gated = torch.isfinite(scores)
-    verdict = (scores > 0) | ~gated
+    _check_left(scores, limits, slack)
+    gated, verdict = scores < math.inf, scores > 0
     opened = bundles.verdict
     while any(limit.cost.at(bundles.units(opened)) > limit.most for limit in limits):
         before = opened
@@ -165,7 +168,7 @@ def check_reachable(bundles: Bundles, limits: Sequence[Limit]) -> None:
     rounded = len(bundles.scores) < len(bundles.of_unit)
     remedy = "raise the target, round to smaller multiples" if rounded else "raise the target"
     for limit in limits:
-        least = smallest(limit, bundles.units(bundles.movable))
+        least = smallest(limit, bundles.units(bundles.movable | bundles.gone))
         if least > limit.share + 1e-12:
             asked, reached = (
                 f" ({share * limit.cost.dense:.4g} {limit.cost.unit})" if limit.cost.unit else ""
@@ -176,6 +179,19 @@ def check_reachable(bundles: Bundles, limits: Sequence[Limit]) -> None:
                 f"these gates the smallest reachable share is {least:.4g}{reached}: {remedy} or gate more kinds of "
                 "axes."
             )
+
+
+def _check_left(scores: Tensor, limits: Sequence[Limit], slack: float) -> None:
+    """Raise a TargetError when units are gone that a selection as large as the limits allow would need."""
+    left = scores > -math.inf
+    most = {limit.name: limit.cost.at(left) for limit in limits}
+    if not bool(left.all()) and all(most[limit.name] < limit.most - slack * limit.cost.dense for limit in limits):
+        nearest = min(limits, key=lambda limit: limit.share - most[limit.name] / limit.cost.dense)
+        raise TargetError(
+            f"The constraint {nearest.name} allows {nearest.share:.4g} of {nearest.cost.label}, but the units that are "
+            f"left come to {most[nearest.name] / nearest.cost.dense:.4g}, the others having been frozen shut while "
+            "learning: lower the target, or learn again without 'learn.freeze'."
+        )
 
 
 def _close_until(opened: Tensor, bundles: Bundles, limit: Limit) -> Tensor:

@@ -18,6 +18,7 @@ from secateur.modules.positions import direction_norm
 from secateur.modules.shape import EncoderShape, record_of, shape_of
 from secateur.structure import Selection, Structure, Weight, close
 from secateur.structure.axis import whole_layer
+from secateur.surgery.slices import Slices
 
 Layout = Literal["registered", "stock"]
 
@@ -114,7 +115,7 @@ def stock_obstacle(shape: EncoderShape) -> str:
 
 def _encoder_state(base: Any, old: Structure, new: Structure, closed: Selection) -> dict[str, Tensor]:
     """Parameters of the cut encoder: tapped, then sliced to the new layout."""
-    values, taps = values_of(old, closed), compile_taps(old)
+    values, taps, slices = values_of(old, closed), compile_taps(old), Slices(old, new)
     parameters = dict(base.named_parameters())
     state: dict[str, Tensor] = {}
     for weight in new.weights:
@@ -122,10 +123,7 @@ def _encoder_state(base: Any, old: Structure, new: Structure, closed: Selection)
         if weight.name in taps:
             factor = taps[weight.name].of(values, value.dim()).to(value.device)
             value = (value.double() * factor).to(value.dtype)
-        before = old.weight_by_name[weight.name]
-        for bind in weight.binds:
-            value = value.index_select(bind.dim, _positions(old, before, new, weight, bind.dim).to(value.device))
-        state[weight.name] = value.clone(memory_format=torch.contiguous_format)
+        state[weight.name] = slices.of(weight.name, value)
     for weight in new.weights:
         if weight.magnitude:
             _keep_magnitude(state, parameters[weight.name].detach(), weight)
@@ -140,20 +138,6 @@ def _keep_magnitude(state: dict[str, Tensor], before: Tensor, weight: Weight) ->
     state[weight.magnitude] = (magnitude.double() * share).to(magnitude.dtype)
     # Nothing has no direction, and weight norm would divide zero by zero: any direction will do, at magnitude zero.
     state[weight.name] = torch.where((left == 0).expand_as(direction), torch.ones_like(direction), direction)
-
-
-def _positions(old: Structure, before: Weight, new: Structure, after: Weight, dim: int) -> Tensor:
-    """Where each position of a new parameter's dimension lies in the old one."""
-    where = {unit: at for at, unit in enumerate(_along(old, before, dim))}
-    return torch.tensor([where[unit] for unit in _along(new, after, dim)], dtype=torch.long)
-
-
-def _along(structure: Structure, weight: Weight, dim: int) -> list[tuple[str, int, int]]:
-    """Axis, unit and place within the unit of every position along a dimension."""
-    bind = next(bind for bind in weight.binds if bind.dim == dim)
-    return [
-        (name, unit, place) for name in bind.axes for unit in structure.axes[name].units for place in range(bind.width)
-    ]
 
 
 def _head_state(model: PreTrainedModel, prefix: str, closed: Selection, structure: Structure) -> dict[str, Tensor]:

@@ -133,7 +133,7 @@ def test_a_recover_phase_in_bf16_stays_near_one_in_fp32(tmp_path: Path) -> None:
     losses = {}
     for precision in ("fp32", "bf16"):
         toy = pruning(family="wavlm", size="base")
-        toy.masking.remove()
+        toy.student.masking.remove()
         with torch.no_grad():
             for value in toy.module.student.parameters():
                 value.mul_(1.1)

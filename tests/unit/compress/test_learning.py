@@ -25,7 +25,7 @@ def shared_loss(trainee: Pruning, step: int) -> Tensor:
     """The whole objective of a step as one graph, nothing detached."""
     trainee.optimisers()
     trainee.begin(step)
-    trainee.masking.set(trainee.gates.draw(step))
+    trainee.student.masking.set(trainee.gates.draw(step))
     total = sum(trainee.loss(trainee.module, batch).total for batch in trainee.micro_batches(step, 0, 1))
     goal = torch.tensor(
         [ramp.factor(step + 1) * (1 - b.constraint.kept) for ramp, b in zip(trainee.ramps, trainee.bounds, strict=True)]
@@ -118,7 +118,7 @@ def test_the_teacher_stays_frozen_and_in_eval_mode_whatever_is_called(tmp_path: 
 def test_masks_leave_the_students_weights_as_they_are(tmp_path: Path) -> None:
     trainee = pruning(learning_rate=0.0)
     run(trainee, LoopConfig(steps=2, validate_every=1), phase="learn", folder=tmp_path, resume=False)
-    trainee.masking.remove()
+    trainee.student.masking.remove()
     student, teacher = trainee.module.student.state_dict(), trainee.teacher.state_dict()
     assert student.keys() == teacher.keys()
     assert all(torch.equal(student[name], teacher[name]) for name in teacher)
@@ -180,7 +180,7 @@ def test_validation_hears_the_gates_own_verdicts_and_leaves_training_alone() -> 
     for name, value in one_backward(alone, 1).items():
         assert torch.equal(after[name], value), name
     # The same loss from a student whose masks are set by hand.
-    masking, typical = trainee.masking, trainee.gates.typical()
+    masking, typical = trainee.student.masking, trainee.gates.typical()
     assert ((typical == 0) == (trainee.gates.scores() <= 0)).all()
     masking.set(typical)
     with torch.no_grad():
@@ -218,6 +218,6 @@ def test_a_crop_is_held_out_from_the_rest() -> None:
 
 def test_masks_removed_give_stock_modules_back() -> None:
     trainee = pruning()
-    trainee.masking.remove()
+    trainee.student.masking.remove()
     again = attach(trainee.module.student, trainee.gates.structure)  # raises when something was left behind
     again.remove()

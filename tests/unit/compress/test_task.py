@@ -122,11 +122,11 @@ def test_a_phase_is_random_only_as_its_training_says_and_the_model_is_as_before(
         with torch.no_grad():
             return [model(values).logits for _ in range(2)]
 
-    with regularised(model, Regularisation()):
+    with regularised(lambda: model, Regularisation()):
         assert torch.equal(*outputs())
         assert not model.wavlm.masked_spec_embed.requires_grad
     for settings in (Regularisation(dropout=0.5), Regularisation(time_masks=0.5, time_mask_length=2)):
-        with regularised(model, settings, freeze_frontend=True):
+        with regularised(lambda: model, settings, freeze_frontend=True):
             assert not torch.equal(*outputs())
             assert not any(value.requires_grad for value in model.wavlm.feature_extractor.parameters())
     assert model.config.to_dict() == before

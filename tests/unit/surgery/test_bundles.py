@@ -185,3 +185,19 @@ def test_the_cut_model_has_the_rounded_widths() -> None:
 
 def test_auto_on_a_processor_is_what_was_measured() -> None:
     assert widths.rule(read_json(RESULT)) == AUTO["cpu"]
+
+
+@pytest.mark.parametrize(("gone", "sizes"), [(0, {0, 4, 8, 10}), (1, {0, 4, 8}), (3, {0, 4}), (7, {0})])
+def test_kept_sizes_are_multiples_of_the_units_that_are_not_gone(gone: int, sizes: set[int]) -> None:
+    structure = flat(10)
+    scores = torch.cat([torch.full((gone,), -float("inf")), torch.arange(10.0 - gone)])
+    bundles = Bundles.of(structure, scores, {"units": 4})
+    ladder = bundles.order(bundles.movable, descending=True)
+    opened = torch.zeros(len(bundles.scores), dtype=torch.bool)
+    found = {0}
+    for bundle in ladder:
+        opened[bundle] = True
+        found.add(int(bundles.units(opened).sum()))
+        assert not bundles.units(opened)[:gone].any()
+    assert found == sizes
+    assert not bundles.units(bundles.verdict)[:gone].any()

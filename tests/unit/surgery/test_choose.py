@@ -267,3 +267,28 @@ def test_magnitude_of_a_positional_group_is_that_of_the_weight_and_not_of_its_di
 
 def test_first_prefers_units_in_the_order_in_which_they_stand() -> None:
     assert first(flat(3, 2)).tolist() == [0, -1, -2, 0, -1]
+
+
+@settings(max_examples=20)
+@given(model=st.sampled_from(MODELS), seed=st.integers(0, 10**6), share=st.floats(0.05, 0.95))
+def test_units_that_are_gone_are_never_chosen(model: tuple[str, str], seed: int, share: float) -> None:
+    structure = tiny_structure(*model)
+    scores = scores_of(structure, SMALL, seed)
+    gone = torch.isfinite(scores) & (torch.rand(structure.size, generator=torch.Generator().manual_seed(seed)) < 0.3)
+    scores = torch.where(gone, -INFINITE, scores)
+    only = limit(structure, 1.0)
+    least, most = smallest(only, torch.isfinite(scores) | gone), only.cost.at(~gone) / only.cost.dense
+    only = limit(structure, least + share * (most - least))
+    choice = pick(structure, scores, only)
+    kept = torch.tensor(kept_of(structure, choice.selection))
+    assert not (kept & gone).any()
+    assert choice.counted[only.name] == only.cost.count(choice.selection) <= only.most
+    assert choice.gated == int((scores < INFINITE).sum())
+
+
+def test_a_target_that_needs_units_that_are_gone_is_refused() -> None:
+    structure = flat(10)
+    scores = torch.tensor([-INFINITE] * 4 + [-1.0, 1.0] * 3)
+    assert pick(structure, scores, limit(structure, 0.6)).counted == {"parameters-whole": 18}
+    with pytest.raises(TargetError, match=r"allows 0\.8 of .* units that are left come to 0\.6"):
+        pick(structure, scores, limit(structure, 0.8))
