@@ -91,6 +91,23 @@ def test_a_score_needs_no_learn_phase(root: Path, tmp_path: Path) -> None:
         assert units == tuple(range(len(units))), name
 
 
+def test_a_student_that_shrinks_while_it_learns_is_chosen_from_like_any_other(root: Path, tmp_path: Path) -> None:
+    freeze = {"below": 0.4, "patience": 1, "every": 0.2, "worth": 0.01, "shrink": True}
+    learn = {"steps": 8, "log_every": 1, "gate_learning_rate": 0.5, "freeze": freeze}
+    record = pipeline.prune(recipe(root, tmp_path / "run", learn=learn, recover={"steps": 1}, target=0.5))
+    freezing = record["gates"]["freezing"]
+    assert record["verification"]["holds"]
+    learned = AutoModel.from_pretrained(tmp_path / "run" / "learned")
+    left = sum(value.numel() for value in learned.parameters())
+    assert left == freezing["shrunk"][-1]["parameters"] < freezing["dense"]
+    assert record["constraints"][0]["counted"] <= record["constraints"][0]["limit"] < left
+    report = (tmp_path / "run" / "report.html").read_text()
+    assert f"frozen while learning; the student was shrunk {len(freezing['shrunk'])} time" in report
+    assert pipeline.choose(tmp_path / "run", constraint={"target": 0.4})["verification"]["holds"]
+    with pytest.raises(TargetError, match=r"allows 0\.95 .* frozen shut while learning"):
+        pipeline.choose(tmp_path / "run", constraint={"target": 0.95})
+
+
 def test_a_selection_from_a_file_takes_the_same_way(root: Path, tmp_path: Path, done: Any) -> None:
     path = tmp_path / "hand.json"
     path.write_text(json.dumps({"format": 1, "axes": {"encoder.layers.1.feed_forward/units": [0, 3, 7]}}))

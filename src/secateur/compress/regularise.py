@@ -13,6 +13,16 @@ from secateur.errors import ConfigError
 from secateur.masking.attach import base_of
 from secateur.modules.norm import ValidGroupNorm, leave_padding_out
 
+#: Fields of a model's config that a phase may change.
+FIELDS = (
+    "apply_spec_augment",
+    "mask_time_prob",
+    "mask_time_length",
+    "mask_feature_prob",
+    "mask_feature_length",
+    "layerdrop",
+)
+
 
 @contextmanager
 def regularised(
@@ -37,14 +47,15 @@ def regularised(
             "regularise.time_masks: this model has no mask vector (masked_spec_embed): leave it at 0, or use "
             "feature_masks."
         )
-    changes: list[tuple[str, str, Any]] = [
-        ("config", "apply_spec_augment", True),
-        ("config", "mask_time_prob", settings.time_masks),
-        ("config", "mask_time_length", settings.time_mask_length),
-        ("config", "mask_feature_prob", settings.feature_masks),
-        ("config", "mask_feature_length", settings.feature_mask_length),
-        ("config", "layerdrop", settings.layer_drop),
-    ]
+    values = (
+        True,
+        settings.time_masks,
+        settings.time_mask_length,
+        settings.feature_masks,
+        settings.feature_mask_length,
+        settings.layer_drop,
+    )
+    changes: list[tuple[str, str, Any]] = [("config", *pair) for pair in zip(FIELDS, values, strict=True)]
     for path, module in model.named_modules():
         if isinstance(module, nn.Dropout):
             changes.append((path, "p", settings.dropout))
@@ -74,8 +85,15 @@ def regularised(
                 setattr(owner, name, value)
 
 
+def fields_of(config: Any) -> dict[str, Any]:
+    """The fields of a config that a phase may change, as they are."""
+    return {name: getattr(config, name) for name in FIELDS if hasattr(config, name)}
+
+
 def carry_over(before: nn.Module, after: nn.Module) -> None:
-    """Set a model that was cut while it learned up as the one before it is, whose config it has."""
+    """Set a model that was cut while it learned up as the one before it is."""
+    config: Any = after.config
+    config.update(fields_of(before.config))
     modules, parameters = dict(before.named_modules()), dict(before.named_parameters())
     for path, module in after.named_modules():
         for name in ("p", "dropout", "_requires_grad"):

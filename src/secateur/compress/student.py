@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from secateur.arch import declare
-from secateur.compress.regularise import carry_over
+from secateur.compress.regularise import carry_over, fields_of
 from secateur.masking import attach
 from secateur.masking.attach import base_of
 from secateur.structure import Selection, Structure
@@ -29,6 +29,7 @@ class Student:
             static: As `attach` takes it.
         """
         self.original, self.static = structure, static
+        self.fields = fields_of(model.config)
         # Weight norm has one magnitude for all units: what is cut off would change how the others learn.
         shared = [bind for weight in structure.weights if weight.magnitude for bind in weight.binds]
         self.whole = frozenset(name for bind in shared for name in bind.axes)
@@ -83,8 +84,11 @@ class Student:
         """
         before = self.model
         self.masking.remove()
+        phase = fields_of(before.config)
+        before.config.update(self.fields)  # which parameters a model is built with depends on them
         small = cut(before, selection_of(self.structure, self.own(self.stays(kept))))
         structure = declare(small.config)
+        before.config.update(phase)
         carry_over(before, small)
         if optimiser is not None:
             _follow(optimiser, before, small, Slices(self.structure, structure))
