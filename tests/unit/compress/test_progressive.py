@@ -11,11 +11,14 @@ import pytest
 import torch
 from pruning_toy import pruning
 
-from secateur.compress.config import Freeze
+from secateur.compress.config import Freeze, Regularisation
 from secateur.compress.progressive import Progressive
+from secateur.compress.regularise import fields_of, regularised
 from secateur.compress.step import Pruning
+from secateur.compress.student import selection_of
 from secateur.engine import LoopConfig, run
 from secateur.objective.constraint import Constraint
+from secateur.objective.pairing import Learned
 from secateur.surgery.verify import verify
 
 STEPS = 30
@@ -81,11 +84,20 @@ def frozen(trainee: Pruning, name: str) -> list[bool]:
     return (~progress(trainee).kept[start : start + trainee.gates.structure.axes[name].size]).tolist()
 
 
-@pytest.mark.parametrize("size", ["large", "base"])
-@pytest.mark.parametrize("family", ["wavlm", "hubert"])
-def test_a_student_that_shrinks_learns_what_one_that_does_not_learns(tmp_path: Path, family: str, size: str) -> None:
+@pytest.mark.parametrize(
+    ("family", "size", "more"),
+    [
+        ("wavlm", "large", {}),
+        ("wavlm", "base", {"straight_through": True}),
+        ("hubert", "large", {"pairing": Learned(layers=(1, 3))}),
+        ("hubert", "base", {"gradient_checkpointing": True, "accumulate": 2}),
+    ],
+)
+def test_a_student_that_shrinks_learns_what_one_that_does_not_learns(
+    tmp_path: Path, family: str, size: str, more: dict[str, Any]
+) -> None:
     whole, small = (
-        trainee_of(shrink=shrink, family=family, size=size, dtype=torch.float64) for shrink in (False, True)
+        trainee_of(shrink=shrink, family=family, size=size, dtype=torch.float64, **more) for shrink in (False, True)
     )
     expected, got = learn(whole, tmp_path / "whole"), learn(small, tmp_path / "small")
     assert len(progress(small).shrunk) > 2
@@ -214,14 +226,13 @@ def test_without_a_closed_gate_nothing_is_frozen_and_nothing_shrinks() -> None:
 
 def test_a_shrunk_student_is_the_masked_one_and_keeps_what_does_not_learn() -> None:
     trainee = trainee_of(shrink=True)
-    trainee.optimisers()
     before = trainee.student.model
+    before.masked_spec_embed.requires_grad_(False)
+    trainee.optimisers()
     progress(trainee).begin(3, trainee.adam)
     small, kept = trainee.student.model, progress(trainee).kept
     assert small is not before
     trainee.student.masking.remove()
-    from secateur.compress.student import selection_of
-
     structure = trainee.gates.structure
     selection = selection_of(structure, trainee.student.stays(kept))
     assert verify(small, before, selection).holds
@@ -230,3 +241,25 @@ def test_a_shrunk_student_is_the_masked_one_and_keeps_what_does_not_learn() -> N
     ]
     held = {id(p) for group in trainee.adam.param_groups for p in group["params"]}
     assert held == {id(p) for p in trainee.module.parameters() if p.requires_grad}
+
+
+def test_a_student_that_is_cut_within_a_phase_is_set_up_for_it_and_given_back_as_it_was() -> None:
+    trainee = trainee_of(shrink=True)
+    before = trainee.student.model
+    fields, vector = fields_of(before.config), before.masked_spec_embed.detach().clone()
+    rates = {name: module.p for name, module in before.named_modules() if isinstance(module, torch.nn.Dropout)}
+    with regularised(lambda: trainee.module.student, Regularisation(dropout=0.3), freeze_frontend=True):
+        trainee.optimisers()
+        progress(trainee).begin(3, trainee.adam)
+        small = trainee.student.model
+        assert small is not before
+        dropouts = {name: module for name, module in small.named_modules() if isinstance(module, torch.nn.Dropout)}
+        assert dropouts
+        assert all(module.p == 0.3 for module in dropouts.values())
+        assert small.encoder.layers[0].attention.dropout == 0.3
+        assert not any(value.requires_grad for value in small.feature_extractor.parameters())
+        assert small.config.mask_time_prob == 0
+    assert fields_of(small.config) == fields
+    assert torch.equal(small.masked_spec_embed, vector)
+    assert all(module.p == rates[name] for name, module in dropouts.items())
+    assert all(value.requires_grad for value in small.feature_extractor.parameters())
