@@ -5,7 +5,7 @@ with the student shrunk as well; each in a process of its own with one thread, t
 The teacher is the packaged one, where the result counts, or one with random weights in which most of the time goes to
 the Transformer, as in WavLM Large: in the packaged one it goes to the front end, which has few parameters to lose.
 
-    python benchmarks/progressive.py --teacher tiny --seeds 3 --out benchmarks/results/progressive.jsonl
+    python benchmarks/progressive.py --teacher tiny --recover 80 --out benchmarks/results/progressive.jsonl
     python benchmarks/progressive.py --teacher proportions --out benchmarks/results/progressive.jsonl
     python benchmarks/progressive.py --out benchmarks/results/progressive.jsonl --table
 """
@@ -26,30 +26,14 @@ CASES: dict[str, dict[str, Any]] = {
     "shrinking": {"learn.freeze.shrink": True},
     "freezing": {"learn.freeze": {}},
 }
-TEACHERS: dict[str, dict[str, Any]] = {
-    "tiny": {
-        "learn.steps": 160,
-        "recover.steps": 80,
-        "batching": {"seconds": 4.0, "longest": 2.0},
-        "target": 0.25,
-    },
-    # The ramp is as short a part of the phase as in published runs, which have a hundred times as many steps.
-    "proportions": {
-        "learn.steps": 200,
-        "recover.steps": 40,
-        "batching": {"seconds": 4.0, "longest": 2.0},
-        "target": None,
-        "constraints": [{"target": 0.25, "ramp": [[0, 0], [0.15, 1]]}],
-        "learn.gate_learning_rate": 0.3,
-    },
-}
+TEACHERS = ("tiny", "proportions")
 
 
-def teacher(kind: str, work: Path) -> str:
+def teacher(options: argparse.Namespace) -> str:
     """The model that a run begins with: the packaged one, or a folder with random weights, made once."""
-    if kind == "tiny":
-        return kind
-    folder = work / "teacher"
+    if options.teacher == "tiny":
+        return "tiny"
+    folder = Path(options.work) / f"teacher-{options.channels}"
     if not (folder / "model.safetensors").is_file():
         import torch
         from transformers import Wav2Vec2FeatureExtractor, WavLMConfig, WavLMModel
@@ -60,7 +44,7 @@ def teacher(kind: str, work: Path) -> str:
             num_hidden_layers=6,
             num_attention_heads=8,
             intermediate_size=2048,
-            conv_dim=(64,) * 7,  # about an eighth of a step's time, as an estimate for Large gives
+            conv_dim=(options.channels,) * 7,
             feat_extract_norm="layer",
             do_stable_layer_norm=True,
         )
@@ -69,25 +53,31 @@ def teacher(kind: str, work: Path) -> str:
     return str(folder)
 
 
-def run_case(case: dict[str, Any], work: Path) -> dict[str, Any]:
+def run_case(case: dict[str, Any], options: argparse.Namespace) -> dict[str, Any]:
     """One run in a process of its own."""
-    fields = TEACHERS[case["teacher"]] | {
-        "model": teacher(case["teacher"], work),
+    fields = {
+        "model": teacher(options),
         "seed": case["seed"],
+        "target": None,
+        "constraints": [{"target": 0.25, "ramp": [[0, 0], [options.ramp, 1]]}],
+        "batching": {"seconds": options.seconds, "longest": options.seconds / 2},
+        "learn.steps": options.learn,
+        "learn.gate_learning_rate": options.gate_rate,
         "learn.save_every": 0,
+        "recover.steps": options.recover,
         "recover.save_every": 0,
     }
-    out = work / "-".join(str(value) for value in case.values()).replace(" ", "_")
+    out = Path(options.work) / "-".join(str(value) for value in case.values()).replace(" ", "_")
     record = prune_alone("quickstart", fields | CASES[case["case"]], out)
     stages = {stage["name"]: stage for stage in record["stages"]}
-    seconds = {phase["name"]: phase["seconds"] for phase in record["phases"]}
     return case | {
         "steps": {phase["name"]: phase["steps"] for phase in record["phases"]},
-        "seconds": seconds,
+        "seconds": {phase["name"]: phase["seconds"] for phase in record["phases"]},
         "kept": record["constraints"][0]["counted"] / record["constraints"][0]["dense"],
         "loss_shrunk": stages["shrunk"]["loss"],
         "loss": stages["recovered"]["loss"],
         "undecided": record["gates"]["undecided_share"],
+        "freeze": record["recipe"]["learn"]["freeze"],
         "freezing": record["gates"].get("freezing"),
     }
 
@@ -128,10 +118,16 @@ def _sizes(freezing: dict[str, Any] | None) -> str:
 def main() -> None:
     """Run what is not in the results yet."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--teacher", choices=tuple(TEACHERS), default="tiny")
+    parser.add_argument("--teacher", choices=TEACHERS, default="tiny")
     parser.add_argument("--out", type=Path, required=True, help="JSON lines, one a run; those in it are not run again")
     parser.add_argument("--work", type=Path, default=Path("runs/progressive"))
     parser.add_argument("--seeds", type=int, default=1)
+    parser.add_argument("--learn", type=int, default=160, help="steps")
+    parser.add_argument("--recover", type=int, default=40, help="steps")
+    parser.add_argument("--seconds", type=float, default=8.0, help="audio in a step")
+    parser.add_argument("--ramp", type=float, default=0.25, help="share of learn after which the target is asked for")
+    parser.add_argument("--gate-rate", type=float, default=0.15)
+    parser.add_argument("--channels", type=int, default=128, help="of the front end of a teacher with random weights")
     parser.add_argument("--cases", nargs="+", choices=tuple(CASES), default=tuple(CASES))
     parser.add_argument("--table", action="store_true", help="print what is in the results, and run nothing")
     options = parser.parse_args()
@@ -142,9 +138,9 @@ def main() -> None:
     pending = [] if options.table else [dict(zip(keys, case, strict=True)) for case in wanted if case not in done]
     if pending:
         options.work.mkdir(parents=True, exist_ok=True)
-        teacher(options.teacher, options.work)
+        teacher(options)
     with ThreadPoolExecutor(2) as pool:
-        for result in pool.map(lambda case: run_case(case, options.work), pending):
+        for result in pool.map(lambda case: run_case(case, options), pending):
             results.append(result)
             with options.out.open("a") as handle:
                 handle.write(json.dumps(result) + "\n")
