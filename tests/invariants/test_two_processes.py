@@ -131,3 +131,32 @@ def test_a_student_that_shrinks_while_it_learns_is_the_same(root: Path) -> None:
     assert models[0].keys() == models[1].keys()
     for name, value in models[0].items():
         torch.testing.assert_close(models[1][name], value, rtol=1e-2, atol=2e-3, msg=name)
+
+
+def test_a_task_is_learned_alike(root: Path) -> None:
+    """CTC through a GroupNorm front end, utterances of unequal lengths and labels on either rank."""
+    write_teacher(root / "base", "wav2vec2", "base")
+    lines = [
+        {"audio": path.name, "text": "ab" * (1 + i % 3)} for i, path in enumerate(sorted((root / "speech").iterdir()))
+    ]
+    manifest = root / "speech" / "manifest.jsonl"
+    manifest.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    fields = {
+        "model": str(root / "base"),
+        "data": {"kind": "jsonl", "path": str(manifest)},
+        "task": {"kind": "ctc"},
+        "distill": {"pairing": {"kind": "fixed", "layers": [0, 3]}},
+        "batching": {"seconds": 2.4, "longest": 0.6, "shortest": 0.1, "accumulate": 2},
+    }
+    one, two = (
+        launch(root, root / f"task-{name}", *prefix, **fields) for name, prefix in (("one", ()), ("two", torchrun()))
+    )
+    logs = [[json.loads(line) for line in (f / "run" / "metrics.jsonl").read_text().splitlines()] for f in (one, two)]
+    assert len(logs[0]) == len(logs[1])
+    for first, second in zip(*logs, strict=True):
+        for name in first.keys() & {"loss", "task", "distill"}:
+            assert second[name] == pytest.approx(first[name], rel=1e-3)
+    models = [load_file(folder / "run" / "model" / "model.safetensors") for folder in (one, two)]
+    assert "lm_head.weight" in models[0]
+    for name, value in models[0].items():
+        torch.testing.assert_close(models[1][name], value, rtol=1e-2, atol=2e-3, msg=name)
