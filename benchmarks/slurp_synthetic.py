@@ -117,16 +117,22 @@ def write_corpus(parts: dict[str, list[Line]], folder: Path) -> None:
 def speak(synthesiser: Synthesiser, sentence: str, voice: Voice, *, seed: int) -> np.ndarray[Any, Any]:
     """A sentence at 16 kHz, at a rate and a level of its own."""
     rng = np.random.default_rng(seed)
-    spoken = synthesiser.say(sentence, voice=replace(voice, rate=round(voice.rate * rng.uniform(0.92, 1.08))), seed=seed)
+    said = replace(voice, rate=round(voice.rate * rng.uniform(0.92, 1.08)))
+    spoken = synthesiser.say(sentence, voice=said, seed=seed)
     wave = soxr.resample(spoken.samples.astype(np.float32) / 32768.0, spoken.sample_rate, SAMPLE_RATE)
     return rooms.level(np.asarray(wave, dtype=np.float32), rng=rng)
 
 
 def recipe_of(options: argparse.Namespace) -> dict[str, Any]:
-    """The fields in which a run differs from the recipe: a small model, little audio, fine-tuned before it is pruned."""
+    """The fields in which a run differs from the recipe: a small model, few steps, fine-tuned before it is pruned."""
     audio = {"kind": "slurp", "path": str(options.data)}
     finetune, learn, recover = options.steps
-    short = {"warmup": 0.1, "log_every": 20, "save_every": 0}
+    common = {"warmup": 0.1, "precision": "bf16", "log_every": 20, "validate_every": 300, "save_every": 0}
+    later = common | {"learning_rate": options.rate / 3, "regularise": {"dropout": 0.0, "time_masks": 0.0}}
+    phases = {
+        "learn": later | {"steps": learn, "multiplier_learning_rates": [2e-2, 2e-1]},
+        "recover": later | {"steps": recover},
+    }
     return {
         "model": str(small_wav2vec2.write(Path(options.work) / "start")),
         "data": audio | {"split": "train"},
@@ -134,19 +140,8 @@ def recipe_of(options: argparse.Namespace) -> dict[str, Any]:
         "batching": {"seconds": options.seconds, "longest": 8.0, "shortest": 0.5},
         "task": {"kind": options.task},
         "seed": options.seed,
-        "finetune": short | {"steps": finetune, "learning_rate": options.rate},
-        "learn.steps": learn,
-        "learn.learning_rate": options.rate / 3,
-        "learn.multiplier_learning_rates": [2e-2, 2e-1],
-        "recover.steps": recover,
-        "recover.learning_rate": options.rate / 3,
-    } | {
-        f"{phase}.{name}": value
-        for phase in ("learn", "recover")
-        for name, value in (
-            {"precision": "fp32", "regularise": {"dropout": 0.0, "time_masks": 0.0}, "validate_every": 0} | short
-        ).items()
-    }
+        "finetune": common | {"steps": finetune, "learning_rate": options.rate},
+    } | {f"{phase}.{name}": value for phase, fields in phases.items() for name, value in fields.items()}
 
 
 def run(options: argparse.Namespace) -> dict[str, Any]:
