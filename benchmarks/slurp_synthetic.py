@@ -129,16 +129,19 @@ def recipe_of(options: argparse.Namespace) -> dict[str, Any]:
     finetune, learn, recover = options.steps
     common = {"warmup": 0.1, "precision": "bf16", "log_every": 20, "validate_every": 300, "save_every": 0}
     later = common | {"learning_rate": options.rate / 3, "regularise": {"dropout": 0.0, "time_masks": 0.0}}
+    # Gates and multipliers as in wang2023/reduced: what they need is a number of steps times a rate.
+    gates = {"gate_learning_rate": 0.05, "gate_schedule": "constant", "multiplier_learning_rates": [5e-3, 2e-1]}
     phases = {
-        "learn": later | {"steps": learn, "multiplier_learning_rates": [2e-2, 2e-1]},
-        "recover": later | {"steps": recover},
+        "learn": later | {"steps": learn, "decay": "none"} | gates,
+        "recover": later | {"steps": recover, "warmup": 0.0},
     }
     return {
         "model": str(small_wav2vec2.write(Path(options.work) / "start")),
         "data": audio | {"split": "train"},
         "validation": {"data": audio | {"split": options.split}, "seconds": 3600.0},
-        "batching": {"seconds": options.seconds, "longest": 8.0, "shortest": 0.5},
+        "batching": {"seconds": options.seconds, "longest": 8.0, "shortest": 0.5, "accumulate": 1},
         "task": {"kind": options.task},
+        "constraints": [{"cost": "macs", "ramp": [[0, 0], [0.5, 1]]}],
         "seed": options.seed,
         "finetune": common | {"steps": finetune, "learning_rate": options.rate},
     } | {f"{phase}.{name}": value for phase, fields in phases.items() for name, value in fields.items()}

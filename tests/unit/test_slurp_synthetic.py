@@ -1,15 +1,19 @@
 """SLURP's sentences in synthetic voices, as the benchmark chooses, divides and writes them."""
 
+from argparse import Namespace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import slurp_synthetic
 import soundfile
-from slurp_synthetic import splits, subset, types_of, write_corpus
+from slurp_synthetic import RECIPE, recipe_of, splits, subset, table, types_of, write_corpus
 
+from secateur import config
+from secateur.compress.config import PruneConfig
 from secateur.data.config import SlurpData
 from secateur.data.open import open_corpus
+from secateur.pipeline import RECIPES
 
 
 def line(number: int, sentence: str, intent: str = "alarm_set", annotation: str | None = None) -> dict[str, Any]:
@@ -83,3 +87,22 @@ def test_what_is_written_is_read_as_slurp_with_no_voice_in_two_splits(tmp_path: 
     assert not heard["train"] & heard["test"]
     assert not heard["train"] & heard["devel"]
     assert not heard["devel"] & heard["test"]
+
+
+def test_the_fields_of_a_run_fit_the_recipe_and_change_neither_its_target_nor_its_gates(tmp_path: Path) -> None:
+    options = Namespace(
+        data="slurp", work=tmp_path, task="slu", split="devel", seed=3, steps=(5, 4, 3), seconds=6.0, rate=3e-3
+    )
+    mine = config.load(RECIPE, PruneConfig, recipe_of(options), search=RECIPES)
+    its = config.load(RECIPE, PruneConfig, search=RECIPES)
+    assert (mine.target, mine.gates, mine.distill) == (its.target, its.gates, its.distill)
+    assert mine.finetune is not None
+    assert [phase.steps for phase in (mine.finetune, mine.learn, mine.recover)] == [5, 4, 3]
+    assert isinstance(mine.validation.data, SlurpData)
+    assert (mine.data.split, mine.validation.data.split) == ("train", "devel")  # type: ignore[union-attr]
+
+
+def test_the_table_names_what_a_task_does_not_measure_by_a_dash() -> None:
+    stage = {"name": "dense", "parameters": 2_000_000, "macs": 145_000_000, "ms": 97.6, "scores": {"accuracy": 0.5}}
+    row = table([{"task": "classification", "stages": [stage]}]).splitlines()[-1]
+    assert row == "| classification | dense, fine-tuned | 50.0% | – | – | – | 2,000,000 | 145,000,000 | 98 |"
