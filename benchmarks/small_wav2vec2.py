@@ -31,7 +31,8 @@ def small_wav2vec2(source: str = TINY) -> Wav2Vec2Model:
     model = Wav2Vec2Model(Wav2Vec2Config(**fields))
     names = model.state_dict().keys()
     model.load_state_dict({name: value for name, value in teacher.state_dict().items() if name in names})
-    return model.eval()
+    model.eval()
+    return model
 
 
 def write(folder: str | Path) -> Path:
