@@ -136,7 +136,7 @@ def recipe_of(options: argparse.Namespace) -> dict[str, Any]:
         "recover": later | {"steps": recover, "warmup": 0.0},
     }
     return {
-        "model": str(small_wav2vec2.write(Path(options.work) / "start")),
+        "model": str(options.model or small_wav2vec2.write(Path(options.work) / "start")),
         "data": audio | {"split": "train"},
         "validation": {"data": audio | {"split": options.split}, "seconds": 3600.0},
         "batching": {"seconds": options.seconds, "longest": 8.0, "shortest": 0.5, "accumulate": 1},
@@ -217,6 +217,7 @@ def main() -> None:
     running.add_argument("--data", type=Path, required=True, help="what `prepare` wrote")
     running.add_argument("--work", type=Path, default=Path("runs/slurp_synthetic"))
     running.add_argument("--task", choices=("slu", "classification"), default="slu")
+    running.add_argument("--model", type=Path, help="what is fine-tuned; by default a small wav2vec 2.0")
     running.add_argument("--split", choices=("devel", "test"), default="test", help="what is scored")
     running.add_argument("--steps", type=int, nargs=3, default=(1500, 600, 400), help="finetune, learn, recover")
     running.add_argument("--seconds", type=float, default=8.0, help="audio in a step")

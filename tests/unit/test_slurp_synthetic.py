@@ -91,7 +91,15 @@ def test_what_is_written_is_read_as_slurp_with_no_voice_in_two_splits(tmp_path: 
 
 def test_the_fields_of_a_run_fit_the_recipe_and_change_neither_its_target_nor_its_gates(tmp_path: Path) -> None:
     options = Namespace(
-        data="slurp", work=tmp_path, task="slu", split="devel", seed=3, steps=(5, 4, 3), seconds=6.0, rate=3e-3
+        data="slurp",
+        work=tmp_path,
+        model=None,
+        task="slu",
+        split="devel",
+        seed=3,
+        steps=(5, 4, 3),
+        seconds=6.0,
+        rate=3e-3,
     )
     mine = config.load(RECIPE, PruneConfig, recipe_of(options), search=RECIPES)
     its = config.load(RECIPE, PruneConfig, search=RECIPES)
