@@ -91,10 +91,11 @@ def run_case(case: dict[str, Any], options: argparse.Namespace) -> dict[str, Any
     }
 
 
-def prune_alone(recipe: str, overrides: dict[str, Any], out: Path) -> dict[str, Any]:
-    """The record of a run in a process of its own, with one thread; what was in its folder is gone."""
-    shutil.rmtree(out, ignore_errors=True)
-    words = {"recipe": recipe, "overrides": overrides | {"out": str(out)}}
+def prune_alone(recipe: str, overrides: dict[str, Any], out: Path, *, resume: bool = False) -> dict[str, Any]:
+    """The record of a run in a process of its own, with one thread; unless it is resumed, its folder is emptied."""
+    if not resume:
+        shutil.rmtree(out, ignore_errors=True)
+    words = {"recipe": recipe, "overrides": overrides | {"out": str(out)}, "resume": resume}
     command = [sys.executable, "-W", "ignore", __file__, "--one", json.dumps(words)]
     done = subprocess.run(command, env=os.environ | ENVIRONMENT, capture_output=True, text=True)
     if done.returncode:
@@ -148,7 +149,7 @@ def one(words: dict[str, Any]) -> None:
 
     torch.set_num_threads(1)
     torch.set_float32_matmul_precision("medium")  # float32 accuracy here, twice the speed; the same for every method
-    secateur.prune(words["recipe"], overrides=words["overrides"])
+    secateur.prune(words["recipe"], overrides=words["overrides"], resume=words["resume"])
 
 
 def main() -> None:

@@ -150,7 +150,7 @@ def recipe_of(options: argparse.Namespace) -> dict[str, Any]:
 def run(options: argparse.Namespace) -> dict[str, Any]:
     """Figures of the dense, fine-tuned model, of the cut one, and of the recovered one."""
     out = Path(options.work) / f"{options.task}-{options.split}-{options.seed}"
-    record = prune_alone(RECIPE, recipe_of(options), out)
+    record = prune_alone(RECIPE, recipe_of(options), out, resume=options.resume)
     return {
         "task": options.task,
         "split": options.split,
@@ -223,6 +223,7 @@ def main() -> None:
     running.add_argument("--seconds", type=float, default=8.0, help="audio in a step")
     running.add_argument("--rate", type=float, default=3e-3, help="learning rate of fine-tuning; a third of it after")
     running.add_argument("--seed", type=int, default=0)
+    running.add_argument("--resume", action="store_true", help="go on behind the last phase of an interrupted run")
     for verb in (running, verbs.add_parser("table")):
         verb.add_argument("--results", type=Path, default=RESULTS, help="JSON, one entry a task")
     options = parser.parse_args()
