@@ -188,7 +188,7 @@ def table(results: Sequence[dict[str, Any]]) -> str:
             scores = stage["scores"]
             figures = [next((f"{scores[n]:.1%}" for n in names if n in scores), "–") for names in COLUMNS.values()]
             cells = [result["task"], NAMES[stage["name"]], *figures]
-            cells += [f"{stage['parameters']:,}", f"{stage['macs']:,}", f"{stage['ms']:.0f}"]
+            cells += [f"{stage['parameters']:,}", f"{stage['macs']:,}", f"{stage['ms']:.0f}" if "ms" in stage else "–"]
             lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines)
 
