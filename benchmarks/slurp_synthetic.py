@@ -2,10 +2,12 @@
 
 A small wav2vec 2.0 is fine-tuned and then pruned to half of its MACs, on a subset that a rule chooses:
 sentences of a few words from the most frequent intents that mostly have entities, without rare types of entities. No
-sentence and no voice is in two splits. Needs SLURP's annotations (github.com/pswietojanski/slurp, `dataset/slurp`) and
-`espeakng-loader`; what `prepare` writes is laid out as SLURP is, and read as SLURP is.
+voice is in two splits, and no sentence either, unless `--known N` asks for N sentences of each intent that all splits say:
+what a command recogniser has to learn, where a few hundred sentences do not suffice to spell unknown ones. Needs SLURP's
+annotations (github.com/pswietojanski/slurp, `dataset/slurp`) and `espeakng-loader`; what `prepare` writes is laid out as
+SLURP is, and read as SLURP is.
 
-    python benchmarks/slurp_synthetic.py prepare devel.jsonl --out runs/slurp
+    python benchmarks/slurp_synthetic.py prepare devel.jsonl --out runs/slurp --known 12
     python benchmarks/slurp_synthetic.py run --data runs/slurp --task slu
     python benchmarks/slurp_synthetic.py run --data runs/slurp --task classification
     python benchmarks/slurp_synthetic.py table
@@ -39,7 +41,7 @@ RESULTS = Path(__file__).parent / "results" / "slurp_synthetic.json"
 WORDS = (3, 8)  # in a sentence
 RARE = 10  # sentences with a type of entity, below which it is left out
 SHARES = {"test": 0.2, "devel": 0.1}  # of the sentences of each intent; the rest is `train`
-TAKES = {"train": 8, "devel": 2, "test": 3}  # voices that speak each sentence
+TAKES = {"train": 16, "devel": 2, "test": 4}  # voices that speak each sentence
 VOICES = SyntheticData(voices=40)  # 28 for train, 4 for devel, 8 for test
 PARTS = {"train": "train", "devel": "dev", "test": "test"}  # split here: split of the voices
 
@@ -89,6 +91,14 @@ def splits(chosen: dict[str, list[Line]]) -> dict[str, list[Line]]:
     return out
 
 
+def known(chosen: dict[str, list[Line]], *, sentences: int) -> dict[str, list[Line]]:
+    """So many sentences of each intent, the same in every split; those with entities first, in the order of the file."""
+    some = [
+        line for lines in chosen.values() for line in sorted(lines, key=lambda line: not types_of(line))[:sentences]
+    ]
+    return {split: some for split in TAKES}
+
+
 def write_corpus(parts: dict[str, list[Line]], folder: Path) -> None:
     """The sentences, spoken: annotations with the recordings' files, `slurp_real`, and `metadata.json` for the voices.
 
@@ -97,19 +107,21 @@ def write_corpus(parts: dict[str, list[Line]], folder: Path) -> None:
     synthesiser, voices = Synthesiser(), voices_of(VOICES)
     (folder / "slurp_real").mkdir(parents=True)
     metadata: dict[str, Any] = {}
+    made = 0
     for split, lines in parts.items():
         speakers, written = voices[PARTS[split]], []
         for index, line in enumerate(lines):
             files = {}
             for take in range(TAKES[split]):
-                name = f"audio-synthetic-{line['slurp_id']}-{take}.flac"
+                name = f"audio-synthetic-{split}-{line['slurp_id']}-{take}.flac"
                 voice = speakers[(index * TAKES[split] + take) % len(speakers)]
-                samples = speak(synthesiser, line["sentence"], voice, seed=len(metadata) * 10 + take)
+                samples = speak(synthesiser, line["sentence"], voice, seed=made)
+                made += 1
                 soundfile.write(folder / "slurp_real" / name, samples, SAMPLE_RATE, subtype="PCM_16")
                 files[name] = {"usrid": voice.name}
             recordings = [{"file": name, "wer": None, "ent_wer": None, "status": "synthetic"} for name in files]
             written.append(json.dumps(line | {"recordings": recordings}) + "\n")
-            metadata[str(line["slurp_id"])] = {"recordings": files}
+            metadata.setdefault(str(line["slurp_id"]), {"recordings": {}})["recordings"] |= files
         (folder / f"{split}.jsonl").write_text("".join(written))
     (folder / "metadata.json").write_text(json.dumps(metadata))
 
@@ -197,7 +209,7 @@ def prepare(options: argparse.Namespace) -> None:
     """Choose the subset, speak it, and say what it holds."""
     lines = [json.loads(line) for line in options.annotations.read_text().splitlines()]
     chosen = subset(lines, intents=options.intents)
-    parts = splits(chosen)
+    parts = known(chosen, sentences=options.known) if options.known else splits(chosen)
     write_corpus(parts, options.out)
     print(", ".join(f"{name} {len(mine)}" for name, mine in chosen.items()))
     types = Counter(type for mine in chosen.values() for line in mine for type in types_of(line))
@@ -213,6 +225,7 @@ def main() -> None:
     making.add_argument("annotations", type=Path, help="a file of SLURP's annotations")
     making.add_argument("--out", type=Path, required=True)
     making.add_argument("--intents", type=int, default=6)
+    making.add_argument("--known", type=int, metavar="N", help="N sentences of each intent, the same in all splits")
     running = verbs.add_parser("run")
     running.add_argument("--data", type=Path, required=True, help="what `prepare` wrote")
     running.add_argument("--work", type=Path, default=Path("runs/slurp_synthetic"))

@@ -69,6 +69,12 @@ def test_no_sentence_is_in_two_splits_and_all_are_in_one() -> None:
     assert sorted(each["slurp_id"] for lines in parts.values() for each in lines) == list(range(40))
 
 
+def test_known_sentences_are_in_every_split_those_with_entities_first() -> None:
+    plain = line(99, "wake me please")
+    parts = slurp_synthetic.known({"alarm_set": [plain, *alarms(3)], "bell_set": alarms(2)}, sentences=3)
+    assert parts["train"] == parts["devel"] == parts["test"] == [*alarms(3), *alarms(2)]
+
+
 def test_what_is_written_is_read_as_slurp_with_no_voice_in_two_splits(tmp_path: Path) -> None:
     pytest.importorskip("espeakng_loader")
     lines = alarms(3)
