@@ -2,10 +2,10 @@
 
 A small wav2vec 2.0 is fine-tuned and then pruned to half of its MACs, on a subset that a rule chooses:
 sentences of a few words from the most frequent intents that mostly have entities, without rare types of entities. No
-voice is in two splits, and no sentence either, unless `--known N` asks for N sentences of each intent that all splits say:
-what a command recogniser has to learn, where a few hundred sentences do not suffice to spell unknown ones. Needs SLURP's
-annotations (github.com/pswietojanski/slurp, `dataset/slurp`) and `espeakng-loader`; what `prepare` writes is laid out as
-SLURP is, and read as SLURP is.
+voice is in two splits, and no sentence either, unless `--known N` asks for N sentences of each intent that all splits
+say: a few hundred sentences do not suffice for learning to spell unknown ones. Needs SLURP's annotations
+(github.com/pswietojanski/slurp, `dataset/slurp`) and `espeakng-loader`; what `prepare` writes is laid out as SLURP is,
+and read as SLURP is.
 
     python benchmarks/slurp_synthetic.py prepare devel.jsonl --out runs/slurp --known 12
     python benchmarks/slurp_synthetic.py run --data runs/slurp --task slu
