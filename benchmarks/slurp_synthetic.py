@@ -92,7 +92,7 @@ def splits(chosen: dict[str, list[Line]]) -> dict[str, list[Line]]:
 
 
 def known(chosen: dict[str, list[Line]], *, sentences: int) -> dict[str, list[Line]]:
-    """So many sentences of each intent, the same in every split; those with entities first, in the order of the file."""
+    """So many sentences of each intent, the same in every split; those with entities first."""
     some = [
         line for lines in chosen.values() for line in sorted(lines, key=lambda line: not types_of(line))[:sentences]
     ]
