@@ -196,6 +196,11 @@ class Distillation:
     def __post_init__(self) -> None:
         _refuse(self, weight=">= 0", logits_weight=">= 0")
 
+    @property
+    def weighs(self) -> bool:
+        """Whether there is anything in it to learn."""
+        return self.weight > 0 or (self.logits is not None and self.logits_weight > 0)
+
 
 @dataclass(frozen=True, kw_only=True)
 class Rounded:
@@ -343,9 +348,11 @@ class PruneConfig:
                     raise ConfigError(
                         f"{name}: allowed with a task alone; name one under 'task', such as {{kind: ctc}}."
                     )
+            if self.distill is not None and not self.distill.weighs:
+                raise ConfigError("distill.weight: got 0 without a task, so that nothing would be learned.")
             return
-        if self.distill is None and not self.task_weight:
-            raise ConfigError("task_weight: got 0 without 'distill', so that nothing would be learned.")
+        if not self.task_weight and (self.distill is None or not self.distill.weighs):
+            raise ConfigError("task_weight: got 0 with nothing to imitate, so that nothing would be learned.")
         if self.learn.regularise.layer_drop:
             raise ConfigError("learn.regularise.layer_drop: layers are not dropped while gates learn; set it to 0.")
         if self.learn.freeze_frontend and "channels" in self.gated and isinstance(self.choose, FromGates):

@@ -141,6 +141,8 @@ def test_a_phase_is_random_only_as_its_training_says_and_the_model_is_as_before(
         ({"learn": {"regularise": {"dropout": 0.1}}}, "learn.regularise: allowed with a task alone"),
         ({"distill": {"logits": {}}}, "distill.logits: allowed with a task alone"),
         ({"task": {"kind": "ctc"}, "distill": None, "task_weight": 0}, "nothing would be learned"),
+        ({"task": {"kind": "ctc"}, "distill": {"weight": 0}, "task_weight": 0}, "nothing would be learned"),
+        ({"distill": {"weight": 0}}, "nothing would be learned"),
         ({"task": {"kind": "ctc"}, "learn": {"regularise": {"layer_drop": 0.1}}}, "not dropped while gates learn"),
         ({"task": {"kind": "ctc"}, "learn": {"freeze_frontend": True}}, "its weights must learn"),
         ({"task": {"kind": "ctd"}}, "ctc"),
