@@ -14,10 +14,10 @@ from torch.nn import functional as F
 def log_likelihoods(blank: Tensor, label: Tensor, frames: Tensor, lengths: Tensor) -> Tensor:
     """Log-probability of each row's labels, summed over every path: (B,), in float64.
 
-    A path begins in the first frame with nothing written. A blank goes to the next frame, a label stays in the frame and
-    goes to the next label; a blank in the last frame, after the last label, ends it. Where no path has a probability the
-    result is minus infinity and its gradient zero. What lies beyond a row's frames or labels plays no part, whatever it
-    holds.
+    A path begins in the first frame with nothing written. A blank goes to the next frame, a label stays in the frame
+    and goes to the next label; a blank in the last frame, after the last label, ends it. Where no path has a
+    probability the result is minus infinity and its gradient zero. What lies beyond a row's frames or labels plays no
+    part, whatever it holds.
 
     Args:
         blank: (B, T, U + 1), log-probability of a blank in a frame after so many labels.
@@ -30,7 +30,7 @@ def log_likelihoods(blank: Tensor, label: Tensor, frames: Tensor, lengths: Tenso
     backward ones beside the forward ones, through a lattice that is turned round. No graph over the steps is kept: the
     gradient is the probability that a path passes, which is known as soon as the sum is.
     """
-    result: Tensor = _Lattice.apply(blank, label, frames, lengths)
+    result: Tensor = _Lattice.apply(blank, label, frames, lengths)  # type: ignore[no-untyped-call]
     return result
 
 
@@ -61,7 +61,7 @@ class _Lattice(torch.autograd.Function):
         return total
 
     @staticmethod
-    @once_differentiable  # type: ignore[untyped-decorator]
+    @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, None, None]:
         by_blank, by_label = ctx.saved_tensors
         each = gradient[:, None, None]
@@ -87,7 +87,7 @@ def _diagonals(scores: Tensor, valid: Tensor, width: int | None = None) -> Tenso
     square = torch.where(valid, scores.double(), -math.inf).transpose(1, 2)  # (B, W, T)
     flat = F.pad(square, (0, reach - longest), value=-math.inf).flatten(1)  # (B, W * reach)
     # Rows that are one shorter than they were begin one later each: u in frame t moves to place t + u.
-    sheared = flat[:, : columns * (reach - 1)].unflatten(1, (columns, reach - 1))
+    sheared: Tensor = flat[:, : columns * (reach - 1)].unflatten(1, (columns, reach - 1))
     return sheared.permute(2, 0, 1).contiguous()
 
 
@@ -95,4 +95,5 @@ def _frames(diagonals: Tensor, longest: int, width: int) -> Tensor:
     """(T + U, B, W) -> (B, T, W), the way back."""
     reach, _, columns = diagonals.shape
     flat = F.pad(diagonals.permute(1, 2, 0).flatten(1), (0, columns))
-    return flat.unflatten(1, (columns, reach + 1))[:, :, :longest].transpose(1, 2)
+    upright: Tensor = flat.unflatten(1, (columns, reach + 1))[:, :, :longest]
+    return upright.transpose(1, 2)

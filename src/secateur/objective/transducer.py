@@ -29,9 +29,9 @@ def losses(logits: Tensor, frames: Tensor, scripts: Sequence[Sequence[int]], *, 
     """Negative log-likelihood of each utterance's script in nats, (B,), in float32 or better.
 
     The standard transducer: a blank advances the frame, a token is written without leaving it, and a blank in the last
-    frame after the last token ends. So any script can be written in any number of frames but none. Where the logits leave
-    no path (minus infinity for a token in every frame) the loss is infinite and its gradient zero. Logits beyond a row's
-    frames or tokens play no part.
+    frame after the last token ends. So any script can be written in any number of frames but none. Where the logits
+    leave no path (minus infinity for a token in every frame) the loss is infinite and its gradient zero. Logits beyond
+    a row's frames or tokens play no part.
 
     Like CTC (`blanks`), but the logits depend on the tokens so far, and a frame may write several.
 
@@ -62,7 +62,7 @@ def fused_losses(
     scripts: Sequence[Sequence[int]],
     *,
     blank: int,
-    at_once: int = 1 << 14,
+    at_once: int = 1 << 13,
 ) -> Tensor:
     """`losses` of the joiner's logits, with gradients to encoder, predictor and the joiner's parameters: (B,).
 
@@ -170,7 +170,8 @@ class _Script:
             raise ConfigError(f"blank: got {self.blank}, allowed is 0 to {outputs - 1}.")
         if self.largest >= outputs:
             raise DataError(f"scripts: got token {self.largest}, allowed is 0 to {outputs - 1}.")
-        found: tuple[Tensor, Tensor] = _Emissions.apply(logits, self.following, self.blank)
+        found: tuple[Tensor, Tensor]
+        found = _Emissions.apply(logits, self.following, self.blank)  # type: ignore[no-untyped-call]
         return found
 
     def losses(self, blanks: Tensor, labels: Tensor) -> Tensor:
@@ -195,7 +196,7 @@ class _Emissions(torch.autograd.Function):
         return blanks, labels
 
     @staticmethod
-    @once_differentiable  # type: ignore[untyped-decorator]
+    @once_differentiable
     def backward(ctx: Any, of_blanks: Tensor, of_labels: Tensor) -> tuple[Tensor, None, None]:
         logits, following = ctx.saved_tensors
         result = torch.empty_like(logits, memory_format=torch.contiguous_format)
