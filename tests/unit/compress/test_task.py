@@ -290,7 +290,7 @@ def test_logits_of_a_head_that_knows_nothing_are_not_imitated(folder: Path, tmp_
 
 def test_a_new_head_that_nothing_would_teach_is_refused(folder: Path, tmp_path: Path) -> None:
     pairing = {"kind": "fixed", "layers": [0, 3]}
-    with pytest.raises(ConfigError, match="task_weight: got 0, but .* has no head for this task yet"):
+    with pytest.raises(ConfigError, match=r"task_weight: got 0, but .* has no head for this task yet"):
         prune(fields_of(folder, tmp_path / "run", task_weight=0, distill={"pairing": pairing}))
     assert not (tmp_path / "run").exists()
 
