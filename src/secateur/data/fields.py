@@ -103,8 +103,8 @@ def json_object(line: str, place: str, *, needed: str = "an `audio` field") -> d
         fields = json.loads(line)
     except json.JSONDecodeError as error:
         raise DataError(f"{place} is not JSON: {error.msg} at column {error.colno}.") from None
-    except (ValueError, RecursionError) as error:  # JSON, but a number of thousands of digits, or as many brackets
-        raise DataError(f"{place} cannot be read: {error}.") from None
+    except (ValueError, RecursionError):
+        raise DataError(f"{place} holds a number of thousands of digits, or brackets as deep.") from None
     if not isinstance(fields, dict):
         raise DataError(f"{place} must be a JSON object with {needed}; got {line[:40]!r}.")
     if "\\ud" in line.lower():
