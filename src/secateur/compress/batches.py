@@ -148,7 +148,7 @@ def split_off(corpus: Corpus, *, seconds: float) -> tuple[Corpus, Corpus]:
     """Training and held-out parts of one corpus: its own dev split, else every so manieth utterance.
 
     Splits are told apart by how their names start: `dev-clean`, `devel` and `validation` are held out whole, `test` and
-    `eval` are left out of both, and said, unless there is nothing else.
+    `eval` are left out of both, unless there is nothing else.
 
     Args:
         corpus: All audio.
@@ -159,7 +159,7 @@ def split_off(corpus: Corpus, *, seconds: float) -> tuple[Corpus, Corpus]:
     devs = [name for name in splits if name.lower().startswith(_DEV)]
     others = {utterance.split for utterance in corpus.utterances} - {*tests, *devs}
     if tests and (others or devs):
-        logger.warning("%s: %s left out, neither learned from nor held out", corpus.name, " and ".join(tests))
+        logger.info("%s: %s left out, neither learned from nor held out", corpus.name, " and ".join(tests))
         corpus = corpus.select(lambda utterance: utterance.split not in tests)
     if devs and others:
         held = corpus.select(lambda utterance: utterance.split in devs)

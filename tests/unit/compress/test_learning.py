@@ -233,6 +233,7 @@ def test_nothing_is_learned_from_the_test_split_of_a_corpus_with_others(
 ) -> None:
     from pruning_toy import corpus
 
+    caplog.set_level("INFO")
     whole = corpus()
     named = [replace(utterance, split=splits[i % len(splits)]) for i, utterance in enumerate(whole.utterances)]
     parts = split_off(replace(whole, utterances=tuple(named)), seconds=0.5)
