@@ -133,9 +133,11 @@ def _split(words: Sequence[str]) -> tuple[list[str], dict[str, Any]]:
             own.append(word)
             continue
         if not equals:
-            if not pending:
+            if not pending or pending[0].startswith("--"):
                 raise ConfigError(f"--{name} needs a value.")
             text = pending.pop(0)
+        if not text.strip():  # as of a shell's variable that is not set; YAML would read it as null
+            raise ConfigError(f"--{name} needs a value, got nothing; write null where nothing is meant.")
         if name in _OWN:
             own += [f"--{name}", text]
             continue
@@ -191,6 +193,8 @@ def _pretrain(options: argparse.Namespace, fields: dict[str, Any]) -> int:
 def _evaluate(options: argparse.Namespace, fields: dict[str, Any]) -> int:
     from secateur import pipeline
 
+    if "model" in fields:
+        raise ConfigError(f"--model: the model is given already, {options.model!r}; leave one out.")
     return _print(options, pipeline.evaluate(options.model, fields=fields), _evaluated)
 
 

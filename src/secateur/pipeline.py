@@ -115,13 +115,19 @@ def sweep(
 
     planned = [read(values) for values in runs]  # a mistake in any is told before the first one runs
     folder = Path(planned[0].out or f"runs/{planned[0].name}-sweep")
+    if folder.exists() and not folder.is_dir():
+        raise ConfigError(f"{str(folder)!r} is a file: give another --out.")
     if folder.exists() and not resume and any(folder.iterdir()):
         raise ConfigError(f"The folder {str(folder)!r} is in use: add --resume to go on with its sweep, or give --out.")
-    for config, values in zip(planned, runs, strict=True):
-        own = folder / folder_of(values)
-        if not (resume and (own / "record.json").is_file()):
-            logger.info("sweep: %s", folder_of(values))
-            prune(replace(config, out=str(own)), resume=resume, on_progress=on_progress)
+    planned = [
+        replace(config, out=str(folder / folder_of(values))) for config, values in zip(planned, runs, strict=True)
+    ]
+    for config in planned:  # finished ones too: all of a sweep have one recipe
+        _check_run(Path(str(config.out)), configs.dump(config), resume=resume)
+    for config in planned:
+        if not (resume and (Path(str(config.out)) / "record.json").is_file()):
+            logger.info("sweep: %s", config.out)
+            prune(config, resume=resume, on_progress=on_progress)
     record = sweep_record(planned[0].name, folder, runs)
     write_json(folder / SWEEP, record)
     write_sweep(folder)
@@ -262,6 +268,7 @@ def verify(
         selection: The selection; None takes the one in the cut model's folder.
         compile: Also run `torch.compile`.
     """
+    from secateur.masking.attach import base_of
     from secateur.structure import Selection
     from secateur.surgery import cut, load_model
     from secateur.surgery.verify import verify as prove
@@ -277,7 +284,11 @@ def verify(
     dense = load_model(folder / "learned" if (folder / "learned").is_dir() else teacher)
     chosen = Selection.load(selection or folder / "selection.json")
     proof = prove(cut(dense, chosen), dense, chosen, compile=compile)
-    contract = prove(load_model(small), load_model(teacher), None, compile=compile)
+    ours: Any = load_model(small)
+    theirs: Any = load_model(teacher)
+    if _recipe_of(folder).task is not None and _head_shapes(ours) != _head_shapes(theirs):  # its head is new
+        ours, theirs = (ours, dense) if (folder / "learned").is_dir() else (base_of(ours), base_of(theirs))
+    contract = prove(ours, theirs, None, compile=compile)
     return {
         "format": 1,
         "kind": "verify",
@@ -365,12 +376,24 @@ def _is_run(folder: Path) -> bool:
 
 
 def _models_of(run: Path) -> tuple[str | Path, Path]:
-    """The teacher and the model of a finished run."""
-    from secateur.compress.config import PruneConfig
-
+    """The teacher and the model of a finished run; the teacher of a run that fine-tuned it is what came of that."""
     if not (run / "model").is_dir():
         raise ConfigError(f"The run in {str(run)!r} has no model/ yet: finish it with `secateur prune … --resume`.")
-    return _source(configs.load(run / "recipe.yaml", PruneConfig).model), run / "model"
+    finetuned = run / "finetuned"
+    return finetuned if finetuned.is_dir() else _source(_recipe_of(run).model), run / "model"
+
+
+def _recipe_of(run: Path) -> PruneConfig:
+    """The recipe of a run."""
+    from secateur.compress.config import PruneConfig
+
+    return configs.load(run / "recipe.yaml", PruneConfig)
+
+
+def _head_shapes(model: Any) -> dict[str, tuple[int, ...]]:
+    """The shapes of a model's weights outside its encoder."""
+    inside = f"{model.base_model_prefix}."
+    return {name: tuple(value.shape) for name, value in model.state_dict().items() if not name.startswith(inside)}
 
 
 def _check_run(folder: Path, recipe: str, *, resume: bool) -> None:

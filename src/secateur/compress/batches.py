@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import copy
+import logging
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from secateur.compress.config import Batching
 from secateur.data.batches import Batches, Crop, share
@@ -13,6 +14,12 @@ from secateur.data.corpus import SAMPLE_RATE, Corpus, Utterance
 from secateur.errors import DataError
 from secateur.objective.tasks import Task
 from secateur.structure import Structure
+
+logger = logging.getLogger(__name__)
+
+# How the names of splits start that are held out, and that nothing is learned from.
+_DEV = ("dev", "val")
+_TEST = ("test", "eval")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -140,13 +147,25 @@ def held_out(
 def split_off(corpus: Corpus, *, seconds: float) -> tuple[Corpus, Corpus]:
     """Training and held-out parts of one corpus: its own dev split, else every so manieth utterance.
 
+    Splits are told apart by how their names start: `dev-clean`, `devel` and `validation` are held out whole, `test` and
+    `eval` are left out of both, unless there is nothing else.
+
     Args:
         corpus: All audio.
-        seconds: How much to hold out at most; never more than a tenth of the corpus.
+        seconds: How much to hold out at most where there is no dev split; never more than a tenth of the corpus.
     """
-    splits = {utterance.split for utterance in corpus.utterances}
-    if {"train", "dev"} <= splits:
-        return corpus.split("train"), corpus.split("dev")
+    splits = sorted({utterance.split for utterance in corpus.utterances if utterance.split})
+    tests = [name for name in splits if name.lower().startswith(_TEST)]
+    devs = [name for name in splits if name.lower().startswith(_DEV)]
+    others = {utterance.split for utterance in corpus.utterances} - {*tests, *devs}
+    if tests and (others or devs):
+        logger.info("%s: %s left out, neither learned from nor held out", corpus.name, " and ".join(tests))
+        corpus = corpus.select(lambda utterance: utterance.split not in tests)
+    if devs and others:
+        held = corpus.select(lambda utterance: utterance.split in devs)
+        train = corpus.select(lambda utterance: utterance.split not in devs)
+        learned = "+".join(sorted(filter(None, others))) or "train"
+        return replace(train, name=f"{corpus.name}/{learned}"), replace(held, name=f"{corpus.name}/{'+'.join(devs)}")
     count = len(corpus.utterances)
     if count < 2:
         raise DataError(

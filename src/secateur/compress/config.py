@@ -353,6 +353,8 @@ class PruneConfig:
             return
         if not self.task_weight and (self.distill is None or not self.distill.weighs):
             raise ConfigError("task_weight: got 0 with nothing to imitate, so that nothing would be learned.")
+        if self.finetune is not None and not self.finetune.steps:
+            raise ConfigError("finetune.steps: got 0, allowed is >= 1; set 'finetune' to null to leave it out.")
         if self.learn.regularise.layer_drop:
             raise ConfigError("learn.regularise.layer_drop: layers are not dropped while gates learn; set it to 0.")
         if self.learn.freeze_frontend and "channels" in self.gated and isinstance(self.choose, FromGates):

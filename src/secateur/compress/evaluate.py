@@ -13,7 +13,9 @@ from secateur.data.config import DataConfig, SyntheticData
 from secateur.data.open import open_corpus
 from secateur.errors import ModelError
 from secateur.masking.attach import base_of
-from secateur.objective.tasks import Classification, Ctc, TaskConfig, build_task
+from secateur.objective.tasks import Classification, Ctc, Slu, TaskConfig, build_task
+from secateur.objective.tasks.ctc import CtcTask
+from secateur.objective.tasks.tags import is_intent
 from secateur.records import environment, plain
 from secateur.surgery.load import load_model
 
@@ -29,7 +31,7 @@ class EvaluateConfig:
     """a model folder or hub id, dense or cut, with a task head"""
     data: DataConfig = field(default_factory=SyntheticData)
     task: TaskConfig | None = None
-    """null: what the model's head is for; of a CTC head transcription"""
+    """null: what the model's head is for; of a CTC head transcription, or understanding where it writes intents"""
 
 
 def evaluate(config: EvaluateConfig) -> dict[str, Any]:
@@ -46,6 +48,9 @@ def evaluate(config: EvaluateConfig) -> dict[str, Any]:
         raise ModelError(f"{config.model!r} is a {type(model).__name__}: allowed are models with a head, {allowed}.")
     corpus, asked = open_corpus(config.data), config.task or _OF_HEAD[ending]
     task = build_task(asked, source=source, model_config=model.config, corpus=corpus)
+    if config.task is None and isinstance(task, CtcTask) and any(map(is_intent, task.vocabulary.tokens)):
+        asked = Slu()
+        task = build_task(asked, source=source, model_config=model.config, corpus=corpus)
     if task.new_head:
         raise ModelError(f"{config.model!r} has no head for the task {asked.kind!r}: evaluate a fine-tuned model.")
     structure = declare(model.config)

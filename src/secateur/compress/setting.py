@@ -198,6 +198,11 @@ def _ready(config: PruneConfig, teacher: PreTrainedModel, task: Task) -> PreTrai
                 f"distill.logits: {config.model!r} has no head for this task to imitate; fine-tune it first, by "
                 "'finetune'."
             )
+        if not config.task_weight and config.finetune is None:
+            raise ConfigError(
+                f"task_weight: got 0, but {config.model!r} has no head for this task yet, and a new one would learn "
+                "nothing; give the task's loss a weight, or fine-tune first, by 'finetune'."
+            )
         logger.info("%s gets a new head for the task", config.model)
         teacher = with_head(teacher, task.ending, task.fields(), seed=config.seed)
     leave_padding_out(base_of(teacher))

@@ -30,7 +30,16 @@ def combinations(grid: Mapping[str, Sequence[Any]]) -> list[dict[str, Any]]:
             raise ConfigError(f"--sweep {name}: got a value twice in {', '.join(map(str, values))}.")
         if name == "out":
             raise ConfigError("--sweep out: every run has a folder of its own in the sweep's --out already.")
-    return [dict(zip(grid, values, strict=True)) for values in itertools.product(*grid.values())]
+    runs = [dict(zip(grid, values, strict=True)) for values in itertools.product(*grid.values())]
+    folders: dict[str, dict[str, Any]] = {}
+    for run in runs:
+        other = folders.setdefault(folder_of(run), run)
+        if other is not run:
+            name = next(name for name in grid if run[name] != other[name])
+            raise ConfigError(
+                f"--sweep {name}: runs of {other[name]} and of {run[name]} would share the folder {folder_of(run)!r}."
+            )
+    return runs
 
 
 def folder_of(values: Mapping[str, Any]) -> str:

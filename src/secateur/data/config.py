@@ -70,7 +70,7 @@ class RecordedData:
             raise ConfigError("Got an empty path; name the folder or manifest that holds the speech.")
         if not 0 <= self.max_skipped <= 1:
             raise ConfigError(f"Got max_skipped {self.max_skipped}; it is a share between 0 and 1.")
-        if self.min_seconds < 0 or self.memory_hours < 0:
+        if not (self.min_seconds >= 0 and self.memory_hours >= 0):  # nor are they NaN
             raise ConfigError(
                 f"Got min_seconds {self.min_seconds} and memory_hours {self.memory_hours}; neither may be negative."
             )

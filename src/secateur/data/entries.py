@@ -59,13 +59,21 @@ def no_text(path: str) -> DataError:
     return DataError(f"{path} is not UTF-8 text; is it the manifest, not an audio file?")
 
 
+def expanded(path: str) -> Path:
+    """The path with `~` as the home folder of whom it names; as it is where there is nobody of that name."""
+    try:
+        return Path(path).expanduser()
+    except RuntimeError:
+        return Path(path)
+
+
 def existing(path: str, *, folder: bool) -> Path:
     """The folder or file at `path`.
 
     Raises:
         DataError: It is not there, or the other of the two.
     """
-    found = Path(path).expanduser()
+    found = expanded(path)
     if folder and found.is_file():
         raise DataError(f"{path} is a file; a folder is needed here.")
     if not folder and found.is_dir():

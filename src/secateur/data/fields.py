@@ -8,12 +8,14 @@ from pathlib import Path
 from typing import Any
 
 from secateur.data.corpus import SAMPLE_RATE
-from secateur.data.entries import Entry, some
+from secateur.data.entries import Entry, expanded, some
 from secateur.errors import DataError, nearest
 
 # Of NeMo's manifests.
 ALIASES = {"audio": "audio_filepath"}
 NUMBERS = ("offset", "duration", "samples")
+# No recording has so many seconds or samples, and products with a rate stay finite below it.
+LARGEST = 1e15
 
 
 def entry(fields: Mapping[str, Any], place: str, folder: Path) -> Entry:
@@ -48,7 +50,7 @@ def entry(fields: Mapping[str, Any], place: str, folder: Path) -> Entry:
     return Entry(
         id=_text(fields, "id", place) or (f"{audio}@{offset:g}" if offset else audio),
         shown=audio,
-        path=str(folder / Path(audio).expanduser()),
+        path=str(folder / expanded(audio)),
         text=_text(fields, "text", place),
         tagged=_text(fields, "tagged", place),
         speaker=_text(fields, "speaker", place),
@@ -101,8 +103,15 @@ def json_object(line: str, place: str, *, needed: str = "an `audio` field") -> d
         fields = json.loads(line)
     except json.JSONDecodeError as error:
         raise DataError(f"{place} is not JSON: {error.msg} at column {error.colno}.") from None
+    except (ValueError, RecursionError):
+        raise DataError(f"{place} holds a number of thousands of digits, or brackets as deep.") from None
     if not isinstance(fields, dict):
         raise DataError(f"{place} must be a JSON object with {needed}; got {line[:40]!r}.")
+    if "\\ud" in line.lower():
+        try:
+            json.dumps(fields, ensure_ascii=False).encode()
+        except UnicodeEncodeError:
+            raise DataError(f"{place} holds half of a character, such as '\\ud83d' without its other half.") from None
     return fields
 
 
@@ -116,8 +125,8 @@ def _number(fields: Mapping[str, Any], name: str, place: str) -> float | None:
     value = fields.get(name)
     if value is None:
         return None
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < float("inf"):
-        raise DataError(f"{place}: `{name}` must be a number, 0 or more; got {value!r}.")
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < LARGEST:
+        raise DataError(f"{place}: `{name}` must be a number, 0 or more and below {LARGEST:g}; got {value!r}.")
     return float(value)
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from secateur.data.config import DatasetsData
 from secateur.data.decode import UnusableAudio
-from secateur.data.entries import Entry, known
+from secateur.data.entries import Entry, expanded, known
 from secateur.data.fields import Wanted, entry
 from secateur.data.tables import Columns
 from secateur.errors import DataError
@@ -47,7 +47,7 @@ def read_datasets(config: DatasetsData) -> Rows:
             coded = dataset.select_columns([audio]).cast_column(audio, library.Audio(decode=False))
         except (TypeError, ValueError, NotImplementedError):
             raise DataError(f"{config.path}: the column {audio!r} holds neither audio nor paths of files.") from None
-        stores[split] = _Store(coded, audio, Path(config.path).expanduser())
+        stores[split] = _Store(coded, audio, expanded(config.path))
         for number, row in enumerate(_said(library, dataset, columns, config)):
             place = f"{split}/{number}"
             if wanted(row):
@@ -96,7 +96,7 @@ def _library() -> Any:
 
 def _splits(library: Any, config: DatasetsData) -> Mapping[str, Any]:
     """The splits of a dataset by name; one alone when the config names it."""
-    folder = Path(config.path).expanduser()
+    folder = expanded(config.path)
     saved = any((folder / name).is_file() for name in ("dataset_dict.json", "state.json"))
     try:
         if saved:

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from secateur.data.config import FolderData, JsonlData, LibriSpeechData, TsvData
-from secateur.data.entries import Entry, existing, known, lines, some
+from secateur.data.entries import Entry, existing, expanded, known, lines, some
 from secateur.data.fields import Wanted, entry, json_object
 from secateur.errors import DataError
 
@@ -35,7 +35,7 @@ def read_tsv(config: TsvData) -> list[Entry]:
     number, first = next(numbered, (0, ""))
     if not number or "\t" in first:
         raise DataError(f"{config.path} must have the root folder of its paths on line 1; got {first!r}.")
-    root = Path(config.root).expanduser() if config.root else Path(config.path).parent / first.strip()
+    root = expanded(config.root) if config.root else expanded(config.path).parent / first.strip()
     if not root.is_dir():
         raise DataError(f"The root folder {root} of {config.path} is not there; set `root` to where it is.")
     entries = []
@@ -51,7 +51,7 @@ def read_tsv(config: TsvData) -> list[Entry]:
 
 def read_jsonl(config: JsonlData) -> list[Entry]:
     """The lines of a JSONL manifest that `split` and `where` let through; `fields.entry` documents their fields."""
-    folder = Path(config.path).expanduser().parent
+    folder = expanded(config.path).parent
     wanted = Wanted(config.where, config.split)
     entries = []
     for number, line in lines(config.path):

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from secateur.data.config import SlurpData
-from secateur.data.entries import Entry, existing, known, lines, some
+from secateur.data.entries import Entry, existing, expanded, known, lines, some
 from secateur.data.fields import json_object
 from secateur.errors import DataError
 
@@ -90,7 +90,7 @@ def _audio(config: SlurpData, folder: Path) -> list[Path]:
     if config.audio:
         named = [existing(name, folder=True) for name in config.audio]
         return [place for name in named for place in (name, *_below(name))]
-    root = Path(config.path).expanduser()
+    root = expanded(config.path)
     # Annotations lie in dataset/slurp of the repository, recordings in its audio.
     around = [root, root / "audio", folder.absolute().parent.parent / "audio"]
     found = [place for name in around for place in _below(name)]

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import csv
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from secateur.data.config import FIELDS, CsvData, TableData
-from secateur.data.entries import Entry, existing, known, no_text
+from secateur.data.entries import Entry, existing, expanded, known, no_text
 from secateur.data.fields import ALIASES, NUMBERS, Wanted, entry
 from secateur.errors import DataError, nearest
 
@@ -73,7 +72,7 @@ def read_csv(config: CsvData) -> list[Entry]:
             f"as in `columns: {{split: …}}`; its columns are {', '.join(name for name in header if name)}."
         )
     wanted = Wanted(config.where, config.split)
-    root = Path(config.root).expanduser() if config.root else Path(config.path).expanduser().parent
+    root = expanded(config.root) if config.root else expanded(config.path).parent
     if not root.is_dir():
         raise DataError(f"The root folder {root} of {config.path} is not there; set `root` to where it is.")
     entries = []

@@ -9,6 +9,7 @@ import jiwer
 import pytest
 import torch
 from pruning_toy import LENGTHS, noise, seeded, write_teacher, write_wavs
+from task_toy import tokenizer_folder
 
 from secateur.cli import main
 from secateur.errors import ConfigError, ModelError
@@ -52,6 +53,20 @@ def test_the_error_rate_is_that_of_what_pipeline_writes(folder: Path, capsys: py
     assert any(heard)
     assert record["scores"]["wer"] == pytest.approx(jiwer.wer(texts, heard))
     assert record["scores"]["cer"] == pytest.approx(jiwer.cer(texts, heard))
+
+
+def test_a_head_that_writes_intents_is_evaluated_as_one_that_understands(folder: Path, tmp_path: Path) -> None:
+    tokens = ["<pad>", "<unk>", "|", "a", "b", "<intent:go>", "<intent:stop>"]
+    write_teacher(tmp_path / "model", "hubert", "base")
+    fields = {"vocab_size": len(tokens), "pad_token_id": 0}
+    with_head(seeded("hubert", "base"), "ForCTC", fields, seed=3).save_pretrained(tmp_path / "model")
+    tokenizer_folder(tmp_path / "model", tokens)
+    lines = [{"audio": str(folder / "speech" / f"u{i:02}.wav"), "text": "a", "label": "go"} for i in range(3)]
+    (tmp_path / "manifest.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    data = {"data.kind": "jsonl", "data.path": str(tmp_path / "manifest.jsonl")}
+    asked = evaluate(tmp_path / "model", fields=data | {"task.kind": "slu"})["scores"]
+    assert evaluate(tmp_path / "model", fields=data)["scores"] == asked
+    assert "intent_accuracy" in asked
 
 
 def test_a_model_without_a_head_for_the_task_is_refused(folder: Path, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -214,6 +215,30 @@ def test_a_crop_is_held_out_from_the_rest() -> None:
     ids = [u.id for u in (*train.utterances, *held.utterances)]
     assert sorted(ids) == sorted(u.id for u in whole.utterances)
     assert 0 < len(held) <= len(LENGTHS) // 5
+
+
+@pytest.mark.parametrize(
+    ("splits", "learned", "held"),
+    [
+        (("train", "dev", "test"), {"train"}, {"dev"}),  # Speech Commands, and what is synthetic
+        (("train", "train_synthetic", "devel", "test"), {"train", "train_synthetic"}, {"devel"}),  # SLURP
+        (("train", "valid", "test"), {"train"}, {"valid"}),  # Fluent Speech Commands
+        (("train-clean-100", "dev-clean", "dev-other", "test-clean"), {"train-clean-100"}, {"dev-clean", "dev-other"}),
+        (("train-clean-100", "test-clean"), {"train-clean-100"}, {"train-clean-100"}),
+        (("test-clean",), {"test-clean"}, {"test-clean"}),  # as asked for
+    ],
+)
+def test_nothing_is_learned_from_the_test_split_of_a_corpus_with_others(
+    splits: tuple[str, ...], learned: set[str], held: set[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    from pruning_toy import corpus
+
+    caplog.set_level("INFO")
+    whole = corpus()
+    named = [replace(utterance, split=splits[i % len(splits)]) for i, utterance in enumerate(whole.utterances)]
+    parts = split_off(replace(whole, utterances=tuple(named)), seconds=0.5)
+    assert [{utterance.split for utterance in part.utterances} for part in parts] == [learned, held]
+    assert ("left out" in caplog.text) == (len(splits) > 1)
 
 
 def test_masks_removed_give_stock_modules_back() -> None:

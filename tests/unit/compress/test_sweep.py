@@ -35,6 +35,7 @@ def test_a_folder_is_named_without_what_paths_take_amiss() -> None:
         ({"target": []}, "--sweep target: got no values"),
         ({"seed": [1, 1]}, "got a value twice in 1, 1"),
         ({"out": ["a"]}, "every run has a folder of its own"),
+        ({"seed": [0], "model": ["a/b", "a_b"]}, "--sweep model: runs of a/b and of a_b would share the folder"),
     ],
 )
 def test_a_grid_that_is_none_is_refused(grid: dict[str, Any], message: str) -> None:
@@ -83,6 +84,9 @@ def test_a_sweep_ends_in_one_record_and_goes_on_where_it_stopped(
     assert main([*words, "--resume"]) == 0
     assert (out / "target=0.9,seed=0" / "record.json").stat().st_mtime_ns == whole
 
+    assert main([*words, "--resume", "--recover.steps", "2"]) == 2
+    assert "was started with another recipe (see its recipe.yaml; other now: recover.steps)" in capsys.readouterr().err
+
 
 def test_a_mistake_in_one_combination_is_told_before_any_runs(recipe: Path, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="at most 1"):
@@ -90,6 +94,11 @@ def test_a_mistake_in_one_combination_is_told_before_any_runs(recipe: Path, tmp_
     assert not (tmp_path / "sweep").exists()
     with pytest.raises(ConfigError, match="given by --target too"):
         sweep(recipe, grid={"target": [0.9]}, overrides={"target": 0.5})
+
+
+def test_a_sweep_into_a_file_is_refused(recipe: Path) -> None:
+    with pytest.raises(ConfigError, match="is a file: give another --out"):
+        sweep(recipe, grid={"target": [0.9]}, overrides={"out": str(recipe)})
 
 
 @pytest.mark.parametrize("text", ["target", "=1,2", "target=[1"])

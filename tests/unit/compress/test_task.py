@@ -26,7 +26,7 @@ from secateur.errors import ConfigError, DataError
 from secateur.modules.norm import leave_padding_out
 from secateur.objective.distill import LogitDistance
 from secateur.objective.tasks import Classification, Ctc, build_task
-from secateur.pipeline import prune
+from secateur.pipeline import prune, verify
 from secateur.surgery.load import load_model, with_head
 
 WORDS = ("ab", "ba", "a b", "b", "aa", "abba")
@@ -145,6 +145,7 @@ def test_a_phase_is_random_only_as_its_training_says_and_the_model_is_as_before(
         ({"distill": {"weight": 0}}, "nothing would be learned"),
         ({"task": {"kind": "ctc"}, "learn": {"regularise": {"layer_drop": 0.1}}}, "not dropped while gates learn"),
         ({"task": {"kind": "ctc"}, "learn": {"freeze_frontend": True}}, "its weights must learn"),
+        ({"task": {"kind": "ctc"}, "finetune": {"steps": 0}}, "finetune.steps: got 0, allowed is >= 1"),
         ({"task": {"kind": "ctd"}}, "ctc"),
         ({"task": {"kind": "ctc"}, "learn": {"regularise": {"time_masks": 1.0}}}, "time_masks: got 1.0, allowed"),
     ],
@@ -198,7 +199,9 @@ ORDERS: dict[str, tuple[dict[str, Any], str]] = {
 
 
 @pytest.mark.parametrize("order", ORDERS)
-def test_a_run_with_ctc_leaves_a_model_that_recognises(order: str, folder: Path, tmp_path: Path) -> None:
+def test_a_run_with_ctc_leaves_a_model_that_recognises_and_is_verified(
+    order: str, folder: Path, tmp_path: Path
+) -> None:
     from transformers import AutoModelForCTC, pipeline
 
     fields, words = ORDERS[order]
@@ -214,6 +217,7 @@ def test_a_run_with_ctc_leaves_a_model_that_recognises(order: str, folder: Path,
     assert set(recognise(noise(3))["text"]) <= set("ab ")
     long = np.concatenate([noise(3)] * 9)  # chunks, each with context on both sides
     assert isinstance(recognise(long, chunk_length_s=0.5, stride_length_s=0.1)["text"], str)
+    assert [check["name"] for check in verify(tmp_path / "run")["checks"] if not check["holds"]] == []
 
 
 def test_a_run_with_classification_leaves_a_model_that_classifies(folder: Path, tmp_path: Path) -> None:
@@ -282,6 +286,13 @@ def test_a_corpus_without_texts_is_refused_in_a_sentence(folder: Path, tmp_path:
 def test_logits_of_a_head_that_knows_nothing_are_not_imitated(folder: Path, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="has no head for this task to imitate"):
         prune(fields_of(folder, tmp_path / "run", distill={"logits": {}}))
+
+
+def test_a_new_head_that_nothing_would_teach_is_refused(folder: Path, tmp_path: Path) -> None:
+    pairing = {"kind": "fixed", "layers": [0, 3]}
+    with pytest.raises(ConfigError, match=r"task_weight: got 0, but .* has no head for this task yet"):
+        prune(fields_of(folder, tmp_path / "run", task_weight=0, distill={"pairing": pairing}))
+    assert not (tmp_path / "run").exists()
 
 
 def test_the_whole_step_divides_by_its_labels() -> None:

@@ -227,8 +227,13 @@ def test_a_manifest_is_filtered_by_split_and_by_any_field(tmp_path: Path, write:
         ([{"audio": "a.wav"}, "{oops"], "line 2 is not JSON: .* at column 2"),
         (["[1]"], "line 1 must be a JSON object with an `audio` field"),
         ([{"path": "a.wav", "text": "x"}], r"line 1 needs .* `audio` .*; its fields are path, text"),
-        ([{"audio": "a.wav", "duration": "3"}], "`duration` must be a number, 0 or more; got '3'"),
-        ([{"audio": "a.wav", "offset": -1}], "`offset` must be a number, 0 or more; got -1"),
+        ([{"audio": "a.wav", "duration": "3"}], r"`duration` must be a number, 0 or more and below 1e\+15; got '3'"),
+        ([{"audio": "a.wav", "offset": -1}], r"`offset` must be a number, 0 or more and below 1e\+15; got -1"),
+        ([{"audio": "a.wav", "duration": 10**400}], r"`duration` must be a number, .* below 1e\+15; got 1000"),
+        (['{"audio": "a.wav", "samples": ' + "1" * 5000 + "}"], "line 1 holds a number of thousands of digits"),
+        ([{"audio": "a.wav"}, "[" * 99_999], "line 2 holds .* brackets as deep"),
+        ([{"audio": "a.wav", "text": "\ud83d"}], "line 1 holds half of a character"),
+        ([{"audio": "~nobody-of-this-name/a.wav"}], r"~nobody-of-this-name/a\.wav \(is not there\)"),
         ([{"audio": "a.wav", "text": ["x"]}], r"`text` must be text or null; got \['x'\]"),
         ([{"audio": "a.wav"}, {"audio": "a.wav"}], "uses 1 ids more than once, the first 'a.wav'"),
         ([{"audio": "gone.wav"}], r"None of the 1 files .* gone\.wav \(is not there\)"),
@@ -298,5 +303,7 @@ def test_settings_out_of_range_are_refused() -> None:
         FolderData(path="")
     with pytest.raises(ConfigError, match="neither may be negative"):
         FolderData(path="x", min_seconds=-1)
+    with pytest.raises(ConfigError, match="memory_hours nan; neither may be negative"):
+        FolderData(path="x", memory_hours=float("nan"))
     with pytest.raises(ConfigError, match="8000 Hz"):
         open_corpus(FolderData(path="x"), sample_rate=8_000)
