@@ -343,10 +343,16 @@ def evaluate(model: str | Path, *, fields: Mapping[str, Any] | None = None) -> d
 
 
 def report(run_folder: str | Path, *, out: str | Path | None = None) -> Path:
-    """Write the HTML report of a run from its records."""
-    from secateur.report import write_report
+    """Write the HTML report of a run, or of a sweep, from its records."""
+    from secateur.compress.sweep import SWEEP
+    from secateur.report import write_report, write_sweep
 
-    return write_report(Path(run_folder), Path(out) if out else None)
+    folder = Path(run_folder)
+    if (folder / SWEEP).is_file():
+        if out is not None:
+            raise ConfigError("out: the page of a sweep lies beside its runs, which it links to; leave it out.")
+        return write_sweep(folder)
+    return write_report(folder, Path(out) if out else None)
 
 
 def doctor() -> list[Any]:

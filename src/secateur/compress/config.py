@@ -341,6 +341,7 @@ class PruneConfig:
             alone = {
                 "distill: null": self.distill is None,
                 "finetune": self.finetune is not None,
+                "task_weight": self.task_weight != 1.0,
                 "distill.logits": self.distill is not None and self.distill.logits is not None,
             } | {f"{name}.regularise": phase is not None and phase.regularise.any for name, phase in phases.items()}
             for name, given in alone.items():

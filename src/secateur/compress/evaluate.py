@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from secateur.arch import declare
 from secateur.compress.batches import held_out
 from secateur.compress.fidelity import score
 from secateur.compress.setting import model_path, normalizes, usable
-from secateur.data.config import DataConfig, SyntheticData
+from secateur.data.config import DataConfig
 from secateur.data.open import open_corpus
 from secateur.errors import ModelError
 from secateur.masking.attach import base_of
@@ -29,7 +29,7 @@ class EvaluateConfig:
 
     model: str
     """a model folder or hub id, dense or cut, with a task head"""
-    data: DataConfig = field(default_factory=SyntheticData)
+    data: DataConfig
     task: TaskConfig | None = None
     """null: what the model's head is for; of a CTC head transcription, or understanding where it writes intents"""
 

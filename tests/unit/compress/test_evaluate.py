@@ -74,5 +74,7 @@ def test_a_model_without_a_head_for_the_task_is_refused(folder: Path, tmp_path: 
     data = {"data.kind": "jsonl", "data.path": str(folder / "speech" / "manifest.jsonl")}
     with pytest.raises(ModelError, match="is a HubertModel: allowed are models with a head"):
         evaluate(bare, fields=data)
+    with pytest.raises(ConfigError, match="data"):
+        evaluate(folder / "model")
     with pytest.raises(ConfigError, match="classificatio"):
         evaluate(folder / "model", fields=data | {"task.kind": "clasification"})

@@ -75,6 +75,8 @@ def test_a_sweep_ends_in_one_record_and_goes_on_where_it_stopped(
         own = json.loads((out / row["folder"] / "record.json").read_text())
         assert row["kept"]["parameters"] == own["stages"][-1]["parameters"] < row["dense"]["parameters"]
         assert row["kept"]["score"] == own["stages"][-1]["loss"]
+    (out / "sweep.html").unlink()
+    assert main(["report", str(out)]) == 0
     assert (out / "sweep.html").is_file()
 
     assert main(words) == 2
