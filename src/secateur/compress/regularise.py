@@ -11,7 +11,7 @@ from torch import nn
 from secateur.compress.config import Regularisation
 from secateur.errors import ConfigError
 from secateur.masking.attach import base_of
-from secateur.modules.norm import ValidGroupNorm, leave_padding_out
+from secateur.modules.norm import ValidGroupNorm, leave_padding_out, tell_lengths
 
 #: Fields of a model's config that a phase may change.
 FIELDS = (
@@ -79,6 +79,7 @@ def regularised(
         yield
     finally:
         model = student()
+        tell_lengths(base_of(model), None)  # those of the last batch stay until its backward pass is over
         for path, name, value in before:
             owner = _at(model, path)
             if owner is not None:

@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-import soundfile
 import torch
 from pruning_toy import LENGTHS, noise, seeded, write_teacher, write_wavs
 from support import tiny_structure
@@ -54,7 +53,7 @@ def batch(rows: tuple[int, ...]) -> MicroBatch:
     return MicroBatch(audio=audio, frames=frames, utterances=tuple(corpus.utterances[r] for r in rows), count=7)
 
 
-def trainee(config: Ctc | Classification, objective: dict[str, Any]) -> Imitation:
+def trainee(config: Ctc | Classification, objective: dict[str, Any], *, recompute: bool = False) -> Imitation:
     """A student with a head that differs a little from its teacher, in float64."""
     corpus = spoken()
     base = seeded("hubert", "base")
@@ -68,9 +67,16 @@ def trainee(config: Ctc | Classification, objective: dict[str, Any]) -> Imitatio
             value.mul_(1.05)
     goal = Objective(task=task, **objective)
     feed: Any = None
-    out = Imitation(Imitator(student, goal.distill), teacher, feed, [], Training(steps=2), goal)
+    out = Imitation(Imitator(student, goal.distill, recompute=recompute), teacher, feed, [], Training(steps=2), goal)
     out.optimisers()
     return out
+
+
+def gradients_of(trained: Imitation, rows: tuple[int, ...]) -> dict[str, Tensor]:
+    """Of the loss of a batch, by parameter."""
+    trained.module.zero_grad()
+    loss_of(trained, rows)[0].backward()
+    return {name: value.grad for name, value in trained.module.named_parameters() if value.grad is not None}
 
 
 def loss_of(trained: Imitation, rows: tuple[int, ...]) -> tuple[Tensor, dict[str, float]]:
@@ -96,6 +102,25 @@ def test_a_padded_batch_has_the_loss_of_its_utterances_alone(config: Ctc | Class
     for part, value in parts.items():
         assert value == pytest.approx(sum(found[part] for _, found in each), rel=1e-9)
         assert value > 0
+
+
+def test_gradients_of_a_padded_batch_are_the_same_with_activations_computed_again() -> None:
+    plain, again = (trainee(Ctc(), {"distill": None}, recompute=recompute) for recompute in (False, True))
+    expected, found = gradients_of(plain, (0, 3, 5)), gradients_of(again, (0, 3, 5))
+    assert found.keys() == expected.keys()
+    for name, value in expected.items():
+        torch.testing.assert_close(found[name], value, rtol=1e-9, atol=1e-12, msg=name)
+
+
+def test_lengths_of_the_last_batch_do_not_outlive_a_phase() -> None:
+    trained = trainee(Ctc(), {"distill": None})
+    model = trained.module.student
+    values = torch.from_numpy(noise(11)).double()[None]
+    with torch.no_grad():
+        before = model(values).logits
+        with regularised(lambda: model, Regularisation()):
+            loss_of(trained, (0, 3, 5))
+        assert torch.equal(model(values).logits, before)
 
 
 def test_ctc_is_what_the_library_computes() -> None:
@@ -278,7 +303,6 @@ def test_utterances_that_are_too_long_are_left_out_and_counted(folder: Path, tmp
 
 
 def test_a_corpus_without_texts_is_refused_in_a_sentence(folder: Path, tmp_path: Path) -> None:
-    soundfile.write(tmp_path / "a.wav", noise(0), 16_000)
     with pytest.raises(DataError, match="text"):
         prune(fields_of(folder, tmp_path / "run", data={"kind": "folder", "path": str(folder / "speech")}))
     assert not (tmp_path / "run" / "learned").exists()
@@ -296,6 +320,7 @@ def test_a_new_head_that_nothing_would_teach_is_refused(folder: Path, tmp_path: 
     assert not (tmp_path / "run").exists()
 
 
-def test_the_whole_step_divides_by_its_labels() -> None:
-    whole = batch((0, 1))
-    assert replace(whole, count=14).count == 2 * whole.count
+def test_the_loss_is_divided_by_the_labels_of_the_whole_step() -> None:
+    trained = trainee(Ctc(), {"distill": None})
+    one, twice = (trained.loss(trained.module, replace(batch((0, 1)), count=count)).total for count in (7, 14))
+    assert float(one) == pytest.approx(2 * float(twice))
