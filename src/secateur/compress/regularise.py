@@ -13,15 +13,17 @@ from secateur.errors import ConfigError
 from secateur.masking.attach import base_of
 from secateur.modules.norm import ValidGroupNorm, leave_padding_out, tell_lengths
 
-#: Fields of a model's config that a phase may change.
-FIELDS = (
-    "apply_spec_augment",
-    "mask_time_prob",
-    "mask_time_length",
-    "mask_feature_prob",
-    "mask_feature_length",
-    "layerdrop",
-)
+
+def _config_fields(settings: Regularisation) -> dict[str, Any]:
+    """Fields of a model's config during a phase."""
+    return {
+        "apply_spec_augment": True,
+        "mask_time_prob": settings.time_masks,
+        "mask_time_length": settings.time_mask_length,
+        "mask_feature_prob": settings.feature_masks,
+        "mask_feature_length": settings.feature_mask_length,
+        "layerdrop": settings.layer_drop,
+    }
 
 
 @contextmanager
@@ -47,15 +49,7 @@ def regularised(
             "regularise.time_masks: this model has no mask vector (masked_spec_embed): leave it at 0, or use "
             "feature_masks."
         )
-    values = (
-        True,
-        settings.time_masks,
-        settings.time_mask_length,
-        settings.feature_masks,
-        settings.feature_mask_length,
-        settings.layer_drop,
-    )
-    changes: list[tuple[str, str, Any]] = [("config", *pair) for pair in zip(FIELDS, values, strict=True)]
+    changes: list[tuple[str, str, Any]] = [("config", *pair) for pair in _config_fields(settings).items()]
     for path, module in model.named_modules():
         if isinstance(module, nn.Dropout):
             changes.append((path, "p", settings.dropout))
@@ -88,7 +82,7 @@ def regularised(
 
 def fields_of(config: Any) -> dict[str, Any]:
     """The fields of a config that a phase may change, as they are."""
-    return {name: getattr(config, name) for name in FIELDS if hasattr(config, name)}
+    return {name: getattr(config, name) for name in _config_fields(Regularisation()) if hasattr(config, name)}
 
 
 def carry_over(before: nn.Module, after: nn.Module) -> None:

@@ -17,7 +17,7 @@ import logging
 from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from safetensors import SafetensorError
@@ -25,6 +25,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from secateur.compress.batches import Feed
 from secateur.compress.config import FromFile, FromGates, FromScore, Training
 from secateur.compress.fidelity import fidelity, score, speed
 from secateur.compress.imitate import Imitator
@@ -69,7 +70,7 @@ def finetune(setting: Setting, folder: Path, *, resume: bool, on_progress: OnPro
         if _first():
             with whole_folder(finetuned) as partial:
                 write(partial, student.cpu(), setting)
-                write_json(partial / "finetuned.json", {"scores": _scores(setting, student), **_timed(result)})
+                write_json(partial / "finetuned.json", _timed(result))
         process().wait_for_everyone()
     teacher = load_model(finetuned).requires_grad_(False)
     leave_padding_out(base_of(teacher))
@@ -93,7 +94,7 @@ def learn(setting: Setting, folder: Path, *, resume: bool, on_progress: OnProgre
     trainee = Pruning(
         imitator,
         setting.teacher,
-        setting.feed.behind(config.finetune.steps if config.finetune else 0),
+        _feed(setting, "learn"),
         setting.held_out(),
         config.learn,
         gates=gates,
@@ -207,13 +208,10 @@ def recover(
         before = copy.deepcopy(imitator.maps)
         result = None
         if config.recover.steps:
-            before_it = (config.finetune.steps if config.finetune else 0) + (
-                config.learn.steps if isinstance(config.choose, FromGates) else 0
-            )
             trainee = Imitation(
                 imitator,
                 setting.teacher,
-                setting.feed.behind(before_it),
+                _feed(setting, "recover"),
                 setting.held_out(),
                 config.recover,
                 _objective(setting),
@@ -237,9 +235,8 @@ def _stages(
 ) -> list[dict[str, Any]]:
     """Fidelity, figures of the task and speed of the dense, the shrunk and the recovered model."""
     batches, teacher, distill = setting.held_out(), setting.teacher, setting.config.distill
-    after_cut = Imitator(shrunk, distill)
+    after_cut, dense = Imitator(shrunk, distill), Imitator(teacher, distill)
     after_cut.maps = maps
-    dense = Imitator(copy.deepcopy(teacher), distill)
     threads = torch.get_num_threads()
     times = speed({"dense": teacher, "shrunk": shrunk, "recovered": recovered})
     out = []
@@ -264,6 +261,15 @@ def _scores(setting: Setting, model: PreTrainedModel) -> dict[str, float]:
     """Figures of the task on held-out audio."""
     assert setting.task is not None
     return score(setting.task, model, setting.held_out())
+
+
+def _feed(setting: Setting, phase: Literal["learn", "recover"]) -> Feed:
+    """Training audio behind what earlier phases have heard."""
+    config = setting.config
+    heard = config.finetune.steps if config.finetune is not None else 0
+    if phase == "recover" and isinstance(config.choose, FromGates):
+        heard += config.learn.steps
+    return setting.feed.behind(heard)
 
 
 def _objective(setting: Setting) -> Objective:
