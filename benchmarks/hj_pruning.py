@@ -16,15 +16,13 @@ at a time. Scores are of the test split, which nothing is chosen by.
 from __future__ import annotations
 
 import argparse
-import json
 import statistics
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import small_wav2vec2
-from reduced_scale import prune_alone
+from runs import prune_alone, results_in, run_missing
 
 RECIPE = "peng2023/reduced"
 WORK = Path("runs/hj_pruning")
@@ -161,21 +159,17 @@ def main() -> None:
     if options.verb == "dense":
         dense(options)
         return
-    done = [json.loads(line) for line in options.out.read_text().splitlines()] if options.out.exists() else []
+    if options.out is None:
+        parser.error("--out is missing")
     if options.verb == "table":
-        print(table(done))
+        print(table(results_in(options.out)))
         return
-    keys = {(row["task"], row["method"], row["seed"]) for row in done}
     cases = [
         {"task": options.task, "method": method, "seed": seed}
         for seed in range(options.seeds)
         for method in options.methods or WANTED[options.task]
-        if (options.task, method, seed) not in keys
     ]
-    with ThreadPoolExecutor(options.jobs) as pool:
-        for result in pool.map(lambda case: run_case(case, options), cases):
-            with options.out.open("a") as handle:
-                handle.write(json.dumps(result) + "\n")
+    run_missing(cases, lambda case: run_case(case, options), options.out, jobs=options.jobs)
 
 
 if __name__ == "__main__":

@@ -20,7 +20,7 @@ from typing import Any
 
 import torch
 from attention import FRAMES, medians
-from reduced_scale import prune_alone
+from runs import prune_alone
 from transformers import HubertConfig, HubertModel
 
 import secateur

@@ -13,13 +13,11 @@ the Transformer, as in WavLM Large: in the packaged one it goes to the front end
 from __future__ import annotations
 
 import argparse
-import json
 import statistics
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from reduced_scale import prune_alone
+from runs import prune_alone, results_in, run_missing
 
 CASES: dict[str, dict[str, Any]] = {
     "as it is": {},
@@ -131,20 +129,13 @@ def main() -> None:
     parser.add_argument("--cases", nargs="+", choices=tuple(CASES), default=tuple(CASES))
     parser.add_argument("--table", action="store_true", help="print what is in the results, and run nothing")
     options = parser.parse_args()
-    results = [json.loads(line) for line in options.out.read_text().splitlines()] if options.out.exists() else []
-    keys = ("teacher", "case", "seed")
-    done = {tuple(result[key] for key in keys) for result in results}
-    wanted = [(options.teacher, case, seed) for seed in range(options.seeds) for case in options.cases]
-    pending = [] if options.table else [dict(zip(keys, case, strict=True)) for case in wanted if case not in done]
-    if pending:
+    if not options.table:
         options.work.mkdir(parents=True, exist_ok=True)
         teacher(options)
-    with ThreadPoolExecutor(2) as pool:
-        for result in pool.map(lambda case: run_case(case, options), pending):
-            results.append(result)
-            with options.out.open("a") as handle:
-                handle.write(json.dumps(result) + "\n")
-    print(table(results))
+        wanted = [(options.teacher, case, seed) for seed in range(options.seeds) for case in options.cases]
+        cases = [dict(zip(("teacher", "case", "seed"), case, strict=True)) for case in wanted]
+        run_missing(cases, lambda case: run_case(case, options), options.out)
+    print(table(results_in(options.out)))
 
 
 if __name__ == "__main__":

@@ -11,16 +11,12 @@ steps in all: a learned run has learn + recover steps, the one-shot ones as many
 from __future__ import annotations
 
 import argparse
-import json
-import os
-import shutil
 import statistics
-import subprocess
-import sys
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
+
+from runs import prune_alone, results_in, run_missing
 
 RECIPE = "wang2023/reduced"
 RATES = (1e-3, 2e-3, 4e-3)
@@ -32,14 +28,6 @@ METHODS: dict[str, dict[str, Any]] = {
     "without_ste": {
         "gates": {kind: {"straight_through": False} for kind in ("qk", "vo", "units", "block")},
     },
-}
-ENVIRONMENT = {
-    "OMP_NUM_THREADS": "1",
-    "MKL_NUM_THREADS": "1",
-    "MALLOC_MMAP_THRESHOLD_": "2147483648",
-    "MALLOC_TRIM_THRESHOLD_": "8589934592",
-    "MALLOC_TOP_PAD_": "268435456",
-    "TRANSFORMERS_VERBOSITY": "error",
 }
 
 
@@ -91,19 +79,6 @@ def run_case(case: dict[str, Any], options: argparse.Namespace) -> dict[str, Any
     }
 
 
-def prune_alone(recipe: str, overrides: dict[str, Any], out: Path, *, resume: bool = False) -> dict[str, Any]:
-    """The record of a run in a process of its own, with one thread; unless it is resumed, its folder is emptied."""
-    if not resume:
-        shutil.rmtree(out, ignore_errors=True)
-    words = {"recipe": recipe, "overrides": overrides | {"out": str(out)}, "resume": resume}
-    command = [sys.executable, "-W", "ignore", __file__, "--one", json.dumps(words)]
-    done = subprocess.run(command, env=os.environ | ENVIRONMENT, capture_output=True, text=True)
-    if done.returncode:
-        raise RuntimeError(f"{out.name}: {done.stderr[-2000:]}")
-    record: dict[str, Any] = json.loads((out / "record.json").read_text())
-    return record
-
-
 def table(results: Sequence[dict[str, Any]]) -> str:
     """The results as Markdown: means and standard deviations over seeds, one-shot methods at their best rate."""
     columns = ("sparsity", "method", "rate", "held-out loss", "per seed", "kept by count", "undecided", "moved")
@@ -141,21 +116,9 @@ def _range(rows: Sequence[dict[str, Any]], name: str) -> str:
     return f"{min(values):.1f}–{max(values):.1f} %" if values else "–"
 
 
-def one(words: dict[str, Any]) -> None:
-    """What the process of one run does."""
-    import torch
-
-    import secateur
-
-    torch.set_num_threads(1)
-    torch.set_float32_matmul_precision("medium")  # float32 accuracy here, twice the speed; the same for every method
-    secateur.prune(words["recipe"], overrides=words["overrides"], resume=words["resume"])
-
-
 def main() -> None:
     """Run what is not in the results yet."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--one", help=argparse.SUPPRESS)
     parser.add_argument("--manifest", type=Path, help="a JSONL manifest with the fields corpus and split")
     parser.add_argument("--corpus", default="librispeech_clean", help="value of the field corpus")
     parser.add_argument("--out", type=Path, help="JSON lines, one a run; runs that are in it are not run again")
@@ -168,20 +131,10 @@ def main() -> None:
     parser.add_argument("--jobs", type=int, default=2)
     parser.add_argument("--table", action="store_true", help="print what is in the results, and run nothing")
     options = parser.parse_args()
-    if options.one:
-        one(json.loads(options.one))
-        return
-    keys = ("method", "sparsity", "seed", "rate")
-    lines = options.out.read_text().splitlines() if options.out.exists() else []
     if options.table:
-        print(table([json.loads(line) for line in lines]))
+        print(table(results_in(options.out)))
         return
-    done = {tuple(json.loads(line)[key] for key in keys) for line in lines}
-    pending = [case for case in cases(options) if tuple(case[key] for key in keys) not in done]
-    with ThreadPoolExecutor(options.jobs) as pool:
-        for result in pool.map(lambda case: run_case(case, options), pending):
-            with options.out.open("a") as handle:
-                handle.write(json.dumps(result) + "\n")
+    run_missing(list(cases(options)), lambda case: run_case(case, options), options.out, jobs=options.jobs)
 
 
 if __name__ == "__main__":

@@ -28,7 +28,7 @@ import numpy as np
 import small_wav2vec2
 import soundfile
 import soxr
-from reduced_scale import prune_alone
+from runs import prune_alone
 
 from secateur.data import rooms
 from secateur.data.config import SyntheticData
