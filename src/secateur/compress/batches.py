@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -14,8 +13,6 @@ from secateur.data.corpus import SAMPLE_RATE, Corpus, Utterance
 from secateur.errors import DataError
 from secateur.objective.tasks import Task
 from secateur.structure import Structure
-
-logger = logging.getLogger(__name__)
 
 # How the names of splits start that are held out, and that nothing is learned from.
 _DEV = ("dev", "val")
@@ -159,7 +156,6 @@ def split_off(corpus: Corpus, *, seconds: float) -> tuple[Corpus, Corpus]:
     devs = [name for name in splits if name.lower().startswith(_DEV)]
     others = {utterance.split for utterance in corpus.utterances} - {*tests, *devs}
     if tests and (others or devs):
-        logger.info("%s: %s left out, neither learned from nor held out", corpus.name, " and ".join(tests))
         corpus = corpus.select(lambda utterance: utterance.split not in tests)
     if devs and others:
         held = corpus.select(lambda utterance: utterance.split in devs)

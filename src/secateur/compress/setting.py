@@ -57,7 +57,7 @@ class Setting:
         teacher: The dense model, frozen, with its head; with a task, the task's.
         task: What is learned beside or instead of imitating the teacher.
         new_head: Whether the teacher's head is new and has learned nothing.
-        notes: What was left out of the audio or mended for the task, in sentences.
+        notes: What was left out of the audio or mended, in sentences.
         structure: Of its encoder.
         table: Measured times of its blocks; None where no constraint is on latency.
         bounds: The constraints with their costs.
@@ -133,13 +133,13 @@ def prepare(config: PruneConfig, *, table: Callable[[PreTrainedConfig], Table]) 
     gated = _gated(config, structure)
     if config.distill is not None:
         teacher_layers(config.distill.pairing, len(list(structure.of_kinds(("layer",)))))
-    train, held = _audio(config)
-    task, new_head, notes = None, False, tuple[str, ...]()
+    train, held, notes = _audio(config)
+    task, new_head = None, False
     if config.task is not None:
         task = build_task(config.task, source=source, model_config=teacher.config, corpus=train)
         train, ours = usable(task, train, structure, longest=config.batching.longest)
         held, theirs = usable(task, held, structure)
-        notes = (*ours, *theirs)
+        notes = (*notes, *ours, *theirs)
         new_head = task.new_head
         teacher = _ready(config, teacher, task).requires_grad_(False)
     timed = any(constraint.cost == "latency" for constraint in config.limits)
@@ -261,11 +261,18 @@ def _check_bounds(config: PruneConfig, structure: Structure, bounds: Sequence[Bo
     check_reachable(Bundles.of(structure, scores, config.round_to), limits)
 
 
-def _audio(config: PruneConfig) -> tuple[Corpus, Corpus]:
-    train = open_corpus(config.data)
+def _audio(config: PruneConfig) -> tuple[Corpus, Corpus, tuple[str, ...]]:
+    """Training and held-out audio, and what was left out of both, in sentences."""
+    corpus = open_corpus(config.data)
     if config.validation.data is not None:
-        return train, open_corpus(config.validation.data)
-    return split_off(train, seconds=config.validation.seconds)
+        return corpus, open_corpus(config.validation.data), ()
+    train, held = split_off(corpus, seconds=config.validation.seconds)
+    unused = len(corpus) - len(train) - len(held)
+    if not unused:
+        return train, held, ()
+    note = f"{corpus.name}: {unused} utterances of test splits neither learned from nor held out"
+    logger.info("%s", note)
+    return train, held, (note,)
 
 
 def normalizes(source: str | Path) -> bool:

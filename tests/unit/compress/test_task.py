@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -300,6 +301,19 @@ def test_utterances_that_are_too_long_are_left_out_and_counted(folder: Path, tmp
     assert record["data"]["notes"] == [f"manifest/train: {len(long)} utterances above 0.35 s left out"]
     with pytest.raises(DataError, match=r"longer than batching\.longest, 0\.15 s"):
         prune(fields_of(folder, tmp_path / "none", batching=batching | {"longest": 0.15}))
+
+
+def test_utterances_of_a_test_split_are_left_out_and_counted(folder: Path, tmp_path: Path) -> None:
+    there = (folder / "speech" / "manifest.jsonl").read_text().splitlines()
+    splits = ["test" if index % 6 == 1 else "train" for index in range(len(there))]
+    lines = [json.loads(line) | {"split": split} for line, split in zip(there, splits, strict=True)]
+    speech = tmp_path / "speech"
+    shutil.copytree(folder / "speech", speech)
+    (speech / "manifest.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    data = {"kind": "jsonl", "path": str(speech / "manifest.jsonl"), "max_skipped": 0.5}
+    record = prune(fields_of(folder, tmp_path / "run", data=data))
+    left = splits.count("test")
+    assert f"manifest: {left} utterances of test splits neither learned from nor held out" in record["data"]["notes"]
 
 
 def test_a_corpus_without_texts_is_refused_in_a_sentence(folder: Path, tmp_path: Path) -> None:
