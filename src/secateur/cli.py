@@ -67,6 +67,9 @@ def main(arguments: Sequence[str] | None = None, *, tune: bool = False) -> int:
     except KeyboardInterrupt:
         print("secateur: stopped; `--resume` goes on from the last checkpoint of a run.", file=sys.stderr)
         return 130
+    except PermissionError as error:
+        print(f"secateur: {error.filename or 'a file'} may not be read or written by this user.", file=sys.stderr)
+        return BAD_INPUT
     except OSError as error:
         print(f"secateur: {error}", file=sys.stderr)
         return BROKEN
@@ -149,8 +152,10 @@ def _value(name: str, text: str) -> Any:
     """The value of a flag that stands for a field of a recipe."""
     import yaml
 
+    from secateur import config
+
     try:
-        return yaml.safe_load(text)
+        return config.scalar(text)
     except yaml.YAMLError:
         raise ConfigError(f"--{name}: {text!r} is not a YAML value.") from None
 
@@ -167,7 +172,8 @@ def _prune(options: argparse.Namespace, fields: dict[str, Any]) -> int:
             )
         else:
             record = pipeline.prune(options.recipe, overrides=fields, resume=options.resume, on_progress=display)
-    return _print(options, record, _swept if options.sweep else _stages)
+    code = _print(options, record, _swept if options.sweep else _stages)
+    return BAD_INPUT if record.get("failed") else code
 
 
 def _grid(sweeps: Sequence[str]) -> dict[str, list[Any]]:
@@ -329,6 +335,8 @@ def _swept(record: dict[str, Any]) -> None:
     _table("Sweep", columns, rows)
     print(f"Runs:   {record['folder']}")
     print(f"Report: {record['folder']}/sweep.html")
+    for run in record["failed"]:
+        print(f"secateur: {run['folder']} failed: {run['reason']}", file=sys.stderr)
 
 
 def _score(value: float | None) -> str:

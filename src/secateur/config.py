@@ -121,6 +121,15 @@ def _packaged(search: Path) -> set[str]:
     return {name.removesuffix("/recipe") for name in names}
 
 
+def scalar(text: str) -> Any:
+    """The value that text stands for where it is given for one field, as a flag is.
+
+    Raises:
+        yaml.YAMLError: It is not YAML.
+    """
+    return yaml.load(text, Loader=_Loader)
+
+
 def _read(path: Path, search: Path | None, chain: tuple[Path, ...]) -> dict[str, Any]:
     """The mapping of a recipe file, its bases merged in; `chain` holds the files that led here."""
     if path in chain:
@@ -151,7 +160,10 @@ def _with_base(tree: dict[str, Any], folder: Path, search: Path | None, chain: t
 
 
 class _Loader(yaml.SafeLoader):
-    """PyYAML's safe loader, except that a key given twice is an error and not silently the later one."""
+    """PyYAML's safe loader, except that a key given twice is an error and not silently the later one.
+
+    What looks like a date stays text: no field is one, and folders are often named so.
+    """
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         seen: set[Any] = set()
@@ -165,6 +177,9 @@ class _Loader(yaml.SafeLoader):
                 )
             seen.add(key if isinstance(key, str) else None)
         return super().construct_mapping(node, deep)
+
+
+_Loader.add_constructor("tag:yaml.org,2002:timestamp", lambda loader, node: str(node.value))
 
 
 def _plain(value: Any) -> Any:

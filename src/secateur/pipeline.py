@@ -90,6 +90,9 @@ def sweep(
 ) -> dict[str, Any]:
     """Prune once for each combination of some fields; ends in one table and one plot.
 
+    A run that cannot be done, such as one whose target cannot be met, does not keep the others from being done: the
+    record has it under ``failed`` with the reason, and `resume` tries it again.
+
     Args:
         recipe: As in `prune`.
         grid: Values by dotted name of the field, such as ``{"target": [0.9, 0.7], "seed": [0, 1, 2]}``.
@@ -99,6 +102,9 @@ def sweep(
 
     Returns:
         The record, also in ``sweep.json`` of the sweep's folder, beside ``sweep.html`` and the runs' folders.
+
+    Raises:
+        SecateurError: No run could be done; what the last one said.
     """
     from secateur.compress.config import PruneConfig
     from secateur.compress.sweep import SWEEP, combinations, folder_of, sweep_record
@@ -124,11 +130,19 @@ def sweep(
     ]
     for config in planned:  # finished ones too: all of a sweep have one recipe
         _check_run(Path(str(config.out)), configs.dump(config), resume=resume)
-    for config in planned:
-        if not (resume and (Path(str(config.out)) / "record.json").is_file()):
-            logger.info("sweep: %s", config.out)
-            prune(config, resume=resume, on_progress=on_progress)
-    record = sweep_record(planned[0].name, folder, runs)
+    done, failed = [], []
+    for config, values in zip(planned, runs, strict=True):
+        try:
+            if not (resume and (Path(str(config.out)) / "record.json").is_file()):
+                logger.info("sweep: %s", config.out)
+                prune(config, resume=resume, on_progress=on_progress)
+            done.append(values)
+        except SecateurError as error:
+            logger.warning("sweep: %s failed: %s", config.out, error)
+            failed.append((values, str(error)))
+            if len(failed) == len(planned):
+                raise
+    record = sweep_record(planned[0].name, folder, done, failed)
     write_json(folder / SWEEP, record)
     write_sweep(folder)
     return record | {"folder": str(folder)}

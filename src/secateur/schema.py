@@ -62,7 +62,11 @@ def describe(kind: Any) -> str:
     if origin is Literal:
         return _either([repr(choice) for choice in arguments])
     if origin in (Union, types.UnionType):
-        return _either([describe(member) for member in arguments])
+        tags = [tag for member in arguments if (tag := _tag(member))]
+        if len(tags) < 2:
+            return _either([describe(member) for member in arguments])
+        others = [describe(member) for member in arguments if not _tag(member)]
+        return _either([f"a mapping of kind {_either([repr(tag) for tag in tags])}", *others])
     if dataclasses.is_dataclass(kind) and isinstance(kind, type):
         tag = _tag(kind)
         return f"a mapping of kind {tag!r}" if tag else f"a mapping with {_either(list(_fields(kind)), 'and')}"

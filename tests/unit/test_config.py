@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 import pytest
 from annotated_types import Ge, Gt, Lt
 
-from secateur.config import dump, load, merge
+from secateur.config import dump, load, merge, scalar
 from secateur.errors import ConfigError
 
 
@@ -133,6 +133,11 @@ def test_a_wrong_value_is_one_sentence(learn: Any, message: str) -> None:
 
 def test_a_number_where_text_is_wanted_is_told_to_be_quoted() -> None:
     assert mistakes({"name": 3}) == ["name: got 3, allowed is text. Put it in quotes."]
+
+
+def test_what_looks_like_a_date_is_text() -> None:
+    assert scalar("2026-11-21") == "2026-11-21"
+    assert scalar("0.5") == 0.5
 
 
 def test_a_base_is_merged_below_and_lists_are_replaced(tmp_path: Path) -> None:

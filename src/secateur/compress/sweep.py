@@ -47,13 +47,16 @@ def folder_of(values: Mapping[str, Any]) -> str:
     return ",".join(f"{name}={_ODD.sub('_', str(value))}" for name, value in values.items())
 
 
-def sweep_record(name: str, folder: Path, runs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+def sweep_record(
+    name: str, folder: Path, runs: Sequence[Mapping[str, Any]], failed: Sequence[tuple[Mapping[str, Any], str]] = ()
+) -> dict[str, Any]:
     """What a finished sweep leaves: size, MACs, time and score of the dense and the pruned model of every run.
 
     Args:
         name: Of the recipe.
         folder: Where the runs' folders lie.
-        runs: The fields of each.
+        runs: The fields of each that ended well, of which there is one at least.
+        failed: The fields of each that did not, and why.
     """
     records = [read_json(folder / folder_of(values) / "record.json") for values in runs]
     task = records[0].get("task") or {}
@@ -85,5 +88,8 @@ def sweep_record(name: str, folder: Path, runs: Sequence[Mapping[str, Any]]) -> 
                 "kept": figures(record["stages"][-1]),
             }
             for values, record in zip(runs, records, strict=True)
+        ],
+        "failed": [
+            {"values": dict(values), "folder": folder_of(values), "reason": reason} for values, reason in failed
         ],
     }

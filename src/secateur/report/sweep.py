@@ -42,6 +42,14 @@ class Run:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Failed:
+    """A run that was not done."""
+
+    values: Mapping[str, Any]
+    reason: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Sweep:
     """The record of a sweep."""
 
@@ -54,6 +62,7 @@ class Sweep:
     environment: Mapping[str, Any] = field(default_factory=dict)
     samples: Count | None = None
     rows: tuple[Run, ...] = ()
+    failed: tuple[Failed, ...] = ()
 
     @property
     def score(self) -> Score | None:

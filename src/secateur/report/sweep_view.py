@@ -111,6 +111,9 @@ def _note(sweep: Sweep) -> str:
     if any(len(group.runs) > 1 for group in groups_of(sweep)):
         sentences.append("Means over seeds; \u00b1 and bars are the sample standard deviation.")
     sentences.append("Each run is compared with the dense model that was measured beside it.")
+    for run in sweep.failed:
+        values = ", ".join(f"{name}\u00a0{in_words(value)}" for name, value in run.values.items())
+        sentences.append(f"Not done: {values}. {run.reason}")
     return " ".join(sentences)
 
 

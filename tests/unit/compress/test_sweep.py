@@ -11,7 +11,7 @@ from pruning_toy import write_teacher, write_wavs
 
 from secateur.cli import main
 from secateur.compress.sweep import combinations, folder_of
-from secateur.errors import ConfigError
+from secateur.errors import ConfigError, SecateurError
 from secateur.pipeline import sweep
 
 
@@ -96,6 +96,23 @@ def test_a_mistake_in_one_combination_is_told_before_any_runs(recipe: Path, tmp_
     assert not (tmp_path / "sweep").exists()
     with pytest.raises(ConfigError, match="given by --target too"):
         sweep(recipe, grid={"target": [0.9]}, overrides={"target": 0.5})
+
+
+def test_a_run_that_cannot_be_done_leaves_the_others(
+    recipe: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "sweep"
+    words = ["prune", str(recipe), "--sweep", "target=0.001,0.9", "--out", str(out)]
+    assert main(words) == 2
+    told = capsys.readouterr()
+    assert "target=0.001 failed:" in told.err
+    assert "0.9" in told.out
+    record = json.loads((out / "sweep.json").read_text())
+    assert [row["values"] for row in record["rows"]] == [{"target": 0.9}]
+    assert [run["values"] for run in record["failed"]] == [{"target": 0.001}]
+    assert "Not done: target" in (out / "sweep.html").read_text()
+    with pytest.raises(SecateurError):
+        sweep(recipe, grid={"target": [0.001, 0.002]}, overrides={"out": str(tmp_path / "none")})
 
 
 def test_a_sweep_into_a_file_is_refused(recipe: Path) -> None:

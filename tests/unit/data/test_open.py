@@ -276,9 +276,8 @@ def test_librispeech_without_a_subset_or_a_recording_says_so(tmp_path: Path, wri
         open_corpus(LibriSpeechData(path=str(tmp_path), split="dev-claen"))
     with pytest.raises(DataError, match=r"84-121-0001\.flac \(is not there\)"):
         open_corpus(LibriSpeechData(path=str(tmp_path)))
-    transcripts.write_text("84-121-0000\n")
-    with pytest.raises(DataError, match="line 1: got '84-121-0000', expected an id, a space and the text"):
-        open_corpus(LibriSpeechData(path=str(tmp_path)))
+    transcripts.write_text("84-121-0000\n")  # nothing that could be understood
+    assert open_corpus(LibriSpeechData(path=str(tmp_path))).utterances[0].text is None
     transcripts.unlink()
     with pytest.raises(DataError, match=r"holds no \*\.trans\.txt"):
         open_corpus(LibriSpeechData(path=str(tmp_path)))

@@ -16,6 +16,8 @@ from secateur.data.corpus import Corpus, Utterance
 from secateur.errors import DataError
 from secateur.objective.tasks.task import Scorer, Usable, keeps, sift
 
+_SHOWN = 10  # classes in a message
+
 
 @dataclass(frozen=True, kw_only=True)
 class Classification:
@@ -65,10 +67,16 @@ class ClassificationTask:
             if not label:
                 return f"has no {self.field}"
             if label not in self.numbers:
-                return f"has a {self.field} that the head does not know: {label!r}"
+                return f"has a {self.field} that the head does not know: {label!r}, it knows {self._shown}"
             return None if frames(utterance.samples) > 0 else "is too short for one frame"
 
         return sift(corpus, problem)
+
+    @property
+    def _shown(self) -> str:
+        """The first of the names that the head knows."""
+        names = list(self.numbers)
+        return ", ".join(names[:_SHOWN]) + (" …" if len(names) > _SHOWN else "")
 
     def count(self, utterances: Sequence[Utterance]) -> int:
         """Utterances."""

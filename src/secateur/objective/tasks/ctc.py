@@ -196,7 +196,7 @@ def build_ctc(config: Ctc, *, source: str | Path, model_config: PreTrainedConfig
     has_head = keeps(settings.architectures, "ForCTC")
     asked = has_head or config.tokenizer == "auto"
     own = vocabulary.load(source) if asked and vocabulary.has_tokenizer(source) else None
-    if config.tokenizer == "auto" and own is None and has_head:
+    if config.tokenizer in ("auto", "characters") and own is None and has_head:
         raise ConfigError(
             f"{str(source)!r} has a CTC head but no tokenizer that says what it writes; name that as 'tokenizer', a "
             "folder or hub id."

@@ -51,7 +51,7 @@ def test_a_model_with_a_head_keeps_its_labels_and_the_others_are_counted() -> No
         "1 of 4 utterances left out: has no label",
         "1 of 4 utterances left out: is too short for one frame",
     )
-    with pytest.raises(DataError, match="The first: '0' has a label that the head does not know: 'left'"):
+    with pytest.raises(DataError, match="The first: '0' has a label that the head does not know: 'left', it knows "):
         task.usable(corpus_of({"label": "left"}), frames_of)
     with pytest.raises(DataError, match="Corpus 'toy' has no utterances"):
         task.usable(corpus_of(), frames_of)

@@ -220,6 +220,8 @@ def test_a_tokenizer_that_does_not_fit_the_head_is_refused(tmp_path: Path) -> No
         task_of(folder, *SAID, config=Ctc(tokenizer=str(other)), **head)
     with pytest.raises(ConfigError, match="has a CTC head but no tokenizer"):
         task_of(tmp_path, *SAID, **head)
+    with pytest.raises(ConfigError, match="has a CTC head but no tokenizer"):
+        task_of(tmp_path, "abc", config=Ctc(tokenizer="characters"), **head)  # as many outputs, but of what?
 
 
 def test_a_tokenizer_that_is_not_there_is_refused(tmp_path: Path) -> None:
