@@ -3,6 +3,7 @@
     python benchmarks/connected_words.py SPEECH/manifest.jsonl --corpus fsdd --out runs/hj_pruning/words
     python benchmarks/hj_pruning.py dense --task ctc
     python benchmarks/hj_pruning.py run --task ctc --out benchmarks/results/hj_pruning.jsonl
+    python benchmarks/hj_pruning.py run --task ctc --times 2 --methods dense "mac 0.7" "mac 0.5" --out …
     python benchmarks/hj_pruning.py dense --task classification --manifest SPEECH/manifest.jsonl
     python benchmarks/hj_pruning.py run --task classification --manifest SPEECH/manifest.jsonl --out …
     python benchmarks/hj_pruning.py table --out benchmarks/results/hj_pruning.jsonl
@@ -76,7 +77,9 @@ def dense(options: argparse.Namespace) -> None:
 def run_case(case: dict[str, Any], options: argparse.Namespace) -> dict[str, Any]:
     """One run in a process of its own."""
     model = options.model or WORK / f"dense-{options.task}" / "finetuned"
-    fields = data_of(options) | {"model": str(model), "seed": case["seed"]} | METHODS[case["method"]]
+    fields = data_of(options) | {"model": str(model), "seed": case["seed"]}
+    fields |= {"learn.steps": LEARN, "recover.steps": RECOVER} | METHODS[case["method"]]
+    fields |= {name: case.get("times", 1) * fields[name] for name in ("learn.steps", "recover.steps")}
     record = prune_alone(RECIPE, fields, WORK / "-".join(str(value).replace(" ", "_") for value in case.values()))
     before, after = record["stages"][0], record["stages"][-1]
     front = [name for name in record["blocks"]["after"] if name.startswith("feature_extractor")]
@@ -99,6 +102,7 @@ def table(results: Sequence[dict[str, Any]]) -> str:
     """The results as Markdown: means and standard deviations over seeds."""
     columns = (
         "task",
+        "steps",
         "method",
         "score",
         "per seed",
@@ -109,8 +113,11 @@ def table(results: Sequence[dict[str, Any]]) -> str:
         "faster",
     )
     lines = ["| " + " | ".join(columns) + " |", "|" + "---|" * len(columns)]
-    for task, (name, _) in HEADLINE.items():
-        mine = {m: sorted((r for r in results if (r["task"], r["method"]) == (task, m)), key=_seed) for m in METHODS}
+    settings = sorted({(list(HEADLINE).index(row["task"]), _times(row)) for row in results})
+    for task, times in ((list(HEADLINE)[index], times) for index, times in settings):
+        name, _ = HEADLINE[task]
+        ours = sorted((row for row in results if (row["task"], _times(row)) == (task, times)), key=_seed)
+        mine = {method: [row for row in ours if row["method"] == method] for method in METHODS}
         for method, rows in mine.items():
             if not rows:
                 continue
@@ -125,6 +132,7 @@ def table(results: Sequence[dict[str, Any]]) -> str:
             against = f"{statistics.mean(pairs):+.2f}" if pairs and method != "dense" else ""
             cells = [
                 task,
+                str(times * (LEARN + RECOVER)),
                 method,
                 f"{name} {statistics.mean(scores):.2f} %{spread}",
                 " ".join(f"{score:.2f}" for score in scores),
@@ -143,6 +151,10 @@ def _seed(row: dict[str, Any]) -> int:
     return int(row["seed"])
 
 
+def _times(row: dict[str, Any]) -> int:
+    return int(row.get("times", 1))
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("verb", choices=("dense", "run", "table"))
@@ -154,6 +166,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, help="JSON lines, one a run; runs that are in it are not run again")
     parser.add_argument("--methods", nargs="+", choices=tuple(METHODS))
     parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--times", type=int, default=1, help="as many steps as the others have, of every method")
     parser.add_argument("--jobs", type=int, default=2)
     options = parser.parse_args()
     if options.verb == "dense":
@@ -165,7 +178,7 @@ def main() -> None:
         print(table(results_in(options.out)))
         return
     cases = [
-        {"task": options.task, "method": method, "seed": seed}
+        {"task": options.task, "method": method, "seed": seed} | ({"times": options.times} if options.times > 1 else {})
         for seed in range(options.seeds)
         for method in options.methods or WANTED[options.task]
     ]
