@@ -10,7 +10,6 @@ python benchmarks/ceilings.py
 from __future__ import annotations
 
 import torch
-from shapes import diarizen, wang
 from transformers import HubertConfig, WavLMConfig
 
 from secateur.arch import declare
@@ -18,6 +17,7 @@ from secateur.cost import Cost, Terms
 from secateur.inference.linear import fused_linear, pack
 from secateur.structure import Selection, close
 from secateur.timing import interleave
+from shapes import diarizen, wang
 
 SECONDS = 10
 

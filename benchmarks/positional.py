@@ -19,11 +19,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from attention import FRAMES, medians
-from runs import prune_alone
 from transformers import HubertConfig, HubertModel
 
 import secateur
+from attention import FRAMES, medians
+from runs import prune_alone
 from secateur.structure import Selection
 from secateur.structure.axis import positional_groups
 from secateur.surgery import cut

@@ -25,11 +25,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import small_wav2vec2
 import soundfile
 import soxr
-from runs import prune_alone
 
+import small_wav2vec2
+from runs import prune_alone
 from secateur.data import rooms
 from secateur.data.config import SyntheticData
 from secateur.data.espeak import Synthesiser, Voice

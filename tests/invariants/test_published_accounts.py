@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import torch
-from shapes import wang
 from transformers import HubertConfig, WavLMConfig
 
 from secateur.arch import declare
 from secateur.cost import Cost, Terms
 from secateur.structure import close
 from secateur.surgery.choose import Limit, choose
+from shapes import wang
 
 FINE_GRAINED = ("qk", "vo", "units", "block")
 

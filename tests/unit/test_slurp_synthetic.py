@@ -5,15 +5,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import slurp_synthetic
 import soundfile
-from slurp_synthetic import RECIPE, recipe_of, splits, subset, table, types_of, write_corpus
 
+import slurp_synthetic
 from secateur import config
 from secateur.compress.config import PruneConfig
 from secateur.data.config import SlurpData
 from secateur.data.open import open_corpus
 from secateur.pipeline import RECIPES
+from slurp_synthetic import RECIPE, recipe_of, splits, subset, table, types_of, write_corpus
 
 
 def line(number: int, sentence: str, intent: str = "alarm_set", annotation: str | None = None) -> dict[str, Any]:

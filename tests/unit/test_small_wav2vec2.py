@@ -3,10 +3,10 @@
 from pathlib import Path
 
 import torch
-from small_wav2vec2 import small_wav2vec2, write
 from transformers import AutoFeatureExtractor, AutoModel, Wav2Vec2Model, WavLMModel
 
 from secateur.compress.setting import TINY, model_path
+from small_wav2vec2 import small_wav2vec2, write
 
 
 def test_it_holds_all_of_the_teacher_but_the_position_bias_of_its_attention() -> None:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import pytest
-from shapes import DIARIZEN_CONV, DIARIZEN_HEADS, diarizen
 from transformers import HubertConfig, Wav2Vec2Config, WavLMConfig
 
 from secateur.arch import declare
 from secateur.cost import Cost, Terms, breakdown
 from secateur.structure import Selection, close
 from secateur.structure import axis as names
+from shapes import DIARIZEN_CONV, DIARIZEN_HEADS, diarizen
 
 
 @pytest.mark.parametrize(

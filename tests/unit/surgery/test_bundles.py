@@ -7,13 +7,13 @@ from pathlib import Path
 
 import pytest
 import torch
-import widths
 from choosing_toy import KINDS, flat, limit, pick, scores_of
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from support import MODELS, tiny, tiny_structure
 from torch import Tensor
 
+import widths
 from secateur.cost.expected import indicator
 from secateur.errors import TargetError
 from secateur.records import read_json
