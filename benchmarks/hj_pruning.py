@@ -30,6 +30,9 @@ WORK = Path("runs/hj_pruning")
 LEARN, RECOVER = 300, 200
 KINDS = ["channels", "heads", "units"]
 MACS = {"cost": "macs", "ramp": [[0, 0], [0.5, 1]]}
+TARGETS = (0.9, 0.8, 0.7, 0.6, 0.5)
+#: Beside the task's loss, the outputs of the model that all begin with are imitated.
+LOGITS = {"distill": {"weight": 0.0, "logits": {}}}
 #: What of a task is shown first, and which way it improves.
 HEADLINE = {"ctc": ("wer", min), "classification": ("accuracy", max)}
 
@@ -43,12 +46,15 @@ def one_shot(target: float) -> dict[str, Any]:
 #: Fields of each method; targets are shares of MACs unless they say otherwise.
 METHODS: dict[str, dict[str, Any]] = {
     "dense": one_shot(1.0),
-    **{f"mac {target}": {"target": target} for target in (0.9, 0.8, 0.7, 0.6, 0.5)},
+    **{f"mac {target}": {"target": target} for target in TARGETS},
     # The share of parameters at which about half of the MACs are left, found by trying.
     "size": {"constraints": [MACS | {"cost": "parameters"}], "target": 0.33},
     "sepmac": {"constraints": [MACS | {"scope": "frontend"}, MACS | {"scope": "encoder"}], "target": 0.5},
     "transformer only 0.5": {"gates.channels": None, "target": 0.5},
     "magnitude 0.5": one_shot(0.5),
+    "dense, logits": one_shot(1.0) | LOGITS,
+    **{f"mac {target}, logits": {"target": target} | LOGITS for target in TARGETS},
+    "magnitude 0.5, logits": one_shot(0.5) | LOGITS,
 }
 WANTED = {"ctc": list(METHODS), "classification": ["dense", "mac 0.7", "mac 0.5"]}
 
