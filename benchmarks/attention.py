@@ -13,7 +13,8 @@ from transformers.models.hubert.modeling_hubert import HubertAttention
 from transformers.models.wavlm.modeling_wavlm import WavLMAttention
 
 from secateur.modules.attention import CutAttention, CutWavLMAttention
-from secateur.modules.shape import shape_of
+from secateur.modules.families import shape_of
+from secateur.structure import wav2vec2 as names
 
 FRAMES = 499
 ROUNDS = 60
@@ -35,7 +36,7 @@ def wavlm() -> dict[str, Callable[[], Any]]:
     """A layer that is given the position bias, as eleven of twelve are."""
     config: Any = WavLMConfig(attn_implementation="eager")
     stock = WavLMAttention(config.hidden_size, config.num_attention_heads).eval()
-    ours = CutWavLMAttention(config, shape_of(config).attention[1], 64, holds_table=True).eval()
+    ours = CutWavLMAttention(config, shape_of(config).attention(names.attention(1)), holds_table=True).eval()
     ours.load_state_dict(stock.state_dict())
     hidden = torch.randn(1, FRAMES, config.hidden_size)
     theirs_bias, ours_bias = stock(hidden)[2], ours(hidden)[2]
@@ -52,7 +53,7 @@ def hubert(implementation: str) -> dict[str, Callable[[], Any]]:
     """A layer without padding."""
     config: Any = HubertConfig(attn_implementation=implementation)
     stock = HubertAttention(config.hidden_size, config.num_attention_heads, config=config).eval()
-    ours = CutAttention(config, shape_of(config).attention[0], 64).eval()
+    ours = CutAttention(config, shape_of(config).attention(names.attention(0))).eval()
     ours.load_state_dict(stock.state_dict())
     hidden = torch.randn(1, FRAMES, config.hidden_size)
     assert float((stock(hidden)[0] - ours(hidden)[0]).abs().max()) < 1e-4

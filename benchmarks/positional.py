@@ -25,7 +25,7 @@ import secateur
 from attention import FRAMES, medians
 from runs import prune_alone
 from secateur.structure import Selection
-from secateur.structure.axis import positional_groups
+from secateur.structure.wav2vec2 import positional_groups
 from secateur.surgery import cut
 
 GATE = {"drop_rate": 0.05}  # what quickstart gives the other kinds

@@ -13,7 +13,7 @@ from transformers import HubertConfig, HubertModel, WavLMConfig, WavLMModel
 
 import secateur
 from secateur.structure import Selection
-from secateur.structure import axis as names
+from secateur.structure import wav2vec2 as names
 from secateur.surgery import cut
 from secateur.timing import interleave
 

@@ -13,7 +13,7 @@ from transformers import HubertConfig, Wav2Vec2Config, WavLMConfig
 
 from secateur.arch import declare
 from secateur.structure import Selection, close
-from secateur.structure import axis as names
+from secateur.structure import wav2vec2 as names
 from secateur.surgery.cut import cut_config
 
 # Shape of the 80 % pruned WavLM Base+ of BUTSpeechFIT/DiariZen, diarizen/models/module/wavlm_config.py: widths of the

@@ -37,7 +37,7 @@ from secateur.inference import for_inference
 from secateur.modules.models import class_for
 from secateur.records import environment, read_json, write_json
 from secateur.structure import Selection, close
-from secateur.structure import axis as names
+from secateur.structure import wav2vec2 as names
 from secateur.surgery.cut import cut_config
 from secateur.timing import interleave
 

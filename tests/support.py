@@ -14,11 +14,11 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from secateur.arch import declare
-from secateur.modules.configs import STEMS
+from secateur.modules.families import FAMILIES as ENTRIES
 from secateur.structure import Selection, Structure
-from secateur.structure import axis as names
+from secateur.structure import wav2vec2 as names
 
-FAMILIES = tuple(STEMS)
+FAMILIES = tuple(ENTRIES)
 SIZES = ("base", "large")
 #: Every tiny model: GroupNorm front end, post-norm, no conv bias; or LayerNorm front end, pre-norm, conv bias.
 MODELS = tuple((family, size) for family in FAMILIES for size in SIZES)
@@ -54,7 +54,7 @@ def tiny_config(family: str, size: str, **changes: Any) -> Any:
         fields |= {"num_conv_pos_embeddings": 2, "conv_pos_kernel_size": 5}
     if family == "wavlm":
         fields |= {"num_buckets": 16, "max_bucket_distance": 12}
-    return getattr(transformers, f"{STEMS[family]}Config")(**(fields | changes))
+    return getattr(transformers, f"{ENTRIES[family].stem}Config")(**(fields | changes))
 
 
 def randomise(model: nn.Module, seed: int = 0) -> None:
@@ -78,7 +78,7 @@ def randomise(model: nn.Module, seed: int = 0) -> None:
 
 def build(config: Any, ending: str = "Model", dtype: torch.dtype = torch.float32, seed: int = 0) -> Any:
     """A stock model with random weights, in eval mode."""
-    model = getattr(transformers, STEMS[config.model_type] + ending)(config)
+    model = getattr(transformers, ENTRIES[config.model_type].stem + ending)(config)
     randomise(model, seed)
     return model.to(dtype).eval()
 

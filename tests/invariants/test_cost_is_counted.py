@@ -16,7 +16,7 @@ from secateur.arch import declare
 from secateur.arch.declare import skeleton
 from secateur.cost import Cost, Terms, breakdown
 from secateur.structure import Selection, Structure, close
-from secateur.structure import axis as names
+from secateur.structure import wav2vec2 as names
 from secateur.surgery import cut
 from secateur.surgery.cut import cut_config
 

@@ -14,7 +14,7 @@ from secateur.arch import declare
 from secateur.errors import SelectionError
 from secateur.modules.shape import PositionShape
 from secateur.structure import Selection, close
-from secateur.structure import axis as names
+from secateur.structure import wav2vec2 as names
 from secateur.surgery import cut
 from secateur.surgery.verify import verify
 

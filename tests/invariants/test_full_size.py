@@ -12,7 +12,7 @@ from transformers import HubertConfig, WavLMConfig
 from secateur.arch import declare
 from secateur.masking import attach, values_of
 from secateur.structure import Selection, close
-from secateur.structure import axis as names
+from secateur.structure import wav2vec2 as names
 from secateur.surgery import cut
 
 LARGE = {

@@ -30,7 +30,7 @@ from secateur.errors import ModelError
 from secateur.inference import for_inference
 from secateur.inference import linear as fused
 from secateur.structure import Selection
-from secateur.structure import axis as names
+from secateur.structure import wav2vec2 as names
 from secateur.surgery import cut
 
 LENGTHS = (3100, 990, 1575)

@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 from support import MODELS, Plan, audio, realise, tiny, tiny_structure
 
 from secateur.errors import ModelError
-from secateur.modules.configs import STEMS
+from secateur.modules.families import FAMILIES
 from secateur.surgery import cut, load_model
 
 ENDINGS = ("Model", "ForCTC", "ForSequenceClassification")
@@ -84,7 +84,7 @@ def test_a_model_saved_again_has_the_same_files(reloaded: Path, family: str, siz
 
 @pytest.mark.parametrize(("family", "size"), MODELS)
 def test_the_stock_class_refuses_a_cut_folder(reloaded: Path, family: str, size: str) -> None:
-    stock = getattr(transformers, STEMS[family] + "Model")
+    stock = getattr(transformers, FAMILIES[family].stem + "Model")
     with pytest.raises(Exception):  # noqa: B017, PT011 - the library's kind of error differs between families
         stock.from_pretrained(reloaded / f"{family}-{size}")
 

@@ -12,9 +12,9 @@ from support import MODELS, TOLERANCE, audio, difference, outputs, tiny, tiny_st
 from secateur.errors import SelectionError
 from secateur.masking import attach, values_of
 from secateur.masking.attach import base_of
-from secateur.modules.configs import STEMS
+from secateur.modules.families import FAMILIES
 from secateur.structure import Selection, close
-from secateur.structure import axis as names
+from secateur.structure import wav2vec2 as names
 from secateur.surgery import cut
 
 SHAPE = Selection(
@@ -34,7 +34,7 @@ def test_stock_layout_loads_in_the_stock_class_and_equals_the_masked_model(
 ) -> None:
     dense, structure = tiny(family, size, "ForCTC"), tiny_structure(family, size)
     small = cut(dense, SHAPE, layout="stock")
-    stock = getattr(transformers, STEMS[family] + "ForCTC")
+    stock = getattr(transformers, FAMILIES[family].stem + "ForCTC")
     assert type(small) is stock
     small.save_pretrained(tmp_path)
     loaded, info = stock.from_pretrained(tmp_path, output_loading_info=True)

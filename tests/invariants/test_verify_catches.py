@@ -12,7 +12,7 @@ from torch import nn
 
 from secateur.modules.norm import SupportLayerNorm
 from secateur.structure import Selection, close
-from secateur.structure import axis as names
+from secateur.structure import wav2vec2 as names
 from secateur.surgery import cut
 from secateur.surgery.verify import Verification, verify
 

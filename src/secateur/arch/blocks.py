@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import astuple, dataclass, replace
 from typing import Any
 
 from torch import nn
 
-from secateur.modules.shape import EncoderShape
+from secateur.modules.families import shape_of
 from secateur.structure import Axis, Bind, Norm, Output, Rate, Structure, Tap, Unit, Use, Weight
 from secateur.structure import axis as names
 
@@ -25,15 +25,14 @@ class Table:
     convolution that nobody counts, and a row that does not fit its parameter, are errors.
     """
 
-    def __init__(self, model: nn.Module, config: Any, shape: EncoderShape) -> None:
+    def __init__(self, model: nn.Module, config: Any) -> None:
         """
         Args:
             model: The base model, possibly on the meta device.
-            config: Its config.
-            shape: Its shape in original indices.
+            config: Its config, stock or cut.
         """
         self.config = config
-        self.shape = shape
+        self.shape = shape_of(config)
         self.modules = dict(model.named_modules())
         self.axes: dict[str, Axis] = {}
         self.uses: list[Use] = []
@@ -137,38 +136,45 @@ def frames(table: Table) -> Rate:
     return Rate(level=len(table.config.conv_kernel))
 
 
-def encoder(table: Table, shape: EncoderShape) -> None:
+def encoder(table: Table) -> None:
     """All rows of a wav2vec 2.0 style encoder."""
-    front_end(table, shape)
-    positional_convolution(table, shape)
-    for layer in range(shape.original["num_hidden_layers"]):
-        transformer_layer(table, shape, layer)
+    front_end(table)
+    positional_convolution(table)
+    for path in table.shape.every_layer:
+        layer(table, path)
+        attention(table, f"{path}.attention")
+        feed_forward(table, f"{path}.feed_forward")
+        table.within(path, (names.layer(path), 0))
+        for name in (f"{path}.adapter_layer.linear_{i}" for i in (1, 2)):
+            table.use(name, frames(table))
 
 
-def front_end(table: Table, shape: EncoderShape) -> None:
+def front_end(table: Table) -> None:
     """The convolutions, and the projection that consumes the last one's channels.
 
     Masks act behind the activation and enter at the consuming weight. The norm in front of the projection, and those
     of LayerNorm front ends, are crossed by the axis.
     """
-    last = len(shape.channels) - 1
-    for i, units in enumerate(shape.channels):
-        own, path = names.channels(i), f"feature_extractor.conv_layers.{i}"
-        table.axis(Axis(name=own, units=units, original=shape.original["conv_dim"][i], least=1))
+    before = ""
+    for i, size in enumerate(table.shape.original["conv_dim"]):
+        path = f"feature_extractor.conv_layers.{i}"
+        own = names.channels(path)
+        table.axis(Axis(name=own, units=table.shape.units(own, size), original=size, least=1))
         table.bind(f"{path}.conv.weight", 0, own)
         table.bind(f"{path}.conv.bias", 0, own)
         table.norm(f"{path}.layer_norm", own)
         table.use(f"{path}.conv", Rate(level=i + 1))
-        if i > 0:
-            table.bind(f"{path}.conv.weight", 1, names.channels(i - 1))
-            table.tap(f"{path}.conv.weight", 1, names.channels(i - 1))
-    table.norm("feature_projection.layer_norm", names.channels(last))
-    table.bind("feature_projection.projection.weight", 1, names.channels(last))
-    table.tap("feature_projection.projection.weight", 1, names.channels(last))
+        if before:
+            table.bind(f"{path}.conv.weight", 1, before)
+            table.tap(f"{path}.conv.weight", 1, before)
+        before = own
+    table.norm("feature_projection.layer_norm", before)
+    table.bind("feature_projection.projection.weight", 1, before)
+    table.tap("feature_projection.projection.weight", 1, before)
     table.use("feature_projection.projection", frames(table))
 
 
-def positional_convolution(table: Table, shape: EncoderShape) -> None:
+def positional_convolution(table: Table) -> None:
     """Every convolution of the positional embedding, and the groups of it where it is a single one.
 
     The unit is the group and not the tap: any groups that are left are again one dense convolution, whereas taps are
@@ -178,10 +184,11 @@ def positional_convolution(table: Table, shape: EncoderShape) -> None:
     behind the activation. data2vec's stack of convolutions stays whole: the norms between them are over the channels
     of all groups.
     """
-    path, own = "encoder.pos_conv_embed.conv", names.positional_groups()
+    path = "encoder.pos_conv_embed.conv"
+    own = names.groups(path)
     if isinstance(single := table.modules.get(path), nn.Conv1d):
-        original, width = shape.positions.original, single.out_channels // single.groups
-        table.axis(Axis(name=own, units=shape.positions.groups, original=original, least=1))
+        original, width = table.config.num_conv_pos_embedding_groups, single.out_channels // single.groups
+        table.axis(Axis(name=own, units=table.shape.units(own, original), original=original, least=1))
         table.bind(table.weight_norm(path), 0, own, width=width)
         table.bind(f"{path}.bias", 0, own, width=width)
         table.output("encoder.pos_conv_embed.activation", 1, own, width=width)
@@ -192,78 +199,76 @@ def positional_convolution(table: Table, shape: EncoderShape) -> None:
             table.use(path, rate)
 
 
-def transformer_layer(table: Table, shape: EncoderShape, layer: int) -> None:
-    """One layer: its attention, its feed-forward block, its norms; a layer trimmed before has no units left."""
-    present = layer < len(shape.attention)
-    whole = names.whole_layer(layer)
-    table.axis(Axis(name=whole, units=(0,) if present else (), original=1))
-    attention(table, shape, layer, present)
-    feed_forward(table, shape, layer, present)
-    table.within(f"encoder.layers.{layer}", (whole, 0))
-    for name in (f"encoder.layers.{layer}.adapter_layer.linear_{i}" for i in (1, 2)):
-        table.use(name, frames(table))
+def layer(table: Table, path: str) -> None:
+    """The axis of a whole layer; one trimmed before has no units left, and nor has any axis inside it."""
+    name = names.layer(path)
+    table.axis(Axis(name=name, units=table.shape.units(name, 1), original=1))
 
 
-def attention(table: Table, shape: EncoderShape, layer: int, present: bool) -> None:
+def block(table: Table, path: str) -> tuple[Unit, ...]:
+    """The axis of a whole block of a layer; given back is what must be alive for anything inside it."""
+    above, name = (names.layer(path.rpartition(".")[0]), 0), names.block(path)
+    table.axis(Axis(name=name, units=table.shape.units(name, 1), original=1, parents=(above,)))
+    return above, (name, 0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Projections:
+    """What an attention block calls its linear maps."""
+
+    query: str = "q_proj"
+    key: str = "k_proj"
+    value: str = "v_proj"
+    output: str = "out_proj"
+
+
+def attention(table: Table, path: str, projections: Projections | None = None) -> None:
     """Heads, their query/key and value/output dimensions, and the block."""
-    path, block = f"encoder.layers.{layer}.attention", names.attention_block(layer)
-    whole = (names.whole_layer(layer), 0)
-    count, head_dim = shape.original["num_attention_heads"], shape.head_dim
-    kept = shape.attention[layer] if present else None
-    heads = kept.heads if kept else ()
-    table.axis(Axis(name=block, units=(0,) if kept and kept.kept else (), original=1, parents=(whole,)))
-    inside: tuple[Unit, ...] = (whole, (block, 0))
-    outputs = [names.value_output(layer, head) for head in heads]
-    table.axis(Axis(name=names.heads(layer), units=heads, original=count, parents=inside, needs=tuple(outputs)))
+    inside, kept = block(table, path), table.shape.attention(path)
+    outputs = [names.value_output(path, head) for head in kept.heads]
+    queries = [names.query_key(path, head) for head in kept.heads]
+    count, own = table.shape.original["num_attention_heads"], names.heads(path)
+    table.axis(Axis(name=own, units=kept.heads, original=count, parents=inside, needs=tuple(outputs)))
     for head in range(count):
-        index = heads.index(head) if head in heads else None
-        parents = (*inside, (names.heads(layer), head))
-        for name, dims in (
-            (names.query_key(layer, head), kept.query_key if kept else ()),
-            (names.value_output(layer, head), kept.value_output if kept else ()),
-        ):
-            units = dims[index] if index is not None else ()
-            table.axis(Axis(name=name, units=units, original=head_dim, parents=parents))
-    queries = [names.query_key(layer, head) for head in heads]
-    for name, axes in (("q_proj", queries), ("k_proj", queries), ("v_proj", outputs)):
-        table.bind(f"{path}.{name}.weight", 0, *axes)
-        table.bind(f"{path}.{name}.bias", 0, *axes)
-        table.use(f"{path}.{name}", frames(table))
-    table.bind(f"{path}.out_proj.weight", 1, *outputs)
-    table.use(f"{path}.out_proj", frames(table))
-    table.within(path, (block, 0))
+        for name in (names.query_key(path, head), names.value_output(path, head)):
+            units = table.shape.units(name, kept.head_dim)
+            table.axis(Axis(name=name, units=units, original=kept.head_dim, parents=(*inside, (own, head))))
+    query, key, value, output = (f"{path}.{name}" for name in astuple(projections or Projections()))
+    for name, axes in ((query, queries), (key, queries), (value, outputs)):
+        table.bind(f"{name}.weight", 0, *axes)
+        table.bind(f"{name}.bias", 0, *axes)
+        table.use(name, frames(table))
+    table.bind(f"{output}.weight", 1, *outputs)
+    table.use(output, frames(table))
+    table.within(path, inside[-1])
     # A query/key mask multiplies the logit once: into the queries. A head's or block's mask scales its output.
-    table.tap(f"{path}.q_proj.weight", 0, *queries)
-    table.tap(f"{path}.q_proj.bias", 0, *queries)
-    table.tap(f"{path}.out_proj.weight", 1, *outputs)
+    table.tap(f"{query}.weight", 0, *queries)
+    table.tap(f"{query}.bias", 0, *queries)
+    table.tap(f"{output}.weight", 1, *outputs)
     widths = tuple(table.axes[name].size for name in outputs)
-    table.tap(f"{path}.out_proj.weight", 1, names.heads(layer), repeats=widths)
-    table.tap(f"{path}.out_proj.weight", None, block)
-    table.tap(f"{path}.out_proj.bias", None, block)
-    if heads:
+    table.tap(f"{output}.weight", 1, own, repeats=widths)
+    scale_block(table, output, inside[-1])
+    if kept.heads:
         squared = replace(frames(table), power=2)
         table.use_axes(path, squared, [*queries, *outputs])
 
 
-def feed_forward(table: Table, shape: EncoderShape, layer: int, present: bool) -> None:
+def feed_forward(table: Table, path: str, *, first: str = "intermediate_dense", last: str = "output_dense") -> None:
     """Intermediate units and the block."""
-    path, block = f"encoder.layers.{layer}.feed_forward", names.feed_forward_block(layer)
-    whole = (names.whole_layer(layer), 0)
-    kept = shape.feed_forward[layer] if present else None
-    table.axis(Axis(name=block, units=(0,) if kept and kept.kept else (), original=1, parents=(whole,)))
-    own = Axis(
-        name=names.feed_forward_units(layer),
-        units=kept.units if kept else (),
-        original=shape.original["intermediate_size"],
-        parents=(whole, (block, 0)),
-    )
-    table.axis(own)
-    table.bind(f"{path}.intermediate_dense.weight", 0, own.name)
-    table.bind(f"{path}.intermediate_dense.bias", 0, own.name)
-    table.bind(f"{path}.output_dense.weight", 1, own.name)
-    table.within(path, (block, 0))
-    table.tap(f"{path}.output_dense.weight", 1, own.name)
-    table.tap(f"{path}.output_dense.weight", None, block)
-    table.tap(f"{path}.output_dense.bias", None, block)
-    for name in ("intermediate_dense", "output_dense"):
+    inside, own = block(table, path), names.units(path)
+    size = table.shape.original["intermediate_size"]
+    table.axis(Axis(name=own, units=table.shape.units(own, size), original=size, parents=inside))
+    table.bind(f"{path}.{first}.weight", 0, own)
+    table.bind(f"{path}.{first}.bias", 0, own)
+    table.bind(f"{path}.{last}.weight", 1, own)
+    table.within(path, inside[-1])
+    table.tap(f"{path}.{last}.weight", 1, own)
+    scale_block(table, f"{path}.{last}", inside[-1])
+    for name in (first, last):
         table.use(f"{path}.{name}", frames(table))
+
+
+def scale_block(table: Table, module: str, unit: Unit) -> None:
+    """The mask of a block, on all that its last linear map or convolution gives."""
+    for name in ("weight", "bias"):
+        table.tap(f"{module}.{name}", None, unit[0])

@@ -11,12 +11,11 @@ from torch import nn
 from secateur.arch import data2vec_audio, hubert, unispeech_sat, wav2vec2, wavlm
 from secateur.arch.blocks import Table
 from secateur.errors import ModelError, SecateurError
-from secateur.modules.configs import stock_type
+from secateur.modules.families import stock_type
 from secateur.modules.models import class_for
-from secateur.modules.shape import EncoderShape, shape_of
 from secateur.structure import Structure
 
-TABLES: dict[str, Callable[[Table, EncoderShape], None]] = {
+TABLES: dict[str, Callable[[Table], None]] = {
     "wav2vec2": wav2vec2.declare,
     "hubert": hubert.declare,
     "wavlm": wavlm.declare,
@@ -46,13 +45,12 @@ def declare(config: Any) -> Structure:
     if getattr(config, "conv_pos_batch_norm", False):
         raise ModelError("A positional convolution with batch norm (conv_pos_batch_norm) is not supported.")
     try:
-        shape, model = shape_of(config), skeleton(config)
+        table = Table(skeleton(config), config)
     except SecateurError:
         raise
     except (ValueError, TypeError, ZeroDivisionError, IndexError, RuntimeError) as error:
         raise ModelError(f"The config describes no {model_type} model that can be built: {error}.") from None
-    if not shape.attention:
+    if not table.shape.layers:
         raise ModelError(f"The config has {config.num_hidden_layers} layers (num_hidden_layers); at least 1 is needed.")
-    table = Table(model, config, shape)
-    TABLES[model_type](table, shape)
+    TABLES[model_type](table)
     return table.structure(model_type)

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from secateur.arch.blocks import Table, encoder
-from secateur.modules.shape import EncoderShape
 
 
-def declare(table: Table, shape: EncoderShape) -> None:
+def declare(table: Table) -> None:
     """The shared rows are all there is."""
-    encoder(table, shape)
+    encoder(table)

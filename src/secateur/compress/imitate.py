@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
+from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.utils.output_capturing import maybe_install_capturing_hooks
 
 from secateur.compress.config import Distillation
@@ -165,6 +166,7 @@ def _wide(state: Tensor) -> Tensor:
 
 def _recompute(base: Any) -> None:
     """Make an encoder keep no activations inside its layers for the backward pass, which computes them again."""
-    for layer in (*base.feature_extractor.conv_layers, *base.encoder.layers):
-        # Around `forward` alone: hooks, which record hidden states, run once. Nothing in a layer is random.
-        layer.forward = partial(checkpoint, layer.forward, use_reentrant=False, preserve_rng_state=False)
+    for layer in base.modules():
+        if isinstance(layer, GradientCheckpointingLayer):
+            # Around `forward` alone: hooks, which record hidden states, run once. Nothing in a layer is random.
+            layer.forward = partial(checkpoint, layer.forward, use_reentrant=False, preserve_rng_state=False)

@@ -26,6 +26,7 @@ from secateur.objective.constraint import Constraint, Multipliers, penalty
 from secateur.objective.distill import LogitDistance, sum_over
 from secateur.objective.pairing import match
 from secateur.objective.tasks import Task
+from secateur.structure import axis as names
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -287,8 +288,9 @@ class Pruning(Imitation):
     def _open_layers(self) -> list[bool]:
         """Whether each layer's attention block is open in this draw."""
         structure, values = self.gates.structure, self.drawn.detach()
-        names = [f"encoder.layers.{layer}.attention/block" for layer in range(self.module.depth)]
-        return [bool(structure.axes[n].size and values[structure.offsets[n]] != 0) for n in names]
+        blocks = [structure.axes[names.block(heads.path)] for heads in structure.of_kinds(("heads",))]
+        alive = [bool(block.size and values[structure.offsets[block.name]] != 0) for block in blocks]
+        return alive[: self.module.depth]
 
     @torch.no_grad()
     def validate(self, step: int) -> dict[str, float]:

@@ -22,7 +22,7 @@ from secateur.cost.expected import Cost, Terms
 from secateur.cost.table import Table
 from secateur.errors import ConfigError
 from secateur.structure import Structure
-from secateur.structure import axis as names
+from secateur.structure import wav2vec2 as names
 
 
 class Prediction:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -13,11 +12,9 @@ from secateur.cost.latency import Prediction
 from secateur.cost.table import Table
 from secateur.structure import Selection, Structure
 
-_BLOCK = re.compile(
-    r"feature_extractor\.conv_layers\.\d+|feature_projection|encoder\.pos_conv_embed"
-    r"|encoder\.layers\.\d+\.(?:attention|feed_forward)|encoder\.layers\.\d+|encoder|[^.]+"
-)
-
+#: Kinds of axes whose modules are told apart, and what has no such axis but is told apart, too.
+_BLOCKS = ("block", "layer", "channels")
+POSITIONS = "encoder.pos_conv_embed"
 
 #: The block of what belongs to none.
 REST = "rest"
@@ -65,12 +62,12 @@ def breakdown(
         values = (sizes * factors).to(torch.float64).tolist()
         for term, value in zip(terms.terms, values, strict=True):
             path = term.weight.name if term.weight else term.use.module if term.use else ""
-            block = blocks.setdefault(_block(path), dict.fromkeys(COSTS, 0))
+            block = blocks.setdefault(_block(structure, path), dict.fromkeys(COSTS, 0))
             block[cost] += round(value)
     times = Prediction(terms, table) if table is not None else None
     if times is not None:
         for path, value in zip(times.paths, times(kept).tolist(), strict=True):
-            block = blocks.setdefault(_block(path) or REST, dict.fromkeys(COSTS, 0))
+            block = blocks.setdefault(_block(structure, path) or REST, dict.fromkeys(COSTS, 0))
             block["latency"] = block.get("latency", 0.0) + value
     scopes = {
         scope: {
@@ -91,7 +88,9 @@ def breakdown(
     )
 
 
-def _block(path: str) -> str:
-    """The block that a parameter or module belongs to."""
-    match = _BLOCK.match(path)
-    return match.group(0) if match else path
+def _block(structure: Structure, path: str) -> str:
+    """The block that a parameter or module belongs to: the innermost block, convolution or layer, or the first word."""
+    inside = path
+    while inside and not any(name in structure.axes for name in (f"{inside}/{kind}" for kind in _BLOCKS)):
+        inside = inside.rpartition(".")[0]
+    return inside or (POSITIONS if structure.in_scope(path, POSITIONS) else path.partition(".")[0])

@@ -7,18 +7,17 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+#: What is no block of a layer, but is told apart too.
+OUTSIDE = ("feature_extractor", "feature_projection", "encoder.pos_conv_embed")
+
 
 def blocks_of(model: Any) -> dict[str, Any]:
     """The blocks of a base model by module path, in the order of the data."""
-    blocks = {
-        "feature_extractor": model.feature_extractor,
-        "feature_projection": model.feature_projection,
-        "encoder.pos_conv_embed": model.encoder.pos_conv_embed,
-    }
-    for index, layer in enumerate(model.encoder.layers):
-        blocks[f"encoder.layers.{index}.attention"] = layer.attention
-        blocks[f"encoder.layers.{index}.feed_forward"] = layer.feed_forward
-    return blocks
+    from secateur.arch import declare
+
+    modules = dict(model.named_modules())
+    blocks = [axis.path for axis in declare(model.config).of_kinds(("block",))]
+    return {path: modules[path] for path in (*OUTSIDE, *blocks) if path in modules}
 
 
 @contextmanager

@@ -17,7 +17,7 @@ from secateur.inference.front_end import FrontEnd
 from secateur.inference.linear import FusedLinear
 from secateur.inference.positions import PositionalConv, RelativePositions
 from secateur.masking.attach import base_of
-from secateur.modules.configs import stock_type
+from secateur.modules.families import stock_type
 from secateur.modules.models import ending_of
 from secateur.modules.norm import ValidGroupNorm, leave_padding_out
 

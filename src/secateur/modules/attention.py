@@ -30,18 +30,17 @@ class CutAttention(nn.Module):
     original head width, and a removed block returns a zero that broadcasts.
     """
 
-    def __init__(self, config: Any, shape: AttentionShape, head_dim: int) -> None:
+    def __init__(self, config: Any, shape: AttentionShape) -> None:
         """
         Args:
             config: Model config (`hidden_size`, `attention_dropout`, and the attention implementation).
             shape: Heads and dimensions of this block.
-            head_dim: Dimensions of a head in the original model.
         """
         super().__init__()
         width = config.hidden_size
         self.config = config
         self.dropout = config.attention_dropout
-        self.scaling = head_dim**-0.5
+        self.scaling = shape.head_dim**-0.5
         self.groups = shape.groups
         query_key = sum(len(kept) for kept in shape.query_key)
         value_output = sum(len(kept) for kept in shape.value_output)
@@ -133,23 +132,22 @@ class CutWavLMAttention(CutAttention):
     those of each head, and only when they are asked for: without them torch's fused kernel does the work.
     """
 
-    def __init__(self, config: Any, shape: AttentionShape, head_dim: int, *, holds_table: bool) -> None:
+    def __init__(self, config: Any, shape: AttentionShape, *, holds_table: bool) -> None:
         """
         Args:
             config: Model config.
             shape: Heads and dimensions of this block.
-            head_dim: Dimensions of a head in the original model.
             holds_table: Whether the position table of the whole model lives here.
         """
-        super().__init__(config, shape, head_dim)
+        super().__init__(config, shape)
         self.heads = shape.heads
-        self.head_dim = head_dim
-        self.num_heads = config.hidden_size // head_dim
+        self.head_dim = shape.head_dim
+        self.num_heads = config.hidden_size // shape.head_dim
         self.in_order = shape.heads == tuple(range(self.num_heads))
         self.max_distance = config.max_bucket_distance
         if shape.heads:
             self.gru_rel_pos_const = nn.Parameter(torch.ones(1, len(shape.heads), 1, 1))
-            self.gru_rel_pos_linear = nn.Linear(head_dim, 8)
+            self.gru_rel_pos_linear = nn.Linear(shape.head_dim, 8)
         self.rel_attn_embed = nn.Embedding(config.num_buckets, self.num_heads) if holds_table else None
 
     def forward(  # type: ignore[override]

@@ -7,7 +7,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from secateur.modules.attention import OutputBias
-from secateur.modules.shape import FeedForwardShape
+from secateur.modules.shape import BlockShape
 
 
 class EmptyFeedForward(nn.Module):
@@ -22,7 +22,7 @@ class EmptyFeedForward(nn.Module):
         return hidden_states.new_zeros(1) if self.output_dense is None else self.output_dense.bias
 
 
-def fit_feed_forward(block: nn.Module, config: Any, shape: FeedForwardShape) -> nn.Module:
+def fit_feed_forward(block: nn.Module, config: Any, shape: BlockShape) -> nn.Module:
     """The block for that shape: the stock one with narrower linear maps, or an empty one."""
     if not shape.units:
         return EmptyFeedForward(config, kept=shape.kept)

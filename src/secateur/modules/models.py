@@ -7,19 +7,16 @@ and output types stay the library's own.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import cache
 from typing import Any
 
 import transformers
 from transformers import PreTrainedModel
-from transformers.utils.output_capturing import OutputRecorder
 
 from secateur.errors import ModelError
-from secateur.modules.attention import CutAttention, CutWavLMAttention
-from secateur.modules.configs import PREFIX, STEMS, config_class, stock_type
-from secateur.modules.feed_forward import fit_feed_forward
-from secateur.modules.positions import fit_positions
-from secateur.modules.shape import shape_of
+from secateur.modules.configs import config_class
+from secateur.modules.families import FAMILIES, PREFIX, family_of, shape_of
 
 #: Auto classes by the ending of the model class they create.
 AUTO = {
@@ -34,14 +31,14 @@ AUTO = {
 @cache
 def model_class(model_type: str, ending: str) -> type[PreTrainedModel]:
     """Our model class for a stock model type and an ending such as ``Model`` or ``ForCTC``."""
-    stock: Any = getattr(transformers, STEMS[model_type] + ending)
-    attention = CutWavLMAttention if model_type == "wavlm" else CutAttention
+    family = FAMILIES[model_type]
+    stock: Any = getattr(transformers, family.stem + ending)
     base = None if ending == "Model" else model_class(model_type, "Model")
 
     def init(self: Any, config: Any, *args: Any, **kwargs: Any) -> None:
         stock.__init__(self, config, *args, **kwargs)
         if base is None:
-            _fit(self, config, attention)
+            family.fit(self, config, shape_of(config))
         else:
             setattr(self, self.base_model_prefix, base(config))
         self.post_init()
@@ -52,7 +49,7 @@ def model_class(model_type: str, ending: str) -> type[PreTrainedModel]:
         return (model, info) if output_loading_info else model
 
     recorded = dict(stock._can_record_outputs or {})
-    recorded["attentions"] = OutputRecorder(attention, index=1, layer_name="encoder")
+    recorded["attentions"] = replace(recorded["attentions"], target_class=family.attention)
     built: Any = type(
         f"Secateur{stock.__name__}",
         (stock,),
@@ -68,16 +65,6 @@ def model_class(model_type: str, ending: str) -> type[PreTrainedModel]:
         },
     )
     return built  # type: ignore[no-any-return]
-
-
-def _fit(model: Any, config: Any, attention: type[CutAttention]) -> None:
-    """Replace what pruning cut in a freshly built base model; conv widths and the layer count come from its config."""
-    shape = shape_of(config)
-    model.encoder.pos_conv_embed = fit_positions(model.encoder.pos_conv_embed, shape.positions)
-    for index, layer in enumerate(model.encoder.layers):
-        extra = {"holds_table": index == 0 and shape.has_heads} if attention is CutWavLMAttention else {}
-        layer.attention = attention(config, shape.attention[index], shape.head_dim, **extra)
-        layer.feed_forward = fit_feed_forward(layer.feed_forward, config, shape.feed_forward[index])
 
 
 def refuse_inexact(model: Any, info: dict[str, Any], *, optional: Sequence[str] = ()) -> None:
@@ -111,7 +98,7 @@ def refuse_inexact(model: Any, info: dict[str, Any], *, optional: Sequence[str] 
 
 def endings(model_type: str) -> tuple[str, ...]:
     """Endings of the model classes that this family has."""
-    return tuple(ending for ending in AUTO if hasattr(transformers, STEMS[model_type] + ending))
+    return tuple(ending for ending in AUTO if hasattr(transformers, FAMILIES[model_type].stem + ending))
 
 
 @cache
@@ -125,13 +112,13 @@ def register(model_type: str) -> None:
 
 def class_for(config: Any, ending: str = "Model") -> type[PreTrainedModel]:
     """The class for a config, stock or cut, with the head that `ending` names."""
-    model_type = stock_type(config.model_type)
+    family = family_of(config)
     if config.model_type.startswith(PREFIX):
-        return model_class(model_type, ending)
-    return getattr(transformers, STEMS[model_type] + ending)  # type: ignore[no-any-return]
+        return model_class(family.model_type, ending)
+    return getattr(transformers, family.stem + ending)  # type: ignore[no-any-return]
 
 
 def ending_of(name: str, model_type: str) -> str:
     """The ending of a class name: ``Model``, ``ForCTC``, …; empty when the family has no such class."""
-    ending = name.removeprefix("Secateur").removeprefix(STEMS[model_type])
+    ending = name.removeprefix("Secateur").removeprefix(FAMILIES[model_type].stem)
     return ending if ending in endings(model_type) else ""

@@ -38,6 +38,11 @@ class Axis:
         return kind_of(self.name)
 
     @property
+    def path(self) -> str:
+        """The path of the module that it is an axis of."""
+        return self.name.rpartition("/")[0]
+
+    @property
     def size(self) -> int:
         """How many units this model has."""
         return len(self.units)
@@ -48,49 +53,44 @@ def kind_of(name: str) -> str:
     return re.split(r"[/.]", name)[-1]
 
 
-def channels(layer: int) -> str:
-    """The output channels of front-end layer `layer`."""
-    return f"feature_extractor.conv_layers.{layer}/channels"
+def channels(path: str) -> str:
+    """The channels of a convolution, or of a Conformer's convolution module."""
+    return f"{path}/channels"
 
 
-def positional_groups() -> str:
-    """The groups of the positional convolution."""
-    return "encoder.pos_conv_embed.conv/groups"
+def groups(path: str) -> str:
+    """The groups of a positional convolution."""
+    return f"{path}/groups"
 
 
-def heads(layer: int) -> str:
-    """The attention heads of Transformer layer `layer`."""
-    return f"encoder.layers.{layer}.attention/heads"
+def heads(path: str) -> str:
+    """The heads of an attention block."""
+    return f"{path}/heads"
 
 
-def query_key(layer: int, head: int) -> str:
-    """The query/key dimensions of one head."""
-    return f"encoder.layers.{layer}.attention/head{head}.qk"
+def query_key(path: str, head: int) -> str:
+    """The query/key dimensions of one head of an attention block."""
+    return f"{path}/head{head}.qk"
 
 
-def value_output(layer: int, head: int) -> str:
-    """The value/output dimensions of one head."""
-    return f"encoder.layers.{layer}.attention/head{head}.vo"
+def value_output(path: str, head: int) -> str:
+    """The value/output dimensions of one head of an attention block."""
+    return f"{path}/head{head}.vo"
 
 
-def attention_block(layer: int) -> str:
-    """The whole attention block of a layer, output bias included."""
-    return f"encoder.layers.{layer}.attention/block"
-
-
-def feed_forward_units(layer: int) -> str:
+def units(path: str) -> str:
     """The intermediate units of a feed-forward block."""
-    return f"encoder.layers.{layer}.feed_forward/units"
+    return f"{path}/units"
 
 
-def feed_forward_block(layer: int) -> str:
-    """The whole feed-forward block of a layer, output bias included."""
-    return f"encoder.layers.{layer}.feed_forward/block"
+def block(path: str) -> str:
+    """A whole block, output bias included."""
+    return f"{path}/block"
 
 
-def whole_layer(layer: int) -> str:
-    """A whole Transformer layer; only trailing layers can go."""
-    return f"encoder.layers.{layer}/layer"
+def layer(path: str) -> str:
+    """A whole layer; only trailing layers can go."""
+    return f"{path}/layer"
 
 
 def to_ranges(indices: Sequence[int]) -> str:

@@ -10,7 +10,6 @@ from secateur.errors import ConfigError, nearest
 from secateur.structure.axis import Axis, Unit
 
 SCOPES = ("whole", "gated", "encoder", "frontend")
-_PREFIX = {"whole": "", "encoder": "encoder", "frontend": "feature_extractor"}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -132,6 +131,7 @@ class Structure:
         outputs: Modules whose output carries a mask.
         convolutions: (kernel, stride) of each front-end layer.
         convention: What the MACs count and leave out, in words.
+        front_end: Module path of what comes before the encoder's layers, for the scope ``frontend``.
         sees_padding: Whether padding changes valid frames, in stock code too: front ends with GroupNorm, and data2vec's
             positional norms.
     """
@@ -144,6 +144,7 @@ class Structure:
     convolutions: tuple[tuple[int, int], ...]
     convention: str
     sees_padding: bool
+    front_end: str = "feature_extractor"
     outputs: tuple[Output, ...] = ()
     weight_by_name: Mapping[str, Weight] = field(init=False, repr=False)
 
@@ -192,7 +193,7 @@ class Structure:
 
     def in_scope(self, path: str, scope: str) -> bool:
         """Whether a parameter or module path belongs to a scope other than ``gated``."""
-        prefix = _PREFIX.get(scope, scope.rstrip("."))
+        prefix = {"whole": "", "frontend": self.front_end}.get(scope, scope.rstrip("."))
         return not prefix or path == prefix or path.startswith(prefix + ".")
 
     def check_scope(self, scope: str) -> None:

@@ -13,11 +13,10 @@ from secateur.errors import ModelError, SelectionError
 from secateur.masking.attach import base_of, has_masks
 from secateur.masking.taps import compile_taps, values_of
 from secateur.modules.configs import config_class, stock_config
+from secateur.modules.families import FAMILIES, record_of, shape_of
 from secateur.modules.models import ending_of, endings
 from secateur.modules.positions import direction_norm
-from secateur.modules.shape import EncoderShape, record_of, shape_of
 from secateur.structure import Selection, Structure, Weight, close
-from secateur.structure.axis import whole_layer
 from secateur.surgery.slices import Slices
 
 Layout = Literal["registered", "stock"]
@@ -71,46 +70,15 @@ def cut_config(
     Raises:
         SelectionError: The shape does not fit the stock layout; the sentence names what prevents it.
     """
-    fields: dict[str, Any] = config.to_dict()
-    for name in ("model_type", "transformers_version", "architectures", "conv_dim"):
+    family = FAMILIES[structure.model_type]
+    record = record_of(config, structure, closed)
+    fields: dict[str, Any] = config.to_dict() | record["original"] | {"secateur": record}
+    for name in ("model_type", "transformers_version", "architectures"):
         fields.pop(name, None)
-    fields["secateur"] = record_of(config, structure, closed)
-    fields["num_hidden_layers"] = sum(bool(closed.axes[axis.name]) for axis in structure.of_kinds(("layer",)))
-    fields["intermediate_size"] = fields["secateur"]["original"]["intermediate_size"]
-    fields["conv_dim"] = [len(closed.axes[axis.name]) for axis in structure.of_kinds(("channels",))]
     new = config_class(structure.model_type)(**fields)
     if layout == "registered":
         return new
-    shape = shape_of(new)
-    problem = stock_obstacle(shape)
-    if problem:
-        raise SelectionError(f"This shape does not fit the stock layout: {problem}; use the registered layout.")
-    fields["intermediate_size"] = len(shape.feed_forward[0].units)
-    return stock_config(structure.model_type, fields)
-
-
-def stock_obstacle(shape: EncoderShape) -> str:
-    """What keeps stock classes from expressing a shape, in words; empty when nothing does."""
-    positions = shape.positions
-    if len(positions.groups) < positions.original:
-        return f"the positional convolution has {len(positions.groups)} of {positions.original} groups"
-    if not positions.is_stock:
-        return "groups of the positional convolution are scaled, which folds into no weight"
-    heads = shape.original["num_attention_heads"]
-    for layer, (attention, feed_forward) in enumerate(zip(shape.attention, shape.feed_forward, strict=True)):
-        if not attention.kept or not feed_forward.kept:
-            block = "attention" if not attention.kept else "feed-forward"
-            return f"the {block} block of layer {layer} is removed"
-        if len(attention.heads) < heads:
-            return f"layer {layer} has {len(attention.heads)} of {heads} heads"
-        if attention.groups != ((heads, shape.head_dim, shape.head_dim),):
-            return f"heads of layer {layer} have lost single dimensions"
-        if not feed_forward.units:
-            return f"the feed-forward block of layer {layer} has no units left"
-        first = len(shape.feed_forward[0].units)
-        if len(feed_forward.units) != first:
-            return f"feed-forward widths differ: {first} in layer 0, {len(feed_forward.units)} in layer {layer}"
-    return ""
+    return stock_config(structure.model_type, fields | family.stock_fields(new, shape_of(new)))
 
 
 def _encoder_state(base: Any, old: Structure, new: Structure, closed: Selection) -> dict[str, Tensor]:
@@ -144,10 +112,7 @@ def _head_state(model: PreTrainedModel, prefix: str, closed: Selection, structur
     """Parameters of the task head, as they are."""
     if not prefix:
         return {}
-    layers = len(list(structure.of_kinds(("layer",))))
-    trimmed = any(
-        not closed.axes[whole_layer(layer)] for layer in range(layers) if structure.axes[whole_layer(layer)].size
-    )
+    trimmed = any(axis.size and not closed.axes[axis.name] for axis in structure.of_kinds(("layer",)))
     if trimmed and hasattr(model, "layer_weights"):
         raise SelectionError(
             "Trailing layers cannot be removed under a head that weighs all hidden states (use_weighted_layer_sum)."

@@ -18,7 +18,8 @@ from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel
 
 from secateur.errors import ModelError
 from secateur.masking.attach import base_of
-from secateur.modules.configs import register_configs, stock_type
+from secateur.modules.configs import register_configs
+from secateur.modules.families import stock_type
 from secateur.modules.models import class_for, ending_of, endings, refuse_inexact
 
 #: Parameters that some published checkpoints lack and that inference never uses.

@@ -8,7 +8,7 @@ from transformers import HubertConfig, Wav2Vec2Config, WavLMConfig
 from secateur.arch import declare
 from secateur.cost import Cost, Terms, breakdown
 from secateur.structure import Selection, close
-from secateur.structure import axis as names
+from secateur.structure import wav2vec2 as names
 from shapes import DIARIZEN_CONV, DIARIZEN_HEADS, diarizen
 
 

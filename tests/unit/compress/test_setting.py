@@ -13,7 +13,7 @@ from secateur.compress.run import _loop
 from secateur.compress.setting import _gated, prepare
 from secateur.errors import ConfigError
 from secateur.gates import HardConcrete
-from secateur.structure.axis import positional_groups
+from secateur.structure.wav2vec2 import positional_groups
 
 GATES = {"units": HardConcrete(), "groups": HardConcrete()}
 SENTENCE = "this data2vec-audio model has no axis of the kind groups: it is passed over"

@@ -21,10 +21,11 @@ from secateur.cost.expected import indicator
 from secateur.cost.latency import latency
 from secateur.cost.table import Conditions, Curve, Surface, Table
 from secateur.errors import ConfigError, SecateurError
-from secateur.modules.shape import shape_of
+from secateur.modules.families import shape_of
+from secateur.modules.wav2vec2 import feed_forward, positions
 from secateur.records import write_json
 from secateur.structure import Selection, Structure, close
-from secateur.structure import axis as names
+from secateur.structure import wav2vec2 as names
 from secateur.surgery.cut import cut_config
 
 MODELS = [("wavlm", "base"), ("hubert", "large")]
@@ -43,21 +44,22 @@ def interpolated(own: Curve, width: float) -> float:
 def by_hand(config: Any, table: Table) -> float:
     """Milliseconds of the model that a config describes, from its shape alone."""
     shape, own = shape_of(config), table.attention
-    widths = [len(units) for units in shape.channels]
+    widths = config.conv_dim
     total = interpolated(table.first_convolution, widths[0]) + interpolated(table.projection, widths[-1])
     for grid, inputs, outputs in zip(table.convolutions, widths, widths[1:], strict=False):
         alone = grid.ms[0][-1] / grid.outputs[-1]
         product = (grid.ms[1][-1] - grid.ms[0][-1]) / grid.outputs[-1] / grid.inputs[-1]
         total += outputs * (alone + product * inputs)
-    total += interpolated(table.positional, len(shape.positions.groups)) + table.rest
-    for attention, feed_forward in zip(shape.attention, shape.feed_forward, strict=True):
+    total += interpolated(table.positional, len(positions(config, shape).groups)) + table.rest
+    for path in shape.layers:
+        attention, units = shape.attention(f"{path}.attention"), feed_forward(shape, path).units
         total += table.layer
         if attention.heads:
             total += own.block + own.run * len(attention.groups) + own.head * len(attention.heads)
             total += sum(interpolated(own.query_key, len(kept)) for kept in attention.query_key)
             total += sum(interpolated(own.value_output, len(kept)) for kept in attention.value_output)
-        if feed_forward.units:
-            total += interpolated(table.feed_forward, len(feed_forward.units))
+        if units:
+            total += interpolated(table.feed_forward, len(units))
     return total
 
 

@@ -9,7 +9,7 @@ from support import MODELS, tiny, tiny_structure
 from secateur.cost import Cost, Terms, breakdown
 from secateur.errors import ConfigError
 from secateur.structure import Selection
-from secateur.structure import axis as names
+from secateur.structure import wav2vec2 as names
 
 
 @pytest.mark.parametrize(("family", "size"), MODELS)

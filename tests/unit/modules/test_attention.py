@@ -10,7 +10,7 @@ from support import FAMILIES, HEAD_DIM, TOLERANCE, audio, build, difference, out
 
 from secateur.modules.attention import CutAttention
 from secateur.structure import Selection
-from secateur.structure import axis as names
+from secateur.structure import wav2vec2 as names
 from secateur.surgery import cut
 
 WHOLE = Selection(axes={})

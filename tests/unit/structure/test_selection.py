@@ -13,7 +13,7 @@ from support import tiny_structure
 
 from secateur.errors import ConfigError, SelectionError
 from secateur.structure import Selection, close
-from secateur.structure import axis as names
+from secateur.structure import wav2vec2 as names
 from secateur.structure.axis import from_ranges, kind_of, to_ranges
 
 STRUCTURE = tiny_structure("hubert", "base")

@@ -18,7 +18,7 @@ from secateur.cost.expected import indicator
 from secateur.errors import TargetError
 from secateur.records import read_json
 from secateur.structure import Structure
-from secateur.structure.axis import channels, feed_forward_units
+from secateur.structure.wav2vec2 import channels, feed_forward_units
 from secateur.surgery import cut
 from secateur.surgery.bundles import AUTO, WIDTHS, Bundles
 from secateur.surgery.choose import SLACK, Choice, best_share, smallest

@@ -13,7 +13,7 @@ from secateur.arch import declare
 from secateur.errors import ModelError, SecateurError, SelectionError
 from secateur.masking import attach
 from secateur.structure import Selection
-from secateur.structure import axis as names
+from secateur.structure import wav2vec2 as names
 from secateur.surgery import cut, load_config, load_model
 from secateur.surgery.folder import save_model, whole_folder
 

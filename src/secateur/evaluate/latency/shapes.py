@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from secateur.structure import Selection, Structure
-from secateur.structure import axis as names
+from secateur.structure import wav2vec2 as names
 
 #: Query/key and value/output dimensions of each head of one layer.
 Heads = tuple[tuple[int, int], ...]

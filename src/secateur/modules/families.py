@@ -1,0 +1,84 @@
+"""The supported families by model type, and the shape that a config of any of them describes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from secateur.errors import ModelError, nearest
+from secateur.modules import wav2vec2
+from secateur.modules.family import Family
+from secateur.modules.shape import EncoderShape
+from secateur.structure import Selection, Structure
+from secateur.structure import axis as names
+
+FORMAT = 1
+
+#: In front of the stock model type in the configs of cut models.
+PREFIX = "secateur-"
+
+FAMILIES: dict[str, Family] = {family.model_type: family for family in wav2vec2.FAMILIES}
+
+
+def stock_type(model_type: str) -> str:
+    """The stock architecture behind a model type, ours or theirs.
+
+    Raises:
+        ModelError: The architecture is not supported.
+    """
+    name = model_type.removeprefix(PREFIX)
+    if name not in FAMILIES:
+        raise ModelError(
+            f"Model type {model_type!r} is not supported; allowed are {', '.join(FAMILIES)}.{nearest(name, FAMILIES)}"
+        )
+    return name
+
+
+def family_of(config: Any) -> Family:
+    """The family of a config, stock or cut."""
+    return FAMILIES[stock_type(config.model_type)]
+
+
+def shape_of(config: Any) -> EncoderShape:
+    """The shape that a stock config or a cut one describes."""
+    record = getattr(config, "secateur", None) or {}
+    original = _original(config)
+    stem = family_of(config).layers
+    return EncoderShape(
+        model_type=original["model_type"],
+        original=original,
+        every_layer=tuple(f"{stem}.{index}" for index in range(original["num_hidden_layers"])),
+        axes={name: names.from_ranges(text) for name, text in record.get("axes", {}).items()},
+        scales={name: tuple(float(scale) for scale in scales) for name, scales in record.get("scales", {}).items()},
+    )
+
+
+def record_of(config: Any, structure: Structure, closed: Selection) -> dict[str, Any]:
+    """The ``secateur`` entry of a cut config: original sizes, kept units of axes that are not whole, unfolded scales.
+
+    Args:
+        config: The config that was cut, stock or already cut once.
+        structure: Its structure.
+        closed: The closed selection that cuts it.
+    """
+    before = getattr(config, "secateur", None) or {}
+    axes = dict(before.get("axes", {}))
+    axes |= {
+        name: names.to_ranges(units)
+        for name, units in closed.axes.items()
+        if len(units) < structure.axes[name].original
+    }
+    scales = dict(before.get("scales", {}))
+    for name in (name for output in structure.outputs for name in output.tap.axes):
+        units = structure.axes[name].units
+        so_far = dict(zip(units, scales.pop(name, (1.0,) * len(units)), strict=True))
+        product = [so_far[unit] * factor for unit, factor in closed.factors(name).items()]
+        scales |= {name: product} if set(product) != {1.0} else {}
+    original = {name: list(value) if isinstance(value, tuple) else value for name, value in _original(config).items()}
+    return {"format": FORMAT, "original": original, "axes": axes} | ({"scales": scales} if scales else {})
+
+
+def _original(config: Any) -> dict[str, Any]:
+    """The dense model's remembered config fields, its model type first."""
+    record = getattr(config, "secateur", None) or {}
+    remembered = family_of(config).remembered
+    return record.get("original") or {name: getattr(config, name) for name in ("model_type", *remembered)}
