@@ -21,6 +21,7 @@ from secateur.compress.step import Bound, Pruning
 from secateur.compress.student import Student
 from secateur.cost import Cost, Terms
 from secateur.data.corpus import Corpus, Utterance
+from secateur.data.hearing import Samples
 from secateur.gates import GateSet, HardConcrete
 from secateur.objective.constraint import Constraint
 from secateur.objective.distill import L1Cosine
@@ -120,10 +121,10 @@ def pruning(
             structure,
             Batching(seconds=seconds, longest=0.4, shortest=0.1, accumulate=accumulate),
             seed=3,
-            normalize=True,
+            hearing=Samples(normalize=True),
             equal=size == "base",
         ),
-        held_out(audio, structure, seconds=0.5, longest=0.3, normalize=True),
+        held_out(audio, structure, seconds=0.5, longest=0.3, hearing=Samples(normalize=True)),
         learning,
         gates=gates,
         student=learner,

@@ -426,9 +426,9 @@ def _benched(record: dict[str, Any]) -> None:
         )
     columns = ("model", "form", "audio", "time", "speed-up", "real-time factor", "seconds of audio per second")
     _table("Time and memory", (*columns, "peak memory"), rows)
-    blocks = list(record["rows"][0]["blocks_ms"])
+    blocks = list(dict.fromkeys(block for row in record["rows"] for block in row["blocks_ms"]))
     each = [
-        (_named(row), row["form"], _case(row), *(f"{taken:.1f}" for taken in row["blocks_ms"].values()))
+        (_named(row), row["form"], _case(row), *(f"{row['blocks_ms'].get(block, 0.0):.1f}" for block in blocks))
         for row in record["rows"]
     ]
     _table("Milliseconds by block", ("model", "form", "audio", *blocks), each)

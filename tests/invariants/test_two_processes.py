@@ -22,6 +22,7 @@ from secateur.arch import declare
 from secateur.compress.batches import Feed
 from secateur.compress.config import Batching
 from secateur.data.config import FolderData
+from secateur.data.hearing import Samples
 from secateur.data.open import open_corpus
 
 pytestmark = pytest.mark.slow
@@ -71,7 +72,12 @@ def test_the_shares_are_uneven_and_padded(root: Path) -> None:
     corpus = open_corpus(FolderData(path=str(root / "speech")))
     structure = declare(tiny_config("wavlm", "large"))
     feed = Feed(
-        corpus, structure, Batching(**CHANGES["batching"]), seed=0, normalize=True, equal=structure.sees_padding
+        corpus,
+        structure,
+        Batching(**CHANGES["batching"]),
+        seed=0,
+        hearing=Samples(normalize=True),
+        equal=structure.sees_padding,
     )
     counts, padded = set(), False
     for rank in range(2):

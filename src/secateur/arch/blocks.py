@@ -9,7 +9,7 @@ from typing import Any
 from torch import nn
 
 from secateur.modules.families import shape_of
-from secateur.structure import Axis, Bind, Norm, Output, Rate, Structure, Tap, Unit, Use, Weight
+from secateur.structure import Axis, Bind, Norm, Output, Rate, Stage, Structure, Tap, Unit, Use, Weight
 from secateur.structure import axis as names
 
 CONVENTION = (
@@ -118,7 +118,10 @@ class Table:
             uses=tuple(self.uses),
             norms=tuple(self.norms),
             outputs=tuple(self.outputs),
-            convolutions=tuple(zip(self.config.conv_kernel, self.config.conv_stride, strict=True)),
+            stages=tuple(
+                Stage(kernel=kernel, stride=stride)
+                for kernel, stride in zip(self.config.conv_kernel, self.config.conv_stride, strict=True)
+            ),
             convention=CONVENTION,
             sees_padding=any(
                 isinstance(module, nn.GroupNorm) or (isinstance(module, nn.LayerNorm) and "pos_conv" in path)

@@ -10,6 +10,7 @@ from secateur.compress.config import Batching
 from secateur.data.batches import Batches, Crop, share
 from secateur.data.collate import AudioBatch, collate
 from secateur.data.corpus import SAMPLE_RATE, Corpus, Utterance
+from secateur.data.hearing import Hearing
 from secateur.errors import DataError
 from secateur.objective.tasks import Task
 from secateur.structure import Structure
@@ -42,7 +43,7 @@ class Feed:
         batching: Batching,
         *,
         seed: int,
-        normalize: bool,
+        hearing: Hearing,
         equal: bool,
         task: Task | None = None,
         world: int = 1,
@@ -53,14 +54,14 @@ class Feed:
             structure: For frame counts.
             batching: Sizes.
             seed: Of order and crops.
-            normalize: Whether the model's feature extractor normalises each utterance.
+            hearing: How the model hears audio.
             equal: Whether all crops of a step have one length, so that nothing is padded (GroupNorm front ends see
                 padding, in stock code too).
             task: Whose labels the utterances have; then `corpus` holds none that would have to be cropped.
             world: Processes, each of which needs a crop for every micro-batch.
         """
         self.skip, self.task = 0, task
-        self.corpus, self.structure, self.batching, self.normalize = corpus, structure, batching, normalize
+        self.corpus, self.structure, self.batching, self.hearing = corpus, structure, batching, hearing
         self.batches = Batches(
             corpus,
             seconds=batching.seconds,
@@ -85,7 +86,7 @@ class Feed:
         count = 1 if self.task is None else self.task.count(utterances_of(self.corpus, crops))
         return [
             MicroBatch(
-                audio=collate(self.corpus, part, normalize=self.normalize),
+                audio=collate(self.corpus, part, hearing=self.hearing),
                 frames=frames,
                 utterances=utterances_of(self.corpus, part),
                 count=count,
@@ -108,7 +109,7 @@ def held_out(
     *,
     seconds: float,
     longest: float,
-    normalize: bool,
+    hearing: Hearing,
     task: Task | None = None,
 ) -> list[MicroBatch]:
     """Fixed batches of one utterance each, from the start of a corpus on, until enough seconds are together.
@@ -132,7 +133,7 @@ def held_out(
     count = 1 if task is None else task.count(utterances_of(corpus, crops))
     return [
         MicroBatch(
-            audio=collate(corpus, [crop], normalize=normalize),
+            audio=collate(corpus, [crop], hearing=hearing),
             frames=frames,
             utterances=utterances_of(corpus, [crop]),
             count=count,

@@ -8,7 +8,7 @@ from typing import Any
 from secateur.arch import declare
 from secateur.compress.batches import held_out
 from secateur.compress.fidelity import score
-from secateur.compress.setting import model_path, normalizes, usable
+from secateur.compress.setting import model_path, usable
 from secateur.data.config import DataConfig
 from secateur.data.open import open_corpus
 from secateur.errors import ModelError
@@ -17,6 +17,7 @@ from secateur.objective.tasks import Classification, Ctc, Slu, TaskConfig, build
 from secateur.objective.tasks.ctc import CtcTask
 from secateur.objective.tasks.tags import is_intent
 from secateur.records import environment, plain
+from secateur.surgery.hearing import hearing_of
 from secateur.surgery.load import load_model
 
 #: What a head is for, by the ending of its class, where the task is not named.
@@ -56,7 +57,7 @@ def evaluate(config: EvaluateConfig) -> dict[str, Any]:
     structure = declare(model.config)
     corpus, notes = usable(task, corpus, structure)
     batches = held_out(
-        corpus, structure, seconds=float("inf"), longest=float("inf"), normalize=normalizes(source), task=task
+        corpus, structure, seconds=float("inf"), longest=float("inf"), hearing=hearing_of(source, structure), task=task
     )
     return {
         "format": 1,

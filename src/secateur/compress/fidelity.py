@@ -5,16 +5,18 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import PreTrainedModel
 
+from secateur.arch import declare
 from secateur.compress.batches import MicroBatch
 from secateur.compress.imitate import Imitator, hidden_states, passed
+from secateur.data.corpus import SAMPLE_RATE
 from secateur.masking.attach import base_of
+from secateur.modules.lengths import frames_of
 from secateur.objective.tasks import Task
 from secateur.timing import Timing, interleave
 
@@ -58,15 +60,15 @@ def score(task: Task, model: nn.Module, batches: Sequence[MicroBatch]) -> dict[s
     for batch in batches:
         logits = passed(model, batch.audio, ()).logits
         assert logits is not None
-        frames = cast(Any, model)._get_feat_extract_output_lengths(batch.audio.lengths)
-        scorer.add(logits, frames, batch.utterances)
+        scorer.add(logits, frames_of(model, batch.audio.lengths), batch.utterances)
     return dict(scorer.figures())
 
 
 @torch.no_grad()
 def speed(models: Mapping[str, PreTrainedModel], *, seconds: float = 10.0, repeats: int = 7) -> dict[str, Timing]:
     """Time of one forward pass of each encoder at batch 1, interleaved in one run."""
-    audio = torch.randn(1, round(16000 * seconds), generator=torch.Generator().manual_seed(0))
+    shape = declare(next(iter(models.values())).config).input_shape(1, round(SAMPLE_RATE * seconds))
+    audio = torch.randn(shape, generator=torch.Generator().manual_seed(0))
 
     def forward(model: nn.Module) -> Tensor:
         return model(audio.to(next(model.parameters()).device))[0]  # type: ignore[no-any-return]

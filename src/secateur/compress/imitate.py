@@ -15,6 +15,7 @@ from transformers.utils.output_capturing import maybe_install_capturing_hooks
 from secateur.compress.config import Distillation
 from secateur.data.collate import AudioBatch
 from secateur.masking.attach import base_of
+from secateur.modules.lengths import frames_of
 from secateur.modules.norm import tell_lengths
 from secateur.objective.distill import sum_over
 from secateur.objective.pairing import Fixed, Learned, StudentMaps, teacher_layers
@@ -150,8 +151,7 @@ class Imitator(nn.Module):
 
     def frames(self, audio: AudioBatch) -> Tensor:
         """Valid frames of each utterance, (B,), on the student's device."""
-        frames: Tensor = self.student._get_feat_extract_output_lengths(audio.lengths)
-        return frames.to(next(self.student.parameters()).device)
+        return frames_of(self.student, audio.lengths).to(next(self.student.parameters()).device)
 
     def valid(self, audio: AudioBatch) -> Tensor:
         """Which frames are no padding, (B, T)."""

@@ -21,6 +21,7 @@ from secateur.data.collate import collate
 from secateur.data.config import DataConfig, SyntheticData
 from secateur.data.corpus import Corpus
 from secateur.data.disturb import disturbed, equalised, faded
+from secateur.data.hearing import Samples
 from secateur.data.open import open_corpus
 from secateur.engine import process
 from secateur.engine.loop import LoopConfig, run
@@ -34,6 +35,7 @@ from secateur.records import environment, write_json
 
 log = logging.getLogger(__name__)
 
+_HEARING = Samples(normalize=True)
 _VALIDATION_STEPS = 8  # batches of dev, the same ones each time
 _FRONT = ("front.", "encoder.feature_extractor.", "encoder.feature_projection.layer_norm.")
 _MEASURED_STEPS = 50  # batches of train that the corpus statistics of the labels come from
@@ -142,7 +144,7 @@ class BestRqTrainee:
         self.labeller = best_rq.Labeller(config.task)
         train = self.corpora["train"]
         crops = (self.batches["train"].step(step) for step in range(_MEASURED_STEPS))
-        self.labeller.measure(collate(train, part, normalize=True).values for part in crops)
+        self.labeller.measure(collate(train, part, hearing=_HEARING).values for part in crops)
 
     def _batches(self, corpus: Corpus) -> Batches:
         config = self.config
@@ -206,7 +208,7 @@ class BestRqTrainee:
         self, split: str, crops: Sequence[Crop], mask: Tensor, masks: Tensor, step: int, *, disturb: bool = True
     ) -> MaskedBatch:
         corpus = self.corpora[split]
-        values = collate(corpus, crops, normalize=True).values
+        values = collate(corpus, crops, hearing=_HEARING).values
         rng = np.random.default_rng([self.config.loop.seed, 4, step, crops[0].index])
         if disturb:
             values = equalised(values, share=self.config.equalise, rng=rng)

@@ -21,20 +21,20 @@ from secateur.cost import Cost, Terms
 from secateur.cost.latency import latency
 from secateur.cost.table import Table
 from secateur.data.corpus import SAMPLE_RATE, Corpus, Skip
+from secateur.data.hearing import Hearing
 from secateur.data.open import open_corpus
 from secateur.engine import check_compiler, check_tensorboard, process
-from secateur.errors import ConfigError, DataError, ModelError
+from secateur.errors import ConfigError, DataError
 from secateur.gates.set import check_kinds
 from secateur.masking.attach import base_of
 from secateur.modules.norm import leave_padding_out
 from secateur.objective.constraint import Constraint
 from secateur.objective.pairing import teacher_layers
 from secateur.objective.tasks import Task, build_task
-from secateur.records import read_json
 from secateur.structure import Selection, Structure, close
 from secateur.surgery.bundles import Bundles
 from secateur.surgery.choose import Limit, check_reachable
-from secateur.surgery.folder import companion
+from secateur.surgery.hearing import hearing_of
 from secateur.surgery.load import load_model, with_head
 
 logger = logging.getLogger(__name__)
@@ -63,7 +63,7 @@ class Setting:
         bounds: The constraints with their costs.
         train: Training audio.
         held: Held-out audio.
-        normalize: Whether the teacher's feature extractor normalises each utterance.
+        hearing: How the teacher hears audio.
         equal: Whether the crops of a step have one length.
     """
 
@@ -75,7 +75,7 @@ class Setting:
     bounds: tuple[Bound, ...]
     train: Corpus
     held: Corpus
-    normalize: bool
+    hearing: Hearing
     equal: bool
     task: Task | None
     new_head: bool
@@ -89,7 +89,7 @@ class Setting:
             self.structure,
             self.config.batching,
             seed=self.config.seed,
-            normalize=self.normalize,
+            hearing=self.hearing,
             equal=self.equal,
             task=self.task,
             world=process().num_processes,
@@ -102,7 +102,7 @@ class Setting:
             self.structure,
             seconds=self.config.validation.seconds,
             longest=self.config.batching.longest,
-            normalize=self.normalize,
+            hearing=self.hearing,
             task=self.task,
         )
 
@@ -155,7 +155,7 @@ def prepare(config: PruneConfig, *, table: Callable[[PreTrainedConfig], Table]) 
         bounds=bounds,
         train=train,
         held=held,
-        normalize=normalizes(source),
+        hearing=hearing_of(source, structure),
         equal=structure.sees_padding and task is None,
         task=task,
         new_head=new_head,
@@ -273,15 +273,3 @@ def _audio(config: PruneConfig) -> tuple[Corpus, Corpus, tuple[str, ...]]:
     note = f"{corpus.name}: {unused} utterances of test splits neither learned from nor held out"
     logger.info("%s", note)
     return train, held, (note,)
-
-
-def normalizes(source: str | Path) -> bool:
-    """Whether a model's feature extractor normalises each utterance; so it is taken to where there is none to ask."""
-    path = companion(source, "preprocessor_config.json")
-    if path is None:
-        logger.warning("%s has no preprocessor_config.json: audio is used as it is, not normalised", source)
-        return False
-    settings = read_json(path)
-    if not isinstance(settings, dict):
-        raise ModelError(f"{path}: got a {type(settings).__name__}, a feature extractor's settings are a JSON object.")
-    return bool(settings.get("do_normalize", True))

@@ -10,8 +10,10 @@ from typing import Any, Literal
 import torch
 from torch import nn
 
+from secateur.arch import declare
 from secateur.compress.imitate import Passed, compiled, hidden_states, passed
 from secateur.data.collate import AudioBatch
+from secateur.data.corpus import SAMPLE_RATE
 from secateur.errors import ModelError
 from secateur.inference import for_inference
 
@@ -63,8 +65,9 @@ def _fastest(base: nn.Module, dtype: torch.dtype) -> nn.Module:
     except ModelError as error:
         logger.warning("the teacher computes in its stock form: %s", error)
         return base
-    noise = torch.randn(1, 16_000, generator=torch.Generator().manual_seed(0))
-    audio = AudioBatch(values=noise, lengths=torch.tensor([16_000]), ids=("noise",), mask=None)
+    shape = declare(model.config).input_shape(1, SAMPLE_RATE)
+    noise = torch.randn(shape, generator=torch.Generator().manual_seed(0))
+    audio = AudioBatch(values=noise, lengths=torch.tensor([shape[1]]), ids=("noise",), mask=None)
     with torch.no_grad(), torch.autocast(_device(base), enabled=False):
         expected, got = hidden_states(base, audio), hidden_states(form, audio)
     worst = max(float((got[i].double() - state).norm() / state.double().norm()) for i, state in expected.items())

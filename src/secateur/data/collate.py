@@ -7,26 +7,23 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from secateur.data.batches import Crop
 from secateur.data.corpus import Corpus
+from secateur.data.hearing import Audio, Hearing
 from secateur.errors import DataError
-
-# Of Wav2Vec2FeatureExtractor.
-VARIANCE_FLOOR = 1e-7
 
 
 @dataclass(frozen=True)
 class AudioBatch:
-    """Audio of one micro-batch.
+    """Audio of one micro-batch, as a model hears it: as samples, or as vectors of features.
 
     Attributes:
-        values: (batch, samples) float32, zeros after the end of each row.
-        lengths: (batch,) int64, valid samples of each row.
+        values: (batch, samples) float32, zeros after the end of each row; or (batch, positions, width).
+        lengths: (batch,) int64, valid samples or positions of each row.
         ids: Utterance ids, row by row.
-        mask: (batch, samples) int64, 1 where valid; None when no row is padded.
+        mask: (batch, samples) or (batch, positions) int64, 1 where valid; None when no row is padded.
     """
 
     values: Tensor
@@ -35,38 +32,33 @@ class AudioBatch:
     mask: Tensor | None
 
 
-def collate(corpus: Corpus, crops: Sequence[Crop], *, normalize: bool) -> AudioBatch:
+def collate(corpus: Corpus, crops: Sequence[Crop], *, hearing: Hearing) -> AudioBatch:
     """The batch of `crops`, read from `corpus`.
 
     Args:
         corpus: Where the crops' indices point.
         crops: At least one.
-        normalize: Zero mean and unit variance over each crop, as Wav2Vec2FeatureExtractor's `do_normalize`.
+        hearing: How the model hears them.
 
     Raises:
         DataError: A file cannot be read, or is shorter than it was when the corpus was opened.
     """
-    lengths = np.array([crop.samples for crop in crops], dtype=np.int64)
-    values = np.zeros((len(crops), int(lengths.max())), dtype=np.float32)  # (batch, samples)
-    for row, crop in zip(values, crops, strict=True):
-        audio = corpus.audio(crop.index)[crop.start : crop.start + crop.samples]
-        if len(audio) < crop.samples:
-            raise DataError(
-                f"{corpus.utterances[crop.index].path} ends {crop.samples - len(audio)} samples before its "
-                "crop; it has changed since the corpus was opened."
-            )
-        row[: crop.samples] = normalized(audio) if normalize else audio
+    values, lengths = hearing([_audio(corpus, crop) for crop in crops])
     positions = np.arange(values.shape[1])
     padded = bool((lengths < values.shape[1]).any())
     return AudioBatch(
-        values=torch.from_numpy(values),
+        values=values,
         lengths=torch.from_numpy(lengths),
         ids=tuple(corpus.utterances[crop.index].id for crop in crops),
         mask=torch.from_numpy((positions < lengths[:, None]).astype(np.int64)) if padded else None,
     )
 
 
-def normalized(audio: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Audio, (samples,), with zero mean and unit variance."""
-    scaled: NDArray[np.float32] = (audio - audio.mean()) / np.sqrt(audio.var() + VARIANCE_FLOOR)
-    return scaled
+def _audio(corpus: Corpus, crop: Crop) -> Audio:
+    audio = corpus.audio(crop.index)[crop.start : crop.start + crop.samples]
+    if len(audio) < crop.samples:
+        raise DataError(
+            f"{corpus.utterances[crop.index].path} ends {crop.samples - len(audio)} samples before its "
+            "crop; it has changed since the corpus was opened."
+        )
+    return audio

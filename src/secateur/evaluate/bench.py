@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from secateur.errors import ConfigError
 from secateur.evaluate.apart import measure_apart, serve
-from secateur.evaluate.watch import watched
+from secateur.evaluate.watch import BLOCKS, blocks_of, watched
 from secateur.records import environment
 from secateur.timing import interleave
 
@@ -27,19 +27,13 @@ if TYPE_CHECKING:
     from torch import Tensor
     from transformers import PreTrainedModel
 
+    from secateur.structure import Structure
+
 logger = logging.getLogger(__name__)
 
 DTYPES = {"fp32": "float32", "bf16": "bfloat16"}
 FORMS = ("as it is", "for_inference")
 _LONGEST = 3600.0  # seconds
-#: Kinds of blocks whose time is told apart, by the last word of their path.
-BLOCKS = {
-    "feature_extractor": "front end",
-    "feature_projection": "projection",
-    "pos_conv_embed": "positional conv",
-    "attention": "attention",
-    "feed_forward": "feed-forward",
-}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -124,11 +118,16 @@ def bench(config: Bench) -> dict[str, Any]:
 def _check(config: Bench) -> None:
     """Raise a SecateurError for what would only come up while measuring."""
     from secateur.arch import declare
+    from secateur.inference import FAMILIES
     from secateur.surgery import load_config
-    from secateur.surgery.verify import shortest
 
     for name in config.models:
-        least = shortest(declare(load_config(name)))
+        structure = declare(load_config(name))
+        if structure.model_type not in FAMILIES and FORMS[1] in config.forms:
+            logger.warning("%s has no inference-only form: it is measured as it is", name)
+            if FORMS[0] not in config.forms:
+                raise ConfigError(f"forms: got {FORMS[1]!r}, allowed is {FORMS[0]!r}: {name!r} has no other.")
+        least = structure.shortest
         short = [seconds for seconds in config.seconds if round(16_000 * seconds) < least]
         if short:
             raise ConfigError(
@@ -145,20 +144,30 @@ def _time(job: dict[str, Any]) -> dict[str, Any]:
     """Every model and form in every case, interleaved."""
     import torch
 
+    from secateur.arch import declare
+    from secateur.inference import FAMILIES
+    from secateur.surgery import load_config
+
     rows: list[dict[str, Any]] = []
     found = environment()  # before threads are set
     names = short_names(job["models"])
+    structures = {name: declare(load_config(name)) for name in job["models"]}
     cases = list(product(job["threads"] or [torch.get_num_threads()], job["seconds"], job["batches"]))
     for dtype in job["dtypes"]:
-        models = {(name, form): _load(name, form, dtype) for name in job["models"] for form in job["forms"]}
+        models = {
+            (name, form): _load(name, form, dtype)
+            for name in job["models"]
+            for form in job["forms"]
+            if form == FORMS[0] or structures[name].model_type in FAMILIES
+        }
         for threads, seconds, batch in cases:
             torch.set_num_threads(threads)
             case = {"seconds": seconds, "batch": batch, "dtype": dtype, "threads": threads}
-            audio = make_audio(seconds, batch, dtype)
+            audio = {key: make_audio(structures[key[0]], seconds, batch, dtype) for key in models}
             with torch.inference_mode():
-                runs = {json.dumps(key): partial(_forward, model, audio) for key, model in models.items()}
+                runs = {json.dumps(key): partial(_forward, model, audio[key]) for key, model in models.items()}
                 timings = interleave(runs, repeats=job["repeats"], warmup=2)
-                blocks = {key: _blocks(model, audio, job["repeats"]) for key, model in models.items()}
+                blocks = {key: _blocks(model, audio[key], job["repeats"]) for key, model in models.items()}
             first = timings[json.dumps((job["models"][0], job["forms"][0]))].median_ms
             for key in models:
                 timing = timings[json.dumps(key)]
@@ -193,11 +202,13 @@ def _memory(job: dict[str, Any]) -> dict[str, Any]:
     """The most that one model and its activations take in one case, above a process that has only loaded torch."""
     import torch
 
+    from secateur.arch import declare
+
     row = job["row"]
     torch.set_num_threads(row["threads"])
     before = _resident("VmRSS")
     model = _load(row["model"], row["form"], row["dtype"])
-    audio = make_audio(row["seconds"], row["batch"], row["dtype"])
+    audio = make_audio(declare(model.config), row["seconds"], row["batch"], row["dtype"])
     _forget_the_peak()
     with torch.inference_mode():
         for _ in range(2):
@@ -232,10 +243,12 @@ def _has_no_weights(name: str) -> bool:
     return folder.suffix == ".json" or (folder.is_dir() and not list(folder.glob("*.safetensors*")))
 
 
-def make_audio(seconds: float, batch: int, dtype: str) -> Tensor:
+def make_audio(structure: Structure, seconds: float, batch: int, dtype: str) -> Tensor:
+    """Random audio as a model hears it: (B, S), or (B, positions, width) of features."""
     import torch
 
-    values = torch.randn(batch, round(16_000 * seconds), generator=torch.Generator().manual_seed(0))
+    shape = structure.input_shape(batch, round(16_000 * seconds))
+    values = torch.randn(shape, generator=torch.Generator().manual_seed(0))
     return values.to(getattr(torch, DTYPES[dtype]))
 
 
@@ -245,13 +258,14 @@ def _forward(model: Any, audio: Tensor) -> Tensor:
 
 def _blocks(model: Any, audio: Tensor, repeats: int) -> dict[str, float]:
     """Median milliseconds in each kind of block, and in all else."""
+    kinds = [BLOCKS[path.rpartition(".")[2]] for path in blocks_of(model)]
     passes: list[dict[str, float]] = []
     with watched(model) as spent:
         for _ in range(repeats + 1):
             start = time.perf_counter()
             _forward(model, audio)
             whole = time.perf_counter() - start
-            sums = dict.fromkeys(BLOCKS.values(), 0.0)
+            sums = dict.fromkeys(kinds, 0.0)
             for path, taken in spent.items():
                 sums[BLOCKS[path.rpartition(".")[2]]] += taken
             passes.append({**sums, "rest": whole - sum(sums.values())})

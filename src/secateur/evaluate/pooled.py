@@ -11,8 +11,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from secateur.data.collate import normalized
 from secateur.data.corpus import Corpus
+from secateur.data.hearing import normalized
 from secateur.objective.tasks.best_rq import LogMel
 
 Pooling = Literal["mean", "mean+std"]

@@ -2,22 +2,34 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-#: What is no block of a layer, but is told apart too.
-OUTSIDE = ("feature_extractor", "feature_projection", "encoder.pos_conv_embed")
+#: Kinds of blocks whose time is told apart, by the last word of their path.
+BLOCKS = {
+    "feature_extractor": "front end",
+    "subsampling": "front end",
+    "feature_projection": "projection",
+    "pos_conv_embed": "positional conv",
+    "attention": "attention",
+    "self_attn": "attention",
+    "conv_module": "convolution",
+    "conv": "convolution",
+    "feed_forward": "feed-forward",
+    "feed_forward1": "feed-forward",
+    "feed_forward2": "feed-forward",
+    "ffn1": "feed-forward",
+    "ffn2": "feed-forward",
+}
+_BLOCK = re.compile(rf"(encoder\.)?(layers\.\d+\.)?({'|'.join(BLOCKS)})")
 
 
 def blocks_of(model: Any) -> dict[str, Any]:
-    """The blocks of a base model by module path, in the order of the data."""
-    from secateur.arch import declare
-
-    modules = dict(model.named_modules())
-    blocks = [axis.path for axis in declare(model.config).of_kinds(("block",))]
-    return {path: modules[path] for path in (*OUTSIDE, *blocks) if path in modules}
+    """The blocks of a base model by module path."""
+    return {path: module for path, module in model.named_modules() if _BLOCK.fullmatch(path)}
 
 
 @contextmanager

@@ -1,5 +1,5 @@
 """An inference-only form of an encoder, cut or dense, made for speed."""
 
-from secateur.inference.build import for_inference
+from secateur.inference.build import FAMILIES, for_inference
 
-__all__ = ["for_inference"]
+__all__ = ["FAMILIES", "for_inference"]

@@ -21,6 +21,9 @@ from secateur.modules.families import stock_type
 from secateur.modules.models import ending_of
 from secateur.modules.norm import ValidGroupNorm, leave_padding_out
 
+#: Model types whose parts have a faster form here.
+FAMILIES = ("wav2vec2", "hubert", "wavlm", "data2vec-audio", "unispeech-sat")
+
 #: What a config switches on while training.
 _RANDOM = (
     "hidden_dropout",
@@ -48,6 +51,9 @@ def for_inference(model: PreTrainedModel) -> PreTrainedModel:
         ModelError: The architecture is not supported, its weights are of another form than its config says, or the
             model is an inference-only form already.
     """
+    model_type = stock_type(model.config.model_type)
+    if model_type not in FAMILIES:
+        raise ModelError(f"There is no inference-only form of {model_type} models; there is of {', '.join(FAMILIES)}.")
     if isinstance(base_of(model).feature_extractor, FrontEnd):
         raise ModelError("This model is in its inference-only form already.")
     new: Any = _copy(model)

@@ -20,7 +20,7 @@ Positive = Annotated[float, pydantic.Field(gt=0, allow_inf_nan=False)]
 Amount = Annotated[float, pydantic.Field(ge=0, allow_inf_nan=False)]
 
 #: Blocks in the order of the data; the colour of each is its place, as among the parts of a cost.
-BLOCKS = ("front end", "projection", "positional conv", "attention", "feed-forward", "rest")
+BLOCKS = ("front end", "projection", "positional conv", "attention", "feed-forward", "rest", "convolution")
 COLUMNS = (
     "Model",
     "Audio",
@@ -175,4 +175,4 @@ def _total(row: Row) -> float:
 
 
 def _colour(block: str) -> int:
-    return BLOCKS.index(block) if block in BLOCKS else len(BLOCKS) - 1
+    return BLOCKS.index(block) if block in BLOCKS else BLOCKS.index("rest")

@@ -2,6 +2,21 @@
 
 from secateur.structure.axis import Axis, Unit
 from secateur.structure.selection import Selection, close
-from secateur.structure.structure import Bind, Norm, Output, Rate, Structure, Tap, Use, Weight
+from secateur.structure.structure import Bind, Features, Norm, Output, Rate, Stage, Structure, Tap, Use, Weight
 
-__all__ = ["Axis", "Bind", "Norm", "Output", "Rate", "Selection", "Structure", "Tap", "Unit", "Use", "Weight", "close"]
+__all__ = [
+    "Axis",
+    "Bind",
+    "Features",
+    "Norm",
+    "Output",
+    "Rate",
+    "Selection",
+    "Stage",
+    "Structure",
+    "Tap",
+    "Unit",
+    "Use",
+    "Weight",
+    "close",
+]

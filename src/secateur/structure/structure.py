@@ -74,8 +74,51 @@ class Weight:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class Stage:
+    """A step of the way from samples to frames: a window of `kernel` positions every `stride`.
+
+    Attributes:
+        kernel: Positions that a window covers.
+        stride: Positions from one window to the next.
+        padding: Positions added before and after, together.
+        least: Fewer windows than this count as none; a variance over windows, for one, needs two.
+    """
+
+    kernel: int
+    stride: int
+    padding: int = 0
+    least: int = 1
+
+    def count(self, length: int) -> int:
+        """How many windows there are over `length` positions."""
+        windows = (length + self.padding - self.kernel) // self.stride + 1 if length > 0 else 0
+        return windows if windows >= self.least else 0
+
+    def needs(self, windows: int) -> int:
+        """The fewest positions that give that many windows, at least one."""
+        return max(1, (max(windows, self.least) - 1) * self.stride + self.kernel - self.padding)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Features:
+    """What a model hears that does not hear samples: vectors that a feature extractor makes of them.
+
+    Attributes:
+        extractor: The extractor's class in `transformers`.
+        width: Numbers in each vector.
+        stages: How many of the structure's first stages are the extractor's.
+        settings: What the extractor is made with where a model's folder has none.
+    """
+
+    extractor: str
+    width: int
+    stages: int = 1
+    settings: Mapping[str, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Rate:
-    """How many times a weight is used: ``(length after `level` convolutions + extra) ** power``."""
+    """How many times a weight is used: ``(length after `level` stages + extra) ** power``."""
 
     level: int
     extra: int = 0
@@ -129,11 +172,12 @@ class Structure:
         uses: Every counted multiply-accumulate.
         norms: LayerNorms crossed by an axis.
         outputs: Modules whose output carries a mask.
-        convolutions: (kernel, stride) of each front-end layer.
+        stages: The way from samples to frames.
         convention: What the MACs count and leave out, in words.
         front_end: Module path of what comes before the encoder's layers, for the scope ``frontend``.
         sees_padding: Whether padding changes valid frames, in stock code too: front ends with GroupNorm, and data2vec's
             positional norms.
+        features: What the model hears instead of samples, made by the first of the stages; None of samples.
     """
 
     model_type: str
@@ -141,11 +185,12 @@ class Structure:
     weights: tuple[Weight, ...]
     uses: tuple[Use, ...]
     norms: tuple[Norm, ...]
-    convolutions: tuple[tuple[int, int], ...]
+    stages: tuple[Stage, ...]
     convention: str
     sees_padding: bool
     front_end: str = "feature_extractor"
     outputs: tuple[Output, ...] = ()
+    features: Features | None = None
     weight_by_name: Mapping[str, Weight] = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
@@ -180,11 +225,28 @@ class Structure:
         return (axis for axis in self.axes.values() if axis.kind in kinds)
 
     def lengths(self, samples: int) -> tuple[int, ...]:
-        """Samples, then the length after each front-end layer."""
+        """Samples, then the length after each stage."""
         lengths = [samples]
-        for kernel, stride in self.convolutions:
-            lengths.append(max(0, (lengths[-1] - kernel) // stride + 1))
+        for stage in self.stages:
+            lengths.append(stage.count(lengths[-1]))
         return tuple(lengths)
+
+    @cached_property
+    def shortest(self) -> int:
+        """The fewest samples that give one frame."""
+        length = 1
+        for stage in reversed(self.stages):
+            length = stage.needs(length)
+        return length
+
+    def heard(self, samples: int) -> int:
+        """How many positions the model hears of so many samples: samples, or vectors of features."""
+        return self.lengths(samples)[self.features.stages if self.features else 0]
+
+    def input_shape(self, batch: int, samples: int) -> tuple[int, ...]:
+        """The shape of what the model hears of a batch: (B, S), or (B, features' length, features' width)."""
+        shape = batch, self.heard(samples)
+        return (*shape, self.features.width) if self.features else shape
 
     def times(self, rate: Rate, samples: int) -> int:
         """How often something of this rate happens on `samples` samples of audio."""

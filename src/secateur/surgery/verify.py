@@ -15,6 +15,7 @@ from secateur.arch import declare
 from secateur.cost import Cost, Terms
 from secateur.masking import attach, values_of
 from secateur.masking.attach import base_of
+from secateur.modules.lengths import frames_of
 from secateur.structure import Selection, Structure, close
 
 #: Largest allowed difference relative to the root mean square of the activations.
@@ -82,14 +83,14 @@ def verify(
             checks.append(_equal(differences, next(cut.parameters()).dtype))
         checks += [
             _frames(cut, dense, structure),
-            _states(cut, dense, generator),
+            _states(cut, dense, structure, generator),
             _padding(cut, dense, structure, generator),
             _short(cut, dense, structure, generator),
-            _implementations(cut, generator),
-            _bfloat16(cut, generator),
+            _implementations(cut, structure, generator),
+            _bfloat16(cut, structure, generator),
         ]
         if compile:
-            checks.append(_compiled(cut, generator))
+            checks.append(_compiled(cut, structure, generator))
     return Verification(checks=tuple(checks), differences=differences)
 
 
@@ -122,24 +123,24 @@ def compare(
     return tuple(worst)
 
 
-def shortest(structure: Structure) -> int:
-    """The fewest samples that give one frame."""
-    samples = 1
-    for kernel, stride in reversed(structure.convolutions):
-        samples = (samples - 1) * stride + kernel
-    return samples
-
-
 def _audio(
     structure: Structure, dtype: torch.dtype, generator: torch.Generator
 ) -> Iterator[tuple[Tensor, Tensor | None]]:
-    least = shortest(structure)
+    least = structure.shortest
     for samples in (least, least + 1, 3 * least + 7, 8000, 16123):
-        yield torch.randn(1, samples, generator=generator, dtype=dtype), None
-    for lengths in ((12000, 7001), (9000, least, 4567)):
-        audio = torch.randn(len(lengths), max(lengths), generator=generator, dtype=dtype)
-        attention = (torch.arange(max(lengths)) < torch.tensor(lengths)[:, None]).long()
-        yield audio * attention, attention
+        yield _noise(structure, samples, dtype, generator), None
+    for samples_of in ((12000, 7001), (9000, least, 4567)):
+        audio = _noise(structure, max(samples_of), dtype, generator, batch=len(samples_of))
+        lengths = torch.tensor([structure.heard(samples) for samples in samples_of])
+        attention = (torch.arange(audio.shape[1]) < lengths[:, None]).long()
+        yield audio * attention.view(*attention.shape, *[1] * (audio.dim() - 2)), attention
+
+
+def _noise(
+    structure: Structure, samples: int, dtype: torch.dtype, generator: torch.Generator, *, batch: int = 1
+) -> Tensor:
+    """Random audio as the model hears it, as if it were of so many samples: (B, S) or (B, positions, width)."""
+    return torch.randn(structure.input_shape(batch, samples), generator=generator, dtype=dtype)
 
 
 def _run(model: PreTrainedModel, audio: Tensor, attention: Tensor | None = None) -> Any:
@@ -184,16 +185,16 @@ def _equal(differences: Sequence[float], dtype: torch.dtype) -> Check:
 
 
 def _frames(cut: PreTrainedModel, dense: PreTrainedModel, structure: Structure) -> Check:
-    least = shortest(structure)
-    samples = torch.tensor([*range(least, least + 700, 37), 16000, 79999, 480000])
-    models: tuple[Any, ...] = (cut, dense)
-    same = torch.equal(*(model._get_feat_extract_output_lengths(samples) for model in models))
-    detail = f"{len(samples)} lengths from {least} to {int(samples[-1])} samples"
-    return Check(name="same frame count for every length", holds=bool(same), detail=detail)
+    least = structure.shortest
+    samples = [*range(least, least + 700, 37), 16000, 79999, 480000]
+    heard = torch.tensor([structure.heard(length) for length in samples])
+    same = torch.equal(frames_of(cut, heard), frames_of(dense, heard))
+    detail = f"{len(samples)} lengths from {least} to {samples[-1]} samples"
+    return Check(name="same frame count for every length", holds=same, detail=detail)
 
 
-def _states(cut: PreTrainedModel, dense: PreTrainedModel, generator: torch.Generator) -> Check:
-    audio = torch.randn(1, 8000, generator=generator, dtype=next(cut.parameters()).dtype)
+def _states(cut: PreTrainedModel, dense: PreTrainedModel, structure: Structure, generator: torch.Generator) -> Check:
+    audio = _noise(structure, 8000, next(cut.parameters()).dtype, generator)
     ours, theirs = _run(cut, audio), _run(dense, audio)
     expected = cut.config.num_hidden_layers + 1
     holds = len(ours.hidden_states) == expected and ours[0].shape == theirs[0].shape
@@ -209,9 +210,10 @@ def _states(cut: PreTrainedModel, dense: PreTrainedModel, generator: torch.Gener
 
 
 def _padding(cut: PreTrainedModel, dense: PreTrainedModel, structure: Structure, generator: torch.Generator) -> Check:
-    audio = torch.randn(1, 9000, generator=generator, dtype=next(cut.parameters()).dtype)
-    padded = torch.nn.functional.pad(audio, (0, 5000))
-    attention = torch.nn.functional.pad(torch.ones(1, 9000, dtype=torch.long), (0, 5000))
+    audio = _noise(structure, 9000, next(cut.parameters()).dtype, generator)
+    behind = structure.heard(14000) - audio.shape[1]
+    padded = torch.cat([audio, audio.new_zeros(1, behind, *audio.shape[2:])], dim=1)
+    attention = torch.nn.functional.pad(torch.ones(audio.shape[:2], dtype=torch.long), (0, behind))
     moved = []
     for model in (cut, dense):
         alone, within = _run(model, audio).hidden_states[-1], _run(model, padded, attention).hidden_states[-1]
@@ -224,10 +226,11 @@ def _padding(cut: PreTrainedModel, dense: PreTrainedModel, structure: Structure,
 
 
 def _short(cut: PreTrainedModel, dense: PreTrainedModel, structure: Structure, generator: torch.Generator) -> Check:
-    least = shortest(structure)
+    least = structure.heard(structure.shortest)
+    unit = "vectors of features" if structure.features else "samples"
     outcomes = []
     for model in (cut, dense):
-        audio = torch.randn(1, least, generator=generator, dtype=next(cut.parameters()).dtype)
+        audio = _noise(structure, structure.shortest, next(cut.parameters()).dtype, generator)
         frames = _run(model, audio).hidden_states[-1].shape[1]
         try:
             _run(model, audio[:, :-1])
@@ -235,12 +238,12 @@ def _short(cut: PreTrainedModel, dense: PreTrainedModel, structure: Structure, g
         except (RuntimeError, ValueError):
             below = "raises"
         outcomes.append((frames, below))
-    detail = f"{least} samples give {outcomes[0][0]} frame, one less {outcomes[0][1]}; so does the dense model"
+    detail = f"{least} {unit} give {outcomes[0][0]} frame, one less {outcomes[0][1]}; so does the dense model"
     return Check(name="short audio behaves as in the dense model", holds=outcomes[0] == outcomes[1], detail=detail)
 
 
-def _implementations(cut: PreTrainedModel, generator: torch.Generator) -> Check:
-    audio = torch.randn(2, 8000, generator=generator, dtype=next(cut.parameters()).dtype)
+def _implementations(cut: PreTrainedModel, structure: Structure, generator: torch.Generator) -> Check:
+    audio = _noise(structure, 8000, next(cut.parameters()).dtype, generator, batch=2)
     before, outputs = cut.config._attn_implementation, []
     names = ["eager"] + (["sdpa"] if cut._supports_sdpa else [])
     try:
@@ -255,8 +258,8 @@ def _implementations(cut: PreTrainedModel, generator: torch.Generator) -> Check:
     return Check(name="every attention implementation", holds=worst <= allowed, detail=detail)
 
 
-def _bfloat16(cut: PreTrainedModel, generator: torch.Generator) -> Check:
-    audio = torch.randn(1, 8000, generator=generator)
+def _bfloat16(cut: PreTrainedModel, structure: Structure, generator: torch.Generator) -> Check:
+    audio = _noise(structure, 8000, torch.float32, generator)
     dtype = next(cut.parameters()).dtype
     exact = _run(cut, audio.to(dtype)).hidden_states[-1]
     state = {name: value.clone() for name, value in cut.state_dict().items()}
@@ -270,8 +273,8 @@ def _bfloat16(cut: PreTrainedModel, generator: torch.Generator) -> Check:
     return Check(name="bfloat16", holds=error < 0.2, detail=f"runs; relative error {error:.1e}")
 
 
-def _compiled(cut: PreTrainedModel, generator: torch.Generator) -> Check:
-    audio = torch.randn(1, 8000, generator=generator, dtype=next(cut.parameters()).dtype)
+def _compiled(cut: PreTrainedModel, structure: Structure, generator: torch.Generator) -> Check:
+    audio = _noise(structure, 8000, next(cut.parameters()).dtype, generator)
     plain = cut(audio)[0]
     error = _relative(plain, torch.compile(cut)(audio)[0])
     return Check(name="torch.compile", holds=error < 1e-4, detail=f"agrees to {error:.1e}")

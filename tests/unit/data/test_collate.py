@@ -10,6 +10,7 @@ from transformers import Wav2Vec2FeatureExtractor
 from secateur.data.batches import Crop
 from secateur.data.collate import collate
 from secateur.data.corpus import Corpus, Utterance
+from secateur.data.hearing import Samples
 from secateur.errors import DataError
 
 
@@ -27,7 +28,7 @@ def test_a_padded_batch_is_what_the_feature_extractor_makes(corpus: Corpus, norm
     crops = [Crop(0, 100, 700), Crop(1, 0, 1500), Crop(2, 3, 1000)]
     pieces = [corpus.audio(crop.index)[crop.start : crop.start + crop.samples] for crop in crops]
     wanted = extractor(pieces, sampling_rate=16_000, padding=True, return_tensors="pt")
-    batch = collate(corpus, crops, normalize=normalize)
+    batch = collate(corpus, crops, hearing=Samples(normalize=normalize))
     torch.testing.assert_close(batch.values, wanted["input_values"], rtol=0, atol=1e-6)
     assert batch.mask is not None
     assert torch.equal(batch.mask.int(), wanted["attention_mask"].int())
@@ -36,7 +37,7 @@ def test_a_padded_batch_is_what_the_feature_extractor_makes(corpus: Corpus, norm
 
 
 def test_equal_lengths_need_no_mask(corpus: Corpus) -> None:
-    batch = collate(corpus, [Crop(0, 0, 800), Crop(1, 5, 800)], normalize=True)
+    batch = collate(corpus, [Crop(0, 0, 800), Crop(1, 5, 800)], hearing=Samples(normalize=True))
     assert batch.mask is None
     assert batch.values.shape == (2, 800)
     torch.testing.assert_close(batch.values.mean(dim=1), torch.zeros(2), atol=1e-6, rtol=0)
@@ -45,4 +46,4 @@ def test_equal_lengths_need_no_mask(corpus: Corpus) -> None:
 
 def test_a_crop_beyond_the_end_is_refused(corpus: Corpus) -> None:
     with pytest.raises(DataError, match="ends 100 samples before its crop"):
-        collate(corpus, [Crop(0, 500, 500)], normalize=False)
+        collate(corpus, [Crop(0, 500, 500)], hearing=Samples(normalize=False))

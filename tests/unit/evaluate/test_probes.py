@@ -13,8 +13,8 @@ import torch
 from torch import Tensor, nn
 from transformers import WavLMConfig, WavLMModel
 
-from secateur.data.collate import normalized
 from secateur.data.corpus import Corpus, Utterance
+from secateur.data.hearing import normalized
 from secateur.errors import DataError
 from secateur.evaluate import probes
 from secateur.evaluate.linear import probe

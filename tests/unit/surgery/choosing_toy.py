@@ -34,7 +34,7 @@ def plain(axes: dict[str, Axis], weights: Sequence[Weight]) -> Structure:
         weights=tuple(weights),
         uses=(),
         norms=(),
-        convolutions=(),
+        stages=(),
         sees_padding=False,
         convention="",
     )

@@ -84,7 +84,6 @@ def _resolved(config: Any, conditions: Conditions) -> Conditions:
     import torch
 
     from secateur.arch import declare
-    from secateur.surgery.verify import shortest
 
     cores = int(environment()["cores"])
     threads = conditions.threads or torch.get_num_threads()
@@ -92,7 +91,7 @@ def _resolved(config: Any, conditions: Conditions) -> Conditions:
         raise ConfigError(
             f"latency.threads: got {threads}, allowed is 1 to {cores}, the cores that this process may use."
         )
-    least = shortest(declare(config))
+    least = declare(config).shortest
     if round(16_000 * conditions.seconds) < least:
         raise ConfigError(
             f"latency.seconds: got {conditions.seconds:g}, allowed is at least {least / 16_000:g}: one frame needs "

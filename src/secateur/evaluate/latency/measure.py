@@ -32,9 +32,12 @@ def measure(job: Mapping[str, Any]) -> dict[str, Any]:
     """
     import torch
 
+    from secateur.arch import declare
+
     wanted = shapes(job["architecture"])
     models = [build(shape, job["architecture"], job["dtype"]) for shape in wanted]
-    audio = make_audio(job["seconds"], job["batch"], job["dtype"])
+    structure = declare(models[0].config)
+    audio = make_audio(structure, job["seconds"], job["batch"], job["dtype"])
     times: list[dict[str, list[float]]] = [{} for _ in models]
     rounds, step = job.get("rounds", ROUNDS), 0
     with torch.inference_mode():

@@ -1,0 +1,68 @@
+"""A model hears as its folder says, or is refused."""
+
+from __future__ import annotations
+
+import json
+import logging
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from support import tiny_structure
+from transformers import ParakeetFeatureExtractor, Wav2Vec2FeatureExtractor
+
+from secateur.data.hearing import Samples
+from secateur.errors import ModelError
+from secateur.structure import Features, Stage
+from secateur.surgery.hearing import hearing_of
+
+STRUCTURE = replace(
+    tiny_structure("hubert", "base"),
+    stages=(Stage(kernel=160, stride=160, least=2), Stage(kernel=3, stride=2, padding=2)),
+    features=Features(extractor="ParakeetFeatureExtractor", width=24, settings={"feature_size": 24}),
+)
+NOISE = np.random.default_rng(0).standard_normal(4000).astype(np.float32)
+
+
+def test_features_are_those_of_the_extractor_in_the_folder(tmp_path: Path) -> None:
+    extractor = ParakeetFeatureExtractor(feature_size=24, preemphasis=0.5)
+    extractor.save_pretrained(tmp_path)
+    values, lengths = hearing_of(tmp_path, STRUCTURE)([NOISE])
+    wanted = extractor([NOISE], sampling_rate=16_000, return_tensors="pt")["input_features"]
+    assert torch.equal(values, wanted[:, : lengths[0]])
+
+
+def test_a_folder_without_an_extractor_gets_its_familys_and_it_is_said(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level(logging.WARNING):
+        values, _ = hearing_of(tmp_path, STRUCTURE)([NOISE])
+    assert values.shape[-1] == 24
+    assert "audio is heard by a ParakeetFeatureExtractor" in caplog.text
+
+
+@pytest.mark.parametrize("name", ["preprocessor_config.json", "processor_config.json"])
+@pytest.mark.parametrize("normalize", [True, False])
+def test_samples_are_normalised_as_the_folder_says(tmp_path: Path, name: str, normalize: bool) -> None:
+    settings = Wav2Vec2FeatureExtractor(do_normalize=normalize).to_dict()
+    inside = settings if name.startswith("pre") else {"feature_extractor": settings}
+    (tmp_path / name).write_text(json.dumps(inside))
+    assert hearing_of(tmp_path, tiny_structure("hubert", "base")) == Samples(normalize=normalize)
+
+
+@pytest.mark.parametrize(
+    ("extractor", "sentence"),
+    [
+        (ParakeetFeatureExtractor(feature_size=80), "100 vectors of width 80 .* takes 100 of width 24"),
+        (ParakeetFeatureExtractor(feature_size=24, hop_length=200), "80 vectors of width 24 .* takes 100 of width 24"),
+        (Wav2Vec2FeatureExtractor(), "is a Wav2Vec2FeatureExtractor, allowed is ParakeetFeatureExtractor"),
+    ],
+)
+def test_an_extractor_that_does_not_go_with_the_model_is_refused(
+    tmp_path: Path, extractor: ParakeetFeatureExtractor | Wav2Vec2FeatureExtractor, sentence: str
+) -> None:
+    extractor.save_pretrained(tmp_path)
+    with pytest.raises(ModelError, match=sentence):
+        hearing_of(tmp_path, STRUCTURE)
