@@ -16,12 +16,19 @@ from transformers import PreTrainedModel
 from secateur.arch import declare
 from secateur.modules.families import FAMILIES as ENTRIES
 from secateur.structure import Selection, Structure
+from secateur.structure import axis as kinds
 from secateur.structure import wav2vec2 as names
 
 FAMILIES = tuple(ENTRIES)
 SIZES = ("base", "large")
-#: Every tiny model: GroupNorm front end, post-norm, no conv bias; or LayerNorm front end, pre-norm, conv bias.
-MODELS = tuple((family, size) for family in FAMILIES for size in SIZES)
+#: What positions are in each tiny Conformer, by family and size.
+POSITIONS: dict[str, dict[str, str | None]] = {
+    "wav2vec2-conformer": {"base": "relative", "large": "rotary", "none": None},
+    "wav2vec2-bert": {"base": "relative_key", "large": "relative", "rotary": "rotary", "none": None},
+}
+#: Every tiny model: GroupNorm front end, post-norm, no conv bias; or LayerNorm front end, pre-norm, conv bias; and
+#: Conformers with the other kinds of positions.
+MODELS = tuple((family, size) for family in FAMILIES for size in POSITIONS.get(family, SIZES))
 
 #: Largest allowed difference relative to the root mean square of the activations; the only tolerances here.
 TOLERANCE = {torch.float64: 1e-10, torch.float32: 1e-4}
@@ -52,13 +59,18 @@ def tiny_config(family: str, size: str, **changes: Any) -> Any:
     }
     if family == "data2vec-audio":
         fields |= {"num_conv_pos_embeddings": 2, "conv_pos_kernel_size": 5}
+    if family in POSITIONS:
+        fields |= {"position_embeddings_type": POSITIONS[family][size], "conv_depthwise_kernel_size": 5}
+    if family == "wav2vec2-bert":
+        fields |= {"feature_projection_input_dim": 8, "left_max_position_embeddings": 3}
+        fields |= {"right_max_position_embeddings": 2}
     if family == "wavlm":
         fields |= {"num_buckets": 16, "max_bucket_distance": 12}
     return getattr(transformers, f"{ENTRIES[family].stem}Config")(**(fields | changes))
 
 
 def randomise(model: nn.Module, seed: int = 0) -> None:
-    """Give every parameter a random value, biases, norms and the weight norm's gain included."""
+    """Give every parameter a random value, biases, norms, their statistics and the weight norm's gain included."""
     generator = torch.Generator().manual_seed(seed)
     modules = dict(model.named_modules())
     with torch.no_grad():
@@ -67,13 +79,19 @@ def randomise(model: nn.Module, seed: int = 0) -> None:
             owner = modules[name.rpartition(".")[0]]
             if name.endswith("original0"):
                 value: Tensor = parameter * (1.0 + 0.3 * noise)
-            elif isinstance(owner, nn.LayerNorm | nn.GroupNorm) and name.endswith("weight"):
+            elif isinstance(owner, nn.LayerNorm | nn.GroupNorm | nn.BatchNorm1d) and name.endswith("weight"):
                 value = 1.0 + 0.4 * noise
             elif parameter.dim() >= 2 and not isinstance(owner, nn.Embedding):
                 value = noise * (parameter[0].numel() ** -0.5)
             else:
                 value = 0.5 * noise
             parameter.copy_(value)
+        for module in modules.values():
+            if isinstance(module, nn.BatchNorm1d):
+                assert module.running_mean is not None
+                assert module.running_var is not None
+                module.running_mean.copy_(0.5 * torch.randn(module.num_features, generator=generator))
+                module.running_var.copy_(0.5 + torch.rand(module.num_features, generator=generator))
 
 
 def build(config: Any, ending: str = "Model", dtype: torch.dtype = torch.float32, seed: int = 0) -> Any:
@@ -175,17 +193,20 @@ def realise(structure: Structure, plan: Plan) -> Selection:
             axes[name] = (draw.choice(structure.axes[name].units),)
         elif what == "none":
             axes[name] = ()
-    for layer, what in enumerate(plan.attention):
-        _attention(structure, layer, what, draw, axes, some)
-    for layer, what in enumerate(plan.feed_forward):
-        if what == "units":
-            some(names.feed_forward_units(layer))
-        elif what == "dead":
-            axes[names.feed_forward_units(layer)] = ()
-        elif what == "removed":
-            axes[names.feed_forward_block(layer)] = ()
-    for layer in range(len(plan.attention) - plan.trimmed, len(plan.attention)):
-        axes[names.whole_layer(layer)] = ()
+    layers = [axis.path for axis in structure.of_kinds(("layer",))]
+    for path, what in zip(layers, plan.attention, strict=True):
+        _attention(structure, attention_of(structure, path), what, draw, axes, some)
+    for layer, path in enumerate(layers):
+        for turn, name in enumerate(units_of(structure, path)):
+            what = plan.feed_forward[(layer + turn) % len(layers)]  # of blocks of one layer each another
+            if what == "units":
+                some(name)
+            elif what == "dead":
+                axes[name] = ()
+            elif what == "removed":
+                axes[kinds.block(name.rpartition("/")[0])] = ()
+    for path in layers[len(layers) - plan.trimmed :]:
+        axes[kinds.layer(path)] = ()
     scales: dict[str, tuple[float, ...]] = {}
     if plan.scales:
         for name, axis in structure.axes.items():
@@ -195,34 +216,44 @@ def realise(structure: Structure, plan: Plan) -> Selection:
     return Selection(axes=axes, scales=scales)
 
 
+def attention_of(structure: Structure, layer: str) -> str:
+    """The path of a layer's attention block."""
+    return next(axis.path for axis in structure.of_kinds(("heads",)) if axis.path.startswith(f"{layer}."))
+
+
+def units_of(structure: Structure, layer: str) -> list[str]:
+    """The axes of a layer's other blocks: of its feed-forward blocks and its convolution module."""
+    return [axis.name for axis in structure.of_kinds(("units", "channels")) if axis.path.startswith(f"{layer}.")]
+
+
 def _attention(
-    structure: Structure, layer: int, what: str, draw: random.Random, axes: dict[str, Any], some: Any
+    structure: Structure, path: str, what: str, draw: random.Random, axes: dict[str, Any], some: Any
 ) -> None:
-    heads = structure.axes[names.heads(layer)].units
+    heads = structure.axes[kinds.heads(path)].units
     if what == "removed":
-        axes[names.attention_block(layer)] = ()
+        axes[kinds.block(path)] = ()
     elif what == "dead":
         if draw.random() < 0.5:
-            axes[names.heads(layer)] = ()
+            axes[kinds.heads(path)] = ()
         else:
-            axes.update({names.value_output(layer, head): () for head in heads})
+            axes.update({kinds.value_output(path, head): () for head in heads})
     elif what == "heads":
-        some(names.heads(layer))
+        some(kinds.heads(path))
     elif what == "narrow" and heads:
         width = draw.randint(1, HEAD_DIM)
         for head in heads:
-            for name in (names.query_key(layer, head), names.value_output(layer, head)):
+            for name in (kinds.query_key(path, head), kinds.value_output(path, head)):
                 units = structure.axes[name].units
                 axes[name] = tuple(sorted(draw.sample(units, min(width, len(units)))))
     elif what == "ragged" and len(heads) > 2:
         for head in heads:
-            some(names.query_key(layer, head), least=0)
-            some(names.value_output(layer, head), least=0)
+            some(kinds.query_key(path, head), least=0)
+            some(kinds.value_output(path, head), least=0)
         dead, uniform, alive = draw.sample(heads, 3)
-        axes[names.value_output(layer, dead)] = ()
-        axes[names.query_key(layer, uniform)] = ()
-        some(names.value_output(layer, uniform))
-        some(names.value_output(layer, alive))
+        axes[kinds.value_output(path, dead)] = ()
+        axes[kinds.query_key(path, uniform)] = ()
+        some(kinds.value_output(path, uniform))
+        some(kinds.value_output(path, alive))
 
 
 def audio(lengths: tuple[int, ...], dtype: torch.dtype = torch.float32, seed: int = 0) -> tuple[Tensor, Tensor | None]:
@@ -235,9 +266,24 @@ def audio(lengths: tuple[int, ...], dtype: torch.dtype = torch.float32, seed: in
     return values * mask, mask
 
 
+def heard(model: Any, values: Tensor, mask: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
+    """What a model hears of audio: the audio, or random features of its lengths where it hears features."""
+    if model.main_input_name != "input_features":
+        return values, mask
+    structure = declare(model.config)
+    samples = [values.shape[1]] * len(values) if mask is None else mask.sum(-1).tolist()
+    lengths = torch.tensor([structure.heard(max(structure.shortest, length)) for length in samples])
+    shape = structure.input_shape(len(values), max([structure.shortest, *samples]))
+    generator = torch.Generator().manual_seed(len(values) + values.shape[1])
+    features = torch.randn(shape, generator=generator, dtype=torch.float64).to(values.dtype)
+    valid = (torch.arange(shape[1]) < lengths[:, None]).long()
+    return features * valid[..., None], None if mask is None else valid
+
+
 @torch.no_grad()
 def outputs(model: PreTrainedModel, values: Tensor, mask: Tensor | None = None) -> list[Tensor]:
     """Every hidden state of a model, and last its output."""
+    values, mask = heard(model, values, mask)
     result = model(values, attention_mask=mask, output_hidden_states=True)
     return [*result.hidden_states, result[0]]
 

@@ -1,5 +1,5 @@
 """One file per Hugging Face family: the table that declares its axes and where each is bound."""
 
-from secateur.arch.declare import declare, skeleton
+from secateur.arch.declare import declare, fill, skeleton
 
-__all__ = ["declare", "skeleton"]
+__all__ = ["declare", "fill", "skeleton"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import astuple, dataclass, replace
 from typing import Any
@@ -9,7 +10,7 @@ from typing import Any
 from torch import nn
 
 from secateur.modules.families import shape_of
-from secateur.structure import Axis, Bind, Norm, Output, Rate, Stage, Structure, Tap, Unit, Use, Weight
+from secateur.structure import Axis, Bind, Features, Norm, Output, Rate, Stage, Structure, Tap, Unit, Use, Weight
 from secateur.structure import axis as names
 
 CONVENTION = (
@@ -38,11 +39,24 @@ class Table:
         self.uses: list[Use] = []
         self.norms: list[Norm] = []
         self.outputs: list[Output] = []
+        self.unused: list[str] = []
+        self.front_end = "feature_extractor"
+        self.features: Features | None = None
+        self.stages: tuple[Stage, ...] = ()
+        self.left_out: set[str] = set()
+        self.convention = CONVENTION
+        self.sees_padding = any(isinstance(module, nn.GroupNorm) for module in self.modules.values())
         matrices = {f"{path}.weight" for path, module in self.modules.items() if _multiplies(module)}
         matrices |= {f"{path}.parametrizations.weight.original1" for path, m in self.modules.items() if _multiplies(m)}
         self.weights = {
             name: Weight(name=name, shape=tuple(value.shape), matrix=name in matrices)
             for name, value in model.named_parameters()
+        }
+        saved = model.state_dict().keys() - self.weights.keys()
+        self.buffers = {
+            name: Weight(name=name, shape=tuple(value.shape), matrix=False)
+            for name, value in model.named_buffers()
+            if name in saved
         }
 
     def axis(self, axis: Axis) -> None:
@@ -50,13 +64,20 @@ class Table:
         self.axes[axis.name] = axis
 
     def bind(self, name: str, dim: int, *axes: str, width: int = 1) -> None:
-        """Say that dimension `dim` of a parameter lies on axes; a parameter that this model lacks is passed over."""
-        if name in self.weights:
-            weight = self.weights[name]
+        """Say that dimension `dim` of a parameter or buffer lies on axes; one that this model lacks is passed over."""
+        for tensors in (self.weights, self.buffers):
+            if name not in tensors:
+                continue
+            weight = tensors[name]
             size = width * sum(self.axes[axis].size for axis in axes)
             assert weight.shape[dim] == size, f"{name} has {weight.shape[dim]} on dim {dim}, its axes {size}"
             bind = Bind(dim=dim, axes=axes, width=width)
-            self.weights[name] = replace(weight, binds=(*weight.binds, bind), within=None)
+            tensors[name] = replace(weight, binds=(*weight.binds, bind), within=None)
+
+    def flatten(self, name: str) -> None:
+        """Say that the dimensions of a parameter are one that the stock class has split."""
+        if name in self.weights and len(stored := self.weights[name].shape) > 1:
+            self.weights[name] = replace(self.weights[name], shape=(math.prod(stored),), split=stored)
 
     def tap(self, name: str, dim: int | None, *axes: str, repeats: tuple[int, ...] = ()) -> None:
         """Say that the mask of axes is multiplied into a parameter."""
@@ -76,10 +97,10 @@ class Table:
             self.weights[name] = replace(self.weights[name], any_of=axes, within=None)
 
     def norm(self, module: str, axis: str) -> None:
-        """Say that a LayerNorm is crossed by an axis, its parameters with it."""
+        """Say that a norm is crossed by an axis, its parameters and statistics with it."""
         if isinstance(self.modules.get(module), nn.LayerNorm):
             self.norms.append(Norm(module=module, axis=axis))
-        for name in ("weight", "bias"):
+        for name in ("weight", "bias", "running_mean", "running_var"):
             self.bind(f"{module}.{name}", 0, axis)
 
     def weight_norm(self, module: str) -> str:
@@ -103,14 +124,23 @@ class Table:
         """Count one multiply-accumulate per living unit."""
         self.uses.append(Use(module=module, rate=rate, axes=tuple(axes)))
 
+    def leave_out(self, module: str) -> None:
+        """Say that no MACs of a module are counted."""
+        self.left_out.add(module)
+
+    def never_used(self, prefix: str) -> None:
+        """Say that the stock class has the modules below a path and never calls them."""
+        self.unused += [name for name in self.weights if name.startswith(prefix + ".")]
+        for name in self.unused:
+            self.weights.pop(name, None)
+        self.left_out |= {path for path in self.modules if path.startswith(prefix + ".")}
+
     def structure(self, model_type: str) -> Structure:
         """All rows as plain data."""
-        counted = {use.module for use in self.uses}
+        told = {use.module for use in self.uses} | self.left_out
         for path, module in self.modules.items():
-            parametrised = any(path.startswith(f"{use}.") for use in counted)
-            assert not _multiplies(module) or parametrised or path in counted or path.endswith("gru_rel_pos_linear"), (
-                path
-            )
+            parametrised = any(path.startswith(f"{use}.") for use in told)
+            assert not _multiplies(module) or parametrised or path in told, path
         return Structure(
             model_type=model_type,
             axes=self.axes,
@@ -118,15 +148,13 @@ class Table:
             uses=tuple(self.uses),
             norms=tuple(self.norms),
             outputs=tuple(self.outputs),
-            stages=tuple(
-                Stage(kernel=kernel, stride=stride)
-                for kernel, stride in zip(self.config.conv_kernel, self.config.conv_stride, strict=True)
-            ),
-            convention=CONVENTION,
-            sees_padding=any(
-                isinstance(module, nn.GroupNorm) or (isinstance(module, nn.LayerNorm) and "pos_conv" in path)
-                for path, module in self.modules.items()
-            ),
+            stages=self.stages,
+            convention=self.convention,
+            sees_padding=self.sees_padding,
+            buffers=tuple(self.buffers.values()),
+            unused=tuple(self.unused),
+            front_end=self.front_end,
+            features=self.features,
         )
 
 
@@ -136,7 +164,7 @@ def _multiplies(module: nn.Module) -> bool:
 
 def frames(table: Table) -> Rate:
     """Once a frame."""
-    return Rate(level=len(table.config.conv_kernel))
+    return Rate(level=len(table.stages))
 
 
 def encoder(table: Table) -> None:
@@ -158,6 +186,8 @@ def front_end(table: Table) -> None:
     Masks act behind the activation and enter at the consuming weight. The norm in front of the projection, and those
     of LayerNorm front ends, are crossed by the axis.
     """
+    windows = zip(table.config.conv_kernel, table.config.conv_stride, strict=True)
+    table.stages = tuple(Stage(kernel=kernel, stride=stride) for kernel, stride in windows)
     before = ""
     for i, size in enumerate(table.shape.original["conv_dim"]):
         path = f"feature_extractor.conv_layers.{i}"
@@ -198,8 +228,9 @@ def positional_convolution(table: Table) -> None:
     # An even kernel sees one frame more than it leaves.
     for path, module in table.modules.items():
         if path.startswith("encoder.pos_conv_embed") and isinstance(module, nn.Conv1d):
-            rate = Rate(level=len(table.config.conv_kernel), extra=1 - module.kernel_size[0] % 2)
-            table.use(path, rate)
+            table.use(path, replace(frames(table), extra=1 - module.kernel_size[0] % 2))
+        elif path.startswith("encoder.pos_conv_embed") and isinstance(module, nn.LayerNorm):
+            table.sees_padding = True
 
 
 def layer(table: Table, path: str) -> None:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from secateur.arch import data2vec_audio, hubert, unispeech_sat, wav2vec2, wavlm
+from secateur.arch import data2vec_audio, hubert, unispeech_sat, wav2vec2, wav2vec2_bert, wav2vec2_conformer, wavlm
 from secateur.arch.blocks import Table
 from secateur.errors import ModelError, SecateurError
 from secateur.modules.families import stock_type
@@ -21,6 +21,8 @@ TABLES: dict[str, Callable[[Table], None]] = {
     "wavlm": wavlm.declare,
     "data2vec-audio": data2vec_audio.declare,
     "unispeech-sat": unispeech_sat.declare,
+    "wav2vec2-conformer": wav2vec2_conformer.declare,
+    "wav2vec2-bert": wav2vec2_bert.declare,
 }
 
 
@@ -28,6 +30,22 @@ def skeleton(config: Any, ending: str = "Model") -> nn.Module:
     """The model of that config without memory for its weights (on the meta device)."""
     with torch.device("meta"):
         return class_for(config, ending)(config)
+
+
+def fill(model: nn.Module, state: Mapping[str, Tensor], *, like: nn.Module) -> None:
+    """Give a skeleton its tensors.
+
+    Args:
+        model: The skeleton.
+        state: All that a saved model has, exactly.
+        like: Whose buffers it takes over that are not saved, such as tables of positions.
+    """
+    model.load_state_dict(state, strict=True, assign=True)
+    for path, module in model.named_modules():
+        for name, buffer in module.named_buffers(recurse=False):
+            if buffer.is_meta:
+                setattr(module, name, like.get_submodule(path).get_buffer(name).clone())
+    assert not any(value.is_meta for value in (*model.parameters(), *model.buffers())), "something was not filled"
 
 
 def declare(config: Any) -> Structure:

@@ -16,6 +16,7 @@ def declare(table: Table) -> None:
     for path in attention:
         heads = names.heads(path)
         table.bind(f"{path}.gru_rel_pos_const", 1, heads)
+        table.leave_out(f"{path}.gru_rel_pos_linear")
         table.any_of(f"{path}.gru_rel_pos_linear.weight", heads)
         table.any_of(f"{path}.gru_rel_pos_linear.bias", heads)
     table.any_of(f"{attention[0]}.rel_attn_embed.weight", *(names.heads(path) for path in attention))

@@ -10,7 +10,7 @@ from torch import nn
 from torch.nn.utils import parametrize
 from transformers import PreTrainedModel
 
-from secateur.arch import skeleton
+from secateur.arch import fill, skeleton
 from secateur.errors import ModelError
 from secateur.inference.attention import InferenceAttention
 from secateur.inference.front_end import FrontEnd
@@ -99,7 +99,7 @@ def _copy(model: PreTrainedModel) -> PreTrainedModel:
     if parametrize.is_parametrized(ours) and not parametrize.is_parametrized(theirs):
         parametrize.remove_parametrizations(ours, "weight")  # somebody has folded the weight norm
     try:
-        new.load_state_dict(model.state_dict(), strict=True, assign=True)
+        fill(new, model.state_dict(), like=model)
     except RuntimeError as error:
         first = " ".join(str(error).split())[:200]
         raise ModelError(f"The weights of this model are of another form than its config says: {first}") from None

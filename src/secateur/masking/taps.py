@@ -21,16 +21,20 @@ class Factor:
     Attributes:
         dim: Dimension that the factor lies along, or None for one factor on the whole.
         units: (taps, positions): flat unit indices; the factor of a position is the product over taps.
+        split: The shape that the positions are stored in, where that is not one dimension (`Weight.split`).
     """
 
     dim: int | None
     units: Tensor
+    split: tuple[int, ...] = ()
 
     def of(self, values: Tensor, rank: int) -> Tensor:
         """The factor, shaped to broadcast against a tensor of that rank: (units,) -> (..., positions, ...)."""
         factor = values[self.units[0]]
         for row in self.units[1:]:
             factor = factor * values[row]
+        if self.split:
+            return factor.view(self.split)
         shape = [1] * rank
         if self.dim is not None:
             shape[self.dim] = -1
@@ -38,7 +42,7 @@ class Factor:
 
     def to(self, device: torch.device) -> Factor:
         """The same factor with its table on a device."""
-        return Factor(self.dim, self.units.to(device))
+        return Factor(self.dim, self.units.to(device), self.split)
 
 
 def compile_taps(structure: Structure) -> dict[str, Factor]:
@@ -66,7 +70,7 @@ def _factor(structure: Structure, weight: Weight) -> Factor:
             row *= positions
         assert len(row) == positions, f"{weight.name}: a tap covers {len(row)} of {positions} positions"
         rows.append(row)
-    return Factor(dim, torch.tensor(rows, dtype=torch.long))
+    return Factor(dim, torch.tensor(rows, dtype=torch.long), weight.split)
 
 
 def _row(structure: Structure, tap: Tap) -> list[int]:

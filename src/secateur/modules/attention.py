@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -30,6 +30,9 @@ class CutAttention(nn.Module):
     original head width, and a removed block returns a zero that broadcasts.
     """
 
+    #: What the family calls the projections of queries, keys and values, and that of the output.
+    names = ("q_proj", "k_proj", "v_proj", "out_proj")
+
     def __init__(self, config: Any, shape: AttentionShape) -> None:
         """
         Args:
@@ -44,14 +47,10 @@ class CutAttention(nn.Module):
         self.groups = shape.groups
         query_key = sum(len(kept) for kept in shape.query_key)
         value_output = sum(len(kept) for kept in shape.value_output)
-        self.q_proj = nn.Linear(width, query_key) if query_key else None
-        self.k_proj = nn.Linear(width, query_key) if query_key else None
-        self.v_proj = nn.Linear(width, value_output) if value_output else None
-        self.out_proj: nn.Linear | OutputBias | None = None
-        if value_output:
-            self.out_proj = nn.Linear(value_output, width)
-        elif shape.kept:
-            self.out_proj = OutputBias(width)
+        for name, rows in zip(self.names[:3], (query_key, query_key, value_output), strict=True):
+            setattr(self, name, nn.Linear(width, rows) if rows else None)
+        gone = OutputBias(width) if shape.kept else None
+        setattr(self, self.names[3], nn.Linear(value_output, width) if value_output else gone)
 
     def forward(
         self, hidden_states: Tensor, attention_mask: Tensor | None = None, **kwargs: Any
@@ -71,27 +70,46 @@ class CutAttention(nn.Module):
         return self._attend(hidden_states, attention_mask, eager=self._eager)
 
     def _constant(self, hidden_states: Tensor) -> Tensor:
-        if self.out_proj is None:
-            return hidden_states.new_zeros(1)
-        bias: Tensor = self.out_proj.bias
-        return bias
+        out = getattr(self, self.names[3])
+        constant: Tensor = hidden_states.new_zeros(1) if out is None else out.bias
+        return constant
 
     @property
     def _eager(self) -> bool:
         return getattr(self.config, "_attn_implementation", "eager") == "eager"
 
-    def _attend(self, hidden_states: Tensor, bias: Tensor | None, *, eager: bool) -> tuple[Tensor, Tensor | None]:
-        """(B, T, D) and a mask or bias with one or all heads -> (B, T, D), weights when eager."""
+    def _attend(
+        self,
+        hidden_states: Tensor,
+        bias: Tensor | None,
+        *,
+        eager: bool,
+        turned: Tensor | None = None,
+        place: Callable[[slice, Tensor, Tensor | None], tuple[Tensor, Tensor | None]] | None = None,
+    ) -> tuple[Tensor, Tensor | None]:
+        """Attend.
+
+        Args:
+            hidden_states: (B, T, D).
+            bias: A mask or bias with one or all heads.
+            eager: Whether attention weights are wanted.
+            turned: What queries and keys are made of, (B, T, D); None for the hidden states.
+            place: What positions do to some heads' queries (B, heads, T, qk) and bias; None for nothing.
+
+        Returns:
+            (B, T, D), and the weights when eager.
+        """
         batch, time, _ = hidden_states.shape
-        assert self.v_proj is not None
-        assert self.out_proj is not None
-        query = self.q_proj(hidden_states) if self.q_proj is not None else hidden_states[..., :0]
-        key = self.k_proj(hidden_states) if self.k_proj is not None else hidden_states[..., :0]
-        value = self.v_proj(hidden_states)
+        to_query, to_key, to_value, out = (getattr(self, name) for name in self.names)
+        placed = hidden_states if turned is None else turned
+        query, key = (placed[..., :0] if to is None else to(placed) for to in (to_query, to_key))
+        value = to_value(hidden_states)
         outputs: list[Tensor] = []
         weights: list[Tensor] = []
         for heads, q, k, v in split_heads(query, key, value, self.groups):
             own = bias if bias is None or bias.shape[1] == 1 else bias[:, heads]
+            if place is not None:
+                q, own = place(heads, q, own)
             context, weight = self._product(q, k, v, own, eager)
             outputs.append(context.transpose(1, 2).reshape(batch, time, -1))
             if weight is not None:
@@ -99,7 +117,7 @@ class CutAttention(nn.Module):
         merged = outputs[0] if len(outputs) == 1 else torch.cat(outputs, dim=-1)  # (B, T, all vo)
         if len(weights) > 1:  # concatenating one copies it
             weights = [torch.cat(weights, dim=1)]
-        return self.out_proj(merged), (weights[0] if weights else None)
+        return out(merged), (weights[0] if weights else None)
 
     def _product(
         self, q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, eager: bool

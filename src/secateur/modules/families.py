@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from secateur.errors import ModelError, nearest
-from secateur.modules import wav2vec2
+from secateur.modules import conformer, wav2vec2
 from secateur.modules.family import Family
 from secateur.modules.shape import EncoderShape
 from secateur.structure import Selection, Structure
@@ -16,7 +16,7 @@ FORMAT = 1
 #: In front of the stock model type in the configs of cut models.
 PREFIX = "secateur-"
 
-FAMILIES: dict[str, Family] = {family.model_type: family for family in wav2vec2.FAMILIES}
+FAMILIES: dict[str, Family] = {family.model_type: family for family in (*wav2vec2.FAMILIES, *conformer.FAMILIES)}
 
 
 def stock_type(model_type: str) -> str:

@@ -18,7 +18,7 @@ class Bind:
 
     Attributes:
         dim: The dimension.
-        axes: The axes.
+        axes: The axes; the same one twice where a unit has two places along it, as in front of a GLU.
         width: How many positions each unit covers.
     """
 
@@ -44,11 +44,13 @@ class Tap:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Weight:
-    """A parameter of the base model and all that the axes do to it.
+    """A parameter of the base model and all that the axes do to it; or a buffer, which has binds alone.
 
     Attributes:
         name: Its name in the base model.
         shape: Its shape in this model.
+        split: How the model stores it where that is not its shape: some stock classes split the one dimension into
+            heads and their dimensions, which a cut model, whose heads differ, cannot.
         matrix: Whether it is the weight matrix of a linear map or convolution (not a bias, norm or table).
         binds: Dimensions that lie on axes.
         taps: Masks multiplied into it.
@@ -60,6 +62,7 @@ class Weight:
 
     name: str
     shape: tuple[int, ...]
+    split: tuple[int, ...] = ()
     matrix: bool
     binds: tuple[Bind, ...] = ()
     taps: tuple[Tap, ...] = ()
@@ -118,11 +121,15 @@ class Features:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Rate:
-    """How many times a weight is used: ``(length after `level` stages + extra) ** power``."""
+    """How many times a weight is used: ``(length after `level` stages + extra) ** power``.
+
+    With `distances`, so often for each distance between two frames, of which there are ``2 * length - 1``.
+    """
 
     level: int
     extra: int = 0
     power: int = 1
+    distances: bool = False
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -168,7 +175,10 @@ class Structure:
     Attributes:
         model_type: Hugging Face model type of the architecture (never ours).
         axes: Axes by name.
-        weights: Every parameter of the base model.
+        weights: Every parameter of the base model that it uses.
+        buffers: Tensors beside them that are saved with the model, such as the statistics of a BatchNorm: cut like
+            parameters, and counted nowhere.
+        unused: Parameters that the stock class has and never uses: counted nowhere, and no part of a cut model.
         uses: Every counted multiply-accumulate.
         norms: LayerNorms crossed by an axis.
         outputs: Modules whose output carries a mask.
@@ -190,11 +200,13 @@ class Structure:
     sees_padding: bool
     front_end: str = "feature_extractor"
     outputs: tuple[Output, ...] = ()
+    buffers: tuple[Weight, ...] = ()
+    unused: tuple[str, ...] = ()
     features: Features | None = None
     weight_by_name: Mapping[str, Weight] = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "weight_by_name", {weight.name: weight for weight in self.weights})
+        object.__setattr__(self, "weight_by_name", {weight.name: weight for weight in (*self.weights, *self.buffers)})
 
     @cached_property
     def offsets(self) -> dict[str, int]:
@@ -251,7 +263,8 @@ class Structure:
     def times(self, rate: Rate, samples: int) -> int:
         """How often something of this rate happens on `samples` samples of audio."""
         length = self.lengths(samples)[rate.level]
-        return (length + rate.extra) ** rate.power if length else 0
+        each = 2 * length - 1 if rate.distances else 1
+        return (length + rate.extra) ** rate.power * each if length else 0
 
     def in_scope(self, path: str, scope: str) -> bool:
         """Whether a parameter or module path belongs to a scope other than ``gated``."""

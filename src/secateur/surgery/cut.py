@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedConfig, PreTrainedModel
 
-from secateur.arch import declare, skeleton
+from secateur.arch import declare, fill, skeleton
 from secateur.errors import ModelError, SelectionError
 from secateur.masking.attach import base_of, has_masks
 from secateur.masking.taps import compile_taps, values_of
@@ -54,10 +54,9 @@ def cut(model: PreTrainedModel, selection: Selection, *, layout: Layout = "regis
     prefix = "" if base_of(new) is new else f"{new.base_model_prefix}."
     state = {prefix + name: value for name, value in state.items()}
     state |= _head_state(model, prefix, closed, structure)
-    new.load_state_dict(state, strict=True, assign=True)
-    for name, parameter in new.named_parameters():
+    fill(new, state, like=model)
+    for parameter in new.parameters():
         parameter.requires_grad_(True)
-        assert parameter.device.type != "meta", f"{name} was not filled"
     new.train(model.training)
     return new
 
@@ -82,10 +81,11 @@ def cut_config(
 
 
 def _encoder_state(base: Any, old: Structure, new: Structure, closed: Selection) -> dict[str, Tensor]:
-    """Parameters of the cut encoder: tapped, then sliced to the new layout."""
+    """Parameters and buffers of the cut encoder: tapped, then sliced to the new layout."""
     values, taps, slices = values_of(old, closed), compile_taps(old), Slices(old, new)
-    parameters = dict(base.named_parameters())
-    state: dict[str, Tensor] = {}
+    parameters, buffers = dict(base.named_parameters()), dict(base.named_buffers())
+    state = {buffer.name: slices.of(buffer.name, buffers[buffer.name]) for buffer in new.buffers}
+    state |= {name: parameters[name].detach().clone() for name in new.unused}  # of a stock class
     for weight in new.weights:
         value = parameters[weight.name].detach()
         if weight.name in taps:

@@ -23,13 +23,14 @@ class Slices:
         """What is left of a tensor.
 
         Args:
-            name: A parameter of the cut encoder, without the prefix of a task head.
-            value: Of the shape that this parameter had before.
+            name: A parameter or buffer of the cut encoder, without the prefix of a task head.
+            value: Of the shape that it had before.
 
         Returns:
             A tensor of its own, of the parameter's shape after the cut.
         """
         before, after = (structure.weight_by_name[name] for structure in (self.before, self.after))
+        value = value.reshape(before.shape)
         for bind in after.binds:
             value = value.index_select(bind.dim, self._positions(before, after, bind.dim).to(value.device))
         return value.clone(memory_format=torch.contiguous_format)
@@ -40,9 +41,12 @@ class Slices:
         return torch.tensor([where[unit] for unit in _along(self.after, after, dim)], dtype=torch.long)
 
 
-def _along(structure: Structure, weight: Weight, dim: int) -> list[tuple[str, int, int]]:
-    """Axis, unit and place within the unit of every position along a dimension."""
+def _along(structure: Structure, weight: Weight, dim: int) -> list[tuple[str, int, int, int]]:
+    """Axis, which of its places along the dimension, unit and place within the unit, of every position."""
     bind = next(bind for bind in weight.binds if bind.dim == dim)
     return [
-        (name, unit, place) for name in bind.axes for unit in structure.axes[name].units for place in range(bind.width)
+        (name, bind.axes[:at].count(name), unit, place)
+        for at, name in enumerate(bind.axes)
+        for unit in structure.axes[name].units
+        for place in range(bind.width)
     ]

@@ -262,13 +262,17 @@ def _bfloat16(cut: PreTrainedModel, structure: Structure, generator: torch.Gener
     audio = _noise(structure, 8000, torch.float32, generator)
     dtype = next(cut.parameters()).dtype
     exact = _run(cut, audio.to(dtype)).hidden_states[-1]
-    state = {name: value.clone() for name, value in cut.state_dict().items()}
+    state, buffers = (
+        {name: value.clone() for name, value in found} for found in (cut.state_dict().items(), cut.named_buffers())
+    )
     module: nn.Module = cut
     try:
         module.to(torch.bfloat16)
         rounded = _run(cut, audio.bfloat16()).hidden_states[-1]
     finally:
         module.to(dtype).load_state_dict(state)
+        for name, buffer in module.named_buffers():  # those that are not saved, too
+            buffer.copy_(buffers[name])
     error = float((exact.double() - rounded.double()).square().mean().sqrt() / exact.double().square().mean().sqrt())
     return Check(name="bfloat16", holds=error < 0.2, detail=f"runs; relative error {error:.1e}")
 
