@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import soundfile
 import torch
+import transformers
 from numpy.typing import NDArray
 from support import build, tiny_config, tiny_structure
 
@@ -21,11 +22,12 @@ from secateur.compress.step import Bound, Pruning
 from secateur.compress.student import Student
 from secateur.cost import Cost, Terms
 from secateur.data.corpus import Corpus, Utterance
-from secateur.data.hearing import Samples
+from secateur.data.hearing import Extracted, Hearing, Samples
 from secateur.gates import GateSet, HardConcrete
 from secateur.objective.constraint import Constraint
 from secateur.objective.distill import L1Cosine
 from secateur.objective.pairing import Fixed, Pairing
+from secateur.structure import Structure
 from secateur.surgery.choose import Limit
 
 #: Samples of the utterances: 0.2 to 0.5 s, no two alike.
@@ -67,6 +69,14 @@ def seeded(family: str, size: str, ending: str = "Model") -> Any:
     """A tiny random model, the same one every time."""
     torch.manual_seed(0)  # a weight norm's gain keeps a part of its first value
     return build(tiny_config(family, size), ending)
+
+
+def hearing_of(structure: Structure) -> Hearing:
+    """How a tiny model hears: normalised samples, or features as its family has them."""
+    features = structure.features
+    if features is None:
+        return Samples(normalize=True)
+    return Extracted(getattr(transformers, features.extractor)(**features.settings))
 
 
 def pruning(
@@ -121,10 +131,10 @@ def pruning(
             structure,
             Batching(seconds=seconds, longest=0.4, shortest=0.1, accumulate=accumulate),
             seed=3,
-            hearing=Samples(normalize=True),
+            hearing=hearing_of(structure),
             equal=size == "base",
         ),
-        held_out(audio, structure, seconds=0.5, longest=0.3, hearing=Samples(normalize=True)),
+        held_out(audio, structure, seconds=0.5, longest=0.3, hearing=hearing_of(structure)),
         learning,
         gates=gates,
         student=learner,

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from secateur.arch import declare
+from secateur.inference import FAMILIES as FAST
 from secateur.modules.families import FAMILIES as ENTRIES
 from secateur.structure import Selection, Structure
 from secateur.structure import axis as kinds
@@ -32,6 +33,9 @@ MODELS = tuple((family, size) for family in FAMILIES for size in POSITIONS.get(f
 
 #: Largest allowed difference relative to the root mean square of the activations; the only tolerances here.
 TOLERANCE = {torch.float64: 1e-10, torch.float32: 1e-4}
+
+#: Those of which there is a form for inference.
+FAST_MODELS = tuple(model for model in MODELS if model[0] in FAST)
 
 LAYERS, HEADS, HEAD_DIM, UNITS, CHANNELS = 3, 4, 6, 10, (6, 5, 7)
 

@@ -33,7 +33,8 @@ def main(folder: Path) -> None:
 @torch.no_grad()
 def run(model: Any, audio: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     """Hidden states and output by position."""
-    result = model(audio["values"], attention_mask=audio["mask"], output_hidden_states=True)
+    name = model.main_input_name
+    result = model(audio[name], attention_mask=audio[f"{name}.mask"], output_hidden_states=True)
     tensors = [*result.hidden_states, result[0]]
     return {str(index): tensor.contiguous().clone() for index, tensor in enumerate(tensors)}
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from support import (
-    MODELS,
+    FAST_MODELS,
     RAGGED,
     TOLERANCE,
     UNITS,
@@ -54,7 +54,7 @@ def worst(model: Any, other: Any, values: Tensor, mask: Tensor | None) -> float:
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=str)
 @pytest.mark.parametrize("kind", ["dense", "cut"])
-@pytest.mark.parametrize(("family", "size"), MODELS)
+@pytest.mark.parametrize(("family", "size"), FAST_MODELS)
 def test_equal_for_every_family(family: str, size: str, kind: str, dtype: torch.dtype) -> None:
     model = tiny(family, size, "Model", dtype)
     if kind == "cut":
@@ -64,6 +64,12 @@ def test_equal_for_every_family(family: str, size: str, kind: str, dtype: torch.
     assert mask is not None
     for one in (None, mask):
         assert worst(model, fast, values.to(dtype), one) <= TOLERANCE[dtype]
+
+
+@pytest.mark.parametrize("family", ["wav2vec2-conformer", "wav2vec2-bert"])
+def test_families_without_such_a_form_are_told_in_a_sentence(family: str) -> None:
+    with pytest.raises(ModelError, match=f"There is no inference-only form of {family} models; there is of wav2vec2, "):
+        for_inference(tiny(family, "base"))
 
 
 def test_equal_when_positional_groups_are_scaled_and_none_is_gone() -> None:

@@ -12,7 +12,7 @@ import torch
 import transformers
 from reload_job import run
 from safetensors.torch import load_file, save_file
-from support import MODELS, Plan, audio, realise, tiny, tiny_structure
+from support import MODELS, Plan, audio, heard, realise, tiny, tiny_structure
 
 from secateur.errors import ModelError
 from secateur.modules.families import FAMILIES
@@ -44,7 +44,14 @@ def reloaded(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("reload")
     values, mask = audio((3100, 990, 75))
     assert mask is not None
-    inputs = {"values": values, "mask": mask}
+    features, valid = heard(tiny("wav2vec2-bert", "base"), values, mask)
+    assert valid is not None
+    inputs = {
+        "input_values": values,
+        "input_values.mask": mask,
+        "input_features": features,
+        "input_features.mask": valid,
+    }
     save_file(inputs, folder / "audio.safetensors")
     jobs = {}
     for index, (family, size) in enumerate(MODELS):

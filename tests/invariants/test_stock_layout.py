@@ -13,7 +13,7 @@ from secateur.errors import SelectionError
 from secateur.masking import attach, values_of
 from secateur.masking.attach import base_of
 from secateur.modules.families import FAMILIES
-from secateur.structure import Selection, close
+from secateur.structure import Selection, Structure, close
 from secateur.structure import wav2vec2 as names
 from secateur.surgery import cut
 
@@ -28,12 +28,23 @@ SHAPE = Selection(
 )
 
 
+def shape_for(structure: Structure) -> Selection:
+    """That shape, or as much of one as a Conformer can have."""
+    if names.heads(0) in structure.axes:
+        return SHAPE
+    narrow = {axis.name: (0, 4, 9)[: axis.size] for axis in structure.of_kinds(("units",))}
+    front = {axis.name: (1, 2) for axis in structure.of_kinds(("channels",)) if axis.least}
+    last = list(structure.of_kinds(("layer",)))[-1].name
+    return Selection(axes={**narrow, **front, last: ()}, scales={next(iter(narrow)): (2.0, 0.5, 0.25)})
+
+
 @pytest.mark.parametrize(("family", "size"), MODELS)
 def test_stock_layout_loads_in_the_stock_class_and_equals_the_masked_model(
     family: str, size: str, tmp_path: Path
 ) -> None:
     dense, structure = tiny(family, size, "ForCTC"), tiny_structure(family, size)
-    small = cut(dense, SHAPE, layout="stock")
+    selection = shape_for(structure)
+    small = cut(dense, selection, layout="stock")
     stock = getattr(transformers, FAMILIES[family].stem + "ForCTC")
     assert type(small) is stock
     small.save_pretrained(tmp_path)
@@ -42,7 +53,7 @@ def test_stock_layout_loads_in_the_stock_class_and_equals_the_masked_model(
     values, mask = audio((2400, 1200))
     masking = attach(base_of(dense), structure)
     try:
-        masking.set(values_of(structure, close(structure, SHAPE).selection, torch.float32))
+        masking.set(values_of(structure, close(structure, selection).selection, torch.float32))
         masked = outputs(dense, values, mask)
     finally:
         masking.remove()
@@ -67,6 +78,29 @@ OBSTACLES = {
 def test_stock_layout_names_what_prevents_it(sentence: str) -> None:
     with pytest.raises(SelectionError, match=sentence):
         cut(tiny("hubert", "base"), Selection(axes=OBSTACLES[sentence]), layout="stock")
+
+
+CONFORMER = "encoder.layers.1"
+CONFORMER_OBSTACLES = {
+    "the attention block of layer 1 is removed": {f"{CONFORMER}.self_attn/block": ()},
+    "layer 1 has 1 of 4 heads": {f"{CONFORMER}.self_attn/heads": (2,)},
+    "heads of layer 1 have lost single dimensions": {f"{CONFORMER}.self_attn/head3.vo": (2,)},
+    "the convolution module of layer 1 has 2 of 24 channels": {f"{CONFORMER}.conv_module/channels": (2, 5)},
+    "ffn2 of layer 1 has no units left": {f"{CONFORMER}.ffn2/block": ()},
+    "feed-forward widths differ: 10 in ffn1 of layer 0, 1 in ffn1 of layer 1": {f"{CONFORMER}.ffn1/units": (3,)},
+}
+
+
+@pytest.mark.parametrize("sentence", CONFORMER_OBSTACLES)
+def test_stock_layout_names_what_prevents_it_in_a_conformer(sentence: str) -> None:
+    with pytest.raises(SelectionError, match=sentence):
+        cut(tiny("wav2vec2-bert", "base"), Selection(axes=CONFORMER_OBSTACLES[sentence]), layout="stock")
+
+
+def test_what_a_cut_model_has_dropped_is_not_made_up_for_the_stock_layout() -> None:
+    small = cut(tiny("wav2vec2-conformer", "base"), Selection(axes={}))
+    with pytest.raises(SelectionError, match=r"encoder\.pos_conv_embed\.conv\.bias, which this model has not"):
+        cut(small, Selection(axes={}), layout="stock")
 
 
 def test_stock_layout_has_no_place_for_the_scale_of_a_positional_group() -> None:

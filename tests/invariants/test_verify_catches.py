@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
 import pytest
 import torch
-from support import MODELS, tiny, tiny_structure
+from support import MODELS, POSITIONS, RAGGED, realise, tiny, tiny_structure
 from torch import nn
 
 from secateur.modules.norm import SupportLayerNorm
@@ -43,7 +44,9 @@ def failed(result: Verification) -> set[str]:
 
 
 def selection_for(family: str) -> Selection:
-    """That selection, less the axis that a family does not have."""
+    """That selection, less the axis that a family does not have; of a Conformer one like it."""
+    if family in POSITIONS:
+        return realise(tiny_structure(family, "base"), RAGGED)
     if GROUPS in tiny_structure(family, "base").axes:
         return SELECTION
     without = [{k: v for k, v in part.items() if k != GROUPS} for part in (SELECTION.axes, SELECTION.scales)]
@@ -116,3 +119,71 @@ def test_verify_catches_a_missing_parameter_count() -> None:
     other = Selection(axes=dict(closed.axes) | {names.feed_forward_units(2): (0, 1)}, scales=closed.scales)
     result = fault(cut(tiny("hubert", "large"), other))
     assert "parameters are those of the selection" in failed(result)
+
+
+LAYER = "encoder.layers.0"
+CONFORMER = Selection(
+    axes={
+        f"{LAYER}.conv_module/channels": (0, 3, 4, 11, 17),
+        f"{LAYER}.self_attn/head1.qk": (0, 2, 5),
+        f"{LAYER}.self_attn/head2.qk": (1, 3, 4),
+    },
+    scales={f"{LAYER}.conv_module/channels": (0.5, 1.5, 1.0, 2.0, 0.75)},
+)
+
+
+def conformer_fault(family: str, size: str, spoil: Callable[[Any, Any], None]) -> set[str]:
+    """Lines that fail for a cut Conformer of which somebody has spoilt the first layer, given the dense one's."""
+    dense = tiny(family, size)
+    model = cut(dense, CONFORMER)
+    assert verify(model, dense, CONFORMER).holds
+    with torch.no_grad():
+        spoil(model.encoder.layers[0], dense.encoder.layers[0])
+    return failed(verify(model, dense, CONFORMER))
+
+
+def pair_with_themselves(layer: Any, dense: Any) -> None:
+    """GLU values as gates, too: rows [i, i] in place of [i, i + C]."""
+    weight = layer.conv_module.pointwise_conv1.weight
+    weight[5:] = weight[:5]
+
+
+def take_first_statistics(layer: Any, dense: Any) -> None:
+    """The running mean of the first channels, whichever stay."""
+    layer.conv_module.batch_norm.running_mean.copy_(dense.conv_module.batch_norm.running_mean[:5])
+
+
+def take_first_biases(layer: Any, dense: Any) -> None:
+    """The queries' bias of the first dimensions, whichever stay."""
+    layer.self_attn.pos_bias_v.copy_(dense.self_attn.pos_bias_v.flatten()[: len(layer.self_attn.pos_bias_v)])
+
+
+def read_first_columns(layer: Any, dense: Any) -> None:
+    """The first columns of the shared table, whichever dimensions a head has."""
+    layer.self_attn.query_key = tuple(tuple(range(len(kept))) for kept in layer.self_attn.query_key)
+
+
+def scale_by_what_is_left(layer: Any, dense: Any) -> None:
+    """The softmax scale of a narrower head."""
+    layer.self_attn.scaling = 3**-0.5
+
+
+@pytest.mark.parametrize(
+    ("family", "size", "spoil"),
+    [
+        ("wav2vec2-conformer", "base", pair_with_themselves),
+        ("wav2vec2-conformer", "base", take_first_statistics),
+        ("wav2vec2-conformer", "base", take_first_biases),
+        ("wav2vec2-bert", "base", read_first_columns),
+        ("wav2vec2-bert", "rotary", scale_by_what_is_left),
+    ],
+)
+def test_verify_catches_a_fault_in_a_conformer_layer(family: str, size: str, spoil: Callable[[Any, Any], None]) -> None:
+    assert conformer_fault(family, size, spoil) == {EQUAL}
+
+
+def test_verify_catches_a_conformers_norm_over_all_channels(monkeypatch: pytest.MonkeyPatch) -> None:
+    dense = tiny("wav2vec2-bert", "base")
+    model = cut(dense, CONFORMER)
+    monkeypatch.setattr(SupportLayerNorm, "forward", nn.LayerNorm.forward)
+    assert failed(verify(model, dense, CONFORMER)) == {EQUAL}

@@ -85,6 +85,8 @@ class ValidGroupNorm(nn.GroupNorm):
 
 def leave_padding_out(base: Any) -> None:
     """Make an encoder with a GroupNorm front end able to take batches of unequal lengths, by `tell_lengths`."""
+    if not hasattr(base, "feature_extractor"):
+        return
     first = base.feature_extractor.conv_layers[0]
     if type(getattr(first, "layer_norm", None)) is nn.GroupNorm:
         first.layer_norm = ValidGroupNorm.like(first)
@@ -92,7 +94,7 @@ def leave_padding_out(base: Any) -> None:
 
 def tell_lengths(base: Any, lengths: Tensor | None) -> None:
     """Tell an encoder the valid samples of each utterance of its next batch, (B,); None where nothing is padded."""
-    front_end = base.feature_extractor
+    front_end: Any = getattr(base, "feature_extractor", None)
     layers = getattr(front_end, "conv_layers", ())
     for module in (front_end, *(getattr(layer, "layer_norm", None) for layer in layers[:1])):
         if hasattr(module, "lengths"):

@@ -84,6 +84,12 @@ def _encoder_state(base: Any, old: Structure, new: Structure, closed: Selection)
     """Parameters and buffers of the cut encoder: tapped, then sliced to the new layout."""
     values, taps, slices = values_of(old, closed), compile_taps(old), Slices(old, new)
     parameters, buffers = dict(base.named_parameters()), dict(base.named_buffers())
+    lost = sorted(set(new.unused) - parameters.keys())
+    if lost:
+        raise SelectionError(
+            f"This shape does not fit the stock layout: stock classes have {lost[0]}, which this model has not; "
+            "cut the dense model."
+        )
     state = {buffer.name: slices.of(buffer.name, buffers[buffer.name]) for buffer in new.buffers}
     state |= {name: parameters[name].detach().clone() for name in new.unused}  # of a stock class
     for weight in new.weights:

@@ -33,7 +33,7 @@ class Slices:
         value = value.reshape(before.shape)
         for bind in after.binds:
             value = value.index_select(bind.dim, self._positions(before, after, bind.dim).to(value.device))
-        return value.clone(memory_format=torch.contiguous_format)
+        return value.clone(memory_format=torch.contiguous_format).view(after.split or after.shape)
 
     def _positions(self, before: Weight, after: Weight, dim: int) -> Tensor:
         """Where each position of a new parameter's dimension lies in the old one."""

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 from pruning_toy import seeded
-from support import MODELS, TOLERANCE, audio, difference
+from support import FAST_MODELS, TOLERANCE, audio, difference
 from torch import nn
 
 from secateur.compress import teacher as module
@@ -29,7 +29,7 @@ def is_fast(teacher: Teacher) -> bool:
     return any(isinstance(part, InferenceAttention) for part in teacher.form.modules())
 
 
-@pytest.mark.parametrize(("family", "size"), MODELS)
+@pytest.mark.parametrize(("family", "size"), FAST_MODELS)
 def test_targets_are_the_encoders_hidden_states_and_only_those_asked_for(family: str, size: str) -> None:
     base = seeded(family, size)
     teacher = Teacher(base, (0, 2, 3))

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
 import torch
 from pruning_toy import seeded
-from support import FAMILIES, audio
+from support import FAMILIES, FAST, audio, heard
 from torch.nn import functional as F
 
 from secateur.compress.config import Distillation
@@ -99,7 +100,7 @@ def batch_of(lengths: tuple[int, ...], seed: int = 0) -> list[AudioBatch]:
     return [whole, *alone]
 
 
-@pytest.mark.parametrize("family", [family for family in FAMILIES if family != "data2vec-audio"])
+@pytest.mark.parametrize("family", [family for family in FAST if family != "data2vec-audio"])
 @pytest.mark.parametrize("pairing", [Fixed(), Learned(layers=(1, 3))])
 def test_a_padded_batch_has_the_sums_of_its_utterances_alone(family: str, pairing: Any) -> None:
     teacher, student = seeded(family, "large"), seeded(family, "large")
@@ -131,6 +132,7 @@ def test_a_padded_batch_has_the_sums_of_its_utterances_alone(family: str, pairin
 def test_a_student_that_is_the_teacher_has_no_loss(family: str, maps: Any) -> None:
     teacher = seeded(family, "base")
     (batch,) = batch_of((3000, 3000))[:1]
+    batch = replace(batch, values=heard(teacher, batch.values)[0])
     imitator = Imitator(seeded(family, "base"), Distillation(pairing=Fixed(maps=maps)))
     targets = hidden_states(teacher, batch)
     found = imitator(batch, targets, [(layer, layer) for layer in imitator.layers]).pairs
