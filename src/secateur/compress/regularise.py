@@ -38,7 +38,8 @@ def regularised(
         freeze_frontend: Whether the convolutional front end keeps its weights.
 
     Raises:
-        ConfigError: Stretches of time are to be masked in a model that has no vector to put there.
+        ConfigError: Stretches of time are to be masked in a model that has no vector to put there, or a front end is to
+            keep its weights where there is none.
     """
     model = student()
     base: Any = base_of(model)
@@ -48,6 +49,10 @@ def regularised(
         raise ConfigError(
             "regularise.time_masks: this model has no mask vector (masked_spec_embed): leave it at 0, or use "
             "feature_masks."
+        )
+    if freeze_frontend and not hasattr(base, "feature_extractor"):
+        raise ConfigError(
+            "freeze_frontend: got true, but this model hears features and has no convolutional front end."
         )
     changes: list[tuple[str, str, Any]] = [("config", *pair) for pair in _config_fields(settings).items()]
     for path, module in model.named_modules():
@@ -78,6 +83,13 @@ def regularised(
             owner = _at(model, path)
             if owner is not None:
                 setattr(owner, name, value)
+
+
+def keep_statistics(model: nn.Module) -> None:
+    """Let every BatchNorm go on with the statistics it has, whatever mode the model is in."""
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm1d):
+            module.eval()
 
 
 def fields_of(config: Any) -> dict[str, Any]:

@@ -16,6 +16,7 @@ from secateur.compress.config import Distillation, Learning, Training
 from secateur.compress.fidelity import score
 from secateur.compress.imitate import Imitator, Pair, Passed
 from secateur.compress.progressive import Progressive
+from secateur.compress.regularise import keep_statistics
 from secateur.compress.student import Student
 from secateur.compress.teacher import Teacher
 from secateur.cost import Cost
@@ -108,6 +109,7 @@ class Imitation:
     def begin(self, step: int) -> None:
         """Dropout, layer-drop and masks are off, in the student too, unless its training turns one on by name."""
         self.module.train(self.training.regularise.any)
+        keep_statistics(self.module)
         self.teacher.eval()
 
     def loss(self, wrapped: nn.Module, batch: MicroBatch) -> StepLoss:

@@ -35,10 +35,10 @@ def _family(family: str) -> list[str]:
     """The lines of the proof that do not hold for a tiny model of one family."""
     import torch
 
+    from secateur.arch import declare
     from secateur.modules.configs import stock_config
     from secateur.modules.models import class_for
     from secateur.structure import Selection
-    from secateur.structure import wav2vec2 as names
     from secateur.surgery import cut
     from secateur.surgery.verify import verify
 
@@ -51,19 +51,15 @@ def _family(family: str) -> list[str]:
         "num_conv_pos_embeddings": 8,
         "num_conv_pos_embedding_groups": 2,
     }
-    selection = Selection(
-        axes={
-            names.channels(1): (0, 2, 3, 6),
-            names.heads(0): (1,),
-            names.query_key(1, 0): (0, 3, 5),
-            names.value_output(1, 1): (1, 2),
-            names.feed_forward_units(0): (0, 5, 7, 20),
-            names.feed_forward_block(1): (),
-        }
-    )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         config = stock_config(family, fields)
+        axes = {
+            axis.name: axis.units[:: 1 + number % 3] if axis.kind != "layer" else axis.units
+            for number, axis in enumerate(declare(config).axes.values())
+        }
+        axes[max(name for name in axes if name.endswith("/block"))] = ()
+        selection = Selection(axes=axes)
         dense = class_for(config)(config).eval()
         verification = verify(cut(dense, selection), dense, selection)
     return [f"{check.name} ({check.detail})" for check in verification.checks if not check.holds]

@@ -15,12 +15,13 @@ from secateur.report.words import amount, milliseconds, share
 
 #: Parts in the order of the data: name, and what its blocks' names begin or end with.
 PARTS = (
-    ("convolutions", re.compile(r"feature_extractor\b")),
+    ("convolutions", re.compile(r"(feature_extractor|subsampling)\b")),
     ("projection", re.compile(r"feature_projection\b")),
     ("positional convolution", re.compile(r"encoder\.pos_conv")),
-    ("attention", re.compile(r"encoder\.layers\.\d+\.attention$")),
-    ("feed-forward", re.compile(r"encoder\.layers\.\d+\.feed_forward$")),
-    ("norms and the rest", re.compile(r"")),
+    ("attention", re.compile(r"(encoder\.)?layers\.\d+\.(attention|self_attn)$")),
+    ("feed-forward", re.compile(r"(encoder\.)?layers\.\d+\.(feed_forward[12]?|ffn[12])$")),
+    ("norms and the rest", re.compile(r"(?!(encoder\.)?layers\.\d+\.conv(_module)?$)")),
+    ("convolution modules", re.compile(r"")),
 )
 COSTS = (
     ("parameters", "Parameters", ""),
@@ -210,7 +211,7 @@ def _row(block: str) -> str:
     """The row a block is drawn in."""
     if match := re.match(r"feature_extractor\.conv_layers\.(\d+)", block):
         return f"conv {match[1]}"
-    if match := re.match(r"encoder\.layers\.(\d+)", block):
+    if match := re.match(r"(?:encoder\.)?layers\.(\d+)", block):
         return f"layer {match[1]}"
     if block.startswith("encoder.pos_conv"):
         return "positional"

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from markupsafe import Markup
@@ -13,6 +14,9 @@ from secateur.report.svg import cross, line, picture, rectangle, text
 from secateur.report.words import plural, share
 
 _LEFT, _ROW = 66.0, 24.0
+_UNITS = "Feed-forward units"
+#: The path of a layer of the encoder.
+_LAYER = re.compile(r"(encoder\.)?layers\.\d+\b")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,6 +36,15 @@ class Head:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Other:
+    """A block of a layer beside its attention: what its units are called, their axis, and whether it is gone."""
+
+    name: str
+    axis: Axis | None
+    gone: bool
+
+
+@dataclass(frozen=True, kw_only=True)
 class Layer:
     """What is left of one Transformer layer; an axis that the record does not have is None."""
 
@@ -41,8 +54,7 @@ class Layer:
     each: tuple[Head, ...]
     placed: bool  # whether it is known which heads are kept, or only how many
     attention_gone: bool
-    units: Axis | None
-    feed_forward_gone: bool
+    others: tuple[Other, ...]
 
     @property
     def query_key(self) -> tuple[int, int] | None:
@@ -61,20 +73,22 @@ def _sum(pairs: Sequence[tuple[int, int] | None]) -> tuple[int, int] | None:
 
 
 def layers_of(axes: Sequence[Axis]) -> list[Layer]:
-    """The Transformer layers that axes speak of, in order."""
-    by_name = {axis.name: axis for axis in axes}
-    numbers = {axis.layer for axis in axes if axis.kind != "channels" and axis.layer is not None}
-    return [_layer(number, by_name) for number in sorted(numbers)]
+    """The encoder's layers that axes speak of, in order."""
+    by_path: dict[str, dict[str, Axis]] = {}
+    for axis in axes:
+        if match := _LAYER.match(axis.name):
+            by_path.setdefault(match[0], {})[axis.name] = axis
+    return sorted((_layer(path, found) for path, found in by_path.items()), key=lambda layer: layer.index)
 
 
-def _layer(number: int, axes: Mapping[str, Axis]) -> Layer:
-    path = f"encoder.layers.{number}"
-    heads, units = axes.get(f"{path}.attention/heads"), axes.get(f"{path}.feed_forward/units")
+def _layer(path: str, axes: Mapping[str, Axis]) -> Layer:
+    heads = next((axis for axis in axes.values() if axis.kind == "heads"), None)
+    attention = heads.name.rpartition("/")[0] if heads else f"{path}.attention"
     gone = _gone(axes.get(f"{path}/layer"))
     each = []
     for index in range(heads.original if heads else 0):
-        wide = axes.get(f"{path}.attention/head{index}.qk")
-        deep = axes.get(f"{path}.attention/head{index}.vo")
+        wide = axes.get(f"{attention}/head{index}.qk")
+        deep = axes.get(f"{attention}/head{index}.vo")
         each.append(
             Head(
                 index=index,
@@ -88,17 +102,30 @@ def _layer(number: int, axes: Mapping[str, Axis]) -> Layer:
     if not placed:
         each = [Head(index=head.index, alive=head.index < kept) for head in each]
     return Layer(
-        index=number,
+        index=int(path.rpartition(".")[2]),
         gone=gone,
         heads=heads,
         each=tuple(each),
         placed=placed,
-        attention_gone=gone or _gone(axes.get(f"{path}.attention/block")) or (heads is not None and not kept),
-        units=units,
-        feed_forward_gone=gone
-        or _gone(axes.get(f"{path}.feed_forward/block"))
-        or (units is not None and units.kept == 0),
+        attention_gone=gone or _gone(axes.get(f"{attention}/block")) or (heads is not None and not kept),
+        others=tuple(_others(axes, gone)),
     )
+
+
+def _others(axes: Mapping[str, Axis], gone: bool) -> Iterator[Other]:
+    """The blocks of a layer that has those axes, less its attention."""
+    for axis in axes.values():
+        if axis.kind in ("units", "channels"):
+            block = axis.name.rpartition("/")[0]
+            word = block.rpartition(".")[2]
+            name = _UNITS if word == "feed_forward" else f"{word} {axis.kind}"
+            yield Other(name=name, axis=axis, gone=gone or _gone(axes.get(f"{block}/block")) or _gone(axis))
+
+
+def convolutions(axes: Sequence[Axis]) -> list[Axis]:
+    """The channels of convolutions in front of the layers, in order."""
+    outside = (axis for axis in axes if axis.kind == "channels" and not _LAYER.match(axis.name))
+    return sorted(outside, key=lambda axis: axis.layer or 0)
 
 
 def _gone(axis: Axis | None) -> bool:
@@ -233,10 +260,12 @@ def pictures(axes: Sequence[Axis]) -> list[Chart]:
     layers, found = layers_of(axes), []
     if any(layer.heads for layer in layers):
         found.append(heads_picture(layers))
-    if any(layer.units for layer in layers):
-        rows = [(f"layer {layer.index}", layer.units, layer.feed_forward_gone) for layer in layers]
-        found.append(bars_picture(rows, name="units", title="Feed-forward units", unit="unit", stacked=bool(found)))
-    conv = sorted((axis for axis in axes if axis.kind == "channels"), key=lambda axis: axis.layer or 0)
+    for name in dict.fromkeys(other.name for layer in layers for other in layer.others):
+        rows = [(f"layer {layer.index}", o.axis, o.gone) for layer in layers for o in layer.others if o.name == name]
+        unit = name.rpartition(" ")[2].removesuffix("s")
+        word = "units" if name == _UNITS else name.replace(" ", "-")
+        found.append(bars_picture(rows, name=word, title=name, unit=unit, stacked=bool(found)))
+    conv = convolutions(axes)
     if conv:
         rows = [(f"conv {axis.layer}", axis, False) for axis in conv]
         found.append(bars_picture(rows, name="channels", title="Convolution channels", unit="channel"))

@@ -15,7 +15,7 @@ from secateur.report.costs import Stack, stacks
 from secateur.report.gates import ConstraintRow, Health, RoundingView, constraint_rows, health, rounding_view
 from secateur.report.record import Check, Corpus, Data, Phase, Point, Record, Verification
 from secateur.report.scores import order_of, scores_of
-from secateur.report.shape import Layer, layers_of, pictures
+from secateur.report.shape import Layer, convolutions, layers_of, pictures
 from secateur.report.stages import NAMES, Headline, Table, headline, table
 from secateur.report.trajectories import Trajectory, trajectories
 from secateur.report.words import duration, figure, plural
@@ -98,7 +98,7 @@ def view(record: Record, points: Sequence[Point], bench: Bench | None = None) ->
             axis.kind in ("units", "channels", "groups") and axis.before < axis.original for axis in record.axes
         ),
         layers=tuple(layers),
-        channels=tuple((axis.layer or 0, axis.kept, axis.original) for axis in record.axes if axis.kind == "channels"),
+        channels=tuple((axis.layer or 0, axis.kept, axis.original) for axis in convolutions(record.axes)),
         groups=tuple((axis.kept, axis.original) for axis in record.axes if axis.kind == "groups"),
         costs=tuple(stacks(record.blocks)) if record.blocks else (),
         bench=bench_view(bench) if bench else None,

@@ -80,7 +80,7 @@ def test_a_removed_layer_takes_its_blocks_with_it() -> None:
     layer = layers_of(found)[0]
     assert layer.gone
     assert layer.attention_gone
-    assert layer.feed_forward_gone
+    assert [other.gone for other in layer.others] == [True]
 
 
 def test_stacked_bars_are_as_long_as_the_cost_and_sum_to_it() -> None:

@@ -34,9 +34,10 @@ def table_for(config: Any, conditions: Conditions, *, on_step: OnStep | None = N
         on_step: Told how far the measuring is.
 
     Raises:
-        ConfigError: The conditions cannot be had on this machine.
+        ConfigError: The conditions cannot be had on this machine, or blocks of this family are not measured.
         SecateurError: Measuring failed.
     """
+    _refuse_unmeasured(config)
     conditions = _resolved(config, conditions)
     architecture = architecture_of(config)
     decides = deciding(architecture, conditions)
@@ -50,6 +51,15 @@ def table_for(config: Any, conditions: Conditions, *, on_step: OnStep | None = N
         except OSError as error:
             logger.warning("the table of latencies is not kept for other runs: %s", error)
     return found
+
+
+def _refuse_unmeasured(config: Any) -> None:
+    from secateur.inference import FAMILIES
+    from secateur.modules.families import stock_type
+
+    model_type = stock_type(config.model_type)
+    if model_type not in FAMILIES:
+        raise ConfigError(f"There is no cost 'latency' for {model_type} models; there is for {', '.join(FAMILIES)}.")
 
 
 def architecture_of(config: Any) -> dict[str, Any]:
