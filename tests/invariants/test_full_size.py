@@ -1,4 +1,4 @@
-"""Masked equals shrunk at full size, random weights, float32."""
+"""Masked equals shrunk at full size, random weights, float32; Conformers at full width, float64."""
 
 from __future__ import annotations
 
@@ -6,11 +6,12 @@ from typing import Any
 
 import pytest
 import torch
-from support import TOLERANCE, audio, build, difference, outputs
+from support import POSITIONS, TOLERANCE, Plan, audio, build, difference, outputs, realise
 from transformers import HubertConfig, WavLMConfig
 
 from secateur.arch import declare
 from secateur.masking import attach, values_of
+from secateur.modules.configs import stock_config
 from secateur.structure import Selection, close
 from secateur.structure import wav2vec2 as names
 from secateur.surgery import cut
@@ -55,3 +56,32 @@ def test_masked_equals_shrunk_at_full_size(config: Any) -> None:
     for lengths in ((16000,), (12000, 5000)):
         for a, b in zip(outputs(dense, *audio(lengths)), outputs(small, *audio(lengths)), strict=True):
             assert difference(a, b) <= TOLERANCE[torch.float32]
+
+
+WIDE: dict[str, Any] = {
+    "hidden_size": 1024,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 16,
+    "intermediate_size": 4096,
+}
+CONFORMERS = [(family, kind) for family, sizes in POSITIONS.items() for kind in sizes.values()]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("implementation", ["eager", "sdpa"])
+@pytest.mark.parametrize(("family", "kind"), CONFORMERS)
+def test_masked_equals_shrunk_in_conformers_of_full_width(family: str, kind: str | None, implementation: str) -> None:
+    config = stock_config(family, WIDE | {"position_embeddings_type": kind, "attn_implementation": implementation})
+    structure, dense = declare(config), build(config, dtype=torch.float64, seed=1)
+    plan = Plan(seed=2, channels=("some",) * 7, attention=("ragged", "narrow"), feed_forward=("units",) * 2, trimmed=0,
+                scales=True)  # fmt: skip
+    closed = close(structure, realise(structure, plan)).selection
+    small = cut(dense, closed)
+    masking = attach(dense, structure)
+    for lengths in ((16000,), (9000, 4000)):
+        speech = audio(lengths, torch.float64)
+        masking.set(values_of(structure, closed, torch.float64))
+        masked = outputs(dense, *speech)
+        masking.set(None)
+        for a, b in zip(masked, outputs(small, *speech), strict=True):
+            assert difference(a, b) <= TOLERANCE[torch.float64]

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import pytest
-from transformers import HubertConfig, Wav2Vec2Config, WavLMConfig
+from transformers import HubertConfig, Wav2Vec2BertConfig, Wav2Vec2Config, Wav2Vec2ConformerConfig, WavLMConfig
 
-from secateur.arch import declare
+from secateur.arch import declare, skeleton
 from secateur.cost import Cost, Terms, breakdown
 from secateur.structure import Selection, close
 from secateur.structure import wav2vec2 as names
@@ -23,6 +23,40 @@ def test_default_configs_have_their_known_size(config: type, parameters: int) ->
     assert table.frames == 49
     assert table.scopes["frontend"] == {"parameters": 4_200_448, "macs": 2_450_123_776}
     assert table.blocks["encoder.pos_conv_embed"]["macs"] == 235_929_600
+
+
+def test_w2v_bert_2_has_its_published_size() -> None:
+    width, units, kernel, heads, layers = 1024, 4096, 31, 16, 24
+    feed_forward = 2 * width * units + units + width
+    attention = 4 * (width * width + width) + (64 + 8 + 1) * width // heads  # and the table of relative keys
+    convolution = 3 * width * width + width * kernel
+    norms = 2 * (1 + 1 + 1 + 1 + 1 + 1) * width  # one before each block, one behind the depthwise filter, one last
+    layer = 2 * feed_forward + attention + convolution + norms
+    projection = 2 * 160 + 160 * width + width
+    table = breakdown(declare(Wav2Vec2BertConfig()), samples=16000)
+    assert table.parameters == layers * layer + projection + width == 580_493_120  # and the mask vector
+    assert table.frames == 49
+    products = 49 * (4 * width * units + 4 * width * width + convolution) + 3 * 49 * 49 * width
+    assert table.macs == layers * products + 49 * 160 * width == 28_584_263_680
+    assert table.scopes["frontend"] == {"parameters": projection, "macs": 49 * 160 * width}
+
+
+def test_the_positional_convolution_that_is_never_called_is_no_parameter_of_a_conformer() -> None:
+    config = Wav2Vec2ConformerConfig(
+        hidden_size=1024,
+        num_hidden_layers=24,
+        num_attention_heads=16,
+        intermediate_size=4096,
+        position_embeddings_type="rotary",
+        feat_extract_norm="layer",
+        conv_bias=True,
+    )
+    whole = sum(parameter.numel() for parameter in skeleton(config).parameters())
+    unused = 1024 * 1024 // 16 * 128 + 128 + 1024  # directions, a magnitude for each tap, biases
+    assert (whole, unused) == (593_344_128, 8_389_760)
+    structure = declare(config)
+    assert breakdown(structure, samples=16000).parameters == whole - unused
+    assert {name.rpartition(".conv.")[0] for name in structure.unused} == {"encoder.pos_conv_embed"}
 
 
 def test_a_group_of_the_positional_convolution_has_its_weights_and_biases() -> None:
