@@ -41,6 +41,7 @@ class Table:
         self.outputs: list[Output] = []
         self.unused: list[str] = []
         self.front_end = "feature_extractor"
+        self.encoder = "encoder"
         self.features: Features | None = None
         self.stages: tuple[Stage, ...] = ()
         self.left_out: set[str] = set()
@@ -63,15 +64,15 @@ class Table:
         """Add an axis."""
         self.axes[axis.name] = axis
 
-    def bind(self, name: str, dim: int, *axes: str, width: int = 1) -> None:
+    def bind(self, name: str, dim: int, *axes: str, width: int = 1, across: str = "") -> None:
         """Say that dimension `dim` of a parameter or buffer lies on axes; one that this model lacks is passed over."""
         for tensors in (self.weights, self.buffers):
             if name not in tensors:
                 continue
             weight = tensors[name]
-            size = width * sum(self.axes[axis].size for axis in axes)
+            size = width * sum(self.axes[axis].size for axis in axes) * (self.axes[across].size if across else 1)
             assert weight.shape[dim] == size, f"{name} has {weight.shape[dim]} on dim {dim}, its axes {size}"
-            bind = Bind(dim=dim, axes=axes, width=width)
+            bind = Bind(dim=dim, axes=axes, width=width, across=across)
             tensors[name] = replace(weight, binds=(*weight.binds, bind), within=None)
 
     def flatten(self, name: str) -> None:
@@ -79,11 +80,11 @@ class Table:
         if name in self.weights and len(stored := self.weights[name].shape) > 1:
             self.weights[name] = replace(self.weights[name], shape=(math.prod(stored),), split=stored)
 
-    def tap(self, name: str, dim: int | None, *axes: str, repeats: tuple[int, ...] = ()) -> None:
+    def tap(self, name: str, dim: int | None, *axes: str, repeats: tuple[int, ...] = (), times: int = 1) -> None:
         """Say that the mask of axes is multiplied into a parameter."""
         if name in self.weights:
             weight = self.weights[name]
-            self.weights[name] = replace(weight, taps=(*weight.taps, Tap(dim=dim, axes=axes, repeats=repeats)))
+            self.weights[name] = replace(weight, taps=(*weight.taps, Tap(dim=dim, axes=axes, repeats=repeats, times=times)))
 
     def within(self, prefix: str, unit: Unit) -> None:
         """Say that parameters below a path go with a unit, unless an axis along them says so or an earlier row did."""
@@ -120,9 +121,9 @@ class Table:
             if name in self.weights:
                 self.uses.append(Use(module=module, rate=rate, weight=name))
 
-    def use_axes(self, module: str, rate: Rate, axes: Sequence[str]) -> None:
+    def use_axes(self, module: str, rate: Rate, axes: Sequence[str], *, across: str = "") -> None:
         """Count one multiply-accumulate per living unit."""
-        self.uses.append(Use(module=module, rate=rate, axes=tuple(axes)))
+        self.uses.append(Use(module=module, rate=rate, axes=tuple(axes), across=across))
 
     def leave_out(self, module: str) -> None:
         """Say that no MACs of a module are counted."""
@@ -154,12 +155,13 @@ class Table:
             buffers=tuple(self.buffers.values()),
             unused=tuple(self.unused),
             front_end=self.front_end,
+            encoder=self.encoder,
             features=self.features,
         )
 
 
 def _multiplies(module: nn.Module) -> bool:
-    return isinstance(module, nn.Linear | nn.Conv1d)
+    return isinstance(module, nn.Linear | nn.Conv1d | nn.Conv2d)
 
 
 def frames(table: Table) -> Rate:

@@ -8,10 +8,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from secateur.arch import data2vec_audio, hubert, unispeech_sat, wav2vec2, wav2vec2_bert, wav2vec2_conformer, wavlm
+from secateur.arch import data2vec_audio, fast_conformer, hubert, unispeech_sat, wav2vec2, wav2vec2_bert, wav2vec2_conformer, wavlm
 from secateur.arch.blocks import Table
 from secateur.errors import ModelError, SecateurError
-from secateur.modules.families import stock_type
+from secateur.modules.families import encoder_config, stock_type
 from secateur.modules.models import class_for
 from secateur.structure import Structure
 
@@ -21,6 +21,8 @@ TABLES: dict[str, Callable[[Table], None]] = {
     "wavlm": wavlm.declare,
     "data2vec-audio": data2vec_audio.declare,
     "unispeech-sat": unispeech_sat.declare,
+    "parakeet_encoder": fast_conformer.declare,
+    "nemotron_asr_streaming_encoder": fast_conformer.declare,
     "wav2vec2-conformer": wav2vec2_conformer.declare,
     "wav2vec2-bert": wav2vec2_bert.declare,
 }
@@ -49,11 +51,12 @@ def fill(model: nn.Module, state: Mapping[str, Tensor], *, like: nn.Module) -> N
 
 
 def declare(config: Any) -> Structure:
-    """The structure of the base model that a config describes, stock or cut.
+    """The structure of the base model that a config describes, stock or cut, or holds the config of.
 
     Raises:
         ModelError: The architecture, or something that this config switches on, is not supported.
     """
+    config = encoder_config(config)
     model_type = stock_type(config.model_type)
     if getattr(config, "add_adapter", False):
         raise ModelError(

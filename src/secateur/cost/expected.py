@@ -16,6 +16,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from secateur.cost.grid import Grids
 from secateur.structure import Selection, Structure, Use, Weight
 
 #: The costs that are counted, from the declaration alone.
@@ -116,14 +117,20 @@ class Terms:
         self.of_weight = {weight.name: index for index, weight in enumerate(structure.weights)}
         number, nobody = self.alive.number, structure.size
         groups: dict[tuple[int, ...], int] = {}
+        grids: dict[int, tuple[str, str]] = {}
 
-        def group(axes: Sequence[str]) -> int:
-            return groups.setdefault(tuple(number[name] for name in axes), len(groups))
+        def group(axes: Sequence[str], across: str) -> int:
+            if not across:
+                return groups.setdefault(tuple(number[name] for name in axes), len(groups))
+            (inside,) = axes
+            index = groups.setdefault((-1 - number[across], -1 - number[inside]), len(groups))
+            grids[index] = across, inside
+            return index
 
         along, within, any_of, constant = [], [], [], []
         for term in self.terms:
-            binds = [bind.axes for bind in term.weight.binds] if term.weight else [term.use.axes if term.use else ()]
-            along.append([group(axes) for axes in binds])
+            binds = term.weight.binds if term.weight else [term.use] if term.use else []
+            along.append([group(bind.axes, bind.across) for bind in binds])
             unit = term.weight.within if term.weight else None
             within.append(nobody if unit is None else self._position(*unit))
             any_of.append([number[name] for name in term.weight.any_of] if term.weight else [])
@@ -135,8 +142,10 @@ class Terms:
         self.within = torch.tensor(within)
         self.constant = torch.tensor(constant, dtype=torch.float64)
         self.conditional = [(index, torch.tensor(axes)) for index, axes in enumerate(any_of) if axes]
-        self.group_of = torch.tensor([index for axes, index in groups.items() for _ in axes], dtype=torch.long)
-        self.axis_of = torch.tensor([axis for axes in groups for axis in axes], dtype=torch.long)
+        plain = {axes: index for axes, index in groups.items() if index not in grids}
+        self.group_of = torch.tensor([index for axes, index in plain.items() for _ in axes], dtype=torch.long)
+        self.axis_of = torch.tensor([axis for axes in plain for axis in axes], dtype=torch.long)
+        self.grids, self.grid_of = Grids(structure, list(grids.values())), torch.tensor(list(grids), dtype=torch.long)
         self.groups = len(groups)
 
     def _position(self, axis: str, unit: int) -> int:
@@ -146,6 +155,7 @@ class Terms:
         """Expected size of every term (elements of a parameter, living units of a product): (units,) -> (terms,)."""
         alive, counts, there = self.alive(open_probability)
         sums = torch.zeros(self.groups, dtype=counts.dtype).index_add(0, self.group_of, counts[self.axis_of])
+        sums = sums.index_copy(0, self.grid_of, self.grids(open_probability))
         sums = torch.cat([sums, sums.new_ones(1)])
         sizes = self.constant * sums[self.along].prod(-1) * alive[self.within]
         if self.conditional:

@@ -10,6 +10,7 @@ from torch.nn.utils import parametrize
 
 from secateur.masking.sides import Tapped, sides_of
 from secateur.masking.taps import compile_outputs, compile_taps
+from secateur.modules.families import encoder_path
 from secateur.modules.norm import SupportLayerNorm
 from secateur.structure import Structure
 
@@ -116,7 +117,4 @@ def _bypass(masking: Masking, unit: int, module: nn.Module, inputs: tuple[Any, .
 
 def base_of(model: nn.Module) -> nn.Module:
     """The encoder of a Hugging Face model, without its task head."""
-    prefix = getattr(model, "base_model_prefix", "")
-    base = getattr(model, prefix, model) if prefix else model
-    assert isinstance(base, nn.Module)
-    return base
+    return model.get_submodule(encoder_path(model))

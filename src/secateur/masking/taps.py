@@ -81,7 +81,7 @@ def _row(structure: Structure, tap: Tap) -> list[int]:
         row += range(start, start + structure.axes[name].size)
     if tap.repeats:
         row = [unit for unit, count in zip(row, tap.repeats, strict=True) for _ in range(count)]
-    return row
+    return row * tap.times
 
 
 def values_of(structure: Structure, selection: Selection, dtype: torch.dtype = torch.float64) -> Tensor:

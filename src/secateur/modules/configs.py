@@ -14,7 +14,7 @@ from secateur.modules.families import FAMILIES, PREFIX, shape_of
 
 def stock_config(model_type: str, fields: dict[str, Any]) -> PreTrainedConfig:
     """A stock config from plain fields; an entry ``secateur`` stays in it, for the original indices."""
-    return getattr(transformers, f"{FAMILIES[model_type].stem}Config")(**fields)  # type: ignore[no-any-return]
+    return getattr(transformers, FAMILIES[model_type].config_name)(**fields)  # type: ignore[no-any-return]
 
 
 @cache
@@ -24,7 +24,7 @@ def config_class(model_type: str) -> type[PreTrainedConfig]:
     Its file says what every stock class refuses (`Family.refused`); the truth comes back from the entry ``secateur``.
     """
     family = FAMILIES[model_type]
-    stock: Any = getattr(transformers, f"{family.stem}Config")
+    stock: Any = getattr(transformers, family.config_name)
 
     def post_init(self: Any, **kwargs: Any) -> None:
         from secateur.modules.models import register  # that module imports this one
@@ -55,8 +55,43 @@ def config_class(model_type: str) -> type[PreTrainedConfig]:
     )
 
 
+@cache
+def holder_class(model_type: str, ending: str) -> type[PreTrainedConfig]:
+    """Our config class of the cut models with a head whose config holds the encoder's."""
+    family = FAMILIES[model_type]
+    stock: Any = getattr(transformers, family.class_name(ending)).config_class
+
+    def post_init(self: Any, **kwargs: Any) -> None:
+        from secateur.modules.models import register  # that module imports this one
+
+        register(model_type)
+        stock.__post_init__(self, **kwargs)
+
+    def to_diff_dict(self: Any) -> dict[str, Any]:
+        return self.to_dict()  # type: ignore[no-any-return]  # the encoder's config has no defaults to differ from
+
+    return type(
+        f"Secateur{stock.__name__}",
+        (stock,),
+        {
+            "__doc__": f"Config of a cut {family.class_name(ending)}.",
+            "__module__": __name__,
+            "model_type": PREFIX + family.heads[ending],
+            "sub_configs_defaults": {"encoder_config": config_class(model_type)},
+            "__post_init__": post_init,
+            "to_diff_dict": to_diff_dict,
+        },
+    )
+
+
+def head_config_class(model_type: str, ending: str) -> type[PreTrainedConfig]:
+    """Our config class of the cut models with a head, the encoder's own where that is not held by another."""
+    return holder_class(model_type, ending) if ending in FAMILIES[model_type].heads else config_class(model_type)
+
+
 def register_configs() -> None:
     """Make `AutoConfig` know cut models; doing it twice is harmless."""
-    for model_type in FAMILIES:
-        ours = config_class(model_type)
-        transformers.AutoConfig.register(ours.model_type, ours, exist_ok=True)
+    for model_type, family in FAMILIES.items():
+        for ending in ("Model", *family.heads):
+            ours = head_config_class(model_type, ending)
+            transformers.AutoConfig.register(ours.model_type, ours, exist_ok=True)

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
+from transformers import PreTrainedConfig
+
 from secateur.errors import ModelError, nearest
-from secateur.modules import conformer, wav2vec2
+from secateur.modules import conformer, fast_conformer, wav2vec2
 from secateur.modules.family import Family
 from secateur.modules.shape import EncoderShape
 from secateur.structure import Selection, Structure
@@ -16,21 +18,39 @@ FORMAT = 1
 #: In front of the stock model type in the configs of cut models.
 PREFIX = "secateur-"
 
-FAMILIES: dict[str, Family] = {family.model_type: family for family in (*wav2vec2.FAMILIES, *conformer.FAMILIES)}
+FAMILIES: dict[str, Family] = {
+    family.model_type: family for family in (*wav2vec2.FAMILIES, *conformer.FAMILIES, *fast_conformer.FAMILIES)
+}
+#: The families of configs that hold an encoder's, by model type.
+_HOLDERS = {model_type: family for family in FAMILIES.values() for model_type in family.heads.values()}
 
 
 def stock_type(model_type: str) -> str:
-    """The stock architecture behind a model type, ours or theirs.
+    """The stock architecture of the encoder behind a model type, ours or theirs.
 
     Raises:
         ModelError: The architecture is not supported.
     """
     name = model_type.removeprefix(PREFIX)
+    name = _HOLDERS[name].model_type if name in _HOLDERS else name
     if name not in FAMILIES:
         raise ModelError(
             f"Model type {model_type!r} is not supported; allowed are {', '.join(FAMILIES)}.{nearest(name, FAMILIES)}"
         )
     return name
+
+
+def encoder_config(config: Any) -> Any:
+    """The part of a config that is the encoder's: itself, or what it holds."""
+    inner = getattr(config, "encoder_config", None)
+    return inner if isinstance(inner, PreTrainedConfig) else config
+
+
+def encoder_path(model: Any) -> str:
+    """Where the encoder lies in a model with a task head; empty for an encoder itself."""
+    config = getattr(model, "config", None)
+    name: str = "encoder" if encoder_config(config) is not config else getattr(model, "base_model_prefix", "")
+    return name if name and hasattr(model, name) else ""
 
 
 def family_of(config: Any) -> Family:
@@ -39,7 +59,7 @@ def family_of(config: Any) -> Family:
 
 
 def shape_of(config: Any) -> EncoderShape:
-    """The shape that a stock config or a cut one describes."""
+    """The shape that the stock config or the cut one of an encoder describes."""
     record = getattr(config, "secateur", None) or {}
     original = _original(config)
     stem = family_of(config).layers

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from torch import nn
@@ -18,6 +18,9 @@ class Family:
     Attributes:
         model_type: The library's name of it, in configs.
         stem: Of the library's class names: ``Wav2Vec2`` of ``Wav2Vec2Model``, ``Wav2Vec2ForCTC``, …
+        base: What follows the stem in the name of the base model's class.
+        heads: Model types of configs that hold the encoder's in their `encoder_config`, by the ending of the class with
+            that head; empty where models with heads have the encoder's config.
         layers: Path of its list of layers in the base model.
         remembered: Config fields whose original values a cut config remembers.
         refused: What the file of a cut config says in place of the truth, so that every stock class refuses it: none
@@ -31,6 +34,8 @@ class Family:
 
     model_type: str
     stem: str
+    base: str = "Model"
+    heads: Mapping[str, str] = field(default_factory=dict)
     layers: str = "encoder.layers"
     remembered: tuple[str, ...]
     refused: Mapping[str, Any]
@@ -38,3 +43,12 @@ class Family:
     stock_fields: Callable[[Any, EncoderShape], dict[str, Any]]
     attention: type[nn.Module]
     fit: Callable[[Any, Any, EncoderShape], None]
+
+    def class_name(self, ending: str) -> str:
+        """The library's name of the class with the head that `ending` names; ``Model`` for the base model."""
+        return self.stem + (self.base if ending == "Model" else ending)
+
+    @property
+    def config_name(self) -> str:
+        """The library's name of the base model's config class."""
+        return f"{self.stem}{'' if self.base == 'Model' else self.base}Config"

@@ -15,8 +15,8 @@ import transformers
 from transformers import PreTrainedModel
 
 from secateur.errors import ModelError
-from secateur.modules.configs import config_class
-from secateur.modules.families import FAMILIES, PREFIX, family_of, shape_of
+from secateur.modules.configs import head_config_class
+from secateur.modules.families import FAMILIES, PREFIX, encoder_path, family_of, shape_of
 
 #: Auto classes by the ending of the model class they create.
 AUTO = {
@@ -25,6 +25,8 @@ AUTO = {
     "ForSequenceClassification": ("AutoModelForSequenceClassification", "AutoModelForAudioClassification"),
     "ForAudioFrameClassification": ("AutoModelForAudioFrameClassification",),
     "ForXVector": ("AutoModelForAudioXVector",),
+    "ForRNNT": ("AutoModelForRNNT",),
+    "ForTDT": ("AutoModelForTDT",),
 }
 
 
@@ -32,14 +34,14 @@ AUTO = {
 def model_class(model_type: str, ending: str) -> type[PreTrainedModel]:
     """Our model class for a stock model type and an ending such as ``Model`` or ``ForCTC``."""
     family = FAMILIES[model_type]
-    stock: Any = getattr(transformers, family.stem + ending)
+    stock: Any = getattr(transformers, family.class_name(ending))
     base = None if ending == "Model" else model_class(model_type, "Model")
 
     def init(self: Any, config: Any, *args: Any, **kwargs: Any) -> None:
         stock.__init__(self, config, *args, **kwargs)
         if base is None:
             family.fit(self, config, shape_of(config))
-        else:
+        elif not family.heads:  # else the library has built ours, by the config held
             setattr(self, self.base_model_prefix, base(config))
         self.post_init()
 
@@ -49,14 +51,16 @@ def model_class(model_type: str, ending: str) -> type[PreTrainedModel]:
         return (model, info) if output_loading_info else model
 
     recorded = dict(stock._can_record_outputs or {})
-    recorded["attentions"] = replace(recorded["attentions"], target_class=family.attention)
+    recorder = recorded["attentions"]
+    bare = isinstance(recorder, type)
+    recorded["attentions"] = family.attention if bare else replace(recorder, target_class=family.attention)
     built: Any = type(
         f"Secateur{stock.__name__}",
         (stock,),
         {
             "__doc__": f"A cut {stock.__name__}.",
             "__module__": __name__,
-            "config_class": config_class(model_type),
+            "config_class": head_config_class(model_type, ending),
             "_can_record_outputs": recorded,
             "_supports_flash_attn": False,
             "_supports_flex_attn": False,
@@ -78,8 +82,9 @@ def refuse_inexact(model: Any, info: dict[str, Any], *, optional: Sequence[str] 
     Raises:
         ModelError: A weight of the encoder is missing, unexpected or of another shape.
     """
-    prefix = model.base_model_prefix + "."
-    inside = set(getattr(model, model.base_model_prefix, model).state_dict())
+    path = encoder_path(model)
+    prefix = f"{path or model.base_model_prefix}."
+    inside = set(model.get_submodule(path).state_dict())
     first = {name.partition(".")[0] for name in inside}
     missing, unexpected = (
         [key.removeprefix(prefix) for key in info[kind]] for kind in ("missing_keys", "unexpected_keys")
@@ -98,16 +103,17 @@ def refuse_inexact(model: Any, info: dict[str, Any], *, optional: Sequence[str] 
 
 def endings(model_type: str) -> tuple[str, ...]:
     """Endings of the model classes that this family has."""
-    return tuple(ending for ending in AUTO if hasattr(transformers, FAMILIES[model_type].stem + ending))
+    return tuple(ending for ending in AUTO if hasattr(transformers, FAMILIES[model_type].class_name(ending)))
 
 
 @cache
 def register(model_type: str) -> None:
     """Make `AutoModel` and the task classes know a family's cut models."""
     for ending in endings(model_type):
-        for auto in AUTO[ending]:
+        held = ("AutoModel",) if ending in FAMILIES[model_type].heads else ()
+        for auto in (*AUTO[ending], *held):
             cut = model_class(model_type, ending)
-            getattr(transformers, auto).register(config_class(model_type), cut, exist_ok=True)
+            getattr(transformers, auto).register(head_config_class(model_type, ending), cut, exist_ok=True)
 
 
 def class_for(config: Any, ending: str = "Model") -> type[PreTrainedModel]:
@@ -115,10 +121,10 @@ def class_for(config: Any, ending: str = "Model") -> type[PreTrainedModel]:
     family = family_of(config)
     if config.model_type.startswith(PREFIX):
         return model_class(family.model_type, ending)
-    return getattr(transformers, family.stem + ending)  # type: ignore[no-any-return]
+    return getattr(transformers, family.class_name(ending))  # type: ignore[no-any-return]
 
 
 def ending_of(name: str, model_type: str) -> str:
     """The ending of a class name: ``Model``, ``ForCTC``, …; empty when the family has no such class."""
-    ending = name.removeprefix("Secateur").removeprefix(FAMILIES[model_type].stem)
-    return ending if ending in endings(model_type) else ""
+    stock = name.removeprefix("Secateur")
+    return next((ending for ending in endings(model_type) if FAMILIES[model_type].class_name(ending) == stock), "")

@@ -78,6 +78,16 @@ def value_output(path: str, head: int) -> str:
     return f"{path}/head{head}.vo"
 
 
+def shared_query_key(path: str) -> str:
+    """The query/key dimensions that all heads of an attention block share."""
+    return f"{path}/qk"
+
+
+def shared_value_output(path: str) -> str:
+    """The value/output dimensions that all heads of an attention block share."""
+    return f"{path}/vo"
+
+
 def units(path: str) -> str:
     """The intermediate units of a feed-forward block."""
     return f"{path}/units"

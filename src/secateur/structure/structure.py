@@ -20,11 +20,14 @@ class Bind:
         dim: The dimension.
         axes: The axes; the same one twice where a unit has two places along it, as in front of a GLU.
         width: How many positions each unit covers.
+        across: An axis every unit of which has the units of `axes` for itself, as heads of one width have dimensions;
+            empty for none.
     """
 
     dim: int
     axes: tuple[str, ...]
     width: int = 1
+    across: str = ""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -35,11 +38,13 @@ class Tap:
         dim: The dimension, or None for a factor on the whole parameter (axes of one unit).
         axes: The axes, one behind the other along `dim`.
         repeats: How many positions each unit covers, in storage order; empty for one each.
+        times: How often all of that comes, one behind the other.
     """
 
     dim: int | None
     axes: tuple[str, ...]
     repeats: tuple[int, ...] = ()
+    times: int = 1
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -121,15 +126,21 @@ class Features:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Rate:
-    """How many times a weight is used: ``(length after `level` stages + extra) ** power``.
+    """How many times a weight is used: ``(length after `level` stages + extra) ** power``, and more.
 
-    With `distances`, so often for each distance between two frames, of which there are ``2 * length - 1``.
+    Attributes:
+        level: After how many stages.
+        extra: Beside that length.
+        power: Of both together.
+        width: Times so many, such as places along the other dimension of a two-dimensional convolution.
+        distances: Times the ``2 * length - 1`` distances between two frames.
     """
 
     level: int
     extra: int = 0
     power: int = 1
     distances: bool = False
+    width: int = 1
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -141,12 +152,14 @@ class Use:
         rate: How often.
         weight: The weight matrix multiplied each time; or
         axes: axes with one multiply-accumulate per living unit each time (attention's two products).
+        across: An axis every unit of which has those units for itself, as in `Bind`.
     """
 
     module: str
     rate: Rate
     weight: str = ""
     axes: tuple[str, ...] = ()
+    across: str = ""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -185,6 +198,7 @@ class Structure:
         stages: The way from samples to frames.
         convention: What the MACs count and leave out, in words.
         front_end: Module path of what comes before the encoder's layers, for the scope ``frontend``.
+        encoder: Module path of the layers, for the scope ``encoder``.
         sees_padding: Whether padding changes valid frames, in stock code too: front ends with GroupNorm, and data2vec's
             positional norms.
         features: What the model hears instead of samples, made by the first of the stages; None of samples.
@@ -199,6 +213,7 @@ class Structure:
     convention: str
     sees_padding: bool
     front_end: str = "feature_extractor"
+    encoder: str = "encoder"
     outputs: tuple[Output, ...] = ()
     buffers: tuple[Weight, ...] = ()
     unused: tuple[str, ...] = ()
@@ -263,12 +278,12 @@ class Structure:
     def times(self, rate: Rate, samples: int) -> int:
         """How often something of this rate happens on `samples` samples of audio."""
         length = self.lengths(samples)[rate.level]
-        each = 2 * length - 1 if rate.distances else 1
+        each = rate.width * (2 * length - 1 if rate.distances else 1)
         return (length + rate.extra) ** rate.power * each if length else 0
 
     def in_scope(self, path: str, scope: str) -> bool:
         """Whether a parameter or module path belongs to a scope other than ``gated``."""
-        prefix = {"whole": "", "frontend": self.front_end}.get(scope, scope.rstrip("."))
+        prefix = {"whole": "", "frontend": self.front_end, "encoder": self.encoder}.get(scope, scope.rstrip("."))
         return not prefix or path == prefix or path.startswith(prefix + ".")
 
     def check_scope(self, scope: str) -> None:
@@ -283,7 +298,9 @@ class Structure:
 
     def on_axes(self, weight: Weight, gated: frozenset[str]) -> bool:
         """Whether a weight matrix has a dimension on a gated axis, or on one inside a gated unit."""
-        return weight.matrix and any(self.touched(bind.axes, gated) for bind in weight.binds)
+        return weight.matrix and any(
+            self.touched((*bind.axes, *filter(None, [bind.across])), gated) for bind in weight.binds
+        )
 
     def touched(self, axes: Sequence[str], gated: frozenset[str]) -> bool:
         """Whether any of these axes is gated or lies within a gated axis."""

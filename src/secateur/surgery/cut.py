@@ -12,8 +12,8 @@ from secateur.arch import declare, fill, skeleton
 from secateur.errors import ModelError, SelectionError
 from secateur.masking.attach import base_of, has_masks
 from secateur.masking.taps import compile_taps, values_of
-from secateur.modules.configs import config_class, stock_config
-from secateur.modules.families import FAMILIES, record_of, shape_of
+from secateur.modules.configs import config_class, head_config_class, stock_config
+from secateur.modules.families import FAMILIES, PREFIX, encoder_config, encoder_path, record_of, shape_of
 from secateur.modules.models import ending_of, endings
 from secateur.modules.positions import direction_norm
 from secateur.structure import Selection, Structure, Weight, close
@@ -51,7 +51,7 @@ def cut(model: PreTrainedModel, selection: Selection, *, layout: Layout = "regis
     new = skeleton(config, ending)
     assert isinstance(new, PreTrainedModel)
     state = _encoder_state(base_of(model), structure, declare(config), closed)
-    prefix = "" if base_of(new) is new else f"{new.base_model_prefix}."
+    prefix = "" if base_of(new) is new else f"{encoder_path(new)}."
     state = {prefix + name: value for name, value in state.items()}
     state |= _head_state(model, prefix, closed, structure)
     fill(new, state, like=model)
@@ -69,6 +69,8 @@ def cut_config(
     Raises:
         SelectionError: The shape does not fit the stock layout; the sentence names what prevents it.
     """
+    if encoder_config(config) is not config:
+        return _holder_config(config, structure, closed, layout)
     family = FAMILIES[structure.model_type]
     record = record_of(config, structure, closed)
     fields: dict[str, Any] = config.to_dict() | record["original"] | {"secateur": record}
@@ -78,6 +80,19 @@ def cut_config(
     if layout == "registered":
         return new
     return stock_config(structure.model_type, fields | family.stock_fields(new, shape_of(new)))
+
+
+def _holder_config(
+    config: PreTrainedConfig, structure: Structure, closed: Selection, layout: Layout
+) -> PreTrainedConfig:
+    """The config of a cut model with a head, where it holds the encoder's."""
+    held = cut_config(encoder_config(config), structure, closed, layout=layout)
+    heads = FAMILIES[structure.model_type].heads
+    ending = next(ending for ending, name in heads.items() if name == config.model_type.removeprefix(PREFIX))
+    fields = config.to_dict() | {"encoder_config": held}
+    for name in ("model_type", "transformers_version", "architectures"):
+        fields.pop(name, None)
+    return head_config_class(structure.model_type, ending)(**fields)
 
 
 def _encoder_state(base: Any, old: Structure, new: Structure, closed: Selection) -> dict[str, Tensor]:

@@ -24,6 +24,11 @@ def magnitude(base: nn.Module, structure: Structure) -> Tensor:
                 gain = parameters[weight.magnitude].double().cpu()
                 value = value * gain / direction_norm(value, gain)
             along = value.square().sum([dim for dim in range(value.dim()) if dim != bind.dim])
+            if bind.across:
+                start, size = structure.offsets[bind.across], structure.axes[bind.across].size
+                along = along.view(size, -1)
+                squares[start : start + size] += along.sum(1)
+                along = along.sum(0)
             at = 0
             for name in bind.axes:
                 axis = structure.axes[name]

@@ -41,11 +41,12 @@ class Slices:
         return torch.tensor([where[unit] for unit in _along(self.after, after, dim)], dtype=torch.long)
 
 
-def _along(structure: Structure, weight: Weight, dim: int) -> list[tuple[str, int, int, int]]:
-    """Axis, which of its places along the dimension, unit and place within the unit, of every position."""
+def _along(structure: Structure, weight: Weight, dim: int) -> list[tuple[int, str, int, int, int]]:
+    """What tells every position along a dimension: unit across, axis and which of its places, unit, place within it."""
     bind = next(bind for bind in weight.binds if bind.dim == dim)
     return [
-        (name, bind.axes[:at].count(name), unit, place)
+        (other, name, bind.axes[:at].count(name), unit, place)
+        for other in (structure.axes[bind.across].units if bind.across else (0,))
         for at, name in enumerate(bind.axes)
         for unit in structure.axes[name].units
         for place in range(bind.width)
