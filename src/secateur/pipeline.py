@@ -412,7 +412,9 @@ def _recipe_of(run: Path) -> PruneConfig:
 
 def _head_shapes(model: Any) -> dict[str, tuple[int, ...]]:
     """The shapes of a model's weights outside its encoder."""
-    inside = f"{model.base_model_prefix}."
+    from secateur.modules.families import encoder_path
+
+    inside = f"{encoder_path(model) or model.base_model_prefix}."
     return {name: tuple(value.shape) for name, value in model.state_dict().items() if not name.startswith(inside)}
 
 

@@ -83,8 +83,8 @@ class Table:
     def tap(self, name: str, dim: int | None, *axes: str, repeats: tuple[int, ...] = (), times: int = 1) -> None:
         """Say that the mask of axes is multiplied into a parameter."""
         if name in self.weights:
-            weight = self.weights[name]
-            self.weights[name] = replace(weight, taps=(*weight.taps, Tap(dim=dim, axes=axes, repeats=repeats, times=times)))
+            tap = Tap(dim=dim, axes=axes, repeats=repeats, times=times)
+            self.weights[name] = replace(self.weights[name], taps=(*self.weights[name].taps, tap))
 
     def within(self, prefix: str, unit: Unit) -> None:
         """Say that parameters below a path go with a unit, unless an axis along them says so or an earlier row did."""

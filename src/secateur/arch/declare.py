@@ -8,7 +8,16 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from secateur.arch import data2vec_audio, fast_conformer, hubert, unispeech_sat, wav2vec2, wav2vec2_bert, wav2vec2_conformer, wavlm
+from secateur.arch import (
+    data2vec_audio,
+    fast_conformer,
+    hubert,
+    unispeech_sat,
+    wav2vec2,
+    wav2vec2_bert,
+    wav2vec2_conformer,
+    wavlm,
+)
 from secateur.arch.blocks import Table
 from secateur.errors import ModelError, SecateurError
 from secateur.modules.families import encoder_config, stock_type

@@ -15,6 +15,7 @@ from transformers.utils.output_capturing import maybe_install_capturing_hooks
 from secateur.compress.config import Distillation
 from secateur.data.collate import AudioBatch
 from secateur.masking.attach import base_of
+from secateur.modules.families import encoder_config
 from secateur.modules.lengths import frames_of
 from secateur.modules.norm import tell_lengths
 from secateur.objective.distill import sum_over
@@ -52,7 +53,7 @@ def passed(model: nn.Module, audio: AudioBatch, layers: Collection[int] | None =
     logits = getattr(result, "logits", None)
     if not wanted:
         return Passed({}, logits)
-    config: Any = model.config
+    config = encoder_config(model.config)
     expected = config.num_hidden_layers + 1
     states = result.hidden_states
     assert len(states) == expected, f"got {len(states)} hidden states of {expected}"
@@ -99,7 +100,7 @@ class Imitator(nn.Module):
         self.compile_passes, self.recompute = compile, recompute
         self.take(student)
         self.distill = distill
-        config: Any = student.config
+        config = encoder_config(student.config)
         self.depth = config.num_hidden_layers
         pairing = Fixed() if distill is None else distill.pairing
         self.layers = () if distill is None else teacher_layers(pairing, self.depth)

@@ -8,10 +8,15 @@ from typing import Any
 
 from torch import nn
 
+from secateur.arch import declare
 from secateur.compress.config import Regularisation
 from secateur.errors import ConfigError
 from secateur.masking.attach import base_of
+from secateur.modules.families import encoder_path
 from secateur.modules.norm import ValidGroupNorm, leave_padding_out, tell_lengths
+
+#: Attributes of modules with the chance that something is dropped, where no module of its own has it.
+DROPOUTS = ("dropout", "activation_dropout", "attention_dropout", "dropout_positions", "layerdrop")
 
 
 def _config_fields(settings: Regularisation) -> dict[str, Any]:
@@ -43,7 +48,7 @@ def regularised(
     """
     model = student()
     base: Any = base_of(model)
-    within = "" if base is model else f"{model.base_model_prefix}."
+    within = "" if base is model else f"{encoder_path(model)}."
     vector = getattr(base, "masked_spec_embed", None)
     if settings.time_masks and vector is None:
         raise ConfigError(
@@ -58,15 +63,17 @@ def regularised(
     for path, module in model.named_modules():
         if isinstance(module, nn.Dropout):
             changes.append((path, "p", settings.dropout))
-        elif isinstance(getattr(module, "dropout", None), float | int):
-            changes.append((path, "dropout", settings.dropout))
+            continue
+        for name in DROPOUTS:
+            if isinstance(getattr(module, name, None), float | int):
+                changes.append((path, name, settings.layer_drop if name == "layerdrop" else settings.dropout))
     if vector is not None:
         changes.append((f"{within}masked_spec_embed", "requires_grad", settings.time_masks > 0))
     if freeze_frontend:
-        front_end = f"{within}feature_extractor"
-        changes += [
-            (f"{front_end}.{name}", "requires_grad", False) for name, _ in base.feature_extractor.named_parameters()
-        ]
+        stem = declare(base.config).front_end
+        front_end = f"{within}{stem}"
+        parameters = base.get_submodule(stem).named_parameters()
+        changes += [(f"{front_end}.{name}", "requires_grad", False) for name, _ in parameters]
         # The library makes the front end's input require gradients while this is true.
         changes.append((front_end, "_requires_grad", False))
     before = [
@@ -103,7 +110,7 @@ def carry_over(before: nn.Module, after: nn.Module) -> None:
     config.update(fields_of(before.config))
     modules, parameters = dict(before.named_modules()), dict(before.named_parameters())
     for path, module in after.named_modules():
-        for name in ("p", "dropout", "_requires_grad"):
+        for name in ("p", *DROPOUTS, "_requires_grad"):
             value = getattr(modules.get(path), name, None)
             if isinstance(value, bool | int | float) and hasattr(module, name):
                 setattr(module, name, value)

@@ -9,7 +9,7 @@ import transformers
 from transformers import PreTrainedConfig
 
 from secateur.errors import ModelError
-from secateur.modules.families import FAMILIES, PREFIX, shape_of
+from secateur.modules.families import FAMILIES, PREFIX, shape_of, stock_type
 
 
 def stock_config(model_type: str, fields: dict[str, Any]) -> PreTrainedConfig:
@@ -82,6 +82,20 @@ def holder_class(model_type: str, ending: str) -> type[PreTrainedConfig]:
             "to_diff_dict": to_diff_dict,
         },
     )
+
+
+def holding(encoder: PreTrainedConfig, ending: str, fields: dict[str, Any]) -> PreTrainedConfig:
+    """The config of a model with a head that holds an encoder's, stock or cut.
+
+    Args:
+        encoder: The encoder's.
+        ending: Of the class with the head.
+        fields: What the head needs, such as ``vocab_size``.
+    """
+    model_type = stock_type(encoder.model_type)
+    stock: Any = getattr(transformers, FAMILIES[model_type].class_name(ending)).config_class
+    cls: Any = holder_class(model_type, ending) if encoder.model_type.startswith(PREFIX) else stock
+    return cls(**fields, encoder_config=encoder)  # type: ignore[no-any-return]
 
 
 def head_config_class(model_type: str, ending: str) -> type[PreTrainedConfig]:

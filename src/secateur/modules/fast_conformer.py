@@ -88,9 +88,9 @@ class Emptied(nn.Module):
 class CutSharedAttention(nn.Module):
     """Self-attention with relative positions and a cache, of fewer heads with fewer dimensions, the same in all heads.
 
-    Parameter names are those of the stock classes, biases of queries flat. The softmax scale stays that of the original head width. Heads
-    without query/key dimensions attend uniformly. A removed block returns a zero that broadcasts; where it is the one
-    that a streaming encoder reads its position from, it still counts frames in the cache.
+    Parameter names are those of the stock classes, biases of queries flat. The softmax scale stays that of the original
+    head width. Heads without query/key dimensions attend uniformly. A removed block returns a zero that broadcasts;
+    where it is the one that a streaming encoder reads its position from, it still counts frames in the cache.
     """
 
     def __init__(self, config: Any, shape: SharedAttentionShape, layer: int) -> None:
@@ -130,7 +130,8 @@ class CutSharedAttention(nn.Module):
         Args:
             hidden_states: (B, T, D).
             position_embeddings: (B, 2L - 1, D) of the distances between the L frames attended to.
-            attention_mask: Boolean, True attends, or additive, zero attends; (B, 1, T, L).
+            attention_mask: Boolean, True attends; (B, 1, T, L). As in the stock class, which the library gives an
+                additive one in the streaming encoder's eager form: that form is of no use.
             past_key_values: The cache of a streaming encoder.
 
         Returns:
@@ -150,8 +151,7 @@ class CutSharedAttention(nn.Module):
             key, value = past_key_values.update(key, value, self.layer_idx)
         bias = self._position_bias(query, position_embeddings, value.shape[2])  # (B, heads, T, L)
         if attention_mask is not None:
-            allowed = attention_mask if attention_mask.dtype == torch.bool else attention_mask == 0
-            bias = bias.masked_fill(~allowed, self._closed(bias.dtype))
+            bias = bias.masked_fill(attention_mask.logical_not(), self._closed(bias.dtype))
         context, weights = self._product(query, key, value, bias)
         return self.o_proj(context.transpose(1, 2).reshape(batch, time, -1)), weights
 
@@ -185,7 +185,8 @@ class CutSharedAttention(nn.Module):
         assert position_embeddings is not None
         relative = self._heads(self.relative_k_proj(position_embeddings))
         logits = (query + self._per_head(self.bias_v)) @ relative.transpose(2, 3)  # (B, heads, T, 2L - 1)
-        return relative_shift(logits)[..., :length] * self.scaling
+        bias: Tensor = relative_shift(logits)[..., :length] * self.scaling
+        return bias
 
     def _product(self, query: Tensor, key: Tensor, value: Tensor, bias: Tensor) -> tuple[Tensor, Tensor | None]:
         """Attention of every head: (B, heads, T, vo), and weights when eager."""
@@ -262,7 +263,7 @@ def fit_subsampling(block: Any, config: Any, shape: EncoderShape) -> None:
 def subsampling_stages(block: nn.Module) -> list[tuple[str, str, str]]:
     """Module paths of the convolutions in front, stage by stage: of the first alone, then of pairs."""
     paths = [path for path, module in block.named_modules() if isinstance(module, nn.Conv2d)]
-    return [(paths[0], "", ""), *(("", *paths[i : i + 2]) for i in range(1, len(paths), 2))]  # type: ignore[list-item]
+    return [(paths[0], "", ""), *(("", *paths[i : i + 2]) for i in range(1, len(paths), 2))]
 
 
 def widened(convolution: Any, *, inputs: int | None = None, outputs: int | None = None) -> Any:

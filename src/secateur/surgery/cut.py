@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any, Literal
 
 import torch
@@ -57,6 +58,8 @@ def cut(model: PreTrainedModel, selection: Selection, *, layout: Layout = "regis
     fill(new, state, like=model)
     for parameter in new.parameters():
         parameter.requires_grad_(True)
+    if hasattr(model, "generation_config"):
+        new.generation_config = copy.deepcopy(model.generation_config)
     new.train(model.training)
     return new
 

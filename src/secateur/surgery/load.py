@@ -18,8 +18,8 @@ from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel
 
 from secateur.errors import ModelError
 from secateur.masking.attach import base_of
-from secateur.modules.configs import register_configs
-from secateur.modules.families import stock_type
+from secateur.modules.configs import holding, register_configs
+from secateur.modules.families import FAMILIES, encoder_config, stock_type
 from secateur.modules.models import class_for, ending_of, endings, refuse_inexact
 
 #: Parameters that some published checkpoints lack and that inference never uses.
@@ -125,12 +125,15 @@ def with_head(model: PreTrainedModel, ending: str, fields: dict[str, Any], *, se
     Raises:
         ModelError: The family has no such class.
     """
-    config = copy.deepcopy(model.config)
+    config = copy.deepcopy(encoder_config(model.config))
     model_type = stock_type(config.model_type)
     if ending not in endings(model_type):
         allowed = ", ".join(endings(model_type))
         raise ModelError(f"There is no {ending} of {model_type} models; allowed are {allowed}.")
-    config.update(fields)
+    if ending in FAMILIES[model_type].heads:
+        config = holding(config, ending, fields)
+    else:
+        config.update(fields)
     cls: Any = class_for(config, ending)
     config.architectures = [cls.__name__]
     with torch.random.fork_rng(devices=[]):
