@@ -20,7 +20,9 @@ from secateur.structure import Selection, Structure
 from secateur.structure import axis as kinds
 from secateur.structure import wav2vec2 as names
 
-FAMILIES = tuple(ENTRIES)
+FAMILIES = tuple(family for family, entry in ENTRIES.items() if not entry.heads)
+#: Those with heads whose configs hold the encoder's; their attention is fused, since the stock eager softmax is float32.
+FAST_CONFORMERS = tuple(family for family, entry in ENTRIES.items() if entry.heads)
 SIZES = ("base", "large")
 #: What positions are in each tiny Conformer, by family and size.
 POSITIONS: dict[str, dict[str, str | None]] = {
@@ -70,7 +72,12 @@ def tiny_config(family: str, size: str, **changes: Any) -> Any:
         fields |= {"right_max_position_embeddings": 2}
     if family == "wavlm":
         fields |= {"num_buckets": 16, "max_bucket_distance": 12}
-    return getattr(transformers, f"{ENTRIES[family].stem}Config")(**(fields | changes))
+    if family in FAST_CONFORMERS:
+        fields |= {"subsampling_conv_channels": 6, "num_mel_bins": 16, "conv_kernel_size": 5, "scale_input": not large}
+        fields |= {"attention_bias": not large, "convolution_bias": not large, "attn_implementation": "sdpa"}
+    if family == "nemotron_asr_streaming_encoder":
+        fields |= {"sliding_window": 9, "default_num_lookahead_tokens": 1}
+    return getattr(transformers, ENTRIES[family].config_name)(**(fields | changes))
 
 
 def randomise(model: nn.Module, seed: int = 0) -> None:
@@ -100,7 +107,7 @@ def randomise(model: nn.Module, seed: int = 0) -> None:
 
 def build(config: Any, ending: str = "Model", dtype: torch.dtype = torch.float32, seed: int = 0) -> Any:
     """A stock model with random weights, in eval mode."""
-    model = getattr(transformers, ENTRIES[config.model_type].stem + ending)(config)
+    model = getattr(transformers, ENTRIES[config.model_type].class_name(ending))(config)
     randomise(model, seed)
     return model.to(dtype).eval()
 
@@ -187,7 +194,8 @@ def realise(structure: Structure, plan: Plan) -> Selection:
         units = structure.axes[name].units
         axes[name] = tuple(sorted(draw.sample(units, draw.randint(min(least, len(units)), len(units)))))
 
-    convolutions = [(names.channels(i), what) for i, what in enumerate(plan.channels)]
+    front = [axis.name for axis in structure.of_kinds(("channels",)) if axis.least]
+    convolutions = list(zip(front, plan.channels, strict=False))
     for name, what in [*convolutions, (names.positional_groups(), plan.groups)]:
         if name not in structure.axes:
             continue
@@ -234,7 +242,13 @@ def _attention(
     structure: Structure, path: str, what: str, draw: random.Random, axes: dict[str, Any], some: Any
 ) -> None:
     heads = structure.axes[kinds.heads(path)].units
-    if what == "removed":
+    if kinds.shared_query_key(path) in structure.axes and what in ("narrow", "ragged"):
+        some(kinds.shared_query_key(path), least=0)
+        some(kinds.shared_value_output(path))
+        some(kinds.heads(path))
+    elif kinds.shared_query_key(path) in structure.axes and what == "dead":
+        axes[draw.choice((kinds.heads(path), kinds.shared_value_output(path)))] = ()
+    elif what == "removed":
         axes[kinds.block(path)] = ()
     elif what == "dead":
         if draw.random() < 0.5:
