@@ -21,7 +21,7 @@ from secateur.structure import axis as kinds
 from secateur.structure import wav2vec2 as names
 
 FAMILIES = tuple(family for family, entry in ENTRIES.items() if not entry.heads)
-#: Those with heads whose configs hold the encoder's; their attention is fused, since the stock eager softmax is float32.
+#: Those whose heads' configs hold the encoder's; their attention is fused, since the stock eager softmax is float32.
 FAST_CONFORMERS = tuple(family for family, entry in ENTRIES.items() if entry.heads)
 SIZES = ("base", "large")
 #: What positions are in each tiny Conformer, by family and size.
