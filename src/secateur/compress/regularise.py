@@ -43,8 +43,8 @@ def regularised(
         freeze_frontend: Whether the convolutional front end keeps its weights.
 
     Raises:
-        ConfigError: Stretches of time are to be masked in a model that has no vector to put there, or a front end is to
-            keep its weights where there is none.
+        ConfigError: Stretches of time are to be masked in a model that has no vector to put there, or features in one
+            that masks none, or a front end is to keep its weights where there is none.
     """
     model = student()
     base: Any = base_of(model)
@@ -55,7 +55,9 @@ def regularised(
             "regularise.time_masks: this model has no mask vector (masked_spec_embed): leave it at 0, or use "
             "feature_masks."
         )
-    if freeze_frontend and not hasattr(base, "feature_extractor"):
+    if settings.feature_masks and not hasattr(type(base.config), "mask_feature_prob"):
+        raise ConfigError("regularise.feature_masks: this model cannot mask features: leave it at 0.")
+    if freeze_frontend and not any(hasattr(base, name) for name in ("feature_extractor", "subsampling")):
         raise ConfigError(
             "freeze_frontend: got true, but this model hears features and has no convolutional front end."
         )

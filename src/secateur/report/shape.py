@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from markupsafe import Markup
 
@@ -67,6 +67,12 @@ class Layer:
         return _sum([head.value_output for head in self.each])
 
 
+def _without(head: Head) -> Head:
+    """A head that is gone, with none of its dimensions."""
+    wide, deep = ((0, pair[1]) if pair else None for pair in (head.query_key, head.value_output))
+    return replace(head, alive=False, query_key=wide, value_output=deep)
+
+
 def _sum(pairs: Sequence[tuple[int, int] | None]) -> tuple[int, int] | None:
     known = [pair for pair in pairs if pair is not None]
     return (sum(kept for kept, _ in known), sum(before for _, before in known)) if known else None
@@ -87,8 +93,9 @@ def _layer(path: str, axes: Mapping[str, Axis]) -> Layer:
     gone = _gone(axes.get(f"{path}/layer"))
     each = []
     for index in range(heads.original if heads else 0):
-        wide = axes.get(f"{attention}/head{index}.qk")
-        deep = axes.get(f"{attention}/head{index}.vo")
+        # Dimensions are each head's own, or of all heads alike.
+        wide = axes.get(f"{attention}/head{index}.qk", axes.get(f"{attention}/qk"))
+        deep = axes.get(f"{attention}/head{index}.vo", axes.get(f"{attention}/vo"))
         each.append(
             Head(
                 index=index,
@@ -100,7 +107,9 @@ def _layer(path: str, axes: Mapping[str, Axis]) -> Layer:
     kept = heads.kept if heads else 0
     placed = any(head.value_output for head in each) and sum(head.alive for head in each) == kept
     if not placed:
-        each = [Head(index=head.index, alive=head.index < kept) for head in each]
+        shared = f"{attention}/vo" in axes
+        left = [head if shared else Head(index=head.index, alive=True) for head in each]
+        each = [head if head.index < kept else _without(head) for head in left]
     return Layer(
         index=int(path.rpartition(".")[2]),
         gone=gone,

@@ -60,6 +60,18 @@ def test_groups_of_the_positional_convolution_are_drawn_and_told(page: Beautiful
     assert "positional convolution groups" in page.select_one("#gates").text  # type: ignore[union-attr]
 
 
+def test_dimensions_that_all_heads_share_count_once_for_each_head_that_is_left() -> None:
+    path = "layers.0.self_attn"
+    sizes = {"heads": (4, 3), "qk": (8, 5), "vo": (8, 2)}
+    found = [
+        Axis(name=f"{path}/{kind}", kind=kind, layer=0, original=before, before=before, kept=kept)
+        for kind, (before, kept) in sizes.items()
+    ]
+    (layer,) = layers_of(found)
+    assert [head.alive for head in layer.each] == [True, True, True, False]
+    assert (layer.query_key, layer.value_output) == ((15, 32), (6, 32))
+
+
 def test_where_heads_are_not_known_only_their_number_is_shown() -> None:
     axis = Axis(name="encoder.layers.0.attention/heads", kind="heads", layer=0, original=4, before=4, kept=3)
     layer = layers_of([axis])[0]
