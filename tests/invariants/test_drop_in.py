@@ -24,7 +24,7 @@ from transformers import (
 import secateur
 
 LETTERS = ("<pad>", "<s>", "</s>", "<unk>", "|", "A", "B", "C", "D")
-CASES = [(family, size) for family in ("wav2vec2", "wavlm") for size in ("base", "large")]
+CASES = [(family, size) for family in ("wav2vec2", "wavlm", "wav2vec2-conformer") for size in ("base", "large")]
 
 
 def shrunk(folder: Path, family: str, size: str, ending: str) -> Path:
@@ -58,7 +58,8 @@ def test_the_speech_recognition_pipeline_gives_what_the_model_gives(tmp_path: Pa
     assert recognise(audio)["text"] == recognise.tokenizer.decode(ids)
 
 
-@pytest.mark.parametrize(("family", "size"), CASES)
+# The tiny Conformers write nothing here: there would be nothing to compare.
+@pytest.mark.parametrize(("family", "size"), [case for case in CASES if case[0] != "wav2vec2-conformer"])
 def test_long_audio_in_chunks_reads_as_with_the_stock_class(tmp_path: Path, family: str, size: str) -> None:
     shrunk(tmp_path, family, size, "ForCTC")
     (tmp_path / "whole.json").write_text('{"format": 1, "axes": {}}')
@@ -100,7 +101,7 @@ def test_trainer_fine_tunes_saves_and_loads_again(tmp_path: Path, family: str, s
     trainer = Trainer(model=model, args=arguments, train_dataset=items)
     trainer.train()
     moved = [name for name, value in model.state_dict().items() if not torch.equal(value, before[name])]
-    assert any("q_proj" in name for name in moved)
+    assert any("q_proj" in name or "linear_q" in name for name in moved)
     assert any("conv_layers" in name for name in moved)
     trainer.save_model(str(tmp_path / "tuned"))
     again = AutoModelForSequenceClassification.from_pretrained(tmp_path / "tuned").eval()
