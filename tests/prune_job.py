@@ -23,9 +23,10 @@ def recipe(root: Path, out: Path, **changes: Any) -> dict[str, Any]:
         "batching": {"seconds": 1.2, "longest": 0.4, "shortest": 0.1},
         "gates": {
             kind: {"drop_rate": 0.4, "spread": 1.0, "straight_through": True}
-            for kind in ("channels", "groups", "qk", "vo", "units")
+            for kind in ("channels", "groups", "qk", "vo", "units", "rank")
         }
         | {"heads": None},
+        "factorise": {"linears": ["q_proj", "output_dense"]},
         "target": 0.6,
         "distill": {"pairing": {"kind": "learned", "layers": [1, 3]}},
         "learn": {"steps": STEPS, "log_every": 1, "validate_every": 4, "save_every": 2},

@@ -19,6 +19,7 @@ from secateur.modules.families import FAMILIES as ENTRIES
 from secateur.structure import Selection, Structure
 from secateur.structure import axis as kinds
 from secateur.structure import wav2vec2 as names
+from secateur.surgery.factorise import factorise, full_ranks
 
 FAMILIES = tuple(family for family, entry in ENTRIES.items() if not entry.heads)
 #: Those whose heads' configs hold the encoder's; their attention is fused, since the stock eager softmax is float32.
@@ -32,6 +33,9 @@ POSITIONS: dict[str, dict[str, str | None]] = {
 #: Every tiny model: GroupNorm front end, post-norm, no conv bias; or LayerNorm front end, pre-norm, conv bias; and
 #: Conformers with the other kinds of positions.
 MODELS = tuple((family, size) for family in FAMILIES for size in POSITIONS.get(family, SIZES))
+
+#: Tiny models with every linear map factorised.
+LOW_RANK = (("hubert", "low_rank"), ("wavlm", "low_rank"), ("wav2vec2-conformer", "low_rank"))
 
 #: Largest allowed difference relative to the root mean square of the activations; the only tolerances here.
 TOLERANCE = {torch.float64: 1e-10, torch.float32: 1e-4}
@@ -114,14 +118,16 @@ def build(config: Any, ending: str = "Model", dtype: torch.dtype = torch.float32
 
 @cache
 def tiny(family: str, size: str, ending: str = "Model", dtype: torch.dtype = torch.float32) -> Any:
-    """A tiny stock model, made once; tests leave it as they found it."""
+    """A tiny stock model, or a factorised one, made once; tests leave it as they found it."""
+    if size == "low_rank":
+        return factorise(tiny(family, "large", ending, dtype), full_ranks(tiny_structure(family, "large")))
     return build(tiny_config(family, size), ending, dtype)
 
 
 @cache
 def tiny_structure(family: str, size: str) -> Structure:
     """The structure of a tiny model."""
-    return declare(tiny_config(family, size))
+    return declare(tiny(family, size).config)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -219,6 +225,9 @@ def realise(structure: Structure, plan: Plan) -> Selection:
                 axes[kinds.block(name.rpartition("/")[0])] = ()
     for path in layers[len(layers) - plan.trimmed :]:
         axes[kinds.layer(path)] = ()
+    for axis in structure.of_kinds(("rank",)):
+        few = draw.randint(0, axis.size // 4) if draw.random() < 0.8 else draw.randint(0, axis.size)
+        axes[axis.name] = tuple(sorted(draw.sample(axis.units, few)))
     scales: dict[str, tuple[float, ...]] = {}
     if plan.scales:
         for name, axis in structure.axes.items():

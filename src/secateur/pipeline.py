@@ -282,6 +282,7 @@ def verify(
         selection: The selection; None takes the one in the cut model's folder.
         compile: Also run `torch.compile`.
     """
+    from secateur.compress.setting import start_of
     from secateur.masking.attach import base_of
     from secateur.structure import Selection
     from secateur.surgery import cut, load_model
@@ -295,13 +296,14 @@ def verify(
     if not _is_run(folder):
         raise ConfigError(f"{str(model)!r} is not a run folder: give one, or add --against the dense model.")
     teacher, small = _models_of(folder)
-    dense = load_model(folder / "learned" if (folder / "learned").is_dir() else teacher)
+    learned = folder / "learned"
+    dense = load_model(learned) if learned.is_dir() else start_of(load_model(teacher), _recipe_of(folder).factorise)
     chosen = Selection.load(selection or folder / "selection.json")
     proof = prove(cut(dense, chosen), dense, chosen, compile=compile)
     ours: Any = load_model(small)
     theirs: Any = load_model(teacher)
     if _recipe_of(folder).task is not None and _head_shapes(ours) != _head_shapes(theirs):  # its head is new
-        ours, theirs = (ours, dense) if (folder / "learned").is_dir() else (base_of(ours), base_of(theirs))
+        ours, theirs = (ours, dense) if learned.is_dir() else (base_of(ours), base_of(theirs))
     contract = prove(ours, theirs, None, compile=compile)
     return {
         "format": 1,

@@ -9,7 +9,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from support import HEAD_DIM, MODELS, Plan, audio, heard, plans, realise, tiny, tiny_config, tiny_structure
+from support import HEAD_DIM, LOW_RANK, MODELS, Plan, audio, heard, plans, realise, tiny, tiny_config, tiny_structure
 from torch.utils.flop_counter import FlopCounterMode
 
 from secateur.arch import declare
@@ -52,7 +52,7 @@ def counted_macs(model: Any) -> int:
     return counter.get_total_flops() // 2 - others
 
 
-@pytest.mark.parametrize(("family", "size"), MODELS)
+@pytest.mark.parametrize(("family", "size"), MODELS + LOW_RANK)
 @given(plan=st.one_of(plans(ragged=True), plans(ragged=False)))
 def test_cost_of_a_selection_is_the_count_of_the_cut_model(family: str, size: str, plan: Plan) -> None:
     structure, terms = tiny_structure(family, size), Terms(tiny_structure(family, size))

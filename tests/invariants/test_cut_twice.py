@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 from hypothesis import given
-from support import MODELS, Plan, plans, realise, tiny, tiny_structure
+from support import LOW_RANK, MODELS, Plan, plans, realise, tiny, tiny_structure
 
 from secateur.arch import declare
 from secateur.errors import SelectionError
@@ -23,7 +23,7 @@ def state(model: Any) -> dict[str, torch.Tensor]:
     return dict(model.state_dict())
 
 
-@pytest.mark.parametrize(("family", "size"), MODELS)
+@pytest.mark.parametrize(("family", "size"), MODELS + LOW_RANK)
 @given(first=plans(ragged=True), second=plans(ragged=False))
 def test_a_cut_of_a_cut_is_one_cut_with_the_intersection(family: str, size: str, first: Plan, second: Plan) -> None:
     dense, structure = tiny(family, size, dtype=torch.float64), tiny_structure(family, size)
@@ -32,11 +32,12 @@ def test_a_cut_of_a_cut_is_one_cut_with_the_intersection(family: str, size: str,
     inner = declare(small.config)
     two = close(inner, realise(inner, replace(second, trimmed=min(second.trimmed, 1)))).selection
     smallest = cut(small, two)
+    axes = {**one.axes, **two.axes}  # ranks of a map that is one matrix since the first cut
     scales = {}
-    for name, kept in two.axes.items():
-        before, after = one.factors(name), two.factors(name)
+    for name, kept in axes.items():
+        before, after = one.factors(name), two.factors(name) if name in two.axes else dict.fromkeys(kept, 1.0)
         scales[name] = tuple(before[unit] * after[unit] for unit in kept)
-    both = Selection(axes=two.axes, scales=scales)
+    both = Selection(axes=axes, scales=scales)
     at_once = cut(dense, both)
     assert smallest.config.secateur == at_once.config.secateur
     assert smallest.state_dict().keys() == at_once.state_dict().keys()

@@ -12,7 +12,7 @@ import torch
 import transformers
 from reload_job import run
 from safetensors.torch import load_file, save_file
-from support import MODELS, Plan, audio, heard, realise, tiny, tiny_structure
+from support import LOW_RANK, MODELS, Plan, audio, heard, realise, tiny, tiny_structure
 
 from secateur.errors import ModelError
 from secateur.modules.families import FAMILIES
@@ -54,7 +54,7 @@ def reloaded(tmp_path_factory: pytest.TempPathFactory) -> Path:
     }
     save_file(inputs, folder / "audio.safetensors")
     jobs = {}
-    for index, (family, size) in enumerate(MODELS):
+    for index, (family, size) in enumerate(MODELS + LOW_RANK):
         ending, plan = ENDINGS[index % 3], (PLAN, TRIMMED)[index % 2]
         small = cut(tiny(family, size, ending), realise(tiny_structure(family, size), plan))
         if family != "wavlm":
@@ -70,7 +70,7 @@ def reloaded(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.mark.parametrize(("family", "size"), MODELS)
+@pytest.mark.parametrize(("family", "size"), MODELS + LOW_RANK)
 def test_a_new_process_gives_bit_equal_outputs(reloaded: Path, family: str, size: str) -> None:
     name = f"{family}-{size}"
     here = load_file(reloaded / f"{name}.here.safetensors")
@@ -80,7 +80,7 @@ def test_a_new_process_gives_bit_equal_outputs(reloaded: Path, family: str, size
         assert all(torch.equal(here[key], there[key]) for key in here), other
 
 
-@pytest.mark.parametrize(("family", "size"), MODELS)
+@pytest.mark.parametrize(("family", "size"), MODELS + LOW_RANK)
 def test_a_model_saved_again_has_the_same_files(reloaded: Path, family: str, size: str) -> None:
     first, second = reloaded / f"{family}-{size}", reloaded / f"{family}-{size}-again"
     assert json.loads((first / "config.json").read_text()) == json.loads((second / "config.json").read_text())
@@ -89,7 +89,7 @@ def test_a_model_saved_again_has_the_same_files(reloaded: Path, family: str, siz
     assert all(torch.equal(left[key], right[key]) for key in left)
 
 
-@pytest.mark.parametrize(("family", "size"), MODELS)
+@pytest.mark.parametrize(("family", "size"), MODELS + LOW_RANK)
 def test_the_stock_class_refuses_a_cut_folder(reloaded: Path, family: str, size: str) -> None:
     stock = getattr(transformers, FAMILIES[family].stem + "Model")
     with pytest.raises(Exception):  # noqa: B017, PT011 - the library's kind of error differs between families

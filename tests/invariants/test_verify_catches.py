@@ -14,6 +14,7 @@ from torch import nn
 from secateur.modules.norm import SupportLayerNorm
 from secateur.structure import Selection, close
 from secateur.structure import wav2vec2 as names
+from secateur.structure.axis import ranks
 from secateur.surgery import cut
 from secateur.surgery.verify import Verification, verify
 
@@ -112,6 +113,26 @@ def test_verify_catches_a_norm_over_all_channels(monkeypatch: pytest.MonkeyPatch
     model = cut(tiny("hubert", "large"), SELECTION)
     monkeypatch.setattr(SupportLayerNorm, "forward", nn.LayerNorm.forward)
     assert failed(fault(model)) == {EQUAL}
+
+
+QUERY = "encoder.layers.0.attention.q_proj"
+RANKS = Selection(axes={ranks(QUERY): (0, 3, 5)}, scales={ranks(QUERY): (0.5, 1.0, 2.0)})
+
+
+def test_verify_catches_a_wrong_rank_and_a_forgotten_scale_of_one() -> None:
+    dense = tiny("hubert", "low_rank")
+    assert not failed(verify(cut(dense, RANKS), dense, RANKS))
+    wrong = Selection(axes={ranks(QUERY): (0, 4, 5)}, scales=RANKS.scales)
+    assert failed(verify(cut(dense, wrong), dense, RANKS)) == {EQUAL}
+    assert failed(verify(cut(dense, Selection(axes=RANKS.axes)), dense, RANKS)) == {EQUAL}
+
+
+def test_verify_catches_ranks_that_are_paired_wrongly() -> None:
+    dense = tiny("hubert", "low_rank")
+    model = cut(dense, RANKS)
+    with torch.no_grad():
+        model.get_submodule(QUERY).inner.weight.copy_(model.get_submodule(QUERY).inner.weight.flip(0))
+    assert failed(verify(model, dense, RANKS)) == {EQUAL}
 
 
 def test_verify_catches_a_missing_parameter_count() -> None:

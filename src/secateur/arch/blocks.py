@@ -10,7 +10,22 @@ from typing import Any
 from torch import nn
 
 from secateur.modules.families import shape_of
-from secateur.structure import Axis, Bind, Features, Norm, Output, Rate, Stage, Structure, Tap, Unit, Use, Weight
+from secateur.modules.low_rank import FactorisedLinear
+from secateur.structure import (
+    Axis,
+    Bind,
+    Factorised,
+    Features,
+    Norm,
+    Output,
+    Rate,
+    Stage,
+    Structure,
+    Tap,
+    Unit,
+    Use,
+    Weight,
+)
 from secateur.structure import axis as names
 
 CONVENTION = (
@@ -23,7 +38,8 @@ class Table:
     """Collects the rows of one model and turns them into a `Structure`.
 
     Parameter shapes are read from the model itself; rows only say which dimensions lie on which axes. A linear map or
-    convolution that nobody counts, and a row that does not fit its parameter, are errors.
+    convolution that nobody counts, and a row that does not fit its parameter, are errors. Rows speak of a factorised
+    linear map as of the one matrix that it stands for; what they say is said of its two matrices in the end.
     """
 
     def __init__(self, model: nn.Module, config: Any) -> None:
@@ -59,6 +75,12 @@ class Table:
             for name, value in model.named_buffers()
             if name in saved
         }
+        self.factorised = {p: m for p, m in self.modules.items() if isinstance(m, FactorisedLinear)}
+        for path, module in self.factorised.items():
+            name = f"{path}.weight"
+            self.weights[name] = Weight(name=name, shape=(module.out_features, module.in_features), matrix=True)
+            if f"{path}.outer.bias" in self.weights:
+                self.weights[f"{path}.bias"] = self.weights.pop(f"{path}.outer.bias")
 
     def axis(self, axis: Axis) -> None:
         """Add an axis."""
@@ -136,8 +158,38 @@ class Table:
             self.weights.pop(name, None)
         self.left_out |= {path for path in self.modules if path.startswith(prefix + ".")}
 
+    def low_rank(self, path: str) -> Factorised:
+        """Say of the two matrices of a factorised linear map what was said of the one that they stand for."""
+        (use,) = (use for use in self.uses if use.module == path)
+        dense = self.weights.pop(f"{path}.weight")
+        binds = {bind.dim: bind for bind in dense.binds}
+        along = {dim: bind.axes for dim, bind in binds.items()}
+        within = (dense.within[0],) if dense.within else ()
+        linear = Factorised(module=path, dense=dense, use=use)
+        lying = along.get(0) or along.get(1) or within
+        units, original = self.shape.ranks(path), self.shape.factorised[path]
+        self.axis(Axis(name=linear.axis, units=units, original=original, least=1, with_any=lying))
+        # Beside another mask on one side's dimension, that of the ranks is on the other side's.
+        side = linear.inner if any(tap.dim == 0 for tap in dense.taps) else linear.outer
+        for name, dim in ((linear.outer, 0), (linear.inner, 1)):
+            own = Bind(dim=1 - dim, axes=(linear.axis,))
+            taps = tuple(tap for tap in dense.taps if tap.dim == dim or (tap.dim is None and dim == 0))
+            self.weights[name] = replace(
+                self.weights[name],
+                binds=(binds[dim], own) if dim in binds else (own,),
+                taps=(*taps, Tap(dim=1 - dim, axes=(linear.axis,))) if name == side else taps,
+                within=None if dense.binds else dense.within,
+                any_of=dense.any_of if dim in binds else along.get(1 - dim, dense.any_of),
+            )
+            self.uses.append(Use(module=name.removesuffix(".weight"), rate=use.rate, weight=name))
+        self.uses.remove(use)
+        if bias := self.weights.pop(f"{path}.bias", None):
+            self.weights[bias.name] = bias
+        return linear
+
     def structure(self, model_type: str) -> Structure:
         """All rows as plain data."""
+        factorised = tuple(self.low_rank(path) for path in self.factorised)
         told = {use.module for use in self.uses} | self.left_out
         for path, module in self.modules.items():
             parametrised = any(path.startswith(f"{use}.") for use in told)
@@ -157,6 +209,7 @@ class Table:
             front_end=self.front_end,
             encoder=self.encoder,
             features=self.features,
+            factorised=factorised,
         )
 
 

@@ -16,6 +16,7 @@ from secateur.objective.distill import Distance, L1Cosine, LogitDistance
 from secateur.objective.pairing import Fixed, Pairing
 from secateur.objective.tasks import TaskConfig
 from secateur.surgery.bundles import AUTO, WIDTHS
+from secateur.surgery.factorise import Start
 
 
 def _refuse(owner: object, **allowed: str) -> None:
@@ -207,8 +208,8 @@ class Rounded:
     """Choosing sizes that the hardware likes."""
 
     round_to: Literal["auto"] | dict[str, int | Literal["auto"]] = field(default_factory=dict)
-    """multiples of kept sizes by kind: channels, qk, vo, units; ``auto``, for one of them or for all, is the multiple
-    that the device gains from, if any"""
+    """multiples of kept sizes by kind: channels, qk, vo, units, rank; ``auto``, for one of them or for all, is the
+    multiple that the device gains from, if any"""
     device: Literal["cpu", "cuda"] = "cpu"
     """what the model is meant for, by which ``auto`` goes"""
 
@@ -239,6 +240,23 @@ class Rounded:
                 f"choose.round_to names {idle[0]!r}, which this run does not prune; it prunes {', '.join(kinds)}."
             )
         return {kind: auto.get(kind, 1) if m == "auto" else m for kind, m in self.round_to.items()}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Factorising:
+    """Linear maps that the student has as two each, from their singular values, so that their ranks can be pruned."""
+
+    linears: tuple[str, ...]
+    """paths, or the last words of them: q_proj, k_proj, v_proj, out_proj, intermediate_dense, output_dense"""
+    start: Start = "full"
+    """ranks to begin with: ``full``, from where gates choose among all and the student begins above the dense cost;
+    ``break_even``, the largest that cost no more than the dense maps; or a number"""
+
+    def __post_init__(self) -> None:
+        if not self.linears:
+            raise ConfigError("linears: got none; name some, such as [q_proj, k_proj, v_proj, out_proj].")
+        if isinstance(self.start, int) and self.start < 1:
+            raise ConfigError(f"start: got {self.start}, allowed are 'full', 'break_even' and whole numbers from 1 on.")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -299,7 +317,10 @@ class PruneConfig:
         default_factory=lambda: {kind: HardConcrete() for kind in ("channels", "heads", "units")}
     )
     """settings by kind of axis: channels, groups (of the positional convolution; no recipe here gates them, see
-    benchmarks/README.md), heads, qk, vo, units, block; null leaves out a kind that a base gates"""
+    benchmarks/README.md), heads, qk, vo, units, rank (of the maps named by `factorise`), block; null leaves out a kind
+    that a base gates"""
+    factorise: Factorising | None = None
+    """linear maps that are pruned by rank; null: none"""
     target: float | None = None
     """the share that is kept, of every constraint without a target of its own; without `constraints`, of the parameters
     of the whole model"""
@@ -332,6 +353,11 @@ class PruneConfig:
         self._check_task()
         if isinstance(self.choose, Rounded):
             self.choose.multiples(self.pruned)  # refuses a kind that is not pruned
+            if self.factorise is not None and "rank" not in self.pruned:
+                raise ConfigError(
+                    "factorise: no ranks are pruned, so that every map would end as it began; name the kind 'rank' "
+                    "under 'gates' (or under 'choose.kinds' when choosing by score)."
+                )
 
     def _check_task(self) -> None:
         """Refuse what contradicts having a task, or having none."""

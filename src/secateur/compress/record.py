@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from secateur.arch import declare
 from secateur.compress.config import FromGates
 from secateur.compress.run import gate_scores, results
 from secateur.compress.setting import Setting
@@ -31,9 +32,8 @@ def record_of_run(setting: Setting, folder: Path) -> dict[str, Any]:
     choice, stages = results(folder, "choice.json"), results(folder, "stages.json")
     learned = results(folder, "learned/learned.json")
     samples = round(config.limits[0].length * SAMPLE_RATE)
-    before, after = (
-        breakdown(structure, samples=samples, selection=kept, table=setting.table) for kept in (None, selection)
-    )
+    before = breakdown(declare(setting.teacher.config), samples=samples, table=setting.table)
+    after = breakdown(structure, samples=samples, selection=selection, table=setting.table)
     for stage in stages.get("stages", []):
         stage["macs"], stage["samples"] = (before if stage["name"] == "dense" else after).macs, samples
     left = {"finetune": results(folder, "finetuned/finetuned.json"), "learn": learned, "recover": stages}

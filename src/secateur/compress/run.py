@@ -83,7 +83,7 @@ def learn(setting: Setting, folder: Path, *, resume: bool, on_progress: OnProgre
     if _left(learned):
         return
     config = setting.config
-    dense = copy.deepcopy(setting.teacher).requires_grad_(True)
+    dense = setting.student()
     gates = GateSet(setting.structure, config.gated, seed=config.seed)
     student = Student(dense, setting.structure, static=config.learn.compile)
     imitator = _imitator(setting, dense, config.learn)
@@ -141,8 +141,8 @@ def select(setting: Setting, folder: Path, learned: Path) -> None:
             notes=closed.notes,
         )
     elif isinstance(how, FromScore):
-        base = base_of(setting.teacher)
-        scores = magnitude(base, structure) if how.score == "magnitude" else first(structure)
+        by_size = how.score == "magnitude"
+        scores = magnitude(base_of(setting.student()), structure) if by_size else first(structure)
         choice = best_share(structure, scores, how.kinds, limits, round_to=setting.config.round_to)
     else:
         scores, scales = gate_scores(structure, learned)
@@ -177,7 +177,7 @@ def shrink(setting: Setting, folder: Path, learned: Path) -> PreTrainedModel:
         SecateurError: The proof fails.
     """
     gated = isinstance(setting.config.choose, FromGates)
-    dense = load_model(learned) if gated else copy.deepcopy(setting.teacher).requires_grad_(True)
+    dense = load_model(learned) if gated else setting.student()
     selection = Selection.load(folder / "selection.json")
     small = cut(dense, selection)
     if not _left(folder / "verified.json") or not results(folder, "verified.json")["holds"]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import logging
 import math
 from collections.abc import Callable, Sequence
@@ -15,7 +16,7 @@ from transformers import PreTrainedConfig, PreTrainedModel
 
 from secateur.arch import declare
 from secateur.compress.batches import Feed, MicroBatch, held_out, split_off
-from secateur.compress.config import FromFile, PruneConfig
+from secateur.compress.config import Factorising, FromFile, PruneConfig
 from secateur.compress.step import Bound
 from secateur.cost import Cost, Terms
 from secateur.cost.latency import latency
@@ -34,6 +35,7 @@ from secateur.objective.tasks import Task, build_task
 from secateur.structure import Selection, Structure, close
 from secateur.surgery.bundles import Bundles
 from secateur.surgery.choose import Limit, check_reachable
+from secateur.surgery.factorise import factorise, factorised_config, ranks_of
 from secateur.surgery.hearing import hearing_of
 from secateur.surgery.load import load_model, with_head
 
@@ -58,7 +60,7 @@ class Setting:
         task: What is learned beside or instead of imitating the teacher.
         new_head: Whether the teacher's head is new and has learned nothing.
         notes: What was left out of the audio or mended, in sentences.
-        structure: Of its encoder.
+        structure: Of the encoder that is pruned: the teacher's, factorised where the recipe asks for it.
         table: Measured times of its blocks; None where no constraint is on latency.
         bounds: The constraints with their costs.
         train: Training audio.
@@ -95,6 +97,10 @@ class Setting:
             world=process().num_processes,
         )
 
+    def student(self) -> PreTrainedModel:
+        """What is pruned, with weights that learn."""
+        return start_of(self.teacher, self.config.factorise).requires_grad_(True)
+
     def held_out(self) -> list[MicroBatch]:
         """Held-out audio as micro-batches."""
         return held_out(
@@ -130,6 +136,8 @@ def prepare(config: PruneConfig, *, table: Callable[[PreTrainedConfig], Table]) 
     teacher = load_model(source)
     teacher.requires_grad_(False)
     structure = declare(teacher.config)
+    if config.factorise is not None:
+        structure = declare(factorised_config(teacher.config, _ranks(config.factorise, structure)))
     gated = _gated(config, structure)
     if config.distill is not None:
         teacher_layers(config.distill.pairing, len(list(structure.of_kinds(("layer",)))))
@@ -163,6 +171,17 @@ def prepare(config: PruneConfig, *, table: Callable[[PreTrainedConfig], Table]) 
     )
     _ = setting.feed, setting.held_out()  # too little audio, or too short, is told now
     return setting
+
+
+def start_of(teacher: PreTrainedModel, factorising: Factorising | None) -> PreTrainedModel:
+    """The model that a student begins as: a copy of its teacher, factorised where that is asked for."""
+    if factorising is None:
+        return copy.deepcopy(teacher)
+    return factorise(teacher, _ranks(factorising, declare(teacher.config)))
+
+
+def _ranks(factorising: Factorising, structure: Structure) -> dict[str, int]:
+    return ranks_of(structure, factorising.linears, factorising.start)
 
 
 def usable(
@@ -233,6 +252,11 @@ def _gated(config: PruneConfig, structure: Structure) -> frozenset[str]:
     axes = [axis for axis in structure.of_kinds(kinds) if axis.size]
     if isinstance(config.choose, FromFile):
         return frozenset(axis.name for axis in axes)
+    if "rank" in kinds and not any(axis.kind == "rank" for axis in axes):
+        raise ConfigError(
+            "The kind 'rank' is to be pruned, but no linear map of this model is factorised: name some under "
+            "'factorise', such as {linears: [q_proj, k_proj, v_proj, out_proj]}."
+        )
     if not axes:
         raise ConfigError(
             f"No axis of this model is of the kinds {', '.join(kinds) or '(none)'} that are to be pruned: name some "

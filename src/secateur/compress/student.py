@@ -86,7 +86,8 @@ class Student:
         self.masking.remove()
         phase = fields_of(before.config)
         before.config.update(self.fields)  # which parameters a model is built with depends on them
-        small = cut(before, selection_of(self.structure, self.own(self.stays(kept))))
+        # What is factorised stays so: its ranks are not decided yet.
+        small = cut(before, selection_of(self.structure, self.own(self.stays(kept))), break_even=False)
         structure = declare(small.config)
         before.config.update(phase)
         carry_over(before, small)

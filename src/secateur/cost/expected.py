@@ -4,12 +4,16 @@ Every parameter and every multiply-accumulate count is a *term*: a constant time
 axis it lies on, times the probability that it is there at all. Gates are independent, so expectations are products and
 sums; at open probabilities of 0 and 1 they are the counts of the closed selection, exactly (all sums are of whole
 numbers in float64).
+
+A factorised map has three terms, its two matrices and the dense one that they stand for, of which a count takes the
+cheaper side. The expectation that gates learn from takes its two matrices whatever they cost, since only so each rank
+has a price; it begins above the dense cost.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -17,10 +21,13 @@ import torch
 from torch import Tensor
 
 from secateur.cost.grid import Grids
-from secateur.structure import Selection, Structure, Use, Weight
+from secateur.structure import Axis, Selection, Structure, Unit, Use, Weight
 
 #: The costs that are counted, from the declaration alone.
 COSTS = ("parameters", "macs")
+
+#: How factorised maps count: as two matrices; as what is cheaper, and what is left of them after a cut; as one matrix.
+Form = Literal["two", "cheaper", "one"]
 
 
 class Liveness:
@@ -40,13 +47,7 @@ class Liveness:
         for axis in self.axes:
             own_needs = [self.number[name] for name in axis.needs] or [always] * axis.size
             shared = [position[name].get(unit, nobody) for name, unit in axis.parents]
-            implied = [
-                structure.axes[name].needs[structure.axes[name].units.index(unit)]
-                for name, unit in axis.parents
-                if structure.axes[name].needs and unit in structure.axes[name].units
-            ]
-            # A unit of the axis that its parent needs meets that need itself.
-            inherited = [self.number[name] for name in implied if name != axis.name]
+            inherited = self.implied(structure, axis)
             for at in range(axis.size):
                 atoms.append([offsets[axis.name] + at, *shared])
                 needed.append([own_needs[at], *inherited])
@@ -80,15 +81,35 @@ class Liveness:
         """
         one = open_probability.new_ones(1)
         own = torch.cat([open_probability, one])
-        closed = self._all_closed(open_probability)  # (axes,): own gates only
-        some = torch.cat([1.0 - closed, one])
+        some, needy = self.some(open_probability)
         alive = own[self.atoms].prod(-1) * some[self.needed].prod(-1)  # (units,)
-        counts = torch.zeros_like(closed).index_add(0, self.of_axis, alive)
+        counts = torch.zeros_like(needy).index_add(0, self.of_axis, alive)
         # A conv axis keeps a unit even when all its gates are closed: E[max(1, n)] = E[n] + P(n = 0).
-        counts = counts + self.least * closed
-        needy = own[:-1] * some[self.needed[:, 0]]
-        there = own[self.parents].prod(-1) * (1.0 - self._all_closed(needy))
+        counts = counts + self.least * (1.0 - some[:-1])
+        there = own[self.parents].prod(-1) * needy
         return torch.cat([alive, one]), torch.cat([counts, one]), there
+
+    def some(self, open_probability: Tensor) -> tuple[Tensor, Tensor]:
+        """The probability that an axis has a unit whose own gate is open, and that it has one with what it needs.
+
+        Args:
+            open_probability: (units,), float64.
+
+        Returns:
+            (axes + 1,) with a final one, (axes,).
+        """
+        some = torch.cat([1.0 - self._all_closed(open_probability), open_probability.new_ones(1)])
+        return some, 1.0 - self._all_closed(open_probability * some[self.needed[:, 0]])
+
+    def implied(self, structure: Structure, axis: Axis) -> list[int]:
+        """Numbers of the axes that units of this one need because their parents do."""
+        needed = [
+            structure.axes[name].needs[structure.axes[name].units.index(unit)]
+            for name, unit in axis.parents
+            if structure.axes[name].needs and unit in structure.axes[name].units
+        ]
+        # A unit of the axis that its parent needs meets that need itself.
+        return [self.number[name] for name in needed if name != axis.name]
 
     def _all_closed(self, probability: Tensor) -> Tensor:
         """P(no unit of the axis is open) for every axis, from its own units' probabilities: (units,) -> (axes,)."""
@@ -96,6 +117,43 @@ class Liveness:
         for indices, units in self.by_size:
             closed = closed.index_copy(0, indices, (1.0 - probability[units]).prod(-1))
         return closed
+
+
+class Presence:
+    """The probability that any unit of some axes is alive, for several such groups of axes; one for a group of none.
+
+    Exact where the axes of a group share no gates but those that all of them share.
+    """
+
+    def __init__(self, structure: Structure, alive: Liveness, groups: Sequence[Sequence[str]]) -> None:
+        offsets, nobody, always = structure.offsets, structure.size, len(alive.axes)
+
+        def positions(parents: Iterable[Unit]) -> list[int]:
+            there = [(name, structure.axes[name].units, unit) for name, unit in parents]
+            return [offsets[name] + units.index(unit) for name, units, unit in there if unit in units]
+
+        self.alive, self.shape = alive, (len(groups), max((len(group) for group in groups), default=1))
+        parents = [[set(structure.axes[name].parents) for name in group] for group in groups]
+        common = [set.intersection(*each) if each else set() for each in parents]
+        own, implied = [], []
+        for group, shared in zip(groups, common, strict=True):
+            axes = [structure.axes[name] for name in group]
+            rest = self.shape[1] - len(axes)
+            own += [positions(set(axis.parents) - shared) for axis in axes] + [[]] * rest
+            implied += [alive.implied(structure, axis) for axis in axes] + [[]] * rest
+        self.common = _pad([positions(shared) for shared in common], nobody)
+        self.own, self.implied = _pad(own, nobody), _pad(implied, always)
+        self.axes = _pad([[alive.number[name] for name in group] or [always + 1] for group in groups], always)
+
+    def __call__(self, open_probability: Tensor) -> Tensor:
+        """(units,) -> (groups,)."""
+        one = open_probability.new_ones(1)
+        own = torch.cat([open_probability, one])
+        some, needy = self.alive.some(open_probability)
+        needy = needy + self.alive.least * (1.0 - needy)
+        parents = (own[self.own].prod(-1) * some[self.implied].prod(-1)).view(self.shape)
+        there = parents * torch.cat([needy, 0 * one, one])[self.axes]  # (groups, axes), zero where there are no more
+        return own[self.common].prod(-1) * (1.0 - (1.0 - there).prod(-1))
 
 
 @dataclass(frozen=True)
@@ -114,7 +172,10 @@ class Terms:
         self.alive = Liveness(structure)
         self.terms = [Term(weight=weight, use=None) for weight in structure.weights]
         self.terms += [Term(weight=None, use=use) for use in structure.uses if use.axes]
-        self.of_weight = {weight.name: index for index, weight in enumerate(structure.weights)}
+        self.terms += [Term(weight=each.dense, use=None) for each in structure.factorised]
+        self.of_weight = {term.weight.name: index for index, term in enumerate(self.terms) if term.weight}
+        named = [(self.of_weight[name] for name in (f.inner, f.outer, f.dense.name)) for f in structure.factorised]
+        self.two_and_one = torch.tensor([list(row) for row in named], dtype=torch.long).reshape(-1, 3)
         number, nobody = self.alive.number, structure.size
         groups: dict[tuple[int, ...], int] = {}
         grids: dict[int, tuple[str, str]] = {}
@@ -133,7 +194,7 @@ class Terms:
             along.append([group(bind.axes, bind.across) for bind in binds])
             unit = term.weight.within if term.weight else None
             within.append(nobody if unit is None else self._position(*unit))
-            any_of.append([number[name] for name in term.weight.any_of] if term.weight else [])
+            any_of.append(term.weight.any_of if term.weight else ())
             bound = {bind.dim for bind in term.weight.binds} if term.weight else set()
             shape = term.weight.shape if term.weight else ()
             widths = [bind.width for bind in term.weight.binds] if term.weight else []
@@ -141,7 +202,9 @@ class Terms:
         self.along = _pad(along, len(groups))
         self.within = torch.tensor(within)
         self.constant = torch.tensor(constant, dtype=torch.float64)
-        self.conditional = [(index, torch.tensor(axes)) for index, axes in enumerate(any_of) if axes]
+        conditional = [index for index, axes in enumerate(any_of) if axes]
+        self.conditional = torch.tensor(conditional, dtype=torch.long)
+        self.there = Presence(structure, self.alive, [any_of[index] for index in conditional])
         plain = {axes: index for axes, index in groups.items() if index not in grids}
         self.group_of = torch.tensor([index for axes, index in plain.items() for _ in axes], dtype=torch.long)
         self.axis_of = torch.tensor([axis for axes in plain for axis in axes], dtype=torch.long)
@@ -151,17 +214,25 @@ class Terms:
     def _position(self, axis: str, unit: int) -> int:
         return self.structure.offsets[axis] + self.structure.axes[axis].units.index(unit)
 
-    def sizes(self, open_probability: Tensor) -> Tensor:
-        """Expected size of every term (elements of a parameter, living units of a product): (units,) -> (terms,)."""
-        alive, counts, there = self.alive(open_probability)
+    def sizes(self, open_probability: Tensor, form: Form = "two") -> Tensor:
+        """Expected size of every term (elements of a parameter, living units of a product): (units,) -> (terms,).
+
+        Args:
+            open_probability: (units,), float64; zeros and ones for the form ``cheaper``.
+            form: How factorised maps count.
+        """
+        alive, counts, _ = self.alive(open_probability)
         sums = torch.zeros(self.groups, dtype=counts.dtype).index_add(0, self.group_of, counts[self.axis_of])
         sums = sums.index_copy(0, self.grid_of, self.grids(open_probability))
         sums = torch.cat([sums, sums.new_ones(1)])
         sizes = self.constant * sums[self.along].prod(-1) * alive[self.within]
-        if self.conditional:
-            exists = torch.stack([1.0 - (1.0 - there[axes]).prod() for _, axes in self.conditional])
-            indices = torch.tensor([index for index, _ in self.conditional])
-            sizes = sizes * torch.ones_like(sizes).index_copy(0, indices, exists)
+        if len(self.conditional):
+            sizes = sizes * torch.ones_like(sizes).index_copy(0, self.conditional, self.there(open_probability))
+        if len(self.two_and_one):
+            two, one = sizes[self.two_and_one[:, :2]].sum(-1), sizes[self.two_and_one[:, 2]]
+            as_two = torch.ones_like(two) if form == "two" else (two < one).to(two) if form == "cheaper" else 0 * two
+            shares = torch.stack([as_two, as_two, 1 - as_two], dim=1).detach()
+            sizes = sizes * torch.ones_like(sizes).index_copy(0, self.two_and_one.flatten(), shares.flatten())
         return sizes
 
     def weights_of(self, cost: str, samples: int, counts: Callable[[Term, Use | None], bool]) -> Tensor:
@@ -178,7 +249,7 @@ class Terms:
                 factors[index] = float(term.weight is not None and counts(term, None))
             return factors
         products = {id(term.use): index for index, term in enumerate(self.terms) if term.use}
-        for use in self.structure.uses:
+        for use in (*self.structure.uses, *(each.use for each in self.structure.factorised)):
             index = self.of_weight[use.weight] if use.weight else products[id(use)]
             if counts(self.terms[index], use):
                 factors[index] += float(self.structure.times(use.rate, samples))
@@ -191,21 +262,26 @@ class Cost:
 
     Attributes:
         structure: Whose units it is a function of.
-        expected: The cost, a float64 scalar through which gradients flow: open probabilities (units,) -> ().
-        dense: The cost of the model as it stands.
+        value: The cost, a float64 scalar through which gradients flow: open probabilities (units,) and how factorised
+            maps count -> ().
+        dense: The cost of the model as it stands, its factorised maps taken as the dense ones that they stand for.
         label: Cost, scope and convention in words.
         unit: ``ms`` for a time; empty for what is counted.
     """
 
     structure: Structure
-    expected: Callable[[Tensor], Tensor]
+    value: Callable[[Tensor, Form], Tensor]
     dense: float = field(init=False)
     label: str
     unit: Literal["", "ms"] = ""
 
     def __post_init__(self) -> None:
         whole = torch.ones(self.structure.size, dtype=torch.float64)
-        object.__setattr__(self, "dense", float(self.expected(whole)))
+        object.__setattr__(self, "dense", float(self.value(whole, "one")))
+
+    def expected(self, open_probability: Tensor) -> Tensor:
+        """What gates learn from, each rank of a factorised map at its price: (units,) -> ()."""
+        return self.value(open_probability, "two")
 
     @classmethod
     def of(
@@ -241,14 +317,14 @@ class Cost:
         length = f" at {samples} samples; {structure.convention}" if cost == "macs" else ""
         return cls(
             structure=structure,
-            expected=lambda open_probability: terms.sizes(open_probability) @ factors,
+            value=lambda open_probability, form: terms.sizes(open_probability, form) @ factors,
             label=f"{cost} of scope {scope}{length}",
         )
 
     @torch.no_grad()
     def at(self, kept: Tensor) -> float:
         """Exact cost when these units are kept, whole where it is counted: (units,) of zeros and ones."""
-        value = float(self.expected(kept.double()))
+        value = float(self.value(kept.double(), "cheaper"))
         return value if self.unit else round(value)
 
     def count(self, selection: Selection) -> float:

@@ -11,15 +11,21 @@ exactly.
 Heads of equal dimensions are computed together, and each such run takes something of its own. How many runs there are
 is no smooth function of widths: heads are taken to be alike while their expected widths round to the same numbers. This
 alone can make a cost rise when a unit is closed, the first one of a head that was like others before.
+
+Factorised maps are not measured. A feed-forward block of u units is two products of D features and u, so half of what
+its units take is the time of one, and a product of D' features and u takes D' / D of that: so are priced the two
+products of a factorised map, and what the dense one is taken to have been in the time of its block.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
-from secateur.cost.expected import Cost, Terms
-from secateur.cost.table import Table
+from secateur.cost.expected import Cost, Form, Presence, Terms
+from secateur.cost.table import Curve, Table
 from secateur.errors import ConfigError
 from secateur.structure import Structure
 from secateur.structure import wav2vec2 as names
@@ -60,9 +66,15 @@ class Prediction:
         blocks = [[f"encoder.layers.{i}.{block}" for i in layers] for block in ("attention", "feed_forward")]
         rest = [f"encoder.layers.{layer}" for layer in layers]
         self.paths = [*convolutions, "feature_projection", "encoder.pos_conv_embed", *blocks[0], *blocks[1], *rest, ""]
+        self.products = Products(terms, table.feed_forward, self.paths) if structure.factorised else None
 
-    def __call__(self, open_probability: Tensor) -> Tensor:
-        """(units,) -> (parts,) in float64."""
+    def __call__(self, open_probability: Tensor, form: Form = "two") -> Tensor:
+        """(units,), and how factorised maps count -> (parts,) in float64."""
+        parts = self._dense(open_probability)
+        return parts if self.products is None or form == "one" else parts + self.products(open_probability, form)
+
+    def _dense(self, open_probability: Tensor) -> Tensor:
+        """Every linear map taken as one matrix: (units,) -> (parts,)."""
         table = self.table
         _, counts, there = self.alive(open_probability)
         channels = counts[self.channels]
@@ -93,6 +105,59 @@ class Prediction:
         return layers.index_add(0, runs[0].long(), own.run * there_too)
 
 
+class Products:
+    """What factorised maps take more than the dense ones that they stand for, in each part of a `Prediction`."""
+
+    def __init__(self, terms: Terms, feed_forward: Curve, paths: Sequence[str]) -> None:
+        """
+        Args:
+            terms: The structure's cost terms.
+            feed_forward: Milliseconds of a block of D features by its units.
+            paths: Module path of each part.
+        """
+        structure, self.alive, self.curve = terms.structure, terms.alive, feed_forward
+        number, linears = self.alive.number, structure.factorised
+        self.features = structure.counterpart("feature_projection.projection.bias").shape[0]
+        self.ranks = torch.tensor([number[linear.axis] for linear in linears])
+        lying = [structure.axes[linear.axis].with_any for linear in linears]
+        self.presence = Presence(structure, self.alive, lying)
+        self.part = torch.tensor([_part_of(linear.module, paths) for linear in linears])
+        self.parts = len(paths)
+        # Of each map's outputs and inputs: its size, or the axes along it.
+        self.sizes = torch.tensor([linear.dense.shape for linear in linears], dtype=torch.float64)
+        self.along = [
+            (index, bind.dim, bind.width, torch.tensor([number[name] for name in bind.axes]))
+            for index, linear in enumerate(linears)
+            for bind in linear.dense.binds
+        ]
+
+    def __call__(self, open_probability: Tensor, form: Form) -> Tensor:
+        """(units,), and how factorised maps count -> (parts,) in milliseconds."""
+        _, counts, _ = self.alive(open_probability)
+        there, ranks = self.presence(open_probability), counts[self.ranks]
+        sizes = self.sizes.clone()
+        for index, dim, width, axes in self.along:
+            sizes[index, dim] = width * _if_there(counts[axes].sum(), there[index])
+        bound = [(index, dim) for index, dim, _, _ in self.along]
+        # One product between the features that lie on no axis and the units that do.
+        across = torch.tensor([int((index, 0) not in bound) for index in range(len(sizes))])
+        units, features = (sizes.gather(1, dim[:, None])[:, 0] for dim in (across, 1 - across))
+        extra = self._product(ranks, sizes.sum(1)) - self._product(units, features)
+        if form == "cheaper":
+            extra = extra * (ranks * sizes.sum(1) < sizes.prod(1))
+        return torch.zeros(self.parts, dtype=extra.dtype).index_add(0, self.part, there * extra)
+
+    def _product(self, units: Tensor, features: Tensor) -> Tensor:
+        """Milliseconds of the product of a frame's features with a matrix of so many units."""
+        return (self.curve.at(units) - self.curve.ms[0]) / 2 * features / self.features
+
+
+def _part_of(module: str, paths: Sequence[str]) -> int:
+    """The part that a module belongs to: the innermost around it."""
+    around = [index for index, path in enumerate(paths) if path and module.startswith(f"{path}.")]
+    return max(around, key=lambda index: len(paths[index])) if around else len(paths) - 1
+
+
 def latency(terms: Terms, table: Table, *, scope: str = "whole") -> Cost:
     """Predicted time as a cost.
 
@@ -117,7 +182,7 @@ def latency(terms: Terms, table: Table, *, scope: str = "whole") -> Cost:
     machine, identity = table.machine, table.identity
     return Cost(
         structure=structure,
-        expected=lambda open_probability: predict(open_probability) @ factors,
+        value=lambda open_probability, form: predict(open_probability, form) @ factors,
         label=f"predicted latency of scope {scope}, {table.conditions}, for_inference on {machine} (table {identity})",
         unit="ms",
     )

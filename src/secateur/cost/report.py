@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from secateur.cost.expected import COSTS, Terms, indicator
+from secateur.cost.expected import COSTS, Form, Terms, indicator
 from secateur.cost.latency import Prediction
 from secateur.cost.table import Table
 from secateur.structure import Selection, Structure
@@ -55,7 +55,8 @@ def breakdown(
     """The cost of a structure, whole or cut by a selection; with predicted times where a table is given."""
     terms = Terms(structure)
     kept = indicator(structure, selection.axes if selection else {})
-    sizes = terms.sizes(kept)
+    form: Form = "cheaper" if selection else "two"
+    sizes = terms.sizes(kept, form)
     blocks: dict[str, dict[str, float]] = {}
     for cost in COSTS:
         factors = terms.weights_of(cost, samples, lambda term, use: True)
@@ -66,7 +67,7 @@ def breakdown(
             block[cost] += round(value)
     times = Prediction(terms, table) if table is not None else None
     if times is not None:
-        for path, value in zip(times.paths, times(kept).tolist(), strict=True):
+        for path, value in zip(times.paths, times(kept, form).tolist(), strict=True):
             block = blocks.setdefault(_block(structure, path) or REST, dict.fromkeys(COSTS, 0))
             block["latency"] = block.get("latency", 0.0) + value
     scopes = {

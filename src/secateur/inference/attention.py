@@ -9,9 +9,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from secateur.inference.linear import FusedLinear, is_eager
+from secateur.inference.linear import FusedLinear, fused, is_eager
 from secateur.inference.positions import RelativePositions
 from secateur.modules.attention import split_heads
+from secateur.modules.low_rank import FactorisedLinear
 
 _LOGITS = 2**22  # elements of a block of logits: in float32 16 MiB, which is to stay in the cores' shared cache
 
@@ -38,15 +39,17 @@ class InferenceAttention(nn.Module):
         # Shared by all layers, so no child of this one: it moves with the encoder.
         self._positions = (positions,)
         parts = [
-            (block.q_proj.weight * block.scaling, block.q_proj.bias * block.scaling) if block.q_proj else None,
-            (block.k_proj.weight, block.k_proj.bias) if block.k_proj else None,
-            (block.v_proj.weight, block.v_proj.bias),
-            _gate_rows(block, self.heads) if positions is not None else None,
+            _rows(block.q_proj, block.scaling),
+            _rows(block.k_proj),
+            _rows(block.v_proj),
+            (*_gate_rows(block, self.heads), None) if positions is not None else None,
         ]
         there = [part for part in parts if part is not None]
         self.widths = [0 if part is None else len(part[0]) for part in parts]
-        self.projection = FusedLinear(torch.cat([w for w, _ in there]), torch.cat([b for _, b in there]))
-        self.out = FusedLinear.like(block.out_proj)
+        self.projection = FusedLinear(torch.cat([w for w, _, _ in there]), torch.cat([b for _, b, _ in there]))
+        # What follows the projection: for a factorised map the product of its ranks with its outer matrix.
+        self.behind = nn.ModuleList((part[2] if part else None) or nn.Identity() for part in parts)
+        self.out = fused(block.out_proj)
         constant = block.gru_rel_pos_const.detach().flatten() if positions is not None else None
         self.register_buffer("constant", constant)  # (heads,)
 
@@ -64,7 +67,8 @@ class InferenceAttention(nn.Module):
             The block's output (B, T, D) and None for each other thing that the stock block returns.
         """
         positions = self._positions[0]
-        query, key, value, gate = self.projection(hidden_states).split(self.widths, dim=-1)
+        pieces = self.projection(hidden_states).split(self.widths, dim=-1)
+        query, key, value, gate = (then(piece) for then, piece in zip(self.behind, pieces, strict=True))
         bias = self._gate(gate) if positions is not None else None  # (B, T, heads)
         hidden = None if attention_mask is None else _additive(attention_mask, hidden_states.dtype)  # (B, T)
         if positions is not None:
@@ -145,6 +149,16 @@ def _hankel(vectors: Tensor, rows: slice, time: int) -> Tensor:
     """Some rows of each head's matrix, whose element (i, r) is vector[i + r], without a copy: (heads, rows, T)."""
     size = len(vectors), rows.stop - rows.start, time
     return vectors[:, rows.start :].as_strided(size, (vectors.stride(0), 1, 1))
+
+
+def _rows(layer: Any, scale: float = 1.0) -> tuple[Tensor, Tensor, nn.Module | None] | None:
+    """A projection as rows of a larger one, (rows, D) and (rows,), and what follows them; None where there is none."""
+    if layer is None:
+        return None
+    if isinstance(layer, FactorisedLinear):
+        inner, outer = layer.inner.weight, layer.outer
+        return inner, inner.new_zeros(len(inner)), FusedLinear(outer.weight * scale, outer.bias * scale)
+    return layer.weight * scale, layer.bias * scale, None
 
 
 def _gate_rows(block: Any, heads: tuple[int, ...]) -> tuple[Tensor, Tensor]:

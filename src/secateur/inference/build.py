@@ -14,10 +14,11 @@ from secateur.arch import fill, skeleton
 from secateur.errors import ModelError
 from secateur.inference.attention import InferenceAttention
 from secateur.inference.front_end import FrontEnd
-from secateur.inference.linear import FusedLinear
+from secateur.inference.linear import fused
 from secateur.inference.positions import PositionalConv, RelativePositions
 from secateur.masking.attach import base_of
 from secateur.modules.families import stock_type
+from secateur.modules.feed_forward import EmptyFeedForward
 from secateur.modules.models import ending_of
 from secateur.modules.norm import ValidGroupNorm, leave_padding_out
 
@@ -65,7 +66,7 @@ def for_inference(model: PreTrainedModel) -> PreTrainedModel:
             base.feature_extractor = FrontEnd(base.feature_extractor)
             if hasattr(base.encoder.pos_conv_embed, "conv"):
                 base.encoder.pos_conv_embed = PositionalConv(base.encoder.pos_conv_embed)
-        base.feature_projection.projection = FusedLinear.like(base.feature_projection.projection)
+        base.feature_projection.projection = fused(base.feature_projection.projection)
         positions = _positions(base)
         for layer in base.encoder.layers:
             if getattr(layer.attention, "groups", True):
@@ -117,12 +118,12 @@ def _positions(base: Any) -> RelativePositions | None:
 
 
 def _fuse_feed_forward(block: Any, config: Any) -> None:
-    if not isinstance(getattr(block, "intermediate_dense", None), nn.Linear):
-        return  # an empty block of ours
+    if isinstance(block, EmptyFeedForward):
+        return
     if config.hidden_act == "gelu":
-        block.intermediate_dense = FusedLinear.like(block.intermediate_dense, "gelu")
+        block.intermediate_dense = fused(block.intermediate_dense, "gelu")
         block.intermediate_act_fn = nn.Identity()
-    block.output_dense = FusedLinear.like(block.output_dense)
+    block.output_dense = fused(block.output_dense)
 
 
 def _refuse_to_save(*args: Any, **kwargs: Any) -> NoReturn:

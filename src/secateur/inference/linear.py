@@ -11,6 +11,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from secateur.modules.low_rank import FactorisedLinear
+
 Activation = Literal["none", "gelu"]
 
 #: Rows of a product done in blocks: few enough for its input to be reused memory, and not so few that calls cost time.
@@ -160,3 +162,11 @@ class FusedLinear(nn.Module):
     def forward(self, values: Tensor) -> Tensor:
         """(..., in) -> (..., out)."""
         return linear(values, self.weight, self.bias, self.activation)
+
+
+def fused(layer: nn.Module, activation: Activation = "none") -> nn.Module:
+    """The frozen form of a linear layer, factorised or not, with its activation."""
+    if isinstance(layer, FactorisedLinear):
+        return nn.Sequential(FusedLinear.like(layer.inner), FusedLinear.like(layer.outer, activation))
+    assert isinstance(layer, nn.Linear)
+    return FusedLinear.like(layer, activation)

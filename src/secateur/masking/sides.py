@@ -56,7 +56,8 @@ class Sides:
         """
         Args:
             weight: Of the module's weight, tapped along its inputs (dimension 1) or its outputs (dimension 0).
-            bias: Of its bias, tapped like the outputs; None where the weight is tapped along its inputs.
+            bias: Of its bias, tapped like the outputs; None where the weight is tapped along its inputs, or there is no
+                bias.
         """
         self.weight = weight
         self.tapped = (weight,) if bias is None else (weight, bias)
@@ -94,7 +95,7 @@ def sides_of(module: nn.Module, tapped: dict[str, Tapped]) -> Sides | None:
     simple = isinstance(module, nn.Linear) or (isinstance(module, nn.Conv1d) and module.groups == 1)
     if weight is None or not simple:
         return None
-    if weight.factor.dim == 1:
+    if weight.factor.dim == 1 or (weight.factor.dim == 0 and module.bias is None):
         return Sides(weight, None)  # what else is tapped along the bias stays there
     if weight.factor.dim == 0 and bias is not None and bias.factor.units.equal(weight.factor.units):
         return Sides(weight, bias)

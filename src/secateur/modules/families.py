@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from transformers import PreTrainedConfig
@@ -10,7 +11,7 @@ from secateur.errors import ModelError, nearest
 from secateur.modules import conformer, fast_conformer, wav2vec2
 from secateur.modules.family import Family
 from secateur.modules.shape import EncoderShape
-from secateur.structure import Selection, Structure
+from secateur.structure import Factorised, Selection, Structure
 from secateur.structure import axis as names
 
 FORMAT = 1
@@ -69,16 +70,21 @@ def shape_of(config: Any) -> EncoderShape:
         every_layer=tuple(f"{stem}.{index}" for index in range(original["num_hidden_layers"])),
         axes={name: names.from_ranges(text) for name, text in record.get("axes", {}).items()},
         scales={name: tuple(float(scale) for scale in scales) for name, scales in record.get("scales", {}).items()},
+        factorised=record.get("factorised", {}),
     )
 
 
-def record_of(config: Any, structure: Structure, closed: Selection) -> dict[str, Any]:
-    """The ``secateur`` entry of a cut config: original sizes, kept units of axes that are not whole, unfolded scales.
+def record_of(
+    config: Any, structure: Structure, closed: Selection, *, again: Sequence[Factorised] = ()
+) -> dict[str, Any]:
+    """The ``secateur`` entry of a cut config: original sizes, kept units of axes that are not whole, unfolded scales,
+    original ranks of the maps that are two matrices.
 
     Args:
         config: The config that was cut, stock or already cut once.
         structure: Its structure.
         closed: The closed selection that cuts it.
+        again: Factorised maps that go back to one matrix.
     """
     before = getattr(config, "secateur", None) or {}
     axes = dict(before.get("axes", {}))
@@ -94,7 +100,13 @@ def record_of(config: Any, structure: Structure, closed: Selection) -> dict[str,
         product = [so_far[unit] * factor for unit, factor in closed.factors(name).items()]
         scales |= {name: product} if set(product) != {1.0} else {}
     original = {name: list(value) if isinstance(value, tuple) else value for name, value in _original(config).items()}
-    return {"format": FORMAT, "original": original, "axes": axes} | ({"scales": scales} if scales else {})
+    one = {each.module for each in again}
+    listed: dict[str, int] = before.get("factorised", {})
+    factorised = {path: n for path, n in listed.items() if closed.axes[names.ranks(path)] and path not in one}
+    for path in listed.keys() - factorised.keys():
+        axes.pop(names.ranks(path), None)
+    optional = {"scales": scales, "factorised": factorised}
+    return {"format": FORMAT, "original": original, "axes": axes} | {k: value for k, value in optional.items() if value}
 
 
 def _original(config: Any) -> dict[str, Any]:

@@ -17,6 +17,7 @@ from transformers import PreTrainedModel
 from secateur.errors import ModelError
 from secateur.modules.configs import head_config_class
 from secateur.modules.families import FAMILIES, PREFIX, encoder_path, family_of, shape_of
+from secateur.modules.low_rank import fit_low_rank
 
 #: Auto classes by the ending of the model class they create.
 AUTO = {
@@ -40,7 +41,9 @@ def model_class(model_type: str, ending: str) -> type[PreTrainedModel]:
     def init(self: Any, config: Any, *args: Any, **kwargs: Any) -> None:
         stock.__init__(self, config, *args, **kwargs)
         if base is None:
-            family.fit(self, config, shape_of(config))
+            shape = shape_of(config)
+            family.fit(self, config, shape)
+            fit_low_rank(self, {path: len(shape.ranks(path)) for path in shape.factorised})
         elif not family.heads:  # else the library has built ours, by the config held
             setattr(self, self.base_model_prefix, base(config))
         self.post_init()

@@ -81,6 +81,7 @@ class EncoderShape:
         every_layer: Paths of the original layers.
         axes: Kept units of the axes that are not whole.
         scales: Of axes whose masks fold into no weight.
+        factorised: How many ranks the matrix of each linear map that is two now had, by path.
     """
 
     model_type: str
@@ -88,6 +89,7 @@ class EncoderShape:
     every_layer: tuple[str, ...]
     axes: Mapping[str, tuple[int, ...]]
     scales: Mapping[str, tuple[float, ...]]
+    factorised: Mapping[str, int]
 
     @property
     def layers(self) -> tuple[str, ...]:
@@ -102,6 +104,10 @@ class EncoderShape:
     def units(self, name: str, size: int) -> tuple[int, ...]:
         """Units that an axis of that original size still has."""
         return self.axes.get(name, tuple(range(size)))
+
+    def ranks(self, path: str) -> tuple[int, ...]:
+        """Ranks that a factorised linear map still has."""
+        return self.units(names.ranks(path), self.factorised[path])
 
     def attention(self, path: str) -> AttentionShape:
         """An attention block."""

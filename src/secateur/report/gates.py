@@ -21,6 +21,7 @@ KINDS = {
     "qk": "query/key dimensions",
     "vo": "value/output dimensions",
     "units": "feed-forward units",
+    "rank": "ranks",
     "block": "blocks",
     "layer": "layers",
 }

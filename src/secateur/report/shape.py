@@ -1,4 +1,4 @@
-"""Pictures of what is left: heads as a grid, feed-forward units, conv channels and positional groups as bars."""
+"""Pictures of what is left: heads as a grid; feed-forward units, conv channels, positional groups, ranks as bars."""
 
 from __future__ import annotations
 
@@ -281,4 +281,20 @@ def pictures(axes: Sequence[Axis]) -> list[Chart]:
     rows = [("positional", axis, False) for axis in axes if axis.kind == "groups"]
     if rows:
         found.append(bars_picture(rows, name="groups", title="Positional convolution groups", unit="group"))
-    return found
+    return found + rank_pictures([axis for axis in axes if axis.kind == "rank"])
+
+
+def rank_pictures(axes: Sequence[Axis]) -> list[Chart]:
+    """One picture for the factorised maps of each name: the ranks that are left of it in each layer."""
+    by_name: dict[str, list[Axis]] = {}
+    for axis in axes:
+        by_name.setdefault(axis.name.rpartition("/")[0].rpartition(".")[2], []).append(axis)
+    return [
+        bars_picture(
+            [(name if axis.layer is None else f"layer {axis.layer}", axis, axis.kept == 0) for axis in found],
+            name=f"ranks-{name}",
+            title=f"Ranks of {name}",
+            unit="rank",
+        )
+        for name, found in by_name.items()
+    ]

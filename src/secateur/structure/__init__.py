@@ -1,12 +1,26 @@
 """What can be pruned and where it is bound: plain data, without torch."""
 
 from secateur.structure.axis import Axis, Unit
+from secateur.structure.low_rank import dense_again
 from secateur.structure.selection import Selection, close
-from secateur.structure.structure import Bind, Features, Norm, Output, Rate, Stage, Structure, Tap, Use, Weight
+from secateur.structure.structure import (
+    Bind,
+    Factorised,
+    Features,
+    Norm,
+    Output,
+    Rate,
+    Stage,
+    Structure,
+    Tap,
+    Use,
+    Weight,
+)
 
 __all__ = [
     "Axis",
     "Bind",
+    "Factorised",
     "Features",
     "Norm",
     "Output",
@@ -19,4 +33,5 @@ __all__ = [
     "Use",
     "Weight",
     "close",
+    "dense_again",
 ]

@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-KINDS = ("channels", "groups", "heads", "qk", "vo", "units", "block", "layer")
+KINDS = ("channels", "groups", "heads", "qk", "vo", "units", "rank", "block", "layer")
 
 #: An axis name and the original index of one of its units.
 Unit = tuple[str, int]
@@ -23,6 +23,7 @@ class Axis:
         parents: Every unit that must be alive for any unit of this axis to be alive (all ancestors, flat).
         needs: For each unit, the axis that must keep at least one unit for it to be alive; empty for none.
         least: How many units always stay.
+        with_any: Axes of which one must keep a unit for any unit of this axis to be alive; empty for no such condition.
     """
 
     name: str
@@ -31,6 +32,7 @@ class Axis:
     parents: tuple[Unit, ...] = ()
     needs: tuple[str, ...] = ()
     least: int = 0
+    with_any: tuple[str, ...] = ()
 
     @property
     def kind(self) -> str:
@@ -96,6 +98,11 @@ def units(path: str) -> str:
 def block(path: str) -> str:
     """A whole block, output bias included."""
     return f"{path}/block"
+
+
+def ranks(path: str) -> str:
+    """The ranks of a factorised linear map."""
+    return f"{path}/rank"
 
 
 def layer(path: str) -> str:

@@ -10,6 +10,7 @@ from typing import Any
 
 from secateur.errors import SelectionError, nearest
 from secateur.structure.axis import Axis
+from secateur.structure.low_rank import dense_again
 from secateur.structure.structure import Structure
 
 FORMAT = 1
@@ -107,12 +108,18 @@ class Closed:
     notes: tuple[str, ...]
 
 
-def close(structure: Structure, selection: Selection) -> Closed:
+def close(structure: Structure, selection: Selection, *, best: Mapping[str, int] | None = None) -> Closed:
     """The smallest selection with the same effect, naming every axis of the model.
 
     A removed block takes all inside with it, a head without value/output dimensions is gone with its queries and
-    keys, a convolution keeps at least one unit (its first, when the selection leaves none), and only trailing layers
-    can go.
+    keys, a convolution or a factorised map keeps at least one unit (its best, when the selection leaves none), and
+    only trailing layers can go. A factorised map that keeps too many ranks to be cheaper than a dense one is to go back
+    to one matrix, of the ranks that are kept; this is said.
+
+    Args:
+        structure: The model's structure.
+        selection: What is to be closed.
+        best: The best unit of axes that keep at least one; of others it is the first.
 
     Raises:
         SelectionError: An unknown axis, a unit that the model does not have, sizes or a model that do not match.
@@ -122,10 +129,7 @@ def close(structure: Structure, selection: Selection) -> Closed:
     kept: dict[str, set[int]] = {}
     for name, axis in structure.axes.items():
         chosen = set(selection.axes.get(name, axis.units))
-        if axis.size and len(chosen) < axis.least:
-            chosen = set(axis.units[: axis.least])
-            notes.append(f"{name} was left without a unit; its unit {axis.units[0]} stays")
-        kept[name] = chosen
+        kept[name] = chosen if axis.with_any else _at_least(axis, chosen, best or {}, notes)
     _check_layers(structure, kept)
     for name, axis in structure.axes.items():
         if any(unit not in kept[parent] for parent, unit in axis.parents if parent.endswith(("/block", "/layer"))):
@@ -137,7 +141,15 @@ def close(structure: Structure, selection: Selection) -> Closed:
     for name, axis in structure.axes.items():
         if any(unit not in kept[parent] for parent, unit in axis.parents):
             kept[name] = set()
+    for name, axis in structure.axes.items():
+        if axis.with_any:
+            there = any(kept[other] for other in axis.with_any)
+            kept[name] = _at_least(axis, kept[name], best or {}, notes) if there else set()
     axes = {name: tuple(sorted(units)) for name, units in kept.items()}
+    again = [each.module for each in dense_again(structure, axes)]
+    if again:
+        more = f" and {len(again) - 3} more" if len(again) > 3 else ""
+        notes.append(f"no cheaper as two matrices, dense again: {', '.join(again[:3])}{more}")
     scales = {
         name: tuple(factors.get(unit, 1.0) for unit in axes[name])
         for name, factors in ((name, selection.factors(name)) for name in selection.scales)
@@ -150,6 +162,15 @@ def close(structure: Structure, selection: Selection) -> Closed:
         model=structure.model_type,
     )
     return Closed(selection=closed, notes=tuple(notes))
+
+
+def _at_least(axis: Axis, chosen: set[int], best: Mapping[str, int], notes: list[str]) -> set[int]:
+    """What is chosen of an axis that is there, or its best unit where that is too little."""
+    if not axis.size or len(chosen) >= axis.least:
+        return chosen
+    stays = best.get(axis.name, axis.units[0])
+    notes.append(f"{axis.name} was left without a unit; its unit {stays} stays")
+    return set(list(dict.fromkeys((stays, *axis.units)))[: axis.least])
 
 
 def _check(structure: Structure, selection: Selection) -> None:
@@ -202,6 +223,12 @@ def _check_layers(structure: Structure, kept: Mapping[str, set[int]]) -> None:
 
 def _axis(structure: Structure, name: str) -> Axis:
     if name not in structure.axes:
+        linear = name.removesuffix("/rank")
+        if linear != name and f"{linear}.weight" in structure.weight_by_name:
+            raise SelectionError(
+                f"The selection names {name!r}, but {linear!r} of this {structure.model_type} model is one matrix: "
+                "only a factorised map has ranks, see 'factorise' of a recipe."
+            )
         raise SelectionError(
             f"Unknown axis {name!r} in the selection for this {structure.model_type} model."
             f"{nearest(name, structure.axes)}"

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 
 from secateur.errors import ConfigError, nearest
-from secateur.structure.axis import Axis, Unit
+from secateur.structure.axis import Axis, Unit, ranks
 
 SCOPES = ("whole", "gated", "encoder", "frontend")
 
@@ -181,6 +181,36 @@ class Output:
     tap: Tap
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Factorised:
+    """A linear map W that is kept as two, W = outer inner, with the ranks between them as an axis.
+
+    Attributes:
+        module: Its path.
+        dense: The matrix W, which the model does not have: its name if it were there, its shape, what it lies on.
+        use: The multiply-accumulates of W.
+    """
+
+    module: str
+    dense: Weight
+    use: Use
+
+    @property
+    def axis(self) -> str:
+        """The axis of its ranks."""
+        return ranks(self.module)
+
+    @property
+    def inner(self) -> str:
+        """The weight that meets the input, (ranks, in)."""
+        return f"{self.module}.inner.weight"
+
+    @property
+    def outer(self) -> str:
+        """The weight that makes the output, (out, ranks)."""
+        return f"{self.module}.outer.weight"
+
+
 @dataclass(frozen=True, kw_only=True)
 class Structure:
     """Everything that is known of one model's prunable shape.
@@ -195,6 +225,7 @@ class Structure:
         uses: Every counted multiply-accumulate.
         norms: LayerNorms crossed by an axis.
         outputs: Modules whose output carries a mask.
+        factorised: Linear maps that are kept as two.
         stages: The way from samples to frames.
         convention: What the MACs count and leave out, in words.
         front_end: Module path of what comes before the encoder's layers, for the scope ``frontend``.
@@ -218,10 +249,16 @@ class Structure:
     buffers: tuple[Weight, ...] = ()
     unused: tuple[str, ...] = ()
     features: Features | None = None
+    factorised: tuple[Factorised, ...] = ()
     weight_by_name: Mapping[str, Weight] = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "weight_by_name", {weight.name: weight for weight in (*self.weights, *self.buffers)})
+
+    @cached_property
+    def factorised_of(self) -> dict[str, Factorised]:
+        """The factorised map that a matrix belongs to, by the name of any of its two and of the one they stand for."""
+        return {name: each for each in self.factorised for name in (each.inner, each.outer, each.dense.name)}
 
     @cached_property
     def offsets(self) -> dict[str, int]:
@@ -296,11 +333,24 @@ class Structure:
             f"{', '.join(SCOPES)} or a module path.{nearest(scope, [*SCOPES, *paths])}"
         )
 
+    def counterpart(self, name: str) -> Weight:
+        """The parameter of that name, also where the linear map that would have it is factorised here."""
+        if name in self.weight_by_name:
+            return self.weight_by_name[name]
+        if name in self.factorised_of:
+            return self.factorised_of[name].dense
+        path, _, parameter = name.rpartition(".")
+        return self.weight_by_name[f"{path}.outer.{parameter}"]
+
     def on_axes(self, weight: Weight, gated: frozenset[str]) -> bool:
-        """Whether a weight matrix has a dimension on a gated axis, or on one inside a gated unit."""
-        return weight.matrix and any(
-            self.touched((*bind.axes, *filter(None, [bind.across])), gated) for bind in weight.binds
-        )
+        """Whether a weight matrix has a dimension on a gated axis, or on one inside a gated unit.
+
+        The two matrices of a factorised map are taken together.
+        """
+        whole = self.factorised_of.get(weight.name)
+        binds = weight.binds if whole is None else whole.dense.binds
+        touched = any(self.touched((*bind.axes, *filter(None, [bind.across])), gated) for bind in binds)
+        return touched and weight.matrix if whole is None else touched or whole.axis in gated
 
     def touched(self, axes: Sequence[str], gated: frozenset[str]) -> bool:
         """Whether any of these axes is gated or lies within a gated axis."""

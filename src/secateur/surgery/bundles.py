@@ -12,7 +12,7 @@ from torch import Tensor
 from secateur.structure import Structure
 
 #: Kinds of axes whose kept number is the width of a product: those that can be rounded.
-WIDTHS = ("channels", "qk", "vo", "units")
+WIDTHS = ("channels", "qk", "vo", "units", "rank")
 
 #: What `auto` stands for on the device that a model is meant for; kinds that are absent are not rounded.
 AUTO: dict[str, dict[str, int]] = {

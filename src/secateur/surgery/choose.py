@@ -19,7 +19,7 @@ from torch import Tensor
 
 from secateur.cost import Cost
 from secateur.errors import TargetError
-from secateur.structure import Selection, Structure, close
+from secateur.structure import Selection, Structure, close, dense_again
 from secateur.structure.axis import kind_of
 from secateur.surgery.bundles import Bundles
 
@@ -121,7 +121,7 @@ def choose(
         assert not torch.equal(opened, before), "closing every gate meets every limit"
     opened = _fill(opened, bundles, limits, slack)
     kept = _without_idle_moves(structure, bundles.units(opened), verdict)
-    closed = close(structure, _selection(structure, kept, scales, gated))
+    closed = close(structure, _selection(structure, kept, scales, gated), best=_best(structure, scores))
     counted = {limit.name: limit.cost.count(closed.selection) for limit in limits}
     room = {limit.name: (limit.most - counted[limit.name]) / limit.cost.dense for limit in limits}
     choice = Choice(
@@ -242,10 +242,15 @@ def _fill(opened: Tensor, bundles: Bundles, limits: Sequence[Limit], slack: floa
 
 def _without_idle_moves(structure: Structure, kept: Tensor, verdict: Tensor) -> Tensor:
     """Give units inside a closed one their own verdict back: they are gone whichever side they are on."""
-    out, offsets = kept.clone(), structure.offsets
+    out, offsets, inside = kept.clone(), structure.offsets, set()
     for name, axis in structure.axes.items():
         parents = [(structure.axes[parent].units, offsets[parent], unit) for parent, unit in axis.parents]
         if any(unit not in units or not kept[start + units.index(unit)] for units, start, unit in parents):
+            mine = slice(offsets[name], offsets[name] + axis.size)
+            out[mine] = verdict[mine]
+            inside.add(name)
+    for name, axis in structure.axes.items():
+        if axis.with_any and all(other in inside for other in axis.with_any):
             mine = slice(offsets[name], offsets[name] + axis.size)
             out[mine] = verdict[mine]
     return out
@@ -281,6 +286,16 @@ def _selection(structure: Structure, kept: Tensor, scales: Tensor, gated: Tensor
     return Selection(axes=axes, scales=factors)
 
 
+def _best(structure: Structure, scores: Tensor) -> dict[str, int]:
+    """The unit of highest score of each axis that keeps at least one: others may be gone."""
+    axes = [axis for axis in structure.axes.values() if axis.least and axis.size]
+    starts = [structure.offsets[axis.name] for axis in axes]
+    return {
+        axis.name: axis.units[int(scores[start : start + axis.size].argmax())]
+        for axis, start in zip(axes, starts, strict=True)
+    }
+
+
 def best_share(
     structure: Structure,
     scores: Tensor,
@@ -291,7 +306,8 @@ def best_share(
 ) -> Choice:
     """The selection that keeps the same share of every axis of some kinds, its best units, as large as limits allow.
 
-    What one-shot pruning by a score does: no axis is compared with another. Axes of one unit stay.
+    What one-shot pruning by a score does: no axis is compared with another. Axes of one unit stay. Ranks by magnitude
+    are a truncated singular value decomposition.
 
     Args:
         structure: The model's structure.
@@ -307,4 +323,7 @@ def best_share(
         order = torch.argsort(scores[start : start + axis.size], descending=True, stable=True)
         ranks[start + order] = torch.arange(axis.size) / axis.size
     ordered = torch.where(ranks >= 0, -ranks, float("inf"))
-    return choose(structure, ordered, torch.ones(structure.size), limits, round_to=round_to, slack=SLACK / 10)
+    choice = choose(structure, ordered, torch.ones(structure.size), limits, round_to=round_to, slack=SLACK / 10)
+    again = {each.axis: structure.axes[each.axis].units for each in dense_again(structure, choice.selection.axes)}
+    # A map that goes back to one matrix costs the same with all its ranks.
+    return replace(choice, selection=replace(choice.selection, axes={**choice.selection.axes, **again}))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Mapping
 from typing import Any, Literal
 
 import torch
@@ -14,16 +15,26 @@ from secateur.errors import ModelError, SelectionError
 from secateur.masking.attach import base_of, has_masks
 from secateur.masking.taps import compile_taps, values_of
 from secateur.modules.configs import config_class, head_config_class, stock_config
-from secateur.modules.families import FAMILIES, PREFIX, encoder_config, encoder_path, record_of, shape_of
+from secateur.modules.families import (
+    FAMILIES,
+    PREFIX,
+    encoder_config,
+    encoder_path,
+    record_of,
+    shape_of,
+    stock_type,
+)
 from secateur.modules.models import ending_of, endings
 from secateur.modules.positions import direction_norm
-from secateur.structure import Selection, Structure, Weight, close
+from secateur.structure import Selection, Structure, Weight, close, dense_again
 from secateur.surgery.slices import Slices
 
 Layout = Literal["registered", "stock"]
 
 
-def cut(model: PreTrainedModel, selection: Selection, *, layout: Layout = "registered") -> PreTrainedModel:
+def cut(
+    model: PreTrainedModel, selection: Selection, *, layout: Layout = "registered", break_even: bool = True
+) -> PreTrainedModel:
     """The model that computes what `model` computes under the selection's mask, without the masked parts.
 
     The model itself is not touched: the cut one is built anew, so nothing that was hooked or registered on the first
@@ -33,6 +44,7 @@ def cut(model: PreTrainedModel, selection: Selection, *, layout: Layout = "regis
         model: A supported Hugging Face model, stock or cut before, with or without a task head.
         selection: Kept units, as original indices; it is closed first.
         layout: ``registered`` (our classes, any shape) or ``stock`` (unmodified classes, where the shape allows).
+        break_even: Whether factorised maps that are no cheaper than dense ones go back to one matrix.
 
     Raises:
         SelectionError: The selection does not fit the model, or the shape does not fit the stock layout.
@@ -42,19 +54,35 @@ def cut(model: PreTrainedModel, selection: Selection, *, layout: Layout = "regis
         raise ModelError("This model has masks in it; call `remove()` on what `attach` gave before cutting it.")
     structure = declare(model.config)
     closed = close(structure, selection).selection
-    config = cut_config(model.config, structure, closed, layout=layout)
-    ending = ending_of(type(model).__name__, structure.model_type)
+    _check_head(model, closed, structure)
+    config = cut_config(model.config, structure, closed, layout=layout, break_even=break_even)
+    return rebuilt(model, config, _encoder_state(base_of(model), structure, declare(config), closed))
+
+
+def rebuilt(model: PreTrainedModel, config: PreTrainedConfig, encoder: Mapping[str, Tensor]) -> PreTrainedModel:
+    """A model of another encoder, built anew, with the task head and in the mode of the one before.
+
+    Args:
+        model: The one before.
+        config: Of the new one.
+        encoder: Its parameters, by name in the base model.
+
+    Raises:
+        ModelError: The model is of a class that cannot be cut.
+    """
+    model_type = stock_type(encoder_config(model.config).model_type)
+    ending = ending_of(type(model).__name__, model_type)
     if not ending:
-        allowed = ", ".join(endings(structure.model_type))
+        allowed = ", ".join(endings(model_type))
         raise ModelError(f"A {type(model).__name__} cannot be cut; allowed are the classes {allowed} of its family.")
     if model.config._attn_implementation in ("eager", "sdpa"):  # ours have no other; the default then
         config._attn_implementation = model.config._attn_implementation
     new = skeleton(config, ending)
     assert isinstance(new, PreTrainedModel)
-    state = _encoder_state(base_of(model), structure, declare(config), closed)
     prefix = "" if base_of(new) is new else f"{encoder_path(new)}."
-    state = {prefix + name: value for name, value in state.items()}
-    state |= _head_state(model, prefix, closed, structure)
+    state = {prefix + name: value for name, value in encoder.items()}
+    head = {name: value for name, value in model.state_dict().items() if prefix and not name.startswith(prefix)}
+    state |= {name: value.detach().clone() for name, value in head.items()}
     fill(new, state, like=model)
     for parameter in new.parameters():
         parameter.requires_grad_(True)
@@ -65,7 +93,12 @@ def cut(model: PreTrainedModel, selection: Selection, *, layout: Layout = "regis
 
 
 def cut_config(
-    config: PreTrainedConfig, structure: Structure, closed: Selection, *, layout: Layout = "registered"
+    config: PreTrainedConfig,
+    structure: Structure,
+    closed: Selection,
+    *,
+    layout: Layout = "registered",
+    break_even: bool = True,
 ) -> PreTrainedConfig:
     """The config of the cut model.
 
@@ -73,29 +106,34 @@ def cut_config(
         SelectionError: The shape does not fit the stock layout; the sentence names what prevents it.
     """
     if encoder_config(config) is not config:
-        return _holder_config(config, structure, closed, layout)
+        held = cut_config(encoder_config(config), structure, closed, layout=layout, break_even=break_even)
+        return holder_config(config, held)
     family = FAMILIES[structure.model_type]
-    record = record_of(config, structure, closed)
+    record = record_of(config, structure, closed, again=dense_again(structure, closed.axes) if break_even else ())
     fields: dict[str, Any] = config.to_dict() | record["original"] | {"secateur": record}
     for name in ("model_type", "transformers_version", "architectures"):
         fields.pop(name, None)
     new = config_class(structure.model_type)(**fields)
     if layout == "registered":
         return new
-    return stock_config(structure.model_type, fields | family.stock_fields(new, shape_of(new)))
+    shape = shape_of(new)
+    if shape.factorised:
+        raise SelectionError(
+            f"This shape does not fit the stock layout: {next(iter(shape.factorised))} is two matrices; use the "
+            "registered layout."
+        )
+    return stock_config(structure.model_type, fields | family.stock_fields(new, shape))
 
 
-def _holder_config(
-    config: PreTrainedConfig, structure: Structure, closed: Selection, layout: Layout
-) -> PreTrainedConfig:
-    """The config of a cut model with a head, where it holds the encoder's."""
-    held = cut_config(encoder_config(config), structure, closed, layout=layout)
-    heads = FAMILIES[structure.model_type].heads
+def holder_config(config: PreTrainedConfig, held: PreTrainedConfig) -> PreTrainedConfig:
+    """The config of a model with a head, where it holds the encoder's, around another one of the encoder."""
+    model_type = stock_type(held.model_type)
+    heads = FAMILIES[model_type].heads
     ending = next(ending for ending, name in heads.items() if name == config.model_type.removeprefix(PREFIX))
     fields = config.to_dict() | {"encoder_config": held}
     for name in ("model_type", "transformers_version", "architectures"):
         fields.pop(name, None)
-    return head_config_class(structure.model_type, ending)(**fields)
+    return head_config_class(model_type, ending)(**fields)
 
 
 def _encoder_state(base: Any, old: Structure, new: Structure, closed: Selection) -> dict[str, Tensor]:
@@ -108,14 +146,23 @@ def _encoder_state(base: Any, old: Structure, new: Structure, closed: Selection)
             f"This shape does not fit the stock layout: stock classes have {lost[0]}, which this model has not; "
             "cut the dense model."
         )
+
+    def tapped(name: str) -> Tensor:
+        value: Tensor = parameters[name].detach()
+        if name not in taps:
+            return value
+        return value.double() * taps[name].of(values, value.dim()).to(value.device)
+
     state = {buffer.name: slices.of(buffer.name, buffers[buffer.name]) for buffer in new.buffers}
     state |= {name: parameters[name].detach().clone() for name in new.unused}  # of a stock class
     for weight in new.weights:
-        value = parameters[weight.name].detach()
-        if weight.name in taps:
-            factor = taps[weight.name].of(values, value.dim()).to(value.device)
-            value = (value.double() * factor).to(value.dtype)
-        state[weight.name] = slices.of(weight.name, value)
+        before = old.counterpart(weight.name)
+        if before.name in parameters:
+            value, dtype = tapped(before.name), parameters[before.name].dtype
+        else:  # a factorised map that goes back to one matrix
+            linear = old.factorised_of[before.name]
+            value, dtype = tapped(linear.outer).double() @ tapped(linear.inner).double(), parameters[linear.outer].dtype
+        state[weight.name] = slices.of(weight.name, value.to(dtype))
     for weight in new.weights:
         if weight.magnitude:
             _keep_magnitude(state, parameters[weight.name].detach(), weight)
@@ -132,13 +179,10 @@ def _keep_magnitude(state: dict[str, Tensor], before: Tensor, weight: Weight) ->
     state[weight.name] = torch.where((left == 0).expand_as(direction), torch.ones_like(direction), direction)
 
 
-def _head_state(model: PreTrainedModel, prefix: str, closed: Selection, structure: Structure) -> dict[str, Tensor]:
-    """Parameters of the task head, as they are."""
-    if not prefix:
-        return {}
+def _check_head(model: PreTrainedModel, closed: Selection, structure: Structure) -> None:
+    """Raise a SelectionError where a task head needs what the selection removes."""
     trimmed = any(axis.size and not closed.axes[axis.name] for axis in structure.of_kinds(("layer",)))
     if trimmed and hasattr(model, "layer_weights"):
         raise SelectionError(
             "Trailing layers cannot be removed under a head that weighs all hidden states (use_weighted_layer_sum)."
         )
-    return {name: value.detach().clone() for name, value in model.state_dict().items() if not name.startswith(prefix)}

@@ -13,15 +13,25 @@ from secateur.structure import Structure
 def magnitude(base: nn.Module, structure: Structure) -> Tensor:
     """The 2-norm of all weight-matrix elements that go with each unit: (units,).
 
-    Heads and blocks have the norm of what they contain, summed over their dimensions.
+    Heads and blocks have the norm of what they contain, summed over their dimensions. A rank has the norm of the matrix
+    that it adds, right after factorising its singular value; on other axes a factorised map counts as the one matrix.
     """
     squares = torch.zeros(structure.size, dtype=torch.float64)
     parameters = dict(base.named_parameters())
-    for weight in structure.weights:
+
+    def matrix(name: str) -> Tensor:
+        return parameters[name].double().cpu()
+
+    for each in structure.factorised:
+        start, size = structure.offsets[each.axis], structure.axes[each.axis].size
+        squares[start : start + size] = matrix(each.outer).square().sum(0) * matrix(each.inner).square().sum(1)
+    single = [weight for weight in structure.weights if weight.name not in structure.factorised_of]
+    for weight in (*single, *(each.dense for each in structure.factorised)):
         for bind in weight.binds if weight.matrix else ():
-            value = parameters[weight.name].double().cpu()
+            whole = structure.factorised_of.get(weight.name)
+            value = matrix(whole.outer) @ matrix(whole.inner) if whole else matrix(weight.name)
             if weight.magnitude:
-                gain = parameters[weight.magnitude].double().cpu()
+                gain = matrix(weight.magnitude)
                 value = value * gain / direction_norm(value, gain)
             along = value.square().sum([dim for dim in range(value.dim()) if dim != bind.dim])
             if bind.across:

@@ -29,7 +29,7 @@ class Slices:
         Returns:
             A tensor of its own, of the parameter's shape after the cut.
         """
-        before, after = (structure.weight_by_name[name] for structure in (self.before, self.after))
+        before, after = self.before.counterpart(name), self.after.weight_by_name[name]
         value = value.reshape(before.shape)
         for bind in after.binds:
             value = value.index_select(bind.dim, self._positions(before, after, bind.dim).to(value.device))

@@ -180,6 +180,18 @@ def test_when_every_gate_is_closed_a_convolution_keeps_a_unit_and_says_so() -> N
     assert all("was left without a unit" in note for note in choice.notes)
 
 
+def test_an_axis_left_without_units_keeps_its_best_one_and_none_that_is_gone() -> None:
+    structure = tiny_structure("hubert", "base")
+    scores = scores_of(structure, ("channels",), 0, shift=-50.0)
+    name = "feature_extractor.conv_layers.1/channels"
+    start = structure.offsets[name]
+    scores[start], scores[start + 3] = -INFINITE, -1.0
+    least = smallest(limit(structure, 1.0), torch.isfinite(scores) | (scores == -INFINITE))
+    choice = pick(structure, scores, limit(structure, least))
+    assert choice.selection.axes[name] == (3,)
+    assert f"{name} was left without a unit; its unit 3 stays" in choice.notes
+
+
 def test_every_one_of_several_limits_holds_and_the_tightest_binds() -> None:
     structure = tiny_structure("wavlm", "base")
     scores = scores_of(structure, ("channels", "qk", "vo", "units"), 1, shift=4.0)

@@ -1,0 +1,110 @@
+"""What factorised maps cost: expected above the dense cost, counted at the cheaper side, and predicted in time."""
+
+from __future__ import annotations
+
+from functools import partial
+
+import pytest
+import torch
+from latency_toy import toy_table
+from support import HEAD_DIM, HEADS, UNITS, tiny, tiny_structure
+
+from secateur.arch import declare
+from secateur.cost import Cost, Terms, breakdown
+from secateur.cost.expected import indicator
+from secateur.cost.latency import latency
+from secateur.structure import Selection, Structure, close
+from secateur.structure import axis as names
+from secateur.surgery import cut
+from secateur.surgery.factorise import factorise
+
+WIDTH = HEADS * HEAD_DIM
+BLOCK = "encoder.layers.0.feed_forward"
+PATH = f"{BLOCK}.output_dense"
+
+
+def one() -> Structure:
+    """The structure of a tiny model with one factorised map, of ten units to 24 features."""
+    return declare(factorise(tiny("hubert", "large"), {PATH: UNITS}).config)
+
+
+def test_all_ranks_cost_more_than_the_dense_model_while_they_are_learned_and_as_much_when_they_are_counted() -> None:
+    structure, dense = one(), sum(p.numel() for p in tiny("hubert", "large").parameters())
+    whole = torch.ones(structure.size, dtype=torch.float64)
+    cost = Cost.of(Terms(structure), cost="parameters")
+    assert cost.dense == cost.at(whole) == dense
+    extra = UNITS * (UNITS + WIDTH) - UNITS * WIDTH
+    assert float(cost.expected(whole)) == dense + extra
+    assert breakdown(structure, samples=1600).parameters == dense + extra  # as the model stands
+    assert float(cost.expected(whole)) / cost.dense > 1
+
+
+def test_each_rank_has_the_price_of_its_row_and_column() -> None:
+    structure = one()
+    cost, start = Cost.of(Terms(structure), cost="parameters"), structure.offsets[names.ranks(PATH)]
+    probability = torch.full((structure.size,), 0.9, dtype=torch.float64).requires_grad_(True)
+    (gradient,) = torch.autograd.grad(cost.expected(probability), probability)
+    # Layer and block are open with 0.81; the inner matrix has as many columns as units are open. The last rank stays.
+    alone = 0.9 * 0.9 * (WIDTH * (1 - 0.1**UNITS) + 0.9 * UNITS) * (1 - 0.1 ** (UNITS - 1))
+    assert gradient[start : start + UNITS].tolist() == pytest.approx([alone] * UNITS)
+
+
+@pytest.mark.parametrize("scope", ["gated", PATH])
+def test_a_factorised_map_is_counted_against_the_dense_matrix(scope: str) -> None:
+    structure = one()
+    cost = Cost.of(Terms(structure), cost="parameters", scope=scope, gated=frozenset([names.ranks(PATH)]))
+    bias = 0 if scope == "gated" else WIDTH
+    assert cost.dense == UNITS * WIDTH + bias
+    assert cost.count(Selection(axes={names.ranks(PATH): (0, 4)})) == 2 * (UNITS + WIDTH) + bias
+
+
+@pytest.mark.parametrize("cost", ["parameters", "macs"])
+def test_expected_cost_of_ranks_is_the_mean_over_draws_of_models_that_keep_two_matrices(cost: str) -> None:
+    structure = tiny_structure("wavlm", "low_rank")
+    generator = torch.Generator().manual_seed(1)
+    probability = torch.rand(structure.size, generator=generator, dtype=torch.float64)
+    for axis in structure.axes.values():
+        units = slice(structure.offsets[axis.name], structure.offsets[axis.name] + axis.size)
+        scale = {"layer": 0.0, "qk": 0.35, "vo": 0.35, "heads": 0.8}.get(axis.kind, 1.0)
+        probability[units] *= scale  # whole heads and projections are often gone
+        if axis.kind == "layer":
+            probability[units] = 1.0
+    counted = Cost.of(Terms(structure), cost=cost, samples=1600)
+    draws = []
+    for _ in range(800):
+        opened = torch.rand(structure.size, generator=generator, dtype=torch.float64) < probability
+        axes = {
+            name: tuple(u for at, u in enumerate(axis.units) if opened[structure.offsets[name] + at])
+            for name, axis in structure.axes.items()
+        }
+        closed = close(structure, Selection(axes=axes)).selection
+        draws.append(float(counted.value(indicator(structure, closed.axes), "two")))
+    mean, error = torch.tensor(draws).mean(), torch.tensor(draws).std() / len(draws) ** 0.5
+    assert abs(float(counted.expected(probability)) - float(mean)) < 4 * float(error)
+    assert float(error) < 0.02 * float(mean)  # tight enough to notice
+
+
+def test_two_products_are_priced_by_what_a_feed_forward_block_takes() -> None:
+    structure, table = one(), toy_table("hubert")
+    cost = latency(Terms(structure), table)
+    half = partial(_half, table.feed_forward)
+    kept = Selection(axes={names.ranks(PATH): (0, 1, 5)})
+    extra = half(3) * UNITS / WIDTH + half(3) - half(UNITS)
+    assert cost.count(kept) == pytest.approx(cost.dense + extra, rel=1e-12)
+    assert cost.dense == pytest.approx(latency(Terms(tiny_structure("hubert", "large")), table).dense, rel=1e-12)
+    assert cost.count(Selection(axes={})) == cost.dense  # goes back to one matrix
+    gone = Selection(axes={names.block(BLOCK): ()})
+    assert cost.count(gone) == pytest.approx(latency(Terms(tiny_structure("hubert", "large")), table).count(gone))
+
+
+def _half(curve: object, units: int) -> float:
+    at = curve.at(torch.tensor([float(units)], dtype=torch.float64))  # type: ignore[attr-defined]
+    return (float(at) - curve.ms[0]) / 2  # type: ignore[attr-defined]
+
+
+def test_a_cut_model_costs_what_was_counted() -> None:
+    model = factorise(tiny("hubert", "large"), {PATH: UNITS})
+    kept = Selection(axes={names.ranks(PATH): (0, 1, 5), names.units(BLOCK): (0, 1, 2, 3, 4, 5, 6)})
+    small = cut(model, kept)
+    count = Cost.of(Terms(declare(model.config)), cost="parameters").count(kept)
+    assert count == sum(p.numel() for p in small.parameters()) == breakdown(declare(small.config), samples=1).parameters
