@@ -55,7 +55,7 @@ def worst(model: Any, other: Any, values: Tensor, mask: Tensor | None) -> float:
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=str)
 @pytest.mark.parametrize("kind", ["dense", "cut"])
-@pytest.mark.parametrize(("family", "size"), FAST_MODELS + LOW_RANK)
+@pytest.mark.parametrize(("family", "size"), FAST_MODELS + LOW_RANK[:2])
 def test_equal_for_every_family(family: str, size: str, kind: str, dtype: torch.dtype) -> None:
     model = tiny(family, size, "Model", dtype)
     if kind == "cut":
