@@ -23,15 +23,20 @@ def recipe(root: Path, out: Path, **changes: Any) -> dict[str, Any]:
         "batching": {"seconds": 1.2, "longest": 0.4, "shortest": 0.1},
         "gates": {
             kind: {"drop_rate": 0.4, "spread": 1.0, "straight_through": True}
-            for kind in ("channels", "groups", "qk", "vo", "units", "rank")
+            for kind in ("channels", "groups", "qk", "vo", "units")
         }
         | {"heads": None},
-        "factorise": {"linears": ["q_proj", "output_dense"]},
         "target": 0.6,
         "distill": {"pairing": {"kind": "learned", "layers": [1, 3]}},
         "learn": {"steps": STEPS, "log_every": 1, "validate_every": 4, "save_every": 2},
         "recover": {"steps": STEPS, "log_every": 1, "validate_every": 4, "save_every": 2},
     } | changes
+
+
+def with_ranks(fields: dict[str, Any]) -> dict[str, Any]:
+    """The same, two linear maps of each layer factorised."""
+    gates = fields["gates"] | {"rank": fields["gates"]["units"]}
+    return fields | {"factorise": {"linears": ["q_proj", "output_dense"]}, "gates": gates}
 
 
 def kill_before_call(owner: Any, name: str, count: int) -> None:
@@ -79,7 +84,7 @@ def job(root: str, out: str, kill: tuple[str, int] | None = None, changes: dict[
     torch.set_num_threads(1)
     if kill is not None:
         kill_points()[kill[0]](kill[1])
-    prune(recipe(Path(root), Path(out), **(changes or {})), resume=True)
+    prune(with_ranks(recipe(Path(root), Path(out), **(changes or {}))), resume=True)
 
 
 def keep_gradients(folder: Path) -> None:
