@@ -66,6 +66,33 @@ def test_verify_passes_a_right_cut(family: str, size: str) -> None:
     assert len(result.differences) == 5  # four hidden states and the output
 
 
+def sharp() -> Any:
+    """A float32 model whose attention is so sharp that it multiplies rounding ten thousand times."""
+    model = tiny("hubert", "large").float()
+    with torch.no_grad():
+        for layer in model.encoder.layers:
+            layer.attention.q_proj.weight.mul_(60)
+            layer.attention.k_proj.weight.mul_(60)
+    return model
+
+
+def test_a_model_that_multiplies_rounding_is_proved_in_float64() -> None:
+    dense = sharp()
+    result = verify(cut(dense, SELECTION), dense, SELECTION)
+    assert max(result.differences) > 1e-4
+    equal = next(check for check in result.checks if check.name == EQUAL)
+    assert equal.holds, equal.detail
+    assert "in float64" in equal.detail
+
+
+def test_float64_does_not_excuse_a_wrong_weight() -> None:
+    dense = sharp()
+    model: Any = cut(dense, SELECTION)
+    with torch.no_grad():
+        model.encoder.layers[0].feed_forward.output_dense.weight[0, 0] += 1e-3
+    assert EQUAL in failed(verify(model, dense, SELECTION))
+
+
 def test_verify_catches_a_wrong_kept_index() -> None:
     wrong = Selection(axes=dict(SELECTION.axes) | {names.feed_forward_units(0): (0, 3, 5, 8)}, scales=SELECTION.scales)
     assert failed(fault(cut(tiny("hubert", "large"), wrong))) == {EQUAL}

@@ -10,6 +10,7 @@ from transformers import PreTrainedConfig, PreTrainedModel
 from secateur.arch import declare
 from secateur.errors import ConfigError, nearest
 from secateur.masking.attach import base_of
+from secateur.modules.families import encoder_config
 from secateur.modules.low_rank import factors
 from secateur.structure import Selection, Structure, close
 from secateur.structure import axis as names
@@ -55,7 +56,7 @@ def factorised_config(config: PreTrainedConfig, ranks: Mapping[str, int]) -> Pre
     structure = declare(config)
     new = cut_config(config, structure, close(structure, Selection(axes={})).selection, break_even=False)
     full = full_ranks(structure)
-    record: dict[str, Any] = getattr(new, "secateur")  # noqa: B009 - of the config classes that we make
+    record: dict[str, Any] = getattr(encoder_config(new), "secateur")  # noqa: B009 - of the config classes that we make
     for path, count in ranks.items():
         if path not in full:
             raise ConfigError(f"{path!r} is no linear map of this {structure.model_type} model.{nearest(path, full)}")
