@@ -25,32 +25,29 @@ def greedy(model: Any, inputs: Mapping[str, Tensor], *, lookahead: int | None = 
     lengths = torch.full((len(features),), features.shape[1]) if mask is None else mask.sum(-1)
     heard: dict[str, Any] = {} if mask is None else {"attention_mask": mask}
     if streams(model):
-        default = model.config.encoder_config.default_num_lookahead_tokens
-        heard["num_lookahead_tokens"] = default if lookahead is None else lookahead
+        heard["num_lookahead_tokens"] = default_lookahead(model) if lookahead is None else lookahead
     return _written(model, lengths, input_features=features, **heard)
 
 
 @torch.no_grad()
-def stream(model: Any, features: Tensor, *, lookahead: int) -> Tensor:
-    """Tokens that a streaming transducer writes while it hears an utterance chunk by chunk: (1, N).
+def stream(model: Any, inputs: Mapping[str, Tensor], *, lookahead: int | None = None) -> Tensor:
+    """Tokens that a streaming transducer writes while it hears one utterance chunk by chunk: (1, N).
 
     The same as `greedy` with the same lookahead gives of `whole_chunks`: the last chunk is filled up with zeros, and
     what is written in frames behind the utterance's last is left out.
 
     Args:
         model: `NemotronAsrStreamingForRNNT`, or a cut one.
-        features: (1, positions, width).
-        lookahead: Frames that are heard ahead; a chunk is one frame longer.
+        inputs: ``input_features``, (1, positions, width).
+        lookahead: Frames that are heard ahead, None: as many as its config says; a chunk is one frame longer.
 
     Raises:
         ModelError: The model cannot stream.
         ConfigError: The lookahead is below 0.
     """
-    if not streams(model):
-        raise ModelError(
-            f"A {type(model).__name__} cannot stream: its encoder hears whole utterances; allowed is a transducer with "
-            "a cache-aware encoder, NemotronAsrStreamingForRNNT."
-        )
+    refuse_offline(model)
+    features = inputs["input_features"]
+    lookahead = default_lookahead(model) if lookahead is None else lookahead
     if lookahead < 0:
         raise ConfigError(f"lookahead: got {lookahead}, allowed is 0 or more.")
     whole = whole_chunks(model, features, lookahead=lookahead)
@@ -66,8 +63,23 @@ def stream(model: Any, features: Tensor, *, lookahead: int) -> Tensor:
 
 
 def streams(model: Any) -> bool:
-    """Whether a transducer's encoder can hear an utterance chunk by chunk."""
-    return hasattr(model.config.encoder_config, "default_num_lookahead_tokens")
+    """Whether a model is a transducer whose encoder can hear an utterance chunk by chunk."""
+    return hasattr(getattr(model.config, "encoder_config", None), "default_num_lookahead_tokens")
+
+
+def refuse_offline(model: Any) -> None:
+    """Raise a ModelError for a model that cannot stream."""
+    if not streams(model):
+        raise ModelError(
+            f"A {type(model).__name__} cannot stream: it hears whole utterances; allowed is a transducer with a "
+            "cache-aware encoder, NemotronAsrStreamingForRNNT."
+        )
+
+
+def default_lookahead(model: Any) -> int:
+    """Frames that a streaming encoder hears ahead where nothing else is said."""
+    ahead: int = model.config.encoder_config.default_num_lookahead_tokens
+    return ahead
 
 
 def whole_chunks(model: Any, features: Tensor, *, lookahead: int) -> Tensor:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -13,7 +13,8 @@ from transformers import PreTrainedConfig
 
 from secateur.data.corpus import Corpus, Utterance
 from secateur.errors import ConfigError
-from secateur.objective.tasks import decoding, vocabulary
+from secateur.objective.tasks import vocabulary
+from secateur.objective.tasks.decoding import greedy
 from secateur.objective.tasks.task import keeps
 from secateur.objective.tasks.transcript import TranscriptTask, require_texts
 from secateur.objective.tasks.vocabulary import Case, Vocabulary
@@ -51,7 +52,11 @@ class Rnnt:
 
 
 class RnntTask(TranscriptTask):
-    """Writes a script, by a transducer."""
+    """Writes a script, by a transducer.
+
+    Attributes:
+        decode: How tokens are found, given the model and the inputs of its forward pass.
+    """
 
     ending: str = "ForRNNT"
 
@@ -78,6 +83,7 @@ class RnntTask(TranscriptTask):
         """
         super().__init__(words, unknown=unknown, outputs=outputs, new_head=new_head)
         self.symbols, self.width, self.layers = symbols, width, layers
+        self.decode: Callable[[Any, Mapping[str, Tensor]], Tensor] = greedy
 
     def fields(self) -> dict[str, Any]:
         """Shape of the head, and its blank, which is also what decoding starts from."""
@@ -130,7 +136,7 @@ class RnntTask(TranscriptTask):
 
     def answers(self, model: Any, inputs: Mapping[str, Tensor]) -> Tensor:
         """Tokens written by greedy decoding, (B, N), the blank behind the last of each row."""
-        return decoding.greedy(model, inputs)
+        return self.decode(model, inputs)
 
     def read(self, answers: Tensor, frames: Tensor) -> list[str]:
         """What was written: (B, N) to B texts."""
