@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from dataclasses import fields as dataclass_fields
 from functools import partial
 from math import prod
 from pathlib import Path
@@ -18,7 +19,7 @@ from transformers import AutoConfig, PreTrainedConfig
 from secateur.arch import declare
 from secateur.compress.masked_encoder import MATRIX, save_extractor
 from secateur.data.hearing import Extracted
-from secateur.errors import ConfigError
+from secateur.errors import ConfigError, nearest
 from secateur.modules.families import stock_type
 from secateur.modules.lengths import frames_of
 from secateur.modules.models import class_for
@@ -62,10 +63,14 @@ class FromConfig:
                 raise ConfigError(
                     f"fields.model_type: got {wanted!r}, allowed is that of 'config', {config.model_type!r}."
                 )
-        unknown = [name for name in fields if not hasattr(config, name)]
+        known = {each.name for each in dataclass_fields(type(config)) if each.init}
+        unknown = [name for name in fields if name not in known]
         if unknown:
-            raise ConfigError(f"fields.{unknown[0]}: a {config.model_type} config has no such field.")
-        return type(config)(**(config.to_diff_dict() | fields))  # type: ignore[no-any-return]
+            raise ConfigError(
+                f"fields.{unknown[0]}: a {config.model_type} config has no such field.{nearest(unknown[0], known)}"
+            )
+        given = {name: value for name, value in config.to_diff_dict().items() if name in known}
+        return type(config)(**(given | fields))  # type: ignore[no-any-return]
 
 
 class AnyEncoder(nn.Module):

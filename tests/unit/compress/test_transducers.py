@@ -64,9 +64,7 @@ def fields_of(folder: Path, model: str | Path, out: Path, **fields: Any) -> dict
 
 
 @pytest.mark.parametrize("kind", ["offline", "streaming"])
-def test_a_run_leaves_a_transducer_that_writes_and_can_be_pruned_again(
-    kind: str, folder: Path, tmp_path: Path
-) -> None:
+def test_a_run_leaves_a_transducer_that_writes_and_can_be_pruned_again(kind: str, folder: Path, tmp_path: Path) -> None:
     from transformers import AutoModelForRNNT
 
     pairing = {"kind": "fixed", "layers": [0, 2]}
@@ -88,7 +86,12 @@ def test_a_run_leaves_a_transducer_that_writes_and_can_be_pruned_again(
 
 
 def test_predictor_and_joiner_learn_beside_the_encoder(folder: Path, tmp_path: Path) -> None:
-    fields = {"finetune": {"steps": 1}, "target": 0.8, "choose": {"kind": "score", "kinds": ["units"]}, "recover": {"steps": 0}}
+    fields = {
+        "finetune": {"steps": 1},
+        "target": 0.8,
+        "choose": {"kind": "score", "kinds": ["units"]},
+        "recover": {"steps": 0},
+    }
     prune(fields_of(folder, folder / "offline", tmp_path / "run", **fields))
     tuned = load_model(tmp_path / "run" / "finetuned").state_dict()
     untouched = fields | {"finetune": {"steps": 1, "learning_rate": 1e-12}}
@@ -110,7 +113,7 @@ def test_a_streaming_transducer_is_scored_chunk_by_chunk(folder: Path, tmp_path:
     assert (offline["streaming"], offline["lookahead"]) == (False, 1)
     assert set(chunked["scores"]) == {"wer", "cer"}
     assert len(chunked["skipped"]) == 1
-    with pytest.raises(ConfigError, match="lookahead: got 5, which .* was not built for; allowed are 1"):
+    with pytest.raises(ConfigError, match=r"lookahead: got 5, which .* was not built for; allowed are 1"):
         evaluate(model, fields=data | {"lookahead": 5})
     settings = {"supported_num_lookahead_tokens": [3, 0]}
     (model / "processor_config.json").write_text(json.dumps(settings))
