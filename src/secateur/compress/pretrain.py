@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from secateur.compress.any_encoder import AnyEncoder, FromConfig
+from secateur.compress.batches import split_off
 from secateur.compress.masked_encoder import EncoderShape, MaskedEncoder
 from secateur.data.batches import Batches, Crop, share
 from secateur.data.collate import collate
@@ -37,6 +38,7 @@ from secateur.records import environment, write_json
 log = logging.getLogger(__name__)
 
 _HEARING = Samples(normalize=True)
+_HELD_OUT = 600.0  # seconds of audio, where there is no dev split
 _VALIDATION_STEPS = 8  # batches of dev, the same ones each time
 _MEASURED_STEPS = 50  # batches of train that the corpus statistics of the labels come from
 
@@ -47,7 +49,7 @@ class PretrainConfig:
 
     Attributes:
         out: The run folder; the encoder lands in its `model/`.
-        data: Speech with the splits `train` and `dev`.
+        data: Speech; its own dev split is held out, or a part of it where it has none.
         seconds: Audio in one optimiser step.
         crop: The longest crop, in seconds; utterances shorter than half of it are never drawn.
         equalise: Share of the crops that another microphone hears; labels are of what it hears.
@@ -142,7 +144,8 @@ class BestRqTrainee:
 
     def __init__(self, config: PretrainConfig) -> None:
         corpus = open_corpus(config.data)
-        self.config, self.corpora = config, {part: corpus.split(part) for part in ("train", "dev")}
+        train, dev = split_off(corpus, seconds=_HELD_OUT)
+        self.config, self.corpora = config, {"train": train, "dev": dev}
         self.name = corpus.name
         self.batches = {part: self._batches(self.corpora[part]) for part in self.corpora}
         with torch.random.fork_rng(devices=[]):
@@ -152,7 +155,6 @@ class BestRqTrainee:
             self.model.eval()
         )  # no dropout, layer-drop, SpecAugment: what is masked is what we mask
         self.labeller = self.model.labeller(config.task)
-        train = self.corpora["train"]
         crops = (self.batches["train"].step(step) for step in range(_MEASURED_STEPS))
         self.labeller.measure(self.model.hear(collate(train, part, hearing=_HEARING).values) for part in crops)
 

@@ -151,5 +151,7 @@ def test_what_an_encoder_of_a_config_cannot_do_is_said(speech: Path, tmp_path: P
         pretrain(recipe(speech, tmp_path / "b", "parakeet_encoder", task=TASK | {"crop_codebooks": 4}))
     with pytest.raises(ConfigError, match="got no model_type and no 'config'"):
         FromConfig(fields={"hidden_size": 8})
-    with pytest.raises(ConfigError, match=r"hidden_sizes: a parakeet_encoder config has no such field. Did you mean .hidden_size.?"):
+    with pytest.raises(
+        ConfigError, match=r"hidden_sizes: a parakeet_encoder config has no such field. Did you mean .hidden_size.?"
+    ):
         FromConfig(fields={"model_type": "parakeet_encoder", "hidden_sizes": 8}).build()
