@@ -23,7 +23,9 @@ from secateur.evaluate.settings import MALLOC
 #: Rows, frames, tokens, outputs; at 80 ms a frame utterances of 16 s, and of 40 s with a larger vocabulary.
 SHORT, LONG = (8, 200, 50, 500), (2, 500, 100, 1025)
 WIDTH = 640  # of what the joint network takes, as in Parakeet
-CASES = {"logits alone": SHORT, "whole": LONG, "fused": LONG}
+#: Two minutes of speech as characters, which the task `rnnt` makes of the encoder's frames, predictor and all.
+MINUTES = (1, 1500, 1800, 32)
+CASES = {"logits alone": SHORT, "whole": LONG, "fused": LONG, "the task": MINUTES}
 
 
 def work(case: str) -> Callable[[], None]:
@@ -33,6 +35,8 @@ def work(case: str) -> Callable[[], None]:
     from secateur.objective.transducer import fused_losses, losses
 
     rows, frames, tokens, outputs = CASES[case]
+    if case == "the task":
+        return task(rows, frames, tokens, outputs)
     scripts = torch.randint(1, outputs, (rows, tokens)).tolist()
     valid = torch.full((rows,), frames)
     if case == "logits alone":
@@ -58,6 +62,31 @@ def work(case: str) -> Callable[[], None]:
         fused_losses(joint, encoder, predictor, valid, scripts, blank=0).sum().backward()
 
     return whole if case == "whole" else fused
+
+
+def task(rows: int, frames: int, tokens: int, outputs: int) -> Callable[[], None]:
+    """The loss of the task on random frames of an encoder, with gradients to them, the predictor and the joiner."""
+    import torch
+    from transformers import ParakeetEncoderConfig, ParakeetForRNNT, ParakeetRNNTConfig
+
+    from secateur.data.corpus import Utterance
+    from secateur.objective.tasks import vocabulary
+    from secateur.objective.tasks.rnnt import RnntTask
+    from secateur.objective.tasks.vocabulary import Vocabulary
+
+    signs = [chr(ord("a") + number) for number in range(outputs - 3)]  # beside blank, unknown and delimiter
+    words = Vocabulary(vocabulary.spell(signs))
+    learned = RnntTask(words, unknown="skip", outputs=outputs, new_head=True, symbols=10, width=WIDTH, layers=1)
+    encoder = ParakeetEncoderConfig(hidden_size=256, num_hidden_layers=1, intermediate_size=16)
+    model = ParakeetForRNNT(ParakeetRNNTConfig(**learned.fields(), encoder_config=encoder))
+    heard = torch.randn(rows, frames, 256, requires_grad=True)
+    texts = ["".join(signs[i] for i in torch.randint(len(signs), (tokens,)).tolist()) for _ in range(rows)]
+    said = [Utterance(id=str(row), path="", samples=1, text=text) for row, text in enumerate(texts)]
+
+    def step() -> None:
+        learned.sums(heard, torch.full((rows,), frames), said, model=model).backward()
+
+    return step
 
 
 def measure(case: str, repeats: int) -> dict[str, float]:

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
 from typing import Any
+
+from transformers import PreTrainedModel
 
 from secateur.arch import declare
 from secateur.compress.batches import held_out
@@ -11,17 +16,19 @@ from secateur.compress.fidelity import score
 from secateur.compress.setting import model_path, usable
 from secateur.data.config import DataConfig
 from secateur.data.open import open_corpus
-from secateur.errors import ModelError
+from secateur.errors import ConfigError, ModelError
 from secateur.masking.attach import base_of
-from secateur.objective.tasks import Classification, Ctc, Slu, TaskConfig, build_task
+from secateur.objective.tasks import Classification, Ctc, Rnnt, Slu, Task, TaskConfig, build_task, decoding
 from secateur.objective.tasks.ctc import CtcTask
+from secateur.objective.tasks.rnnt import RnntTask
 from secateur.objective.tasks.tags import is_intent
-from secateur.records import environment, plain
+from secateur.records import environment, plain, read_json
+from secateur.surgery.folder import companion
 from secateur.surgery.hearing import hearing_of
 from secateur.surgery.load import load_model
 
 #: What a head is for, by the ending of its class, where the task is not named.
-_OF_HEAD: dict[str, TaskConfig] = {"ForCTC": Ctc(), "ForSequenceClassification": Classification()}
+_OF_HEAD: dict[str, TaskConfig] = {"ForCTC": Ctc(), "ForRNNT": Rnnt(), "ForSequenceClassification": Classification()}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,6 +40,10 @@ class EvaluateConfig:
     data: DataConfig
     task: TaskConfig | None = None
     """null: what the model's head is for; of a CTC head transcription, or understanding where it writes intents"""
+    streaming: bool = False
+    """whether a streaming transducer hears each utterance chunk by chunk"""
+    lookahead: int | None = None
+    """frames that it hears ahead, chunk by chunk or offline; null: as many as its config says"""
 
 
 def evaluate(config: EvaluateConfig) -> dict[str, Any]:
@@ -54,6 +65,8 @@ def evaluate(config: EvaluateConfig) -> dict[str, Any]:
         task = build_task(asked, source=source, model_config=model.config, corpus=corpus)
     if task.new_head:
         raise ModelError(f"{config.model!r} has no head for the task {asked.kind!r}: evaluate a fine-tuned model.")
+    if config.streaming or config.lookahead is not None:
+        _set_streaming(task, model, config, allowed=_lookaheads(source, model))
     structure = declare(model.config)
     corpus, notes = usable(task, corpus, structure)
     batches = held_out(
@@ -68,6 +81,35 @@ def evaluate(config: EvaluateConfig) -> dict[str, Any]:
         "data": {"name": corpus.name, "utterances": len(batches), "hours": corpus.seconds / 3600},
         "skipped": plain(corpus.skipped),
         "notes": list(notes),
+        **_heard(config, model),
         "headline": task.headline,
         "scores": score(task, model, batches),
     }
+
+
+def _set_streaming(task: Task, model: PreTrainedModel, config: EvaluateConfig, *, allowed: Sequence[int]) -> None:
+    """Make a transducer decode chunk by chunk, or with another lookahead than its config's."""
+    decoding.refuse_offline(model)
+    assert isinstance(task, RnntTask)
+    if config.lookahead is not None and config.lookahead not in allowed:
+        raise ConfigError(
+            f"lookahead: got {config.lookahead}, which {config.model!r} was not built for; allowed are "
+            f"{', '.join(map(str, allowed))}."
+        )
+    task.decode = partial(decoding.stream if config.streaming else decoding.greedy, lookahead=config.lookahead)
+
+
+def _lookaheads(source: str | Path, model: PreTrainedModel) -> tuple[int, ...]:
+    """Lookaheads that a streaming model was built for: those of its processor, and its config's own."""
+    path = companion(source, "processor_config.json")
+    listed = read_json(path).get("supported_num_lookahead_tokens") if path is not None else None
+    own = [decoding.default_lookahead(model)] if decoding.streams(model) else []
+    return tuple(sorted({*(listed or ()), *own}))
+
+
+def _heard(config: EvaluateConfig, model: PreTrainedModel) -> dict[str, Any]:
+    """How a streaming model heard the utterances, for the record."""
+    if not decoding.streams(model):
+        return {}
+    ahead = decoding.default_lookahead(model) if config.lookahead is None else config.lookahead
+    return {"streaming": config.streaming, "lookahead": ahead}

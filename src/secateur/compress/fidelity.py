@@ -13,7 +13,7 @@ from transformers import PreTrainedModel
 
 from secateur.arch import declare
 from secateur.compress.batches import MicroBatch
-from secateur.compress.imitate import Imitator, hidden_states, passed
+from secateur.compress.imitate import Imitator, hidden_states, inputs_of
 from secateur.data.corpus import SAMPLE_RATE
 from secateur.masking.attach import base_of
 from secateur.modules.lengths import frames_of
@@ -58,9 +58,8 @@ def score(task: Task, model: nn.Module, batches: Sequence[MicroBatch]) -> dict[s
     model.eval()
     scorer = task.scorer()
     for batch in batches:
-        logits = passed(model, batch.audio, ()).logits
-        assert logits is not None
-        scorer.add(logits, frames_of(model, batch.audio.lengths), batch.utterances)
+        answers = task.answers(model, inputs_of(model, batch.audio))
+        scorer.add(answers, frames_of(model, batch.audio.lengths), batch.utterances)
     return dict(scorer.figures())
 
 

@@ -1,10 +1,10 @@
-"""A student that imitates its teacher: one forward pass, the distances it comes to, and what its task head says."""
+"""A student that imitates its teacher and does a task: one forward pass, and the distances and losses it comes to."""
 
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
@@ -14,12 +14,14 @@ from transformers.utils.output_capturing import maybe_install_capturing_hooks
 
 from secateur.compress.config import Distillation
 from secateur.data.collate import AudioBatch
+from secateur.data.corpus import Utterance
 from secateur.masking.attach import base_of
 from secateur.modules.families import encoder_config
 from secateur.modules.lengths import frames_of
 from secateur.modules.norm import tell_lengths
 from secateur.objective.distill import sum_over
 from secateur.objective.pairing import Fixed, Learned, StudentMaps, teacher_layers
+from secateur.objective.tasks import Task
 
 #: (student's hidden state, teacher's hidden state), 0 being the input of the first layer.
 Pair = tuple[int, int]
@@ -30,8 +32,21 @@ class Passed(NamedTuple):
 
     states: dict[int, Tensor]
     """hidden states by number, 0 being the input of the first layer: (B, T, D) each"""
-    logits: Tensor | None
-    """of the task head, (B, T, V) or (B, classes); None of a bare encoder"""
+    output: Tensor
+    """logits of the task head, (B, T, V) or (B, classes); of an encoder its last hidden state, (B, T, D)"""
+
+
+def inputs_of(model: nn.Module, audio: AudioBatch) -> dict[str, Tensor]:
+    """What a model's forward pass takes of a batch, by name, and the lengths told to a front end that wants them."""
+    weight = next(model.parameters())
+    tell_lengths(base_of(model), None if audio.mask is None else audio.lengths)
+    inputs = {cast(Any, model).main_input_name: audio.values.to(weight.device, weight.dtype)}
+    return inputs if audio.mask is None else inputs | {"attention_mask": audio.mask.to(weight.device)}
+
+
+def hearing_part(model: nn.Module) -> nn.Module:
+    """What of a model can be run on audio alone: all of it; the encoder of a transducer, whose head wants tokens."""
+    return base_of(model) if hasattr(model, "joint") else model
 
 
 def passed(model: nn.Module, audio: AudioBatch, layers: Collection[int] | None = None) -> Passed:
@@ -40,24 +55,21 @@ def passed(model: nn.Module, audio: AudioBatch, layers: Collection[int] | None =
     The number of hidden states is asserted, since layer-drop and stale hooks shift layers silently.
 
     Args:
-        model: The encoder or the model with its head.
+        model: The encoder or the model with its head; of a transducer only the encoder is run.
         audio: The batch.
         layers: Numbers of the hidden states that are kept; None keeps all.
     """
-    weight = next(model.parameters())
-    mask = None if audio.mask is None else audio.mask.to(weight.device)
     wanted: Any = True if layers is None else sorted(layers)
-    values = audio.values.to(weight.device, weight.dtype)
-    tell_lengths(base_of(model), None if mask is None else audio.lengths)
-    result = model(values, attention_mask=mask, output_hidden_states=wanted or False)
-    logits = getattr(result, "logits", None)
+    model = hearing_part(model)
+    result = model(**inputs_of(model, audio), output_hidden_states=wanted or False)
+    output = result.logits if hasattr(result, "logits") else result.last_hidden_state
     if not wanted:
-        return Passed({}, logits)
+        return Passed({}, output)
     config = encoder_config(model.config)
     expected = config.num_hidden_layers + 1
     states = result.hidden_states
     assert len(states) == expected, f"got {len(states)} hidden states of {expected}"
-    return Passed({layer: state for layer, state in enumerate(states) if state is not None}, logits)
+    return Passed({layer: state for layer, state in enumerate(states) if state is not None}, output)
 
 
 def hidden_states(model: nn.Module, audio: AudioBatch, layers: Collection[int] | None = None) -> dict[int, Tensor]:
@@ -79,8 +91,10 @@ class Sums(NamedTuple):
     every: Tensor | None
     """for a learned pairing, the same between every teacher layer and every student layer, (teacher layers, layers),
     without gradient"""
-    logits: Tensor | None
-    """of the student's task head, if it has one"""
+    output: Tensor
+    """logits of the student's task head, or its last hidden state"""
+    task: Tensor | None
+    """the task's loss, summed"""
 
 
 class Imitator(nn.Module):
@@ -116,20 +130,30 @@ class Imitator(nn.Module):
         if self.recompute:
             _recompute(base_of(student))
         # In a tuple, since the compiled encoder is no part of this module: its parameters are the student's.
-        self._compiled = (compiled(student),) if self.compile_passes else ()
+        self._compiled = (compiled(hearing_part(student)),) if self.compile_passes else ()
 
-    def forward(self, audio: AudioBatch, teacher: dict[int, Tensor], pairs: Sequence[Pair]) -> Sums:
-        """Distances summed over valid frames, and logits.
+    def forward(
+        self,
+        audio: AudioBatch,
+        teacher: dict[int, Tensor],
+        pairs: Sequence[Pair],
+        task: Task | None = None,
+        utterances: Sequence[Utterance] = (),
+    ) -> Sums:
+        """Distances and a task's loss, summed over valid frames and utterances.
 
         Args:
             audio: The batch.
             teacher: The teacher's hidden states by number, (B, T, D) each.
             pairs: Which imitates which.
+            task: What is learned beside; its loss is computed here, since it may go through parameters of the head.
+            utterances: What the audio is of, row by row; asked for by a task only.
         """
         student = self._compiled[0] if self._compiled and torch.is_grad_enabled() else self.student
-        states, logits = passed(student, audio, None if self.learned else {mine for mine, _ in pairs})
+        states, output = passed(student, audio, None if self.learned else {mine for mine, _ in pairs})
+        loss = None if task is None else task.sums(output, self.frames(audio), utterances, model=self.student)
         if not pairs:
-            return Sums(torch.zeros(0), None, logits)
+            return Sums(torch.zeros(0), None, output, loss)
         valid = None if audio.mask is None else self.valid(audio)
         targets = {layer: _wide(state) for layer, state in teacher.items()}
         mapped: dict[tuple[int, str], Tensor] = {}  # several of the teacher's layers have the same map
@@ -143,12 +167,12 @@ class Imitator(nn.Module):
 
         sums = torch.stack([distance(mine, theirs) for mine, theirs in pairs])
         if not self.learned:
-            return Sums(sums, None, logits)
+            return Sums(sums, None, output, loss)
         with torch.no_grad():
             every = torch.stack(
                 [torch.stack([distance(mine, theirs) for mine in range(1, self.depth + 1)]) for theirs in self.layers]
             )
-        return Sums(sums, every, logits)
+        return Sums(sums, every, output, loss)
 
     def frames(self, audio: AudioBatch) -> Tensor:
         """Valid frames of each utterance, (B,), on the student's device."""

@@ -6,14 +6,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from secateur.errors import ConfigError
-from secateur.objective.tasks.best_rq import BestRqTask
+from secateur.objective.tasks import best_rq
+from secateur.objective.tasks.best_rq import BestRqTask, Labeller
 
-_MATRIX = 10  # rows and columns; smaller ones, such as the gates of WavLM's positions, are no matrices to speak of
+MATRIX = 10  # rows and columns; smaller ones, such as the gates of WavLM's positions, are no matrices to speak of
 _MIRRORED = 4  # conv layers that begin linear: down to 400 frames a second nothing need be lost
 
 
@@ -29,6 +31,7 @@ class EncoderShape:
         positions: Taps of the positional conv.
     """
 
+    kind: Literal["wavlm"] = "wavlm"
     conv_channels: tuple[int, ...] = (64, 64, 64, 64, 128, 128, 128)
     front_norm: Literal["group", "layer"] = "group"
     width: int = 192
@@ -67,6 +70,7 @@ class MaskedEncoder(nn.Module):
     """
 
     module_has_unused = True  # the front end's own steps leave the rest without gradient
+    front_parts = ("front.", "encoder.feature_extractor.", "encoder.feature_projection.layer_norm.")
 
     def __init__(self, shape: EncoderShape, task: BestRqTask) -> None:
         from transformers import WavLMConfig, WavLMModel
@@ -120,6 +124,22 @@ class MaskedEncoder(nn.Module):
         logits = self.head(found.last_hidden_state).unflatten(-1, (self.codebooks, -1))
         return self.front(found.extract_features), logits
 
+    def frames(self, samples: int) -> int:
+        """Of so many samples."""
+        return best_rq.frame_count(samples)
+
+    def hear(self, values: Tensor) -> Tensor:
+        """What the encoder gets of audio, (batch, samples) at unit variance: the same."""
+        return values
+
+    def hide(self, heard: Tensor, mask: Tensor, rng: np.random.Generator) -> Tensor:
+        """Nothing is hidden before the front end."""
+        return heard
+
+    def labeller(self, task: BestRqTask) -> Labeller:
+        """Of samples."""
+        return Labeller(task)
+
     def matrices(self) -> list[nn.Parameter]:
         """The weights that mix many features into many: of convolutions and linear layers, but not of the guesses."""
         linear = [module.weight for module in self.encoder.modules() if isinstance(module, nn.Linear)]
@@ -128,7 +148,16 @@ class MaskedEncoder(nn.Module):
             for layer in self.encoder.feature_extractor.conv_layers
             if isinstance(layer.conv, nn.Conv1d)
         ]
-        return [weight for weight in (*folded, *linear, self.front.weight) if min(weight.shape) >= _MATRIX]
+        return [weight for weight in (*folded, *linear, self.front.weight) if min(weight.shape) >= MATRIX]
+
+    def save(self, folder: Path) -> None:
+        """Writes a HF folder with the feature extractor that the encoder was trained with; ends its training."""
+        layers: Any = self.encoder.feature_extractor.conv_layers
+        for layer in layers:
+            if parametrize.is_parametrized(layer.conv, "weight"):
+                parametrize.remove_parametrizations(layer.conv, "weight")
+        self.encoder.save_pretrained(folder)
+        save_extractor(folder)
 
 
 def mirror(convolution: nn.Conv1d, *, first: bool) -> None:
@@ -147,15 +176,10 @@ def mirror(convolution: nn.Conv1d, *, first: bool) -> None:
         convolution.weight.copy_(torch.stack([weights, -weights], dim=1).flatten(0, 1))
 
 
-def save_encoder(encoder: Any, folder: Path) -> None:
-    """Writes a HF folder with the feature extractor that the encoder was trained with; ends its training."""
+def save_extractor(folder: Path) -> None:
+    """Writes the settings of one that normalises samples."""
     from transformers import Wav2Vec2FeatureExtractor
 
-    for layer in encoder.feature_extractor.conv_layers:
-        if parametrize.is_parametrized(layer.conv, "weight"):
-            parametrize.remove_parametrizations(layer.conv, "weight")
-
-    encoder.save_pretrained(folder)
     extractor = Wav2Vec2FeatureExtractor(
         feature_size=1,
         sampling_rate=16_000,

@@ -15,7 +15,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from secateur.compress.masked_encoder import EncoderShape, MaskedEncoder, save_encoder
+from secateur.compress.any_encoder import AnyEncoder, FromConfig
+from secateur.compress.batches import split_off
+from secateur.compress.masked_encoder import EncoderShape, MaskedEncoder
 from secateur.data.batches import Batches, Crop, share
 from secateur.data.collate import collate
 from secateur.data.config import DataConfig, SyntheticData
@@ -36,8 +38,8 @@ from secateur.records import environment, write_json
 log = logging.getLogger(__name__)
 
 _HEARING = Samples(normalize=True)
+_HELD_OUT = 600.0  # seconds of audio, where there is no dev split
 _VALIDATION_STEPS = 8  # batches of dev, the same ones each time
-_FRONT = ("front.", "encoder.feature_extractor.", "encoder.feature_projection.layer_norm.")
 _MEASURED_STEPS = 50  # batches of train that the corpus statistics of the labels come from
 
 
@@ -47,14 +49,15 @@ class PretrainConfig:
 
     Attributes:
         out: The run folder; the encoder lands in its `model/`.
-        data: Speech with the splits `train` and `dev`.
+        data: Speech; its own dev split is held out, or a part of it where it has none.
         seconds: Audio in one optimiser step.
         crop: The longest crop, in seconds; utterances shorter than half of it are never drawn.
         equalise: Share of the crops that another microphone hears; labels are of what it hears.
         fade: Share of the crops whose level comes and goes; labels are of what is left.
         disturb: Share of the crops that get noise or another voice laid over them; labels are of what was before.
         front_steps: So many steps first train the front end alone, to give the log-mel energies of what it hears:
-            the paper's encoder is given those, ours has to make them, and learns what to say of them only then.
+            the paper's encoder is given those, a small one of ours has to make them, and learns what to say of them
+            only then. 0 for an encoder of a config.
         front_weight: Of that error (mean square, in units of the corpus's variance) in all later steps.
         drift_weight: Of the error in a crop's average spectrum, beside 1 for the error frame by frame: it is what tells
             speakers and microphones apart, and what a GroupNorm takes out of what is heard.
@@ -68,16 +71,16 @@ class PretrainConfig:
     out: str
     data: DataConfig = field(default_factory=SyntheticData)
     task: BestRqTask = field(default_factory=BestRqTask)
-    encoder: EncoderShape = field(default_factory=EncoderShape)
+    encoder: EncoderShape | FromConfig = field(default_factory=EncoderShape)
     loop: LoopConfig
     seconds: float = 12.0
     crop: float = 3.0
     equalise: float = 0.8
     fade: float = 0.5
     disturb: float = 0.3
-    front_steps: int = 8000
-    front_weight: float = 1.0
-    drift_weight: float = 1.0
+    front_steps: int = 0
+    front_weight: float = 0.0
+    drift_weight: float = 0.0
     rate: float = 4e-3
     matrix_rate: float = 0.05
     warmup: int = 200
@@ -103,6 +106,13 @@ class PretrainConfig:
             for name in ("warmup", "front_weight", "drift_weight", "weight_decay")
             if not 0 <= getattr(self, name) < math.inf
         ]
+        if isinstance(self.encoder, FromConfig):
+            wrong += [
+                f"{name}: got {getattr(self, name)}, allowed is 0 for an encoder that is given its input's spectrum or "
+                "finds it by itself."
+                for name in ("front_steps", "front_weight", "drift_weight")
+                if getattr(self, name)
+            ]
         if wrong:
             raise ConfigError(" ".join(wrong))
         if not 0 <= self.front_steps < self.loop.steps:
@@ -116,8 +126,8 @@ class PretrainConfig:
 class MaskedBatch:
     """One micro-batch: crops, and which of their frames are hidden."""
 
-    values: Tensor  # (batch, samples), clean and normalised
-    heard: Tensor  # (batch, samples), what the encoder hears
+    values: Tensor  # (batch, samples) or features, clean: what labels are of
+    heard: Tensor  # the same, as the encoder gets it
     mask: Tensor  # (batch, frames), True where hidden
     front: bool  # train the front end alone
     hidden: int  # masked frames in the whole optimiser step, all micro-batches and ranks
@@ -134,17 +144,19 @@ class BestRqTrainee:
 
     def __init__(self, config: PretrainConfig) -> None:
         corpus = open_corpus(config.data)
-        self.config, self.corpora = config, {part: corpus.split(part) for part in ("train", "dev")}
+        train, dev = split_off(corpus, seconds=_HELD_OUT)
+        self.config, self.corpora = config, {"train": train, "dev": dev}
         self.name = corpus.name
         self.batches = {part: self._batches(self.corpora[part]) for part in self.corpora}
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(config.loop.seed)
-            self.module: nn.Module = MaskedEncoder(config.encoder, config.task)
-        self.module.eval()  # no dropout, no layer-drop, no SpecAugment; what is masked is what we mask
-        self.labeller = best_rq.Labeller(config.task)
-        train = self.corpora["train"]
+            self.model = _built(config)
+        self.module: nn.Module = (
+            self.model.eval()
+        )  # no dropout, layer-drop, SpecAugment: what is masked is what we mask
+        self.labeller = self.model.labeller(config.task)
         crops = (self.batches["train"].step(step) for step in range(_MEASURED_STEPS))
-        self.labeller.measure(collate(train, part, hearing=_HEARING).values for part in crops)
+        self.labeller.measure(self.model.hear(collate(train, part, hearing=_HEARING).values) for part in crops)
 
     def _batches(self, corpus: Corpus) -> Batches:
         config = self.config
@@ -163,11 +175,10 @@ class BestRqTrainee:
         Biases, norms and the mask vector do not decay.
         """
         config, schedules = self.config, _schedules(self.config)
-        assert isinstance(self.module, MaskedEncoder)
-        matrices = {id(weight) for weight in self.module.matrices()}
+        matrices = {id(weight) for weight in self.model.matrices()}
         parts: dict[str, list[nn.Parameter]] = {}
         for name, parameter in self.module.named_parameters():
-            part = "front" if name.startswith(_FRONT) else "rest"
+            part = "front" if name.startswith(self.model.front_parts) else "rest"
             parts.setdefault(f"{part}_matrices" if id(parameter) in matrices else part, []).append(parameter)
         return {
             part: Optimiser(
@@ -199,7 +210,7 @@ class BestRqTrainee:
     def _masks(self, crops: Sequence[Crop], step: int) -> Tensor:
         task = self.config.task
         rng = np.random.default_rng([self.config.loop.seed, 3, step])
-        frames = best_rq.frame_count(crops[0].samples)
+        frames = self.model.frames(crops[0].samples)
         mask = best_rq.span_mask(batch=len(crops), frames=frames, share=task.mask_share, span=task.mask_span, rng=rng)
         mask[:, 0] |= ~mask.any(axis=1)  # a short crop may have drawn no span
         return torch.from_numpy(mask)
@@ -214,10 +225,11 @@ class BestRqTrainee:
             values = equalised(values, share=self.config.equalise, rng=rng)
             values = faded(values, share=self.config.fade, rng=rng)
         heard = disturbed(values, share=self.config.disturb, rng=rng) if disturb else values
+        heard = self.model.hide(self.model.hear(heard), mask, rng)
         files = tuple(corpus.utterances[crop.index].id for crop in crops)
         hidden = int(masks.sum())
         return MaskedBatch(
-            values=values,
+            values=self.model.hear(values),
             heard=heard,
             mask=mask,
             front=disturb and step < self.config.front_steps,
@@ -227,7 +239,9 @@ class BestRqTrainee:
         )
 
     def begin(self, step: int) -> None:
-        """Nothing is drawn per step."""
+        """Nothing is drawn per step; BatchNorm alone learns its statistics."""
+        for module in self.module.modules():
+            module.training = isinstance(module, nn.BatchNorm1d)
 
     def loss(self, wrapped: nn.Module, batch: MaskedBatch) -> StepLoss:
         """Cross-entropy per frame of the optimiser step, in nats: hidden ones, plus the visible ones by weight."""
@@ -235,13 +249,7 @@ class BestRqTrainee:
         labeller, mask = self.labeller.to(device), batch.mask.to(device)
         heard = batch.heard.to(device)
         made, logits = wrapped(heard, mask, front=batch.front)
-        wrong = made.float() - labeller.plain(heard)  # (batch, frames, 2 · mels)
-        frames = batch.hidden + batch.visible
-        error = wrong.square().mean(dim=-1).sum() / frames
-        # Rows of a batch are of one length, so a row's share of the frames is its share of the crops.
-        drift = wrong.mean(dim=1).square().mean(dim=-1).sum() * wrong.shape[1] / frames
-        front = error + config.drift_weight * drift
-        read = {"front": error.detach(), "drift": drift.detach()}
+        front, read = (torch.zeros(()), {}) if made is None else self._front(made, heard, batch)
         if logits is None:
             return StepLoss(total=front, parts=read, files=batch.files)
         found = best_rq.loss(logits, labeller(batch.values.to(device)), mask)
@@ -250,12 +258,23 @@ class BestRqTrainee:
         parts = {"hidden": hidden.detach(), "visible": visible.detach(), "accuracy": found.hits / batch.hidden}
         return StepLoss(total=total, parts=parts | read, files=batch.files)
 
+    def _front(self, made: Tensor, heard: Tensor, batch: MaskedBatch) -> tuple[Tensor, dict[str, Tensor]]:
+        """What the front end's account of log-mel lacks, per frame of the optimiser step, and its parts."""
+        wrong = made.float() - self.labeller.plain(heard)  # (batch, frames, 2 · mels)
+        frames = batch.hidden + batch.visible
+        error = wrong.square().mean(dim=-1).sum() / frames
+        # Rows of a batch are of one length, so a row's share of the frames is its share of the crops.
+        drift = wrong.mean(dim=1).square().mean(dim=-1).sum() * wrong.shape[1] / frames
+        read = {"front": error.detach(), "drift": drift.detach()}
+        return error + self.config.drift_weight * drift, read
+
     def end(self, step: int, reduce: Callable[[Tensor], Tensor]) -> dict[str, float]:
         """Nothing besides the parts is logged."""
         return {}
 
     def validate(self, step: int) -> dict[str, float]:
         """Cross-entropy and accuracy on undisturbed crops of `dev`, the same at every step."""
+        self.module.eval()
         sums: Counter[str] = Counter()
         for index in range(_VALIDATION_STEPS):
             crops = self.batches["dev"].step(index)
@@ -272,6 +291,12 @@ class BestRqTrainee:
     def load(self, state: dict[str, Tensor]) -> None:
         """Puts the weights back."""
         self.module.load_state_dict(state)
+
+
+def _built(config: PretrainConfig) -> MaskedEncoder | AnyEncoder:
+    if isinstance(config.encoder, FromConfig):
+        return AnyEncoder(config.encoder, config.task)
+    return MaskedEncoder(config.encoder, config.task)
 
 
 def _schedules(config: PretrainConfig) -> dict[str, Schedule]:
@@ -301,20 +326,19 @@ def pretrain(
     folder.mkdir(parents=True, exist_ok=True)
     trainee = BestRqTrainee(config)
     result = run(trainee, config.loop, phase="pretrain", folder=folder, resume=resume, on_progress=on_progress)
-    assert isinstance(trainee.module, MaskedEncoder)
     record = {
         "format": 1,
         "verb": "pretrain",
         "config": dataclasses.replace(config, out=folder.name),
         "data": trainee.name,
-        "parameters": sum(p.numel() for p in trainee.module.encoder.parameters()),
+        "parameters": sum(p.numel() for p in trainee.model.encoder.parameters()),
         "seconds": result.seconds,
         "train": result.figures,
         "dev": result.validation,
         "environment": environment(),
     }
     if process().is_main_process:
-        save_encoder(trainee.module.encoder, folder / "model")
+        trainee.model.save(folder / "model")
         write_json(folder / "record.json", record)
     log.info("the encoder is in %s", folder / "model")
     return record

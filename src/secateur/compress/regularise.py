@@ -12,7 +12,7 @@ from secateur.arch import declare
 from secateur.compress.config import Regularisation
 from secateur.errors import ConfigError
 from secateur.masking.attach import base_of
-from secateur.modules.families import encoder_path
+from secateur.modules.families import encoder_config, encoder_path
 from secateur.modules.norm import ValidGroupNorm, leave_padding_out, tell_lengths
 
 #: Attributes of modules with the chance that something is dropped, where no module of its own has it.
@@ -61,7 +61,8 @@ def regularised(
         raise ConfigError(
             "freeze_frontend: got true, but this model hears features and has no convolutional front end."
         )
-    changes: list[tuple[str, str, Any]] = [("config", *pair) for pair in _config_fields(settings).items()]
+    fields = {name: value for name, value in _config_fields(settings).items() if hasattr(base.config, name)}
+    changes: list[tuple[str, str, Any]] = [(f"{within}config", *pair) for pair in fields.items()]
     for path, module in model.named_modules():
         if isinstance(module, nn.Dropout):
             changes.append((path, "p", settings.dropout))
@@ -102,14 +103,14 @@ def keep_statistics(model: nn.Module) -> None:
 
 
 def fields_of(config: Any) -> dict[str, Any]:
-    """The fields of a config that a phase may change, as they are."""
+    """The fields of a model's config that a phase may change, as they are."""
+    config = encoder_config(config)
     return {name: getattr(config, name) for name in _config_fields(Regularisation()) if hasattr(config, name)}
 
 
 def carry_over(before: nn.Module, after: nn.Module) -> None:
     """Set a model that was cut while it learned up as the one before it is."""
-    config: Any = after.config
-    config.update(fields_of(before.config))
+    encoder_config(after.config).update(fields_of(before.config))
     modules, parameters = dict(before.named_modules()), dict(before.named_parameters())
     for path, module in after.named_modules():
         for name in ("p", *DROPOUTS, "_requires_grad"):

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from secateur.compress.batches import Feed, MicroBatch
 from secateur.compress.config import Distillation, Learning, Training
 from secateur.compress.fidelity import score
-from secateur.compress.imitate import Imitator, Pair, Passed
+from secateur.compress.imitate import Imitator, Pair
 from secateur.compress.progressive import Progressive
 from secateur.compress.regularise import keep_statistics
 from secateur.compress.student import Student
@@ -115,16 +115,16 @@ class Imitation:
     def loss(self, wrapped: nn.Module, batch: MicroBatch) -> StepLoss:
         """This micro-batch's share of the loss of the whole step: means over pairs, valid frames and labels."""
         distill, task = self.objective.distill, self.objective.task
-        targets = Passed({}, None) if distill is None else self.targets(batch.audio)
-        sums, every, logits = wrapped(batch.audio, targets.states, self.pairs)
-        self.seen(every)
+        targets = None if distill is None else self.targets(batch.audio)
+        sums = wrapped(batch.audio, targets.states if targets else {}, self.pairs, task, batch.utterances)
+        self.seen(sums.every)
         parts: dict[str, Tensor] = {}
-        if distill is not None:
-            parts["distill"] = sums.mean() / batch.frames
+        if distill is not None and targets is not None:
+            parts["distill"] = sums.pairs.mean() / batch.frames
             if distill.logits is not None:
-                parts["logits"] = self._logits(distill.logits, logits, targets.logits, batch)
+                parts["logits"] = self._logits(distill.logits, sums.output, targets.output, batch)
         if task is not None:
-            parts["task"] = task.sums(logits, self.module.frames(batch.audio), batch.utterances) / batch.count
+            parts["task"] = sums.task / batch.count
         weights = {
             "distill": distill.weight if distill else 0.0,
             "logits": distill.logits_weight if distill else 0.0,
@@ -133,9 +133,8 @@ class Imitation:
         total = torch.stack([weights[name] * part for name, part in parts.items() if weights[name]]).sum()
         return StepLoss(total=total, parts={name: part.detach() for name, part in parts.items()}, files=batch.audio.ids)
 
-    def _logits(self, distance: LogitDistance, student: Tensor, teacher: Tensor | None, batch: MicroBatch) -> Tensor:
+    def _logits(self, distance: LogitDistance, student: Tensor, teacher: Tensor, batch: MicroBatch) -> Tensor:
         """Mean distance of logits over all valid frames of the step, or over its utterances."""
-        assert teacher is not None
         rows = distance.per_row(student, teacher)
         if rows.dim() == 1:
             return rows.sum() / batch.count

@@ -10,6 +10,7 @@ from secateur.arch import declare
 from secateur.compress.regularise import carry_over, fields_of
 from secateur.masking import attach
 from secateur.masking.attach import base_of
+from secateur.modules.families import encoder_config
 from secateur.structure import Selection, Structure
 from secateur.surgery.cut import cut
 from secateur.surgery.slices import Slices
@@ -85,11 +86,12 @@ class Student:
         before = self.model
         self.masking.remove()
         phase = fields_of(before.config)
-        before.config.update(self.fields)  # which parameters a model is built with depends on them
+        inner = encoder_config(before.config)
+        inner.update(self.fields)  # which parameters a model is built with depends on them
         # What is factorised stays so: its ranks are not decided yet.
         small = cut(before, selection_of(self.structure, self.own(self.stays(kept))), break_even=False)
         structure = declare(small.config)
-        before.config.update(phase)
+        inner.update(phase)
         carry_over(before, small)
         if optimiser is not None:
             _follow(optimiser, before, small, Slices(self.structure, structure))

@@ -98,7 +98,8 @@ def fused_losses(
         return script.emissions(logits)
 
     pieces = encoder[:, : script.longest].split(max(1, at_once // (rows * width)), 1)
-    parts = [checkpoint(reduced, heard, said, use_reentrant=False) for heard in pieces]
+    # Copies, made when the logits are gone: what stays must not lie behind them, or malloc cannot use their place anew.
+    parts = [[each.clone() for each in checkpoint(reduced, heard, said, use_reentrant=False)] for heard in pieces]
     blanks, labels = (torch.cat(part, 1) for part in zip(*parts, strict=True))
     return script.losses(blanks, labels)
 

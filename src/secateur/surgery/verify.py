@@ -121,7 +121,7 @@ def compare(
         for audio, attention in _audio(structure, dtype, generator):
             masked, ours = (_run(model, audio, attention) for model in (dense, cut))
             # Trimmed layers have no hidden state in the cut model; the masked one repeats the last.
-            pairs = [*zip(masked.hidden_states, ours.hidden_states, strict=False), (masked[0], ours[0])]
+            pairs = [*zip(masked.hidden_states, ours.hidden_states, strict=False), (_output(masked), _output(ours))]
             found = [_relative(a, b) for a, b in pairs]
             worst = [max(pair) for pair in zip(worst, found, strict=True)] if worst else found
     finally:
@@ -152,7 +152,16 @@ def _noise(
 def _run(model: PreTrainedModel, audio: Tensor, attention: Tensor | None = None) -> Any:
     device = next(model.parameters()).device
     mask = None if attention is None else attention.to(device)
-    return model(audio.to(device), attention_mask=mask, output_hidden_states=True)
+    # A transducer's logits are of frames and tokens: of its blank, and of the first token behind that.
+    blank = getattr(model.config, "blank_token_id", None)
+    told = {} if blank is None else {"decoder_input_ids": torch.tensor([[blank, 0]] * len(audio), device=device)}
+    return model(audio.to(device), attention_mask=mask, output_hidden_states=True, **told)
+
+
+def _output(result: Any) -> Tensor:
+    """Logits of a head, or the last hidden state."""
+    output: Tensor = result.logits if "logits" in result else result[0]
+    return output
 
 
 def _relative(reference: Tensor, other: Tensor) -> float:

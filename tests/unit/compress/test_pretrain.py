@@ -10,8 +10,8 @@ import torch
 from transformers import AutoFeatureExtractor, WavLMModel
 
 import secateur
-from secateur.compress.masked_encoder import EncoderShape, mirror
-from secateur.compress.pretrain import _FRONT, BestRqTrainee, PretrainConfig, pretrain
+from secateur.compress.masked_encoder import EncoderShape, MaskedEncoder, mirror
+from secateur.compress.pretrain import BestRqTrainee, PretrainConfig, pretrain
 from secateur.config import load
 from secateur.data.config import SyntheticData
 from secateur.engine.loop import LoopConfig
@@ -32,6 +32,8 @@ def config(tmp_path_factory: pytest.TempPathFactory) -> PretrainConfig:
         ),
         loop=LoopConfig(steps=3, log_every=1),
         front_steps=1,
+        front_weight=1.0,
+        drift_weight=1.0,
         seconds=4.0,
         crop=1.0,
     )
@@ -101,7 +103,7 @@ def test_the_front_end_learns_alone_first(config: PretrainConfig) -> None:
         for batch in trainee.micro_batches(step, 0, 1):
             trainee.loss(trainee.module, batch).total.backward()
         moved = {name for name, parameter in trainee.module.named_parameters() if parameter.grad is not None}
-        assert all(name.startswith(_FRONT) for name in moved) == alone
+        assert all(name.startswith(MaskedEncoder.front_parts) for name in moved) == alone
 
 
 def test_matrices_are_learned_by_muon_and_all_else_by_adam(config: PretrainConfig) -> None:
@@ -111,7 +113,7 @@ def test_matrices_are_learned_by_muon_and_all_else_by_adam(config: PretrainConfi
     for part, optimiser in trainee.optimisers().items():
         kind = type(optimiser.optimiser).__name__
         held = [names[id(p)] for group in optimiser.optimiser.param_groups for p in group["params"]]
-        assert all(name.startswith(_FRONT) for name in held) == part.startswith("front")
+        assert all(name.startswith(MaskedEncoder.front_parts) for name in held) == part.startswith("front")
         taken.setdefault(kind, []).extend(held)
     assert sorted(taken["Muon"] + taken["AdamW"]) == sorted(names.values())  # everything once
     assert "encoder.feature_extractor.conv_layers.6.conv.parametrizations.weight.original" in taken["Muon"]

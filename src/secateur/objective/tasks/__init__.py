@@ -12,12 +12,14 @@ if TYPE_CHECKING:
     from secateur.objective.tasks.build import TaskConfig, build_task
     from secateur.objective.tasks.classification import Classification
     from secateur.objective.tasks.ctc import Ctc
+    from secateur.objective.tasks.rnnt import Rnnt
     from secateur.objective.tasks.slu import Slu
     from secateur.objective.tasks.task import Scorer, Task, Usable
 
 _HOME = {
     "Classification": "classification",
     "Ctc": "ctc",
+    "Rnnt": "rnnt",
     "Scorer": "task",
     "Slu": "slu",
     "Task": "task",
@@ -26,7 +28,7 @@ _HOME = {
     "build_task": "build",
 }
 
-__all__ = ["Classification", "Ctc", "Scorer", "Slu", "Task", "TaskConfig", "Usable", "build_task"]
+__all__ = ["Classification", "Ctc", "Rnnt", "Scorer", "Slu", "Task", "TaskConfig", "Usable", "build_task"]
 
 
 def __getattr__(name: str) -> Any:

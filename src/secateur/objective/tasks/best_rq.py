@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -12,6 +12,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
+
+from secateur.errors import ConfigError
 
 _RATE = 16_000
 _WINDOW, _HOP, _FFT = 400, 160, 512  # samples: 25 ms windows every 10 ms
@@ -30,7 +32,7 @@ class BestRqTask:
         entries: In each codebook.
         width: Of an entry.
         mask_share: Of the frames, expected.
-        mask_span: Frames of 20 ms.
+        mask_span: Frames of the encoder.
         visible_weight: Of the frames that are not hidden, beside 1 for those that are; the paper's is 0.
         seed: Of the quantiser.
     """
@@ -107,6 +109,29 @@ class LogMel(nn.Module):
             return torch.log(power @ self.filters.T + 1e-5)
 
 
+class Windows(nn.Module):
+    """Features that an encoder is given, a window of them to each of its frames and centred where the frame is.
+
+    Like `LogMel`, but of what the encoder hears itself, whatever made it, as in the paper.
+    """
+
+    def __init__(self, step: int, frames: Callable[[int], int]) -> None:
+        """
+        Args:
+            step: Positions of features from one frame to the next.
+            frames: How many frames so many positions give.
+        """
+        super().__init__()
+        self.step, self.frames = step, frames
+
+    @torch.no_grad()
+    def forward(self, values: Tensor) -> Tensor:
+        """(batch, positions, width) → (batch, step · frames, width); at the ends the last position is repeated."""
+        positions = values.shape[1]
+        place = torch.arange(self.step * self.frames(positions), device=values.device) - self.step // 2
+        return values[:, place.clamp(0, positions - 1)].float()
+
+
 class Quantiser(nn.Module):
     """A frozen random projection and frozen random codebooks: vectors in, one label per codebook out.
 
@@ -153,14 +178,29 @@ class Labeller(nn.Module):
     crop_mean: Tensor
     crop_spread: Tensor
 
-    def __init__(self, task: BestRqTask) -> None:
+    def __init__(self, task: BestRqTask, windows: Windows | None = None, *, width: int | None = None) -> None:
+        """
+        Args:
+            task: What is predicted.
+            windows: Of the features that the encoder hears; None where it hears samples, whose log-mel is taken here.
+            width: Of those features.
+
+        Raises:
+            ConfigError: Codebooks look at the whole crop, which only those of samples do.
+        """
         super().__init__()
+        if windows is not None and task.crop_codebooks:
+            raise ConfigError(
+                f"crop_codebooks: got {task.crop_codebooks}, allowed is 0 for an encoder that hears features."
+            )
         self.task = task
-        self.log_mel = LogMel(task.mels)
-        self.quantiser = Quantiser(_STACK * task.mels, task)
-        for name, width in (("mean", task.mels), ("crop_mean", 2 * task.mels)):
-            self.register_buffer(name, torch.zeros(width))
-            self.register_buffer(name.replace("mean", "spread"), torch.ones(width))
+        self.log_mel: nn.Module = LogMel(task.mels) if windows is None else windows
+        self.stack = _STACK if windows is None else windows.step
+        mels = task.mels if width is None else width
+        self.quantiser = Quantiser(self.stack * mels, task)
+        for name, size in (("mean", mels), ("crop_mean", 2 * mels)):
+            self.register_buffer(name, torch.zeros(size))
+            self.register_buffer(name.replace("mean", "spread"), torch.ones(size))
 
     def measure(self, crops: Iterable[Tensor]) -> None:
         """Takes the corpus statistics from crops, each (batch, samples) at unit variance."""
@@ -173,26 +213,27 @@ class Labeller(nn.Module):
     @torch.no_grad()
     def plain(self, values: Tensor) -> Tensor:
         """(batch, samples) → log-mel energies in units of the corpus's spread, (batch, frames, 2 · mels)."""
-        return _stacked((self.log_mel(values) - self.mean) / self.spread)
+        return _stacked((self.log_mel(values) - self.mean) / self.spread, self.stack)
 
     @torch.no_grad()
     def forward(self, values: Tensor) -> Tensor:
-        """(batch, samples) at unit variance → labels (batch, frames, codebooks), int64."""
+        """(batch, samples) at unit variance, or features → labels (batch, frames, codebooks), int64."""
         log_mel = self.log_mel(values)
         own = (log_mel - log_mel.mean(dim=1, keepdim=True)) / (log_mel.std(dim=1, keepdim=True) + 1e-3)
         plain = (log_mel - self.mean) / self.spread
-        frames = log_mel.shape[1] // _STACK
+        frames = log_mel.shape[1] // self.stack
         crop = ((_statistics(log_mel) - self.crop_mean) / self.crop_spread)[:, None].expand(-1, frames, -1)
         task = self.task
-        views = [_stacked(own)] * task.frame_codebooks + [_stacked(plain)] * task.plain_codebooks
+        views = [_stacked(own, self.stack)] * task.frame_codebooks
+        views += [_stacked(plain, self.stack)] * task.plain_codebooks
         views += [crop] * task.crop_codebooks
         return torch.as_tensor(self.quantiser(torch.stack(views, dim=2)))
 
 
-def _stacked(log_mel: Tensor) -> Tensor:
-    """(batch, 2 · frames, mels) → (batch, frames, 2 · mels)."""
+def _stacked(log_mel: Tensor, stack: int) -> Tensor:
+    """(batch, stack · frames, mels) → (batch, frames, stack · mels)."""
     batch, time, mels = log_mel.shape
-    return log_mel.reshape(batch, time // _STACK, _STACK * mels)
+    return log_mel.reshape(batch, time // stack, stack * mels)
 
 
 def _statistics(log_mel: Tensor) -> Tensor:
@@ -209,6 +250,25 @@ def span_mask(*, batch: int, frames: int, share: float, span: int, rng: np.rando
     starts = rng.random((batch, frames + span - 1)) < start
     counts = np.cumsum(np.pad(starts.astype(np.int64), ((0, 0), (1, 0))), axis=1)
     return np.asarray(counts[:, span:] - counts[:, :-span] > 0)
+
+
+def noise_over(values: Tensor, mask: Tensor, *, step: int, offset: int, rng: np.random.Generator) -> Tensor:
+    """What an encoder hears, with noise in place of the frames under a mask; (batch, positions) or (…, width).
+
+    Source: Chiu et al. 2022, arXiv 2202.01855, section 3.2: normal noise of mean 0 and spread 0.1 in the input, whose
+    own spread is 1. Differs from the paper: in units of the spread of what is heard, since not every model normalises.
+
+    Args:
+        values: What is heard.
+        mask: (batch, frames), True where hidden.
+        step: Positions from one frame to the next.
+        offset: Positions of frame 0 that lie before position 0.
+    """
+    frame = (torch.arange(values.shape[1]) + offset).div(step, rounding_mode="floor")
+    hidden = mask[:, frame.clamp(0, mask.shape[1] - 1)] & (frame >= 0) & (frame < mask.shape[1])
+    noise = torch.from_numpy(rng.standard_normal(tuple(values.shape), dtype=np.float32))
+    spread, mean = torch.std_mean(values, dim=1, keepdim=True)
+    return torch.where(hidden.view(*hidden.shape, *[1] * (values.ndim - 2)), mean + 0.1 * spread * noise, values)
 
 
 def loss(logits: Tensor, labels: Tensor, mask: Tensor) -> BestRqLoss:

@@ -9,11 +9,12 @@ from transformers import PreTrainedConfig
 from secateur.data.corpus import Corpus
 from secateur.objective.tasks.classification import Classification, build_classification
 from secateur.objective.tasks.ctc import Ctc, build_ctc
+from secateur.objective.tasks.rnnt import Rnnt, build_rnnt
 from secateur.objective.tasks.slu import Slu, build_slu
 from secateur.objective.tasks.task import Task
 
 #: Every task that a recipe can name; a new one is a file and a member of this union.
-TaskConfig = Ctc | Classification | Slu
+TaskConfig = Ctc | Rnnt | Classification | Slu
 
 
 def build_task(config: TaskConfig, *, source: str | Path, model_config: PreTrainedConfig, corpus: Corpus) -> Task:
@@ -34,4 +35,6 @@ def build_task(config: TaskConfig, *, source: str | Path, model_config: PreTrain
         return build_classification(config, model_config=model_config, corpus=corpus)
     if isinstance(config, Slu):
         return build_slu(config, source=source, model_config=model_config, corpus=corpus)
+    if isinstance(config, Rnnt):
+        return build_rnnt(config, source=source, model_config=model_config, corpus=corpus)
     return build_ctc(config, source=source, model_config=model_config, corpus=corpus)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -14,7 +14,7 @@ from transformers import PreTrainedConfig
 
 from secateur.data.corpus import Corpus, Utterance
 from secateur.errors import DataError
-from secateur.objective.tasks.task import Scorer, Usable, keeps, sift
+from secateur.objective.tasks.task import Scorer, Usable, keeps, logits_of, sift
 
 _SHOWN = 10  # classes in a message
 
@@ -82,12 +82,16 @@ class ClassificationTask:
         """Utterances."""
         return len(utterances)
 
-    def sums(self, logits: Tensor, frames: Tensor, utterances: Sequence[Utterance]) -> Tensor:
-        """The sum of cross-entropies, in float32 or better; logits are (B, classes)."""
-        exact = logits.to(torch.promote_types(logits.dtype, torch.float32))
-        classes = torch.tensor(self.classes(utterances), device=logits.device)
-        with torch.autocast(logits.device.type, enabled=False):
+    def sums(self, output: Tensor, frames: Tensor, utterances: Sequence[Utterance], *, model: Any = None) -> Tensor:
+        """The sum of cross-entropies, in float32 or better; `output` is logits (B, classes)."""
+        exact = output.to(torch.promote_types(output.dtype, torch.float32))
+        classes = torch.tensor(self.classes(utterances), device=output.device)
+        with torch.autocast(output.device.type, enabled=False):
             return F.cross_entropy(exact, classes, reduction="sum")
+
+    def answers(self, model: Any, inputs: Mapping[str, Tensor]) -> Tensor:
+        """Logits, (B, classes)."""
+        return logits_of(model, inputs)
 
     def classes(self, utterances: Sequence[Utterance]) -> list[int]:
         """Numbers of the utterances' classes."""
@@ -109,10 +113,10 @@ class ClassScorer:
         self.said: list[int] = []
         self.predicted: list[int] = []
 
-    def add(self, logits: Tensor, frames: Tensor, utterances: Sequence[Utterance]) -> None:
+    def add(self, answers: Tensor, frames: Tensor, utterances: Sequence[Utterance]) -> None:
         """Take in a batch: logits (B, classes)."""
         self.said += self.task.classes(utterances)
-        self.predicted += logits.argmax(-1).tolist()
+        self.predicted += answers.argmax(-1).tolist()
 
     def figures(self) -> dict[str, float]:
         """``accuracy`` and ``macro_f1``."""

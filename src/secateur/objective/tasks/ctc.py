@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal
 
@@ -13,14 +11,11 @@ from torch import Tensor
 from transformers import PreTrainedConfig
 
 from secateur.data.corpus import Corpus, Utterance
-from secateur.errors import ConfigError, DataError
+from secateur.errors import ConfigError
 from secateur.objective.tasks import blanks, vocabulary
-from secateur.objective.tasks.error_rate import ErrorRate
-from secateur.objective.tasks.task import Scorer, Usable, keeps, sift
+from secateur.objective.tasks.task import keeps, logits_of
+from secateur.objective.tasks.transcript import TranscriptTask, require_texts
 from secateur.objective.tasks.vocabulary import Case, Vocabulary
-
-#: Scripts that a task remembers; some 50 MB of sentences.
-REMEMBERED = 1 << 15
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,148 +36,33 @@ class Ctc:
             raise ConfigError("tokenizer: got an empty name, allowed are 'auto', 'characters', or a folder or hub id.")
 
 
-@dataclass(frozen=True)
-class Script:
-    """What a head is to write for an utterance.
-
-    Attributes:
-        tokens: As numbers, with nothing that the vocabulary cannot write.
-        unknown: Characters that were dropped, in their order.
-        problem: Why it cannot be learned; None where it can.
-    """
-
-    tokens: tuple[int, ...] = ()
-    unknown: str = ""
-    problem: str | None = None
-
-
-class CtcTask:
+class CtcTask(TranscriptTask):
     """Writes a script, by CTC."""
 
     ending: str = "ForCTC"
-    headline: str = "wer"
-    better: Literal["lower", "higher"] = "lower"
-
-    def __init__(self, words: Vocabulary, *, unknown: Literal["drop", "skip"], outputs: int, new_head: bool) -> None:
-        """
-        Args:
-            words: What can be written.
-            unknown: What becomes of a text with characters outside it.
-            outputs: Of the head.
-            new_head: Whether the head starts from nothing.
-        """
-        self.vocabulary = words
-        self.unknown = unknown
-        self.outputs = outputs
-        self.new_head = new_head
-        self._remembered = lru_cache(maxsize=REMEMBERED)(self.make_script)
 
     def fields(self) -> dict[str, Any]:
         """Size of the head, and the blank: the one that the tokenizer reads, whatever the model's config says."""
         return {"vocab_size": self.outputs, "pad_token_id": self.vocabulary.blank}
 
-    def script(self, utterance: Utterance) -> Script:
-        """What the head is to write for an utterance."""
-        return self._remembered(*self.told(utterance))
+    def misfit(self, tokens: Sequence[int], frames: int) -> str | None:
+        """CTC needs a frame for each token, and one more between equal neighbours."""
+        needed = blanks.frames_needed(tokens)
+        return f"{frames} frames for {needed}" if frames < needed else None
 
-    def told(self, utterance: Utterance) -> tuple[str | None, str | None]:
-        """What a script is made of: a label and a text."""
-        return None, utterance.text
-
-    def usable(self, corpus: Corpus, frames: Callable[[int], int]) -> Usable:
-        """Utterances with a text that the vocabulary can write and audio long enough for it.
-
-        Raises:
-            DataError: Nothing is left, or no utterance has a text.
-        """
-        require_texts(corpus)
-        dropped: Counter[str] = Counter()
-        notes: list[str] = []
-
-        def problem(utterance: Utterance) -> str | None:
-            script = self.script(utterance)
-            if script.problem is not None:
-                return script.problem
-            if script.unknown and self.unknown == "skip":
-                return f"holds characters outside the vocabulary: {_shown(script.unknown)}"
-            needed, there = blanks.frames_needed(script.tokens), frames(utterance.samples)
-            if there < needed:
-                return f"is too short for its text: {there} frames for {needed}"
-            dropped.update(script.unknown)
-            return None
-
-        usable = sift(corpus, problem)
-        if dropped:
-            common = ", ".join(f"{character!r} ({count})" for character, count in dropped.most_common(8))
-            more = f" and {len(dropped) - 8} more" if len(dropped) > 8 else ""
-            notes.append(
-                f"characters outside the vocabulary dropped from the texts, {dropped.total()} in all: {common}{more}"
-            )
-        return Usable(usable.corpus, (*usable.notes, *notes), usable.skipped)
-
-    def count(self, utterances: Sequence[Utterance]) -> int:
-        """Tokens of the scripts."""
-        return sum(len(self.script(utterance).tokens) for utterance in utterances)
-
-    def sums(self, logits: Tensor, frames: Tensor, utterances: Sequence[Utterance]) -> Tensor:
-        """The sum over utterances of the negative log-likelihood of their scripts; logits are (B, T, V)."""
+    def sums(self, output: Tensor, frames: Tensor, utterances: Sequence[Utterance], *, model: Any = None) -> Tensor:
+        """The sum over utterances of the negative log-likelihood of their scripts; `output` is logits (B, T, V)."""
         scripts = [self.script(utterance).tokens for utterance in utterances]
-        return blanks.loss_sum(logits, frames, scripts, blank=self.vocabulary.blank)
+        return blanks.loss_sum(output, frames, scripts, blank=self.vocabulary.blank)
 
-    def scorer(self) -> Scorer:
-        """Word and character error rate of greedy reading."""
-        return TranscriptScorer(self)
+    def answers(self, model: Any, inputs: Mapping[str, Tensor]) -> Tensor:
+        """Logits, (B, T, V)."""
+        return logits_of(model, inputs)
 
-    def read(self, logits: Tensor, frames: Tensor) -> list[str]:
+    def read(self, answers: Tensor, frames: Tensor) -> list[str]:
         """What a head wrote: logits (B, T, V) and valid frames (B,) to B texts."""
-        rows = blanks.greedy(logits, frames, blank=self.vocabulary.blank)
+        rows = blanks.greedy(answers, frames, blank=self.vocabulary.blank)
         return [self.vocabulary.decode(row) for row in rows]
-
-    def written(self, utterance: Utterance) -> str:
-        """What a perfect head would be read as: the script, through the same decoding as any output."""
-        return self.vocabulary.decode(self.script(utterance).tokens)
-
-    def save(self, folder: Path) -> None:
-        """Write the tokenizer."""
-        self.vocabulary.save(folder)
-
-    def make_script(self, label: str | None, text: str | None) -> Script:
-        """The script of a text; the label has no part in it."""
-        if text is None or not text.strip():
-            return Script(problem="has no text")
-        kept, unknown = self.vocabulary.clean(text)
-        return self.encoded(kept, unknown)
-
-    def encoded(self, text: str, unknown: str) -> Script:
-        """A script from a cleaned text and what was dropped from it."""
-        tokens = self.vocabulary.encode(text)
-        if not tokens:
-            return Script(unknown=unknown, problem=f"has no character of the vocabulary: {_shown(unknown)}")
-        if not self.vocabulary.writable(tokens):
-            return Script(unknown=unknown, problem="holds what the tokenizer cannot write")
-        return Script(tokens, unknown)
-
-
-class TranscriptScorer:
-    """Word and character error rate of greedy reading, against the scripts.
-
-    A reference is what the task asks for: in the vocabulary's case, without the characters outside it.
-    """
-
-    def __init__(self, task: CtcTask) -> None:
-        self.task = task
-        self.rates = {"wer": ErrorRate("word"), "cer": ErrorRate("character")}
-
-    def add(self, logits: Tensor, frames: Tensor, utterances: Sequence[Utterance]) -> None:
-        """Take in a batch: logits (B, T, V), valid frames (B,)."""
-        references = [self.task.written(utterance) for utterance in utterances]
-        hypotheses = self.task.read(logits, frames)
-        for rate in self.rates.values():
-            rate.add(references, hypotheses)
-
-    def figures(self) -> dict[str, float]:
-        """``wer`` and ``cer``."""
-        return {name: rate.value for name, rate in self.rates.items()}
 
 
 def build_ctc(config: Ctc, *, source: str | Path, model_config: PreTrainedConfig, corpus: Corpus) -> CtcTask:
@@ -214,21 +94,6 @@ def build_ctc(config: Ctc, *, source: str | Path, model_config: PreTrainedConfig
     return CtcTask(words, unknown=config.unknown, outputs=outputs, new_head=not has_head)
 
 
-def require_texts(corpus: Corpus) -> list[str]:
-    """The texts of a corpus.
-
-    Raises:
-        DataError: There are none.
-    """
-    texts = [utterance.text for utterance in corpus.utterances if utterance.text and utterance.text.strip()]
-    if not texts:
-        raise DataError(
-            f"None of the {len(corpus)} utterances of corpus {corpus.name!r} has a text, which this task learns to "
-            "write; name a manifest with texts, such as JSONL with 'text', or LibriSpeech."
-        )
-    return texts
-
-
 def _refuse_misfit(words: Vocabulary, outputs: int, own: Any, *, name: str) -> None:
     if not words.fits(outputs):
         raise ConfigError(
@@ -240,7 +105,3 @@ def _refuse_misfit(words: Vocabulary, outputs: int, own: Any, *, name: str) -> N
             f"tokenizer: {name!r} has as many tokens as the model's own, but not the same ones, so the model's CTC "
             "head would be misread; 'auto' takes the model's own tokenizer."
         )
-
-
-def _shown(unknown: str) -> str:
-    return " ".join(dict.fromkeys(unknown))

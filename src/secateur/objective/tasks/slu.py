@@ -13,11 +13,12 @@ from transformers import PreTrainedConfig
 from secateur.data.corpus import Corpus, Utterance
 from secateur.errors import DataError
 from secateur.objective.tasks import tags, vocabulary
-from secateur.objective.tasks.ctc import CtcTask, Script, require_texts
+from secateur.objective.tasks.ctc import CtcTask
 from secateur.objective.tasks.error_rate import ErrorRate
 from secateur.objective.tasks.slu_metrics import EntityScore
 from secateur.objective.tasks.tags import Meaning, Piece
 from secateur.objective.tasks.task import Scorer, keeps
+from secateur.objective.tasks.transcript import Script, require_texts
 from secateur.objective.tasks.vocabulary import Case, Vocabulary
 
 
@@ -94,10 +95,10 @@ class SluScorer:
         self.words = ErrorRate("word")
         self.right = self.utterances = 0
 
-    def add(self, logits: Tensor, frames: Tensor, utterances: Sequence[Utterance]) -> None:
+    def add(self, answers: Tensor, frames: Tensor, utterances: Sequence[Utterance]) -> None:
         """Take in a batch: logits (B, T, V), valid frames (B,)."""
         said = [self.task.meaning(utterance) for utterance in utterances]
-        heard = [tags.read(text) for text in self.task.read(logits, frames)]
+        heard = [tags.read(text) for text in self.task.read(answers, frames)]
         for one, other in zip(said, heard, strict=True):
             self.entities.add(one.entities, other.entities)
             self.right += one.intent == other.intent

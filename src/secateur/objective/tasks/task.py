@@ -1,9 +1,9 @@
-"""What a task is to a pruning run: a loss on logits, a metric, and which utterances can be learned from."""
+"""What a task is to a pruning run: a loss, a metric, and which utterances can be learned from."""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Protocol
@@ -14,7 +14,7 @@ from secateur.data.corpus import Corpus, Skip, Utterance
 from secateur.errors import DataError
 
 #: Endings of the Hugging Face model classes with a task's head.
-Ending = Literal["ForCTC", "ForSequenceClassification"]
+Ending = Literal["ForCTC", "ForSequenceClassification", "ForRNNT"]
 
 
 @dataclass(frozen=True)
@@ -35,8 +35,8 @@ class Usable:
 class Scorer(Protocol):
     """The metrics of a task, summed up batch by batch."""
 
-    def add(self, logits: Tensor, frames: Tensor, utterances: Sequence[Utterance]) -> None:
-        """Take in a batch: logits (B, T, V) or (B, classes), valid frames (B,), and what is said in it."""
+    def add(self, answers: Tensor, frames: Tensor, utterances: Sequence[Utterance]) -> None:
+        """Take in a batch: the task's answers, valid frames (B,), and what is said in it."""
 
     def figures(self) -> dict[str, float]:
         """The metrics by name over everything taken in; every one of them a share, of one."""
@@ -74,13 +74,23 @@ class Task(Protocol):
     def count(self, utterances: Sequence[Utterance]) -> int:
         """What the summed loss is divided by over a global step: tokens to be written, or utterances."""
 
-    def sums(self, logits: Tensor, frames: Tensor, utterances: Sequence[Utterance]) -> Tensor:
+    def sums(self, output: Tensor, frames: Tensor, utterances: Sequence[Utterance], *, model: Any) -> Tensor:
         """The sum of the losses of a batch, a scalar.
 
         Args:
-            logits: (B, T, V) or (B, classes).
+            output: Of the model's pass over audio: logits (B, T, V) or (B, classes); where the head wants tokens beside
+                audio, what it gets of the encoder, (B, T, D).
             frames: (B,), valid frames of each row.
             utterances: B of them, as `usable` lets them through.
+            model: The model, whose head is still to be asked in the latter case.
+        """
+
+    def answers(self, model: Any, inputs: Mapping[str, Tensor]) -> Tensor:
+        """What a model says of a batch, as the scorer takes it: logits, or the tokens that it writes.
+
+        Args:
+            model: With the task's head.
+            inputs: Of its forward pass, by name.
         """
 
     def scorer(self) -> Scorer:
@@ -88,6 +98,12 @@ class Task(Protocol):
 
     def save(self, folder: Path) -> None:
         """Write what reads the head's output beside a model: the tokenizer, where there is one."""
+
+
+def logits_of(model: Any, inputs: Mapping[str, Tensor]) -> Tensor:
+    """The answers of a head that gives logits in the model's forward pass."""
+    logits: Tensor = model(**inputs).logits
+    return logits
 
 
 def keeps(architectures: Sequence[str] | None, ending: Ending) -> bool:

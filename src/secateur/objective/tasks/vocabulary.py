@@ -1,4 +1,4 @@
-"""The tokens that a CTC head writes, read and written by a Hugging Face tokenizer."""
+"""The tokens that a CTC head or a transducer writes, read and written by a Hugging Face tokenizer."""
 
 from __future__ import annotations
 
@@ -28,23 +28,24 @@ class Vocabulary:
     Attributes:
         tokenizer: The library's.
         case: ``upper``, ``lower`` or ``keep``: how texts are written before they are encoded.
-        blank: Number of the CTC blank, which is the tokenizer's padding token.
+        blank: Number of the blank.
     """
 
-    def __init__(self, tokenizer: Any, *, case: Case = "auto") -> None:
+    def __init__(self, tokenizer: Any, *, case: Case = "auto", blank: int | None = None) -> None:
         """
         Args:
             tokenizer: A Hugging Face tokenizer.
             case: As the vocabulary writes letters, or as said.
+            blank: Number of the blank; None: the tokenizer's padding token.
 
         Raises:
             ConfigError: The tokenizer has no padding token.
         """
         if tokenizer.pad_token_id is None:
-            raise ConfigError("The tokenizer has no padding token, which CTC needs as its blank.")
+            raise ConfigError("The tokenizer has no padding token, which a new head and CTC need as their blank.")
         self.tokenizer = tokenizer
         self.case = _case_of(tokenizer) if case == "auto" else case
-        self.blank: int = tokenizer.pad_token_id
+        self.blank: int = tokenizer.pad_token_id if blank is None else blank
         self._knows = lru_cache(maxsize=None)(lambda character: self._written(character))
 
     def __len__(self) -> int:
@@ -80,9 +81,9 @@ class Vocabulary:
 
     def decode(self, tokens: Sequence[int]) -> str:
         """The text of tokens without blanks, with one space where the delimiter stood."""
-        ours = isinstance(self.tokenizer, transformers.Wav2Vec2CTCTokenizer)
-        # This class collapses repeats by itself, but here they are meant: they were collapsed before.
-        how = {"group_tokens": False} if ours else {}
+        collapses = isinstance(self.tokenizer, transformers.Wav2Vec2CTCTokenizer | transformers.ParakeetTokenizer)
+        # These classes collapse repeats by themselves, but here they are meant: CTC's were collapsed before.
+        how = {"group_tokens": False} if collapses else {}
         return " ".join(str(self.tokenizer.decode(list(tokens), **how)).split())
 
     def writable(self, tokens: Sequence[int | None]) -> bool:

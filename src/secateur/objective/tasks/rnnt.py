@@ -1,0 +1,201 @@
+"""Speech recognition by a transducer (RNN-T), its predictor and joiner learning beside the encoder."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedConfig
+
+from secateur.data.corpus import Corpus, Utterance
+from secateur.errors import ConfigError
+from secateur.objective.tasks import vocabulary
+from secateur.objective.tasks.decoding import greedy
+from secateur.objective.tasks.task import keeps
+from secateur.objective.tasks.transcript import TranscriptTask, require_texts
+from secateur.objective.tasks.vocabulary import Case, Vocabulary
+from secateur.objective.transducer import fused_losses
+
+# Numbers of a layer of the joiner that exist at once: 16 MB on a CPU; more where small pieces take long to launch.
+_ON_CPU, _ELSEWHERE = 1 << 22, 1 << 26
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rnnt:
+    """Transcription by an encoder, a predictor of the tokens so far (an LSTM), and a joiner of both."""
+
+    kind: Literal["rnnt"] = "rnnt"
+    tokenizer: str = "auto"
+    """``auto``: the model's own if it has one, else the characters of the training texts; ``characters``; or a folder
+    or hub id"""
+    case: Case = "auto"
+    """how letters are written before they are encoded; ``auto``: as the vocabulary writes them"""
+    unknown: Literal["drop", "skip"] = "drop"
+    """characters outside the vocabulary are dropped from the text, or the utterance is skipped"""
+    width: int = 320
+    """of the predictor and joiner of a new head, which the library's classes make equally wide"""
+    layers: int = 1
+    """of a new predictor"""
+    symbols: int = 10
+    """tokens that a new head may write in one frame when it decodes"""
+
+    def __post_init__(self) -> None:
+        if not self.tokenizer:
+            raise ConfigError("tokenizer: got an empty name, allowed are 'auto', 'characters', or a folder or hub id.")
+        for name in ("width", "layers", "symbols"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"{name}: got {getattr(self, name)}, allowed is 1 or more.")
+
+
+class RnntTask(TranscriptTask):
+    """Writes a script, by a transducer.
+
+    Attributes:
+        decode: How tokens are found, given the model and the inputs of its forward pass.
+    """
+
+    ending: str = "ForRNNT"
+
+    def __init__(
+        self,
+        words: Vocabulary,
+        *,
+        unknown: Literal["drop", "skip"],
+        outputs: int,
+        new_head: bool,
+        symbols: int,
+        width: int,
+        layers: int,
+    ) -> None:
+        """
+        Args:
+            words: What can be written.
+            unknown: What becomes of a text with characters outside it.
+            outputs: Of the joiner.
+            new_head: Whether the head starts from nothing.
+            symbols: Tokens that may be written in one frame.
+            width: Of predictor and joiner.
+            layers: Of the predictor.
+        """
+        super().__init__(words, unknown=unknown, outputs=outputs, new_head=new_head)
+        self.symbols, self.width, self.layers = symbols, width, layers
+        self.decode: Callable[[Any, Mapping[str, Tensor]], Tensor] = greedy
+
+    def fields(self) -> dict[str, Any]:
+        """Shape of the head, and its blank, which is also what decoding starts from."""
+        blank = self.vocabulary.blank
+        return {
+            "vocab_size": self.outputs,
+            "decoder_hidden_size": self.width,
+            "num_decoder_layers": self.layers,
+            "max_symbols_per_step": self.symbols,
+            "blank_token_id": blank,
+            "pad_token_id": self.vocabulary.tokenizer.pad_token_id,
+            "decoder_start_token_id": blank,
+        }
+
+    def misfit(self, tokens: Sequence[int], frames: int) -> str | None:
+        """The loss aligns any script to any audio but none; decoding writes only so many tokens in a frame."""
+        if len(tokens) <= frames * self.symbols:
+            return None
+        return f"{frames} frames for {len(tokens)} tokens, at most {self.symbols} in each"
+
+    def sums(self, output: Tensor, frames: Tensor, utterances: Sequence[Utterance], *, model: Any) -> Tensor:
+        """The sum over utterances of the negative log-likelihood of their scripts.
+
+        Predictor and joiner are called here, for some frames at a time: the library's own loss would hold the logits of
+        all frames after any number of tokens, and for the streaming model is that of a language model.
+
+        Args:
+            output: (B, T, D), last hidden state of the encoder.
+            frames: (B,), valid frames of each row.
+            utterances: B of them.
+            model: `ParakeetForRNNT`, `NemotronAsrStreamingForRNNT`, or a cut one.
+        """
+        blank = self.vocabulary.blank
+        scripts = [self.script(utterance).tokens for utterance in utterances]
+        longest = max(map(len, scripts))
+        rows = [[blank, *script, *[blank] * (longest - len(script))] for script in scripts]
+        # cuDNN gives an LSTM gradients in train mode alone; without dropout the modes do not differ.
+        model.decoder.train(torch.is_grad_enabled())
+        said = model.decoder(torch.tensor(rows, device=output.device))  # (B, U + 1, D)
+        held = _ON_CPU if output.device.type == "cpu" else _ELSEWHERE
+        return fused_losses(
+            model.joint,
+            model.encoder_projector(output),
+            said,
+            frames,
+            scripts,
+            blank=blank,
+            at_once=max(1, held // max(self.outputs, said.shape[-1])),
+        ).sum()
+
+    def answers(self, model: Any, inputs: Mapping[str, Tensor]) -> Tensor:
+        """Tokens written by greedy decoding, (B, N), the blank behind the last of each row."""
+        return self.decode(model, inputs)
+
+    def read(self, answers: Tensor, frames: Tensor) -> list[str]:
+        """What was written: (B, N) to B texts."""
+        blank = self.vocabulary.blank
+        return [self.vocabulary.decode([token for token in row if token != blank]) for row in answers.tolist()]
+
+
+def build_rnnt(config: Rnnt, *, source: str | Path, model_config: PreTrainedConfig, corpus: Corpus) -> RnntTask:
+    """The task for a model: with its own head and tokenizer where it has them, else with new ones.
+
+    Raises:
+        ConfigError: Tokenizer or blank do not fit the joiner that the model has, or no tokenizer can be loaded.
+        DataError: A vocabulary is to be made of texts that are not there.
+    """
+    settings: Any = model_config
+    has_head = keeps(settings.architectures, "ForRNNT")
+    own = (has_head or config.tokenizer == "auto") and vocabulary.has_tokenizer(source)
+    if config.tokenizer == "auto" and own:
+        tokenizer = vocabulary.load(source)
+    elif config.tokenizer in ("auto", "characters"):
+        tokenizer = vocabulary.spell(vocabulary.characters(require_texts(corpus), config.case))
+    else:
+        tokenizer = vocabulary.load(config.tokenizer)
+    if not has_head:
+        words = Vocabulary(tokenizer, case=config.case)
+        shape = {"symbols": config.symbols, "width": config.width, "layers": config.layers}
+        return RnntTask(words, unknown=config.unknown, outputs=len(words), new_head=True, **shape)
+    words = Vocabulary(tokenizer, case=config.case, blank=settings.blank_token_id)
+    _refuse_misfit(words, settings.vocab_size, vocabulary.load(source) if own else None, name=config.tokenizer)
+    return RnntTask(
+        words,
+        unknown=config.unknown,
+        outputs=settings.vocab_size,
+        new_head=False,
+        symbols=settings.max_symbols_per_step,
+        width=settings.decoder_hidden_size,
+        layers=settings.num_decoder_layers,
+    )
+
+
+def _refuse_misfit(words: Vocabulary, outputs: int, own: Any, *, name: str) -> None:
+    blank = words.blank
+    if not 0 <= blank < outputs:
+        raise ConfigError(f"blank_token_id: the model's config says {blank}, allowed is 0 to {outputs - 1}.")
+    marks = words.tokenizer.all_special_tokens
+    token = next((token for token, number in words.tokens.items() if number == blank), None)
+    if token is not None and token not in marks and not token.startswith("<"):
+        raise ConfigError(
+            f"blank_token_id: the model's config says {blank}, which the tokenizer {name!r} reads as {token!r}; "
+            "allowed is a number that no text is written with."
+        )
+    if not words.fits(outputs - (token is None)):
+        beside = "" if token is not None else " and the blank"
+        raise ConfigError(
+            f"tokenizer: {name!r} has {len(words)} tokens{beside}, but the model's joiner has {outputs} outputs; "
+            "'auto' takes the model's own tokenizer, and a model without a task head gets a new head."
+        )
+    if own is not None and own.get_vocab() != words.tokens:
+        raise ConfigError(
+            f"tokenizer: {name!r} has as many tokens as the model's own, but not the same ones, so the model's joiner "
+            "would be misread; 'auto' takes the model's own tokenizer."
+        )

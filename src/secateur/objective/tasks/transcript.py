@@ -1,0 +1,192 @@
+"""What transcription has in common, whatever head writes it: scripts of texts, and word and character error rate."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, Literal
+
+from torch import Tensor
+
+from secateur.data.corpus import Corpus, Utterance
+from secateur.errors import DataError
+from secateur.objective.tasks.error_rate import ErrorRate
+from secateur.objective.tasks.task import Scorer, Usable, sift
+from secateur.objective.tasks.vocabulary import Vocabulary
+
+#: Scripts that a task remembers; some 50 MB of sentences.
+REMEMBERED = 1 << 15
+
+
+@dataclass(frozen=True)
+class Script:
+    """What a head is to write for an utterance.
+
+    Attributes:
+        tokens: As numbers, with nothing that the vocabulary cannot write.
+        unknown: Characters that were dropped, in their order.
+        problem: Why it cannot be learned; None where it can.
+    """
+
+    tokens: tuple[int, ...] = ()
+    unknown: str = ""
+    problem: str | None = None
+
+
+class TranscriptTask(ABC):
+    """Writes the text of an utterance as tokens of a vocabulary."""
+
+    ending: str
+    headline: str = "wer"
+    better: Literal["lower", "higher"] = "lower"
+
+    def __init__(self, words: Vocabulary, *, unknown: Literal["drop", "skip"], outputs: int, new_head: bool) -> None:
+        """
+        Args:
+            words: What can be written.
+            unknown: What becomes of a text with characters outside it.
+            outputs: Of the head.
+            new_head: Whether the head starts from nothing.
+        """
+        self.vocabulary = words
+        self.unknown = unknown
+        self.outputs = outputs
+        self.new_head = new_head
+        self._remembered = lru_cache(maxsize=REMEMBERED)(self.make_script)
+
+    @abstractmethod
+    def fields(self) -> dict[str, Any]:
+        """Fields of the model's config that its head needs."""
+
+    @abstractmethod
+    def sums(self, output: Tensor, frames: Tensor, utterances: Sequence[Utterance], *, model: Any) -> Tensor:
+        """The sum over utterances of the negative log-likelihood of their scripts."""
+
+    @abstractmethod
+    def answers(self, model: Any, inputs: Mapping[str, Tensor]) -> Tensor:
+        """What `read` reads."""
+
+    @abstractmethod
+    def read(self, answers: Tensor, frames: Tensor) -> list[str]:
+        """What a head wrote: answers and valid frames, (B,), to B texts."""
+
+    @abstractmethod
+    def misfit(self, tokens: Sequence[int], frames: int) -> str | None:
+        """Why so many frames cannot carry a script; None where they can."""
+
+    def script(self, utterance: Utterance) -> Script:
+        """What the head is to write for an utterance."""
+        return self._remembered(*self.told(utterance))
+
+    def told(self, utterance: Utterance) -> tuple[str | None, str | None]:
+        """What a script is made of: a label and a text."""
+        return None, utterance.text
+
+    def usable(self, corpus: Corpus, frames: Callable[[int], int]) -> Usable:
+        """Utterances with a text that the vocabulary can write and audio long enough for it.
+
+        Raises:
+            DataError: Nothing is left, or no utterance has a text.
+        """
+        require_texts(corpus)
+        dropped: Counter[str] = Counter()
+        notes: list[str] = []
+
+        def problem(utterance: Utterance) -> str | None:
+            script = self.script(utterance)
+            if script.problem is not None:
+                return script.problem
+            if script.unknown and self.unknown == "skip":
+                return f"holds characters outside the vocabulary: {shown(script.unknown)}"
+            short = self.misfit(script.tokens, frames(utterance.samples))
+            if short is not None:
+                return f"is too short for its text: {short}"
+            dropped.update(script.unknown)
+            return None
+
+        usable = sift(corpus, problem)
+        if dropped:
+            common = ", ".join(f"{character!r} ({count})" for character, count in dropped.most_common(8))
+            more = f" and {len(dropped) - 8} more" if len(dropped) > 8 else ""
+            notes.append(
+                f"characters outside the vocabulary dropped from the texts, {dropped.total()} in all: {common}{more}"
+            )
+        return Usable(usable.corpus, (*usable.notes, *notes), usable.skipped)
+
+    def count(self, utterances: Sequence[Utterance]) -> int:
+        """Tokens of the scripts."""
+        return sum(len(self.script(utterance).tokens) for utterance in utterances)
+
+    def scorer(self) -> Scorer:
+        """Word and character error rate of greedy reading."""
+        return TranscriptScorer(self)
+
+    def written(self, utterance: Utterance) -> str:
+        """What a perfect head would be read as: the script, through the same decoding as any output."""
+        return self.vocabulary.decode(self.script(utterance).tokens)
+
+    def save(self, folder: Path) -> None:
+        """Write the tokenizer."""
+        self.vocabulary.save(folder)
+
+    def make_script(self, label: str | None, text: str | None) -> Script:
+        """The script of a text; the label has no part in it."""
+        if text is None or not text.strip():
+            return Script(problem="has no text")
+        kept, unknown = self.vocabulary.clean(text)
+        return self.encoded(kept, unknown)
+
+    def encoded(self, text: str, unknown: str) -> Script:
+        """A script from a cleaned text and what was dropped from it."""
+        tokens = self.vocabulary.encode(text)
+        if not tokens:
+            return Script(unknown=unknown, problem=f"has no character of the vocabulary: {shown(unknown)}")
+        if not self.vocabulary.writable(tokens):
+            return Script(unknown=unknown, problem="holds what the tokenizer cannot write")
+        return Script(tokens, unknown)
+
+
+class TranscriptScorer:
+    """Word and character error rate of greedy reading, against the scripts.
+
+    A reference is what the task asks for: in the vocabulary's case, without the characters outside it.
+    """
+
+    def __init__(self, task: TranscriptTask) -> None:
+        self.task = task
+        self.rates = {"wer": ErrorRate("word"), "cer": ErrorRate("character")}
+
+    def add(self, answers: Tensor, frames: Tensor, utterances: Sequence[Utterance]) -> None:
+        """Take in a batch: answers as the task reads them, valid frames (B,)."""
+        references = [self.task.written(utterance) for utterance in utterances]
+        hypotheses = self.task.read(answers, frames)
+        for rate in self.rates.values():
+            rate.add(references, hypotheses)
+
+    def figures(self) -> dict[str, float]:
+        """``wer`` and ``cer``."""
+        return {name: rate.value for name, rate in self.rates.items()}
+
+
+def require_texts(corpus: Corpus) -> list[str]:
+    """The texts of a corpus.
+
+    Raises:
+        DataError: There are none.
+    """
+    texts = [utterance.text for utterance in corpus.utterances if utterance.text and utterance.text.strip()]
+    if not texts:
+        raise DataError(
+            f"None of the {len(corpus)} utterances of corpus {corpus.name!r} has a text, which this task learns to "
+            "write; name a manifest with texts, such as JSONL with 'text', or LibriSpeech."
+        )
+    return texts
+
+
+def shown(unknown: str) -> str:
+    """Each character once."""
+    return " ".join(dict.fromkeys(unknown))

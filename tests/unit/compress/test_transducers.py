@@ -1,0 +1,123 @@
+"""Pruning a FastConformer together with a transducer, and what comes out."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from pruning_toy import LENGTHS, write_wavs
+from transducer_toy import ENCODER, MELS
+from transformers import (
+    NemotronAsrStreamingEncoder,
+    NemotronAsrStreamingEncoderConfig,
+    NemotronAsrStreamingFeatureExtractor,
+    ParakeetEncoder,
+    ParakeetEncoderConfig,
+    ParakeetFeatureExtractor,
+)
+
+from secateur.errors import ConfigError, ModelError
+from secateur.pipeline import evaluate, prune
+from secateur.surgery.load import load_model
+
+WORDS = ("ab", "ba", "a b", "b", "aa", "b")
+STREAMING = {"sliding_window": 13, "default_num_lookahead_tokens": 1}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two bare encoders, and recordings with texts, one of them far too long for its audio."""
+    root = tmp_path_factory.mktemp("transducers")
+    torch.manual_seed(0)
+    ParakeetEncoder(ParakeetEncoderConfig(**ENCODER)).save_pretrained(root / "offline")
+    ParakeetFeatureExtractor(feature_size=MELS).save_pretrained(root / "offline")
+    streaming = NemotronAsrStreamingEncoderConfig(**ENCODER, **STREAMING)
+    NemotronAsrStreamingEncoder(streaming).save_pretrained(root / "streaming")
+    NemotronAsrStreamingFeatureExtractor(feature_size=MELS).save_pretrained(root / "streaming")
+    speech = write_wavs(root / "speech")
+    lines = [
+        {"audio": f"u{i:02}.wav", "text": "a" * 90 if i == 2 else WORDS[i % 6], "split": ("train", "dev")[i % 4 == 3]}
+        for i, _ in enumerate(LENGTHS)
+    ]
+    (speech / "manifest.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    return root
+
+
+def fields_of(folder: Path, model: str | Path, out: Path, **fields: Any) -> dict[str, Any]:
+    """A run of two steps in each phase."""
+    return {
+        "model": str(model),
+        "out": str(out),
+        "data": {"kind": "jsonl", "path": str(folder / "speech" / "manifest.jsonl"), "max_skipped": 0.5},
+        "validation": {"seconds": 0.5},
+        "batching": {"seconds": 1.0, "longest": 0.6, "shortest": 0.1},
+        "target": 0.6,
+        "gates": {"units": {}, "heads": {}},
+        "task": {"kind": "rnnt", "width": 12},
+        "distill": None,
+        "learn": {"steps": 2, "log_every": 1},
+        "recover": {"steps": 2, "log_every": 1},
+    } | fields
+
+
+@pytest.mark.parametrize("kind", ["offline", "streaming"])
+def test_a_run_leaves_a_transducer_that_writes_and_can_be_pruned_again(kind: str, folder: Path, tmp_path: Path) -> None:
+    from transformers import AutoModelForRNNT
+
+    pairing = {"kind": "fixed", "layers": [0, 2]}
+    run = tmp_path / "run"
+    record = prune(fields_of(folder, folder / kind, run, finetune={"steps": 2}, distill={"pairing": pairing}))
+    assert record["task"]["kind"] == "rnnt"
+    assert record["verification"]["holds"]
+    assert [set(stage["scores"]) for stage in record["stages"]] == [{"wer", "cer"}] * 3
+    assert record["data"]["notes"] == ["manifest/train: 1 of 9 utterances left out: is too short for its text"]
+    model: Any = AutoModelForRNNT.from_pretrained(run / "model")
+    assert type(model).__name__.endswith("ForRNNT")
+    assert model.config.vocab_size == 5  # blank, unknown, delimiter, a, b
+    words = model.generate(torch.randn(1, 80, MELS), max_new_tokens=50).sequences
+    assert int(words[0, 0]) == model.config.blank_token_id == 0
+    again = prune(fields_of(folder, run / "model", tmp_path / "again", target=0.8))
+    kept, first = (load_model(tmp_path / name / "model") for name in ("again", "run"))
+    assert kept.config.vocab_size == first.config.vocab_size
+    assert again["verification"]["holds"]
+
+
+def test_predictor_and_joiner_learn_beside_the_encoder(folder: Path, tmp_path: Path) -> None:
+    fields = {
+        "finetune": {"steps": 1},
+        "target": 0.8,
+        "choose": {"kind": "score", "kinds": ["units"]},
+        "recover": {"steps": 0},
+    }
+    prune(fields_of(folder, folder / "offline", tmp_path / "run", **fields))
+    tuned = load_model(tmp_path / "run" / "finetuned").state_dict()
+    untouched = fields | {"finetune": {"steps": 1, "learning_rate": 1e-12}}
+    prune(fields_of(folder, folder / "offline", tmp_path / "still", **untouched))
+    still = load_model(tmp_path / "still" / "finetuned").state_dict()
+    parts = ("encoder.layers", "encoder_projector", "decoder.embedding", "decoder.lstm", "joint.head")
+    for part in parts:
+        moved = [float((tuned[name] - still[name]).abs().max()) for name in tuned if name.startswith(part)]
+        assert max(moved) > 1e-5, part
+
+
+def test_a_streaming_transducer_is_scored_chunk_by_chunk(folder: Path, tmp_path: Path) -> None:
+    prune(fields_of(folder, folder / "streaming", tmp_path / "run"))
+    model = tmp_path / "run" / "model"
+    data = {"data.kind": "jsonl", "data.path": str(folder / "speech" / "manifest.jsonl"), "data.max_skipped": 0.5}
+    chunked = evaluate(model, fields=data | {"streaming": True})
+    offline = evaluate(model, fields=data)
+    assert (chunked["streaming"], chunked["lookahead"]) == (True, 1)
+    assert (offline["streaming"], offline["lookahead"]) == (False, 1)
+    assert set(chunked["scores"]) == {"wer", "cer"}
+    assert len(chunked["skipped"]) == 1
+    with pytest.raises(ConfigError, match=r"lookahead: got 5, which .* was not built for; allowed are 1"):
+        evaluate(model, fields=data | {"lookahead": 5})
+    settings = {"supported_num_lookahead_tokens": [3, 0]}
+    (model / "processor_config.json").write_text(json.dumps(settings))
+    assert evaluate(model, fields=data | {"lookahead": 3})["lookahead"] == 3
+    prune(fields_of(folder, folder / "offline", tmp_path / "offline"))
+    with pytest.raises(ModelError, match="cannot stream: it hears whole utterances"):
+        evaluate(tmp_path / "offline" / "model", fields=data | {"streaming": True})
