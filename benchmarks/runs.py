@@ -8,7 +8,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 from typing import Any
 
@@ -47,13 +47,24 @@ def run_missing(
 
     Returns:
         All that is in the file then.
+
+    Raises:
+        RuntimeError: A run failed; the others were done all the same.
     """
     there = results_in(out)
     missing = [case for case in cases if not any(case.items() <= result.items() for result in there)]
+    failed = []
     with ThreadPoolExecutor(jobs) as pool:
-        for result in pool.map(run, missing):
+        for future in as_completed([pool.submit(run, case) for case in missing]):
+            try:
+                line = json.dumps(future.result())
+            except RuntimeError as error:
+                failed.append(str(error))
+                continue
             with out.open("a") as handle:
-                handle.write(json.dumps(result) + "\n")
+                handle.write(line + "\n")
+    if failed:
+        raise RuntimeError("\n\n".join(failed))
     return results_in(out)
 
 
