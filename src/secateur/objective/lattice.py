@@ -26,74 +26,81 @@ def log_likelihoods(blank: Tensor, label: Tensor, frames: Tensor, lengths: Tenso
         lengths: (B,), labels of each row, 0 to U.
 
     Source: Graves 2012, arXiv 1211.3711, Eq. 16 to 18 (forward and backward variables) and 20 (gradient). Like the
-    paper, but all variables with as many frames and labels together, an anti-diagonal, are computed at once, and the
-    backward ones beside the forward ones, through a lattice that is turned round. No graph over the steps is kept: the
-    gradient is the probability that a path passes, which is known as soon as the sum is.
+    paper, but all variables with as many frames and labels together, an anti-diagonal, are computed at once. No graph
+    over the steps is kept: the gradient is the probability that a path passes, which is known as soon as the sum is.
+    Variables lie as the lattice does, in float64: two of B (T + 1) (U + 1) numbers are the most that there is beside
+    what comes in and goes out.
     """
     result: Tensor = _Lattice.apply(blank, label, frames, lengths)  # type: ignore[no-untyped-call]
     return result
 
 
 class _Lattice(torch.autograd.Function):
+    """Node t (U + 1) + u is t frames and u labels behind: a blank leads U + 1 nodes on, a label one."""
+
     @staticmethod
     def forward(ctx: Any, blank: Tensor, label: Tensor, frames: Tensor, lengths: Tensor) -> Tensor:
         rows, longest, width = blank.shape
         time, place = (torch.arange(size, device=blank.device) for size in (longest, width))
         spoken = (time < frames[:, None])[:, :, None]  # (B, T, 1)
-        written = (place <= lengths[:, None])[:, None]  # (B, 1, U + 1)
-        more = (place[:-1] < lengths[:, None])[:, None]  # (B, 1, U)
-        blanks, labels = _diagonals(blank, spoken & written), _diagonals(label, spoken & more, width)
-        row, end = torch.arange(rows, device=blank.device), frames + lengths
-        start = blanks.new_full((len(blanks) + 1, rows, width), -math.inf)
-        start[0, :, 0] = 0.0
+        written, more = ((place < count[:, None])[:, None] for count in (lengths + 1, lengths))  # (B, 1, U + 1)
+        blanks = torch.where(spoken & written, blank, -math.inf).flatten(1)  # (B, T (U + 1))
+        labels = torch.where(spoken & more, F.pad(label, (0, 1)), -math.inf).flatten(1)
+        row, end = torch.arange(rows, device=blank.device), frames * width + lengths
+        alpha = _empty(blanks, width)
+        alpha[:, 0] = 0.0
+        for here in _diagonals(longest, width):
+            for scores, step in ((blanks, width), (labels, 1)):
+                following = alpha[:, _on(here, step)]
+                torch.logaddexp(following, alpha[:, here] + scores[:, here], out=following)
+        total = alpha[row, end]
         if not any(ctx.needs_input_grad):
-            return _sweep(start, blanks, labels)[end, row, lengths]
-        finish = torch.full_like(start, -math.inf)
-        finish[end, row, lengths] = 0.0
-        both = ((start, finish), (blanks, blanks), (labels, labels))
-        swept = _sweep(*(torch.cat((ahead, back.flip(0, 2)), 1) for ahead, back in both))
-        alpha, beta = swept[:, :rows], swept[:, rows:].flip(0, 2)
-        total = alpha[end, row, lengths]
+            return total
+        beta = _empty(blanks, width)
+        beta[row, end] = 0.0
+        for here in reversed(_diagonals(longest, width)):
+            for scores, step in ((blanks, width), (labels, 1)):
+                before = beta[:, here]
+                torch.logaddexp(before, beta[:, _on(here, step)] + scores[:, here], out=before)
         known = torch.where(total == -math.inf, math.inf, total)[:, None]  # no path: it passes nowhere
-        by_blank = (alpha[:-1] + blanks + beta[1:] - known).exp()  # (T + U, B, U + 1)
-        by_label = (alpha[:-1, :, :-1] + labels + beta[1:, :, 1:] - known).exp()  # (T + U, B, U)
-        ctx.save_for_backward(_frames(by_blank, longest, width).to(blank), _frames(by_label, longest, width).to(label))
+        by_blank, by_label = (
+            _passing(alpha, scores, beta, step, known) for scores, step in ((blanks, width), (labels, 1))
+        )
+        ctx.save_for_backward(by_blank.view_as(blank), by_label.view_as(blank)[:, :, :-1])
         return total
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, None, None]:
         by_blank, by_label = ctx.saved_tensors
-        each = gradient[:, None, None]
-        return (by_blank * each).to(by_blank.dtype), (by_label * each).to(by_label.dtype), None, None
+        each = gradient[:, None, None].to(by_blank.dtype)
+        return by_blank * each, by_label * each, None, None
 
 
-def _sweep(start: Tensor, blanks: Tensor, labels: Tensor) -> Tensor:
-    """Forward variables of each anti-diagonal, written over what begins there: (T + U + 1, B, U + 1)."""
-    for here, following, blank, label in zip(start[:-1], start[1:], blanks, labels, strict=True):
-        torch.logaddexp(following, here + blank, out=following)
-        onward = following[:, 1:]
-        torch.logaddexp(onward, here[:, :-1] + label, out=onward)
-    return start
-
-
-def _diagonals(scores: Tensor, valid: Tensor, width: int | None = None) -> Tensor:
-    """(B, T, W) -> (T + U, B, W) in float64, by frames and labels together; minus infinity where there is nothing.
+def _empty(scores: Tensor, width: int) -> Tensor:
+    """Variables of all nodes, (B, (T + 1) (U + 1)), minus infinity.
 
     Sums of thousands of log-probabilities lose in float32 the digits that a path's share needs.
     """
-    _, longest, columns = scores.shape
-    reach = longest + (width or columns)  # T + U + 1
-    square = torch.where(valid, scores.double(), -math.inf).transpose(1, 2)  # (B, W, T)
-    flat = F.pad(square, (0, reach - longest), value=-math.inf).flatten(1)  # (B, W * reach)
-    # Rows that are one shorter than they were begin one later each: u in frame t moves to place t + u.
-    sheared: Tensor = flat[:, : columns * (reach - 1)].unflatten(1, (columns, reach - 1))
-    return sheared.permute(2, 0, 1).contiguous()
+    rows, size = scores.shape
+    return scores.new_full((rows, size + width), -math.inf, dtype=torch.float64)
 
 
-def _frames(diagonals: Tensor, longest: int, width: int) -> Tensor:
-    """(T + U, B, W) -> (B, T, W), the way back."""
-    reach, _, columns = diagonals.shape
-    flat = F.pad(diagonals.permute(1, 2, 0).flatten(1), (0, columns))
-    upright: Tensor = flat.unflatten(1, (columns, reach + 1))[:, :, :longest]
-    return upright.transpose(1, 2)
+def _diagonals(longest: int, width: int) -> list[slice]:
+    """Nodes of each anti-diagonal that a blank or a label can leave."""
+    stride = width - 1  # one frame more and one label less
+    found = []
+    for both in range(longest + stride):
+        first, last = (both + time * stride for time in (max(0, both - stride), min(longest - 1, both)))
+        found.append(slice(first, last + 1, max(1, stride)))
+    return found
+
+
+def _on(nodes: slice, step: int) -> slice:
+    return slice(nodes.start + step, nodes.stop + step, nodes.step)
+
+
+def _passing(alpha: Tensor, scores: Tensor, beta: Tensor, step: int, total: Tensor) -> Tensor:
+    """Probability that a path leaves each node in this way, given the sum of all of them: (B, T (U + 1))."""
+    size = scores.shape[1]
+    return alpha[:, :size].add(scores).add_(beta[:, step : step + size]).sub_(total).exp_().to(scores.dtype)

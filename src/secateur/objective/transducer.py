@@ -9,10 +9,10 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
-from torch.utils.checkpoint import checkpoint
 
 from secateur.errors import ConfigError, DataError, SecateurError
 from secateur.objective.lattice import log_likelihoods
+from secateur.objective.piecewise import piecewise
 
 _CACHED = 1 << 18  # logits whose probabilities exist at once on a CPU: 1 MB in float32, which stays in the cache
 _HELD = 1 << 26  # and elsewhere, where many small pieces would take long to launch
@@ -68,10 +68,11 @@ def fused_losses(
 
     The logits of all frames never exist together: they are made for some frames at a time, reduced to the two that
     matter (the blank and the next token), and made again in the backward pass, which costs one more forward pass of the
-    joiner, with the same random numbers.
+    joiner, with the same random numbers. Beside one piece there are a few numbers for each frame and token.
 
     Args:
-        joiner: Its logits in a frame may depend on no other frame.
+        joiner: Its logits in a frame may depend on no other frame, and on parameters or other leaves, not on what was
+            computed from them outside.
         encoder: (B, T, D), what the joiner takes of the encoder.
         predictor: (B, U + 1, D), what it takes of the predictor after 0 to U tokens.
         frames: (B,), valid frames of each row, 1 to T.
@@ -91,17 +92,13 @@ def fused_losses(
     if len(predictor) != rows:
         raise SecateurError(f"predictor: got {len(predictor)} rows, allowed are the encoder's {rows}.")
     script = _Script.of(frames, scripts, blank=blank, shape=(rows, there, width), device=encoder.device)
-    said = predictor[:, None]  # (B, 1, U + 1, D)
 
     def reduced(heard: Tensor, said: Tensor) -> tuple[Tensor, Tensor]:
-        logits = joiner(encoder_hidden_states=heard[:, :, None], decoder_hidden_states=said)
+        logits = joiner(encoder_hidden_states=heard[:, :, None], decoder_hidden_states=said[:, None])
         return script.emissions(logits)
 
-    pieces = encoder[:, : script.longest].split(max(1, at_once // (rows * width)), 1)
-    # Copies, made when the logits are gone: what stays must not lie behind them, or malloc cannot use their place anew.
-    parts = [[each.clone() for each in checkpoint(reduced, heard, said, use_reentrant=False)] for heard in pieces]
-    blanks, labels = (torch.cat(part, 1) for part in zip(*parts, strict=True))
-    return script.losses(blanks, labels)
+    size = max(1, at_once // (rows * width))
+    return script.losses(*piecewise(reduced, encoder[:, : script.longest], predictor, size=size))
 
 
 @dataclass(frozen=True, kw_only=True)
