@@ -36,6 +36,7 @@ MODELS = tuple((family, size) for family in FAMILIES for size in POSITIONS.get(f
 
 #: Tiny models with every linear map factorised.
 LOW_RANK = (("hubert", "low_rank"), ("wavlm", "low_rank"), ("wav2vec2-conformer", "low_rank"))
+FAST_LOW_RANK = tuple((family, "low_rank") for family in FAST_CONFORMERS)
 
 #: Largest allowed difference relative to the root mean square of the activations; the only tolerances here.
 TOLERANCE = {torch.float64: 1e-10, torch.float32: 1e-4}

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 from hypothesis import given
-from support import LOW_RANK, MODELS, Plan, plans, realise, tiny, tiny_structure
+from support import FAST_LOW_RANK, LOW_RANK, MODELS, Plan, plans, realise, tiny, tiny_structure
 
 from secateur.arch import declare
 from secateur.errors import SelectionError
@@ -23,7 +23,7 @@ def state(model: Any) -> dict[str, torch.Tensor]:
     return dict(model.state_dict())
 
 
-@pytest.mark.parametrize(("family", "size"), MODELS + LOW_RANK)
+@pytest.mark.parametrize(("family", "size"), MODELS + LOW_RANK + FAST_LOW_RANK)
 @given(first=plans(ragged=True), second=plans(ragged=False))
 def test_a_cut_of_a_cut_is_one_cut_with_the_intersection(family: str, size: str, first: Plan, second: Plan) -> None:
     dense, structure = tiny(family, size, dtype=torch.float64), tiny_structure(family, size)

@@ -15,7 +15,18 @@ import torch
 import transformers
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from support import FAST_CONFORMERS, RAGGED, SIZES, TOLERANCE, Plan, difference, plans, randomise, realise
+from support import (
+    FAST_CONFORMERS,
+    FAST_LOW_RANK,
+    RAGGED,
+    SIZES,
+    TOLERANCE,
+    Plan,
+    difference,
+    plans,
+    randomise,
+    realise,
+)
 
 from support import audio, outputs, tiny, tiny_config, tiny_structure  # isort: skip
 from torch import Tensor
@@ -28,13 +39,14 @@ from secateur.masking import attach, values_of
 from secateur.masking.attach import base_of
 from secateur.modules.configs import holding
 from secateur.modules.families import FAMILIES
-from secateur.structure import Selection, Structure, close
+from secateur.structure import Selection, Structure, close, dense_again
 from secateur.structure import axis as names
 from secateur.surgery import cut, load_model
+from secateur.surgery.factorise import factorise, full_ranks
 from secateur.surgery.load import with_head
 from secateur.surgery.verify import verify
 
-MODELS = [(family, size) for family in FAST_CONFORMERS for size in SIZES]
+MODELS = [*((family, size) for family in FAST_CONFORMERS for size in SIZES), *FAST_LOW_RANK]
 NEMOTRON = "nemotron_asr_streaming_encoder"
 BATCHES = ((16_000,), (70, 71), (9000, 9000), (12_000, 5000, 75))
 HEADS = [(family, ending) for family in FAST_CONFORMERS for ending in FAMILIES[family].heads]
@@ -42,8 +54,10 @@ BLANK = 8
 
 
 @cache
-def with_blank(family: str, ending: str) -> Any:
-    """A tiny stock model with a head."""
+def with_blank(family: str, ending: str, size: str = "base") -> Any:
+    """A tiny stock model with a head, or a factorised one."""
+    if size == "low_rank":
+        return factorise(with_blank(family, ending), full_ranks(tiny_structure(family, "base")))
     fields: dict[str, Any] = {"vocab_size": 9, "pad_token_id": BLANK if ending == "ForCTC" else 0}
     if ending != "ForCTC":
         fields |= {"blank_token_id": BLANK, "decoder_hidden_size": 6, "num_decoder_layers": 1}
@@ -106,7 +120,11 @@ def test_the_structure_and_the_cost_of_a_cut_model_are_those_of_its_selection(
     closed = close(structure, realise(structure, plan)).selection
     small = cut(tiny(family, size), closed)
     again = declare(small.config)
-    assert {name: tuple(sorted(axis.units)) for name, axis in again.axes.items()} == dict(closed.axes)
+    # No ranks where a map is gone, or one matrix again.
+    left = {each.axis for each in structure.factorised if not closed.axes[each.axis]}
+    left |= {each.axis for each in dense_again(structure, closed.axes)}
+    expected = {name: units for name, units in closed.axes.items() if name not in left}
+    assert {name: tuple(sorted(axis.units)) for name, axis in again.axes.items()} == expected
     assert all(small.get_parameter(weight.name).numel() == torch.Size(weight.shape).numel() for weight in again.weights)
     count = Cost.of(Terms(structure), cost="parameters").count(closed)
     assert count == sum(parameter.numel() for parameter in small.parameters())
@@ -211,9 +229,11 @@ def test_step_by_step_is_the_whole_pass(selection: Selection | str | None, looka
     assert difference(whole[:, : steps.shape[1]], steps) <= TOLERANCE[torch.float64]
 
 
+@pytest.mark.parametrize("size", ["base", "low_rank"])
 @pytest.mark.parametrize(("family", "ending"), HEADS)
-def test_a_cut_model_with_a_head_writes_what_the_masked_one_writes(family: str, ending: str) -> None:
-    dense, structure = with_blank(family, ending), tiny_structure(family, "base")
+def test_a_cut_model_with_a_head_writes_what_the_masked_one_writes(family: str, ending: str, size: str) -> None:
+    dense = with_blank(family, ending, size)
+    structure = declare(dense.config)
     selection = realise(structure, RAGGED)
     small = cut(dense, selection)
     features = features_of(16_000, batch=2)
@@ -239,10 +259,15 @@ print(type(model).__name__, json.dumps(getattr(output, "sequences", output).toli
 """
 
 
-@pytest.mark.parametrize(("family", "ending"), [HEADS[1], HEADS[-1]])
-def test_a_cut_model_is_loaded_in_a_new_process_by_its_auto_class(tmp_path: Path, family: str, ending: str) -> None:
-    dense, structure = with_blank(family, ending), tiny_structure(family, "base")
-    small = cut(dense, realise(structure, RAGGED))
+@pytest.mark.parametrize(
+    ("family", "ending", "size"), [(*HEADS[1], "base"), (*HEADS[-1], "base"), (*HEADS[-1], "low_rank")]
+)
+def test_a_cut_model_is_loaded_in_a_new_process_by_its_auto_class(
+    tmp_path: Path, family: str, ending: str, size: str
+) -> None:
+    dense = with_blank(family, ending, size)
+    small = cut(dense, realise(declare(dense.config), RAGGED))
+    assert bool(declare(small.config).factorised) == (size == "low_rank")
     small.save_pretrained(tmp_path)
     features = features_of(16_000)
     inputs = {"input_features": features, "attention_mask": torch.ones(features.shape[:2], dtype=torch.long)}
@@ -258,7 +283,7 @@ def test_a_cut_model_is_loaded_in_a_new_process_by_its_auto_class(tmp_path: Path
     state = small.state_dict()
     assert all(torch.equal(value, state[key]) for key, value in again.state_dict().items())
     with pytest.raises(Exception, match=r"division|modulo"):
-        type(dense).from_pretrained(tmp_path)
+        type(with_blank(family, ending)).from_pretrained(tmp_path)
 
 
 @pytest.mark.parametrize("family", FAST_CONFORMERS)
@@ -270,15 +295,40 @@ def test_a_folder_without_one_weight_is_refused(tmp_path: Path, family: str) -> 
         transformers.AutoModel.from_pretrained(tmp_path)
 
 
+@pytest.mark.parametrize("size", ["base", "low_rank"])
 @pytest.mark.parametrize("family", FAST_CONFORMERS)
-def test_verify_proves_a_cut_model_and_catches_a_wrong_bias(family: str) -> None:
-    dense = with_blank(family, "ForRNNT")
-    small = cut(dense, realise(tiny_structure(family, "base"), RAGGED))
-    selection = realise(tiny_structure(family, "base"), RAGGED)
+def test_verify_proves_a_cut_model_and_catches_a_wrong_bias(family: str, size: str) -> None:
+    dense = with_blank(family, "ForRNNT", size)
+    selection = realise(declare(dense.config), RAGGED)
+    small = cut(dense, selection)
     assert verify(small, dense, selection).holds, verify(small, dense, selection)
     with torch.no_grad():
         small.encoder.subsampling.linear.bias[0] += 0.1
     assert not verify(small, dense, selection).holds
+
+
+@pytest.mark.parametrize("family", FAST_CONFORMERS)
+def test_a_factorised_model_computes_the_same_and_its_two_matrices_are_one_again_where_that_is_cheaper(
+    family: str,
+) -> None:
+    dense, two = (tiny(family, size, "Model", torch.float64) for size in ("large", "low_rank"))
+    values, mask = audio((9000, 5000), torch.float64)
+    one = cut(two, Selection(axes={}))
+    assert declare(two.config).factorised
+    assert not declare(one.config).factorised
+    for model in (two, one):
+        for left, right in zip(outputs(dense, values, mask), outputs(model, values, mask), strict=True):
+            assert difference(left, right) <= TOLERANCE[torch.float64]
+
+
+def test_break_even_counts_the_dimensions_of_every_head() -> None:
+    structure, path = tiny_structure("parakeet_encoder", "low_rank"), "layers.0.self_attn"
+    # Of 24 inputs three heads keep four dimensions each: 24 x 12 = 288 numbers, and 36 a rank; 8 ranks are as many.
+    axes = {names.heads(path): (0, 1, 3), names.shared_query_key(path): (0, 1, 2, 5)}
+    for ranks, whole in ((7, False), (8, True)):
+        closed = close(structure, Selection(axes={**axes, names.ranks(f"{path}.q_proj"): tuple(range(ranks))}))
+        again = {each.module for each in dense_again(structure, closed.selection.axes)}
+        assert (f"{path}.q_proj" in again) == whole
 
 
 def test_an_encoder_gets_a_transducers_head_dense_or_cut() -> None:
