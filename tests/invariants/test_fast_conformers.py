@@ -216,9 +216,10 @@ NO_MODULES = Selection(axes={f"layers.0.{name}/block": () for name in ("conv", "
 
 
 @pytest.mark.parametrize("lookahead", [0, 1, 3])
+@pytest.mark.parametrize("size", ["base", "low_rank"])
 @pytest.mark.parametrize("selection", [None, "ragged", REMOVED, NO_MODULES], ids=["stock", "ragged", "first", "block"])
-def test_step_by_step_is_the_whole_pass(selection: Selection | str | None, lookahead: int) -> None:
-    model, structure = tiny(NEMOTRON, "base", "Model", torch.float64), tiny_structure(NEMOTRON, "base")
+def test_step_by_step_is_the_whole_pass(selection: Selection | str | None, size: str, lookahead: int) -> None:
+    model, structure = tiny(NEMOTRON, size, "Model", torch.float64), tiny_structure(NEMOTRON, size)
     if selection is not None:
         model = cut(model, realise(structure, RAGGED) if isinstance(selection, str) else selection)
     features = features_of(38_000, torch.float64, batch=2)

@@ -43,16 +43,20 @@ class Liveness:
         position = {
             axis.name: {unit: offsets[axis.name] + at for at, unit in enumerate(axis.units)} for axis in self.axes
         }
-        always, atoms, needed = len(self.axes), [], []
+        always, atoms, needed, single, common = len(self.axes), [], [], [], []
         for axis in self.axes:
-            own_needs = [self.number[name] for name in axis.needs] or [always] * axis.size
+            by_all = [self.number[name] for name in needed_by_all(structure, axis)]
+            own_needs = [self.number[name] for name in axis.needs if not by_all] or [always] * axis.size
             shared = [position[name].get(unit, nobody) for name, unit in axis.parents]
             inherited = self.implied(structure, axis)
             for at in range(axis.size):
                 atoms.append([offsets[axis.name] + at, *shared])
-                needed.append([own_needs[at], *inherited])
+                needed.append([own_needs[at], *by_all, *inherited])
+            single += own_needs
+            common.append(by_all)
         self.atoms = _pad(atoms, nobody)
         self.needed = _pad(needed, always)
+        self.single, self.common = torch.tensor(single, dtype=torch.long), _pad(common, always)
         self.of_axis = torch.repeat_interleave(torch.tensor([axis.size for axis in self.axes]))
         self.least = torch.tensor([float(axis.least > 0 and axis.size > 0) for axis in self.axes], dtype=torch.float64)
         by_size: dict[int, list[int]] = {}
@@ -99,7 +103,8 @@ class Liveness:
             (axes + 1,) with a final one, (axes,).
         """
         some = torch.cat([1.0 - self._all_closed(open_probability), open_probability.new_ones(1)])
-        return some, 1.0 - self._all_closed(open_probability * some[self.needed[:, 0]])
+        needy = 1.0 - self._all_closed(open_probability * some[self.single])
+        return some, needy * some[self.common].prod(-1)
 
     def implied(self, structure: Structure, axis: Axis) -> list[int]:
         """Numbers of the axes that units of this one need because their parents do."""
@@ -117,6 +122,15 @@ class Liveness:
         for indices, units in self.by_size:
             closed = closed.index_copy(0, indices, (1.0 - probability[units]).prod(-1))
         return closed
+
+
+def needed_by_all(structure: Structure, axis: Axis) -> list[str]:
+    """Other axes that all units of an axis need a unit of, as such or because what they need needs it, by name."""
+    found = [axis.name]
+    while len(set(axis.needs)) == 1 and axis.needs[0] not in found:
+        found.append(axis.needs[0])
+        axis = structure.axes[axis.needs[0]]
+    return found[1:]
 
 
 class Presence:

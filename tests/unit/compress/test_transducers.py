@@ -85,6 +85,26 @@ def test_a_run_leaves_a_transducer_that_writes_and_can_be_pruned_again(kind: str
     assert again["verification"]["holds"]
 
 
+@pytest.mark.parametrize("shrink", [False, True])
+def test_ranks_of_a_streaming_encoder_are_pruned_together_with_a_transducer(
+    shrink: bool, folder: Path, tmp_path: Path
+) -> None:
+    changes: dict[str, Any] = {
+        "factorise": {"linears": ["q_proj", "relative_k_proj", "o_proj", "linear1", "subsampling.linear"]},
+        "gates": {"rank": {"drop_rate": 0.5, "spread": 1.0}, "heads": {}, "vo": {}},
+        "learn": {"steps": 4, "log_every": 1}
+        | ({"freeze": {"below": 0.4, "every": 1, "shrink": True}} if shrink else {}),
+    }
+    record = prune(fields_of(folder, folder / "streaming", tmp_path / "run", **changes))
+    assert record["verification"]["holds"]
+    assert set(record["gates"]["kinds"]) == {"rank", "heads", "vo"}
+    (constraint,) = record["constraints"]
+    encoder = load_model(tmp_path / "run" / "model").get_submodule("encoder")
+    assert constraint["counted"] == sum(p.numel() for p in encoder.parameters()) <= 0.6 * constraint["dense"]
+    again = prune(fields_of(folder, tmp_path / "run" / "model", tmp_path / "again", target=0.8, gates={"rank": {}}))
+    assert again["verification"]["holds"]
+
+
 def test_predictor_and_joiner_learn_beside_the_encoder(folder: Path, tmp_path: Path) -> None:
     fields = {
         "finetune": {"steps": 1},

@@ -59,8 +59,9 @@ def test_a_factorised_map_is_counted_against_the_dense_matrix(scope: str) -> Non
 
 
 @pytest.mark.parametrize("cost", ["parameters", "macs"])
-def test_expected_cost_of_ranks_is_the_mean_over_draws_of_models_that_keep_two_matrices(cost: str) -> None:
-    structure = tiny_structure("wavlm", "low_rank")
+@pytest.mark.parametrize("family", ["wavlm", "parakeet_encoder"])
+def test_expected_cost_of_ranks_is_the_mean_over_draws_of_models_that_keep_two_matrices(family: str, cost: str) -> None:
+    structure = tiny_structure(family, "low_rank")
     generator = torch.Generator().manual_seed(1)
     probability = torch.rand(structure.size, generator=generator, dtype=torch.float64)
     for axis in structure.axes.values():
