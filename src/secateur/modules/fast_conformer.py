@@ -16,6 +16,7 @@ from torch.nn import functional as F
 from secateur.errors import SelectionError
 from secateur.modules.attention import OutputBias
 from secateur.modules.family import Family
+from secateur.modules.relative_keys import relative_keys, relative_shift
 from secateur.modules.shape import EncoderShape
 from secateur.structure import axis as names
 
@@ -149,7 +150,7 @@ class CutSharedAttention(nn.Module):
         value = self._heads(self.v_proj(hidden_states))
         if past_key_values is not None:
             key, value = past_key_values.update(key, value, self.layer_idx)
-        bias = self._position_bias(query, position_embeddings, value.shape[2])  # (B, heads, T, L)
+        bias = self._position_bias(query, position_embeddings, value.shape[2], past_key_values)  # (B, heads, T, L)
         if attention_mask is not None:
             bias = bias.masked_fill(attention_mask.logical_not(), self._closed(bias.dtype))
         context, weights = self._product(query, key, value, bias)
@@ -178,13 +179,13 @@ class CutSharedAttention(nn.Module):
             return self._heads(self.get_submodule(name)(states))
         return states.new_zeros(states.shape[0], self.shape.heads, states.shape[1], 0)
 
-    def _position_bias(self, query: Tensor, position_embeddings: Tensor | None, length: int) -> Tensor:
+    def _position_bias(self, query: Tensor, positions: Tensor | None, length: int, stream: Any) -> Tensor:
         """Logits of relative positions: queries (B, heads, T, qk) -> (B, heads, T, L)."""
         if not self.shape.query_key:
             return query.new_zeros(*query.shape[:3], length)
-        assert position_embeddings is not None
-        relative = self._heads(self.relative_k_proj(position_embeddings))
-        logits = (query + self._per_head(self.bias_v)) @ relative.transpose(2, 3)  # (B, heads, T, 2L - 1)
+        assert positions is not None
+        keys = relative_keys(self, self.relative_k_proj, positions, time=query.shape[2], stream=stream)
+        logits = (query + self._per_head(self.bias_v)) @ self._heads(keys).transpose(2, 3)  # (B, heads, T, L + T - 1)
         bias: Tensor = relative_shift(logits)[..., :length] * self.scaling
         return bias
 
@@ -204,13 +205,6 @@ class CutSharedAttention(nn.Module):
         weights = torch.softmax(logits, dim=-1, dtype=torch.float32 if eager else None).to(logits.dtype)
         weights = F.dropout(weights, p=dropout, training=self.training)
         return weights @ value, weights if eager else None
-
-
-def relative_shift(logits: Tensor) -> Tensor:
-    """Logits by distance, (B, heads, T, P), moved so that column j of every row is key j (Dai et al. 2019, B)."""
-    batch, heads, time, places = logits.shape
-    padded = F.pad(logits, (1, 0)).view(batch, heads, places + 1, time)
-    return padded[:, :, 1:].reshape(batch, heads, time, places)
 
 
 def fit(model: Any, config: Any, shape: EncoderShape) -> None:
