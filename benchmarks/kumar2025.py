@@ -64,7 +64,7 @@ KINDS: dict[str, dict[str, Any]] = {
 #: Speech that the encoder is pre-trained on beside the training strings, without what is said in it.
 UNLABELED = ("librispeech_clean", "librispeech_100", "speechocean762")
 
-LEARN, RECOVER = 500, 400
+LEARN, RECOVER = 700, 500
 #: Steps without labels of the order `first`, before as many with them as the others have.
 UNLABELED_STEPS = (300, 200)
 
