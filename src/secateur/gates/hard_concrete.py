@@ -32,8 +32,9 @@ class HardConcrete:
     spread: float = 0.01
     """standard deviation of log alpha at the start, by chance"""
     by_size: float = 0.0
-    """the same by the logarithm of the norm of each unit's weights, within its axis: large units begin more open. The
-    norm of a rank is its singular value, of which gates that all begin alike know nothing"""
+    """standard deviation of log alpha at the start within each axis, by the logarithm of the norm of each unit's
+    weights: large units begin more open. The norm of a rank is its singular value, which gates that all begin alike
+    have still to find out"""
     straight_through: bool = False
     """Wang et al. 2023 (arXiv 2306.01385), Eq. 4: the gradient passes the clamp everywhere, clipped to [-1, 1]"""
     parametrisation: Literal["standard", "wang2023"] = "standard"
