@@ -21,6 +21,8 @@ FILES = sorted(RECIPES.rglob("recipe.yaml"))
 NAMES = [path.parent.relative_to(RECIPES).as_posix() for path in FILES]
 #: Recipes of another verb than `prune`.
 PRETRAIN = ("chiu2022", "tiny_teacher")
+#: The grid of test_kumar2025.py, which begins with other encoders.
+GRID = tuple(name for name in NAMES if name.split("/")[0] == "kumar2025")
 
 
 def class_of(name: str) -> type[PruneConfig] | type[PretrainConfig]:
@@ -45,7 +47,7 @@ def speech(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_every_recipe_is_found() -> None:
-    assert sorted(NAMES) == [
+    assert sorted(set(NAMES) - set(GRID)) == [
         "chiu2022",
         "dphubert",
         "peng2023",
@@ -79,7 +81,7 @@ def depth_of(recipe: PruneConfig) -> int:
     return max(listed) if listed else 3
 
 
-@pytest.mark.parametrize("name", [name for name in NAMES if name not in PRETRAIN])
+@pytest.mark.parametrize("name", [name for name in NAMES if name not in PRETRAIN + GRID])
 def test_a_pruning_recipe_takes_two_steps_of_every_phase(name: str, speech: Path, tmp_path: Path) -> None:
     recipe: Any = configs.load(name, PruneConfig, search=RECIPES)
     family = next(family for family in ("hubert", "wav2vec2", "wavlm", "") if family in recipe.model) or "wavlm"

@@ -88,6 +88,9 @@ class Training:
 
     steps: int = 1000
     learning_rate: float = 2e-4
+    head_learning_rate: float | None = None
+    """of a task's head; null: as of the encoder. A new head that learns no faster than its encoder may spoil the
+    encoder before it has learned to listen, above all a transducer's"""
     warmup: float = 0.07
     """share of the steps in which the rate rises"""
     decay: Literal["linear", "none"] = "linear"
@@ -117,6 +120,7 @@ class Training:
             self,
             steps=">= 0",
             learning_rate=">= 0",
+            head_learning_rate=">= 0",
             warmup=">= 0 and <= 1",
             weight_decay=">= 0",
             betas=">= 0 and < 1",
@@ -369,7 +373,10 @@ class PruneConfig:
                 "finetune": self.finetune is not None,
                 "task_weight": self.task_weight != 1.0,
                 "distill.logits": self.distill is not None and self.distill.logits is not None,
-            } | {f"{name}.regularise": phase is not None and phase.regularise.any for name, phase in phases.items()}
+            }
+            for name, phase in phases.items():
+                alone[f"{name}.regularise"] = phase is not None and phase.regularise.any
+                alone[f"{name}.head_learning_rate"] = phase is not None and phase.head_learning_rate is not None
             for name, given in alone.items():
                 if given:
                     raise ConfigError(

@@ -224,6 +224,7 @@ def _ready(config: PruneConfig, teacher: PreTrainedModel, task: Task) -> PreTrai
             )
         logger.info("%s gets a new head for the task", config.model)
         teacher = with_head(teacher, task.ending, task.fields(), seed=config.seed)
+        task.begin(teacher)
     leave_padding_out(base_of(teacher))
     return teacher
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -85,15 +86,26 @@ class Imitation:
                 precision=training.precision,
                 compile=training.compile,
             )
-        weights = [parameter for parameter in self.module.parameters() if parameter.requires_grad]
         adam = torch.optim.AdamW(
-            weights,
+            self._groups(),
             lr=training.learning_rate,
             betas=training.betas,
             weight_decay=training.weight_decay,
             fused=self.device.type in ("cpu", "cuda"),  # one pass over memory: a third of the time on a CPU
         )
         return {"weights": Optimiser(optimiser=adam, schedule=self.schedule(), clip=training.clip)}
+
+    def _groups(self) -> list[dict[str, Any]]:
+        """The weights that learn; those of a task's head by themselves where they have a rate of their own."""
+        weights = [parameter for parameter in self.module.parameters() if parameter.requires_grad]
+        rate = self.training.head_learning_rate
+        if rate is None:
+            return [{"params": weights}]
+        inside = {id(parameter) for parameter in base_of(self.module.student).parameters()}
+        head = [parameter for parameter in self.module.student.parameters() if id(parameter) not in inside]
+        own = {id(parameter) for parameter in head}
+        others = [parameter for parameter in weights if id(parameter) not in own]
+        return [{"params": others}, {"params": [each for each in head if each.requires_grad], "lr": rate}]
 
     def schedule(self) -> Schedule:
         """The factor on the learning rate."""

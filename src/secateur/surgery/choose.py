@@ -323,7 +323,8 @@ def best_share(
         order = torch.argsort(scores[start : start + axis.size], descending=True, stable=True)
         ranks[start + order] = torch.arange(axis.size) / axis.size
     ordered = torch.where(ranks >= 0, -ranks, float("inf"))
-    choice = choose(structure, ordered, torch.ones(structure.size), limits, round_to=round_to, slack=SLACK / 10)
+    slack = SLACK / 10 if any(limit.share < 1 for limit in limits) else 0.0  # nothing is asked to go
+    choice = choose(structure, ordered, torch.ones(structure.size), limits, round_to=round_to, slack=slack)
     again = {each.axis: structure.axes[each.axis].units for each in dense_again(structure, choice.selection.axes)}
     # A map that goes back to one matrix costs the same with all its ranks.
     return replace(choice, selection=replace(choice.selection, axes={**choice.selection.axes, **again}))

@@ -166,6 +166,7 @@ def test_a_phase_is_random_only_as_its_training_says_and_the_model_is_as_before(
         ({"finetune": Training()}, "finetune: allowed with a task alone"),
         ({"task_weight": 0.5}, "task_weight: allowed with a task alone"),
         ({"learn": {"regularise": {"dropout": 0.1}}}, "learn.regularise: allowed with a task alone"),
+        ({"recover": {"head_learning_rate": 1e-3}}, "recover.head_learning_rate: allowed with a task alone"),
         ({"distill": {"logits": {}}}, "distill.logits: allowed with a task alone"),
         ({"task": {"kind": "ctc"}, "distill": None, "task_weight": 0}, "nothing would be learned"),
         ({"task": {"kind": "ctc"}, "distill": {"weight": 0}, "task_weight": 0}, "nothing would be learned"),

@@ -123,6 +123,17 @@ def test_predictor_and_joiner_learn_beside_the_encoder(folder: Path, tmp_path: P
         assert max(moved) > 1e-5, part
 
 
+def test_a_head_learns_at_a_rate_of_its_own(folder: Path, tmp_path: Path) -> None:
+    fields = {"choose": {"kind": "score", "kinds": ["units"]}, "target": 1.0, "recover": {"steps": 0}}
+    dense = prune(fields_of(folder, folder / "offline", tmp_path / "dense", **fields))
+    assert dense["stages"][-1]["parameters"] == dense["stages"][0]["parameters"]  # nothing was asked to go
+    still = {"steps": 1, "learning_rate": 0.0, "head_learning_rate": 1e-3}
+    prune(fields_of(folder, folder / "offline", tmp_path / "still", **fields | {"recover": still}))
+    before, after = (load_model(tmp_path / name / "model").state_dict() for name in ("dense", "still"))
+    moved = {name.partition(".")[0] for name in before if not torch.equal(before[name], after[name])}
+    assert moved == {"encoder_projector", "decoder", "joint"}
+
+
 def test_a_streaming_transducer_is_scored_chunk_by_chunk(folder: Path, tmp_path: Path) -> None:
     prune(fields_of(folder, folder / "streaming", tmp_path / "run"))
     model = tmp_path / "run" / "model"

@@ -55,6 +55,9 @@ class ClassificationTask:
             "num_labels": len(self.labels),
         }
 
+    def begin(self, model: Any) -> None:
+        """A new head knows nothing."""
+
     def usable(self, corpus: Corpus, frames: Callable[[int], int]) -> Usable:
         """Utterances of a known class whose audio gives at least one frame.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +23,8 @@ from secateur.objective.transducer import fused_losses
 
 # Numbers of a layer of the joiner that exist at once: 16 MB on a CPU; more where small pieces take long to launch.
 _ON_CPU, _ELSEWHERE = 1 << 22, 1 << 26
+
+_BLANKS = 0.9  # share of them that a new joiner expects
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,6 +100,16 @@ class RnntTask(TranscriptTask):
             "pad_token_id": self.vocabulary.tokenizer.pad_token_id,
             "decoder_start_token_id": blank,
         }
+
+    @torch.no_grad()
+    def begin(self, model: Any) -> None:
+        """A new joiner expects a blank nine times of ten.
+
+        If it held all tokens for equally likely, the loss of an utterance would begin with the logarithm of their
+        number for every frame, and what brings that down fastest is an encoder whose frames are all alike.
+        """
+        model.joint.head.bias.zero_()
+        model.joint.head.bias[self.vocabulary.blank] = math.log(_BLANKS / (1.0 - _BLANKS) * max(1, self.outputs - 1))
 
     def misfit(self, tokens: Sequence[int], frames: int) -> str | None:
         """The loss aligns any script to any audio but none; decoding writes only so many tokens in a frame."""

@@ -60,6 +60,9 @@ class Task(Protocol):
     def fields(self) -> dict[str, Any]:
         """Fields of the model's config that its head needs."""
 
+    def begin(self, model: Any) -> None:
+        """Set what a new head knows before it learns; the model is changed in place."""
+
     def usable(self, corpus: Corpus, frames: Callable[[int], int]) -> Usable:
         """The utterances that can be learned from; the others are counted and told.
 

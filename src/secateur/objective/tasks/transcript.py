@@ -78,6 +78,9 @@ class TranscriptTask(ABC):
     def misfit(self, tokens: Sequence[int], frames: int) -> str | None:
         """Why so many frames cannot carry a script; None where they can."""
 
+    def begin(self, model: Any) -> None:  # noqa: B027 - most heads have nothing to be told
+        """A new head knows nothing."""
+
     def script(self, utterance: Utterance) -> Script:
         """What the head is to write for an utterance."""
         return self._remembered(*self.told(utterance))

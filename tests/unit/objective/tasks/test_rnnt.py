@@ -157,3 +157,12 @@ def test_what_a_model_brings_along_has_to_fit(tmp_path: Path) -> None:
         task_of(transducer(blank_token_id=3, vocab_size=11), tmp_path / "own")
     with pytest.raises(ConfigError, match="width: got 0, allowed is 1 or more"):
         Rnnt(width=0)
+
+
+def test_a_new_joiner_expects_a_blank_nine_times_of_ten(tmp_path: Path) -> None:
+    model = transducer()
+    task = task_of(model, tmp_path)
+    task.begin(model)
+    share = model.joint.head.bias.detach().softmax(-1)
+    assert float(share[11]) == pytest.approx(0.9)
+    assert float(share[:11].std()) == 0.0

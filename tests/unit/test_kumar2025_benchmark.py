@@ -1,0 +1,48 @@
+"""The grid of Kumar et al. 2025 as its benchmark runs it: cells, scale, and the table of what was measured."""
+
+from argparse import Namespace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from kumar2025 import CELLS, NAMED, TASK, WITHOUT, main, scale, table
+from secateur import config
+from secateur.compress.config import PruneConfig
+from secateur.pipeline import RECIPES
+
+
+@pytest.mark.parametrize("cell", CELLS)
+def test_a_cell_is_a_recipe_that_takes_the_scale_or_is_refused_in_a_sentence(
+    cell: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    there = (RECIPES / "kumar2025" / cell / "recipe.yaml").is_file()
+    assert there == (cell not in WITHOUT)
+    if there:
+        fields = scale(cell, Namespace(manifest=tmp_path / "manifest.jsonl"))
+        fields |= {} if "first/" in cell else TASK
+        recipe: Any = config.load(f"kumar2025/{cell}", PruneConfig, fields, search=RECIPES)
+        assert (recipe.recover.head_learning_rate is None) == (recipe.task is None)
+        return
+    monkeypatch.setattr("sys.argv", ["kumar2025.py", "run", "--cells", cell, "--out", str(tmp_path / "out.jsonl")])
+    with pytest.raises(SystemExit):
+        main()
+    assert f"{cell}_kd; name that." in capsys.readouterr().err
+
+
+def test_the_cells_to_be_measured_are_of_the_grid_and_have_recipes() -> None:
+    assert set(NAMED) <= set(CELLS) - set(WITHOUT)
+
+
+def test_errors_are_counted_against_the_dense_model_of_the_same_kind_and_seeds() -> None:
+    def row(cell: str, seed: int, wer: float) -> dict[str, Any]:
+        figures = {"parameters": 0.35, "macs": 0.5, "times_as_fast": 2.0, "seconds": 10.0}
+        return {"cell": cell, "seed": seed, "scores": {"wer": wer}} | figures
+
+    rows = [row("dense", 0, 0.10), row("dense", 1, 0.30), row("streaming/dense", 0, 0.5)]
+    rows += [row("joint/l0", 1, 0.33), row("streaming/joint/l0", 0, 0.4), row("joint/kd", 2, 0.4)]
+    found = {line.split(" | ")[0].strip("| "): line.split(" | ")[1:4] for line in table(rows).splitlines()[2:]}
+    assert found["dense"] == ["20.00 % ± 14.14", "10.00 30.00", ""]
+    assert found["joint/l0"] == ["33.00 %", "33.00", "+10.0%"]
+    assert found["streaming/joint/l0"] == ["40.00 %", "40.00", "-20.0%"]
+    assert found["joint/kd"] == ["40.00 %", "40.00", ""]
