@@ -232,7 +232,7 @@ def main() -> None:
     parser.add_argument("verb", choices=("prepare", "run", "table"))
     parser.add_argument("--speech", type=Path, help="manifest of single words and of other speech, for `prepare`")
     parser.add_argument("--streaming", action="store_true", help="pre-train the streaming encoder too")
-    parser.add_argument("--steps", type=int, default=600, help="of pre-training")
+    parser.add_argument("--steps", type=int, default=450, help="of pre-training")
     parser.add_argument("--manifest", type=Path, default=WORK / "words" / "manifest.jsonl")
     parser.add_argument("--cells", nargs="+", choices=CELLS, default=NAMED, metavar="CELL", help=", ".join(CELLS))
     parser.add_argument("--seeds", type=int, default=3)
