@@ -26,7 +26,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from secateur.compress.batches import Feed
-from secateur.compress.config import FromFile, FromGates, FromScore, PruneConfig, Training
+from secateur.compress.config import FromFile, FromGates, FromScore, Training
 from secateur.compress.fidelity import fidelity, score, speed
 from secateur.compress.imitate import Imitator
 from secateur.compress.progressive import Progressive
@@ -84,8 +84,7 @@ def learn(setting: Setting, folder: Path, *, resume: bool, on_progress: OnProgre
         return
     config = setting.config
     dense = setting.student()
-    sizes = magnitude(base_of(dense), setting.structure) if _asks_for_sizes(config) else None
-    gates = GateSet(setting.structure, config.gated, seed=config.seed, sizes=sizes)
+    gates = GateSet(setting.structure, config.gated, seed=config.seed)
     student = Student(dense, setting.structure, static=config.learn.compile)
     imitator = _imitator(setting, dense, config.learn)
     progressive = None
@@ -116,11 +115,6 @@ def learn(setting: Setting, folder: Path, *, resume: bool, on_progress: OnProgre
             save_file(dict(imitator.maps.cpu().state_dict()), partial / "maps.safetensors")
             write_json(partial / "learned.json", {"expected": expected, **freezing, **_timed(result)})
     process().wait_for_everyone()
-
-
-def _asks_for_sizes(config: PruneConfig) -> bool:
-    """Whether a gate's start goes by the size of its unit, which takes a while to measure."""
-    return any(gate.by_size for gate in config.gated.values())
 
 
 def select(setting: Setting, folder: Path, learned: Path) -> None:

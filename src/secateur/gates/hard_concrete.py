@@ -30,11 +30,7 @@ class HardConcrete:
     drop_rate: float = 0.01
     """delta: log alpha starts at log((1 - delta) / delta)"""
     spread: float = 0.01
-    """standard deviation of log alpha at the start, by chance"""
-    by_size: float = 0.0
-    """standard deviation of log alpha at the start within each axis, by the logarithm of the norm of each unit's
-    weights: large units begin more open. The norm of a rank is its singular value, which gates that all begin alike
-    have still to find out"""
+    """standard deviation of log alpha at the start"""
     straight_through: bool = False
     """Wang et al. 2023 (arXiv 2306.01385), Eq. 4: the gradient passes the clamp everywhere, clipped to [-1, 1]"""
     parametrisation: Literal["standard", "wang2023"] = "standard"
@@ -51,8 +47,6 @@ class HardConcrete:
             raise ConfigError(f"drop_rate: got {self.drop_rate}, allowed is between 0 and 1, such as 0.01.")
         if not 0 <= self.spread < math.inf:
             raise ConfigError(f"spread: got {self.spread}, allowed is 0 or more, such as 0.01.")
-        if not 0 <= self.by_size < math.inf:
-            raise ConfigError(f"by_size: got {self.by_size}, allowed is 0 or more, such as 1.")
 
     @property
     def start(self) -> float:

@@ -32,15 +32,12 @@ class GateSet(nn.Module):
     A gate that is `frozen` is closed for good: its mask and its open probability are zero, and nothing moves them.
     """
 
-    def __init__(
-        self, structure: Structure, kinds: Mapping[str, HardConcrete], *, seed: int, sizes: Tensor | None = None
-    ) -> None:
+    def __init__(self, structure: Structure, kinds: Mapping[str, HardConcrete], *, seed: int) -> None:
         """
         Args:
             structure: The model's structure.
             kinds: Settings by kind of axis; kinds that are absent are not gated.
             seed: Of the draws and of the starting values.
-            sizes: Norm of each unit's weights, (units,); asked for by gates that start by size alone.
 
         Raises:
             ConfigError: An unknown kind, one that cannot be gated, or nothing to gate.
@@ -60,10 +57,6 @@ class GateSet(nn.Module):
             positions += range(structure.offsets[axis.name], structure.offsets[axis.name] + axis.size)
             keys.append(_mix(np.array(axis.units, dtype=np.uint64) + _key(axis.name)))
             starts.append(np.full(axis.size, gate.start) + gate.spread * _normal(keys[-1], seed))
-            if gate.by_size:
-                assert sizes is not None
-                mine = slice(structure.offsets[axis.name], structure.offsets[axis.name] + axis.size)
-                starts[-1] += gate.by_size * _standing(sizes[mine].double().numpy())
         self.positions = torch.tensor(positions)
         self.keys = np.concatenate(keys)
         self.log_alpha = nn.Parameter(torch.tensor(np.concatenate(starts), dtype=torch.float32))
@@ -175,13 +168,6 @@ def _uniform(keys: NDArray[np.uint64], seed: int, step: int) -> NDArray[np.float
     """Uniform numbers in [0, 1), a function of each key, the seed and the step: (gates,)."""
     step_key = _mix(np.array([step], dtype=np.uint64) ^ _mix(np.array([seed], dtype=np.uint64)))
     return (_mix(keys ^ step_key) >> np.uint64(11)).astype(np.float64) * 2.0**-53
-
-
-def _standing(sizes: NDArray[np.float64]) -> NDArray[np.float64]:
-    """How many standard deviations the logarithm of each size is from their mean: (units,); zero where all are one."""
-    logs = np.log(np.maximum(sizes, np.finfo(np.float32).tiny))
-    spread = logs.std()
-    return np.zeros_like(logs) if spread < 1e-9 else (logs - logs.mean()) / spread
 
 
 def _normal(keys: NDArray[np.uint64], seed: int) -> NDArray[np.float64]:

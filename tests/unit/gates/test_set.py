@@ -16,8 +16,6 @@ from secateur.errors import ConfigError
 from secateur.gates import GateSet, HardConcrete
 from secateur.structure import Structure
 from secateur.surgery import cut
-from secateur.surgery.factorise import factorise
-from secateur.surgery.scores import magnitude
 
 KINDS = {
     kind: HardConcrete(drop_rate=0.5, spread=1.0)
@@ -178,22 +176,3 @@ def test_layers_are_not_gated(structure: Structure) -> None:
 def test_nothing_to_gate_is_told(structure: Structure) -> None:
     with pytest.raises(ConfigError, match=r"No axis of this model is of the gated kinds \(none\)"):
         GateSet(structure, {}, seed=0)
-
-
-def test_a_rank_begins_as_open_as_its_singular_value_stands_among_those_of_its_map() -> None:
-    dense = tiny("hubert", "base")
-    path = "encoder.layers.0.attention.q_proj"
-    model = factorise(dense, {path: 24})
-    structure = declare(model.config)
-    gate = HardConcrete(drop_rate=0.1, spread=0.0, by_size=1.5)
-    gates = GateSet(structure, {"rank": gate}, seed=0, sizes=magnitude(model, structure))
-    logs = np.log(np.linalg.svd(dense.get_submodule(path).weight.detach().double().numpy(), compute_uv=False))
-    expected = math.log(9.0) + 1.5 * stats.zscore(logs)
-    np.testing.assert_allclose(gates.log_alpha.detach().numpy(), expected, atol=1e-3)
-
-
-def test_units_of_one_size_begin_alike() -> None:
-    structure = tiny_structure("wavlm", "base")
-    gate = HardConcrete(drop_rate=0.1, spread=0.0, by_size=1.5)
-    gates = GateSet(structure, {"heads": gate, "block": gate}, seed=0, sizes=torch.full((structure.size,), 3.0))
-    assert gates.log_alpha.detach().tolist() == pytest.approx([math.log(9.0)] * len(gates.log_alpha))
