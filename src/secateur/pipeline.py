@@ -383,7 +383,7 @@ def pretrain(recipe: str | Path, *, overrides: Mapping[str, Any] | None = None, 
     from secateur.compress import pretrain as pretraining
 
     config = configs.load(recipe, pretraining.PretrainConfig, overrides, search=RECIPES)
-    return pretraining.pretrain(config, resume=resume)
+    return pretraining.pretrain(config, resume=resume) | {"folder": config.out}
 
 
 def _source(model: str | Path) -> str | Path:

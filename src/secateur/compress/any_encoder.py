@@ -13,6 +13,7 @@ from typing import Any, Literal
 import numpy as np
 import torch
 import transformers
+from huggingface_hub.errors import StrictDataclassError
 from torch import Tensor, nn
 from transformers import AutoConfig, PreTrainedConfig
 
@@ -70,7 +71,10 @@ class FromConfig:
                 f"fields.{unknown[0]}: a {config.model_type} config has no such field.{nearest(unknown[0], known)}"
             )
         given = {name: value for name, value in config.to_diff_dict().items() if name in known}
-        return type(config)(**(given | fields))  # type: ignore[no-any-return]
+        try:
+            return type(config)(**(given | fields))  # type: ignore[no-any-return]
+        except (StrictDataclassError, TypeError, ValueError) as error:
+            raise ConfigError(f"fields: no {config.model_type} config: {' '.join(str(error).split())}.") from None
 
 
 class AnyEncoder(nn.Module):

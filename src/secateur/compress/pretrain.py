@@ -323,8 +323,10 @@ def pretrain(
     `out/model` is a plain HF folder: the encoder in float32, and a feature extractor.
     """
     folder = Path(config.out)
-    folder.mkdir(parents=True, exist_ok=True)
+    if folder.exists() and not folder.is_dir():
+        raise ConfigError(f"out: {config.out!r} is a file, allowed is a folder.")
     trainee = BestRqTrainee(config)
+    folder.mkdir(parents=True, exist_ok=True)
     result = run(trainee, config.loop, phase="pretrain", folder=folder, resume=resume, on_progress=on_progress)
     record = {
         "format": 1,

@@ -20,6 +20,7 @@ def dense_again(structure: Structure, kept: Mapping[str, Sequence[int]]) -> tupl
 def _is_no_cheaper(linear: Factorised, kept: Mapping[str, Sequence[int]]) -> bool:
     sizes = list(linear.dense.shape)
     for bind in linear.dense.binds:
-        sizes[bind.dim] = bind.width * sum(len(kept[name]) for name in bind.axes)
+        across = len(kept[bind.across]) if bind.across else 1
+        sizes[bind.dim] = bind.width * across * sum(len(kept[name]) for name in bind.axes)
     outputs, inputs = sizes
     return len(kept[linear.axis]) * (inputs + outputs) >= inputs * outputs

@@ -155,3 +155,22 @@ def test_what_an_encoder_of_a_config_cannot_do_is_said(speech: Path, tmp_path: P
         ConfigError, match=r"hidden_sizes: a parakeet_encoder config has no such field. Did you mean .hidden_size.?"
     ):
         FromConfig(fields={"model_type": "parakeet_encoder", "hidden_sizes": 8}).build()
+    with pytest.raises(ConfigError, match="fields: no parakeet_encoder config: .*'hidden_size' expected int, got str"):
+        FromConfig(fields={"model_type": "parakeet_encoder", "hidden_size": "wide"}).build()
+    with pytest.raises(ConfigError, match="out: .* is a file, allowed is a folder"):
+        pretrain(recipe(speech, speech / "manifest.jsonl", "parakeet_encoder"))
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("fields", "sentence"),
+    [
+        ({"entries": 0}, "entries: got 0, allowed is 2 or more"),
+        ({"mask_share": 2.0}, "mask_share: got 2.0, allowed is above 0 and below 1"),
+        ({"mask_span": 0}, "mask_span: got 0, allowed is 1 or more"),
+        (dict.fromkeys(("frame_codebooks", "plain_codebooks", "crop_codebooks"), 0), "there are no labels"),
+    ],
+)
+def test_a_task_without_labels_or_masks_is_refused(fields: dict[str, Any], sentence: str) -> None:
+    with pytest.raises(ConfigError, match=sentence):
+        BestRqTask(**fields)

@@ -157,3 +157,16 @@ def test_what_a_model_brings_along_has_to_fit(tmp_path: Path) -> None:
         task_of(transducer(blank_token_id=3, vocab_size=11), tmp_path / "own")
     with pytest.raises(ConfigError, match="width: got 0, allowed is 1 or more"):
         Rnnt(width=0)
+
+
+def test_a_transducer_without_a_tokenizer_is_not_read_by_a_new_one(tmp_path: Path) -> None:
+    model = transducer()
+    model.config.architectures = [type(model).__name__]
+    for tokenizer in ("auto", "characters"):
+        with pytest.raises(ConfigError, match="has a transducer but no tokenizer that says what it writes"):
+            build_task(Rnnt(tokenizer=tokenizer), source=tmp_path, model_config=model.config, corpus=CORPUS)
+
+
+def test_a_shape_that_a_model_does_not_take_is_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    assert task_of(transducer(), tmp_path, width=640, layers=1).width == 20
+    assert caplog.messages == ["task.width: 640 is of new heads; this model's own has 20"]
