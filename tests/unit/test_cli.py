@@ -323,7 +323,7 @@ MISTAKES: list[tuple[list[str], str]] = [
     (["verify", "@/teacher"], "is not a run folder: give one, or add --against"),
     (["verify", "@/run/model", "--against", "@/hubert"], "made for a 'wavlm' model"),
     (["report", "nowhere"], "nowhere/record.json: there is no such file"),
-    (["profile", "@/run"], "give a model folder, a config or a hub id. The model of this run is '@/run/model'."),
+    (["profile", "@/run"], "give a model folder, a config or a hub id. The model of this run is …"),
     (["prune", "@/recipe.yaml", "--out", "out", "--task", "{kind: rnnt}"], "There is no ForRNNT of wavlm models"),
     (
         ["prune", "@/recipe.yaml", "--out", "out", "--validation.data", "{kind: folder, path: x}"],

@@ -96,6 +96,13 @@ class AnyEncoder(nn.Module):
             self.extractor = getattr(transformers, features.extractor).from_dict(dict(features.settings))
         elif self.structure.lengths(16_000)[-1] != best_rq.frame_count(16_000):
             raise ConfigError("conv_stride: BEST-RQ takes front ends with 320 samples from frame to frame only.")
+        try:  # some shapes are built and fail when they are used
+            with torch.no_grad():
+                self.encoder(torch.zeros(self.structure.input_shape(1, 16_000)))
+        except (RuntimeError, ValueError, IndexError) as error:
+            raise ConfigError(
+                f"encoder: the config describes no {config.model_type} model that can hear: {error}."
+            ) from None
         first = 0 if features is None else features.stages
         self.step = prod(stage.stride for stage in self.structure.stages[first:])
 
