@@ -193,7 +193,7 @@ def _pretrain(options: argparse.Namespace, fields: dict[str, Any]) -> int:
     from secateur import pipeline
 
     record = pipeline.pretrain(options.recipe, overrides=fields, resume=options.resume)
-    return _print(options, record, lambda record: print(f"The encoder lies in {record['config']['out']}/model."))
+    return _print(options, record, lambda record: print(f"The encoder lies in {record['folder']}/model."))
 
 
 def _evaluate(options: argparse.Namespace, fields: dict[str, Any]) -> int:
@@ -292,12 +292,13 @@ def _print(options: argparse.Namespace, record: Any, show: Callable[[Any], objec
 def _table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     from rich.console import Console
     from rich.table import Table
+    from rich.text import Text
 
-    table = Table(title=title, title_justify="left")
+    table = Table(title=Text(title), title_justify="left")  # names may hold brackets, which a str would be styled by
     for index, column in enumerate(columns):
-        table.add_column(column, justify="left" if index == 0 else "right")
+        table.add_column(Text(column), justify="left" if index == 0 else "right")
     for row in rows:
-        table.add_row(*row)
+        table.add_row(*map(Text, row))
     Console().print(table)
 
 

@@ -32,6 +32,9 @@ RECIPES = Path(__file__).parent / "recipes"
 #: The table of latencies that a run goes by, in its folder.
 LATENCIES = "latency.json"
 
+#: The resolved recipe in a run folder, of pruning and of pre-training: only the former can be verified and reported on.
+RECIPE, PRETRAINING = "recipe.yaml", "pretrain.yaml"
+
 
 def prune(
     recipe: str | Path | Mapping[str, Any] | PruneConfig = "quickstart",
@@ -179,7 +182,7 @@ def choose(
     if not (folder / "learned").is_dir():
         raise SecateurError(f"{str(folder)!r} has no learned/ folder: give the folder of a run that learned gates.")
     wanted = configs.load(dict(constraint), Constraint)
-    recipe = configs.load(folder / "recipe.yaml", PruneConfig)
+    recipe = configs.load(folder / RECIPE, PruneConfig)
     how = configs.load(plain(recipe.choose) | dict(choosing or {}), FromGates)
     recipe = replace(recipe, target=None, constraints=(wanted,), choose=how)
     target = Path(out) if out else folder / f"choose-{wanted.name}-{wanted.asked}"
@@ -383,7 +386,12 @@ def pretrain(recipe: str | Path, *, overrides: Mapping[str, Any] | None = None, 
     from secateur.compress import pretrain as pretraining
 
     config = configs.load(recipe, pretraining.PretrainConfig, overrides, search=RECIPES)
-    return pretraining.pretrain(config, resume=resume)
+    folder, resolved = Path(config.out), configs.dump(config)
+    _check_run(folder, resolved, resume=resume, name=PRETRAINING)
+    record = pretraining.pretrain(
+        config, resume=resume, on_start=lambda: _open_run(folder, resolved, None, name=PRETRAINING)
+    )
+    return record | {"folder": str(folder)}
 
 
 def _source(model: str | Path) -> str | Path:
@@ -394,7 +402,7 @@ def _source(model: str | Path) -> str | Path:
 
 def _is_run(folder: Path) -> bool:
     """Whether this is the folder of a run."""
-    return (folder / "recipe.yaml").is_file()
+    return (folder / RECIPE).is_file()
 
 
 def _models_of(run: Path) -> tuple[str | Path, Path]:
@@ -409,7 +417,7 @@ def _recipe_of(run: Path) -> PruneConfig:
     """The recipe of a run."""
     from secateur.compress.config import PruneConfig
 
-    return configs.load(run / "recipe.yaml", PruneConfig)
+    return configs.load(run / RECIPE, PruneConfig)
 
 
 def _head_shapes(model: Any) -> dict[str, tuple[int, ...]]:
@@ -420,9 +428,9 @@ def _head_shapes(model: Any) -> dict[str, tuple[int, ...]]:
     return {name: tuple(value.shape) for name, value in model.state_dict().items() if not name.startswith(inside)}
 
 
-def _check_run(folder: Path, recipe: str, *, resume: bool) -> None:
+def _check_run(folder: Path, recipe: str, *, resume: bool, name: str = RECIPE) -> None:
     """Raise a ConfigError when the run folder is not ours to write to."""
-    written = folder / "recipe.yaml"
+    written = folder / name
     if written.is_file():
         if not resume:
             raise ConfigError(
@@ -432,7 +440,7 @@ def _check_run(folder: Path, recipe: str, *, resume: bool) -> None:
         if others:
             more = f" and {len(others) - 3} more" if len(others) > 3 else ""
             raise ConfigError(
-                f"The run in {str(folder)!r} was started with another recipe (see its recipe.yaml; other now: "
+                f"The run in {str(folder)!r} was started with another recipe (see its {name}; other now: "
                 f"{', '.join(others[:3])}{more}): resume with that one, or give another --out."
             )
     elif folder.exists() and (not folder.is_dir() or any(entry.suffix != ".partial" for entry in folder.iterdir())):
@@ -470,14 +478,14 @@ def _latencies(
     return lambda model: made_once(lambda: find(model))
 
 
-def _open_run(folder: Path, recipe: str, table: Table | None) -> None:
+def _open_run(folder: Path, recipe: str, table: Table | None, *, name: str = RECIPE) -> None:
     """Make the run folder, or clear an existing one of what an interruption left half-written."""
     folder.mkdir(parents=True, exist_ok=True)
     for leftover in folder.glob(".*.partial*"):
         shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
-    written = folder / "recipe.yaml"
+    written = folder / name
     if not written.is_file():
-        temporary = folder / ".recipe.yaml.partial"
+        temporary = folder / f".{name}.partial"
         temporary.write_text(recipe, encoding="utf-8")
         temporary.rename(written)
     if table is not None and not (folder / LATENCIES).is_file():

@@ -15,7 +15,7 @@ from prune_job import recipe
 from pruning_toy import write_teacher, write_wavs
 from safetensors.torch import load_file, save_file
 
-from secateur.cli import BAD_INPUT, BROKEN, command, main
+from secateur.cli import BAD_INPUT, BROKEN, _table, command, main
 from secateur.engine import checkpoint
 from secateur.evaluate import settings
 
@@ -193,6 +193,22 @@ def test_verify_of_a_run_proves_the_cut_and_the_contract(run: Any) -> None:
     assert "holds  cut model equals masked model" in out
 
 
+def test_a_pretrained_encoder_is_told_and_lies_there(root: Path, run: Any) -> None:
+    shape = {"model_type": "parakeet_encoder", "hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2}
+    shape |= {"intermediate_size": 8, "subsampling_conv_channels": 4, "num_mel_bins": 8}
+    words = ["chiu2022", "--data", "{kind: folder, path: @/speech}", "--encoder.fields", json.dumps(shape)]
+    words += ["--loop.steps", "2", "--loop.precision", "fp32", "--seconds", "1", "--crop", "0.4", "--task.entries", "8"]
+    code, out, _ = run("pretrain", *words, "--out", "encoder")
+    assert (code, out) == (0, "The encoder lies in encoder/model.\n")
+    assert (Path("encoder") / "model" / "config.json").is_file()
+
+
+def test_names_with_brackets_are_printed_as_they_are(capsys: pytest.CaptureFixture[str]) -> None:
+    _table("of [bold]this[/bold]", ("[red]",), [["[/]"], ["[0.5]"]])
+    out = capsys.readouterr().out
+    assert all(word in out for word in ("of [bold]this[/bold]", "[red]", "[/]", "[0.5]"))
+
+
 def test_report_is_written_again(run: Any) -> None:
     code, out, _ = run("report", "@/run", "--out", "page.html", "--json")
     assert code == 0
@@ -307,6 +323,12 @@ MISTAKES: list[tuple[list[str], str]] = [
     (["verify", "@/teacher"], "is not a run folder: give one, or add --against"),
     (["verify", "@/run/model", "--against", "@/hubert"], "made for a 'wavlm' model"),
     (["report", "nowhere"], "nowhere/record.json: there is no such file"),
+    (["profile", "@/run"], "give a model folder, a config or a hub id. The model of this run is …"),
+    (["prune", "@/recipe.yaml", "--out", "out", "--task", "{kind: rnnt}"], "There is no ForRNNT of wavlm models"),
+    (
+        ["prune", "@/recipe.yaml", "--out", "out", "--validation.data", "{kind: folder, path: x}"],
+        "validation.data: Folder x is not there.",
+    ),
     (["pretrain", "tiny_teacher", "--loop.stepz", "3"], "loop.stepz: unknown key. Did you mean 'steps'?"),
 ]
 

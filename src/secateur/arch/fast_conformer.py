@@ -6,6 +6,7 @@ from dataclasses import replace
 
 from secateur.arch.blocks import CONVENTION, Table, block, feed_forward, frames, layer, scale_block
 from secateur.arch.conformer import convolution
+from secateur.errors import ModelError
 from secateur.modules.fast_conformer import subsampling_stages
 from secateur.structure import Axis, Features, Rate, Stage
 from secateur.structure import axis as names
@@ -74,6 +75,12 @@ def subsampling(table: Table) -> None:
             table.use(f"subsampling.{depthwise}", rate)
         before = own
     linear = "subsampling.linear"
+    taken = table.modules[linear].in_features
+    if not places or taken != places * table.axes[before].size:
+        raise ModelError(
+            f"num_mel_bins: got {table.config.num_mel_bins}, of which the subsampling leaves {places} in each of "
+            f"{table.axes[before].size} channels, but the linear map behind it takes {taken} in all."
+        )
     table.bind(f"{linear}.weight", 1, before, width=places)
     table.tap(f"{linear}.weight", 1, before, repeats=(places,) * table.axes[before].size)
     table.use(linear, frames(table))

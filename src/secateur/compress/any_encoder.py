@@ -13,6 +13,7 @@ from typing import Any, Literal
 import numpy as np
 import torch
 import transformers
+from huggingface_hub.errors import StrictDataclassError
 from torch import Tensor, nn
 from transformers import AutoConfig, PreTrainedConfig
 
@@ -70,7 +71,10 @@ class FromConfig:
                 f"fields.{unknown[0]}: a {config.model_type} config has no such field.{nearest(unknown[0], known)}"
             )
         given = {name: value for name, value in config.to_diff_dict().items() if name in known}
-        return type(config)(**(given | fields))  # type: ignore[no-any-return]
+        try:
+            return type(config)(**(given | fields))  # type: ignore[no-any-return]
+        except (StrictDataclassError, TypeError, ValueError) as error:
+            raise ConfigError(f"fields: no {config.model_type} config: {' '.join(str(error).split())}.") from None
 
 
 class AnyEncoder(nn.Module):
@@ -92,6 +96,13 @@ class AnyEncoder(nn.Module):
             self.extractor = getattr(transformers, features.extractor).from_dict(dict(features.settings))
         elif self.structure.lengths(16_000)[-1] != best_rq.frame_count(16_000):
             raise ConfigError("conv_stride: BEST-RQ takes front ends with 320 samples from frame to frame only.")
+        try:  # some shapes are built and fail when they are used
+            with torch.no_grad():
+                self.encoder(torch.zeros(self.structure.input_shape(1, 16_000)))
+        except (RuntimeError, ValueError, IndexError) as error:
+            raise ConfigError(
+                f"encoder: the config describes no {config.model_type} model that can hear: {error}."
+            ) from None
         first = 0 if features is None else features.stages
         self.step = prod(stage.stride for stage in self.structure.stages[first:])
 

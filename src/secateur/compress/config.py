@@ -349,7 +349,9 @@ class PruneConfig:
         if without and self.target is None:
             raise ConfigError(f"{NEEDED}, or the recipe a 'target'; got none for {without[0].name}.")
         if self.target is not None and self.constraints and not without:
-            raise ConfigError("Every constraint has a target of its own: leave out 'target', which none would take.")
+            raise ConfigError(
+                "Every constraint has a target of its own, so that none would take 'target': set it to null."
+            )
         names = [constraint.name for constraint in self.limits]
         twice = sorted({name for name in names if names.count(name) > 1})
         if twice:

@@ -93,8 +93,8 @@ def _set_streaming(task: Task, model: PreTrainedModel, config: EvaluateConfig, *
     assert isinstance(task, RnntTask)
     if config.lookahead is not None and config.lookahead not in allowed:
         raise ConfigError(
-            f"lookahead: got {config.lookahead}, which {config.model!r} was not built for; allowed are "
-            f"{', '.join(map(str, allowed))}."
+            f"lookahead: got {config.lookahead}, which {config.model!r} was not built for; allowed "
+            f"{'are' if len(allowed) > 1 else 'is'} {', '.join(map(str, allowed))}."
         )
     task.decode = partial(decoding.stream if config.streaming else decoding.greedy, lookahead=config.lookahead)
 

@@ -316,15 +316,28 @@ def _schedules(config: PretrainConfig) -> dict[str, Schedule]:
 
 
 def pretrain(
-    config: PretrainConfig, *, resume: bool = False, on_progress: Callable[[Progress], None] | None = None
+    config: PretrainConfig,
+    *,
+    resume: bool = False,
+    on_start: Callable[[], None] = lambda: None,
+    on_progress: Callable[[Progress], None] | None = None,
 ) -> dict[str, Any]:
     """Trains an encoder from nothing; returns the record that is also left in `out`.
 
     `out/model` is a plain HF folder: the encoder in float32, and a feature extractor.
+
+    Args:
+        config: The run.
+        resume: Go on from the last checkpoint.
+        on_start: Called by the first process when speech and model are there, before anything is written.
+        on_progress: Called after each step.
     """
     folder = Path(config.out)
-    folder.mkdir(parents=True, exist_ok=True)
     trainee = BestRqTrainee(config)
+    if process().is_main_process:
+        on_start()
+        folder.mkdir(parents=True, exist_ok=True)
+    process().wait_for_everyone()
     result = run(trainee, config.loop, phase="pretrain", folder=folder, resume=resume, on_progress=on_progress)
     record = {
         "format": 1,

@@ -273,7 +273,7 @@ def _check_bounds(config: PruneConfig, structure: Structure, bounds: Sequence[Bo
     for bound in bounds:
         if not bound.cost.dense:
             raise ConfigError(
-                f"The constraint {bound.constraint.name} is on {bound.cost.label}, which is 0 in this model: name "
+                f"The constraint {bound.constraint.name} is on {bound.cost.brief}, which is 0 in this model: name "
                 "another scope, or longer audio."
             )
     if isinstance(config.choose, FromFile):
@@ -290,7 +290,10 @@ def _audio(config: PruneConfig) -> tuple[Corpus, Corpus, tuple[str, ...]]:
     """Training and held-out audio, and what was left out of both, in sentences."""
     corpus = open_corpus(config.data)
     if config.validation.data is not None:
-        return corpus, open_corpus(config.validation.data), ()
+        try:
+            return corpus, open_corpus(config.validation.data), ()
+        except DataError as error:
+            raise DataError(f"validation.data: {error}") from None
     train, held = split_off(corpus, seconds=config.validation.seconds)
     unused = len(corpus) - len(train) - len(held)
     if not unused:

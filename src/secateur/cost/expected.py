@@ -293,6 +293,11 @@ class Cost:
         whole = torch.ones(self.structure.size, dtype=torch.float64)
         object.__setattr__(self, "dense", float(self.value(whole, "one")))
 
+    @property
+    def brief(self) -> str:
+        """The label without the convention."""
+        return self.label.partition(";")[0]
+
     def expected(self, open_probability: Tensor) -> Tensor:
         """What gates learn from, each rank of a factorised map at its price: (units,) -> ()."""
         return self.value(open_probability, "two")

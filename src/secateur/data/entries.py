@@ -80,7 +80,8 @@ def existing(path: str, *, folder: bool) -> Path:
         raise DataError(f"{path} is a folder; a manifest file is needed here.")
     if not found.exists():
         kind = "Folder" if folder else "File"
-        siblings = [sibling.name for sibling in found.parent.iterdir()] if found.parent.is_dir() else []
+        beside = found.parent.iterdir() if found.parent.is_dir() else ()
+        siblings = [sibling.name for sibling in beside if sibling.is_dir() == folder]
         raise DataError(f"{kind} {path} is not there.{nearest(found.name, siblings)}")
     return found
 

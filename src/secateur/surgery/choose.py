@@ -175,7 +175,7 @@ def check_reachable(bundles: Bundles, limits: Sequence[Limit]) -> None:
                 for share in (limit.share, least)
             )
             raise TargetError(
-                f"The constraint {limit.name} asks to keep {limit.share:.4g}{asked} of {limit.cost.label}, but with "
+                f"The constraint {limit.name} asks to keep {limit.share:.4g}{asked} of {limit.cost.brief}, but with "
                 f"these gates the smallest reachable share is {least:.4g}{reached}: {remedy} or gate more kinds of "
                 "axes."
             )
@@ -188,7 +188,7 @@ def _check_left(scores: Tensor, limits: Sequence[Limit], slack: float) -> None:
     if not bool(left.all()) and all(most[limit.name] < limit.most - slack * limit.cost.dense for limit in limits):
         nearest = min(limits, key=lambda limit: limit.share - most[limit.name] / limit.cost.dense)
         raise TargetError(
-            f"The constraint {nearest.name} allows {nearest.share:.4g} of {nearest.cost.label}, but the units that are "
+            f"The constraint {nearest.name} allows {nearest.share:.4g} of {nearest.cost.brief}, but the units that are "
             f"left come to {most[nearest.name] / nearest.cost.dense:.4g}, the others having been frozen shut while "
             "learning: lower the target, or learn again without 'learn.freeze'."
         )

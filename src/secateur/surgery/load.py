@@ -37,7 +37,11 @@ def load_config(model: str | Path) -> PreTrainedConfig:
     if folder.is_dir() or folder.suffix == ".json" or str(model).startswith((".", "/")):
         path = folder if folder.suffix == ".json" else folder / "config.json"
         if not path.is_file():
-            raise ModelError(f"There is no {path.name} in {str(folder)!r}: give a model folder, a config or a hub id.")
+            of_run = folder / "model"
+            hint = f" The model of this run is {str(of_run)!r}." if (of_run / path.name).is_file() else ""
+            raise ModelError(
+                f"There is no {path.name} in {str(folder)!r}: give a model folder, a config or a hub id.{hint}"
+            )
         try:
             fields = json.loads(path.read_text(encoding="utf-8"))
         except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
@@ -129,7 +133,9 @@ def with_head(model: PreTrainedModel, ending: str, fields: dict[str, Any], *, se
     model_type = stock_type(config.model_type)
     if ending not in endings(model_type):
         allowed = ", ".join(endings(model_type))
-        raise ModelError(f"There is no {ending} of {model_type} models; allowed are {allowed}.")
+        able = ", ".join(family for family in FAMILIES if ending in endings(family))
+        others = f"; there is of {able}" if able else ""
+        raise ModelError(f"There is no {ending} of {model_type} models; allowed are {allowed}{others}.")
     if ending in FAMILIES[model_type].heads:
         config = holding(config, ending, fields)
     else:

@@ -14,7 +14,7 @@ from transducer_toy import ENCODER, MELS
 from transformers import AutoFeatureExtractor, AutoModel
 
 from secateur.compress.any_encoder import AnyEncoder, FromConfig
-from secateur.errors import ConfigError
+from secateur.errors import ConfigError, SecateurError
 from secateur.objective.tasks import best_rq
 from secateur.objective.tasks.best_rq import BestRqTask, Labeller, Windows
 from secateur.pipeline import pretrain, prune
@@ -155,3 +155,50 @@ def test_what_an_encoder_of_a_config_cannot_do_is_said(speech: Path, tmp_path: P
         ConfigError, match=r"hidden_sizes: a parakeet_encoder config has no such field. Did you mean .hidden_size.?"
     ):
         FromConfig(fields={"model_type": "parakeet_encoder", "hidden_sizes": 8}).build()
+    with pytest.raises(ConfigError, match=r"fields: no parakeet_encoder config: .*'hidden_size' expected int, got str"):
+        FromConfig(fields={"model_type": "parakeet_encoder", "hidden_size": "wide"}).build()
+    with pytest.raises(ConfigError, match="exists and is not a run folder: give another --out"):
+        pretrain(recipe(speech, speech / "manifest.jsonl", "parakeet_encoder"))
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "sentence"),
+    [
+        ("hidden_size", 17, "config describes no parakeet_encoder model that can hear"),
+        ("conv_kernel_size", 4, "config describes no parakeet_encoder model that can hear"),
+        ("num_mel_bins", 12, "num_mel_bins: got 12, of which the subsampling leaves 2 in each of 8 channels"),
+        ("num_mel_bins", 0, "num_mel_bins: got 0, of which the subsampling leaves 0"),
+    ],
+)
+def test_a_shape_that_cannot_hear_is_refused_before_it_learns(
+    field: str, value: int, sentence: str, speech: Path, tmp_path: Path
+) -> None:
+    fields = {"model_type": "parakeet_encoder"} | FAMILIES["parakeet_encoder"] | {field: value}
+    with pytest.raises(SecateurError, match=sentence):
+        pretrain(recipe(speech, tmp_path / "run", "parakeet_encoder", encoder={"kind": "config", "fields": fields}))
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_run_goes_on_with_its_own_recipe_alone(speech: Path, tmp_path: Path) -> None:
+    first = recipe(speech, tmp_path / "run", "parakeet_encoder")
+    pretrain(first)
+    with pytest.raises(ConfigError, match="is in use: add --resume"):
+        pretrain(first)
+    with pytest.raises(ConfigError, match=r"another recipe \(see its pretrain.yaml; other now: crop\)"):
+        pretrain(first | {"crop": 0.3}, resume=True)
+    assert pretrain(first, resume=True)["folder"] == str(tmp_path / "run")
+
+
+@pytest.mark.parametrize(
+    ("fields", "sentence"),
+    [
+        ({"entries": 0}, "entries: got 0, allowed is 2 or more"),
+        ({"mask_share": 2.0}, "mask_share: got 2.0, allowed is above 0 and below 1"),
+        ({"mask_span": 0}, "mask_span: got 0, allowed is 1 or more"),
+        (dict.fromkeys(("frame_codebooks", "plain_codebooks", "crop_codebooks"), 0), "there are no labels"),
+    ],
+)
+def test_a_task_without_labels_or_masks_is_refused(fields: dict[str, Any], sentence: str) -> None:
+    with pytest.raises(ConfigError, match=sentence):
+        BestRqTask(**fields)

@@ -144,7 +144,7 @@ def test_a_streaming_transducer_is_scored_chunk_by_chunk(folder: Path, tmp_path:
     assert (offline["streaming"], offline["lookahead"]) == (False, 1)
     assert set(chunked["scores"]) == {"wer", "cer"}
     assert len(chunked["skipped"]) == 1
-    with pytest.raises(ConfigError, match=r"lookahead: got 5, which .* was not built for; allowed are 1"):
+    with pytest.raises(ConfigError, match=r"lookahead: got 5, which .* was not built for; allowed is 1\."):
         evaluate(model, fields=data | {"lookahead": 5})
     settings = {"supported_num_lookahead_tokens": [3, 0]}
     (model / "processor_config.json").write_text(json.dumps(settings))

@@ -96,7 +96,7 @@ def test_the_same_cost_and_scope_twice_is_refused() -> None:
 def test_constraints_without_a_target_take_the_recipes() -> None:
     both = PruneConfig(target=0.5, constraints=(Constraint(cost="macs", scope="frontend"), Constraint(sparsity=0.4)))
     assert [constraint.kept for constraint in both.limits] == [0.5, 0.6]
-    with pytest.raises(ConfigError, match="a target of its own: leave out 'target'"):
+    with pytest.raises(ConfigError, match="a target of its own, so that none would take 'target': set it to null"):
         PruneConfig(target=0.5, constraints=(Constraint(target=0.5),))
     with pytest.raises(ConfigError, match=r"needs one of 'target'.*got none for macs-whole"):
         PruneConfig(constraints=(Constraint(cost="macs"),))

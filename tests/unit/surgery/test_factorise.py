@@ -101,6 +101,19 @@ def test_break_even_counts_the_dimensions_of_every_head_where_heads_share_them(k
     assert len(found) == matrices
 
 
+def test_break_even_of_heads_of_one_width_goes_by_the_heads_that_are_left() -> None:
+    block = "layers.0.self_attn"
+    path = f"{block}.q_proj"
+    model = factorise(tiny("parakeet_encoder", "base"), {path: WIDTH})
+    structure = declare(model.config)
+    for heads, matrices in ((1, 1), (4, 2)):  # 8 ranks: 240 of 144 elements, or 384 of 576
+        axes = {f"{block}/heads": tuple(range(heads)), names.ranks(path): tuple(range(8))}
+        small = cut(model, Selection(axes=axes))
+        assert sum(n.startswith(f"{path}.") and n.endswith("weight") for n, _ in small.named_parameters()) == matrices
+        counted = Cost.of(Terms(structure), cost="parameters").count(close(structure, Selection(axes=axes)).selection)
+        assert counted == sum(p.numel() for p in small.parameters())
+
+
 def test_ranks_chosen_by_magnitude_are_a_truncated_singular_value_decomposition() -> None:
     dense = tiny("hubert", "base", dtype=torch.float64)
     model = factorise(dense, ranks_of(tiny_structure("hubert", "base"), ["q_proj", "k_proj", "v_proj", "out_proj"]))

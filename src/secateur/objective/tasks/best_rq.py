@@ -49,6 +49,23 @@ class BestRqTask:
     visible_weight: float = 0.5
     seed: int = 0
 
+    def __post_init__(self) -> None:
+        least = {"mels": 1, "frame_codebooks": 0, "plain_codebooks": 0, "crop_codebooks": 0}
+        least |= {"entries": 2, "width": 1, "mask_span": 1, "visible_weight": 0, "seed": 0}
+        wrong = [
+            f"{name}: got {getattr(self, name)}, allowed is {bound} or more."
+            for name, bound in least.items()
+            if not bound <= getattr(self, name) < math.inf
+        ]
+        if not 0 < self.mask_share < 1:
+            wrong.append(f"mask_share: got {self.mask_share}, allowed is above 0 and below 1.")
+        if not wrong and not self.codebooks:
+            wrong.append(
+                "frame_codebooks, plain_codebooks, crop_codebooks: got 0 of each, so that there are no labels."
+            )
+        if wrong:
+            raise ConfigError(" ".join(wrong))
+
     @property
     def codebooks(self) -> int:
         """Labels of one frame."""

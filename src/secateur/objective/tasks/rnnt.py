@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -20,6 +21,8 @@ from secateur.objective.tasks.task import keeps
 from secateur.objective.tasks.transcript import TranscriptTask, require_texts
 from secateur.objective.tasks.vocabulary import Case, Vocabulary
 from secateur.objective.transducer import fused_losses
+
+logger = logging.getLogger(__name__)
 
 # Numbers of a layer of the joiner that exist at once: 16 MB on a CPU; more where small pieces take long to launch.
 _ON_CPU, _ELSEWHERE = 1 << 22, 1 << 26
@@ -167,6 +170,11 @@ def build_rnnt(config: Rnnt, *, source: str | Path, model_config: PreTrainedConf
     settings: Any = model_config
     has_head = keeps(settings.architectures, "ForRNNT")
     own = (has_head or config.tokenizer == "auto") and vocabulary.has_tokenizer(source)
+    if has_head and not own and config.tokenizer in ("auto", "characters"):
+        raise ConfigError(
+            f"{str(source)!r} has a transducer but no tokenizer that says what it writes; name that as 'tokenizer', a "
+            "folder or hub id."
+        )
     if config.tokenizer == "auto" and own:
         tokenizer = vocabulary.load(source)
     elif config.tokenizer in ("auto", "characters"):
@@ -177,6 +185,10 @@ def build_rnnt(config: Rnnt, *, source: str | Path, model_config: PreTrainedConf
         words = Vocabulary(tokenizer, case=config.case)
         shape = {"symbols": config.symbols, "width": config.width, "layers": config.layers}
         return RnntTask(words, unknown=config.unknown, outputs=len(words), new_head=True, **shape)
+    own_shape = (settings.decoder_hidden_size, settings.num_decoder_layers, settings.max_symbols_per_step)
+    for name, value in zip(("width", "layers", "symbols"), own_shape, strict=True):
+        if getattr(config, name) not in (value, getattr(Rnnt, name)):
+            logger.warning("task.%s: %s is of new heads; this model's own has %s", name, getattr(config, name), value)
     words = Vocabulary(tokenizer, case=config.case, blank=settings.blank_token_id)
     _refuse_misfit(words, settings.vocab_size, vocabulary.load(source) if own else None, name=config.tokenizer)
     return RnntTask(

@@ -166,3 +166,16 @@ def test_a_new_joiner_expects_a_blank_nine_times_of_ten(tmp_path: Path) -> None:
     share = model.joint.head.bias.detach().softmax(-1)
     assert float(share[11]) == pytest.approx(0.9)
     assert float(share[:11].std()) == 0.0
+
+
+def test_a_transducer_without_a_tokenizer_is_not_read_by_a_new_one(tmp_path: Path) -> None:
+    model = transducer()
+    model.config.architectures = [type(model).__name__]
+    for tokenizer in ("auto", "characters"):
+        with pytest.raises(ConfigError, match="has a transducer but no tokenizer that says what it writes"):
+            build_task(Rnnt(tokenizer=tokenizer), source=tmp_path, model_config=model.config, corpus=CORPUS)
+
+
+def test_a_shape_that_a_model_does_not_take_is_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    assert task_of(transducer(), tmp_path, width=640, layers=1).width == 20
+    assert caplog.messages == ["task.width: 640 is of new heads; this model's own has 20"]
