@@ -8,8 +8,6 @@ import numpy as np
 import pytest
 import torch
 from support import HEAD_DIM, HEADS, MODELS, TOLERANCE, UNITS, audio, difference, outputs, tiny, tiny_structure
-from transducer_toy import ENCODER
-from transformers import ParakeetEncoder, ParakeetEncoderConfig
 
 from secateur.arch import declare
 from secateur.cost import Cost, Terms
@@ -88,17 +86,6 @@ def test_break_even_goes_by_what_other_axes_leave() -> None:
     for kept, matrices in (((0, 1, 2), 1), (tuple(range(UNITS)), 2)):  # 3 ranks: 81 of 72, or 102 of 240 elements
         small = cut(model, Selection(axes={units: kept, ranks: (0, 1, 2)}))
         assert sum(n.startswith(f"{path}.") and n.endswith("weight") for n, _ in small.named_parameters()) == matrices
-
-
-@pytest.mark.parametrize(("kept", "matrices"), [(7, 2), (8, 1)])
-def test_break_even_counts_the_dimensions_of_every_head_where_heads_share_them(kept: int, matrices: int) -> None:
-    model = ParakeetEncoder(ParakeetEncoderConfig(**ENCODER))  # 16 x 16 maps, of two heads of eight dimensions
-    path = "layers.0.self_attn.q_proj"
-    ours = factorise(model, {path: 16})
-    structure = declare(ours.config)
-    small = cut(ours, close(structure, Selection(axes={names.ranks(path): tuple(range(kept))})).selection)
-    found = [name for name, value in small.named_parameters() if name.startswith(path) and value.dim() == 2]
-    assert len(found) == matrices
 
 
 def test_break_even_of_heads_of_one_width_goes_by_the_heads_that_are_left() -> None:
