@@ -6,6 +6,7 @@ import socket
 from typing import Any
 
 import pytest
+from support import tiny
 
 from secateur.errors import ModelError
 from secateur.surgery import load
@@ -62,3 +63,8 @@ def test_a_proxy_an_offline_library_and_its_cache_need_no_name_to_resolve(
     with pytest.raises(ModelError, match="no such model"):
         load.load_config("no/such")
     assert tried == ["no/such"]
+
+
+def test_a_head_that_a_family_lacks_is_refused_with_the_families_that_have_it() -> None:
+    with pytest.raises(ModelError, match=r"no ForRNNT of wavlm models; .*; there is of parakeet_encoder, nemotron_asr"):
+        load.with_head(tiny("wavlm", "base"), "ForRNNT", {}, seed=0)
