@@ -7,6 +7,7 @@
     python benchmarks/hj_pruning.py dense --task classification --manifest SPEECH/manifest.jsonl
     python benchmarks/hj_pruning.py run --task classification --manifest SPEECH/manifest.jsonl --out …
     python benchmarks/hj_pruning.py table --out benchmarks/results/hj_pruning.jsonl
+    python benchmarks/hj_pruning.py plot --out benchmarks/results/hj_pruning.jsonl
 
 `dense` makes what all begin with: wav2vec 2.0 in the shape and with the weights of the packaged teacher, fine-tuned for
 the task. Every method then takes as many steps on the same data: the dense model learns on, a pruned one learns gates
@@ -155,6 +156,36 @@ def table(results: Sequence[dict[str, Any]]) -> str:
     return "\n".join(lines)
 
 
+def plot(results: Sequence[dict[str, Any]], folder: Path) -> Path:
+    """The page of a sweep over targets: the word error rate against what is kept of MACs and parameters."""
+    from secateur.arch import declare
+    from secateur.compress.sweep import SWEEP
+    from secateur.cost import Cost, Terms
+    from secateur.records import environment, write_json
+    from secateur.report import write_sweep
+
+    terms = Terms(declare(small_wav2vec2.small_wav2vec2().config))
+    whole = {cost: Cost.of(terms, cost=cost).dense for cost in ("parameters", "macs")}
+    ours = sorted((row for row in results if row["task"] == "ctc" and _times(row) == 1), key=_seed)
+    dense = {_seed(row): row["scores"]["wer"] for row in ours if row["method"] == "dense"}
+    targets = {f"mac {target}": target for target in TARGETS}
+    rows = [
+        {
+            "values": {"target": targets[row["method"]], "seed": _seed(row)},
+            "folder": "",
+            "dense": whole | {"score": dense[_seed(row)]},
+            "kept": {cost: round(row[cost] * count) for cost, count in whole.items()} | {"score": row["scores"]["wer"]},
+        }
+        for row in ours
+        if row["method"] in targets and _seed(row) in dense
+    ]
+    record = {"format": 1, "kind": "sweep", "name": "HJ-Pruning-MAC in miniature", "fields": ["target", "seed"]}
+    record |= {"headline": "wer", "better": "lower", "environment": environment(), "samples": 16_000, "rows": rows}
+    folder.mkdir(parents=True, exist_ok=True)
+    write_json(folder / SWEEP, record)
+    return write_sweep(folder)
+
+
 def _seed(row: dict[str, Any]) -> int:
     return int(row["seed"])
 
@@ -165,7 +196,7 @@ def _times(row: dict[str, Any]) -> int:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("verb", choices=("dense", "run", "table"))
+    parser.add_argument("verb", choices=("dense", "run", "table", "plot"))
     parser.add_argument("--task", choices=tuple(HEADLINE), default="ctc")
     parser.add_argument("--manifest", type=Path, default=WORK / "words" / "manifest.jsonl")
     parser.add_argument("--corpus", default="arabic_commands", help="of the keywords")
@@ -184,6 +215,9 @@ def main() -> None:
         parser.error("--out is missing")
     if options.verb == "table":
         print(table(results_in(options.out)))
+        return
+    if options.verb == "plot":
+        print(plot(results_in(options.out), WORK / "plot"))
         return
     cases = [
         {"task": options.task, "method": method, "seed": seed} | ({"times": options.times} if options.times > 1 else {})
