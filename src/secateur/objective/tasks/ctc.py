@@ -11,29 +11,17 @@ from torch import Tensor
 from transformers import PreTrainedConfig
 
 from secateur.data.corpus import Corpus, Utterance
-from secateur.errors import ConfigError
-from secateur.objective.tasks import blanks, vocabulary
+from secateur.objective.tasks import blanks
 from secateur.objective.tasks.task import keeps, logits_of
-from secateur.objective.tasks.transcript import TranscriptTask, require_texts
-from secateur.objective.tasks.vocabulary import Case, Vocabulary
+from secateur.objective.tasks.transcript import Transcription, TranscriptTask, refuse_misfit, tokenizer_of
+from secateur.objective.tasks.vocabulary import Vocabulary
 
 
 @dataclass(frozen=True, kw_only=True)
-class Ctc:
+class Ctc(Transcription):
     """Transcription: the text as characters, or as the tokens of a given tokenizer."""
 
     kind: Literal["ctc"] = "ctc"
-    tokenizer: str = "auto"
-    """``auto``: the model's own if it has one, else the characters of the training texts; ``characters``; or a folder
-    or hub id"""
-    case: Case = "auto"
-    """how letters are written before they are encoded; ``auto``: as the vocabulary writes them"""
-    unknown: Literal["drop", "skip"] = "drop"
-    """characters outside the vocabulary are dropped from the text, or the utterance is skipped"""
-
-    def __post_init__(self) -> None:
-        if not self.tokenizer:
-            raise ConfigError("tokenizer: got an empty name, allowed are 'auto', 'characters', or a folder or hub id.")
 
 
 class CtcTask(TranscriptTask):
@@ -74,34 +62,10 @@ def build_ctc(config: Ctc, *, source: str | Path, model_config: PreTrainedConfig
     """
     settings: Any = model_config
     has_head = keeps(settings.architectures, "ForCTC")
-    asked = has_head or config.tokenizer == "auto"
-    own = vocabulary.load(source) if asked and vocabulary.has_tokenizer(source) else None
-    if config.tokenizer in ("auto", "characters") and own is None and has_head:
-        raise ConfigError(
-            f"{str(source)!r} has a CTC head but no tokenizer that says what it writes; name that as 'tokenizer', a "
-            "folder or hub id."
-        )
-    if config.tokenizer == "auto" and own is not None:
-        tokenizer = own
-    elif config.tokenizer in ("auto", "characters"):
-        tokenizer = vocabulary.spell(vocabulary.characters(require_texts(corpus), config.case))
-    else:
-        tokenizer = vocabulary.load(config.tokenizer)
+    head = "CTC head"
+    tokenizer, own = tokenizer_of(config, source=source, corpus=corpus, head=head if has_head else "")
     words = Vocabulary(tokenizer, case=config.case)
     outputs = settings.vocab_size if has_head else len(words)
     if has_head:
-        _refuse_misfit(words, outputs, own, name=config.tokenizer)
+        refuse_misfit(words, outputs, own, name=config.tokenizer, head=head)
     return CtcTask(words, unknown=config.unknown, outputs=outputs, new_head=not has_head)
-
-
-def _refuse_misfit(words: Vocabulary, outputs: int, own: Any, *, name: str) -> None:
-    if not words.fits(outputs):
-        raise ConfigError(
-            f"tokenizer: {name!r} has {len(words)} tokens, but the model's CTC head has {outputs} outputs; 'auto' "
-            "takes the model's own tokenizer, and a model without a task head gets a new head."
-        )
-    if own is not None and own.get_vocab() != words.tokens:
-        raise ConfigError(
-            f"tokenizer: {name!r} has as many tokens as the model's own, but not the same ones, so the model's CTC "
-            "head would be misread; 'auto' takes the model's own tokenizer."
-        )

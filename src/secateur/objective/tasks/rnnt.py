@@ -15,11 +15,10 @@ from transformers import PreTrainedConfig
 
 from secateur.data.corpus import Corpus, Utterance
 from secateur.errors import ConfigError
-from secateur.objective.tasks import vocabulary
 from secateur.objective.tasks.decoding import greedy
 from secateur.objective.tasks.task import keeps
-from secateur.objective.tasks.transcript import TranscriptTask, require_texts
-from secateur.objective.tasks.vocabulary import Case, Vocabulary
+from secateur.objective.tasks.transcript import Transcription, TranscriptTask, refuse_misfit, tokenizer_of
+from secateur.objective.tasks.vocabulary import Vocabulary
 from secateur.objective.transducer import fused_losses
 
 logger = logging.getLogger(__name__)
@@ -31,17 +30,10 @@ _BLANKS = 0.9  # share of them that a new joiner expects
 
 
 @dataclass(frozen=True, kw_only=True)
-class Rnnt:
+class Rnnt(Transcription):
     """Transcription by an encoder, a predictor of the tokens so far (an LSTM), and a joiner of both."""
 
     kind: Literal["rnnt"] = "rnnt"
-    tokenizer: str = "auto"
-    """``auto``: the model's own if it has one, else the characters of the training texts; ``characters``; or a folder
-    or hub id"""
-    case: Case = "auto"
-    """how letters are written before they are encoded; ``auto``: as the vocabulary writes them"""
-    unknown: Literal["drop", "skip"] = "drop"
-    """characters outside the vocabulary are dropped from the text, or the utterance is skipped"""
     width: int = 320
     """of the predictor and joiner of a new head, which the library's classes make equally wide"""
     layers: int = 1
@@ -50,8 +42,7 @@ class Rnnt:
     """tokens that a new head may write in one frame when it decodes"""
 
     def __post_init__(self) -> None:
-        if not self.tokenizer:
-            raise ConfigError("tokenizer: got an empty name, allowed are 'auto', 'characters', or a folder or hub id.")
+        super().__post_init__()
         for name in ("width", "layers", "symbols"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"{name}: got {getattr(self, name)}, allowed is 1 or more.")
@@ -169,18 +160,8 @@ def build_rnnt(config: Rnnt, *, source: str | Path, model_config: PreTrainedConf
     """
     settings: Any = model_config
     has_head = keeps(settings.architectures, "ForRNNT")
-    own = (has_head or config.tokenizer == "auto") and vocabulary.has_tokenizer(source)
-    if has_head and not own and config.tokenizer in ("auto", "characters"):
-        raise ConfigError(
-            f"{str(source)!r} has a transducer but no tokenizer that says what it writes; name that as 'tokenizer', a "
-            "folder or hub id."
-        )
-    if config.tokenizer == "auto" and own:
-        tokenizer = vocabulary.load(source)
-    elif config.tokenizer in ("auto", "characters"):
-        tokenizer = vocabulary.spell(vocabulary.characters(require_texts(corpus), config.case))
-    else:
-        tokenizer = vocabulary.load(config.tokenizer)
+    head = "joiner"
+    tokenizer, own = tokenizer_of(config, source=source, corpus=corpus, head=head if has_head else "")
     if not has_head:
         words = Vocabulary(tokenizer, case=config.case)
         shape = {"symbols": config.symbols, "width": config.width, "layers": config.layers}
@@ -190,7 +171,9 @@ def build_rnnt(config: Rnnt, *, source: str | Path, model_config: PreTrainedConf
         if getattr(config, name) not in (value, getattr(Rnnt, name)):
             logger.warning("task.%s: %s is of new heads; this model's own has %s", name, getattr(config, name), value)
     words = Vocabulary(tokenizer, case=config.case, blank=settings.blank_token_id)
-    _refuse_misfit(words, settings.vocab_size, vocabulary.load(source) if own else None, name=config.tokenizer)
+    beside = _beside(words, settings.vocab_size, name=config.tokenizer)
+    tokens = settings.vocab_size - (1 if beside else 0)
+    refuse_misfit(words, tokens, own, name=config.tokenizer, head=head, beside=beside)
     return RnntTask(
         words,
         unknown=config.unknown,
@@ -202,25 +185,19 @@ def build_rnnt(config: Rnnt, *, source: str | Path, model_config: PreTrainedConf
     )
 
 
-def _refuse_misfit(words: Vocabulary, outputs: int, own: Any, *, name: str) -> None:
-    blank = words.blank
+def _beside(words: Vocabulary, outputs: int, *, name: str) -> str:
+    """What the joiner has an output for beside the vocabulary's tokens: its blank, unless that is one of them.
+
+    Raises:
+        ConfigError: The blank is no output, or a token that texts are written with.
+    """
+    blank, marks = words.blank, words.tokenizer.all_special_tokens
     if not 0 <= blank < outputs:
         raise ConfigError(f"blank_token_id: the model's config says {blank}, allowed is 0 to {outputs - 1}.")
-    marks = words.tokenizer.all_special_tokens
     token = next((token for token, number in words.tokens.items() if number == blank), None)
     if token is not None and token not in marks and not token.startswith("<"):
         raise ConfigError(
             f"blank_token_id: the model's config says {blank}, which the tokenizer {name!r} reads as {token!r}; "
             "allowed is a number that no text is written with."
         )
-    if not words.fits(outputs - (token is None)):
-        beside = "" if token is not None else " and the blank"
-        raise ConfigError(
-            f"tokenizer: {name!r} has {len(words)} tokens{beside}, but the model's joiner has {outputs} outputs; "
-            "'auto' takes the model's own tokenizer, and a model without a task head gets a new head."
-        )
-    if own is not None and own.get_vocab() != words.tokens:
-        raise ConfigError(
-            f"tokenizer: {name!r} has as many tokens as the model's own, but not the same ones, so the model's joiner "
-            "would be misread; 'auto' takes the model's own tokenizer."
-        )
+    return " beside its blank" if token is None else ""

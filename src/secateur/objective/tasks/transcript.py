@@ -13,13 +13,32 @@ from typing import Any, Literal
 from torch import Tensor
 
 from secateur.data.corpus import Corpus, Utterance
-from secateur.errors import DataError
+from secateur.errors import ConfigError, DataError
+from secateur.objective.tasks import vocabulary
 from secateur.objective.tasks.error_rate import ErrorRate
 from secateur.objective.tasks.task import Scorer, Usable, sift
-from secateur.objective.tasks.vocabulary import Vocabulary
+from secateur.objective.tasks.vocabulary import Case, Vocabulary
 
 #: Scripts that a task remembers; some 50 MB of sentences.
 REMEMBERED = 1 << 15
+
+
+@dataclass(frozen=True, kw_only=True)
+class Transcription:
+    """What every kind of transcription asks for."""
+
+    kind: str
+    tokenizer: str = "auto"
+    """``auto``: the model's own if it has one, else the characters of the training texts; ``characters``; or a folder
+    or hub id"""
+    case: Case = "auto"
+    """how letters are written before they are encoded; ``auto``: as the vocabulary writes them"""
+    unknown: Literal["drop", "skip"] = "drop"
+    """characters outside the vocabulary are dropped from the text, or the utterance is skipped"""
+
+    def __post_init__(self) -> None:
+        if not self.tokenizer:
+            raise ConfigError("tokenizer: got an empty name, allowed are 'auto', 'characters', or a folder or hub id.")
 
 
 @dataclass(frozen=True)
@@ -173,6 +192,56 @@ class TranscriptScorer:
     def figures(self) -> dict[str, float]:
         """``wer`` and ``cer``."""
         return {name: rate.value for name, rate in self.rates.items()}
+
+
+def tokenizer_of(config: Transcription, *, source: str | Path, corpus: Corpus, head: str = "") -> tuple[Any, Any]:
+    """The tokenizer that is asked for, and the model's own where that matters, else None.
+
+    Args:
+        config: What is asked for.
+        source: The model's folder or hub id.
+        corpus: Whose texts a new vocabulary is made of.
+        head: What the model has that writes by a tokenizer, in words; empty where that is new.
+
+    Raises:
+        ConfigError: A tokenizer cannot be loaded, or nothing says what the model's head writes.
+        DataError: A vocabulary is to be made of texts that are not there.
+    """
+    asked = head or config.tokenizer == "auto"
+    own = vocabulary.load(source) if asked and vocabulary.has_tokenizer(source) else None
+    if config.tokenizer not in ("auto", "characters"):
+        return vocabulary.load(config.tokenizer), own
+    if head and own is None:
+        raise ConfigError(
+            f"{str(source)!r} has a {head} but no tokenizer that says what it writes; name that as 'tokenizer', a "
+            "folder or hub id."
+        )
+    if config.tokenizer == "auto" and own is not None:
+        return own, own
+    return vocabulary.spell(vocabulary.characters(require_texts(corpus), config.case)), own
+
+
+def refuse_misfit(words: Vocabulary, outputs: int, own: Any, *, name: str, head: str, beside: str = "") -> None:
+    """Raise a ConfigError for a vocabulary that is not the one that a model's head writes.
+
+    Args:
+        words: The vocabulary.
+        outputs: Outputs of the head that are its tokens.
+        own: The model's own tokenizer; None where it has none.
+        name: What the vocabulary was asked for by.
+        head: The head, in words.
+        beside: What else has outputs, in words.
+    """
+    if not words.fits(outputs):
+        raise ConfigError(
+            f"tokenizer: {name!r} has {len(words)} tokens, but the model's {head} has {outputs} outputs{beside}; "
+            "'auto' takes the model's own tokenizer, and a model without a task head gets a new head."
+        )
+    if own is not None and own.get_vocab() != words.tokens:
+        raise ConfigError(
+            f"tokenizer: {name!r} has as many tokens as the model's own, but not the same ones, so the model's {head} "
+            "would be misread; 'auto' takes the model's own tokenizer."
+        )
 
 
 def require_texts(corpus: Corpus) -> list[str]:
