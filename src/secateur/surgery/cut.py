@@ -14,7 +14,7 @@ from secateur.arch import declare, fill, skeleton
 from secateur.errors import ModelError, SelectionError
 from secateur.masking.attach import base_of, has_masks
 from secateur.masking.taps import compile_taps, values_of
-from secateur.modules.configs import config_class, head_config_class, stock_config
+from secateur.modules.configs import config_class, holding, stock_config
 from secateur.modules.families import (
     FAMILIES,
     PREFIX,
@@ -30,6 +30,7 @@ from secateur.structure import Selection, Structure, Weight, close, dense_again
 from secateur.surgery.slices import Slices
 
 Layout = Literal["registered", "stock"]
+_OF_THE_FILE = ("model_type", "transformers_version", "architectures")  # what a config's file says of itself
 
 
 def cut(
@@ -107,11 +108,11 @@ def cut_config(
     """
     if encoder_config(config) is not config:
         held = cut_config(encoder_config(config), structure, closed, layout=layout, break_even=break_even)
-        return holder_config(config, held)
+        return _around(config, held)
     family = FAMILIES[structure.model_type]
     record = record_of(config, structure, closed, again=dense_again(structure, closed.axes) if break_even else ())
     fields: dict[str, Any] = config.to_dict() | record["original"] | {"secateur": record}
-    for name in ("model_type", "transformers_version", "architectures"):
+    for name in _OF_THE_FILE:
         fields.pop(name, None)
     new = config_class(structure.model_type)(**fields)
     if layout == "registered":
@@ -125,15 +126,12 @@ def cut_config(
     return stock_config(structure.model_type, fields | family.stock_fields(new, shape))
 
 
-def holder_config(config: PreTrainedConfig, held: PreTrainedConfig) -> PreTrainedConfig:
+def _around(config: PreTrainedConfig, held: PreTrainedConfig) -> PreTrainedConfig:
     """The config of a model with a head, where it holds the encoder's, around another one of the encoder."""
-    model_type = stock_type(held.model_type)
-    heads = FAMILIES[model_type].heads
+    heads = FAMILIES[stock_type(held.model_type)].heads
     ending = next(ending for ending, name in heads.items() if name == config.model_type.removeprefix(PREFIX))
-    fields = config.to_dict() | {"encoder_config": held}
-    for name in ("model_type", "transformers_version", "architectures"):
-        fields.pop(name, None)
-    return head_config_class(model_type, ending)(**fields)
+    own = (*_OF_THE_FILE, "encoder_config")
+    return holding(held, ending, {name: value for name, value in config.to_dict().items() if name not in own})
 
 
 def _encoder_state(base: Any, old: Structure, new: Structure, closed: Selection) -> dict[str, Tensor]:

@@ -7,7 +7,7 @@ import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -70,14 +70,12 @@ def verify(
     """Compare a cut model with the model it was cut from.
 
     Args:
-        cut: The cut model; of a transducer its encoder is compared.
+        cut: The cut model.
         dense: The model it came from; its masked self is compared when a selection is given.
         selection: The selection of the cut; None checks the contract only (a model that was trained after the cut).
         seed: Seed of the random audio.
         compile: Also run `torch.compile` (a minute or more on a CPU).
     """
-    if hasattr(dense, "joint"):  # a transducer, whose predictor and joiner no cut touches
-        cut, dense = cast(PreTrainedModel, base_of(cut)), cast(PreTrainedModel, base_of(dense))
     structure = declare(dense.config)
     generator = torch.Generator().manual_seed(seed)
     checks: list[Check] = []
