@@ -71,7 +71,13 @@ def speed(options: argparse.Namespace) -> str:
 
     shapes = write_shapes(options)
     record = bench(
-        Bench(models=tuple(shapes), seconds=(options.seconds,), threads=(options.threads,), repeats=options.repeats)
+        Bench(
+            models=tuple(shapes),
+            seconds=(options.seconds,),
+            threads=(options.threads,),
+            repeats=options.repeats,
+            memory=False,
+        )
     )
     dense = {row["form"]: row["median_ms"] for row in record["rows"] if shapes[row["model"]]["shape"] == "dense"}
     macs = next(shape["macs"] for shape in shapes.values() if shape["shape"] == "dense")
