@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 import transformers
-from support import MODELS, TOLERANCE, audio, difference, outputs, tiny, tiny_structure
+from support import FAST_CONFORMERS, MODELS, TOLERANCE, audio, difference, outputs, tiny, tiny_structure
 
 from secateur.errors import SelectionError
 from secateur.masking import attach, values_of
@@ -95,6 +95,48 @@ CONFORMER_OBSTACLES = {
 def test_stock_layout_names_what_prevents_it_in_a_conformer(sentence: str) -> None:
     with pytest.raises(SelectionError, match=sentence):
         cut(tiny("wav2vec2-bert", "base"), Selection(axes=CONFORMER_OBSTACLES[sentence]), layout="stock")
+
+
+@pytest.mark.parametrize("family", FAST_CONFORMERS)
+def test_a_fast_conformer_of_equal_widths_is_a_stock_one(family: str, tmp_path: Path) -> None:
+    dense, structure = tiny(family, "base"), tiny_structure(family, "base")
+    kinds = {axis.name: axis.kind for axis in structure.axes.values()}
+    front = {name: (0, 2) for name, kind in kinds.items() if kind == "channels" and name.startswith("subsampling.")}
+    narrow = {name: (0, 4, 9) for name, kind in kinds.items() if kind == "units"}
+    last = list(structure.of_kinds(("layer",)))[-1].name
+    selection = Selection(axes={**front, **narrow, last: ()}, scales={next(iter(front)): (2.0, 0.5)})
+    small = cut(dense, selection, layout="stock")
+    small.save_pretrained(tmp_path)
+    loaded, info = type(dense).from_pretrained(tmp_path, output_loading_info=True)
+    assert type(small) is type(dense)
+    assert not any(info.values())
+    features = torch.randn(structure.input_shape(2, 9000))
+    masking = attach(dense, structure)
+    try:
+        masking.set(values_of(structure, close(structure, selection).selection, torch.float32))
+        masked = dense(features).last_hidden_state
+    finally:
+        masking.remove()
+    assert difference(masked, loaded.eval()(features).last_hidden_state) <= TOLERANCE[torch.float32]
+
+
+FAST_OBSTACLES = {
+    "the attention block of layer 1 is removed": {"layers.1.self_attn/block": ()},
+    "layer 1 has 1 of 4 heads": {"layers.1.self_attn/heads": (2,)},
+    "heads of layer 1 have lost single dimensions": {"layers.1.self_attn/vo": (2,)},
+    "the convolution module of layer 1 has 2 of 24 channels": {"layers.1.conv/channels": (2, 5)},
+    "feed_forward2 of layer 1 has no units left": {"layers.1.feed_forward2/block": ()},
+    "feed-forward widths differ: 10 in feed_forward1 of layer 0, 1 in feed_forward1 of layer 1": {
+        "layers.1.feed_forward1/units": (3,)
+    },
+    "subsampling widths differ: 1, [0-9]+": {"subsampling.layers.0/channels": (1,)},
+}
+
+
+@pytest.mark.parametrize("sentence", FAST_OBSTACLES)
+def test_stock_layout_names_what_prevents_it_in_a_fast_conformer(sentence: str) -> None:
+    with pytest.raises(SelectionError, match=sentence):
+        cut(tiny("parakeet_encoder", "base"), Selection(axes=FAST_OBSTACLES[sentence]), layout="stock")
 
 
 def test_what_a_cut_model_has_dropped_is_not_made_up_for_the_stock_layout() -> None:

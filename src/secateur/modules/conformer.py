@@ -66,13 +66,9 @@ def stock_obstacle(shape: EncoderShape) -> str:
     heads, width = shape.original["num_attention_heads"], shape.original["hidden_size"]
     first = len(feed_forward(shape, f"{shape.layers[0]}.ffn1").units)
     for layer, path in enumerate(shape.layers):
-        attention, channels = shape.attention(f"{path}.self_attn"), len(convolution(shape, path).units)
-        if not attention.kept:
-            return f"the attention block of layer {layer} is removed"
-        if len(attention.heads) < heads:
-            return f"layer {layer} has {len(attention.heads)} of {heads} heads"
-        if attention.groups != ((heads, shape.head_dim, shape.head_dim),):
-            return f"heads of layer {layer} have lost single dimensions"
+        if problem := shape.attention(f"{path}.self_attn").obstacle(layer, heads):
+            return problem
+        channels = len(convolution(shape, path).units)
         if channels < width:
             return f"the convolution module of layer {layer} has {channels} of {width} channels"
         for name in ("ffn1", "ffn2"):

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, NoReturn
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -17,7 +17,7 @@ from secateur.errors import SelectionError
 from secateur.modules.attention import OutputBias
 from secateur.modules.family import Family
 from secateur.modules.relative_keys import relative_keys, relative_shift
-from secateur.modules.shape import EncoderShape
+from secateur.modules.shape import BlockShape, EncoderShape, attention_obstacle
 from secateur.structure import axis as names
 
 REMEMBERED = (
@@ -57,6 +57,16 @@ class SharedAttentionShape:
             value_output=len(shape.units(names.shared_value_output(path), shape.head_dim)),
             head_dim=shape.head_dim,
         )
+
+    def obstacle(self, layer: int, heads: int) -> str:
+        """What keeps stock classes from expressing it, in words; empty when nothing does.
+
+        Args:
+            layer: Number of the layer.
+            heads: Of the original model.
+        """
+        whole = self.query_key == self.value_output == self.head_dim
+        return attention_obstacle(layer, kept=self.kept, heads=self.heads, of=heads, whole=whole)
 
 
 class Emptied(nn.Module):
@@ -213,18 +223,28 @@ def fit(model: Any, config: Any, shape: EncoderShape) -> None:
     for index, (path, layer) in enumerate(zip(shape.layers, model.layers, strict=True)):
         layer.self_attn = CutSharedAttention(config, SharedAttentionShape.of(shape, f"{path}.self_attn"), index)
         for name in ("feed_forward1", "feed_forward2"):
-            units = shape.block(names.units(f"{path}.{name}"), int(shape.original["intermediate_size"]))
+            units = feed_forward(shape, f"{path}.{name}")
             if not units.units:
                 setattr(layer, name, Emptied("linear2", getattr(layer, name), kept=units.kept))
                 continue
             block, width = getattr(layer, name), len(units.units)
             block.linear1 = nn.Linear(config.hidden_size, width, bias=config.attention_bias)
             block.linear2 = nn.Linear(width, config.hidden_size, bias=config.attention_bias)
-        channels = shape.block(names.channels(f"{path}.conv"), int(config.hidden_size))
+        channels = convolution(shape, path)
         if channels.units:
             fit_convolution(layer.conv, len(channels.units))
         else:
             layer.conv = Emptied("pointwise_conv2", layer.conv, kept=channels.kept)
+
+
+def feed_forward(shape: EncoderShape, path: str) -> BlockShape:
+    """One of a layer's feed-forward blocks."""
+    return shape.block(names.units(path), int(shape.original["intermediate_size"]))
+
+
+def convolution(shape: EncoderShape, path: str) -> BlockShape:
+    """A layer's convolution module."""
+    return shape.block(names.channels(f"{path}.conv"), int(shape.original["hidden_size"]))
 
 
 def fit_convolution(block: Any, channels: int) -> None:
@@ -293,9 +313,58 @@ def fields(shape: EncoderShape) -> dict[str, Any]:
     return {"num_hidden_layers": len(shape.layers), "num_attention_heads": int(original["num_attention_heads"])}
 
 
-def stock_fields(config: Any, shape: EncoderShape) -> NoReturn:
-    """The stock classes have one width for all layers, and none that a cut changes."""
-    raise SelectionError("This shape does not fit the stock layout: FastConformers have none; use the registered one.")
+def stock_fields(config: Any, shape: EncoderShape) -> dict[str, Any]:
+    """Config fields with which the stock classes have a shape.
+
+    Raises:
+        SelectionError: They cannot express it.
+    """
+    problem = stock_obstacle(shape) or subsampling_obstacle(config, shape)
+    if problem:
+        raise SelectionError(f"This shape does not fit the stock layout: {problem}; use the registered layout.")
+    own = {
+        "intermediate_size": len(feed_forward(shape, f"{shape.layers[0]}.feed_forward1").units),
+        "subsampling_conv_channels": subsampling_widths(config, shape)[0],
+    }
+    return fields(shape) | own
+
+
+def stock_obstacle(shape: EncoderShape) -> str:
+    """What keeps stock classes from expressing the layers, in words; empty when nothing does."""
+    original = shape.original
+    heads, width = int(original["num_attention_heads"]), int(original["hidden_size"])
+    first = len(feed_forward(shape, f"{shape.layers[0]}.feed_forward1").units)
+    for layer, path in enumerate(shape.layers):
+        if problem := SharedAttentionShape.of(shape, f"{path}.self_attn").obstacle(layer, heads):
+            return problem
+        channels = len(convolution(shape, path).units)
+        if channels < width:
+            return f"the convolution module of layer {layer} has {channels} of {width} channels"
+        for name in ("feed_forward1", "feed_forward2"):
+            units = len(feed_forward(shape, f"{path}.{name}").units)
+            if not units:
+                return f"{name} of layer {layer} has no units left"
+            if units != first:
+                where = f"in feed_forward1 of layer 0, {units} in {name} of layer {layer}"
+                return f"feed-forward widths differ: {first} {where}"
+    return ""
+
+
+def subsampling_widths(config: Any, shape: EncoderShape) -> list[int]:
+    """Channels of the stages in front, those that lost some before those that are whole."""
+    cut = [
+        len(units)
+        for name, units in shape.axes.items()
+        if name.startswith("subsampling.") and name.endswith("/channels")
+    ]
+    stages = int(config.subsampling_factor).bit_length() - 1  # each halves the frames
+    return cut + [int(shape.original["subsampling_conv_channels"])] * (stages - len(cut))
+
+
+def subsampling_obstacle(config: Any, shape: EncoderShape) -> str:
+    """The same of the convolutions in front."""
+    widths = subsampling_widths(config, shape)
+    return f"subsampling widths differ: {', '.join(map(str, widths))}" if len(set(widths)) > 1 else ""
 
 
 def _family(model_type: str, stem: str, heads: Mapping[str, str]) -> Family:

@@ -70,14 +70,11 @@ def stock_obstacle(config: Any, shape: EncoderShape) -> str:
         return "groups of the positional convolution are scaled, which folds into no weight"
     heads, first = shape.original["num_attention_heads"], len(feed_forward(shape, shape.layers[0]).units)
     for layer, path in enumerate(shape.layers):
-        attention, units = shape.attention(f"{path}.attention"), feed_forward(shape, path)
-        if not attention.kept or not units.kept:
-            block = "attention" if not attention.kept else "feed-forward"
-            return f"the {block} block of layer {layer} is removed"
-        if len(attention.heads) < heads:
-            return f"layer {layer} has {len(attention.heads)} of {heads} heads"
-        if attention.groups != ((heads, shape.head_dim, shape.head_dim),):
-            return f"heads of layer {layer} have lost single dimensions"
+        if problem := shape.attention(f"{path}.attention").obstacle(layer, heads):
+            return problem
+        units = feed_forward(shape, path)
+        if not units.kept:
+            return f"the feed-forward block of layer {layer} is removed"
         if not units.units:
             return f"the feed-forward block of layer {layer} has no units left"
         if len(units.units) != first:
