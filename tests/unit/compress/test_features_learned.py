@@ -16,12 +16,12 @@ from secateur.compress.regularise import regularised
 from secateur.errors import ConfigError
 
 
-@pytest.mark.parametrize("family", FAST_CONFORMERS)
+@pytest.mark.parametrize("family", ["wav2vec2-bert", *FAST_CONFORMERS])
 def test_an_encoder_is_pruned_with_the_features_of_its_folder(tmp_path: Path, family: str) -> None:
     features = tiny_structure(family, "base").features
     assert features is not None
     seeded(family, "base").save_pretrained(tmp_path / "teacher")
-    getattr(transformers, features.extractor)(feature_size=features.width).save_pretrained(tmp_path / "teacher")
+    getattr(transformers, features.extractor)(**features.settings).save_pretrained(tmp_path / "teacher")
     write_wavs(tmp_path / "speech")
     steps = {"steps": 2, "log_every": 1, "validate_every": 2, "save_every": 2}
     record = secateur.prune(recipe(tmp_path, tmp_path / "run", learn=steps, recover=steps))
