@@ -101,11 +101,11 @@ class Imitation:
         rate = self.training.head_learning_rate
         if rate is None:
             return [{"params": weights}]
-        inside = {id(parameter) for parameter in base_of(self.module.student).parameters()}
-        head = [parameter for parameter in self.module.student.parameters() if id(parameter) not in inside]
-        own = {id(parameter) for parameter in head}
-        others = [parameter for parameter in weights if id(parameter) not in own]
-        return [{"params": others}, {"params": [each for each in head if each.requires_grad], "lr": rate}]
+        student = self.module.student
+        inside = {id(parameter) for parameter in base_of(student).parameters()}
+        head = {id(parameter) for parameter in student.parameters()} - inside
+        parts = [[parameter for parameter in weights if (id(parameter) in head) is own] for own in (False, True)]
+        return [{"params": parts[0]}, {"params": parts[1], "lr": rate}]
 
     def schedule(self) -> Schedule:
         """The factor on the learning rate."""
