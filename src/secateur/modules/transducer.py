@@ -89,7 +89,9 @@ class Recurrent(nn.Module):
     @classmethod
     def like(cls, lstm: nn.LSTM) -> Recurrent:
         """The same LSTM, sharing its parameters."""
-        assert lstm.batch_first and lstm.bias and not (lstm.bidirectional or lstm.dropout or lstm.proj_size)
+        assert lstm.batch_first
+        assert lstm.bias
+        assert not (lstm.bidirectional or lstm.dropout or lstm.proj_size)
         with torch.device("meta"):
             new = cls(lstm.input_size, [lstm.hidden_size] * lstm.num_layers)
         for name, parameter in lstm.named_parameters():

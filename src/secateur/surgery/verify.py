@@ -16,7 +16,6 @@ from transformers import PreTrainedModel
 from secateur.arch import declare
 from secateur.cost import Cost, Terms
 from secateur.masking import attach, values_of
-from secateur.masking.attach import base_of
 from secateur.masking.parts import Parts
 from secateur.modules.families import encoder_config
 from secateur.modules.lengths import frames_of
