@@ -89,9 +89,8 @@ class Recurrent(nn.Module):
     @classmethod
     def like(cls, lstm: nn.LSTM) -> Recurrent:
         """The same LSTM, sharing its parameters."""
-        assert lstm.batch_first
-        assert lstm.bias
-        assert not (lstm.bidirectional or lstm.dropout or lstm.proj_size)
+        assert (lstm.batch_first, lstm.bias, lstm.bidirectional) == (True, True, False)
+        assert (lstm.dropout, lstm.proj_size) == (0.0, 0)
         with torch.device("meta"):
             new = cls(lstm.input_size, [lstm.hidden_size] * lstm.num_layers)
         for name, parameter in lstm.named_parameters():
