@@ -20,7 +20,7 @@ from transducer_toy import features, transducer
 
 from secateur.arch import declare
 from secateur.cost import Cost, Terms, breakdown
-from secateur.errors import ConfigError, ModelError
+from secateur.errors import ConfigError, ModelError, SelectionError
 from secateur.masking import attach, values_of
 from secateur.masking.attach import base_of
 from secateur.modules.transducer import Recurrent
@@ -304,3 +304,25 @@ def test_an_lstm_of_equal_layers_is_the_one_of_torch_and_states_go_on() -> None:
     second, _ = ours(values[:, 4:], between)
     torch.testing.assert_close(torch.cat([first, second], dim=1), expected, rtol=0, atol=1e-14)
     assert ours.weight_hh_l1 is stock.weight_hh_l1
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_head_of_one_width_fits_the_stock_layout_and_can_be_cut_again(kind: str, tmp_path: Path) -> None:
+    dense = dense_of(kind)
+    structure = declare(dense.config)
+    draw = random.Random(0)
+    axes = {axis.name: tuple(sorted(draw.sample(axis.units, 9))) for axis in structure.of_kinds(HEAD_KINDS)}
+    small = cut(dense, Selection(axes=axes), layout="stock")
+    assert type(small) is type(dense)
+    small.save_pretrained(tmp_path)
+    loaded = type(dense).from_pretrained(tmp_path, dtype=torch.float64).eval()
+    assert loaded.config.decoder_hidden_size == 9
+    assert difference(logits(cut(dense, Selection(axes=axes)), heard()), logits(loaded, heard())) <= 1e-13
+    inner = declare(loaded.config)
+    assert {name: inner.axes[name].units for name in axes} == axes
+    again = of_head(inner, 3, scales=False)
+    at_once, twice = cut(dense, again), cut(loaded, again)
+    assert twice.config.secateur == at_once.config.secateur
+    assert difference(logits(at_once, heard()), logits(twice, heard())) <= 1e-13
+    with pytest.raises(SelectionError, match=r"widths of predictor and joiner differ: .*; use the registered layout"):
+        cut(dense, again, layout="stock")

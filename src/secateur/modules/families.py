@@ -124,8 +124,7 @@ def head_record_of(config: Any, structure: Structure, closed: Selection) -> dict
     """
     encoder = structure.without_head.axes
     axes = {name: text for name, text in _not_whole(structure, closed).items() if name not in encoder}
-    original = {name: getattr(config, name) for name in transducer.REMEMBERED} if axes else {}
-    return {"format": FORMAT, "original": original, "axes": axes} if axes else {}
+    return {"format": FORMAT, "original": transducer.original_of(config), "axes": axes} if axes else {}
 
 
 def _not_whole(structure: Structure, closed: Selection) -> dict[str, str]:

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from secateur.errors import SelectionError
 from secateur.structure import axis as names
 
 #: Endings of the classes with such a head, and the paths of its parts.
@@ -43,9 +44,9 @@ class HeadShape:
     @classmethod
     def of(cls, config: Any) -> HeadShape:
         """That of a config, stock or cut."""
-        record = getattr(config, "secateur", None) or {}
+        record, original = getattr(config, "secateur", None) or {}, original_of(config)
         axes = {name: names.from_ranges(text) for name, text in record.get("axes", {}).items()}
-        return cls(width=config.decoder_hidden_size, layers=config.num_decoder_layers, axes=axes)
+        return cls(width=original["decoder_hidden_size"], layers=original["num_decoder_layers"], axes=axes)
 
     @property
     def predictor(self) -> tuple[str, ...]:
@@ -62,13 +63,33 @@ class HeadShape:
         return self.axes.get(name, tuple(range(self.width)))
 
 
+def original_of(config: Any) -> dict[str, int]:
+    """The dense head's remembered config fields."""
+    record = getattr(config, "secateur", None) or {}
+    return record.get("original") or {name: getattr(config, name) for name in REMEMBERED}
+
+
+def stock_width(shape: HeadShape) -> int:
+    """The one width that stock classes would have a head with.
+
+    Raises:
+        SelectionError: Its parts are of several.
+    """
+    widths = [len(shape.units(name)) for name in (*shape.predictor, shape.joiner)]
+    if len(set(widths)) > 1:
+        raise SelectionError(
+            f"This shape does not fit the stock layout: widths of predictor and joiner differ: "
+            f"{', '.join(map(str, widths))}; use the registered layout."
+        )
+    return widths[0]
+
+
 class Recurrent(nn.Module):
     """An LSTM whose layers have each their own width, and whose weights are read anew in every pass.
 
-    Like `nn.LSTM` with `batch_first`, with its parameter names, but masks on its weights
-    are seen: torch's own class keeps a list of the weights that it was made with. The states of all layers are one
-    tensor as wide as the widest layer, (layers, B, widest), with zeros behind those of narrower ones, so that they fit
-    the library's cache.
+    Like `nn.LSTM` with `batch_first`, with its parameter names, but masks on its weights are seen: torch's own class
+    keeps a list of the weights that it was made with. The states of all layers are one tensor as wide as the widest
+    layer, (layers, B, widest), with zeros behind those of narrower ones, so that they fit the library's cache.
     """
 
     def __init__(self, inputs: int, widths: Sequence[int]) -> None:

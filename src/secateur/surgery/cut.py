@@ -18,6 +18,7 @@ from secateur.masking.taps import compile_taps, values_of
 from secateur.modules.configs import config_class, holding, stock_config
 from secateur.modules.families import (
     FAMILIES,
+    PREFIX,
     encoder_config,
     encoder_path,
     ending_held_by,
@@ -28,6 +29,7 @@ from secateur.modules.families import (
 )
 from secateur.modules.models import ending_of, endings
 from secateur.modules.positions import direction_norm
+from secateur.modules.transducer import HeadShape, stock_width
 from secateur.structure import Selection, Structure, Weight, close, dense_again
 from secateur.surgery.slices import Slices
 
@@ -144,10 +146,16 @@ def _around(config: PreTrainedConfig, held: PreTrainedConfig, record: Mapping[st
         config: Of the model.
         held: Of the other encoder.
         record: The entry ``secateur`` of the head; empty where it is whole.
+
+    Raises:
+        SelectionError: The other encoder is of a stock class, and the head fits none.
     """
     own = (*_OF_THE_FILE, "encoder_config", "secateur")
     fields = {name: value for name, value in config.to_dict().items() if name not in own}
-    return holding(held, ending_held_by(config), fields | ({"secateur": dict(record)} if record else {}))
+    new: Any = holding(held, ending_held_by(config), fields | ({"secateur": dict(record)} if record else {}))
+    if record and not held.model_type.startswith(PREFIX):
+        new.decoder_hidden_size = stock_width(HeadShape.of(new))
+    return new  # type: ignore[no-any-return]
 
 
 def _state(parts: Parts, new: Structure, closed: Selection) -> dict[str, Tensor]:
