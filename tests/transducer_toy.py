@@ -12,7 +12,9 @@ from transformers import (
     NemotronAsrStreamingForRNNT,
     ParakeetEncoderConfig,
     ParakeetForRNNT,
+    ParakeetForTDT,
     ParakeetRNNTConfig,
+    ParakeetTDTConfig,
 )
 
 MELS = 16
@@ -29,7 +31,7 @@ ENCODER = {
 
 
 def transducer(*, streaming: bool = False, seed: int = 0, **fields: Any) -> Any:
-    """A model in eval mode whose last token is the blank; fields of its config may be given."""
+    """A model in eval mode whose last token is the blank; fields of its config may be given, `durations` of a TDT."""
     fields = {"vocab_size": 12, "decoder_hidden_size": 20, "num_decoder_layers": 1, "pad_token_id": 2} | fields
     fields = {"blank_token_id": fields["vocab_size"] - 1, "max_symbols_per_step": 3} | fields
     config: Any
@@ -38,16 +40,18 @@ def transducer(*, streaming: bool = False, seed: int = 0, **fields: Any) -> Any:
         config = NemotronAsrStreamingConfig(encoder_config=encoder, **fields)
     else:
         encoder = ParakeetEncoderConfig(**ENCODER)
-        config = ParakeetRNNTConfig(encoder_config=encoder, **fields)
+        config = (ParakeetTDTConfig if "durations" in fields else ParakeetRNNTConfig)(encoder_config=encoder, **fields)
     with torch.random.fork_rng(devices=[]), torch.no_grad():
         torch.manual_seed(seed)
-        model: Any = (NemotronAsrStreamingForRNNT if streaming else ParakeetForRNNT)(config).eval()
+        offline = ParakeetForTDT if "durations" in fields else ParakeetForRNNT
+        model: Any = (NemotronAsrStreamingForRNNT if streaming else offline)(config).eval()
         for value in model.parameters():
             if value.dim() > 1:
                 value.normal_(0.0, 1.5 * value[0].numel() ** -0.5)
         model.joint.head.weight.mul_(2.0)
         model.decoder.decoder_projector.weight.mul_(6.0)
         model.joint.head.bias.zero_()[min(config.blank_token_id, config.vocab_size - 1)] += 2.0
+        model.joint.head.bias[config.vocab_size :] -= 50.0  # the library takes the likeliest output for a token
     return model
 
 

@@ -381,7 +381,8 @@ def _shrunk(record: dict[str, Any]) -> None:
     before, after = record["before"], record["after"]
     rows = [
         (name, f"{before[name]:,}", f"{after[name]:,}", f"{after[name] / before[name]:.1%}")
-        for name in ("parameters", "macs")
+        for name in ("parameters", "head", "macs")
+        if before[name]
     ]
     _table(f"Shrunk model in {record['folder']}", ("", "before", "after", "kept"), rows)
     _verified(record["verification"])
@@ -392,6 +393,8 @@ def _profiled(record: dict[str, Any]) -> None:
     rows.append(("all", f"{record['parameters']:,}", f"{record['macs']:,}"))
     _table(f"{record['model_type']}, {record['samples'] / 16000:g} s of audio", ("block", "parameters", "MACs"), rows)
     print(record["convention"])
+    if record["head"]:
+        print(f"Beside the encoder: {record['head']:,} parameters of a transducer's head")
 
 
 def _verified(record: dict[str, Any]) -> None:
@@ -493,7 +496,7 @@ def _choose_flags(verb: argparse.ArgumentParser) -> None:
     how_much.add_argument("--target-ms", type=float, help="predicted milliseconds, for the cost latency")
     how_much.add_argument("--target-rtf", type=float, help="predicted real-time factor, for the cost latency")
     verb.add_argument("--cost", default="parameters", help="parameters, macs or latency")
-    verb.add_argument("--scope", default="whole", help="whole, gated, encoder, frontend or a module path")
+    verb.add_argument("--scope", default="whole", help="whole, gated, encoder, frontend, transducer or a module path")
     verb.add_argument("--round-to", metavar="MULTIPLES", help="auto, or {channels: 64, …}; default: as in the run")
     verb.add_argument("--device", help="cpu or cuda, what the model is meant for; default: as in the run")
     verb.add_argument("--out", help="folder for the selection and the shrunk model")

@@ -187,7 +187,7 @@ def choose(
     recipe = replace(recipe, target=None, constraints=(wanted,), choose=how)
     target = Path(out) if out else folder / f"choose-{wanted.name}-{wanted.asked}"
     check_free(target)
-    setting = prepare(recipe, table=_latencies(folder, recipe, on_progress))
+    setting = prepare(recipe, table=_latencies(folder, recipe, on_progress), learned=True)
     with whole_folder(target) as partial:
         if setting.table is not None:
             write_json(partial / LATENCIES, setting.table)

@@ -78,7 +78,7 @@ def masked_and_cut(dense: Any, structure: Structure, selection: Selection, lengt
     dtype = next(dense.parameters()).dtype
     small, closed = cut(dense, selection), close(structure, selection).selection
     values, mask = audio(lengths, dtype)
-    masking = attach(base_of(dense), structure)
+    masking = attach(dense, structure)
     try:
         masking.set(values_of(structure, closed, dtype))
         masked = outputs(dense, values, mask)
@@ -239,7 +239,7 @@ def test_a_cut_model_with_a_head_writes_what_the_masked_one_writes(family: str, 
     small = cut(dense, selection)
     features = features_of(16_000, batch=2)
     inputs = {"input_features": features, "attention_mask": torch.ones(features.shape[:2], dtype=torch.long)}
-    masking = attach(base_of(dense), structure)
+    masking = attach(dense, structure)
     try:
         masking.set(values_of(structure, close(structure, selection).selection, torch.float32))
         masked = dense.generate(**inputs)

@@ -266,7 +266,7 @@ MISTAKES: list[tuple[list[str], str]] = [
     (["prune", "@/recipe.yaml", "--out", "out", "--choose", "{kind: file, path: x}"], "There is no selection file 'x'"),
     (
         ["prune", "@/recipe.yaml", "--out", "out", "--choose.round_to", "{chanels: 8}"],
-        "got the kind 'chanels', allowed are channels, qk, vo, units, rank. Did you mean 'channels'?",
+        "got the kind 'chanels', allowed are channels, qk, vo, units, rank, predictor, joiner. Did you mean 'ch",
     ),
     (
         ["prune", "@/recipe.yaml", "--out", "out", "--choose.round_to.units", "0"],

@@ -11,6 +11,7 @@ from torch import nn
 
 from secateur.modules.families import shape_of
 from secateur.modules.low_rank import FactorisedLinear
+from secateur.modules.transducer import Recurrent
 from secateur.structure import (
     Axis,
     Bind,
@@ -63,12 +64,8 @@ class Table:
         self.left_out: set[str] = set()
         self.convention = CONVENTION
         self.sees_padding = any(isinstance(module, nn.GroupNorm) for module in self.modules.values())
-        matrices = {f"{path}.weight" for path, module in self.modules.items() if _multiplies(module)}
-        matrices |= {f"{path}.parametrizations.weight.original1" for path, m in self.modules.items() if _multiplies(m)}
-        self.weights = {
-            name: Weight(name=name, shape=tuple(value.shape), matrix=name in matrices)
-            for name, value in model.named_parameters()
-        }
+        self.head: tuple[str, ...] = ()
+        self.weights = _weights(model)
         saved = model.state_dict().keys() - self.weights.keys()
         self.buffers = {
             name: Weight(name=name, shape=tuple(value.shape), matrix=False)
@@ -81,6 +78,12 @@ class Table:
             self.weights[name] = Weight(name=name, shape=(module.out_features, module.in_features), matrix=True)
             if f"{path}.outer.bias" in self.weights:
                 self.weights[f"{path}.bias"] = self.weights.pop(f"{path}.outer.bias")
+
+    def add(self, part: str, module: nn.Module) -> None:
+        """Add a part of the head, of which rows may then speak."""
+        self.head = (*self.head, part)
+        self.modules |= dict(module.named_modules(prefix=part))
+        self.weights |= _weights(module, part)
 
     def axis(self, axis: Axis) -> None:
         """Add an axis."""
@@ -210,7 +213,22 @@ class Table:
             encoder=self.encoder,
             features=self.features,
             factorised=factorised,
+            head=self.head,
         )
+
+
+def _weights(model: nn.Module, path: str = "") -> dict[str, Weight]:
+    """The parameters of the module at a path by name, as yet on no axis."""
+    matrices = set()
+    for inside, module in model.named_modules(prefix=path):
+        if _multiplies(module):
+            matrices |= {f"{inside}.weight", f"{inside}.parametrizations.weight.original1"}
+        elif isinstance(module, nn.LSTM | Recurrent):
+            matrices |= {f"{inside}.{name}" for name, value in module.named_parameters() if value.dim() > 1}
+    return {
+        name: Weight(name=name, shape=tuple(value.shape), matrix=name in matrices)
+        for name, value in model.named_parameters(prefix=path)
+    }
 
 
 def _multiplies(module: nn.Module) -> bool:

@@ -12,6 +12,7 @@ from secateur.arch import (
     data2vec_audio,
     fast_conformer,
     hubert,
+    transducer,
     unispeech_sat,
     wav2vec2,
     wav2vec2_bert,
@@ -20,8 +21,9 @@ from secateur.arch import (
 )
 from secateur.arch.blocks import Table
 from secateur.errors import ModelError, SecateurError
-from secateur.modules.families import encoder_config, stock_type
+from secateur.modules.families import encoder_config, encoder_path, ending_held_by, stock_type
 from secateur.modules.models import class_for
+from secateur.modules.transducer import ENDINGS, HeadShape
 from secateur.structure import Structure
 
 TABLES: dict[str, Callable[[Table], None]] = {
@@ -60,12 +62,12 @@ def fill(model: nn.Module, state: Mapping[str, Tensor], *, like: nn.Module) -> N
 
 
 def declare(config: Any) -> Structure:
-    """The structure of the base model that a config describes, stock or cut, or holds the config of.
+    """The structure of the model that a config describes, stock or cut: of its encoder, and of a transducer's head.
 
     Raises:
         ModelError: The architecture, or something that this config switches on, is not supported.
     """
-    config = encoder_config(config)
+    whole, ending, config = config, ending_held_by(config), encoder_config(config)
     model_type = stock_type(config.model_type)
     if getattr(config, "add_adapter", False):
         raise ModelError(
@@ -75,7 +77,8 @@ def declare(config: Any) -> Structure:
     if getattr(config, "conv_pos_batch_norm", False):
         raise ModelError("A positional convolution with batch norm (conv_pos_batch_norm) is not supported.")
     try:
-        table = Table(skeleton(config), config)
+        model = skeleton(whole, ending) if ending in ENDINGS else None
+        table = Table(skeleton(config) if model is None else model.get_submodule(encoder_path(model)), config)
     except SecateurError:
         raise
     except (ValueError, TypeError, ZeroDivisionError, IndexError, RuntimeError) as error:
@@ -83,4 +86,6 @@ def declare(config: Any) -> Structure:
     if not table.shape.layers:
         raise ModelError(f"The config has {config.num_hidden_layers} layers (num_hidden_layers); at least 1 is needed.")
     TABLES[model_type](table)
+    if model is not None:
+        transducer.declare(table, model, HeadShape.of(whole))
     return table.structure(model_type)

@@ -212,8 +212,8 @@ class Rounded:
     """Choosing sizes that the hardware likes."""
 
     round_to: Literal["auto"] | dict[str, int | Literal["auto"]] = field(default_factory=dict)
-    """multiples of kept sizes by kind: channels, qk, vo, units, rank; ``auto``, for one of them or for all, is the
-    multiple that the device gains from, if any"""
+    """multiples of kept sizes by kind: channels, qk, vo, units, rank, predictor, joiner; ``auto``, for one of them or
+    for all, is the multiple that the device gains from, if any"""
     device: Literal["cpu", "cuda"] = "cpu"
     """what the model is meant for, by which ``auto`` goes"""
 
@@ -321,8 +321,8 @@ class PruneConfig:
         default_factory=lambda: {kind: HardConcrete() for kind in ("channels", "heads", "units")}
     )
     """settings by kind of axis: channels, groups (of the positional convolution; no recipe here gates them, see
-    benchmarks/README.md), heads, qk, vo, units, rank (of the maps named by `factorise`), block; null leaves out a kind
-    that a base gates"""
+    benchmarks/README.md), heads, qk, vo, units, rank (of the maps named by `factorise`), block; of a transducer's head
+    predictor and joiner, with a constraint that counts them; null leaves out a kind that a base gates"""
     factorise: Factorising | None = None
     """linear maps that are pruned by rank; null: none"""
     target: float | None = None

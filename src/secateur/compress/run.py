@@ -142,7 +142,7 @@ def select(setting: Setting, folder: Path, learned: Path) -> None:
         )
     elif isinstance(how, FromScore):
         by_size = how.score == "magnitude"
-        scores = magnitude(base_of(setting.student()), structure) if by_size else first(structure)
+        scores = magnitude(setting.student(), structure) if by_size else first(structure)
         choice = best_share(structure, scores, how.kinds, limits, round_to=setting.config.round_to)
     else:
         scores, scales = gate_scores(structure, learned)

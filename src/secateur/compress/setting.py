@@ -16,7 +16,7 @@ from transformers import PreTrainedConfig, PreTrainedModel
 
 from secateur.arch import declare
 from secateur.compress.batches import Feed, MicroBatch, held_out, split_off
-from secateur.compress.config import Factorising, FromFile, PruneConfig
+from secateur.compress.config import Factorising, FromFile, FromGates, FromScore, PruneConfig
 from secateur.compress.step import Bound
 from secateur.cost import Cost, Terms
 from secateur.cost.latency import latency
@@ -31,10 +31,12 @@ from secateur.masking.attach import base_of
 from secateur.modules.norm import leave_padding_out
 from secateur.objective.constraint import Constraint
 from secateur.objective.pairing import teacher_layers
-from secateur.objective.tasks import Task, build_task
+from secateur.objective.tasks import Rnnt, Task, build_task
 from secateur.structure import Selection, Structure, close
+from secateur.structure.axis import HEAD_KINDS
+from secateur.structure.structure import TRANSDUCER
 from secateur.surgery.bundles import Bundles
-from secateur.surgery.choose import Limit, check_reachable
+from secateur.surgery.choose import Limit, check_reachable, counted_by
 from secateur.surgery.factorise import factorise, factorised_config, ranks_of
 from secateur.surgery.hearing import hearing_of
 from secateur.surgery.load import load_model, with_head
@@ -60,7 +62,8 @@ class Setting:
         task: What is learned beside or instead of imitating the teacher.
         new_head: Whether the teacher's head is new and has learned nothing.
         notes: What was left out of the audio or mended, in sentences.
-        structure: Of the encoder that is pruned: the teacher's, factorised where the recipe asks for it.
+        structure: Of what is pruned: the teacher's encoder, factorised where the recipe asks for it, and of its head
+            where that is pruned.
         table: Measured times of its blocks; None where no constraint is on latency.
         bounds: The constraints with their costs.
         train: Training audio.
@@ -117,12 +120,13 @@ class Setting:
         return [Limit(name=b.constraint.name, cost=b.cost, share=b.share) for b in self.bounds]
 
 
-def prepare(config: PruneConfig, *, table: Callable[[PreTrainedConfig], Table]) -> Setting:
+def prepare(config: PruneConfig, *, table: Callable[[PreTrainedConfig], Table], learned: bool = False) -> Setting:
     """Load the teacher, open the audio, and check that every constraint can be met.
 
     Args:
         config: The recipe.
         table: Where measured times of the teacher's blocks come from; asked last, and only for a constraint on latency.
+        learned: Whether gates have learned already, so that each has a verdict that needs no constraint.
 
     Raises:
         SecateurError: A part is missing, unfit, or a target cannot be reached; told before anything is trained.
@@ -135,10 +139,8 @@ def prepare(config: PruneConfig, *, table: Callable[[PreTrainedConfig], Table]) 
     source = model_path(config.model)
     teacher = load_model(source)
     teacher.requires_grad_(False)
-    structure = declare(teacher.config)
-    if config.factorise is not None:
-        structure = declare(factorised_config(teacher.config, _ranks(config.factorise, structure)))
-    gated = _gated(config, structure)
+    structure = _structure(config, teacher.config)
+    gated = frozenset() if _awaits_head(config, structure) else _gated(config, structure)
     if config.distill is not None:
         teacher_layers(config.distill.pairing, len(list(structure.of_kinds(("layer",)))))
     train, held, notes = _audio(config)
@@ -150,10 +152,14 @@ def prepare(config: PruneConfig, *, table: Callable[[PreTrainedConfig], Table]) 
         notes = (*notes, *ours, *theirs)
         new_head = task.new_head
         teacher = _ready(config, teacher, task).requires_grad_(False)
+        if new_head:
+            before, structure = structure, _structure(config, teacher.config)
+            gated = gated if structure.axes.keys() == before.axes.keys() else _gated(config, structure)
+            _check_new_head(config, structure)
     timed = any(constraint.cost == "latency" for constraint in config.limits)
     times = table(teacher.config) if timed else None
     bounds = _bounds(config, structure, gated, times)
-    _check_bounds(config, structure, bounds, gated)
+    _check_bounds(config, structure, bounds, gated, learned=learned)
     setting = Setting(
         config=config,
         source=source,
@@ -171,6 +177,36 @@ def prepare(config: PruneConfig, *, table: Callable[[PreTrainedConfig], Table]) 
     )
     _ = setting.feed, setting.held_out()  # too little audio, or too short, is told now
     return setting
+
+
+def _structure(config: PruneConfig, model: PreTrainedConfig) -> Structure:
+    """What is pruned: the encoder, factorised where that is asked for; with a transducer's head where that is meant."""
+    structure = declare(model)
+    if config.factorise is not None:
+        structure = declare(factorised_config(model, _ranks(config.factorise, structure)))
+    meant = isinstance(config.choose, FromFile) or any(kind in HEAD_KINDS for kind in config.pruned)
+    meant |= any(limit.scope == TRANSDUCER or structure.in_head(limit.scope) for limit in config.limits)
+    return structure if meant else structure.without_head
+
+
+def _awaits_head(config: PruneConfig, structure: Structure) -> bool:
+    """Whether something is to be pruned of a transducer's head that is yet to be made."""
+    scopes = [limit.scope for limit in config.limits]
+    meant = any(kind in HEAD_KINDS for kind in config.pruned) or TRANSDUCER in scopes
+    return meant and isinstance(config.task, Rnnt) and not structure.head
+
+
+def _check_new_head(config: PruneConfig, structure: Structure) -> None:
+    """Raise a ConfigError where something of a head is to be chosen before it has learned anything."""
+    how = config.choose
+    axes = Selection.load(how.path).axes if isinstance(how, FromFile) else {}
+    named = any(structure.in_head(name.rpartition("/")[0]) for name in axes)
+    chosen = named or (isinstance(how, FromScore) and any(kind in HEAD_KINDS for kind in how.kinds))
+    if chosen and config.finetune is None:
+        raise ConfigError(
+            f"choose: {config.model!r} has no predictor and joiner yet, and new ones have nothing to choose by; "
+            "fine-tune first, by 'finetune', or learn gates."
+        )
 
 
 def start_of(teacher: PreTrainedModel, factorising: Factorising | None) -> PreTrainedModel:
@@ -258,6 +294,7 @@ def _gated(config: PruneConfig, structure: Structure) -> frozenset[str]:
             "The kind 'rank' is to be pruned, but no linear map of this model is factorised: name some under "
             "'factorise', such as {linears: [q_proj, k_proj, v_proj, out_proj]}."
         )
+    _check_head_kinds(config, structure)
     if not axes:
         raise ConfigError(
             f"No axis of this model is of the kinds {', '.join(kinds) or '(none)'} that are to be pruned: name some "
@@ -268,7 +305,29 @@ def _gated(config: PruneConfig, structure: Structure) -> frozenset[str]:
     return frozenset(axis.name for axis in axes)
 
 
-def _check_bounds(config: PruneConfig, structure: Structure, bounds: Sequence[Bound], gated: frozenset[str]) -> None:
+def _check_head_kinds(config: PruneConfig, structure: Structure) -> None:
+    """Raise a ConfigError where kinds of a transducer's head are to be pruned that is not there, or does not learn."""
+    kinds = [kind for kind in config.pruned if kind in HEAD_KINDS]
+    if kinds and not structure.head:
+        raise ConfigError(
+            f"The kind {kinds[0]!r} is to be pruned, which only transducers have (ForRNNT, ForTDT), and this model is "
+            "none: leave it out, or name {kind: rnnt} under 'task'."
+        )
+    if kinds and isinstance(config.choose, FromGates) and not (config.task and config.task_weight):
+        raise ConfigError(
+            f"gates.{kinds[0]}: a transducer's head is run for its task alone, without which its gates would learn "
+            "nothing; name {kind: rnnt} under 'task', or choose by score."
+        )
+
+
+def _check_bounds(
+    config: PruneConfig,
+    structure: Structure,
+    bounds: Sequence[Bound],
+    gated: frozenset[str],
+    *,
+    learned: bool,
+) -> None:
     """Raise an error for a constraint on nothing, or one that cannot be met; or for a selection that does not fit."""
     for bound in bounds:
         if not bound.cost.dense:
@@ -279,6 +338,13 @@ def _check_bounds(config: PruneConfig, structure: Structure, bounds: Sequence[Bo
     if isinstance(config.choose, FromFile):
         close(structure, Selection.load(config.choose.path))
         return
+    for axis in structure.of_kinds(HEAD_KINDS if not learned else ()):
+        units = slice(start := structure.offsets[axis.name], start + axis.size)
+        if axis.name in gated and not any(counted_by(b.cost, structure.size)[units].any() for b in bounds):
+            raise ConfigError(
+                f"The kind {axis.kind!r} is to be pruned, but no constraint counts it, so that nothing would: add one, "
+                "such as {cost: parameters, scope: transducer, target: 0.5}."
+            )
     scores = torch.cat(
         [torch.full((axis.size,), 0.0 if axis.name in gated else math.inf) for axis in structure.axes.values()]
     )

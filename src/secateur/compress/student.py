@@ -10,6 +10,7 @@ from secateur.arch import declare
 from secateur.compress.regularise import carry_over, fields_of
 from secateur.masking import attach
 from secateur.masking.attach import base_of
+from secateur.masking.parts import Parts
 from secateur.modules.families import encoder_config
 from secateur.structure import Selection, Structure
 from secateur.surgery.cut import cut
@@ -26,7 +27,7 @@ class Student:
         """
         Args:
             model: The model, with or without a task head; changed in place.
-            structure: Of its encoder.
+            structure: Its own, or that of its encoder alone, where nothing of a transducer's head is pruned.
             static: As `attach` takes it.
         """
         self.original, self.static = structure, static
@@ -38,7 +39,7 @@ class Student:
 
     def _take(self, model: PreTrainedModel, structure: Structure) -> None:
         self.model, self.structure = model, structure
-        self.masking = attach(base_of(model), structure, static=self.static)
+        self.masking = attach(model, structure, static=self.static)
         axes, offsets = self.original.axes, self.original.offsets
         self.units = torch.tensor(
             [
@@ -90,11 +91,11 @@ class Student:
         inner.update(self.fields)  # which parameters a model is built with depends on them
         # What is factorised stays so: its ranks are not decided yet.
         small = cut(before, selection_of(self.structure, self.own(self.stays(kept))), break_even=False)
-        structure = declare(small.config)
+        structure = declare(small.config) if self.original.head else declare(small.config).without_head
         inner.update(phase)
         carry_over(before, small)
         if optimiser is not None:
-            _follow(optimiser, before, small, Slices(self.structure, structure))
+            _follow(optimiser, Parts(before, self.structure), small, Slices(self.structure, structure))
         self._take(small, structure)
 
 
@@ -109,14 +110,14 @@ def selection_of(structure: Structure, kept: Tensor) -> Selection:
     )
 
 
-def _follow(optimiser: torch.optim.Optimizer, before: PreTrainedModel, small: PreTrainedModel, slices: Slices) -> None:
+def _follow(optimiser: torch.optim.Optimizer, parts: Parts, small: PreTrainedModel, slices: Slices) -> None:
     """Put a cut model's parameters in the place of those of the model before, with what is left of their state."""
-    encoder = {id(parameter): name for name, parameter in base_of(before).named_parameters()}
+    ours = {id(parameter): name for name, parameter in parts.parameters().items()}
     after = dict(small.named_parameters())
-    new = {id(parameter): after.get(name) for name, parameter in before.named_parameters()}
+    new = {id(parameter): after.get(name) for name, parameter in parts.model.named_parameters()}
 
     def moved(state: Tensor, old: Tensor) -> Tensor:
-        return slices.of(encoder[id(old)], state) if state.shape == old.shape and id(old) in encoder else state
+        return slices.of(ours[id(old)], state) if state.shape == old.shape and id(old) in ours else state
 
     for group in optimiser.param_groups:
         params = []

@@ -20,8 +20,10 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from secateur.cost.grid import Grids
-from secateur.structure import Axis, Selection, Structure, Unit, Use, Weight
+from secateur.cost.grid import Grids, Squares
+from secateur.errors import ConfigError
+from secateur.structure import Axis, Bind, Selection, Structure, Unit, Use, Weight
+from secateur.structure.structure import TRANSDUCER
 
 #: The costs that are counted, from the declaration alone.
 COSTS = ("parameters", "macs")
@@ -193,6 +195,7 @@ class Terms:
         number, nobody = self.alive.number, structure.size
         groups: dict[tuple[int, ...], int] = {}
         grids: dict[int, tuple[str, str]] = {}
+        squares: dict[int, str] = {}
 
         def group(axes: Sequence[str], across: str) -> int:
             if not across:
@@ -205,13 +208,17 @@ class Terms:
         along, within, any_of, constant = [], [], [], []
         for term in self.terms:
             binds = term.weight.binds if term.weight else [term.use] if term.use else []
-            along.append([group(bind.axes, bind.across) for bind in binds])
+            both = _both_sides(binds)
+            if both:
+                index = groups.setdefault((-1 - number[both],), len(groups))
+                squares[index] = both
+            along.append([index] if both else [group(bind.axes, bind.across) for bind in binds])
             unit = term.weight.within if term.weight else None
             within.append(nobody if unit is None else self._position(*unit))
             any_of.append(term.weight.any_of if term.weight else ())
             bound = {bind.dim for bind in term.weight.binds} if term.weight else set()
             shape = term.weight.shape if term.weight else ()
-            widths = [bind.width for bind in term.weight.binds] if term.weight else []
+            widths = [bind.width * (len(bind.axes) if both else 1) for bind in term.weight.binds] if term.weight else []
             constant.append(float(math.prod([*widths, *(size for dim, size in enumerate(shape) if dim not in bound)])))
         self.along = _pad(along, len(groups))
         self.within = torch.tensor(within)
@@ -219,10 +226,12 @@ class Terms:
         conditional = [index for index, axes in enumerate(any_of) if axes]
         self.conditional = torch.tensor(conditional, dtype=torch.long)
         self.there = Presence(structure, self.alive, [any_of[index] for index in conditional])
-        plain = {axes: index for axes, index in groups.items() if index not in grids}
+        plain = {axes: index for axes, index in groups.items() if index not in grids and index not in squares}
         self.group_of = torch.tensor([index for axes, index in plain.items() for _ in axes], dtype=torch.long)
         self.axis_of = torch.tensor([axis for axes in plain for axis in axes], dtype=torch.long)
         self.grids, self.grid_of = Grids(structure, list(grids.values())), torch.tensor(list(grids), dtype=torch.long)
+        self.squares = Squares(structure, list(squares.values()))
+        self.square_of = torch.tensor(list(squares), dtype=torch.long)
         self.groups = len(groups)
 
     def _position(self, axis: str, unit: int) -> int:
@@ -238,6 +247,7 @@ class Terms:
         alive, counts, _ = self.alive(open_probability)
         sums = torch.zeros(self.groups, dtype=counts.dtype).index_add(0, self.group_of, counts[self.axis_of])
         sums = sums.index_copy(0, self.grid_of, self.grids(open_probability))
+        sums = sums.index_copy(0, self.square_of, self.squares(open_probability))
         sums = torch.cat([sums, sums.new_ones(1)])
         sizes = self.constant * sums[self.along].prod(-1) * alive[self.within]
         if len(self.conditional):
@@ -317,12 +327,20 @@ class Cost:
         Args:
             terms: The structure's terms.
             cost: ``parameters`` or ``macs``.
-            scope: ``whole``, ``gated``, ``encoder``, ``frontend`` or a module path of the base model.
+            scope: ``whole``, ``gated``, ``encoder``, ``frontend``, ``transducer`` or a module path.
             samples: Audio length for MACs, in samples.
             gated: Names of the gated axes, for the scope ``gated``.
+
+        Raises:
+            ConfigError: The scope names nothing, or MACs are asked of a transducer's head.
         """
         structure = terms.structure
         structure.check_scope(scope)
+        if cost == "macs" and (scope == TRANSDUCER or structure.in_head(scope)):
+            raise ConfigError(
+                f"There are no MACs of the scope {scope!r}: how often a transducer's head is used depends on what is "
+                "said; constrain its parameters."
+            )
 
         def counts(term: Term, use: Use | None) -> bool:
             if scope == "gated":
@@ -349,6 +367,12 @@ class Cost:
     def count(self, selection: Selection) -> float:
         """Exact cost of a selection, whole where it is counted."""
         return self.at(indicator(self.structure, selection.axes))
+
+
+def _both_sides(binds: Sequence[Bind | Use]) -> str:
+    """The axis that lies along both dimensions of a matrix and none beside it; empty where there is none."""
+    axes = {name for bind in binds for name in bind.axes}
+    return axes.pop() if len(binds) == 2 and len(axes) == 1 and not any(bind.across for bind in binds) else ""
 
 
 def indicator(structure: Structure, kept: Mapping[str, Sequence[int]]) -> Tensor:

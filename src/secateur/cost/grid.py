@@ -1,4 +1,4 @@
-"""Expected sizes of grids: dimensions that every unit of another axis has for itself, as heads of one width."""
+"""Expected sizes of what no product of expected counts is: grids, and matrices with one axis along both sides."""
 
 from __future__ import annotations
 
@@ -11,7 +11,10 @@ from secateur.structure import Structure
 
 
 class Grids:
-    """Expected numbers of places, (living units across) x (living units inside), that axes above both share."""
+    """Expected numbers of places, (living units across) x (living units inside), that axes above both share.
+
+    Such are dimensions that every unit of another axis has for itself, as heads of one width.
+    """
 
     def __init__(self, structure: Structure, pairs: Sequence[tuple[str, str]]) -> None:
         """
@@ -43,4 +46,28 @@ class Grids:
             for needed in needs:
                 size = size * (1.0 - (1.0 - open_probability[needed]).prod())
             sizes.append(size)
+        return torch.stack(sizes) if sizes else open_probability.new_zeros(0)
+
+
+class Squares:
+    """Expected squares of numbers of living units, as of the places in a matrix from a layer to itself."""
+
+    def __init__(self, structure: Structure, axes: Sequence[str]) -> None:
+        """
+        Args:
+            structure: Of the axes.
+            axes: Their names; their units have no conditions but their own gates.
+        """
+        own = [structure.axes[name] for name in axes]
+        assert not any(axis.parents or axis.needs or axis.with_any for axis in own)
+        self.units = [slice(start := structure.offsets[axis.name], start + axis.size) for axis in own]
+        self.least = [float(axis.least > 0 and axis.size > 0) for axis in own]
+
+    def __call__(self, open_probability: Tensor) -> Tensor:
+        """Expected squares, mean^2 + variance: (units,) in float64 -> (axes,)."""
+        sizes = []
+        for units, least in zip(self.units, self.least, strict=True):
+            own = open_probability[units]
+            # Where all are closed one stays.
+            sizes.append(own.sum().square() + (own * (1.0 - own)).sum() + least * (1.0 - own).prod())
         return torch.stack(sizes) if sizes else open_probability.new_zeros(0)

@@ -26,6 +26,7 @@ class Breakdown:
 
     Attributes:
         parameters: Parameters of the base model, without a task head.
+        head: Parameters of a transducer's head; 0 without one. They stand in no block and no scope.
         macs: Multiply-accumulates at `samples` samples.
         latency: Predicted milliseconds; None without a table of measured times.
         samples: Audio length that the MACs are for.
@@ -36,6 +37,7 @@ class Breakdown:
     """
 
     parameters: int
+    head: int
     macs: int
     latency: float | None
     samples: int
@@ -58,11 +60,15 @@ def breakdown(
     form: Form = "cheaper" if selection else "two"
     sizes = terms.sizes(kept, form)
     blocks: dict[str, dict[str, float]] = {}
+    head = 0
     for cost in COSTS:
         factors = terms.weights_of(cost, samples, lambda term, use: True)
         values = (sizes * factors).to(torch.float64).tolist()
         for term, value in zip(terms.terms, values, strict=True):
             path = term.weight.name if term.weight else term.use.module if term.use else ""
+            if structure.in_head(path):
+                head += round(value)
+                continue
             block = blocks.setdefault(_block(structure, path), dict.fromkeys(COSTS, 0))
             block[cost] += round(value)
     times = Prediction(terms, table) if table is not None else None
@@ -79,6 +85,7 @@ def breakdown(
     }
     return Breakdown(
         parameters=scopes["whole"]["parameters"],
+        head=head,
         macs=scopes["whole"]["macs"],
         latency=None if times is None else sum(block.get("latency", 0.0) for block in blocks.values()),
         samples=samples,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import cache
 from typing import Any
 
@@ -10,6 +11,7 @@ from transformers import PreTrainedConfig
 
 from secateur.errors import ModelError
 from secateur.modules.families import FAMILIES, PREFIX, shape_of, stock_type
+from secateur.modules.transducer import REMEMBERED
 
 
 def stock_config(model_type: str, fields: dict[str, Any]) -> PreTrainedConfig:
@@ -65,7 +67,13 @@ def holder_class(model_type: str, ending: str) -> type[PreTrainedConfig]:
         from secateur.modules.models import register  # that module imports this one
 
         register(model_type)
+        if self.secateur is not None:
+            _take_original(self, REMEMBERED)
         stock.__post_init__(self, **kwargs)
+
+    def to_dict(self: Any) -> dict[str, Any]:
+        fields = stock.to_dict(self)
+        return {name: value for name, value in fields.items() if name != "secateur" or value is not None}
 
     def to_diff_dict(self: Any) -> dict[str, Any]:
         return self.to_dict()  # type: ignore[no-any-return]  # the encoder's config has no defaults to differ from
@@ -76,12 +84,28 @@ def holder_class(model_type: str, ending: str) -> type[PreTrainedConfig]:
         {
             "__doc__": f"Config of a cut {family.class_name(ending)}.",
             "__module__": __name__,
+            "__annotations__": {"secateur": dict | None},
             "model_type": PREFIX + family.heads[ending],
             "sub_configs_defaults": {"encoder_config": config_class(model_type)},
+            "secateur": None,
             "__post_init__": post_init,
+            "to_dict": to_dict,
             "to_diff_dict": to_diff_dict,
         },
     )
+
+
+def _take_original(config: Any, names: Sequence[str]) -> None:
+    """Set the fields of a head's config that its shape is told by.
+
+    Raises:
+        ModelError: Its entry ``secateur`` lacks them.
+    """
+    original = config.secateur.get("original", {}) if isinstance(config.secateur, dict) else {}
+    for name in names:
+        if name not in original:
+            raise ModelError(f"The 'secateur' entry of a config of type {config.model_type!r} lacks original.{name}.")
+        setattr(config, name, original[name])
 
 
 def holding(encoder: PreTrainedConfig, ending: str, fields: dict[str, Any]) -> PreTrainedConfig:

@@ -8,7 +8,7 @@ from typing import Any
 from transformers import PreTrainedConfig
 
 from secateur.errors import ModelError, nearest
-from secateur.modules import conformer, fast_conformer, wav2vec2
+from secateur.modules import conformer, fast_conformer, transducer, wav2vec2
 from secateur.modules.family import Family
 from secateur.modules.shape import EncoderShape
 from secateur.structure import Factorised, Selection, Structure
@@ -54,6 +54,14 @@ def encoder_path(model: Any) -> str:
     return name if name and hasattr(model, name) else ""
 
 
+def ending_held_by(config: Any) -> str:
+    """The ending of the class whose config this is, where it holds the encoder's; empty for an encoder's own."""
+    if encoder_config(config) is config:
+        return ""
+    heads = family_of(config).heads
+    return next(ending for ending, name in heads.items() if name == config.model_type.removeprefix(PREFIX))
+
+
 def family_of(config: Any) -> Family:
     """The family of a config, stock or cut."""
     return FAMILIES[stock_type(config.model_type)]
@@ -87,12 +95,7 @@ def record_of(
         again: Factorised maps that go back to one matrix.
     """
     before = getattr(config, "secateur", None) or {}
-    axes = dict(before.get("axes", {}))
-    axes |= {
-        name: names.to_ranges(units)
-        for name, units in closed.axes.items()
-        if len(units) < structure.axes[name].original
-    }
+    axes = dict(before.get("axes", {})) | _not_whole(structure.without_head, closed)
     scales = dict(before.get("scales", {}))
     for name in (name for output in structure.outputs for name in output.tap.axes):
         units = structure.axes[name].units
@@ -107,6 +110,28 @@ def record_of(
         axes.pop(names.ranks(path), None)
     optional = {"scales": scales, "factorised": factorised}
     return {"format": FORMAT, "original": original, "axes": axes} | {k: value for k, value in optional.items() if value}
+
+
+def head_record_of(config: Any, structure: Structure, closed: Selection) -> dict[str, Any]:
+    """The ``secateur`` entry of the config of a transducer: original sizes and kept units of the axes of its head.
+
+    Empty where all of them are whole.
+
+    Args:
+        config: The config that holds the encoder's, stock or cut.
+        structure: Of its model.
+        closed: The closed selection that cuts it.
+    """
+    encoder = structure.without_head.axes
+    axes = {name: text for name, text in _not_whole(structure, closed).items() if name not in encoder}
+    return {"format": FORMAT, "original": transducer.original_of(config), "axes": axes} if axes else {}
+
+
+def _not_whole(structure: Structure, closed: Selection) -> dict[str, str]:
+    """The kept units of axes of which not all are left, as text."""
+    sizes = {name: axis.original for name, axis in structure.axes.items()}
+    kept = {name: closed.axes[name] for name in sizes}
+    return {name: names.to_ranges(units) for name, units in kept.items() if len(units) < sizes[name]}
 
 
 def _original(config: Any) -> dict[str, Any]:

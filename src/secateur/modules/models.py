@@ -16,8 +16,9 @@ from transformers import PreTrainedModel
 
 from secateur.errors import ModelError
 from secateur.modules.configs import head_config_class
-from secateur.modules.families import FAMILIES, PREFIX, encoder_path, family_of, shape_of
+from secateur.modules.families import FAMILIES, PREFIX, encoder_config, encoder_path, family_of, shape_of
 from secateur.modules.low_rank import fit_low_rank
+from secateur.modules.transducer import fit_head
 
 #: Auto classes by the ending of the model class they create.
 AUTO = {
@@ -46,6 +47,8 @@ def model_class(model_type: str, ending: str) -> type[PreTrainedModel]:
             fit_low_rank(self, {path: len(shape.ranks(path)) for path in shape.factorised})
         elif not family.heads:  # else the library has built ours, by the config held
             setattr(self, self.base_model_prefix, base(config))
+        elif config.secateur:
+            fit_head(self, config)
         self.post_init()
 
     def from_pretrained(cls: Any, /, *args: Any, output_loading_info: bool = False, **kwargs: Any) -> Any:
@@ -77,6 +80,8 @@ def model_class(model_type: str, ending: str) -> type[PreTrainedModel]:
 def refuse_inexact(model: Any, info: dict[str, Any], *, optional: Sequence[str] = ()) -> None:
     """Raise unless every parameter of the encoder was loaded as it is; a task head may be new, or left out.
 
+    A head that was cut may not be new.
+
     Args:
         model: The model that was loaded.
         info: What `from_pretrained(..., output_loading_info=True)` said.
@@ -88,6 +93,8 @@ def refuse_inexact(model: Any, info: dict[str, Any], *, optional: Sequence[str] 
     path = encoder_path(model)
     prefix = f"{path or model.base_model_prefix}."
     inside = set(model.get_submodule(path).state_dict())
+    if encoder_config(model.config) is not model.config and getattr(model.config, "secateur", None):
+        inside |= {name for name in model.state_dict() if not name.startswith(prefix)}
     first = {name.partition(".")[0] for name in inside}
     missing, unexpected = (
         [key.removeprefix(prefix) for key in info[kind]] for kind in ("missing_keys", "unexpected_keys")

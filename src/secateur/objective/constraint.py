@@ -28,7 +28,7 @@ class Constraint:
 
     cost: Literal["parameters", "macs", "latency"] = "parameters"
     scope: str = "whole"
-    """``whole``, ``gated``, ``encoder``, ``frontend`` or a module path"""
+    """``whole``, ``gated``, ``encoder``, ``frontend``, ``transducer`` (predictor and joiner) or a module path"""
     target: float | None = None
     sparsity: float | None = None
     target_ms: float | None = None

@@ -22,6 +22,8 @@ KINDS = {
     "vo": "value/output dimensions",
     "units": "feed-forward units",
     "rank": "ranks",
+    "predictor": "predictor units",
+    "joiner": "joiner dimensions",
     "block": "blocks",
     "layer": "layers",
 }

@@ -1,4 +1,4 @@
-"""Pictures of what is left: heads as a grid; feed-forward units, conv channels, positional groups, ranks as bars."""
+"""Pictures of what is left: heads as a grid; units, channels, positional groups, ranks, transducers' widths as bars."""
 
 from __future__ import annotations
 
@@ -15,6 +15,8 @@ from secateur.report.words import plural, share
 
 _LEFT, _ROW = 66.0, 24.0
 _UNITS = "Feed-forward units"
+#: Pictures of a transducer's head, by the kind of its axes: the title, and the noun for one unit.
+_HEAD = {"predictor": ("Predictor units", "unit"), "joiner": ("Joiner dimensions", "dimension")}
 #: The path of a layer of the encoder.
 _LAYER = re.compile(r"(encoder\.)?layers\.\d+\b")
 
@@ -281,7 +283,24 @@ def pictures(axes: Sequence[Axis]) -> list[Chart]:
     rows = [("positional", axis, False) for axis in axes if axis.kind == "groups"]
     if rows:
         found.append(bars_picture(rows, name="groups", title="Positional convolution groups", unit="group"))
+    found += [picture for kind in _HEAD if (picture := head_picture(axes, kind)) is not None]
     return found + rank_pictures([axis for axis in axes if axis.kind == "rank"])
+
+
+def head_picture(axes: Sequence[Axis], kind: str) -> Chart | None:
+    """The widths that are left of a transducer's predictor or joiner; None where they were not to be pruned."""
+    own = [axis for axis in axes if axis.kind == kind]
+    if not any(axis.gated or axis.kept < axis.original for axis in own):
+        return None
+    title, unit = _HEAD[kind]
+    rows = [(_row_of_head(axis), axis, False) for axis in own]
+    return bars_picture(rows, name=kind, title=title, unit=unit)
+
+
+def _row_of_head(axis: Axis) -> str:
+    """What a row is called: the number of a layer, or the last word of the path."""
+    found = re.search(r"layer(\d+)\.", axis.name)
+    return f"layer {found[1]}" if found else axis.name.rpartition("/")[0].rpartition(".")[2]
 
 
 def rank_pictures(axes: Sequence[Axis]) -> list[Chart]:

@@ -95,7 +95,8 @@ def view(record: Record, points: Sequence[Point], bench: Bench | None = None) ->
         shapes=tuple(pictures(record.axes)),
         partial_heads=any(head.partial for layer in layers for head in layer.each),
         cut_before=any(
-            axis.kind in ("units", "channels", "groups", "rank") and axis.before < axis.original for axis in record.axes
+            axis.kind not in ("heads", "qk", "vo", "block", "layer") and axis.before < axis.original
+            for axis in record.axes
         ),
         layers=tuple(layers),
         channels=tuple((axis.layer or 0, axis.kept, axis.original) for axis in convolutions(record.axes)),

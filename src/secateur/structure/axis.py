@@ -6,7 +6,10 @@ import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-KINDS = ("channels", "groups", "heads", "qk", "vo", "units", "rank", "block", "layer")
+KINDS = ("channels", "groups", "heads", "qk", "vo", "units", "rank", "predictor", "joiner", "block", "layer")
+
+#: Those of a transducer's head.
+HEAD_KINDS = ("predictor", "joiner")
 
 #: An axis name and the original index of one of its units.
 Unit = tuple[str, int]
@@ -17,7 +20,7 @@ class Axis:
     """An axis and the conditions under which its units are alive.
 
     Attributes:
-        name: Public name, ``<module path relative to the base model>/<kind>``.
+        name: Public name, ``<module path>/<kind>``; the path is relative to the base model, or leads to a head.
         units: Original indices of the units that this model has, in the order in which they are stored.
         original: How many units the first, dense model had.
         parents: Every unit that must be alive for any unit of this axis to be alive (all ancestors, flat).
@@ -103,6 +106,21 @@ def block(path: str) -> str:
 def ranks(path: str) -> str:
     """The ranks of a factorised linear map."""
     return f"{path}/rank"
+
+
+def embedded(path: str) -> str:
+    """The dimensions of the tokens' embedding in a transducer's predictor."""
+    return f"{path}/predictor"
+
+
+def recurrent(path: str, layer: int) -> str:
+    """The hidden units of one layer of the LSTM of a transducer's predictor."""
+    return f"{path}/layer{layer}.predictor"
+
+
+def joined(path: str) -> str:
+    """The dimensions in which a transducer's joiner adds up encoder and predictor."""
+    return f"{path}/joiner"
 
 
 def layer(path: str) -> str:

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 from secateur.errors import ConfigError, nearest
 from secateur.structure.axis import Axis, Unit, ranks
 
 SCOPES = ("whole", "gated", "encoder", "frontend")
+
+#: The scope of a transducer's head.
+TRANSDUCER = "transducer"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -52,7 +55,7 @@ class Weight:
     """A parameter of the base model and all that the axes do to it; or a buffer, which has binds alone.
 
     Attributes:
-        name: Its name in the base model.
+        name: Its name in the base model, or of a head (`Structure.head`) that in the whole model.
         shape: Its shape in this model.
         split: How the model stores it where that is not its shape: some stock classes split the one dimension into
             heads and their dimensions, which a cut model, whose heads differ, cannot.
@@ -226,6 +229,8 @@ class Structure:
         norms: LayerNorms crossed by an axis.
         outputs: Modules whose output carries a mask.
         factorised: Linear maps that are kept as two.
+        head: Paths in the whole model of the parts of a transducer's head; empty without one. All other paths and names
+            are of the base model.
         stages: The way from samples to frames.
         convention: What the MACs count and leave out, in words.
         front_end: Module path of what comes before the encoder's layers, for the scope ``frontend``.
@@ -250,6 +255,7 @@ class Structure:
     unused: tuple[str, ...] = ()
     features: Features | None = None
     factorised: tuple[Factorised, ...] = ()
+    head: tuple[str, ...] = ()
     weight_by_name: Mapping[str, Weight] = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
@@ -320,17 +326,31 @@ class Structure:
 
     def in_scope(self, path: str, scope: str) -> bool:
         """Whether a parameter or module path belongs to a scope other than ``gated``."""
-        prefix = {"whole": "", "frontend": self.front_end, "encoder": self.encoder}.get(scope, scope.rstrip("."))
-        return not prefix or path == prefix or path.startswith(prefix + ".")
+        if scope in ("whole", TRANSDUCER):
+            return self.in_head(path) == (scope == TRANSDUCER)
+        prefix = {"frontend": self.front_end, "encoder": self.encoder}.get(scope, scope.rstrip("."))
+        return path == prefix or path.startswith(prefix + ".")
+
+    def in_head(self, path: str) -> bool:
+        """Whether a parameter or module path is of a transducer's head."""
+        return any(path == part or path.startswith(part + ".") for part in self.head)
+
+    @cached_property
+    def without_head(self) -> Structure:
+        """That of the encoder alone."""
+        axes = {name: axis for name, axis in self.axes.items() if not self.in_head(axis.path)}
+        weights = tuple(weight for weight in self.weights if not self.in_head(weight.name))
+        return replace(self, axes=axes, weights=weights, head=()) if self.head else self
 
     def check_scope(self, scope: str) -> None:
         """Raise a ConfigError when a scope names nothing."""
         if scope == "gated" or any(self.in_scope(weight.name, scope) for weight in self.weights):
             return
         paths = {use.module for use in self.uses}
+        allowed = (*SCOPES, TRANSDUCER) if self.head else SCOPES
         raise ConfigError(
             f"The scope {scope!r} names no part of this {self.model_type} model; allowed are "
-            f"{', '.join(SCOPES)} or a module path.{nearest(scope, [*SCOPES, *paths])}"
+            f"{', '.join(allowed)} or a module path.{nearest(scope, [*allowed, *paths, *self.head])}"
         )
 
     def counterpart(self, name: str) -> Weight:

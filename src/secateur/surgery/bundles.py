@@ -10,9 +10,10 @@ import torch
 from torch import Tensor
 
 from secateur.structure import Structure
+from secateur.structure.axis import HEAD_KINDS
 
 #: Kinds of axes whose kept number is the width of a product: those that can be rounded.
-WIDTHS = ("channels", "qk", "vo", "units", "rank")
+WIDTHS = ("channels", "qk", "vo", "units", "rank", *HEAD_KINDS)
 
 #: What `auto` stands for on the device that a model is meant for; kinds that are absent are not rounded.
 AUTO: dict[str, dict[str, int]] = {

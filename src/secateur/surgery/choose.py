@@ -3,6 +3,8 @@
 Each unit starts with its own verdict (a score above zero keeps it). Where the verdicts together break a constraint, or
 leave more than half a percent of the dense cost unused, as few units as possible change sides, the least decided first.
 
+Encoder and head of a transducer are chosen apart where no limit counts both: each has a binding limit of its own.
+
 With kinds rounded to multiples the same is done to bundles of units, each with the median of its units' scores. Then
 too no limit is exceeded, and the binding one is within the half percent or has no room for any further bundle.
 """
@@ -109,6 +111,13 @@ def choose(
         TargetError: No selection of gated units meets a limit, or what is not gone is far below every limit; the
             smallest or the largest reachable share is told.
     """
+    apart = _apart(structure, scores, limits)
+    if apart:
+        encoder, head = (
+            choose(structure, torch.where(mine, scores, math.inf), scales, own, round_to=round_to, slack=slack)
+            for mine, own in apart
+        )
+        return _together(structure, encoder, head, limits)
     bundles = Bundles.of(structure, scores, round_to or {})
     check_reachable(bundles, limits)
     _check_left(scores, limits, slack)
@@ -123,12 +132,11 @@ def choose(
     kept = _without_idle_moves(structure, bundles.units(opened), verdict)
     closed = close(structure, _selection(structure, kept, scales, gated), best=_best(structure, scores))
     counted = {limit.name: limit.cost.count(closed.selection) for limit in limits}
-    room = {limit.name: (limit.most - counted[limit.name]) / limit.cost.dense for limit in limits}
     choice = Choice(
         selection=closed.selection,
         verdict={limit.name: limit.cost.at(verdict) for limit in limits},
         counted=counted,
-        binding=min(room, key=lambda name: room[name]),
+        binding=_binding(limits, counted),
         moved=int((kept != verdict).sum()),
         gated=int(gated.sum()),
         notes=closed.notes,
@@ -137,6 +145,63 @@ def choose(
         without = choose(structure, scores, scales, limits, slack=slack)
         choice = replace(choice, rounding=_rounding(round_to, choice, without, limits))
     return choice
+
+
+def _binding(limits: Sequence[Limit], counted: Mapping[str, float]) -> str:
+    """The name of the limit with the least room left."""
+    return min(limits, key=lambda limit: (limit.most - counted[limit.name]) / limit.cost.dense).name
+
+
+def _apart(structure: Structure, scores: Tensor, limits: Sequence[Limit]) -> tuple[tuple[Tensor, Sequence[Limit]], ...]:
+    """The units of the encoder and of the head, (units,) each, with the limits on them.
+
+    Empty where one of them has no gates or no limits, or a limit counts both.
+    """
+    parts = [torch.full((axis.size,), structure.in_head(axis.path)) for axis in structure.axes.values()]
+    in_head, gated = torch.cat(parts), scores < math.inf
+    counts = [counted_by(limit.cost, structure.size) for limit in limits] if structure.head else []
+    sides = [
+        (mine, [limit for limit, units in zip(limits, counts, strict=True) if bool((units & mine).any())])
+        for mine in ((~in_head, in_head) if counts else ())
+    ]
+    once = sum(len(own) for _, own in sides) == len(limits)
+    return tuple(sides) if once and all(own and bool(gated[mine].any()) for mine, own in sides) else ()
+
+
+def _together(structure: Structure, encoder: Choice, head: Choice, limits: Sequence[Limit]) -> Choice:
+    """What was chosen of an encoder and of its head."""
+
+    def own(name: str) -> Selection:
+        return (head if structure.in_head(structure.axes[name].path) else encoder).selection
+
+    scaled = [name for name in structure.axes if name in own(name).scales]
+    selection = replace(
+        encoder.selection,
+        axes={name: own(name).axes[name] for name in structure.axes},
+        scales={name: own(name).scales[name] for name in scaled},
+    )
+    counted = encoder.counted | head.counted
+    rounding = encoder.rounding
+    if rounding is not None and head.rounding is not None:
+        opened, closed = (
+            {kind: first.get(kind, 0) + second.get(kind, 0) for kind in first | second}
+            for first, second in (
+                (rounding.opened, head.rounding.opened),
+                (rounding.closed, head.rounding.closed),
+            )
+        )
+        given_up = rounding.given_up | head.rounding.given_up
+        rounding = replace(rounding, given_up=given_up, opened=opened, closed=closed)
+    return Choice(
+        selection=selection,
+        verdict=encoder.verdict | head.verdict,
+        counted=counted,
+        binding=_binding(limits, counted),
+        moved=encoder.moved + head.moved,
+        gated=encoder.gated + head.gated,
+        notes=tuple(dict.fromkeys((*encoder.notes, *head.notes))),
+        rounding=rounding,
+    )
 
 
 def _rounding(multiples: Mapping[str, int], choice: Choice, without: Choice, limits: Sequence[Limit]) -> Rounding:
@@ -198,7 +263,7 @@ def _close_until(opened: Tensor, bundles: Bundles, limit: Limit) -> Tensor:
     """Close the least decided open bundles that this cost counts, one after the other, until the limit is met."""
     if limit.cost.at(bundles.units(opened)) <= limit.most:
         return opened
-    counts = bundles.with_any(_matters(limit.cost, len(bundles.of_unit)))
+    counts = bundles.with_any(counted_by(limit.cost, len(bundles.of_unit)))
     order = bundles.order(opened & bundles.movable & counts, descending=False)
     low, high = 0, len(order)  # closing `high` of them is enough, `low` is not
     while high - low > 1:
@@ -256,7 +321,7 @@ def _without_idle_moves(structure: Structure, kept: Tensor, verdict: Tensor) -> 
     return out
 
 
-def _matters(cost: Cost, units: int) -> Tensor:
+def counted_by(cost: Cost, units: int) -> Tensor:
     """Units whose closing lowers this cost: (units,) of booleans."""
     probability = torch.full((units,), 0.5, dtype=torch.float64, requires_grad=True)
     (gradient,) = torch.autograd.grad(cost.expected(probability), probability)

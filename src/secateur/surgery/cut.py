@@ -13,6 +13,7 @@ from transformers import PreTrainedConfig, PreTrainedModel
 from secateur.arch import declare, fill, skeleton
 from secateur.errors import ModelError, SelectionError
 from secateur.masking.attach import base_of, has_masks
+from secateur.masking.parts import Parts
 from secateur.masking.taps import compile_taps, values_of
 from secateur.modules.configs import config_class, holding, stock_config
 from secateur.modules.families import (
@@ -20,12 +21,15 @@ from secateur.modules.families import (
     PREFIX,
     encoder_config,
     encoder_path,
+    ending_held_by,
+    head_record_of,
     record_of,
     shape_of,
     stock_type,
 )
 from secateur.modules.models import ending_of, endings
 from secateur.modules.positions import direction_norm
+from secateur.modules.transducer import HeadShape, stock_width
 from secateur.structure import Selection, Structure, Weight, close, dense_again
 from secateur.surgery.slices import Slices
 
@@ -57,16 +61,25 @@ def cut(
     closed = close(structure, selection).selection
     _check_head(model, closed, structure)
     config = cut_config(model.config, structure, closed, layout=layout, break_even=break_even)
-    return rebuilt(model, config, _encoder_state(base_of(model), structure, declare(config), closed))
+    state = _state(Parts(model, structure), declare(config), closed)
+    head = {name: value for name, value in state.items() if structure.in_head(name)}
+    return rebuilt(model, config, {name: state[name] for name in state.keys() - head.keys()}, head=head)
 
 
-def rebuilt(model: PreTrainedModel, config: PreTrainedConfig, encoder: Mapping[str, Tensor]) -> PreTrainedModel:
+def rebuilt(
+    model: PreTrainedModel,
+    config: PreTrainedConfig,
+    encoder: Mapping[str, Tensor],
+    *,
+    head: Mapping[str, Tensor] | None = None,
+) -> PreTrainedModel:
     """A model of another encoder, built anew, with the task head and in the mode of the one before.
 
     Args:
         model: The one before.
         config: Of the new one.
         encoder: Its parameters, by name in the base model.
+        head: Parameters of the task head that are not those of the one before.
 
     Raises:
         ModelError: The model is of a class that cannot be cut.
@@ -82,8 +95,8 @@ def rebuilt(model: PreTrainedModel, config: PreTrainedConfig, encoder: Mapping[s
     assert isinstance(new, PreTrainedModel)
     prefix = "" if base_of(new) is new else f"{encoder_path(new)}."
     state = {prefix + name: value for name, value in encoder.items()}
-    head = {name: value for name, value in model.state_dict().items() if prefix and not name.startswith(prefix)}
-    state |= {name: value.detach().clone() for name, value in head.items()}
+    before = {name: value for name, value in model.state_dict().items() if prefix and not name.startswith(prefix)}
+    state |= {name: value.detach().clone() for name, value in before.items()} | dict(head or {})
     fill(new, state, like=model)
     for parameter in new.parameters():
         parameter.requires_grad_(True)
@@ -108,7 +121,7 @@ def cut_config(
     """
     if encoder_config(config) is not config:
         held = cut_config(encoder_config(config), structure, closed, layout=layout, break_even=break_even)
-        return _around(config, held)
+        return _around(config, held, head_record_of(config, structure, closed))
     family = FAMILIES[structure.model_type]
     record = record_of(config, structure, closed, again=dense_again(structure, closed.axes) if break_even else ())
     fields: dict[str, Any] = config.to_dict() | record["original"] | {"secateur": record}
@@ -126,18 +139,30 @@ def cut_config(
     return stock_config(structure.model_type, fields | family.stock_fields(new, shape))
 
 
-def _around(config: PreTrainedConfig, held: PreTrainedConfig) -> PreTrainedConfig:
-    """The config of a model with a head, where it holds the encoder's, around another one of the encoder."""
-    heads = FAMILIES[stock_type(held.model_type)].heads
-    ending = next(ending for ending, name in heads.items() if name == config.model_type.removeprefix(PREFIX))
-    own = (*_OF_THE_FILE, "encoder_config")
-    return holding(held, ending, {name: value for name, value in config.to_dict().items() if name not in own})
+def _around(config: PreTrainedConfig, held: PreTrainedConfig, record: Mapping[str, Any]) -> PreTrainedConfig:
+    """The config of a model with a head, where it holds the encoder's, around another one of the encoder.
+
+    Args:
+        config: Of the model.
+        held: Of the other encoder.
+        record: The entry ``secateur`` of the head; empty where it is whole.
+
+    Raises:
+        SelectionError: The other encoder is of a stock class, and the head fits none.
+    """
+    own = (*_OF_THE_FILE, "encoder_config", "secateur")
+    fields = {name: value for name, value in config.to_dict().items() if name not in own}
+    new: Any = holding(held, ending_held_by(config), fields | ({"secateur": dict(record)} if record else {}))
+    if record and not held.model_type.startswith(PREFIX):
+        new.decoder_hidden_size = stock_width(HeadShape.of(new))
+    return new  # type: ignore[no-any-return]
 
 
-def _encoder_state(base: Any, old: Structure, new: Structure, closed: Selection) -> dict[str, Tensor]:
-    """Parameters and buffers of the cut encoder: tapped, then sliced to the new layout."""
+def _state(parts: Parts, new: Structure, closed: Selection) -> dict[str, Tensor]:
+    """Parameters and buffers of the cut encoder and transducer's head: tapped, then sliced to the new layout."""
+    old = parts.structure
     values, taps, slices = values_of(old, closed), compile_taps(old), Slices(old, new)
-    parameters, buffers = dict(base.named_parameters()), dict(base.named_buffers())
+    parameters, buffers = parts.parameters(), parts.buffers()
     lost = sorted(set(new.unused) - parameters.keys())
     if lost:
         raise SelectionError(

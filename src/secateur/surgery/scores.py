@@ -5,19 +5,20 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from secateur.masking.parts import Parts
 from secateur.modules.positions import direction_norm
 from secateur.structure import Structure
 
 
 @torch.no_grad()
-def magnitude(base: nn.Module, structure: Structure) -> Tensor:
+def magnitude(model: nn.Module, structure: Structure) -> Tensor:
     """The 2-norm of all weight-matrix elements that go with each unit: (units,).
 
     Heads and blocks have the norm of what they contain, summed over their dimensions. A rank has the norm of the matrix
     that it adds, right after factorising its singular value; on other axes a factorised map counts as the one matrix.
     """
     squares = torch.zeros(structure.size, dtype=torch.float64)
-    parameters = dict(base.named_parameters())
+    parameters = Parts(model, structure).parameters()
 
     def matrix(name: str) -> Tensor:
         return parameters[name].double().cpu()

@@ -16,10 +16,11 @@ from transformers import PreTrainedModel
 from secateur.arch import declare
 from secateur.cost import Cost, Terms
 from secateur.masking import attach, values_of
-from secateur.masking.attach import base_of
+from secateur.masking.parts import Parts
 from secateur.modules.families import encoder_config
 from secateur.modules.lengths import frames_of
 from secateur.structure import Selection, Structure, close
+from secateur.structure.structure import TRANSDUCER
 from secateur.surgery.cut import cut as cut_anew
 
 #: Largest allowed difference relative to the root mean square of the activations.
@@ -113,7 +114,7 @@ def compare(
         the masked model's activations.
     """
     dtype = next(cut.parameters()).dtype
-    masking = attach(base_of(dense), structure)
+    masking = attach(dense, structure)
     masking.set(values_of(structure, closed, dtype).to(next(dense.parameters()).device))
     worst: list[float] = []
     try:
@@ -183,10 +184,15 @@ def _inference(model: PreTrainedModel) -> Iterator[None]:
 
 
 def _parameters(cut: PreTrainedModel, structure: Structure, closed: Selection) -> Check:
-    expected = Cost.of(Terms(structure), cost="parameters").count(closed)
-    counted = sum(parameter.numel() for parameter in base_of(cut).parameters())
-    detail = f"{counted:,} counted, {expected:,} by the selection"
-    return Check(name="parameters are those of the selection", holds=counted == expected, detail=detail)
+    terms, holds, details = Terms(structure), True, []
+    own = Parts(cut, declare(cut.config)).parameters()
+    for scope in ("whole", TRANSDUCER) if structure.head else ("whole",):
+        expected = Cost.of(terms, cost="parameters", scope=scope).count(closed)
+        counted = sum(value.numel() for name, value in own.items() if structure.in_scope(name, scope))
+        of = " in the head" if scope == TRANSDUCER else ""
+        details.append(f"{counted:,} counted{of}, {expected:,} by the selection")
+        holds &= counted == expected
+    return Check(name="parameters are those of the selection", holds=holds, detail="; ".join(details))
 
 
 def _equal(

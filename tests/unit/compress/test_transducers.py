@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 from pruning_toy import LENGTHS, write_wavs
-from transducer_toy import ENCODER, MELS
+from transducer_toy import ENCODER, MELS, transducer
 from transformers import (
     NemotronAsrStreamingEncoder,
     NemotronAsrStreamingEncoderConfig,
@@ -19,8 +19,8 @@ from transformers import (
     ParakeetFeatureExtractor,
 )
 
-from secateur.errors import ConfigError, ModelError
-from secateur.pipeline import evaluate, prune
+from secateur.errors import ConfigError, ModelError, SecateurError
+from secateur.pipeline import choose, evaluate, prune, verify
 from secateur.surgery.load import load_model
 
 WORDS = ("ab", "ba", "a b", "b", "aa", "b")
@@ -152,3 +152,126 @@ def test_a_streaming_transducer_is_scored_chunk_by_chunk(folder: Path, tmp_path:
     prune(fields_of(folder, folder / "offline", tmp_path / "offline"))
     with pytest.raises(ModelError, match="cannot stream: it hears whole utterances"):
         evaluate(tmp_path / "offline" / "model", fields=data | {"streaming": True})
+
+
+TWO = [{"target": 0.6}, {"scope": "transducer", "target": 0.5}]
+WITH_HEAD = {"units": {}, "heads": {}, "predictor": {"spread": 1.0}, "joiner": {"spread": 1.0}}
+
+
+@pytest.mark.parametrize("kind", ["offline", "streaming"])
+def test_predictor_and_joiner_are_pruned_with_a_constraint_of_their_own(
+    kind: str, folder: Path, tmp_path: Path
+) -> None:
+    task = {"kind": "rnnt", "width": 12, "layers": 2}
+    changes = {"target": None, "constraints": TWO, "gates": WITH_HEAD, "task": task}
+    record = prune(fields_of(folder, folder / kind, tmp_path / "run", **changes))
+    assert set(record["gates"]["kinds"]) == set(WITH_HEAD)
+    assert record["verification"]["holds"]
+    assert verify(tmp_path / "run")["holds"]
+    model = load_model(tmp_path / "run" / "model")
+    inside = sum(value.numel() for value in model.get_submodule("encoder").parameters())
+    counts = {"parameters-whole": inside, "parameters-transducer": model.num_parameters() - inside}
+    for constraint in record["constraints"]:
+        assert constraint["counted"] == counts[constraint["name"]]
+        assert 0 <= constraint["limit"] - constraint["counted"] < 0.1 * constraint["dense"]
+    kept = {axis["name"]: axis["kept"] for axis in record["axes"] if axis["kind"] in ("predictor", "joiner")}
+    rows = [kept[f"decoder.lstm/layer{number}.predictor"] for number in (0, 1)]
+    assert [model.get_parameter(f"decoder.lstm.bias_hh_l{number}").numel() for number in (0, 1)] == [
+        4 * n for n in rows
+    ]
+    report = (tmp_path / "run" / "report.html").read_text()
+    assert "Predictor units" in report
+    assert "Joiner dimensions" in report
+    scored = {
+        "choose": {"kind": "score", "kinds": ["units", "predictor", "joiner"]},
+        "constraints": [{"target": 0.9}, {"scope": "transducer", "target": 0.3}],
+        "target": None,
+    }
+    again = prune(fields_of(folder, tmp_path / "run" / "model", tmp_path / "again", **scored))
+    assert again["verification"]["holds"]
+    for constraint in again["constraints"]:  # chosen apart, so that neither holds the other back
+        assert constraint["limit"] - constraint["counted"] < 0.05 * constraint["dense"]
+    before = {axis["name"]: axis["before"] for axis in again["axes"]}
+    assert {name: before[name] for name in kept} == kept
+    chosen = choose(tmp_path / "run", constraint={"scope": "transducer", "target": 0.7})
+    assert chosen["verification"]["holds"]
+
+
+def test_a_student_that_loses_units_of_its_head_learns_what_one_that_does_not_learns(
+    folder: Path, tmp_path: Path
+) -> None:
+    freeze = {"below": 0.45, "every": 0.2, "patience": 1, "worth": 1e-3}
+    gates = {kind: {"spread": 1.0, "drop_rate": 0.7} for kind in WITH_HEAD}
+    fields = {"target": None, "constraints": TWO, "gates": gates, "task": {"kind": "rnnt", "width": 12, "layers": 2}}
+    losses = []
+    for shrink in (False, True):
+        learn = {"steps": 6, "log_every": 1, "freeze": freeze | {"shrink": shrink}}
+        out = tmp_path / str(shrink)
+        record = prune(fields_of(folder, folder / "offline", out, learn=learn, recover={"steps": 0}, **fields))
+        assert bool(record["gates"]["freezing"]["shrunk"]) is shrink
+        lines = map(json.loads, (out / "metrics.jsonl").read_text().splitlines())
+        losses.append([line["task"] for line in lines if "task" in line])
+    assert len(losses[0]) >= 6
+    assert losses[0] == pytest.approx(losses[1], rel=1e-4)
+    for part in ("joint", "decoder.lstm"):  # the student before the cut is smaller already
+        whole, small = (load_model(tmp_path / name / "learned").get_submodule(part) for name in ("False", "True"))
+        assert sum(p.numel() for p in small.parameters()) < sum(p.numel() for p in whole.parameters())
+
+
+def test_a_default_run_leaves_the_head_out(folder: Path, tmp_path: Path) -> None:
+    record = prune(fields_of(folder, folder / "offline", tmp_path / "run"))
+    selection = json.loads((tmp_path / "run" / "selection.json").read_text())
+    assert all(name.startswith(("layers", "subsampling")) for name in selection["axes"])
+    assert "Predictor units" not in (tmp_path / "run" / "report.html").read_text()
+    head = {"encoder_projector", "decoder", "joint"}
+    assert not head & set(record["blocks"]["before"])
+    assert type(load_model(tmp_path / "run" / "model").get_submodule("decoder.lstm")) is torch.nn.LSTM
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        ({"gates": WITH_HEAD}, "The kind 'predictor' is to be pruned, but no constraint counts it, so that nothing"),
+        (
+            {"gates": WITH_HEAD, "target": None, "constraints": [{"target": 0.6}, {"scope": "joint", "target": 0.5}]},
+            "The kind 'predictor' is to be pruned, but no constraint counts it",
+        ),
+        (
+            {"target": None, "constraints": TWO},
+            "The constraint parameters-transducer asks to keep 0.5 of .* the smallest reachable share is 1",
+        ),
+        (
+            {"gates": WITH_HEAD, "constraints": [{"scope": "transducer", "cost": "macs"}]},
+            "There are no MACs of the scope 'transducer'",
+        ),
+        ({"gates": WITH_HEAD, "task": {"kind": "ctc"}}, "'predictor' is to be pruned, which only transducers have"),
+        ({"gates": WITH_HEAD, "task": None, "distill": {}}, "'predictor' is to be pruned, which only transducers have"),
+        (
+            {"choose": {"kind": "score", "kinds": ["joiner"]}, "target": None, "constraints": TWO[1:]},
+            "has no predictor and joiner yet, and new ones have nothing to choose by",
+        ),
+        (
+            {"task": None, "distill": {}, "target": None, "constraints": TWO},
+            "The scope 'transducer' names no part of this parakeet_encoder model",
+        ),
+    ],
+)
+def test_what_cannot_be_pruned_of_a_head_is_told_before_anything_is_learned(
+    changes: dict[str, Any], sentence: str, folder: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(SecateurError, match=sentence):
+        prune(fields_of(folder, folder / "offline", tmp_path / "run", **changes))
+
+
+def test_gates_of_a_head_want_its_task(folder: Path, tmp_path: Path) -> None:
+    model = folder / "whole"
+    transducer().save_pretrained(model)
+    ParakeetFeatureExtractor(feature_size=MELS).save_pretrained(model)
+    fields = {"gates": WITH_HEAD, "task": None, "distill": {}, "target": None, "constraints": TWO}
+    with pytest.raises(ConfigError, match=r"gates\.predictor: a transducer's head is run for its task alone"):
+        prune(fields_of(folder, model, tmp_path / "run", **fields))
+    scored = fields | {"gates": {}, "choose": {"kind": "score", "kinds": ["units", "predictor", "joiner"]}}
+    scored |= {"constraints": [{"target": 0.9}, TWO[1]]}
+    record = prune(fields_of(folder, model, tmp_path / "scored", **scored))
+    assert record["verification"]["holds"]
+    assert load_model(tmp_path / "scored" / "model").get_submodule("joint.head").in_features < 20

@@ -40,9 +40,15 @@ def plain(axes: dict[str, Axis], weights: Sequence[Weight]) -> Structure:
     )
 
 
-def limit(structure: Structure, share: float, cost: str = "parameters", scope: str = "whole") -> Limit:
+def limit(
+    structure: Structure,
+    share: float,
+    cost: str = "parameters",
+    scope: str = "whole",
+    gated: frozenset[str] = frozenset(),
+) -> Limit:
     name = f"{cost}-{scope}"
-    return Limit(name=name, cost=Cost.of(Terms(structure), cost=cost, scope=scope), share=share)
+    return Limit(name=name, cost=Cost.of(Terms(structure), cost=cost, scope=scope, gated=gated), share=share)
 
 
 def scores_of(structure: Structure, kinds: Sequence[str], seed: int, shift: float = 0.0) -> Tensor:
