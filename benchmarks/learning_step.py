@@ -50,7 +50,7 @@ class Feed:
         values = torch.randn(batch, samples, generator=torch.Generator().manual_seed(0))
         audio = AudioBatch(values=values, lengths=torch.tensor([samples] * batch), ids=("noise",) * batch, mask=None)
         frames = batch * declare(WavLMConfig()).lengths(samples)[-1]
-        self.batches = [MicroBatch(audio=audio, frames=frames)]
+        self.batches = [MicroBatch(audio=audio, heard=audio, frames=frames)]
 
     def micro_batches(self, step: int, rank: int, world: int) -> list[Any]:
         """Whatever the step, this."""

@@ -195,7 +195,9 @@ def choose(
         small = run.shrink(setting, partial, folder / "learned")
         selection = Selection.load(partial / "selection.json")
         (partial / "model").mkdir()
-        run.write(partial / "model", small, setting, selection)
+        if setting.task is not None:
+            setting.task.restore(folder / "learned")
+        run.write(partial / "model", small, setting, setting.task, selection)
         record = read_json(partial / "choice.json") | {"verification": read_json(partial / "verified.json")}
         record = {"format": 1, "kind": "choose", "constraint": plain(wanted), **record}
         write_json(partial / "record.json", record)

@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from dataclasses import fields as dataclass_fields
-from functools import partial
-from math import prod
 from pathlib import Path
 from typing import Any, Literal
 
@@ -22,15 +20,13 @@ from secateur.compress.masked_encoder import MATRIX, save_extractor
 from secateur.data.hearing import Extracted
 from secateur.errors import ConfigError, nearest
 from secateur.modules.families import stock_type
-from secateur.modules.lengths import frames_of
 from secateur.modules.models import class_for
-from secateur.objective.tasks import best_rq
-from secateur.objective.tasks.best_rq import BestRqTask, Labeller, Windows
+from secateur.objective.tasks.best_rq import BestRqTask, Labeller
+from secateur.objective.tasks.hiding import Hiding
 from secateur.structure import Structure
 from secateur.surgery.load import load_config
 
 _LEVEL = 0.1  # of speech as recorded, beside full scale: what features are taken of, which not every model normalises
-_BEFORE = -40  # samples of frame 0 before the first: it is heard from 0 to 399, and 320 of these are its own
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,7 +74,7 @@ class FromConfig:
 
 
 class AnyEncoder(nn.Module):
-    """A bare encoder and the layer that guesses labels. Only the encoder is kept."""
+    """A bare encoder and the layer that guesses labels."""
 
     module_has_unused = True  # some encoders have a mask vector that noise leaves without use
     front_parts = ()
@@ -87,6 +83,7 @@ class AnyEncoder(nn.Module):
         super().__init__()
         config: Any = shape.build()
         self.structure: Structure = declare(config)
+        self.hiding = Hiding(self.structure)
         self.encoder: Any = class_for(config)(config)
         self.codebooks = task.codebooks
         self.head = nn.Linear(config.hidden_size, task.codebooks * task.entries)
@@ -94,8 +91,6 @@ class AnyEncoder(nn.Module):
         self.extractor: Any = None
         if features is not None:
             self.extractor = getattr(transformers, features.extractor).from_dict(dict(features.settings))
-        elif self.structure.lengths(16_000)[-1] != best_rq.frame_count(16_000):
-            raise ConfigError("conv_stride: BEST-RQ takes front ends with 320 samples from frame to frame only.")
         try:  # some shapes are built and fail when they are used
             with torch.no_grad():
                 self.encoder(torch.zeros(self.structure.input_shape(1, 16_000)))
@@ -103,8 +98,6 @@ class AnyEncoder(nn.Module):
             raise ConfigError(
                 f"encoder: the config describes no {config.model_type} model that can hear: {error}."
             ) from None
-        first = 0 if features is None else features.stages
-        self.step = prod(stage.stride for stage in self.structure.stages[first:])
 
     def frames(self, samples: int) -> int:
         """Of so many samples."""
@@ -118,14 +111,11 @@ class AnyEncoder(nn.Module):
 
     def hide(self, heard: Tensor, mask: Tensor, rng: np.random.Generator) -> Tensor:
         """Noise in place of the hidden frames."""
-        offset = _BEFORE if self.extractor is None else self.step // 2
-        return best_rq.noise_over(heard, mask, step=self.step, offset=offset, rng=rng)
+        return self.hiding.hide(heard, mask, rng)
 
     def labeller(self, task: BestRqTask) -> Labeller:
         """Of the features that are heard, or of the log-mel of samples."""
-        if self.structure.features is None:
-            return Labeller(task)
-        return Labeller(task, Windows(self.step, partial(_frames, self.encoder)), width=self.structure.features.width)
+        return self.hiding.labeller(task)
 
     def forward(self, values: Tensor, mask: Tensor, *, front: bool) -> tuple[None, Tensor]:
         """The guesses, (batch, frames, codebooks, entries), from what is heard through the mask's noise."""
@@ -145,7 +135,3 @@ class AnyEncoder(nn.Module):
             save_extractor(folder)
         else:
             self.extractor.save_pretrained(folder)
-
-
-def _frames(encoder: Any, positions: int) -> int:
-    return int(frames_of(encoder, torch.tensor([positions])))

@@ -5,19 +5,22 @@ from __future__ import annotations
 import copy
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 from secateur.compress.config import Batching
 from secateur.data.batches import Batches, Crop, share
 from secateur.data.collate import AudioBatch, collate
-from secateur.data.corpus import SAMPLE_RATE, Corpus, Utterance
+from secateur.data.corpus import SAMPLE_RATE, Corpus
 from secateur.data.hearing import Hearing
 from secateur.errors import DataError
-from secateur.objective.tasks import Task
+from secateur.objective.tasks import Lesson, Task, Told
 from secateur.structure import Structure
 
 # How the names of splits start that are held out, and that nothing is learned from.
 _DEV = ("dev", "val")
 _TEST = ("test", "eval")
+# What a lesson is for, part of the key of its chance.
+_LEARNED, _HELD_OUT = 0, 1
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,8 +30,10 @@ class MicroBatch:
     audio: AudioBatch
     frames: int
     """of the whole step"""
-    utterances: tuple[Utterance, ...] = ()
-    """what the audio is of, row by row"""
+    heard: AudioBatch
+    """the audio, without what a task hides of it"""
+    asked: Any = ()
+    """what the task's loss and its scorer take beside, as `Lesson.pose` gives it"""
     count: int = 1
     """what the task's loss of the whole step is divided by"""
 
@@ -57,10 +62,10 @@ class Feed:
             hearing: How the model hears audio.
             equal: Whether all crops of a step have one length, so that nothing is padded (GroupNorm front ends see
                 padding, in stock code too).
-            task: Whose labels the utterances have; then `corpus` holds none that would have to be cropped.
+            task: What is learned; then `corpus` holds nothing that it cannot use.
             world: Processes, each of which needs a crop for every micro-batch.
         """
-        self.skip, self.task = 0, task
+        self.skip, self.task, self.seed = 0, task, seed
         self.corpus, self.structure, self.batching, self.hearing = corpus, structure, batching, hearing
         self.batches = Batches(
             corpus,
@@ -80,27 +85,49 @@ class Feed:
 
     def micro_batches(self, step: int, rank: int, world: int) -> list[MicroBatch]:
         """This rank's part of a step."""
-        crops = self.batches.step(step + self.skip)
-        frames = self._frames(crops)
-        parts = share(crops, rank=rank, world=world, accumulate=self.batching.accumulate)
-        count = 1 if self.task is None else self.task.count(utterances_of(self.corpus, crops))
-        return [
-            MicroBatch(
-                audio=collate(self.corpus, part, hearing=self.hearing),
-                frames=frames,
-                utterances=utterances_of(self.corpus, part),
-                count=count,
-            )
-            for part in parts
-        ]
-
-    def _frames(self, crops: Sequence[Crop]) -> int:
-        return sum(self.structure.lengths(crop.samples)[-1] for crop in crops)
+        step += self.skip
+        crops = self.batches.step(step)
+        lesson = lesson_of(self.task, self.corpus, self.structure, crops, key=(self.seed, _LEARNED, step))
+        return posed(
+            self.corpus,
+            crops,
+            share(crops, rank=rank, world=world, accumulate=self.batching.accumulate),
+            lesson,
+            frames=sum(frames_of(self.structure, crops)),
+            hearing=self.hearing,
+        )
 
 
-def utterances_of(corpus: Corpus, crops: Sequence[Crop]) -> tuple[Utterance, ...]:
-    """The utterances that crops are of."""
-    return tuple(corpus.utterances[crop.index] for crop in crops)
+def frames_of(structure: Structure, crops: Sequence[Crop]) -> list[int]:
+    """Frames of each crop."""
+    return [structure.lengths(crop.samples)[-1] for crop in crops]
+
+
+def lesson_of(
+    task: Task | None, corpus: Corpus, structure: Structure, crops: Sequence[Crop], *, key: Sequence[int]
+) -> Lesson:
+    """What a task asks of crops; without one nothing."""
+    utterances = tuple(corpus.utterances[crop.index] for crop in crops)
+    return Told(utterances, 1) if task is None else task.lesson(utterances, frames_of(structure, crops), key=key)
+
+
+def posed(
+    corpus: Corpus,
+    crops: Sequence[Crop],
+    parts: Sequence[Sequence[Crop]],
+    lesson: Lesson,
+    *,
+    frames: int,
+    hearing: Hearing,
+) -> list[MicroBatch]:
+    """Parts of the crops of a lesson as micro-batches."""
+    places = {crop: place for place, crop in enumerate(crops)}
+    batches = []
+    for part in parts:
+        audio = collate(corpus, part, hearing=hearing)
+        put = lesson.pose(audio, [places[crop] for crop in part])
+        batches.append(MicroBatch(audio=audio, frames=frames, heard=put.heard, asked=put.asked, count=lesson.count))
+    return batches
 
 
 def held_out(
@@ -111,10 +138,12 @@ def held_out(
     longest: float,
     hearing: Hearing,
     task: Task | None = None,
+    seed: int = 0,
 ) -> list[MicroBatch]:
     """Fixed batches of one utterance each, from the start of a corpus on, until enough seconds are together.
 
-    Utterances stand alone, so nothing is padded and every model sees the same. With a task they are not cropped.
+    Utterances stand alone, so nothing is padded and every model sees the same. They are not cropped where a task needs
+    them whole; what it hides follows from the seed.
 
     Raises:
         DataError: The corpus has no utterance long enough for one frame.
@@ -122,24 +151,21 @@ def held_out(
     crops, total = [], 0.0
     most = longest * SAMPLE_RATE
     for index, utterance in enumerate(corpus.utterances):
-        samples = int(min(utterance.samples, most)) if task is None else utterance.samples
+        samples = utterance.samples if task is not None and task.whole else int(min(utterance.samples, most))
         if structure.lengths(samples)[-1] < 1 or total >= seconds:
             continue
         crops.append(Crop(index=index, start=0, samples=samples))
         total += samples / SAMPLE_RATE
     if not crops:
         raise DataError(f"The held-out corpus {corpus.name!r} has no utterance that is long enough for one frame.")
-    frames = sum(structure.lengths(crop.samples)[-1] for crop in crops)
-    count = 1 if task is None else task.count(utterances_of(corpus, crops))
-    return [
-        MicroBatch(
-            audio=collate(corpus, [crop], hearing=hearing),
-            frames=frames,
-            utterances=utterances_of(corpus, [crop]),
-            count=count,
-        )
-        for crop in crops
-    ]
+    return posed(
+        corpus,
+        crops,
+        [[crop] for crop in crops],
+        lesson_of(task, corpus, structure, crops, key=(seed, _HELD_OUT)),
+        frames=sum(frames_of(structure, crops)),
+        hearing=hearing,
+    )
 
 
 def split_off(corpus: Corpus, *, seconds: float) -> tuple[Corpus, Corpus]:

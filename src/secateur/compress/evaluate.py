@@ -18,7 +18,7 @@ from secateur.data.config import DataConfig
 from secateur.data.open import open_corpus
 from secateur.errors import ConfigError, ModelError
 from secateur.masking.attach import base_of
-from secateur.objective.tasks import Classification, Ctc, Rnnt, Slu, Task, TaskConfig, build_task, decoding
+from secateur.objective.tasks import Classification, Ctc, Ear, Rnnt, Slu, Task, TaskConfig, build_task, decoding
 from secateur.objective.tasks.ctc import CtcTask
 from secateur.objective.tasks.rnnt import RnntTask
 from secateur.objective.tasks.tags import is_intent
@@ -54,12 +54,17 @@ def evaluate(config: EvaluateConfig) -> dict[str, Any]:
     """
     source = model_path(config.model)
     model = load_model(source)
-    ending = next((ending for ending in _OF_HEAD if type(model).__name__.endswith(ending)), None)
-    if ending is None:
+    of_head = (task for ending, task in _OF_HEAD.items() if type(model).__name__.endswith(ending))
+    asked = config.task or next(of_head, None)
+    if asked is None:
         allowed = " or ".join(_OF_HEAD)
-        raise ModelError(f"{config.model!r} is a {type(model).__name__}: allowed are models with a head, {allowed}.")
-    corpus, asked = open_corpus(config.data), config.task or _OF_HEAD[ending]
-    task = build_task(asked, source=source, model_config=model.config, corpus=corpus)
+        raise ModelError(
+            f"{config.model!r} is a {type(model).__name__}: allowed are models with a head, {allowed}; and with the "
+            "task 'best_rq' encoders that were pre-trained by it."
+        )
+    corpus, structure = open_corpus(config.data), declare(model.config)
+    ear = Ear(hearing=hearing_of(source, structure), structure=structure)
+    task = build_task(asked, source=source, model_config=model.config, corpus=corpus, ear=ear)
     if config.task is None and isinstance(task, CtcTask) and any(map(is_intent, task.vocabulary.tokens)):
         asked = Slu()
         task = build_task(asked, source=source, model_config=model.config, corpus=corpus)
@@ -67,11 +72,8 @@ def evaluate(config: EvaluateConfig) -> dict[str, Any]:
         raise ModelError(f"{config.model!r} has no head for the task {asked.kind!r}: evaluate a fine-tuned model.")
     if config.streaming or config.lookahead is not None:
         _set_streaming(task, model, config, allowed=_lookaheads(source, model))
-    structure = declare(model.config)
     corpus, notes = usable(task, corpus, structure)
-    batches = held_out(
-        corpus, structure, seconds=float("inf"), longest=float("inf"), hearing=hearing_of(source, structure), task=task
-    )
+    batches = held_out(corpus, structure, seconds=float("inf"), longest=float("inf"), hearing=ear.hearing, task=task)
     return {
         "format": 1,
         "kind": "evaluate",
@@ -89,8 +91,9 @@ def evaluate(config: EvaluateConfig) -> dict[str, Any]:
 
 def _set_streaming(task: Task, model: PreTrainedModel, config: EvaluateConfig, *, allowed: Sequence[int]) -> None:
     """Make a transducer decode chunk by chunk, or with another lookahead than its config's."""
+    if not isinstance(task, RnntTask):
+        raise ConfigError("streaming, lookahead: allowed with the task 'rnnt' alone; leave both out.")
     decoding.refuse_offline(model)
-    assert isinstance(task, RnntTask)
     if config.lookahead is not None and config.lookahead not in allowed:
         raise ConfigError(
             f"lookahead: got {config.lookahead}, which {config.model!r} was not built for; allowed "

@@ -13,7 +13,7 @@ from transformers import PreTrainedModel
 
 from secateur.arch import declare
 from secateur.compress.batches import MicroBatch
-from secateur.compress.imitate import Imitator, hidden_states, inputs_of
+from secateur.compress.imitate import Imitator, hidden_states, inputs_of, learning_part
 from secateur.data.corpus import SAMPLE_RATE
 from secateur.masking.attach import base_of
 from secateur.modules.lengths import frames_of
@@ -55,11 +55,11 @@ def fidelity(imitator: Imitator, teacher: nn.Module, batches: Sequence[MicroBatc
 @torch.no_grad()
 def score(task: Task, model: nn.Module, batches: Sequence[MicroBatch]) -> dict[str, float]:
     """How well a model does its task on held-out audio: the task's figures, such as ``wer``."""
-    model.eval()
+    model = learning_part(model, task).eval()
     scorer = task.scorer()
     for batch in batches:
-        answers = task.answers(model, inputs_of(model, batch.audio))
-        scorer.add(answers, frames_of(model, batch.audio.lengths), batch.utterances)
+        answers = task.answers(model, inputs_of(model, batch.heard))
+        scorer.add(answers, frames_of(model, batch.heard.lengths), batch.asked)
     return dict(scorer.figures())
 
 

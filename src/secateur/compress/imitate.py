@@ -14,7 +14,6 @@ from transformers.utils.output_capturing import maybe_install_capturing_hooks
 
 from secateur.compress.config import Distillation
 from secateur.data.collate import AudioBatch
-from secateur.data.corpus import Utterance
 from secateur.masking.attach import base_of
 from secateur.modules.families import encoder_config
 from secateur.modules.lengths import frames_of
@@ -47,6 +46,11 @@ def inputs_of(model: nn.Module, audio: AudioBatch) -> dict[str, Tensor]:
 def hearing_part(model: nn.Module) -> nn.Module:
     """What of a model can be run on audio alone: all of it; the encoder of a transducer, whose head wants tokens."""
     return base_of(model) if hasattr(model, "joint") else model
+
+
+def learning_part(model: nn.Module, task: Task | None) -> nn.Module:
+    """What of a model learns: all of it with the head of a task, else the encoder alone."""
+    return model if task is not None and task.ending else base_of(model)
 
 
 def passed(model: nn.Module, audio: AudioBatch, layers: Collection[int] | None = None) -> Passed:
@@ -101,12 +105,19 @@ class Imitator(nn.Module):
     """The student with its maps: what the loop trains and wraps."""
 
     def __init__(
-        self, student: nn.Module, distill: Distillation | None, *, compile: bool = False, recompute: bool = False
+        self,
+        student: nn.Module,
+        distill: Distillation | None,
+        *,
+        head: nn.Module | None = None,
+        compile: bool = False,
+        recompute: bool = False,
     ) -> None:
         """
         Args:
             student: The encoder, with masks or cut, with or without a task head.
             distill: What it imitates; None for nothing: it learns its task alone.
+            head: A head of the task's own, which learns beside it.
             compile: Whether passes that learn run compiled; others, of many lengths and few each, are not worth it.
             recompute: Whether the backward pass computes each layer's activations again instead of keeping them.
         """
@@ -114,6 +125,7 @@ class Imitator(nn.Module):
         self.compile_passes, self.recompute = compile, recompute
         self.take(student)
         self.distill = distill
+        self.head = nn.Module() if head is None else head
         config = encoder_config(student.config)
         self.depth = config.num_hidden_layers
         pairing = Fixed() if distill is None else distill.pairing
@@ -138,7 +150,7 @@ class Imitator(nn.Module):
         teacher: dict[int, Tensor],
         pairs: Sequence[Pair],
         task: Task | None = None,
-        utterances: Sequence[Utterance] = (),
+        asked: Any = (),
     ) -> Sums:
         """Distances and a task's loss, summed over valid frames and utterances.
 
@@ -146,12 +158,12 @@ class Imitator(nn.Module):
             audio: The batch.
             teacher: The teacher's hidden states by number, (B, T, D) each.
             pairs: Which imitates which.
-            task: What is learned beside; its loss is computed here, since it may go through parameters of the head.
-            utterances: What the audio is of, row by row; asked for by a task only.
+            task: What is learned beside; its loss is computed here, since it may go through parameters of a head.
+            asked: What the task takes beside.
         """
         student = self._compiled[0] if self._compiled and torch.is_grad_enabled() else self.student
         states, output = passed(student, audio, None if self.learned else {mine for mine, _ in pairs})
-        loss = None if task is None else task.sums(output, self.frames(audio), utterances, model=self.student)
+        loss = None if task is None else task.sums(output, self.frames(audio), asked, model=self.student)
         if not pairs:
             return Sums(torch.zeros(0), None, output, loss)
         valid = None if audio.mask is None else self.valid(audio)

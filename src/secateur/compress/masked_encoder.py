@@ -64,10 +64,7 @@ class _Folded(nn.Module):
 
 
 class MaskedEncoder(nn.Module):
-    """A WavLM encoder, the layer that guesses labels and the one that reads log-mel energies off the front end.
-
-    Only the encoder is kept.
-    """
+    """A WavLM encoder, the layer that guesses labels and the one that reads log-mel energies off the front end."""
 
     module_has_unused = True  # the front end's own steps leave the rest without gradient
     front_parts = ("front.", "encoder.feature_extractor.", "encoder.feature_projection.layer_norm.")

@@ -33,6 +33,7 @@ from secateur.engine.trainee import StepLoss
 from secateur.errors import ConfigError
 from secateur.objective.tasks import best_rq
 from secateur.objective.tasks.best_rq import BestRqTask
+from secateur.objective.tasks.guesses import save_guesses
 from secateur.records import environment, write_json
 
 log = logging.getLogger(__name__)
@@ -208,12 +209,9 @@ class BestRqTrainee:
         return [self._batch("train", part, masks[[places[crop] for crop in part]], masks, step) for part in parts]
 
     def _masks(self, crops: Sequence[Crop], step: int) -> Tensor:
-        task = self.config.task
         rng = np.random.default_rng([self.config.loop.seed, 3, step])
         frames = self.model.frames(crops[0].samples)
-        mask = best_rq.span_mask(batch=len(crops), frames=frames, share=task.mask_share, span=task.mask_span, rng=rng)
-        mask[:, 0] |= ~mask.any(axis=1)  # a short crop may have drawn no span
-        return torch.from_numpy(mask)
+        return best_rq.draw_mask(self.config.task, batch=len(crops), frames=frames, rng=rng)
 
     def _batch(
         self, split: str, crops: Sequence[Crop], mask: Tensor, masks: Tensor, step: int, *, disturb: bool = True
@@ -324,7 +322,8 @@ def pretrain(
 ) -> dict[str, Any]:
     """Trains an encoder from nothing; returns the record that is also left in `out`.
 
-    `out/model` is a plain HF folder: the encoder in float32, and a feature extractor.
+    `out/model` is a plain HF folder: the encoder in float32, and a feature extractor; and beside them, in a file of its
+    own, the layer of guesses, by which the task `best_rq` of `prune` goes on.
 
     Args:
         config: The run.
@@ -352,6 +351,7 @@ def pretrain(
     }
     if process().is_main_process:
         trainee.model.save(folder / "model")
+        save_guesses(folder / "model", layer=trainee.model.head, labeller=trainee.labeller)
         write_json(folder / "record.json", record)
     log.info("the encoder is in %s", folder / "model")
     return record

@@ -78,7 +78,9 @@ def _task(setting: Setting) -> dict[str, Any]:
         "hidden states": distill.weight if distill else 0.0,
         "logits": distill.logits_weight if distill and distill.logits else 0.0,
     }
-    if config.finetune is not None:
+    if not task.ending:
+        order = "pruned without labels"
+    elif config.finetune is not None:
         order = "fine-tuned first, then pruned"
     else:
         order = "pruned while it was fine-tuned" if setting.new_head else "pruned as it came, fine-tuned"

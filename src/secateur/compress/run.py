@@ -14,10 +14,10 @@ from __future__ import annotations
 
 import copy
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import torch
 from safetensors import SafetensorError
@@ -28,7 +28,7 @@ from transformers import PreTrainedModel
 from secateur.compress.batches import Feed
 from secateur.compress.config import FromFile, FromGates, FromScore, Training
 from secateur.compress.fidelity import fidelity, score, speed
-from secateur.compress.imitate import Imitator
+from secateur.compress.imitate import Imitator, learning_part
 from secateur.compress.progressive import Progressive
 from secateur.compress.regularise import regularised
 from secateur.compress.setting import Setting
@@ -39,6 +39,7 @@ from secateur.errors import CheckpointError, SecateurError
 from secateur.gates import GateSet
 from secateur.masking.attach import base_of
 from secateur.modules.norm import leave_padding_out
+from secateur.objective.tasks import Task
 from secateur.records import read_json, write_json
 from secateur.structure import Selection, Structure, close
 from secateur.surgery.choose import Choice, best_share, choose
@@ -61,20 +62,23 @@ def finetune(setting: Setting, folder: Path, *, resume: bool, on_progress: OnPro
     training, finetuned = setting.config.finetune, folder / "finetuned"
     if training is None:
         return setting
+    task = _own(setting.task)
+    assert task is not None
     if not _left(finetuned):
         student = copy.deepcopy(setting.teacher).requires_grad_(True)
-        imitator = Imitator(student, None, compile=training.compile, recompute=training.gradient_checkpointing)
-        objective = Objective(distill=None, task=setting.task)
+        objective = Objective(distill=None, task=task)
+        imitator = _imitator(student, training, objective)
         trainee = Imitation(imitator, setting.teacher, setting.feed, setting.held_out(), training, objective)
         result = _run(trainee, training, setting, folder, phase="finetune", resume=resume, on_progress=on_progress)
         if _first():
             with whole_folder(finetuned) as partial:
-                write(partial, student.cpu(), setting)
+                write(partial, student.cpu(), setting, task)
                 write_json(partial / "finetuned.json", _timed(result))
         process().wait_for_everyone()
     teacher = load_model(finetuned).requires_grad_(False)
     leave_padding_out(base_of(teacher))
-    return replace(setting, teacher=teacher, new_head=False)
+    task.restore(finetuned)
+    return replace(setting, teacher=teacher, task=task, new_head=False)
 
 
 def learn(setting: Setting, folder: Path, *, resume: bool, on_progress: OnProgress = None) -> None:
@@ -86,7 +90,8 @@ def learn(setting: Setting, folder: Path, *, resume: bool, on_progress: OnProgre
     dense = setting.student()
     gates = GateSet(setting.structure, config.gated, seed=config.seed)
     student = Student(dense, setting.structure, static=config.learn.compile)
-    imitator = _imitator(setting, dense, config.learn)
+    objective = _objective(setting)
+    imitator = _imitator(dense, config.learn, objective)
     progressive = None
     if config.learn.freeze is not None:
         steps = config.learn.steps
@@ -100,7 +105,7 @@ def learn(setting: Setting, folder: Path, *, resume: bool, on_progress: OnProgre
         gates=gates,
         student=student,
         bounds=setting.bounds,
-        objective=_objective(setting),
+        objective=objective,
         progressive=progressive,
     )
     result = _run(trainee, config.learn, setting, folder, phase="learn", resume=resume, on_progress=on_progress)
@@ -110,7 +115,7 @@ def learn(setting: Setting, folder: Path, *, resume: bool, on_progress: OnProgre
     freezing = {} if progressive is None else {"freezing": progressive.summary()}
     if _first():
         with whole_folder(learned) as partial:
-            write(partial, student.model.cpu(), setting)
+            write(partial, student.model.cpu(), setting, objective.task)
             save_file(_by_axis(gates), partial / "gates.safetensors")
             save_file(dict(imitator.maps.cpu().state_dict()), partial / "maps.safetensors")
             write_json(partial / "learned.json", {"expected": expected, **freezing, **_timed(result)})
@@ -200,12 +205,15 @@ def recover(
     if done and not (folder / "stages.json").is_file():
         raise CheckpointError(f"{folder} has a model/ but no stages.json: delete model/ and resume, which makes both.")
     if not done:
-        shrunk = copy.deepcopy(small)
-        imitator = _imitator(setting, small.requires_grad_(True), config.recover)
+        shrunk, objective = copy.deepcopy(small).eval(), _objective(setting)
+        imitator = _imitator(small.requires_grad_(True), config.recover, objective)
         maps = folder / "learned" / "maps.safetensors"
         if maps.is_file():
             imitator.maps.load_state_dict(_tensors(maps))
-        before = copy.deepcopy(imitator.maps)
+            if objective.task is not None:
+                objective.task.restore(maps.parent)
+        as_cut = _Stage(shrunk, Imitator(shrunk, config.distill), _own(objective.task))
+        as_cut.imitator.maps = copy.deepcopy(imitator.maps)
         result = None
         if config.recover.steps:
             trainee = Imitation(
@@ -214,53 +222,48 @@ def recover(
                 _feed(setting, "recover"),
                 setting.held_out(),
                 config.recover,
-                _objective(setting),
+                objective,
             )
             result = _run(
                 trainee, config.recover, setting, folder, phase="recover", resume=resume, on_progress=on_progress
             )
-        small = small.cpu().eval()
-        setting.teacher.cpu()
+        imitator.cpu()
+        dense = _Stage(setting.teacher.cpu(), Imitator(setting.teacher, config.distill), setting.task)
+        recovered = _Stage(small.eval(), imitator, objective.task)
         if _first():
-            stages = _stages(setting, shrunk.eval(), before, small, imitator)
+            stages = _stages(setting, {"dense": dense, "shrunk": as_cut, "recovered": recovered})
             write_json(folder / "stages.json", {"stages": stages, **(_timed(result) if result else {})})
             selection = Selection.load(folder / "selection.json")
             with whole_folder(folder / "model") as partial:
-                write(partial, small, setting, selection)
+                write(partial, small, setting, objective.task, selection)
     process().wait_for_everyone()
 
 
-def _stages(
-    setting: Setting, shrunk: PreTrainedModel, maps: Any, recovered: PreTrainedModel, imitator: Imitator
-) -> list[dict[str, Any]]:
+class _Stage(NamedTuple):
+    """A model, the same with its maps, and the task with its own head, as they are at a point of the run."""
+
+    model: PreTrainedModel
+    imitator: Imitator
+    task: Task | None
+
+
+def _stages(setting: Setting, stages: Mapping[str, _Stage]) -> list[dict[str, Any]]:
     """Fidelity, figures of the task and speed of the dense, the shrunk and the recovered model."""
-    batches, teacher, distill = setting.held_out(), setting.teacher, setting.config.distill
-    after_cut, dense = Imitator(shrunk, distill), Imitator(teacher, distill)
-    after_cut.maps = maps
+    batches, teacher = setting.held_out(), setting.teacher
     threads = torch.get_num_threads()
-    times = speed({"dense": teacher, "shrunk": shrunk, "recovered": recovered})
+    times = speed({name: stage.model for name, stage in stages.items()})
     out = []
-    for name, model, student in (
-        ("dense", teacher, dense),
-        ("shrunk", shrunk, after_cut),
-        ("recovered", recovered, imitator),
-    ):
+    for name, (model, imitator, task) in stages.items():
         time = {**asdict(times[name]), "seconds_of_audio": 10.0, "batch": 1, "threads": threads}
         count = sum(parameter.numel() for parameter in base_of(model).parameters())
-        stage: dict[str, Any] = {"name": name, "parameters": count, "time": time}
-        if distill is not None:
-            near = fidelity(student.cpu(), base_of(teacher), batches)
-            stage |= {"loss": near.loss, "cosine": list(near.cosine)}
-        if setting.task is not None and not (name == "dense" and setting.new_head):
-            stage["scores"] = _scores(setting, model)
-        out.append(stage)
+        found: dict[str, Any] = {"name": name, "parameters": count, "time": time}
+        if setting.config.distill is not None:
+            near = fidelity(imitator.cpu(), base_of(teacher), batches)
+            found |= {"loss": near.loss, "cosine": list(near.cosine)}
+        if task is not None and not (name == "dense" and setting.new_head):
+            found["scores"] = score(task, model, batches)
+        out.append(found)
     return out
-
-
-def _scores(setting: Setting, model: PreTrainedModel) -> dict[str, float]:
-    """Figures of the task on held-out audio."""
-    assert setting.task is not None
-    return score(setting.task, model, setting.held_out())
 
 
 def _feed(setting: Setting, phase: Literal["learn", "recover"]) -> Feed:
@@ -272,18 +275,29 @@ def _feed(setting: Setting, phase: Literal["learn", "recover"]) -> Feed:
     return setting.feed.behind(heard)
 
 
+def _own(task: Task | None) -> Task | None:
+    """A task whose own head learns from here on, and leaves that of the other as it is."""
+    if task is None:
+        return None
+    own = copy.copy(task)
+    own.head = copy.deepcopy(task.head)
+    return own
+
+
 def _objective(setting: Setting) -> Objective:
     config = setting.config
-    return Objective(distill=config.distill, task=setting.task, task_weight=config.task_weight)
+    return Objective(distill=config.distill, task=_own(setting.task), task_weight=config.task_weight)
 
 
-def _imitator(setting: Setting, student: PreTrainedModel, training: Training) -> Imitator:
-    """The student with its maps, and with its head where there is a task."""
-    if setting.task is not None:
+def _imitator(student: PreTrainedModel, training: Training, objective: Objective) -> Imitator:
+    """The student with its maps, and with a head where the task has one."""
+    task = objective.task
+    if task is not None:
         leave_padding_out(base_of(student))
     return Imitator(
-        base_of(student) if setting.task is None else student,
-        setting.config.distill,
+        learning_part(student, task),
+        objective.distill,
+        head=None if task is None else task.head,
         compile=training.compile,
         recompute=training.gradient_checkpointing,
     )
@@ -312,11 +326,13 @@ def _run(
         )
 
 
-def write(folder: Path, model: PreTrainedModel, setting: Setting, selection: Selection | None = None) -> None:
-    """A model with its companions, and the tokenizer of its task."""
+def write(
+    folder: Path, model: PreTrainedModel, setting: Setting, task: Task | None, selection: Selection | None = None
+) -> None:
+    """A model with its companions, and what belongs to its task."""
     write_model(folder, model, source=setting.source, selection=selection)
-    if setting.task is not None:
-        setting.task.save(folder)
+    if task is not None:
+        task.save(folder)
 
 
 def _loop(training: Training, seed: int) -> LoopConfig:

@@ -31,7 +31,7 @@ from secateur.masking.attach import base_of
 from secateur.modules.norm import leave_padding_out
 from secateur.objective.constraint import Constraint
 from secateur.objective.pairing import teacher_layers
-from secateur.objective.tasks import Rnnt, Task, build_task
+from secateur.objective.tasks import Ear, Rnnt, Task, build_task
 from secateur.structure import Selection, Structure, close
 from secateur.structure.axis import HEAD_KINDS
 from secateur.structure.structure import TRANSDUCER
@@ -59,7 +59,7 @@ class Setting:
     Attributes:
         source: The teacher's folder or hub id.
         teacher: The dense model, frozen, with its head; with a task, the task's.
-        task: What is learned beside or instead of imitating the teacher.
+        task: What is learned beside or instead of imitating the teacher, with a head of its own as it is before that.
         new_head: Whether the teacher's head is new and has learned nothing.
         notes: What was left out of the audio or mended, in sentences.
         structure: Of what is pruned: the teacher's encoder, factorised where the recipe asks for it, and of its head
@@ -113,6 +113,7 @@ class Setting:
             longest=self.config.batching.longest,
             hearing=self.hearing,
             task=self.task,
+            seed=self.config.seed,
         )
 
     def limits(self) -> list[Limit]:
@@ -144,12 +145,14 @@ def prepare(config: PruneConfig, *, table: Callable[[PreTrainedConfig], Table], 
     if config.distill is not None:
         teacher_layers(config.distill.pairing, len(list(structure.of_kinds(("layer",)))))
     train, held, notes = _audio(config)
+    hearing = hearing_of(source, structure)
     task, new_head = None, False
     if config.task is not None:
-        task = build_task(config.task, source=source, model_config=teacher.config, corpus=train)
+        ear = Ear(hearing=hearing, structure=structure)
+        task = build_task(config.task, source=source, model_config=teacher.config, corpus=train, ear=ear)
         train, ours = usable(task, train, structure, longest=config.batching.longest)
         held, theirs = usable(task, held, structure)
-        notes = (*notes, *ours, *theirs)
+        notes = (*notes, *task.notes, *ours, *theirs)
         new_head = task.new_head
         teacher = _ready(config, teacher, task).requires_grad_(False)
         if new_head:
@@ -169,8 +172,8 @@ def prepare(config: PruneConfig, *, table: Callable[[PreTrainedConfig], Table], 
         bounds=bounds,
         train=train,
         held=held,
-        hearing=hearing_of(source, structure),
-        equal=structure.sees_padding and task is None,
+        hearing=hearing,
+        equal=structure.sees_padding if task is None else not task.whole,
         task=task,
         new_head=new_head,
         notes=notes,
@@ -223,13 +226,19 @@ def _ranks(factorising: Factorising, structure: Structure) -> dict[str, int]:
 def usable(
     task: Task, corpus: Corpus, structure: Structure, *, longest: float = math.inf
 ) -> tuple[Corpus, tuple[str, ...]]:
-    """The utterances of a corpus that a task can be learned from, none above `longest` seconds; the rest is told.
+    """The utterances of a corpus that a task can be learned from; the rest is told.
+
+    Args:
+        task: What they are for.
+        corpus: All of them.
+        structure: Of the encoder, for frame counts.
+        longest: Seconds above which those are left out that the task could learn from as a whole alone.
 
     Returns:
         The corpus, and what was left out of it or mended, in sentences.
     """
     found = task.usable(corpus, lambda samples: structure.lengths(samples)[-1])
-    most = longest * SAMPLE_RATE
+    most = (longest if task.whole else math.inf) * SAMPLE_RATE
     long = [utterance for utterance in found.corpus.utterances if utterance.samples > most]
     if long and len(long) == len(found.corpus.utterances):
         raise DataError(
@@ -247,6 +256,8 @@ def usable(
 
 def _ready(config: PruneConfig, teacher: PreTrainedModel, task: Task) -> PreTrainedModel:
     """The dense model with the head of a task, its own where it has one, and a front end that leaves padding out."""
+    if not task.ending and config.distill is not None and config.distill.logits is not None:
+        raise ConfigError("distill.logits: this task leaves a bare encoder, which has none to imitate; set it to null.")
     if task.new_head:
         if config.distill is not None and config.distill.logits is not None and config.finetune is None:
             raise ConfigError(
@@ -259,7 +270,7 @@ def _ready(config: PruneConfig, teacher: PreTrainedModel, task: Task) -> PreTrai
                 "nothing; give the task's loss a weight, or fine-tune first, by 'finetune'."
             )
         logger.info("%s gets a new head for the task", config.model)
-        teacher = with_head(teacher, task.ending, task.fields(), seed=config.seed)
+        teacher = with_head(teacher, task.ending, task.fields(), seed=config.seed) if task.ending else teacher
         task.begin(teacher)
     leave_padding_out(base_of(teacher))
     return teacher

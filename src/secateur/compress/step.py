@@ -103,7 +103,7 @@ class Imitation:
             return [{"params": weights}]
         student = self.module.student
         inside = {id(parameter) for parameter in base_of(student).parameters()}
-        head = {id(parameter) for parameter in student.parameters()} - inside
+        head = {id(parameter) for parameter in (*student.parameters(), *self.module.head.parameters())} - inside
         parts = [[parameter for parameter in weights if (id(parameter) in head) is own] for own in (False, True)]
         return [{"params": parts[0]}, {"params": parts[1], "lr": rate}]
 
@@ -127,8 +127,8 @@ class Imitation:
     def loss(self, wrapped: nn.Module, batch: MicroBatch) -> StepLoss:
         """This micro-batch's share of the loss of the whole step: means over pairs, valid frames and labels."""
         distill, task = self.objective.distill, self.objective.task
-        targets = None if distill is None else self.targets(batch.audio)
-        sums = wrapped(batch.audio, targets.states if targets else {}, self.pairs, task, batch.utterances)
+        targets = None if distill is None else self.targets(batch.heard)
+        sums = wrapped(batch.heard, targets.states if targets else {}, self.pairs, task, batch.asked)
         self.seen(sums.every)
         parts: dict[str, Tensor] = {}
         if distill is not None and targets is not None:
@@ -143,14 +143,14 @@ class Imitation:
             "task": self.objective.task_weight,
         }
         total = torch.stack([weights[name] * part for name, part in parts.items() if weights[name]]).sum()
-        return StepLoss(total=total, parts={name: part.detach() for name, part in parts.items()}, files=batch.audio.ids)
+        return StepLoss(total=total, parts={name: part.detach() for name, part in parts.items()}, files=batch.heard.ids)
 
     def _logits(self, distance: LogitDistance, student: Tensor, teacher: Tensor, batch: MicroBatch) -> Tensor:
         """Mean distance of logits over all valid frames of the step, or over its utterances."""
         rows = distance.per_row(student, teacher)
         if rows.dim() == 1:
             return rows.sum() / batch.count
-        return sum_over(rows, None if batch.audio.mask is None else self.module.valid(batch.audio)) / batch.frames
+        return sum_over(rows, None if batch.heard.mask is None else self.module.valid(batch.heard)) / batch.frames
 
     def seen(self, every: Tensor | None) -> None:
         """Distances between all layers in one micro-batch; of interest to a learned pairing only."""

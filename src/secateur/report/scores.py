@@ -12,8 +12,10 @@ from secateur.report.words import MINUS, figure, share
 #: Tasks in words.
 KINDS = {
     "ctc": "Speech recognition (CTC)",
+    "rnnt": "Speech recognition (RNN-T)",
     "classification": "Classification",
     "slu": "Spoken language understanding",
+    "best_rq": "Self-supervision (BEST-RQ)",
 }
 #: Scores in words; another name stands as it is.
 NAMES = {
@@ -25,9 +27,13 @@ NAMES = {
     "entity_f1": "Entity F1",
     "slu_f1": "SLU-F1",
     "loss": "Held-out loss",
+    "masked_accuracy": "Accuracy under the mask",
+    "masked_loss": "Loss under the mask",
 }
+#: Scores that are no shares.
+_LOSSES = ("loss", "masked_loss")
 #: Scores that are errors.
-_LOWER = ("wer", "cer", "loss")
+_LOWER = ("wer", "cer", *_LOSSES)
 #: What was learned, in words.
 _LEARNED = {
     "task": "the task",
@@ -61,7 +67,7 @@ class Score:
     @property
     def is_share(self) -> bool:
         """Whether it is written as a percentage; a loss is not."""
-        return self.name != "loss"
+        return self.name not in _LOSSES
 
     def write(self, value: float | None) -> str:
         """A value of it: ``12.30 %``."""

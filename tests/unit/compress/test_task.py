@@ -51,7 +51,8 @@ def batch(rows: tuple[int, ...]) -> MicroBatch:
     mask = (torch.arange(values.shape[1]) < lengths[:, None]).long() if len(rows) > 1 else None
     audio = AudioBatch(values=values, lengths=lengths, ids=tuple(f"u{row}" for row in rows), mask=mask)
     frames = sum(structure.lengths(n)[-1] for n in LENGTHS)
-    return MicroBatch(audio=audio, frames=frames, utterances=tuple(corpus.utterances[r] for r in rows), count=7)
+    said = tuple(corpus.utterances[row] for row in rows)
+    return MicroBatch(audio=audio, heard=audio, frames=frames, asked=said, count=7)
 
 
 def trainee(config: Ctc | Classification, objective: dict[str, Any], *, recompute: bool = False) -> Imitation:

@@ -12,23 +12,42 @@ if TYPE_CHECKING:
     from secateur.objective.tasks.build import TaskConfig, build_task
     from secateur.objective.tasks.classification import Classification
     from secateur.objective.tasks.ctc import Ctc
+    from secateur.objective.tasks.guessing import BestRq, Ear
     from secateur.objective.tasks.rnnt import Rnnt
     from secateur.objective.tasks.slu import Slu
-    from secateur.objective.tasks.task import Scorer, Task, Usable
+    from secateur.objective.tasks.task import Lesson, Scorer, Task, Told, Usable
 
 _HOME = {
+    "BestRq": "guessing",
     "Classification": "classification",
     "Ctc": "ctc",
+    "Ear": "guessing",
+    "Lesson": "task",
     "Rnnt": "rnnt",
     "Scorer": "task",
     "Slu": "slu",
     "Task": "task",
     "TaskConfig": "build",
+    "Told": "task",
     "Usable": "task",
     "build_task": "build",
 }
 
-__all__ = ["Classification", "Ctc", "Rnnt", "Scorer", "Slu", "Task", "TaskConfig", "Usable", "build_task"]
+__all__ = [
+    "BestRq",
+    "Classification",
+    "Ctc",
+    "Ear",
+    "Lesson",
+    "Rnnt",
+    "Scorer",
+    "Slu",
+    "Task",
+    "TaskConfig",
+    "Told",
+    "Usable",
+    "build_task",
+]
 
 
 def __getattr__(name: str) -> Any:

@@ -17,8 +17,8 @@ from secateur.errors import ConfigError
 
 _RATE = 16_000
 _WINDOW, _HOP, _FFT = 400, 160, 512  # samples: 25 ms windows every 10 ms
-_STRIDE, _FIELD = 320, 400  # samples: the encoder's hop and receptive field
-_STACK = _STRIDE // _HOP  # log-mel frames to one frame of the encoder
+STRIDE, FIELD = 320, 400  # samples: the encoder's hop and receptive field
+_STACK = STRIDE // _HOP  # log-mel frames to one frame of the encoder
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -83,7 +83,7 @@ class BestRqLoss:
 
 def frame_count(samples: int) -> int:
     """Frames that a wav2vec 2.0 front end makes of so many samples."""
-    return max(0, (samples - _FIELD) // _STRIDE + 1)
+    return max(0, (samples - FIELD) // STRIDE + 1)
 
 
 def mel_filters(mels: int) -> NDArray[np.float32]:
@@ -225,7 +225,8 @@ class Labeller(nn.Module):
         flat = torch.cat([frame.flatten(0, 1) for frame in frames])  # (all frames, mels)
         whole = torch.cat([_statistics(frame) for frame in frames])  # (all crops, 2 · mels)
         self.mean, self.spread = flat.mean(dim=0), flat.std(dim=0) + 1e-3
-        self.crop_mean, self.crop_spread = whole.mean(dim=0), whole.std(dim=0) + 1e-3
+        few = min(1, len(whole) - 1)  # one crop has no spread
+        self.crop_mean, self.crop_spread = whole.mean(dim=0), whole.std(dim=0, correction=few) + 1e-3
 
     @torch.no_grad()
     def plain(self, values: Tensor) -> Tensor:
@@ -267,6 +268,13 @@ def span_mask(*, batch: int, frames: int, share: float, span: int, rng: np.rando
     starts = rng.random((batch, frames + span - 1)) < start
     counts = np.cumsum(np.pad(starts.astype(np.int64), ((0, 0), (1, 0))), axis=1)
     return np.asarray(counts[:, span:] - counts[:, :-span] > 0)
+
+
+def draw_mask(task: BestRqTask, *, batch: int, frames: int, rng: np.random.Generator) -> Tensor:
+    """`span_mask` as a task asks for it, in which every row hides something."""
+    mask = span_mask(batch=batch, frames=frames, share=task.mask_share, span=task.mask_span, rng=rng)
+    mask[:, 0] |= ~mask.any(axis=1)  # a short crop may have drawn no span
+    return torch.from_numpy(mask)
 
 
 def noise_over(values: Tensor, mask: Tensor, *, step: int, offset: int, rng: np.random.Generator) -> Tensor:

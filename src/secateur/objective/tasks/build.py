@@ -7,17 +7,26 @@ from pathlib import Path
 from transformers import PreTrainedConfig
 
 from secateur.data.corpus import Corpus
+from secateur.modules.families import encoder_config
 from secateur.objective.tasks.classification import Classification, build_classification
 from secateur.objective.tasks.ctc import Ctc, build_ctc
+from secateur.objective.tasks.guessing import BestRq, Ear, build_guessing
 from secateur.objective.tasks.rnnt import Rnnt, build_rnnt
 from secateur.objective.tasks.slu import Slu, build_slu
 from secateur.objective.tasks.task import Task
 
 #: Every task that a recipe can name; a new one is a file and a member of this union.
-TaskConfig = Ctc | Rnnt | Classification | Slu
+TaskConfig = Ctc | Rnnt | Classification | Slu | BestRq
 
 
-def build_task(config: TaskConfig, *, source: str | Path, model_config: PreTrainedConfig, corpus: Corpus) -> Task:
+def build_task(
+    config: TaskConfig,
+    *,
+    source: str | Path,
+    model_config: PreTrainedConfig,
+    corpus: Corpus,
+    ear: Ear | None = None,
+) -> Task:
     """The task of a run. The same inputs give the same vocabulary, in the same order.
 
     Args:
@@ -26,11 +35,17 @@ def build_task(config: TaskConfig, *, source: str | Path, model_config: PreTrain
         model_config: Of the model. A model with the task's head keeps that head, its tokenizer and its classes; a
             bare encoder gets new ones, from the corpus.
         corpus: The training audio, with what is said in it.
+        ear: How the model hears; wanted by a task that hides something of it.
 
     Raises:
-        ConfigError: A tokenizer cannot be loaded, or does not fit the head that the model has.
+        ConfigError: A tokenizer cannot be loaded, or does not fit the head that the model has; or the task is not for
+            what it hears.
         DataError: The corpus does not tell what the task asks for.
     """
+    if isinstance(config, BestRq):
+        assert ear is not None
+        width = encoder_config(model_config).hidden_size
+        return build_guessing(config, source=source, width=width, corpus=corpus, ear=ear)
     if isinstance(config, Classification):
         return build_classification(config, model_config=model_config, corpus=corpus)
     if isinstance(config, Slu):

@@ -8,13 +8,13 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import PreTrainedConfig
 
 from secateur.data.corpus import Corpus, Utterance
 from secateur.errors import DataError
-from secateur.objective.tasks.task import Scorer, Usable, keeps, logits_of, sift
+from secateur.objective.tasks.task import Lesson, Scorer, Told, Usable, keeps, logits_of, sift
 
 _SHOWN = 10  # classes in a message
 
@@ -34,6 +34,8 @@ class ClassificationTask:
     ending: str = "ForSequenceClassification"
     headline: str = "accuracy"
     better: Literal["lower", "higher"] = "higher"
+    whole: bool = True
+    notes: tuple[str, ...] = ()
 
     def __init__(self, labels: Sequence[str], *, field: Literal["label", "speaker"], new_head: bool) -> None:
         """
@@ -45,6 +47,7 @@ class ClassificationTask:
         self.labels = tuple(labels)
         self.field = field
         self.new_head = new_head
+        self.head = nn.Module()
         self.numbers = {label: number for number, label in enumerate(self.labels)}
 
     def fields(self) -> dict[str, Any]:
@@ -81,9 +84,9 @@ class ClassificationTask:
         names = list(self.numbers)
         return ", ".join(names[:_SHOWN]) + (" …" if len(names) > _SHOWN else "")
 
-    def count(self, utterances: Sequence[Utterance]) -> int:
-        """Utterances."""
-        return len(utterances)
+    def lesson(self, utterances: Sequence[Utterance], frames: Sequence[int], *, key: Sequence[int] = ()) -> Lesson:
+        """The classes of whole utterances."""
+        return Told(utterances, len(utterances))
 
     def sums(self, output: Tensor, frames: Tensor, utterances: Sequence[Utterance], *, model: Any = None) -> Tensor:
         """The sum of cross-entropies, in float32 or better; `output` is logits (B, classes)."""
@@ -106,6 +109,9 @@ class ClassificationTask:
 
     def save(self, folder: Path) -> None:
         """Nothing: the model's config holds the names."""
+
+    def restore(self, folder: Path) -> None:
+        """Nothing: the model has the head."""
 
 
 class ClassScorer:

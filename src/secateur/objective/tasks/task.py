@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
-from torch import Tensor
+from torch import Tensor, nn
 
+from secateur.data.collate import AudioBatch
 from secateur.data.corpus import Corpus, Skip, Utterance
 from secateur.errors import DataError
 
@@ -32,30 +33,81 @@ class Usable:
     skipped: tuple[Skip, ...]
 
 
+@dataclass(frozen=True)
+class Posed:
+    """A batch as a task puts it to a model.
+
+    Attributes:
+        heard: The audio, without what the task hides of it.
+        asked: What the answers are held against, as the task's loss and its scorer take it: what is said, row by row,
+            where nothing is hidden.
+    """
+
+    heard: AudioBatch
+    asked: Any
+
+
+class Lesson(Protocol):
+    """What a task asks in one optimiser step, or in all of the held-out audio; it knows no ranks and no micro-batches.
+
+    Attributes:
+        count: What the summed loss is divided by: tokens to be written, utterances, or hidden frames.
+    """
+
+    @property
+    def count(self) -> int: ...
+
+    def pose(self, audio: AudioBatch, places: Sequence[int]) -> Posed:
+        """A part of it.
+
+        Args:
+            audio: Some of its utterances.
+            places: Where each of them stands in the lesson.
+        """
+
+
+@dataclass(frozen=True)
+class Told:
+    """A lesson in what is said: all is heard."""
+
+    utterances: Sequence[Utterance]
+    count: int
+
+    def pose(self, audio: AudioBatch, places: Sequence[int]) -> Posed:
+        """The audio as it is, and its utterances."""
+        return Posed(audio, tuple(self.utterances[place] for place in places))
+
+
 class Scorer(Protocol):
     """The metrics of a task, summed up batch by batch."""
 
-    def add(self, answers: Tensor, frames: Tensor, utterances: Sequence[Utterance]) -> None:
-        """Take in a batch: the task's answers, valid frames (B,), and what is said in it."""
+    def add(self, answers: Tensor, frames: Tensor, asked: Any, /) -> None:
+        """Take in a batch: the task's answers, valid frames (B,), and what was asked."""
 
     def figures(self) -> dict[str, float]:
-        """The metrics by name over everything taken in; every one of them a share, of one."""
+        """The metrics by name over everything taken in; a share, of one, unless its name ends in ``loss``."""
 
 
 class Task(Protocol):
     """A task: the head that it needs, its loss and its metric. It knows no encoder, no gates and no training loop.
 
     Attributes:
-        ending: Ending of the model class with its head.
+        ending: Ending of the model class with its head; empty where the model is a bare encoder and stays one.
+        head: A head that no model class has, which learns beside the encoder; without parameters where there is none.
         headline: Name of the figure that sums a model up.
         better: Which way that figure improves.
         new_head: Whether the head starts from nothing; if not, the model's own is kept, with its vocabulary or labels.
+        whole: Whether an utterance is of use as a whole alone; else it may be cropped, all of a step to one length.
+        notes: What the record should tell of the head beside that, in sentences.
     """
 
     ending: str
+    head: nn.Module
     headline: str
     better: Literal["lower", "higher"]
     new_head: bool
+    whole: bool
+    notes: tuple[str, ...]
 
     def fields(self) -> dict[str, Any]:
         """Fields of the model's config that its head needs."""
@@ -74,17 +126,23 @@ class Task(Protocol):
             DataError: Nothing is left.
         """
 
-    def count(self, utterances: Sequence[Utterance]) -> int:
-        """What the summed loss is divided by over a global step: tokens to be written, or utterances."""
+    def lesson(self, utterances: Sequence[Utterance], frames: Sequence[int], *, key: Sequence[int]) -> Lesson:
+        """What is asked in an optimiser step.
 
-    def sums(self, output: Tensor, frames: Tensor, utterances: Sequence[Utterance], *, model: Any) -> Tensor:
+        Args:
+            utterances: All that are heard in it, as `usable` lets them through.
+            frames: How many of each.
+            key: What chance follows from: whole numbers from 0 on, others in every step.
+        """
+
+    def sums(self, output: Tensor, frames: Tensor, asked: Any, /, *, model: Any) -> Tensor:
         """The sum of the losses of a batch, a scalar.
 
         Args:
             output: Of the model's pass over audio: logits (B, T, V) or (B, classes); where the head wants tokens beside
-                audio, what it gets of the encoder, (B, T, D).
+                audio, or is the task's own, what it gets of the encoder, (B, T, D).
             frames: (B,), valid frames of each row.
-            utterances: B of them, as `usable` lets them through.
+            asked: What `Lesson.pose` gave with the audio.
             model: The model, whose head is still to be asked in the latter case.
         """
 
@@ -100,7 +158,10 @@ class Task(Protocol):
         """A fresh scorer."""
 
     def save(self, folder: Path) -> None:
-        """Write what reads the head's output beside a model: the tokenizer, where there is one."""
+        """Write what belongs beside a model: the tokenizer that its output is read by, or the task's own head."""
+
+    def restore(self, folder: Path) -> None:
+        """Take the task's own head from where `save` wrote it; nothing where it has none."""
 
 
 def logits_of(model: Any, inputs: Mapping[str, Tensor]) -> Tensor:

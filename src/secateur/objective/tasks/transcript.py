@@ -10,13 +10,13 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from secateur.data.corpus import Corpus, Utterance
 from secateur.errors import ConfigError, DataError
 from secateur.objective.tasks import vocabulary
 from secateur.objective.tasks.error_rate import ErrorRate
-from secateur.objective.tasks.task import Scorer, Usable, sift
+from secateur.objective.tasks.task import Lesson, Scorer, Told, Usable, sift
 from secateur.objective.tasks.vocabulary import Case, Vocabulary
 
 #: Scripts that a task remembers; some 50 MB of sentences.
@@ -62,6 +62,8 @@ class TranscriptTask(ABC):
     ending: str
     headline: str = "wer"
     better: Literal["lower", "higher"] = "lower"
+    whole: bool = True
+    notes: tuple[str, ...] = ()
 
     def __init__(self, words: Vocabulary, *, unknown: Literal["drop", "skip"], outputs: int, new_head: bool) -> None:
         """
@@ -75,6 +77,7 @@ class TranscriptTask(ABC):
         self.unknown = unknown
         self.outputs = outputs
         self.new_head = new_head
+        self.head = nn.Module()
         self._remembered = lru_cache(maxsize=REMEMBERED)(self.make_script)
 
     @abstractmethod
@@ -139,9 +142,9 @@ class TranscriptTask(ABC):
             )
         return Usable(usable.corpus, (*usable.notes, *notes), usable.skipped)
 
-    def count(self, utterances: Sequence[Utterance]) -> int:
-        """Tokens of the scripts."""
-        return sum(len(self.script(utterance).tokens) for utterance in utterances)
+    def lesson(self, utterances: Sequence[Utterance], frames: Sequence[int], *, key: Sequence[int] = ()) -> Lesson:
+        """What is said, by tokens of the scripts."""
+        return Told(utterances, sum(len(self.script(utterance).tokens) for utterance in utterances))
 
     def scorer(self) -> Scorer:
         """Word and character error rate of greedy reading."""
@@ -154,6 +157,9 @@ class TranscriptTask(ABC):
     def save(self, folder: Path) -> None:
         """Write the tokenizer."""
         self.vocabulary.save(folder)
+
+    def restore(self, folder: Path) -> None:  # noqa: B027 - the same for all of them
+        """Nothing: the model has the head."""
 
     def make_script(self, label: str | None, text: str | None) -> Script:
         """The script of a text; the label has no part in it."""

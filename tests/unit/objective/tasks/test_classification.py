@@ -25,7 +25,7 @@ def test_the_loss_is_torchs_cross_entropy() -> None:
     half = task.sums(logits.bfloat16(), frames, CORPUS.utterances)
     torch.testing.assert_close(half, task.sums(logits.bfloat16().float(), frames, CORPUS.utterances))
     assert half.dtype is torch.float32
-    assert task.count(CORPUS.utterances) == 4
+    assert task.lesson(CORPUS.utterances, ()).count == 4
 
 
 def test_a_new_head_has_the_sorted_labels_of_the_corpus() -> None:

@@ -49,7 +49,7 @@ def test_a_script_survives_the_tokenizer_and_one_loaded_again(tmp_path: Path) ->
         assert again.encode(written) == tokens
         assert again.decode(tokens, group_tokens=False) == written
     # three tokens, sixteen characters, and the spaces within the two stretches of words
-    assert task.count(CORPUS.utterances[:1]) == 3 + len("wake|me|at") + len("five|am")
+    assert task.lesson(CORPUS.utterances[:1], ()).count == 3 + len("wake|me|at") + len("five|am")
 
 
 def test_a_meaning_is_read_from_a_script(tmp_path: Path) -> None:
