@@ -18,7 +18,17 @@ from secateur.data.config import DataConfig
 from secateur.data.open import open_corpus
 from secateur.errors import ConfigError, ModelError
 from secateur.masking.attach import base_of
-from secateur.objective.tasks import Classification, Ctc, Ear, Rnnt, Slu, Task, TaskConfig, build_task, decoding
+from secateur.objective.tasks import (
+    Classification,
+    Ctc,
+    Rnnt,
+    Slu,
+    Surroundings,
+    Task,
+    TaskConfig,
+    build_task,
+    decoding,
+)
 from secateur.objective.tasks.ctc import CtcTask
 from secateur.objective.tasks.rnnt import RnntTask
 from secateur.objective.tasks.tags import is_intent
@@ -63,8 +73,9 @@ def evaluate(config: EvaluateConfig) -> dict[str, Any]:
             "task 'best_rq' encoders that were pre-trained by it."
         )
     corpus, structure = open_corpus(config.data), declare(model.config)
-    ear = Ear(hearing=hearing_of(source, structure), structure=structure)
-    task = build_task(asked, source=source, model_config=model.config, corpus=corpus, ear=ear)
+    hearing = hearing_of(source, structure)
+    around = Surroundings(hearing=hearing, structure=structure, beside=partial(companion, source))
+    task = build_task(asked, source=source, model_config=model.config, corpus=corpus, around=around)
     if config.task is None and isinstance(task, CtcTask) and any(map(is_intent, task.vocabulary.tokens)):
         asked = Slu()
         task = build_task(asked, source=source, model_config=model.config, corpus=corpus)
@@ -73,7 +84,7 @@ def evaluate(config: EvaluateConfig) -> dict[str, Any]:
     if config.streaming or config.lookahead is not None:
         _set_streaming(task, model, config, allowed=_lookaheads(source, model))
     corpus, notes = usable(task, corpus, structure)
-    batches = held_out(corpus, structure, seconds=float("inf"), longest=float("inf"), hearing=ear.hearing, task=task)
+    batches = held_out(corpus, structure, seconds=float("inf"), longest=float("inf"), hearing=hearing, task=task)
     return {
         "format": 1,
         "kind": "evaluate",

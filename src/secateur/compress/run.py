@@ -77,6 +77,7 @@ def finetune(setting: Setting, folder: Path, *, resume: bool, on_progress: OnPro
         process().wait_for_everyone()
     teacher = load_model(finetuned).requires_grad_(False)
     leave_padding_out(base_of(teacher))
+    task.head.cpu()
     task.restore(finetuned)
     return replace(setting, teacher=teacher, task=task, new_head=False)
 

@@ -7,7 +7,7 @@ import logging
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from importlib.resources import files
 from pathlib import Path
 
@@ -31,13 +31,14 @@ from secateur.masking.attach import base_of
 from secateur.modules.norm import leave_padding_out
 from secateur.objective.constraint import Constraint
 from secateur.objective.pairing import teacher_layers
-from secateur.objective.tasks import Ear, Rnnt, Task, build_task
+from secateur.objective.tasks import Rnnt, Surroundings, Task, build_task
 from secateur.structure import Selection, Structure, close
 from secateur.structure.axis import HEAD_KINDS
 from secateur.structure.structure import TRANSDUCER
 from secateur.surgery.bundles import Bundles
 from secateur.surgery.choose import Limit, check_reachable, counted_by
 from secateur.surgery.factorise import factorise, factorised_config, ranks_of
+from secateur.surgery.folder import companion
 from secateur.surgery.hearing import hearing_of
 from secateur.surgery.load import load_model, with_head
 
@@ -148,8 +149,8 @@ def prepare(config: PruneConfig, *, table: Callable[[PreTrainedConfig], Table], 
     hearing = hearing_of(source, structure)
     task, new_head = None, False
     if config.task is not None:
-        ear = Ear(hearing=hearing, structure=structure)
-        task = build_task(config.task, source=source, model_config=teacher.config, corpus=train, ear=ear)
+        around = Surroundings(hearing=hearing, structure=structure, beside=partial(companion, source))
+        task = build_task(config.task, source=source, model_config=teacher.config, corpus=train, around=around)
         train, ours = usable(task, train, structure, longest=config.batching.longest)
         held, theirs = usable(task, held, structure)
         notes = (*notes, *task.notes, *ours, *theirs)

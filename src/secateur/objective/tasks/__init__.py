@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from secateur.objective.tasks.build import TaskConfig, build_task
     from secateur.objective.tasks.classification import Classification
     from secateur.objective.tasks.ctc import Ctc
-    from secateur.objective.tasks.guessing import BestRq, Ear
+    from secateur.objective.tasks.guessing import BestRq, Surroundings
     from secateur.objective.tasks.rnnt import Rnnt
     from secateur.objective.tasks.slu import Slu
     from secateur.objective.tasks.task import Lesson, Scorer, Task, Told, Usable
@@ -21,11 +21,11 @@ _HOME = {
     "BestRq": "guessing",
     "Classification": "classification",
     "Ctc": "ctc",
-    "Ear": "guessing",
     "Lesson": "task",
     "Rnnt": "rnnt",
     "Scorer": "task",
     "Slu": "slu",
+    "Surroundings": "guessing",
     "Task": "task",
     "TaskConfig": "build",
     "Told": "task",
@@ -37,11 +37,11 @@ __all__ = [
     "BestRq",
     "Classification",
     "Ctc",
-    "Ear",
     "Lesson",
     "Rnnt",
     "Scorer",
     "Slu",
+    "Surroundings",
     "Task",
     "TaskConfig",
     "Told",

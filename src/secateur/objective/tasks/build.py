@@ -10,7 +10,7 @@ from secateur.data.corpus import Corpus
 from secateur.modules.families import encoder_config
 from secateur.objective.tasks.classification import Classification, build_classification
 from secateur.objective.tasks.ctc import Ctc, build_ctc
-from secateur.objective.tasks.guessing import BestRq, Ear, build_guessing
+from secateur.objective.tasks.guessing import BestRq, Surroundings, build_guessing
 from secateur.objective.tasks.rnnt import Rnnt, build_rnnt
 from secateur.objective.tasks.slu import Slu, build_slu
 from secateur.objective.tasks.task import Task
@@ -25,7 +25,7 @@ def build_task(
     source: str | Path,
     model_config: PreTrainedConfig,
     corpus: Corpus,
-    ear: Ear | None = None,
+    around: Surroundings | None = None,
 ) -> Task:
     """The task of a run. The same inputs give the same vocabulary, in the same order.
 
@@ -35,7 +35,7 @@ def build_task(
         model_config: Of the model. A model with the task's head keeps that head, its tokenizer and its classes; a
             bare encoder gets new ones, from the corpus.
         corpus: The training audio, with what is said in it.
-        ear: How the model hears; wanted by a task that hides something of it.
+        around: Of the model; wanted by a task that hides something of what it hears.
 
     Raises:
         ConfigError: A tokenizer cannot be loaded, or does not fit the head that the model has; or the task is not for
@@ -43,9 +43,9 @@ def build_task(
         DataError: The corpus does not tell what the task asks for.
     """
     if isinstance(config, BestRq):
-        assert ear is not None
+        assert around is not None
         width = encoder_config(model_config).hidden_size
-        return build_guessing(config, source=source, width=width, corpus=corpus, ear=ear)
+        return build_guessing(config, source=source, width=width, corpus=corpus, around=around)
     if isinstance(config, Classification):
         return build_classification(config, model_config=model_config, corpus=corpus)
     if isinstance(config, Slu):

@@ -10,7 +10,6 @@ from pathlib import Path
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
-from transformers.utils.hub import cached_file
 
 from secateur import config as configs
 from secateur.errors import ModelError
@@ -68,16 +67,6 @@ def save_guesses(folder: Path, *, layer: nn.Module, labeller: Labeller) -> None:
     )
 
 
-def guesses_of(source: str | Path) -> Guesses | None:
-    """What lies beside a model of a folder or hub id; None where nothing does.
-
-    Raises:
-        ModelError: It is damaged.
-    """
-    path = _find(source)
-    return None if path is None else read_guesses(path)
-
-
 def read_guesses(path: Path) -> Guesses:
     """What is in a file.
 
@@ -100,17 +89,3 @@ def read_guesses(path: Path) -> Guesses:
         for part in (_LAYER, _LABELS)
     )
     return Guesses(path=path, settings=task, layer=layer, labels=labels)
-
-
-def _find(source: str | Path) -> Path | None:
-    if Path(source).is_dir():
-        path = Path(source) / FILE
-        return path if path.is_file() else None
-    found = cached_file(
-        str(source),
-        FILE,
-        _raise_exceptions_for_missing_entries=False,
-        _raise_exceptions_for_connection_errors=False,
-        _raise_exceptions_for_gated_repo=False,
-    )
-    return Path(found) if found else None

@@ -16,7 +16,7 @@ from secateur.data.corpus import SAMPLE_RATE, Corpus, Utterance
 from secateur.data.hearing import Audio, Hearing
 from secateur.objective.tasks import best_rq
 from secateur.objective.tasks.best_rq import BestRqTask, Labeller
-from secateur.objective.tasks.guesses import FILE, guesses_of, read_guesses, save_guesses
+from secateur.objective.tasks.guesses import FILE, read_guesses, save_guesses
 from secateur.objective.tasks.hiding import Hiding
 from secateur.objective.tasks.task import Lesson, Posed, Scorer, Usable, sift
 from secateur.structure import Structure
@@ -37,11 +37,18 @@ class BestRq:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Ear:
-    """How a model hears, and where its frames lie in that."""
+class Surroundings:
+    """What a task may want to know of an encoder besides its config.
+
+    Attributes:
+        hearing: How it hears.
+        structure: Its structure.
+        beside: From the name of a file to its path beside the encoder; None where there is none.
+    """
 
     hearing: Hearing
     structure: Structure
+    beside: Callable[[str], Path | None]
 
 
 @dataclass(frozen=True)
@@ -198,7 +205,9 @@ class GuessScorer:
         return {"masked_accuracy": self.hits / frames, "masked_loss": self.loss / frames}
 
 
-def build_guessing(config: BestRq, *, source: str | Path, width: int, corpus: Corpus, ear: Ear) -> GuessingTask:
+def build_guessing(
+    config: BestRq, *, source: str | Path, width: int, corpus: Corpus, around: Surroundings
+) -> GuessingTask:
     """The task for an encoder: by the layer that lies beside it, else by a new one.
 
     Args:
@@ -206,13 +215,14 @@ def build_guessing(config: BestRq, *, source: str | Path, width: int, corpus: Co
         source: Folder or hub id of the encoder.
         width: Of its last hidden state.
         corpus: Where a new layer's labels get their statistics from.
-        ear: How it hears.
+        around: How it hears, and what lies beside it.
 
     Raises:
         ConfigError: Its front end is not one that labels are made for, or the settings are not for what it hears.
         ModelError: The layer beside it is damaged, or another encoder's.
     """
-    hiding, left = Hiding(ear.structure), guesses_of(source)
+    hiding, path = Hiding(around.structure), around.beside(FILE)
+    left = None if path is None else read_guesses(path)
     settings = config.settings or (left.settings if left is not None else _defaults(hiding))
     labeller = hiding.labeller(settings)
     with torch.random.fork_rng(devices=[]):
@@ -225,9 +235,9 @@ def build_guessing(config: BestRq, *, source: str | Path, width: int, corpus: Co
             left.restore(head, labeller)
             return GuessingTask(labeller, hiding, head, new_head=False)
         why = f"that of {str(source)!r} was trained with other settings ({', '.join(changed)})"
-    measured = _some(corpus, ear.structure) if settings.plain_codebooks or settings.crop_codebooks else []
+    measured = _some(corpus, around.structure) if settings.plain_codebooks or settings.crop_codebooks else []
     if measured:
-        labeller.measure(hiding.labelled(ear.hearing([_audio(corpus, index)])[0]) for index in measured)
+        labeller.measure(hiding.labelled(around.hearing([_audio(corpus, index)])[0]) for index in measured)
     return GuessingTask(labeller, hiding, head, new_head=True, notes=(f"the layer of guesses begins anew: {why}",))
 
 

@@ -17,7 +17,7 @@ from secateur.arch import declare
 from secateur.data.collate import AudioBatch
 from secateur.data.hearing import Samples
 from secateur.objective import tasks
-from secateur.objective.tasks import BestRq, Classification, Ctc, Ear, Rnnt, Slu, Task, TaskConfig, build_task
+from secateur.objective.tasks import BestRq, Classification, Ctc, Rnnt, Slu, Surroundings, Task, TaskConfig, build_task
 from secateur.objective.tasks.best_rq import BestRqTask
 from secateur.schema import Problems, build
 
@@ -25,7 +25,7 @@ CORPUS = corpus_of(
     {"text": "call bob", "tagged": "call [person : bob]", "label": "call", "speaker": "a"},
     {"text": "stop", "label": "stop", "speaker": "b"},
 )
-GUESSES = BestRqTask(entries=8, width=4, visible_weight=0.0)
+GUESSES = BestRqTask(entries=8, width=4)
 CONFIGS: tuple[TaskConfig, ...] = (
     Ctc(),
     Rnnt(),
@@ -36,7 +36,7 @@ CONFIGS: tuple[TaskConfig, ...] = (
 )
 #: An encoder with the front end of all its family, for the task that looks at it.
 BARE = bare(**TINY | {"conv_dim": (4,) * 7, "conv_kernel": (10, 3, 3, 3, 3, 2, 2), "conv_stride": (5,) + (2,) * 6})
-EAR = Ear(hearing=Samples(normalize=True), structure=declare(BARE))
+AROUND = Surroundings(hearing=Samples(normalize=True), structure=declare(BARE), beside=lambda name: None)
 
 
 def test_a_recipe_names_a_task_by_its_kind() -> None:
@@ -69,7 +69,7 @@ def passed(task: Task) -> tuple[Any, dict[str, Tensor], Tensor, Tensor]:
 
 @pytest.mark.parametrize("config", CONFIGS, ids=str)
 def test_a_task_fits_the_librarys_head_and_scores_it(config: TaskConfig, tmp_path: Path) -> None:
-    task = build_task(config, source=tmp_path, model_config=BARE, corpus=CORPUS, ear=EAR)
+    task = build_task(config, source=tmp_path, model_config=BARE, corpus=CORPUS, around=AROUND)
     utterances = task.usable(CORPUS, frames_of).corpus.utterances
     model, inputs, output, frames = passed(task)
     (values,) = (inputs[name] for name in inputs if name != "attention_mask")
@@ -88,8 +88,9 @@ def test_a_task_fits_the_librarys_head_and_scores_it(config: TaskConfig, tmp_pat
         alone.append(task.sums(output[mine], frames[mine], part, model=model))
     torch.testing.assert_close(alone[0] + alone[1], loss)
     scorer = task.scorer()
-    scorer.add(task.answers(model, inputs), frames, asked)
+    with torch.no_grad():
+        scorer.add(task.answers(model, inputs), frames, asked)
     assert task.headline in scorer.figures()
     assert task.better == ("lower" if task.headline == "wer" else "higher")
-    again = build_task(config, source=tmp_path, model_config=BARE, corpus=CORPUS, ear=EAR)
+    again = build_task(config, source=tmp_path, model_config=BARE, corpus=CORPUS, around=AROUND)
     assert again.fields() == task.fields()
