@@ -161,7 +161,7 @@ class GuessingTask:
     def guesses(self, state: Tensor) -> Tensor:
         """The encoder's last hidden state, (B, T, D), to logits (B, T, codebooks, entries)."""
         logits: Tensor = self.head(state)
-        return logits.unflatten(-1, (self.settings.codebooks, -1))
+        return torch.unflatten(logits, -1, (self.settings.codebooks, -1))
 
     def answers(self, model: Any, inputs: Mapping[str, Tensor]) -> Tensor:
         """Guesses, (B, T, codebooks, entries)."""
