@@ -151,6 +151,8 @@ def prepare(config: PruneConfig, *, table: Callable[[PreTrainedConfig], Table], 
     if config.task is not None:
         around = Surroundings(hearing=hearing, structure=structure, beside=partial(companion, source))
         task = build_task(config.task, source=source, model_config=teacher.config, corpus=train, around=around)
+        for note in task.notes:
+            logger.warning("%s", note)
         train, ours = usable(task, train, structure, longest=config.batching.longest)
         held, theirs = usable(task, held, structure)
         notes = (*notes, *task.notes, *ours, *theirs)
