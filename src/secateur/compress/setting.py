@@ -327,7 +327,8 @@ def _check_head_kinds(config: PruneConfig, structure: Structure) -> None:
             f"The kind {kinds[0]!r} is to be pruned, which only transducers have (ForRNNT, ForTDT), and this model is "
             "none: leave it out, or name {kind: rnnt} under 'task'."
         )
-    if kinds and isinstance(config.choose, FromGates) and not (config.task and config.task_weight):
+    is_run = isinstance(config.task, Rnnt) and config.task_weight
+    if kinds and isinstance(config.choose, FromGates) and not is_run:
         raise ConfigError(
             f"gates.{kinds[0]}: a transducer's head is run for its task alone, without which its gates would learn "
             "nothing; name {kind: rnnt} under 'task', or choose by score."
