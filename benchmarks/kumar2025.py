@@ -189,19 +189,25 @@ def run_case(case: dict[str, Any], options: argparse.Namespace) -> dict[str, Any
     }
 
 
-def table(results: Sequence[dict[str, Any]]) -> str:
-    """The results as Markdown: means and standard deviations over seeds, each against the dense one of its kind."""
-    columns = ("cell", "WER", "per seed", "relative to dense", "parameters", "MACs", "faster", "seconds")
+def table(results: Sequence[dict[str, Any]], baseline: str = "dense") -> str:
+    """The results as Markdown: means and standard deviations over seeds, and errors against a cell.
+
+    Args:
+        results: Of runs.
+        baseline: A cell that does not stream; those that do are compared with the one that does.
+    """
+    columns = ("cell", "WER", "per seed", f"relative to {baseline}", "parameters", "MACs", "faster", "seconds")
     lines = ["| " + " | ".join(columns) + " |", "|" + "---|" * len(columns)]
     for cell in CELLS:
         rows = sorted((row for row in results if row["cell"] == cell), key=lambda row: int(row["seed"]))
         if not rows:
             continue
         rates = [100 * row["scores"]["wer"] for row in rows]
-        dense = {row["seed"]: 100 * row["scores"]["wer"] for row in results if row["cell"] == _dense(cell)}
-        pairs = [(100 * row["scores"]["wer"], dense[row["seed"]]) for row in rows if row["seed"] in dense]
+        twin = STREAMING * cell.startswith(STREAMING) + baseline
+        base = {row["seed"]: 100 * row["scores"]["wer"] for row in results if row["cell"] == twin}
+        pairs = [(100 * row["scores"]["wer"], base[row["seed"]]) for row in rows if row["seed"] in base]
         against = ""
-        if pairs and cell != _dense(cell):
+        if pairs and cell != twin:
             ours, theirs = (statistics.mean(side) for side in zip(*pairs, strict=True))
             against = f"{ours / theirs - 1:+.1%}"
         shares = [f"{statistics.mean(row[key] for row in rows):.1%}" for key in ("parameters", "macs")]
@@ -218,11 +224,6 @@ def table(results: Sequence[dict[str, Any]]) -> str:
     return "\n".join(lines)
 
 
-def _dense(cell: str) -> str:
-    """The baseline of a cell."""
-    return f"{STREAMING}dense" if cell.startswith(STREAMING) else "dense"
-
-
 def main() -> None:
     """Prepare, measure, or print what was measured."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -232,6 +233,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=450, help="of pre-training")
     parser.add_argument("--manifest", type=Path, default=WORK / "words" / "manifest.jsonl")
     parser.add_argument("--cells", nargs="+", choices=CELLS, default=NAMED, metavar="CELL", help=", ".join(CELLS))
+    parser.add_argument("--baseline", choices=ORDERS, default="dense", metavar="CELL", help="of the table's comparison")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--learn", type=int, default=LEARN)
     parser.add_argument("--recover", type=int, default=RECOVER)
@@ -248,7 +250,7 @@ def main() -> None:
     if options.verb == "run":
         cases = [{"cell": cell, "seed": seed} for seed in range(options.seeds) for cell in options.cells]
         run_missing(cases, lambda case: run_case(case, options), options.out, jobs=options.jobs)
-    print(table(results_in(options.out)))
+    print(table(results_in(options.out), options.baseline))
 
 
 if __name__ == "__main__":

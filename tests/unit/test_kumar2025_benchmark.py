@@ -38,3 +38,8 @@ def test_errors_are_counted_against_the_dense_model_of_the_same_kind_and_seeds()
     assert found["joint/l0"] == ["33.00 %", "33.00", "+10.0%"]
     assert found["streaming/joint/l0"] == ["40.00 %", "40.00", "-20.0%"]
     assert found["joint/kd"] == ["40.00 %", "40.00", ""]
+    other = {
+        line.split(" | ")[0].strip("| "): line.split(" | ")[3] for line in table(rows, "joint/l0").splitlines()[2:]
+    }
+    assert other["dense"] == "-9.1%"
+    assert other["streaming/dense"] == "+25.0%"
