@@ -93,12 +93,12 @@ class Feed:
             crops,
             share(crops, rank=rank, world=world, accumulate=self.batching.accumulate),
             lesson,
-            frames=sum(frames_of(self.structure, crops)),
+            frames=sum(frames_in(self.structure, crops)),
             hearing=self.hearing,
         )
 
 
-def frames_of(structure: Structure, crops: Sequence[Crop]) -> list[int]:
+def frames_in(structure: Structure, crops: Sequence[Crop]) -> list[int]:
     """Frames of each crop."""
     return [structure.lengths(crop.samples)[-1] for crop in crops]
 
@@ -108,7 +108,7 @@ def lesson_of(
 ) -> Lesson:
     """What a task asks of crops; without one nothing."""
     utterances = tuple(corpus.utterances[crop.index] for crop in crops)
-    return Told(utterances, 1) if task is None else task.lesson(utterances, frames_of(structure, crops), key=key)
+    return Told(utterances, 1) if task is None else task.lesson(utterances, frames_in(structure, crops), key=key)
 
 
 def posed(
@@ -163,7 +163,7 @@ def held_out(
         crops,
         [[crop] for crop in crops],
         lesson_of(task, corpus, structure, crops, key=(seed, _HELD_OUT)),
-        frames=sum(frames_of(structure, crops)),
+        frames=sum(frames_in(structure, crops)),
         hearing=hearing,
     )
 
