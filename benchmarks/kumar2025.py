@@ -4,13 +4,14 @@
     python benchmarks/kumar2025.py run --cells dense joint/l0_kd first/l0_kd --seeds 3 --out results.jsonl
     python benchmarks/kumar2025.py run --cells streaming/dense streaming/joint/l0_kd --out results.jsonl
     python benchmarks/kumar2025.py table --out results.jsonl
+    python benchmarks/kumar2025.py stream --cells streaming/joint/l0_kd
 
 `prepare` makes connected digits of single ones, a tokenizer of ten words, and pre-trains an encoder by BEST-RQ on these
 and other speech, without what is said; `--streaming` makes the encoder of the cells that stream. A cell is a recipe
 below `kumar2025` at the scale that is told here. Of the order `first`, it prunes the encoder without labels, and
 `first/rnnt` trains an RNN-T on what is left, for as many steps as the dense RNN-T has; of the order `joint`, learning
 and recovering together take as many. Every run has a process and one thread of its own. Scores are of the test split,
-which nothing is chosen by.
+which nothing is chosen by. `stream` decodes what cells left chunk by chunk, and the same utterances heard at once.
 """
 
 from __future__ import annotations
@@ -60,7 +61,8 @@ UNLABELED = ("librispeech_clean", "librispeech_100", "speechocean762")
 LEARN, RECOVER = 700, 500
 #: Steps without labels of the order `first`, before as many with them as the others have.
 UNLABELED_STEPS = (300, 200)
-
+#: Of `stream`: utterances of the test, and frames heard ahead.
+UTTERANCES, LOOKAHEADS = 50, (0, 1, 3)
 
 #: Of every phase, and of those that learn to write.
 PHASE = {
@@ -189,6 +191,39 @@ def run_case(case: dict[str, Any], options: argparse.Namespace) -> dict[str, Any
     }
 
 
+def stream(options: argparse.Namespace) -> str:
+    """Tokens of fifty utterances of the test, chunk by chunk and heard at once, by lookahead, as Markdown."""
+    import torch
+
+    from secateur.arch import declare
+    from secateur.data.config import JsonlData
+    from secateur.data.hearing import Extracted
+    from secateur.data.open import open_corpus
+    from secateur.objective.tasks import decoding
+    from secateur.surgery.hearing import hearing_of
+    from secateur.surgery.load import load_model
+
+    torch.set_num_threads(1)
+    corpus = open_corpus(JsonlData(path=str(options.manifest), split="test", scan=False))
+    lines = ["| cell | seed | lookahead | utterances | the same tokens | tokens |", "|" + "---|" * 6]
+    for cell in options.cells:
+        for seed in range(options.seeds):
+            folder = WORK / "cells" / f"{cell}-{seed}" / "rnnt" / "model"
+            model: Any = load_model(folder).eval()
+            hearing, blank = hearing_of(folder, declare(model.config)), model.config.blank_token_id
+            assert isinstance(hearing, Extracted)
+            heard = [hearing([corpus.audio(index)])[0] for index in range(UTTERANCES)]
+            for lookahead in LOOKAHEADS:
+                same, tokens = 0, 0
+                for features in heard:
+                    whole = {"input_features": decoding.whole_chunks(model, features, lookahead=lookahead)}
+                    ways = (decode(model, whole, lookahead=lookahead) for decode in (decoding.greedy, decoding.stream))
+                    at_once, chunks = ([token for token in way[0].tolist() if token != blank] for way in ways)
+                    same, tokens = same + (at_once == chunks), tokens + len(chunks)
+                lines.append(f"| {cell} | {seed} | {lookahead} | {len(heard)} | {same} | {tokens} |")
+    return "\n".join(lines)
+
+
 def table(results: Sequence[dict[str, Any]], baseline: str = "dense") -> str:
     """The results as Markdown: means and standard deviations over seeds, and errors against a cell.
 
@@ -227,7 +262,7 @@ def table(results: Sequence[dict[str, Any]], baseline: str = "dense") -> str:
 def main() -> None:
     """Prepare, measure, or print what was measured."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("verb", choices=("prepare", "run", "table"))
+    parser.add_argument("verb", choices=("prepare", "run", "table", "stream"))
     parser.add_argument("--speech", type=Path, help="manifest of single words and of other speech, for `prepare`")
     parser.add_argument("--streaming", action="store_true", help="pre-train the streaming encoder too")
     parser.add_argument("--steps", type=int, default=450, help="of pre-training")
@@ -244,6 +279,9 @@ def main() -> None:
         if options.speech is None:
             parser.error("--speech is missing")
         prepare(options)
+        return
+    if options.verb == "stream":
+        print(stream(options))
         return
     if options.out is None:
         parser.error("--out is missing")
