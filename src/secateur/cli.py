@@ -308,7 +308,7 @@ def _stages(record: dict[str, Any]) -> None:
     seconds, audio = stages[0]["samples"] / 16000, stages[0]["time"]["seconds_of_audio"]
     scores = dict.fromkeys(name for stage in stages for name in stage.get("scores", {}))
     measured = {  # a stage lacks what its run did not measure
-        **{name: [_score(stage.get("scores", {}).get(name)) for stage in stages] for name in scores},
+        **{name: [_score(name, stage.get("scores", {}).get(name)) for stage in stages] for name in scores},
         "held-out loss": [_fidelity(stage.get("loss")) for stage in stages],
         "cosine to teacher": [_fidelity(_mean(stage.get("cosine"))) for stage in stages],
     }
@@ -325,6 +325,11 @@ def _stages(record: dict[str, Any]) -> None:
     ]
     _table("Before and after", ("model", "parameters", f"MACs, {seconds:g} s", f"time, {audio:g} s", *shown), rows)
     _rounded(record)
+    before, after = (stages[place].get("head", 0) for place in (0, -1))
+    if after:
+        print(
+            f"Head:   {after:,} parameters beside the encoder's" + (f", {before:,} before" if before != after else "")
+        )
     print(f"Model:  {record['folder']}/model")
     print(f"Report: {record['folder']}/report.html")
 
@@ -340,8 +345,12 @@ def _swept(record: dict[str, Any]) -> None:
         print(f"secateur: {run['folder']} failed: {run['reason']}", file=sys.stderr)
 
 
-def _score(value: float | None) -> str:
-    return "" if value is None else f"{float(value):.2%}"
+def _score(name: str, value: float | None) -> str:
+    from secateur.report.scores import Score
+
+    if value is None:
+        return ""
+    return f"{float(value):.2%}" if Score(name=name).is_share else f"{float(value):.4f}"
 
 
 def _fidelity(value: float | None) -> str:
@@ -409,7 +418,7 @@ def _evaluated(record: dict[str, Any]) -> None:
     data = record["data"]
     print(f"{data['name']}: {data['utterances']} utterances, {data['hours']:.2f} h; {len(record['skipped'])} left out")
     for name, value in record["scores"].items():
-        print(f"{name:16} {value:.2%}")
+        print(f"{name:16} {_score(name, value)}")
 
 
 def _benched(record: dict[str, Any]) -> None:
@@ -568,7 +577,7 @@ VERBS: dict[str, _Verb] = {
     "bench": (_bench, "Measure time and memory of models side by side.", _bench_flags),
     "evaluate": (_evaluate, "How well a model with a task head does its task.", _evaluate_flags),
     "report": (_report, "Write the report of a run again.", _report_flags),
-    "pretrain": (_pretrain, "Train a small encoder from nothing, as the packaged teacher was.", _pretrain_flags),
+    "pretrain": (_pretrain, "Train an encoder from nothing, without labels, by BEST-RQ.", _pretrain_flags),
     "doctor": (_doctor, "Look at this machine and installation.", _no_flags),
 }
 

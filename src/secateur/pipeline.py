@@ -163,7 +163,8 @@ def choose(
 
     Args:
         run_folder: A run folder with ``learned/``.
-        constraint: Fields of the one constraint to meet, such as ``{"target": 0.3}``.
+        constraint: Fields of the constraint to meet in place of the run's, such as ``{"target": 0.3}``. Of a transducer
+            whose head was pruned too, those on the other part stay: on its head, or on its encoder.
         choosing: Fields of the recipe's ``choose`` that differ from the run's, such as ``{"round_to": "auto"}``.
         out: Where the new selection and the shrunk model go; None: a folder in the run folder, named by the target.
         on_progress: Called after each step of measuring latencies, where there is no table of them yet.
@@ -174,6 +175,7 @@ def choose(
     from secateur.compress import run
     from secateur.compress.config import FromGates, PruneConfig
     from secateur.compress.setting import prepare
+    from secateur.modules.transducer import is_of_head
     from secateur.objective.constraint import Constraint
     from secateur.structure import Selection
     from secateur.surgery.folder import check_free, whole_folder
@@ -184,7 +186,8 @@ def choose(
     wanted = configs.load(dict(constraint), Constraint)
     recipe = configs.load(folder / RECIPE, PruneConfig)
     how = configs.load(plain(recipe.choose) | dict(choosing or {}), FromGates)
-    recipe = replace(recipe, target=None, constraints=(wanted,), choose=how)
+    apart = (limit for limit in recipe.limits if is_of_head(limit.scope) != is_of_head(wanted.scope))
+    recipe = replace(recipe, target=None, constraints=(wanted, *apart), choose=how)
     target = Path(out) if out else folder / f"choose-{wanted.name}-{wanted.asked}"
     check_free(target)
     setting = prepare(recipe, table=_latencies(folder, recipe, on_progress), learned=True)

@@ -15,11 +15,16 @@ from prune_job import recipe
 from pruning_toy import write_teacher, write_wavs
 from safetensors.torch import load_file, save_file
 
-from secateur.cli import BAD_INPUT, BROKEN, _table, command, main
+from secateur.cli import BAD_INPUT, BROKEN, _score, _table, command, main
 from secateur.engine import checkpoint
 from secateur.evaluate import settings
 
 Run = tuple[int, str, str]
+
+
+def test_a_score_is_a_percentage_unless_it_is_a_loss() -> None:
+    assert [_score(name, 3.7876) for name in ("wer", "masked_loss")] == ["378.76%", "3.7876"]
+    assert _score("wer", None) == ""
 
 
 @pytest.fixture(scope="module")

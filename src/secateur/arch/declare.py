@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -20,7 +20,7 @@ from secateur.arch import (
     wavlm,
 )
 from secateur.arch.blocks import Table
-from secateur.errors import ModelError, SecateurError
+from secateur.errors import ModelError, SecateurError, nearest
 from secateur.modules.families import encoder_config, encoder_path, ending_held_by, stock_type
 from secateur.modules.models import class_for
 from secateur.modules.transducer import ENDINGS, HeadShape
@@ -86,6 +86,23 @@ def declare(config: Any) -> Structure:
     if not table.shape.layers:
         raise ModelError(f"The config has {config.num_hidden_layers} layers (num_hidden_layers); at least 1 is needed.")
     TABLES[model_type](table)
+    kept = dict(table.shape.axes)
     if model is not None:
-        transducer.declare(table, model, HeadShape.of(whole))
-    return table.structure(model_type)
+        head = HeadShape.of(whole)
+        transducer.declare(table, model, head)
+        kept |= head.axes
+    structure = table.structure(model_type)
+    _check_kept(structure, kept)
+    return structure
+
+
+def _check_kept(structure: Structure, kept: Mapping[str, Sequence[int]]) -> None:
+    """Raise a ModelError where a config keeps units that its model never had."""
+    for name, units in kept.items():
+        if name not in structure.axes:
+            raise ModelError(
+                f"The 'secateur' entry has the axis {name!r}, which this model lacks.{nearest(name, structure.axes)}"
+            )
+        size = structure.axes[name].original
+        if units and units[-1] >= size:
+            raise ModelError(f"The 'secateur' entry keeps unit {units[-1]} of the axis {name!r}, which had {size}.")

@@ -79,6 +79,8 @@ def evaluate(config: EvaluateConfig) -> dict[str, Any]:
     if config.task is None and isinstance(task, CtcTask) and any(map(is_intent, task.vocabulary.tokens)):
         asked = Slu()
         task = build_task(asked, source=source, model_config=model.config, corpus=corpus)
+    if task.new_head and not task.ending:
+        raise ModelError(f"{config.model!r} has nothing to guess with: {'; '.join(task.notes)}.")
     if task.new_head:
         raise ModelError(f"{config.model!r} has no head for the task {asked.kind!r}: evaluate a fine-tuned model.")
     if config.streaming or config.lookahead is not None:
@@ -108,7 +110,8 @@ def _set_streaming(task: Task, model: PreTrainedModel, config: EvaluateConfig, *
     if config.lookahead is not None and config.lookahead not in allowed:
         raise ConfigError(
             f"lookahead: got {config.lookahead}, which {config.model!r} was not built for; allowed "
-            f"{'are' if len(allowed) > 1 else 'is'} {', '.join(map(str, allowed))}."
+            f"{'are' if len(allowed) > 1 else 'is'} {', '.join(map(str, allowed))}, and what its "
+            "processor_config.json lists as supported_num_lookahead_tokens."
         )
     task.decode = partial(decoding.stream if config.streaming else decoding.greedy, lookahead=config.lookahead)
 

@@ -51,7 +51,7 @@ def record_of_run(setting: Setting, folder: Path) -> dict[str, Any]:
         "data": {
             "train": _audio(setting.train),
             "validation": _audio(setting.held),
-            "skipped": plain([*setting.train.skipped, *setting.held.skipped]),
+            "skipped": plain(list(dict.fromkeys([*setting.train.skipped, *setting.held.skipped]))),
             "notes": list(setting.notes),
         },
         "task": _task(setting),

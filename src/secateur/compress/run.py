@@ -257,7 +257,8 @@ def _stages(setting: Setting, stages: Mapping[str, _Stage]) -> list[dict[str, An
     for name, (model, imitator, task) in stages.items():
         time = {**asdict(times[name]), "seconds_of_audio": 10.0, "batch": 1, "threads": threads}
         count = sum(parameter.numel() for parameter in base_of(model).parameters())
-        found: dict[str, Any] = {"name": name, "parameters": count, "time": time}
+        head = sum(parameter.numel() for parameter in model.parameters()) - count
+        found: dict[str, Any] = {"name": name, "parameters": count, "head": head, "time": time}
         if setting.config.distill is not None:
             near = fidelity(imitator.cpu(), base_of(teacher), batches)
             found |= {"loss": near.loss, "cosine": list(near.cosine)}

@@ -156,12 +156,15 @@ def prepare(config: PruneConfig, *, table: Callable[[PreTrainedConfig], Table], 
         train, ours = usable(task, train, structure, longest=config.batching.longest)
         held, theirs = usable(task, held, structure)
         notes = (*notes, *task.notes, *ours, *theirs)
+        if not task.ending and base_of(teacher) is not teacher:
+            notes = (*notes, f"the head of {config.model!r} is left out, since this task leaves a bare encoder")
         new_head = task.new_head
         teacher = _ready(config, teacher, task).requires_grad_(False)
         if new_head:
             before, structure = structure, _structure(config, teacher.config)
             gated = gated if structure.axes.keys() == before.axes.keys() else _gated(config, structure)
             _check_new_head(config, structure)
+    notes = (*notes, *_never_drawn(train, config.batching.shortest))
     timed = any(constraint.cost == "latency" for constraint in config.limits)
     times = table(teacher.config) if timed else None
     bounds = _bounds(config, structure, gated, times)
@@ -255,6 +258,13 @@ def usable(
     why = f"is longer than batching.longest, {longest:g} s"
     skipped = (*found.corpus.skipped, *found.skipped, *(Skip(utterance.path, why) for utterance in long))
     return replace(found.corpus.select(lambda utterance: utterance.samples <= most), skipped=skipped), notes
+
+
+def _never_drawn(corpus: Corpus, shortest: float) -> tuple[str, ...]:
+    """How many utterances are too short to be learned from, in a sentence; none where none are."""
+    short = sum(utterance.samples < shortest * SAMPLE_RATE for utterance in corpus.utterances)
+    told = f"{corpus.name}: {short} of {len(corpus)} utterances below {shortest:g} s (batching.shortest) never drawn"
+    return (told,) if short else ()
 
 
 def _ready(config: PruneConfig, teacher: PreTrainedModel, task: Task) -> PreTrainedModel:

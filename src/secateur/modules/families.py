@@ -10,11 +10,9 @@ from transformers import PreTrainedConfig
 from secateur.errors import ModelError, nearest
 from secateur.modules import conformer, fast_conformer, transducer, wav2vec2
 from secateur.modules.family import Family
-from secateur.modules.shape import EncoderShape
+from secateur.modules.shape import FORMAT, EncoderShape, kept_in
 from secateur.structure import Factorised, Selection, Structure
 from secateur.structure import axis as names
-
-FORMAT = 1
 
 #: In front of the stock model type in the configs of cut models.
 PREFIX = "secateur-"
@@ -76,7 +74,7 @@ def shape_of(config: Any) -> EncoderShape:
         model_type=original["model_type"],
         original=original,
         every_layer=tuple(f"{stem}.{index}" for index in range(original["num_hidden_layers"])),
-        axes={name: names.from_ranges(text) for name, text in record.get("axes", {}).items()},
+        axes=kept_in(record),
         scales={name: tuple(float(scale) for scale in scales) for name, scales in record.get("scales", {}).items()},
         factorised=record.get("factorised", {}),
     )

@@ -4,10 +4,37 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 from secateur.errors import ModelError
 from secateur.structure import axis as names
+
+#: Of the entry ``secateur`` in the configs of cut models.
+FORMAT = 1
+
+
+def kept_in(record: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
+    """Kept units of the axes that are not whole, as an entry ``secateur`` has them; none where it is empty.
+
+    Raises:
+        ModelError: It is of another format, or no list of ascending units.
+    """
+    if record and record.get("format") != FORMAT:
+        raise ModelError(f"The 'secateur' entry has the format {record.get('format')!r}; allowed is {FORMAT}.")
+    axes = {}
+    for name, text in record.get("axes", {}).items():
+        try:
+            units = names.from_ranges(text)
+        except (ValueError, AttributeError):
+            units = None
+        if units is None or any(left >= right for left, right in pairwise(units)):
+            raise ModelError(
+                f"The 'secateur' entry keeps {text!r} of the axis {name!r}; allowed are ascending units and ranges, "
+                "such as '0-3,7'."
+            )
+        axes[name] = units
+    return axes
 
 
 @dataclass(frozen=True, kw_only=True)

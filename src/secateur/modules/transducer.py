@@ -15,7 +15,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from secateur.errors import SelectionError
+from secateur.modules.shape import kept_in
 from secateur.structure import axis as names
+from secateur.structure.structure import TRANSDUCER
 
 #: Endings of the classes with such a head, and the paths of its parts.
 ENDINGS = ("ForRNNT", "ForTDT")
@@ -45,7 +47,7 @@ class HeadShape:
     def of(cls, config: Any) -> HeadShape:
         """That of a config, stock or cut."""
         record, original = getattr(config, "secateur", None) or {}, original_of(config)
-        axes = {name: names.from_ranges(text) for name, text in record.get("axes", {}).items()}
+        axes = kept_in(record)
         return cls(width=original["decoder_hidden_size"], layers=original["num_decoder_layers"], axes=axes)
 
     @property
@@ -61,6 +63,11 @@ class HeadShape:
     def units(self, name: str) -> tuple[int, ...]:
         """Units that an axis still has."""
         return self.axes.get(name, tuple(range(self.width)))
+
+
+def is_of_head(scope: str) -> bool:
+    """Whether a scope of costs is of a transducer's head, and not of its encoder."""
+    return scope == TRANSDUCER or scope.partition(".")[0] in PARTS
 
 
 def original_of(config: Any) -> dict[str, int]:

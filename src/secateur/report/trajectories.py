@@ -84,7 +84,7 @@ class _Drawer:
         found = [
             Curve(name=score.title, points=tuple(points), colour=colour, style="dots")
             for colour, score in enumerate(scores)
-            if (points := self.series.pop(f"validation/{score.name}", None))
+            if score.is_share and (points := self.series.pop(f"validation/{score.name}", None))
         ]
         directions = dict.fromkeys(score.direction for score in scores if score.direction)
         note = f"{next(iter(directions)).capitalize()}." if len(directions) == 1 else ""

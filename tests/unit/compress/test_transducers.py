@@ -144,7 +144,7 @@ def test_a_streaming_transducer_is_scored_chunk_by_chunk(folder: Path, tmp_path:
     assert (offline["streaming"], offline["lookahead"]) == (False, 1)
     assert set(chunked["scores"]) == {"wer", "cer"}
     assert len(chunked["skipped"]) == 1
-    with pytest.raises(ConfigError, match=r"lookahead: got 5, which .* was not built for; allowed is 1\."):
+    with pytest.raises(ConfigError, match=r"lookahead: got 5, which .* was not built for; allowed is 1, and what"):
         evaluate(model, fields=data | {"lookahead": 5})
     settings = {"supported_num_lookahead_tokens": [3, 0]}
     (model / "processor_config.json").write_text(json.dumps(settings))
@@ -195,6 +195,9 @@ def test_predictor_and_joiner_are_pruned_with_a_constraint_of_their_own(
     assert {name: before[name] for name in kept} == kept
     chosen = choose(tmp_path / "run", constraint={"scope": "transducer", "target": 0.7})
     assert chosen["verification"]["holds"]
+    other = load_model(Path(chosen["folder"]) / "model")
+    assert other.get_submodule("encoder").num_parameters() <= next(c["limit"] for c in record["constraints"])
+    assert other.num_parameters() > model.num_parameters()
 
 
 def test_a_student_that_loses_units_of_its_head_learns_what_one_that_does_not_learns(

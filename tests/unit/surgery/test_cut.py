@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -117,6 +118,23 @@ def test_a_config_with_scales_that_fit_no_group_is_refused() -> None:
     assert config.secateur["scales"] == {name: [0.5, 2.0]}
     config.secateur["scales"] = {name: [0.5]}
     with pytest.raises(ModelError, match=r"has 1 scales for the 2 units of 'encoder\.pos_conv_embed\.conv/groups'"):
+        declare(config)
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        ({"format": 2}, "has the format 2; allowed is 1"),
+        ({"axes": {"encoder.layers.0.feed_forward/units": "a-3"}}, "keeps 'a-3' of the axis .* ascending units"),
+        ({"axes": {"encoder.layers.0.feed_forward/units": "0,0-2"}}, "keeps '0,0-2' of the axis"),
+        ({"axes": {"encoder.layers.0.feed_forward/units": "7-12"}}, "keeps unit 12 of the axis .*, which had 10"),
+        ({"axes": {"encoder.layers.0.feed_forward/unit": "0-3"}}, "which this model lacks. Did you mean .*units'"),
+    ],
+)
+def test_an_edited_shape_that_no_cut_gives_is_refused(changes: dict[str, Any], sentence: str) -> None:
+    config = cut(tiny("hubert", "base"), Selection(axes={names.feed_forward_units(0): (0, 3)})).config
+    config.secateur |= changes
+    with pytest.raises(ModelError, match=sentence):
         declare(config)
 
 

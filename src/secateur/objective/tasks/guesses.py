@@ -75,10 +75,13 @@ def read_guesses(path: Path) -> Guesses:
     """
     try:
         with safe_open(path, framework="pt") as file:
-            settings = json.loads((file.metadata() or {})["settings"])
+            metadata = file.metadata() or {}
+            if "settings" not in metadata:
+                raise ValueError("it holds no settings")
+            settings = json.loads(metadata["settings"])
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
         task = configs.load(settings, BestRqTask)
-    except (OSError, SafetensorError, KeyError, ValueError) as error:
+    except (OSError, SafetensorError, ValueError) as error:
         first = " ".join(str(error).split())[:300]
         raise ModelError(
             f"{str(path)!r} is missing, damaged or no layer of guesses ({first}): put it back; beside a pre-trained "
