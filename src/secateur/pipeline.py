@@ -290,7 +290,7 @@ def verify(
         selection: The selection; None takes the one in the cut model's folder.
         compile: Also run `torch.compile`.
     """
-    from secateur.compress.setting import start_of
+    from secateur.compress.pruned import start_of
     from secateur.masking.attach import base_of
     from secateur.structure import Selection
     from secateur.surgery import cut, load_model
