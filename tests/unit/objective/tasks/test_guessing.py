@@ -188,7 +188,7 @@ def test_a_file_of_another_encoder_or_a_damaged_one_is_refused_in_a_sentence(tmp
     with pytest.raises(ModelError, match=r"not of the encoder beside it: the shape of weight is \(24, 12\), allowed"):
         made(tmp_path, None, width=20)
     save_file(load_file(tmp_path / FILE), tmp_path / FILE)
-    with pytest.raises(ModelError, match=r"damaged or no layer of guesses \('settings'\)"):
+    with pytest.raises(ModelError, match=r"damaged or no layer of guesses \(it holds no settings\)"):
         made(tmp_path, None)
     (tmp_path / FILE).write_bytes(b"none")
     with pytest.raises(ModelError, match="damaged or no layer of guesses"):
