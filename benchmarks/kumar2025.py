@@ -102,7 +102,7 @@ def scale(cell: str, options: argparse.Namespace) -> dict[str, Any]:
     for kind in ("rank",) if "lrf" in cell else ("channels", "heads", "units"):
         fields[f"gates.{kind}.drop_rate"] = 0.05
     if cell.startswith("joint/") and cell.endswith("kd"):
-        fields["distill.weight"] = IMITATION
+        fields["distill.weight"] = options.imitation
     return fields
 
 
@@ -272,6 +272,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--learn", type=int, default=LEARN)
     parser.add_argument("--recover", type=int, default=RECOVER)
+    parser.add_argument("--imitation", type=float, default=IMITATION, help="weight of KD beside the transducer's loss")
     parser.add_argument("--out", type=Path, help="JSON lines, one a run; runs that are in it are not run again")
     parser.add_argument("--jobs", type=int, default=1)
     options = parser.parse_args()

@@ -14,7 +14,7 @@ from secateur.pipeline import RECIPES
 
 @pytest.mark.parametrize("cell", CELLS)
 def test_a_cell_is_a_recipe_that_takes_the_scale(cell: str, tmp_path: Path) -> None:
-    fields = scale(cell, Namespace(manifest=tmp_path / "manifest.jsonl"))
+    fields = scale(cell, Namespace(manifest=tmp_path / "manifest.jsonl", imitation=0.3))
     fields |= {} if "first/" in cell else TASK
     recipe: Any = config.load(f"kumar2025/{cell}", PruneConfig, fields, search=RECIPES)
     assert (recipe.recover.head_learning_rate is None) == ("first/" in cell)
