@@ -7,17 +7,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from secateur.errors import SelectionError
+from secateur.modules import obstacles
 from secateur.modules.attention import OutputBias
 from secateur.modules.family import Family
 from secateur.modules.relative_keys import relative_keys, relative_shift
-from secateur.modules.shape import BlockShape, EncoderShape, attention_obstacle
+from secateur.modules.shape import EncoderShape
 from secateur.structure import axis as names
 
 REMEMBERED = (
@@ -58,15 +59,15 @@ class SharedAttentionShape:
             head_dim=shape.head_dim,
         )
 
-    def obstacle(self, layer: int, heads: int) -> str:
-        """What keeps stock classes from expressing it, in words; empty when nothing does.
+    @property
+    def count(self) -> int:
+        """How many heads are left."""
+        return self.heads
 
-        Args:
-            layer: Number of the layer.
-            heads: Of the original model.
-        """
-        whole = self.query_key == self.value_output == self.head_dim
-        return attention_obstacle(layer, kept=self.kept, heads=self.heads, of=heads, whole=whole)
+    @property
+    def whole(self) -> bool:
+        """Whether they have all their dimensions."""
+        return self.query_key == self.value_output == self.head_dim
 
 
 class Emptied(nn.Module):
@@ -223,28 +224,18 @@ def fit(model: Any, config: Any, shape: EncoderShape) -> None:
     for index, (path, layer) in enumerate(zip(shape.layers, model.layers, strict=True)):
         layer.self_attn = CutSharedAttention(config, SharedAttentionShape.of(shape, f"{path}.self_attn"), index)
         for name in ("feed_forward1", "feed_forward2"):
-            units = feed_forward(shape, f"{path}.{name}")
+            units = shape.feed_forward(f"{path}.{name}")
             if not units.units:
                 setattr(layer, name, Emptied("linear2", getattr(layer, name), kept=units.kept))
                 continue
             block, width = getattr(layer, name), len(units.units)
             block.linear1 = nn.Linear(config.hidden_size, width, bias=config.attention_bias)
             block.linear2 = nn.Linear(width, config.hidden_size, bias=config.attention_bias)
-        channels = convolution(shape, path)
+        channels = shape.convolution(f"{path}.conv")
         if channels.units:
             fit_convolution(layer.conv, len(channels.units))
         else:
             layer.conv = Emptied("pointwise_conv2", layer.conv, kept=channels.kept)
-
-
-def feed_forward(shape: EncoderShape, path: str) -> BlockShape:
-    """One of a layer's feed-forward blocks."""
-    return shape.block(names.units(path), int(shape.original["intermediate_size"]))
-
-
-def convolution(shape: EncoderShape, path: str) -> BlockShape:
-    """A layer's convolution module."""
-    return shape.block(names.channels(f"{path}.conv"), int(shape.original["hidden_size"]))
 
 
 def fit_convolution(block: Any, channels: int) -> None:
@@ -319,35 +310,18 @@ def stock_fields(config: Any, shape: EncoderShape) -> dict[str, Any]:
     Raises:
         SelectionError: They cannot express it.
     """
-    problem = stock_obstacle(shape) or subsampling_obstacle(config, shape)
-    if problem:
-        raise SelectionError(f"This shape does not fit the stock layout: {problem}; use the registered layout.")
+    layers = obstacles.of_conformer(
+        shape,
+        partial(SharedAttentionShape.of, shape),
+        convolution="conv",
+        feed_forwards=("feed_forward1", "feed_forward2"),
+    )
+    obstacles.refuse(layers or subsampling_obstacle(config, shape))
     own = {
-        "intermediate_size": len(feed_forward(shape, f"{shape.layers[0]}.feed_forward1").units),
+        "intermediate_size": len(shape.feed_forward(f"{shape.layers[0]}.feed_forward1").units),
         "subsampling_conv_channels": subsampling_widths(config, shape)[0],
     }
     return fields(shape) | own
-
-
-def stock_obstacle(shape: EncoderShape) -> str:
-    """What keeps stock classes from expressing the layers, in words; empty when nothing does."""
-    original = shape.original
-    heads, width = int(original["num_attention_heads"]), int(original["hidden_size"])
-    first = len(feed_forward(shape, f"{shape.layers[0]}.feed_forward1").units)
-    for layer, path in enumerate(shape.layers):
-        if problem := SharedAttentionShape.of(shape, f"{path}.self_attn").obstacle(layer, heads):
-            return problem
-        channels = len(convolution(shape, path).units)
-        if channels < width:
-            return f"the convolution module of layer {layer} has {channels} of {width} channels"
-        for name in ("feed_forward1", "feed_forward2"):
-            units = len(feed_forward(shape, f"{path}.{name}").units)
-            if not units:
-                return f"{name} of layer {layer} has no units left"
-            if units != first:
-                where = f"in feed_forward1 of layer 0, {units} in {name} of layer {layer}"
-                return f"feed-forward widths differ: {first} {where}"
-    return ""
 
 
 def subsampling_widths(config: Any, shape: EncoderShape) -> list[int]:

@@ -66,32 +66,15 @@ class AttentionShape:
                 groups.append((1, len(qk), len(vo)))
         return tuple(groups)
 
-    def obstacle(self, layer: int, heads: int) -> str:
-        """What keeps stock classes from expressing it, in words; empty when nothing does.
+    @property
+    def count(self) -> int:
+        """How many heads are left."""
+        return len(self.heads)
 
-        Args:
-            layer: Number of the layer.
-            heads: Of the original model.
-        """
-        whole = all(len(dims) == self.head_dim for dims in (*self.query_key, *self.value_output))
-        return attention_obstacle(layer, kept=self.kept, heads=len(self.heads), of=heads, whole=whole)
-
-
-def attention_obstacle(layer: int, *, kept: bool, heads: int, of: int, whole: bool) -> str:
-    """What keeps stock classes from expressing an attention block, in words; empty when nothing does.
-
-    Args:
-        layer: Number of the layer.
-        kept: Whether the block is there.
-        heads: How many heads are left.
-        of: How many the original has.
-        whole: Whether those that are left have all their dimensions.
-    """
-    if not kept:
-        return f"the attention block of layer {layer} is removed"
-    if heads < of:
-        return f"layer {layer} has {heads} of {of} heads"
-    return "" if whole else f"heads of layer {layer} have lost single dimensions"
+    @property
+    def whole(self) -> bool:
+        """Whether the heads that are left have all their dimensions."""
+        return all(len(dims) == self.head_dim for dims in (*self.query_key, *self.value_output))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -181,6 +164,14 @@ class EncoderShape:
             query_key=tuple(qk for _, qk, _ in heads),
             value_output=tuple(vo for _, _, vo in heads),
         )
+
+    def feed_forward(self, path: str) -> BlockShape:
+        """A feed-forward block."""
+        return self.block(names.units(path), int(self.original["intermediate_size"]))
+
+    def convolution(self, path: str) -> BlockShape:
+        """The convolution module of a Conformer's layer."""
+        return self.block(names.channels(path), int(self.original["hidden_size"]))
 
     def block(self, name: str, size: int) -> BlockShape:
         """The block that has an axis of that name and original size."""

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from secateur.errors import SelectionError
+from secateur.modules import obstacles
 from secateur.modules.shape import kept_in
 from secateur.structure import axis as names
 from secateur.structure.structure import TRANSDUCER
@@ -83,11 +83,8 @@ def stock_width(shape: HeadShape) -> int:
         SelectionError: Its parts are of several.
     """
     widths = [len(shape.units(name)) for name in (*shape.predictor, shape.joiner)]
-    if len(set(widths)) > 1:
-        raise SelectionError(
-            f"This shape does not fit the stock layout: widths of predictor and joiner differ: "
-            f"{', '.join(map(str, widths))}; use the registered layout."
-        )
+    told = f"widths of predictor and joiner differ: {', '.join(map(str, widths))}"
+    obstacles.refuse(told if len(set(widths)) > 1 else "")
     return widths[0]
 
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 from functools import partial
 from typing import Any
 
-from secateur.errors import SelectionError
+from secateur.modules import obstacles
 from secateur.modules.attention import CutAttention, CutWavLMAttention
 from secateur.modules.family import Family
 from secateur.modules.feed_forward import fit_feed_forward
 from secateur.modules.positions import fit_positions
-from secateur.modules.shape import BlockShape, EncoderShape, PositionShape
+from secateur.modules.shape import EncoderShape, PositionShape
 from secateur.structure import axis as names
 
 REMEMBERED = ("conv_dim", "hidden_size", "intermediate_size", "num_attention_heads", "num_hidden_layers")
@@ -36,12 +36,7 @@ def fit(attention: type[CutAttention], model: Any, config: Any, shape: EncoderSh
     for path, layer in zip(shape.layers, model.encoder.layers, strict=True):
         extra = {"holds_table": path == shape.layers[0] and has_heads} if attention is CutWavLMAttention else {}
         layer.attention = attention(config, shape.attention(f"{path}.attention"), **extra)
-        layer.feed_forward = fit_feed_forward(layer.feed_forward, config, feed_forward(shape, path))
-
-
-def feed_forward(shape: EncoderShape, path: str) -> BlockShape:
-    """The feed-forward block of a layer."""
-    return shape.block(names.units(f"{path}.feed_forward"), shape.original["intermediate_size"])
+        layer.feed_forward = fit_feed_forward(layer.feed_forward, config, shape.feed_forward(f"{path}.feed_forward"))
 
 
 def positions(config: Any, shape: EncoderShape) -> PositionShape:
@@ -55,10 +50,8 @@ def stock_fields(config: Any, shape: EncoderShape) -> dict[str, Any]:
     Raises:
         SelectionError: They cannot express it.
     """
-    problem = stock_obstacle(config, shape)
-    if problem:
-        raise SelectionError(f"This shape does not fit the stock layout: {problem}; use the registered layout.")
-    return fields(shape) | {"intermediate_size": len(feed_forward(shape, shape.layers[0]).units)}
+    obstacles.refuse(stock_obstacle(config, shape))
+    return fields(shape) | {"intermediate_size": len(shape.feed_forward(f"{shape.layers[0]}.feed_forward").units)}
 
 
 def stock_obstacle(config: Any, shape: EncoderShape) -> str:
@@ -68,11 +61,11 @@ def stock_obstacle(config: Any, shape: EncoderShape) -> str:
         return f"the positional convolution has {len(convolution.groups)} of {convolution.original} groups"
     if not convolution.is_stock:
         return "groups of the positional convolution are scaled, which folds into no weight"
-    heads, first = shape.original["num_attention_heads"], len(feed_forward(shape, shape.layers[0]).units)
+    first = len(shape.feed_forward(f"{shape.layers[0]}.feed_forward").units)
     for layer, path in enumerate(shape.layers):
-        if problem := shape.attention(f"{path}.attention").obstacle(layer, heads):
+        if problem := obstacles.of_attention(shape.attention(f"{path}.attention"), shape, layer):
             return problem
-        units = feed_forward(shape, path)
+        units = shape.feed_forward(f"{path}.feed_forward")
         if not units.kept:
             return f"the feed-forward block of layer {layer} is removed"
         if not units.units:

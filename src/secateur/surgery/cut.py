@@ -15,6 +15,7 @@ from secateur.errors import ModelError, SelectionError
 from secateur.masking.attach import base_of, has_masks
 from secateur.masking.parts import Parts
 from secateur.masking.taps import compile_taps, values_of
+from secateur.modules import obstacles
 from secateur.modules.configs import config_class, holding, stock_config
 from secateur.modules.families import (
     FAMILIES,
@@ -131,11 +132,7 @@ def cut_config(
     if layout == "registered":
         return new
     shape = shape_of(new)
-    if shape.factorised:
-        raise SelectionError(
-            f"This shape does not fit the stock layout: {next(iter(shape.factorised))} is two matrices; use the "
-            "registered layout."
-        )
+    obstacles.refuse(f"{next(iter(shape.factorised))} is two matrices" if shape.factorised else "")
     return stock_config(structure.model_type, fields | family.stock_fields(new, shape))
 
 
