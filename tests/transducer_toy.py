@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import torch
+from pruning_toy import LENGTHS, write_wavs
 from torch import Tensor
 from transformers import (
     NemotronAsrStreamingConfig,
+    NemotronAsrStreamingEncoder,
     NemotronAsrStreamingEncoderConfig,
+    NemotronAsrStreamingFeatureExtractor,
     NemotronAsrStreamingForRNNT,
+    ParakeetEncoder,
     ParakeetEncoderConfig,
+    ParakeetFeatureExtractor,
     ParakeetForRNNT,
     ParakeetForTDT,
     ParakeetRNNTConfig,
@@ -28,6 +36,9 @@ ENCODER = {
     "num_mel_bins": MELS,
     "conv_kernel_size": 5,
 }
+#: Beside these, of one that streams.
+STREAMING = {"sliding_window": 13, "default_num_lookahead_tokens": 1}
+WORDS = ("ab", "ba", "a b", "b", "aa", "b")
 
 
 def transducer(*, streaming: bool = False, seed: int = 0, **fields: Any) -> Any:
@@ -36,7 +47,7 @@ def transducer(*, streaming: bool = False, seed: int = 0, **fields: Any) -> Any:
     fields = {"blank_token_id": fields["vocab_size"] - 1, "max_symbols_per_step": 3} | fields
     config: Any
     if streaming:
-        encoder: Any = NemotronAsrStreamingEncoderConfig(**ENCODER, sliding_window=13, default_num_lookahead_tokens=1)
+        encoder: Any = NemotronAsrStreamingEncoderConfig(**ENCODER, **STREAMING)
         config = NemotronAsrStreamingConfig(encoder_config=encoder, **fields)
     else:
         encoder = ParakeetEncoderConfig(**ENCODER)
@@ -71,3 +82,25 @@ def frames(model: Any, inputs: dict[str, Tensor]) -> Tensor:
     mask = inputs.get("attention_mask", torch.ones(values.shape[:2], dtype=torch.long))
     found: Tensor = model._get_subsampling_output_length(mask.sum(-1))
     return found
+
+
+def write_encoders(root: Path, *, texts: Mapping[int, str]) -> Path:
+    """A folder with two bare encoders, `offline` and `streaming`, and `speech/manifest.jsonl`.
+
+    Args:
+        root: The folder.
+        texts: Of recordings that say something else than the words in their turn, by number.
+    """
+    torch.manual_seed(0)
+    ParakeetEncoder(ParakeetEncoderConfig(**ENCODER)).save_pretrained(root / "offline")
+    ParakeetFeatureExtractor(feature_size=MELS).save_pretrained(root / "offline")
+    streaming = NemotronAsrStreamingEncoderConfig(**ENCODER, **STREAMING)
+    NemotronAsrStreamingEncoder(streaming).save_pretrained(root / "streaming")
+    NemotronAsrStreamingFeatureExtractor(feature_size=MELS).save_pretrained(root / "streaming")
+    speech = write_wavs(root / "speech")
+    lines = [
+        {"audio": f"u{i:02}.wav", "text": texts.get(i, WORDS[i % 6]), "split": ("train", "dev")[i % 4 == 3]}
+        for i, _ in enumerate(LENGTHS)
+    ]
+    (speech / "manifest.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    return root

@@ -8,16 +8,9 @@ from typing import Any
 
 import pytest
 import torch
-from pruning_toy import LENGTHS, write_wavs
-from transducer_toy import ENCODER, MELS
+from transducer_toy import MELS, write_encoders
 from transformers import (
     AutoModelForRNNT,
-    NemotronAsrStreamingEncoder,
-    NemotronAsrStreamingEncoderConfig,
-    NemotronAsrStreamingFeatureExtractor,
-    ParakeetEncoder,
-    ParakeetEncoderConfig,
-    ParakeetFeatureExtractor,
 )
 
 from secateur import config as configs
@@ -26,7 +19,6 @@ from secateur.objective.tasks import Rnnt
 from secateur.pipeline import RECIPES, prune
 
 ROOT = RECIPES / "kumar2025"
-WORDS = ("ab", "ba", "a b", "b", "aa", "b")
 CELLS = [
     "dense",
     "joint/kd",
@@ -45,20 +37,7 @@ CELLS = [
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Two pre-trained encoders, as far as random ones are, and recordings with texts."""
-    root = tmp_path_factory.mktemp("kumar2025")
-    torch.manual_seed(0)
-    ParakeetEncoder(ParakeetEncoderConfig(**ENCODER)).save_pretrained(root / "offline")
-    ParakeetFeatureExtractor(feature_size=MELS).save_pretrained(root / "offline")
-    streaming = NemotronAsrStreamingEncoderConfig(**ENCODER, sliding_window=13, default_num_lookahead_tokens=1)
-    NemotronAsrStreamingEncoder(streaming).save_pretrained(root / "streaming")
-    NemotronAsrStreamingFeatureExtractor(feature_size=MELS).save_pretrained(root / "streaming")
-    speech = write_wavs(root / "speech")
-    lines = [
-        {"audio": f"u{i:02}.wav", "text": WORDS[i % 6], "split": ("train", "dev")[i % 4 == 3]}
-        for i, _ in enumerate(LENGTHS)
-    ]
-    (speech / "manifest.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
-    return root
+    return write_encoders(tmp_path_factory.mktemp("kumar2025"), texts={})
 
 
 def two_steps(name: str, folder: Path, model: Path, out: Path) -> dict[str, Any]:

@@ -12,7 +12,7 @@ import pytest
 import torch
 from pruning_toy import LENGTHS, write_wavs
 from safetensors.torch import load_file
-from transducer_toy import ENCODER
+from transducer_toy import ENCODER, STREAMING
 from transformers import AutoModel, HubertConfig, HubertModel
 
 from secateur import config as configs
@@ -33,7 +33,7 @@ CONFORMER = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2
 SAMPLES = {"conv_dim": [4] * 7, "num_conv_pos_embeddings": 4, "num_conv_pos_embedding_groups": 1}
 FAMILIES: dict[str, dict[str, Any]] = {
     "parakeet_encoder": ENCODER,
-    "nemotron_asr_streaming_encoder": ENCODER | {"sliding_window": 13, "default_num_lookahead_tokens": 1},
+    "nemotron_asr_streaming_encoder": ENCODER | STREAMING,
     "wav2vec2-bert": CONFORMER | {"position_embeddings_type": "relative_key"},
     "wav2vec2-conformer": CONFORMER | SAMPLES,
     "hubert": CONFORMER | SAMPLES | {"feat_extract_norm": "group"},

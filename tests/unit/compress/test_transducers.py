@@ -8,14 +8,8 @@ from typing import Any
 
 import pytest
 import torch
-from pruning_toy import LENGTHS, write_wavs
-from transducer_toy import ENCODER, MELS, transducer
+from transducer_toy import MELS, transducer, write_encoders
 from transformers import (
-    NemotronAsrStreamingEncoder,
-    NemotronAsrStreamingEncoderConfig,
-    NemotronAsrStreamingFeatureExtractor,
-    ParakeetEncoder,
-    ParakeetEncoderConfig,
     ParakeetFeatureExtractor,
 )
 
@@ -23,27 +17,11 @@ from secateur.errors import ConfigError, ModelError, SecateurError
 from secateur.pipeline import choose, evaluate, prune, verify
 from secateur.surgery.load import load_model
 
-WORDS = ("ab", "ba", "a b", "b", "aa", "b")
-STREAMING = {"sliding_window": 13, "default_num_lookahead_tokens": 1}
-
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Two bare encoders, and recordings with texts, one of them far too long for its audio."""
-    root = tmp_path_factory.mktemp("transducers")
-    torch.manual_seed(0)
-    ParakeetEncoder(ParakeetEncoderConfig(**ENCODER)).save_pretrained(root / "offline")
-    ParakeetFeatureExtractor(feature_size=MELS).save_pretrained(root / "offline")
-    streaming = NemotronAsrStreamingEncoderConfig(**ENCODER, **STREAMING)
-    NemotronAsrStreamingEncoder(streaming).save_pretrained(root / "streaming")
-    NemotronAsrStreamingFeatureExtractor(feature_size=MELS).save_pretrained(root / "streaming")
-    speech = write_wavs(root / "speech")
-    lines = [
-        {"audio": f"u{i:02}.wav", "text": "a" * 90 if i == 2 else WORDS[i % 6], "split": ("train", "dev")[i % 4 == 3]}
-        for i, _ in enumerate(LENGTHS)
-    ]
-    (speech / "manifest.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
-    return root
+    return write_encoders(tmp_path_factory.mktemp("transducers"), texts={2: "a" * 90})
 
 
 def fields_of(folder: Path, model: str | Path, out: Path, **fields: Any) -> dict[str, Any]:
