@@ -129,7 +129,7 @@ def test_short_utterances_are_told_once_though_both_phases_draw(
     later = setting.feed.behind(3).micro_batches(0, 0, 1)
     assert [batch.audio.ids for batch in later] == [batch.audio.ids for batch in setting.feed.micro_batches(3, 0, 1)]
     assert [message for message in caplog.messages if "too short to be drawn" in message] == [
-        "5 of 10 utterances are too short to be drawn"
+        "speech: 5 of 10 utterances are below 0.3 s, too short to be drawn"
     ]
 
 

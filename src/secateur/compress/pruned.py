@@ -19,11 +19,11 @@ from secateur.cost.table import Table
 from secateur.data.corpus import SAMPLE_RATE
 from secateur.errors import ConfigError
 from secateur.gates.set import check_kinds
+from secateur.modules.transducer import is_of_head
 from secateur.objective.constraint import Constraint
 from secateur.objective.tasks import Rnnt
 from secateur.structure import Selection, Structure, close
 from secateur.structure.axis import HEAD_KINDS
-from secateur.structure.structure import TRANSDUCER
 from secateur.surgery.bundles import Bundles
 from secateur.surgery.choose import Limit, check_reachable, counted_by
 from secateur.surgery.factorise import factorise, factorised_config, ranks_of
@@ -36,8 +36,7 @@ def structure_of(config: PruneConfig, model: PreTrainedConfig) -> Structure:
     structure = declare(model)
     if config.factorise is not None:
         structure = declare(factorised_config(model, _ranks(config.factorise, structure)))
-    meant = isinstance(config.choose, FromFile) or any(kind in HEAD_KINDS for kind in config.pruned)
-    meant |= any(limit.scope == TRANSDUCER or structure.in_head(limit.scope) for limit in config.limits)
+    meant = isinstance(config.choose, FromFile) or _names_head(config)
     return structure if meant else structure.without_head
 
 
@@ -97,9 +96,12 @@ def _check_head_kinds(config: PruneConfig, structure: Structure) -> None:
 
 def awaits_head(config: PruneConfig, structure: Structure) -> bool:
     """Whether something is to be pruned of a transducer's head that is yet to be made."""
-    scopes = [limit.scope for limit in config.limits]
-    meant = any(kind in HEAD_KINDS for kind in config.pruned) or TRANSDUCER in scopes
-    return meant and isinstance(config.task, Rnnt) and not structure.head
+    return _names_head(config) and isinstance(config.task, Rnnt) and not structure.head
+
+
+def _names_head(config: PruneConfig) -> bool:
+    """Whether a recipe prunes kinds of a transducer's head, or has a constraint on it."""
+    return any(kind in HEAD_KINDS for kind in config.pruned) or any(is_of_head(each.scope) for each in config.limits)
 
 
 def check_new_head(config: PruneConfig, structure: Structure) -> None:

@@ -157,7 +157,6 @@ def prepare(config: PruneConfig, *, table: Callable[[PreTrainedConfig], Table], 
             before, structure = structure, structure_of(config, teacher.config)
             gated = gated if structure.axes.keys() == before.axes.keys() else gated_in(config, structure)
             check_new_head(config, structure)
-    notes = (*notes, *_never_drawn(train, config.batching.shortest))
     timed = any(constraint.cost == "latency" for constraint in config.limits)
     times = table(teacher.config) if timed else None
     bounds = bounds_of(config, structure, gated, times)
@@ -219,13 +218,6 @@ def _told(task: Task, teacher: PreTrainedModel, model: str) -> tuple[str, ...]:
     for note in (*task.notes, *notes):
         logger.warning("%s", note)
     return (*task.notes, *notes)
-
-
-def _never_drawn(corpus: Corpus, shortest: float) -> tuple[str, ...]:
-    """How many utterances are too short to be learned from, in a sentence; none where none are."""
-    short = sum(utterance.samples < shortest * SAMPLE_RATE for utterance in corpus.utterances)
-    told = f"{corpus.name}: {short} of {len(corpus)} utterances below {shortest:g} s (batching.shortest) never drawn"
-    return (told,) if short else ()
 
 
 def _ready(config: PruneConfig, teacher: PreTrainedModel, task: Task) -> PreTrainedModel:

@@ -22,8 +22,8 @@ from torch import Tensor
 
 from secateur.cost.grid import Grids, Squares
 from secateur.errors import ConfigError
+from secateur.modules.transducer import is_of_head
 from secateur.structure import Axis, Bind, Selection, Structure, Unit, Use, Weight
-from secateur.structure.structure import TRANSDUCER
 
 #: The costs that are counted, from the declaration alone.
 COSTS = ("parameters", "macs")
@@ -336,7 +336,7 @@ class Cost:
         """
         structure = terms.structure
         structure.check_scope(scope)
-        if cost == "macs" and (scope == TRANSDUCER or structure.in_head(scope)):
+        if cost == "macs" and is_of_head(scope):
             raise ConfigError(
                 f"There are no MACs of the scope {scope!r}: how often a transducer's head is used depends on what is "
                 "said; constrain its parameters."

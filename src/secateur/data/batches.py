@@ -41,6 +41,9 @@ class Batches:
     An epoch is a permutation of the utterances, cut into windows, each sorted by length and cut into
     batches of about `seconds`, which are then shuffled. Every utterance that is long enough is in
     exactly one batch of each epoch, and no batch is a remainder: the cuts are spread evenly.
+
+    Attributes:
+        notes: How many utterances are too short, in a sentence; empty where none are.
     """
 
     def __init__(
@@ -84,9 +87,11 @@ class Batches:
                 f"one batch needs {max(1, minimum_crops)}. Give more speech, a lower min_seconds, or fewer "
                 "processes and less accumulation."
             )
+        self.notes: tuple[str, ...] = ()
         if len(self._eligible) < len(corpus):
-            short = len(corpus) - len(self._eligible)
-            logger.warning("%d of %d utterances are too short to be drawn", short, len(corpus))
+            short = f"{len(corpus) - len(self._eligible)} of {len(corpus)} utterances"
+            self.notes = (f"{corpus.name}: {short} are below {min_seconds:g} s, too short to be drawn",)
+            logger.warning("%s", self.notes[0])
         self._lengths = lengths[self._eligible]
         self._crops = np.minimum(self._lengths, int(max_seconds * SAMPLE_RATE))
         self._seed, self._equal, self._minimum = seed, equal_lengths, max(1, minimum_crops)

@@ -22,7 +22,7 @@ from secateur.cost.latency import latency
 from secateur.cost.table import Conditions, Curve, Surface, Table
 from secateur.errors import ConfigError, SecateurError
 from secateur.modules.families import shape_of
-from secateur.modules.wav2vec2 import feed_forward, positions
+from secateur.modules.wav2vec2 import positions
 from secateur.records import write_json
 from secateur.structure import Selection, Structure, close
 from secateur.structure import wav2vec2 as names
@@ -52,7 +52,7 @@ def by_hand(config: Any, table: Table) -> float:
         total += outputs * (alone + product * inputs)
     total += interpolated(table.positional, len(positions(config, shape).groups)) + table.rest
     for path in shape.layers:
-        attention, units = shape.attention(f"{path}.attention"), feed_forward(shape, path).units
+        attention, units = shape.attention(f"{path}.attention"), shape.feed_forward(f"{path}.feed_forward").units
         total += table.layer
         if attention.heads:
             total += own.block + own.run * len(attention.groups) + own.head * len(attention.heads)
