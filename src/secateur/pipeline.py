@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from secateur import config as configs
-from secateur.errors import ConfigError, SecateurError
+from secateur.errors import ConfigError, SecateurError, nearest
 from secateur.records import plain, read_json, write_json
 
 if TYPE_CHECKING:
@@ -226,8 +226,9 @@ def shrink(
     from secateur.surgery.folder import check_free, save_model
     from secateur.surgery.verify import verify as prove
 
-    if layout not in ("registered", "stock"):
-        raise ConfigError(f"Unknown layout {layout!r}; allowed are registered and stock.")
+    layouts = ("registered", "stock")
+    if layout not in layouts:
+        raise ConfigError(f"Unknown layout {layout!r}; allowed are {' and '.join(layouts)}.{nearest(layout, layouts)}")
     check_free(Path(out), replace=force)
     chosen = Selection.load(selection)
     source = _source(model)
