@@ -12,7 +12,7 @@ from typing import Any, NoReturn
 from secateur.errors import ConfigError, SecateurError, nearest
 
 BAD_INPUT = 2
-BROKEN = 1
+BROKEN = 1  # a promise of ours does not hold, such as a line of the drop-in contract
 _LEARNING = ("prune", "pretrain")  # verbs that run in this process for long
 _CONFIGURED = (*_LEARNING, "evaluate")  # verbs that take any field of a config
 _RESTARTED = "secateur_restarted"
@@ -172,8 +172,11 @@ def _prune(options: argparse.Namespace, fields: dict[str, Any]) -> int:
             )
         else:
             record = pipeline.prune(options.recipe, overrides=fields, resume=options.resume, on_progress=display)
-    code = _print(options, record, _swept if options.sweep else _stages)
-    return BAD_INPUT if record.get("failed") else code
+    _print(options, record, _swept if options.sweep else _stages)
+    if record.get("failed"):
+        return BAD_INPUT
+    broken = any(row["broken"] for row in record["rows"]) if options.sweep else not record["verification"]["holds"]
+    return BROKEN if broken else 0
 
 
 def _grid(sweeps: Sequence[str]) -> dict[str, list[Any]]:
@@ -216,7 +219,8 @@ def _choose(options: argparse.Namespace, fields: dict[str, Any]) -> int:
         record = pipeline.choose(
             options.folder, constraint=constraint, choosing=choosing, out=options.out, on_progress=display
         )
-    return _print(options, record, _chosen)
+    _print(options, record, _chosen)
+    return 0 if record["verification"]["holds"] else BROKEN
 
 
 def _shrink(options: argparse.Namespace, fields: dict[str, Any]) -> int:
@@ -225,7 +229,8 @@ def _shrink(options: argparse.Namespace, fields: dict[str, Any]) -> int:
     record = pipeline.shrink(
         options.model, selection=options.selection, out=options.out, layout=options.layout, force=options.force
     )
-    return _print(options, record, _shrunk)
+    _print(options, record, _shrunk)
+    return 0 if record["verification"]["holds"] else BROKEN
 
 
 def _profile(options: argparse.Namespace, fields: dict[str, Any]) -> int:
@@ -332,6 +337,14 @@ def _stages(record: dict[str, Any]) -> None:
         )
     print(f"Model:  {record['folder']}/model")
     print(f"Report: {record['folder']}/report.html")
+    _broken(record["verification"])
+
+
+def _broken(verification: dict[str, Any]) -> None:
+    """Print the lines of the drop-in contract that do not hold."""
+    for check in verification["checks"]:
+        if not check["holds"]:
+            print(f"secateur: contract: {check['name']}: {check['detail']}", file=sys.stderr)
 
 
 def _swept(record: dict[str, Any]) -> None:
@@ -341,6 +354,9 @@ def _swept(record: dict[str, Any]) -> None:
     _table("Sweep", columns, rows)
     print(f"Runs:   {record['folder']}")
     print(f"Report: {record['folder']}/sweep.html")
+    for row in record["rows"]:
+        for name in row["broken"]:
+            print(f"secateur: {row['folder']}: contract: {name} does not hold", file=sys.stderr)
     for run in record["failed"]:
         print(f"secateur: {run['folder']} failed: {run['reason']}", file=sys.stderr)
 
@@ -383,6 +399,7 @@ def _chosen(record: dict[str, Any]) -> None:
         cost = f"{counted:.4g} ms predicted" if is_time else f"{counted:,} counted"
         print(f"{name}: {cost} ({f'{verdict:.4g} ms' if is_time else f'{verdict:,}'} by the gates' own verdict)")
     _rounded(record)
+    _broken(record["verification"])
     print(f"The repair moved {record['moved']} of {record['gated']} units. Model: {record['folder']}/model")
 
 

@@ -248,9 +248,8 @@ def shrink(
         "verification": proof.to_json(),
         "folder": str(out),
     }
-    if not proof.holds:
-        failed = "; ".join(check.name for check in proof.checks if not check.holds)
-        raise SecateurError(f"The cut model is not the masked model and was not written: {failed}.")
+    if not proof.is_proven:
+        raise SecateurError(f"{proof.refusal} Nothing was written.")
     save_model(out, small, source=source, selection=closed.selection, replace=force)
     return record
 
@@ -318,7 +317,8 @@ def verify(
         "format": 1,
         "kind": "verify",
         "holds": proof.holds and contract.holds,
-        "checks": [*proof.to_json()["checks"][:2], *contract.to_json()["checks"]],
+        "proven": proof.is_proven,
+        "checks": plain([*(check for check in proof.checks if check.is_proof), *contract.checks]),
         "differences": list(proof.differences),
     }
 

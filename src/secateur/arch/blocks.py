@@ -261,6 +261,9 @@ def front_end(table: Table) -> None:
     """
     windows = zip(table.config.conv_kernel, table.config.conv_stride, strict=True)
     table.stages = tuple(Stage(kernel=kernel, stride=stride) for kernel, stride in windows)
+    if len(table.stages) == 1 and getattr(table.config, "feat_extract_norm", "") == "group":
+        # GroupNorm of one channel a group refuses a single window; behind further layers there are always more.
+        table.stages = (replace(table.stages[0], least=2),)
     before = ""
     for i, size in enumerate(table.shape.original["conv_dim"]):
         path = f"feature_extractor.conv_layers.{i}"

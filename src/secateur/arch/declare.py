@@ -22,7 +22,7 @@ from secateur.arch import (
 from secateur.arch.blocks import Table
 from secateur.errors import ModelError, SecateurError, nearest
 from secateur.modules.families import encoder_config, encoder_path, ending_held_by, stock_type
-from secateur.modules.models import class_for
+from secateur.modules.models import build_model
 from secateur.modules.transducer import ENDINGS, HeadShape
 from secateur.structure import Structure
 
@@ -42,7 +42,7 @@ TABLES: dict[str, Callable[[Table], None]] = {
 def skeleton(config: Any, ending: str = "Model") -> nn.Module:
     """The model of that config without memory for its weights (on the meta device)."""
     with torch.device("meta"):
-        return class_for(config, ending)(config)
+        return build_model(config, ending)
 
 
 def fill(model: nn.Module, state: Mapping[str, Tensor], *, like: nn.Module) -> None:

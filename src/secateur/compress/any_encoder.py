@@ -20,7 +20,7 @@ from secateur.compress.masked_encoder import MATRIX, save_extractor
 from secateur.data.hearing import Extracted
 from secateur.errors import ConfigError, nearest
 from secateur.modules.families import stock_type
-from secateur.modules.models import class_for
+from secateur.modules.models import build_model
 from secateur.objective.tasks.best_rq import BestRqTask, Labeller
 from secateur.objective.tasks.hiding import Hiding
 from secateur.structure import Structure
@@ -84,7 +84,7 @@ class AnyEncoder(nn.Module):
         config: Any = shape.build()
         self.structure: Structure = declare(config)
         self.hiding = Hiding(self.structure)
-        self.encoder: Any = class_for(config)(config)
+        self.encoder: Any = build_model(config)
         self.codebooks = task.codebooks
         self.head = nn.Linear(config.hidden_size, task.codebooks * task.entries)
         features = self.structure.features

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from secateur.errors import ConfigError
+from secateur.modules.models import build_model
 from secateur.objective.tasks import best_rq
 from secateur.objective.tasks.best_rq import BestRqTask, Labeller
 
@@ -70,10 +71,10 @@ class MaskedEncoder(nn.Module):
     front_parts = ("front.", "encoder.feature_extractor.", "encoder.feature_projection.layer_norm.")
 
     def __init__(self, shape: EncoderShape, task: BestRqTask) -> None:
-        from transformers import WavLMConfig, WavLMModel
+        from transformers import WavLMConfig
 
         super().__init__()
-        self.encoder = WavLMModel(
+        self.encoder: Any = build_model(
             WavLMConfig(
                 conv_dim=shape.conv_channels,
                 feat_extract_norm=shape.front_norm,
@@ -94,7 +95,8 @@ class MaskedEncoder(nn.Module):
                 layerdrop=0.0,
             )
         )
-        for number, layer in enumerate(self.encoder.feature_extractor.conv_layers):
+        front_end: Any = self.encoder.feature_extractor
+        for number, layer in enumerate(front_end.conv_layers):
             assert isinstance(layer.conv, nn.Conv1d)
             if number < _MIRRORED:
                 mirror(layer.conv, first=number == 0)

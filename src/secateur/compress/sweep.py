@@ -86,6 +86,7 @@ def sweep_record(
                 "folder": folder_of(values),
                 "dense": figures(record["stages"][0]),
                 "kept": figures(record["stages"][-1]),
+                "broken": [check["name"] for check in record["verification"]["checks"] if not check["holds"]],
             }
             for values, record in zip(runs, records, strict=True)
         ],

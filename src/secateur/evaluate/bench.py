@@ -224,14 +224,14 @@ def _load(name: str, form: str, dtype: str) -> PreTrainedModel:
     from secateur.inference import for_inference
     from secateur.masking.attach import base_of
     from secateur.modules.families import encoder_config
-    from secateur.modules.models import class_for
+    from secateur.modules.models import build_model
     from secateur.surgery import load_config, load_model
 
     if _has_no_weights(name):
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
             config = encoder_config(load_config(name))
-            model: Any = class_for(config)(config)
+            model: Any = build_model(config)
     else:
         model = load_model(name)
     encoder: Any = base_of(model).eval().to(getattr(torch, DTYPES[dtype]))

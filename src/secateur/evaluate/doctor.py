@@ -47,6 +47,7 @@ def examine(*, folder: Path = Path("runs")) -> list[Finding]:
         ("synthetic speech", lambda: [synthetic()]),
         ("malloc", lambda: [settings.malloc()]),
         ("float32 products", lambda: [settings.products()]),
+        ("bfloat16 convolutions", lambda: [settings.convolutions()]),
         ("smoke test", lambda: [smoke()]),
     ]
     found: list[Finding] = []

@@ -37,7 +37,7 @@ def _family(family: str) -> list[str]:
 
     from secateur.arch import declare
     from secateur.modules.configs import stock_config
-    from secateur.modules.models import class_for
+    from secateur.modules.models import build_model
     from secateur.structure import Selection
     from secateur.surgery import cut
     from secateur.surgery.verify import verify
@@ -61,6 +61,6 @@ def _family(family: str) -> list[str]:
         }
         axes[max(name for name in axes if name.endswith("/block"))] = ()
         selection = Selection(axes=axes)
-        dense = class_for(config)(config).eval()
+        dense = build_model(config).eval()
         verification = verify(cut(dense, selection), dense, selection)
     return [f"{check.name} ({check.detail})" for check in verification.checks if not check.holds]

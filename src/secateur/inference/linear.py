@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from secateur.modules.low_rank import FactorisedLinear
+from secateur.modules.narrow_convolution import computes_in_bfloat16, is_narrow
 
 Activation = Literal["none", "gelu"]
 
@@ -96,6 +97,12 @@ def convolution(
         groups: Of channels.
         activation: Applied to the result.
     """
+    taps = weight.shape[3]
+    if is_narrow(in_channels=values.shape[2], groups=groups, taps=taps) and computes_in_bfloat16(values):
+        exact = values.float(), weight.float(), None if bias is None else bias.float()
+        with torch.autocast("cpu", enabled=False):
+            out = convolution(*exact, stride=stride, padding=padding, groups=groups, activation=activation)
+        return out.bfloat16()
     image = values.transpose(1, 2)[:, :, None]  # (B, in, 1, T): channels last without a copy
     places = [0, padding], [1, stride], [1, 1]
     if is_fused(values):
@@ -104,7 +111,7 @@ def convolution(
     else:
         out = F.conv2d(image, weight, bias, stride=places[1], padding=places[0], groups=groups)
         out = F.gelu(out) if activation == "gelu" else out
-    return out[:, :, 0].transpose(1, 2)  # type: ignore[no-any-return]
+    return out[:, :, 0].transpose(1, 2)
 
 
 class Prepared:

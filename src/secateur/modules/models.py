@@ -18,6 +18,7 @@ from secateur.errors import ModelError
 from secateur.modules.configs import head_config_class
 from secateur.modules.families import FAMILIES, PREFIX, encoder_config, encoder_path, family_of, shape_of
 from secateur.modules.low_rank import fit_low_rank
+from secateur.modules.narrow_convolution import guard_convolutions
 from secateur.modules.transducer import fit_head
 
 #: Auto classes by the ending of the model class they create.
@@ -45,6 +46,7 @@ def model_class(model_type: str, ending: str) -> type[PreTrainedModel]:
             shape = shape_of(config)
             family.fit(self, config, shape)
             fit_low_rank(self, {path: len(shape.ranks(path)) for path in shape.factorised})
+            guard_convolutions(self)
         elif not family.heads:  # else the library has built ours, by the config held
             setattr(self, self.base_model_prefix, base(config))
         elif config.secateur:
@@ -132,6 +134,13 @@ def class_for(config: Any, ending: str = "Model") -> type[PreTrainedModel]:
     if config.model_type.startswith(PREFIX):
         return model_class(family.model_type, ending)
     return getattr(transformers, family.class_name(ending))  # type: ignore[no-any-return]
+
+
+def build_model(config: Any, ending: str = "Model") -> PreTrainedModel:
+    """Return a new model of a config, stock or cut, with random weights and the head that `ending` names."""
+    model = class_for(config, ending)(config)
+    guard_convolutions(model)
+    return model
 
 
 def ending_of(name: str, model_type: str) -> str:

@@ -130,20 +130,30 @@ class Rounding:
 
 @dataclass(frozen=True, kw_only=True)
 class Check:
-    """One line of the proof."""
+    """One line of the verification: of the proof, or of the drop-in contract."""
 
     name: str
     holds: bool
     detail: str = ""
+    is_proof: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
 class Verification:
-    """The proof: its lines, and the largest difference between masked and cut model per hidden state."""
+    """The proof and the contract: their lines, and the largest difference of masked and cut model per hidden state.
+
+    `proven` is of the proof alone; older records have it under `holds`, of all lines.
+    """
 
     holds: bool
+    proven: bool | None = None
     checks: tuple[Check, ...] = ()
     differences: tuple[float, ...] = ()
+
+    @property
+    def is_proven(self) -> bool:
+        """Whether the cut model equals the masked model."""
+        return self.holds if self.proven is None else self.proven
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -68,9 +68,12 @@ def _badges(record: Record) -> list[tuple[str, str]]:
     """What was proven, what was met, and what was left out."""
     found = []
     if record.verification:
-        holds = record.verification.holds
-        words = "the cut model equals the masked model" if holds else "the cut model is not proven equal"
-        found.append(("good" if holds else "bad", words))
+        proven = record.verification.is_proven
+        words = "the cut model equals the masked model" if proven else "the cut model is not proven equal"
+        found.append(("good" if proven else "bad", words))
+        broken = sum(not check.holds for check in record.verification.checks if not check.is_proof)
+        if proven and broken:
+            found.append(("warn", f"{plural(broken, 'line')} of the drop-in contract broken"))
     met = [is_met(constraint) for constraint in record.constraints]
     counted, kept = sum(one is not None for one in met), sum(one is True for one in met)
     if counted:

@@ -33,12 +33,16 @@ class Measured:
 
 @dataclass(frozen=True, kw_only=True)
 class Run:
-    """One run: the values of the swept fields, its folder beside the record, and its models."""
+    """One run: the values of the swept fields, its folder beside the record, and its models.
+
+    `broken` has the lines of the drop-in contract that the cut model does not keep.
+    """
 
     values: Mapping[str, Any]
     folder: str = ""
     dense: Measured = field(default_factory=Measured)
     kept: Measured = field(default_factory=Measured)
+    broken: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)

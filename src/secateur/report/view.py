@@ -28,7 +28,7 @@ LISTED = 50
 class Proof:
     """The verification, line by line."""
 
-    holds: bool
+    sentence: str
     checks: tuple[Check, ...]
     chart: Chart | None
     differences: tuple[str, ...]
@@ -118,10 +118,22 @@ def view(record: Record, points: Sequence[Point], bench: Bench | None = None) ->
 def _proof(verification: Verification) -> Proof:
     found = verification.differences
     return Proof(
-        holds=verification.holds,
+        sentence=_verdict(verification),
         checks=verification.checks,
         chart=differences(found, name="differences", title="Largest difference, masked against cut") if found else None,
         differences=tuple(figure(value, 2) for value in found),
+    )
+
+
+def _verdict(verification: Verification) -> str:
+    """Return the outcome of the verification in a sentence."""
+    if not verification.is_proven:
+        return "The cut model is not proven to compute what the masked model computes: do not use this model."
+    if verification.holds:
+        return "The cut model computes what the masked model computes, and keeps the drop-in contract."
+    return (
+        "The cut model computes what the masked model computes. Lines of the drop-in contract that it does not keep "
+        "are marked: mind them where the model is used."
     )
 
 

@@ -304,7 +304,11 @@ class Structure:
     @cached_property
     def shortest(self) -> int:
         """The fewest samples that give one frame."""
-        length = 1
+        return self.samples_of(1)
+
+    def samples_of(self, frames: int) -> int:
+        """Return the fewest samples that give that many frames."""
+        length = frames
         for stage in reversed(self.stages):
             length = stage.needs(length)
         return length

@@ -20,7 +20,8 @@ from secateur.errors import ModelError
 from secateur.masking.attach import base_of
 from secateur.modules.configs import holding, register_configs
 from secateur.modules.families import FAMILIES, encoder_config, stock_type
-from secateur.modules.models import class_for, ending_of, endings, refuse_inexact
+from secateur.modules.models import build_model, class_for, ending_of, endings, refuse_inexact
+from secateur.modules.narrow_convolution import guard_convolutions
 
 #: Parameters that some published checkpoints lack and that inference never uses.
 OPTIONAL = ("masked_spec_embed",)
@@ -114,6 +115,7 @@ def load_model(model: str | Path, *, dtype: torch.dtype = torch.float32) -> PreT
         first = " ".join(str(error).split())[:300] or type(error).__name__
         raise ModelError(f"The weights of {str(model)!r} cannot be loaded: {first}") from None
     refuse_inexact(loaded, info, optional=OPTIONAL)
+    guard_convolutions(loaded)
     return loaded.eval()  # type: ignore[no-any-return]
 
 
@@ -140,10 +142,9 @@ def with_head(model: PreTrainedModel, ending: str, fields: dict[str, Any], *, se
         config = holding(config, ending, fields)
     else:
         config.update(fields)
-    cls: Any = class_for(config, ending)
-    config.architectures = [cls.__name__]
+    config.architectures = [class_for(config, ending).__name__]
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        new = cls(config)
+        new: Any = build_model(config, ending)
     base_of(new).load_state_dict(base_of(model).state_dict(), strict=True, assign=True)
     return new.to(model.dtype).eval()  # type: ignore[no-any-return]

@@ -1,40 +1,36 @@
-"""The proof that a cut model is the masked model, and that it keeps the drop-in contract."""
+"""The proof that a cut model is the masked model, together with the drop-in contract."""
 
 from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from transformers import PreTrainedModel
 
 from secateur.arch import declare
 from secateur.cost import Cost, Terms
 from secateur.masking import attach, values_of
+from secateur.masking.attach import base_of
 from secateur.masking.parts import Parts
-from secateur.modules.families import encoder_config
-from secateur.modules.lengths import frames_of
 from secateur.structure import Selection, Structure, close
 from secateur.structure.structure import TRANSDUCER
+from secateur.surgery.comparison import (
+    final_output,
+    inference,
+    random_audio,
+    relative_difference,
+    run_model,
+    shortest_usable,
+)
+from secateur.surgery.contract import TOLERANCE, Check, Subject, contract_checks
 from secateur.surgery.cut import cut as cut_anew
 
-#: Largest allowed difference relative to the root mean square of the activations.
-TOLERANCE = {torch.float64: 1e-10, torch.float32: 1e-4}
 _ROUNDING = 1e-6  # of a parameter in float32
-
-
-@dataclass(frozen=True, kw_only=True)
-class Check:
-    """One line of the contract: what it says, whether it holds, and the figures behind it."""
-
-    name: str
-    holds: bool
-    detail: str
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,9 +38,10 @@ class Verification:
     """Result of `verify`.
 
     Attributes:
-        checks: The contract, line by line.
+        checks: The proof, where there was a masked model to compare with, and the contract, line by line.
         differences: Largest relative difference of each hidden state (index 0 is the encoder's input), and last the
-            final output; empty when there was no masked model to compare with.
+            final output; empty when there was no masked model to compare with, NaN where the masked model itself gives
+            NaN or infinite values.
     """
 
     checks: tuple[Check, ...]
@@ -55,9 +52,27 @@ class Verification:
         """Whether every line holds."""
         return all(check.holds for check in self.checks)
 
+    @property
+    def is_proven(self) -> bool:
+        """Whether every line of the proof holds; lines of the contract may not."""
+        return all(check.holds for check in self.checks if check.is_proof)
+
+    @property
+    def refusal(self) -> str:
+        """The sentence with which an unproven model is refused; empty where the proof holds."""
+        if self.is_proven:
+            return ""
+        if any(map(math.isnan, self.differences)):
+            return (
+                "The masked model gives NaN or infinite values, so nothing can be proven of the cut one: look for them "
+                "in the checkpoint and in the losses of the run (a lower learning rate, precision fp32)."
+            )
+        failed = "; ".join(f"{check.name} ({check.detail})" for check in self.checks if not check.holds)
+        return f"The cut model is not the masked model, which is our mistake, not yours: {failed}."
+
     def to_json(self) -> dict[str, Any]:
         """Plain JSON."""
-        return {"holds": self.holds} | asdict(self)
+        return {"holds": self.holds, "proven": self.is_proven} | asdict(self)
 
 
 def verify(
@@ -81,22 +96,15 @@ def verify(
     generator = torch.Generator().manual_seed(seed)
     checks: list[Check] = []
     differences: tuple[float, ...] = ()
-    with _inference(cut), _inference(dense):
+    with inference(cut), inference(dense):
+        shortest = shortest_usable(dense, structure)
         if selection is not None:
             closed = close(structure, selection).selection
             checks.append(_parameters(cut, structure, closed))
-            differences = compare(cut, dense, structure, closed, generator)
-            checks.append(_equal(cut, dense, structure, closed, differences))
-        checks += [
-            _frames(cut, dense, structure),
-            _states(cut, dense, structure, generator),
-            _padding(cut, dense, structure, generator),
-            _short(cut, dense, structure, generator),
-            _implementations(cut, dense, structure, generator),
-            _bfloat16(cut, structure, generator),
-        ]
-        if compile:
-            checks.append(_compiled(cut, structure, generator))
+            differences = compare(cut, dense, structure, closed, generator, shortest=shortest)
+            checks.append(_equal(cut, dense, structure, closed, differences, shortest=shortest))
+        subject = Subject(cut=cut, dense=dense, structure=structure, shortest=shortest, generator=generator)
+        checks += contract_checks(subject, compile=compile)
     return Verification(checks=tuple(checks), differences=differences)
 
 
@@ -106,81 +114,70 @@ def compare(
     structure: Structure,
     closed: Selection,
     generator: torch.Generator,
+    *,
+    shortest: int | None = None,
 ) -> tuple[float, ...]:
-    """Largest difference between masked and cut over random audio of many lengths, padded and not.
+    """Return the largest difference between masked and cut over random audio of many lengths, padded and not.
+
+    Where a head needs more than the shortest audio that its encoder takes, the encoders are compared on that too.
+
+    Args:
+        cut: The cut model.
+        dense: The model that it was cut from.
+        structure: Of the dense model.
+        closed: The closed selection of the cut.
+        generator: Of the audio.
+        shortest: The fewest samples that the dense model takes; None is those of one frame.
 
     Returns:
         One figure per hidden state of the cut model and one for the output, each relative to the root mean square of
         the masked model's activations.
     """
     dtype = next(cut.parameters()).dtype
+    least = shortest or structure.shortest
     masking = attach(dense, structure)
     masking.set(values_of(structure, closed, dtype).to(next(dense.parameters()).device))
     worst: list[float] = []
     try:
-        for audio, attention in _audio(structure, dtype, generator):
-            masked, ours = (_run(model, audio, attention) for model in (dense, cut))
-            # Trimmed layers have no hidden state in the cut model; the masked one repeats the last.
-            pairs = [*zip(masked.hidden_states, ours.hidden_states, strict=False), (_output(masked), _output(ours))]
-            found = [_relative(a, b) for a, b in pairs]
-            worst = [max(pair) for pair in zip(worst, found, strict=True)] if worst else found
+        for audio, attention in _audio(structure, least, dtype, generator):
+            worst = _worse(worst, _differences(dense, cut, audio, attention))
+        if least > structure.shortest:
+            for samples in (structure.shortest, 3 * structure.shortest + 7):
+                audio = random_audio(structure, samples, dtype, generator)
+                worst = _worse(worst, _differences(base_of(dense), base_of(cut), audio, None))
     finally:
         masking.remove()
     return tuple(worst)
 
 
 def _audio(
-    structure: Structure, dtype: torch.dtype, generator: torch.Generator
+    structure: Structure, least: int, dtype: torch.dtype, generator: torch.Generator
 ) -> Iterator[tuple[Tensor, Tensor | None]]:
-    least = structure.shortest
+    """Yield batches from the shortest usable audio on, with attention masks where rows are padded."""
     for samples in (least, least + 1, 3 * least + 7, 8000, 16123):
-        yield _noise(structure, samples, dtype, generator), None
-    for samples_of in ((12000, 7001), (9000, least, 4567)):
-        audio = _noise(structure, max(samples_of), dtype, generator, batch=len(samples_of))
+        yield random_audio(structure, max(samples, least), dtype, generator), None
+    for rows in ((12000, 7001), (9000, least, 4567)):
+        samples_of = [max(samples, least) for samples in rows]
+        audio = random_audio(structure, max(samples_of), dtype, generator, batch=len(samples_of))
         lengths = torch.tensor([structure.heard(samples) for samples in samples_of])
         attention = (torch.arange(audio.shape[1]) < lengths[:, None]).long()
         yield audio * attention.view(*attention.shape, *[1] * (audio.dim() - 2)), attention
 
 
-def _noise(
-    structure: Structure, samples: int, dtype: torch.dtype, generator: torch.Generator, *, batch: int = 1
-) -> Tensor:
-    """Random audio as the model hears it, as if it were of so many samples: (B, S) or (B, positions, width)."""
-    return torch.randn(structure.input_shape(batch, samples), generator=generator, dtype=dtype)
+def _differences(masked: Any, cut: Any, audio: Tensor, attention: Tensor | None) -> list[float]:
+    """Return the relative difference of each hidden state that the cut model has, and of the output."""
+    reference, other = (run_model(model, audio, attention) for model in (masked, cut))
+    # Trimmed layers have no hidden state in the cut model; the masked one repeats the last.
+    pairs = [*zip(reference.hidden_states, other.hidden_states, strict=False)]
+    pairs.append((final_output(reference), final_output(other)))
+    return [relative_difference(a, b) for a, b in pairs]
 
 
-def _run(model: PreTrainedModel, audio: Tensor, attention: Tensor | None = None) -> Any:
-    device = next(model.parameters()).device
-    mask = None if attention is None else attention.to(device)
-    # A transducer's logits are of frames and tokens: of its blank, and of the first token behind that.
-    blank = getattr(model.config, "blank_token_id", None)
-    told = {} if blank is None else {"decoder_input_ids": torch.tensor([[blank, 0]] * len(audio), device=device)}
-    return model(audio.to(device), attention_mask=mask, output_hidden_states=True, **told)
-
-
-def _output(result: Any) -> Tensor:
-    """Logits of a head, or the last hidden state."""
-    output: Tensor = result.logits if "logits" in result else result[0]
-    return output
-
-
-def _relative(reference: Tensor, other: Tensor) -> float:
-    """Largest difference relative to the root mean square of the reference."""
-    if reference.shape != other.shape or not bool(torch.isfinite(other).all()):
-        return float("inf")
-    scale = reference.double().square().mean().sqrt().clamp(min=1e-30)
-    return float((reference.double() - other.double()).abs().max() / scale)
-
-
-@contextmanager
-def _inference(model: PreTrainedModel) -> Iterator[None]:
-    training = model.training
-    model.eval()
-    try:
-        with torch.no_grad():
-            yield
-    finally:
-        model.train(training)
+def _worse(first: list[float], second: list[float]) -> list[float]:
+    """Return the larger of each pair of differences; NaN counts as the largest."""
+    if not first:
+        return second
+    return [b if math.isnan(b) or b > a else a for a, b in zip(first, second, strict=True)]
 
 
 def _parameters(cut: PreTrainedModel, structure: Structure, closed: Selection) -> Check:
@@ -192,7 +189,7 @@ def _parameters(cut: PreTrainedModel, structure: Structure, closed: Selection) -
         of = " in the head" if scope == TRANSDUCER else ""
         details.append(f"{counted:,} counted{of}, {expected:,} by the selection")
         holds &= counted == expected
-    return Check(name="parameters are those of the selection", holds=holds, detail="; ".join(details))
+    return Check(name="parameters are those of the selection", holds=holds, detail="; ".join(details), is_proof=True)
 
 
 def _equal(
@@ -201,23 +198,28 @@ def _equal(
     structure: Structure,
     closed: Selection,
     differences: tuple[float, ...],
+    *,
+    shortest: int,
 ) -> Check:
-    """Whether the differences are rounding; where a trained model has multiplied it, float64 decides."""
-    dtype = next(cut.parameters()).dtype
+    """Check that the differences are rounding; where a trained model has multiplied it, float64 decides."""
+    dtype, name = next(cut.parameters()).dtype, "cut model equals masked model"
+    if any(map(math.isnan, differences)):
+        detail = "the masked model gives NaN or infinite values"
+        return Check(name=name, holds=False, detail=detail, is_proof=True)
     allowed, worst = TOLERANCE.get(dtype, 1e-4), max(differences)
     holds = worst <= allowed
     detail = f"largest relative difference {worst:.1e} over {len(differences)} outputs, allowed {allowed:.0e}"
     if not holds and dtype == torch.float32:
-        exact, apart = _in_float64(cut, dense, structure, closed)
+        exact, apart = _in_float64(cut, dense, structure, closed, shortest=shortest)
         holds = exact <= TOLERANCE[torch.float64] and apart <= _ROUNDING
         detail += f"; cut and compared in float64 {exact:.1e}, its weights rounded and these {apart:.1e} apart"
-    return Check(name="cut model equals masked model", holds=holds, detail=detail)
+    return Check(name=name, holds=holds, detail=detail, is_proof=True)
 
 
 def _in_float64(
-    cut: PreTrainedModel, dense: PreTrainedModel, structure: Structure, closed: Selection
+    cut: PreTrainedModel, dense: PreTrainedModel, structure: Structure, closed: Selection, *, shortest: int
 ) -> tuple[float, float]:
-    """What is left of the difference without rounding.
+    """Return what is left of the difference without rounding.
 
     Returns:
         The largest difference of `cut` from the masked model, both in float64 and `cut` with the weights of a cut that
@@ -228,129 +230,14 @@ def _in_float64(
     rounded = {name: value.clone() for name, value in cut.named_parameters()}
     if {name: value.shape for name, value in exact.items()} != {name: value.shape for name, value in rounded.items()}:
         return float("inf"), float("inf")
-    apart = max(_relative(exact[name].float(), value) for name, value in rounded.items())
+    apart = max(relative_difference(exact[name].float(), value) for name, value in rounded.items())
     try:
         cut.double()
         for name, value in cut.named_parameters():
             value.copy_(exact[name])
-        return max(compare(cut, wide, structure, closed, torch.Generator().manual_seed(0))), apart
+        generator = torch.Generator().manual_seed(0)
+        return max(compare(cut, wide, structure, closed, generator, shortest=shortest)), apart
     finally:
         cut.float()
         for name, value in cut.named_parameters():
             value.copy_(rounded[name])
-
-
-def _frames(cut: PreTrainedModel, dense: PreTrainedModel, structure: Structure) -> Check:
-    least = structure.shortest
-    samples = [*range(least, least + 700, 37), 16000, 79999, 480000]
-    heard = torch.tensor([structure.heard(length) for length in samples])
-    same = torch.equal(frames_of(cut, heard), frames_of(dense, heard))
-    detail = f"{len(samples)} lengths from {least} to {samples[-1]} samples"
-    return Check(name="same frame count for every length", holds=same, detail=detail)
-
-
-def _states(cut: PreTrainedModel, dense: PreTrainedModel, structure: Structure, generator: torch.Generator) -> Check:
-    audio = _noise(structure, 8000, next(cut.parameters()).dtype, generator)
-    ours, theirs = _run(cut, audio), _run(dense, audio)
-    expected = encoder_config(cut.config).num_hidden_layers + 1
-    holds = len(ours.hidden_states) == expected and ours[0].shape == theirs[0].shape
-    holds &= all(state.shape == theirs.hidden_states[0].shape for state in ours.hidden_states)
-    trimmed = len(theirs.hidden_states) - expected
-    note = f", {trimmed} trailing layers trimmed" if trimmed else ""
-    detail = f"{len(ours.hidden_states)} hidden states of width {ours.hidden_states[0].shape[-1]}{note}; output "
-    return Check(
-        name="same hidden states, widths and head",
-        holds=holds,
-        detail=detail + "x".join(map(str, ours[0].shape)),
-    )
-
-
-def _padding(cut: PreTrainedModel, dense: PreTrainedModel, structure: Structure, generator: torch.Generator) -> Check:
-    audio = _noise(structure, 9000, next(cut.parameters()).dtype, generator)
-    behind = structure.heard(14000) - audio.shape[1]
-    padded = torch.cat([audio, audio.new_zeros(1, behind, *audio.shape[2:])], dim=1)
-    attention = torch.nn.functional.pad(torch.ones(audio.shape[:2], dtype=torch.long), (0, behind))
-    moved = []
-    for model in (cut, dense):
-        alone, within = _run(model, audio).hidden_states[-1], _run(model, padded, attention).hidden_states[-1]
-        moved.append(_relative(alone, within[:, : alone.shape[1]]))
-    detail = f"padding moves valid frames by {moved[0]:.1e}; in the dense model by {moved[1]:.1e}"
-    if structure.sees_padding:
-        detail += " (this architecture sees padding, in stock code too)"
-    holds = moved[0] <= 1e-3 or structure.sees_padding
-    return Check(name="padded equals unpadded as far as the dense model's", holds=holds, detail=detail)
-
-
-def _short(cut: PreTrainedModel, dense: PreTrainedModel, structure: Structure, generator: torch.Generator) -> Check:
-    least = structure.heard(structure.shortest)
-    unit = "vectors of features" if structure.features else "samples"
-    outcomes = []
-    for model in (cut, dense):
-        audio = _noise(structure, structure.shortest, next(cut.parameters()).dtype, generator)
-        frames = _run(model, audio).hidden_states[-1].shape[1]
-        try:
-            _run(model, audio[:, :-1])
-            below = "runs"
-        except (RuntimeError, ValueError):
-            below = "raises"
-        outcomes.append((frames, below))
-    detail = f"{least} {unit} give {outcomes[0][0]} frame, one less {outcomes[0][1]}; so does the dense model"
-    return Check(name="short audio behaves as in the dense model", holds=outcomes[0] == outcomes[1], detail=detail)
-
-
-def _implementations(
-    cut: PreTrainedModel, dense: PreTrainedModel, structure: Structure, generator: torch.Generator
-) -> Check:
-    audio = _noise(structure, 8000, next(cut.parameters()).dtype, generator, batch=2)
-    names = ["eager"] + (["sdpa"] if cut._supports_sdpa else [])
-    allowed, ours = TOLERANCE.get(audio.dtype, 1e-4), _apart(cut, audio, names)
-    detail, holds = _agreement(ours, names), ours <= allowed
-    if not holds and dense._supports_sdpa:  # rounding that the model multiplies, or a fault of the library
-        theirs = _apart(dense, audio, names)
-        holds = not theirs <= allowed and math.isfinite(ours) >= math.isfinite(theirs)
-        detail += f"; in the dense model {_agreement(theirs, names)}"
-    return Check(name="every attention implementation", holds=holds, detail=detail)
-
-
-def _agreement(apart: float, names: Sequence[str]) -> str:
-    if math.isfinite(apart):
-        return f"{', '.join(names)} agree to {apart:.1e}"
-    return f"not all of {', '.join(names)} give finite numbers"
-
-
-def _apart(model: PreTrainedModel, audio: Tensor, names: Sequence[str]) -> float:
-    """How far apart the outputs of some implementations of attention are."""
-    before, outputs = model.config._attn_implementation, []
-    try:
-        for name in names:
-            model.set_attn_implementation(name)
-            outputs.append(_run(model, audio).hidden_states[-1])
-    finally:
-        model.set_attn_implementation(before)
-    return max(_relative(outputs[0], other) for other in outputs)
-
-
-def _bfloat16(cut: PreTrainedModel, structure: Structure, generator: torch.Generator) -> Check:
-    audio = _noise(structure, 8000, torch.float32, generator)
-    dtype = next(cut.parameters()).dtype
-    exact = _run(cut, audio.to(dtype)).hidden_states[-1]
-    state, buffers = (
-        {name: value.clone() for name, value in found} for found in (cut.state_dict().items(), cut.named_buffers())
-    )
-    module: nn.Module = cut
-    try:
-        module.to(torch.bfloat16)
-        rounded = _run(cut, audio.bfloat16()).hidden_states[-1]
-    finally:
-        module.to(dtype).load_state_dict(state)
-        for name, buffer in module.named_buffers():  # those that are not saved, too
-            buffer.copy_(buffers[name])
-    error = float((exact.double() - rounded.double()).square().mean().sqrt() / exact.double().square().mean().sqrt())
-    return Check(name="bfloat16", holds=error < 0.2, detail=f"runs; relative error {error:.1e}")
-
-
-def _compiled(cut: PreTrainedModel, structure: Structure, generator: torch.Generator) -> Check:
-    audio = _noise(structure, 8000, next(cut.parameters()).dtype, generator)
-    plain = cut(audio)[0]
-    error = _relative(plain, torch.compile(cut)(audio)[0])
-    return Check(name="torch.compile", holds=error < 1e-4, detail=f"agrees to {error:.1e}")

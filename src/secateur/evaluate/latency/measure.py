@@ -68,7 +68,7 @@ def build(shape: Shape, architecture: Mapping[str, Any], dtype: str) -> Any:
     from secateur.arch import declare
     from secateur.inference import for_inference
     from secateur.modules.configs import stock_config
-    from secateur.modules.models import class_for
+    from secateur.modules.models import build_model
     from secateur.structure import close
     from secateur.surgery.cut import cut_config
 
@@ -82,7 +82,7 @@ def build(shape: Shape, architecture: Mapping[str, Any], dtype: str) -> Any:
     config = cut_config(dense, structure, close(structure, shape.selection(structure)).selection)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        model = class_for(config)(config)
+        model = build_model(config)
     return for_inference(model.eval().requires_grad_(False).to(getattr(torch, DTYPES[dtype])))
 
 

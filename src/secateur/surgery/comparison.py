@@ -1,0 +1,98 @@
+"""Forward passes on random audio, and the differences between two models' outputs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from secateur.structure import Structure
+
+#: Frames up to which the shortest audio that a model takes is searched for.
+_LONGEST_SEARCHED = 256
+
+
+def random_audio(
+    structure: Structure, samples: int, dtype: torch.dtype, generator: torch.Generator, *, batch: int = 1
+) -> Tensor:
+    """Return random model inputs as if of that many samples of audio: (B, S) or (B, positions, width)."""
+    return torch.randn(structure.input_shape(batch, samples), generator=generator, dtype=dtype)
+
+
+def run_model(model: PreTrainedModel, audio: Tensor, attention: Tensor | None = None) -> Any:
+    """Return a model's outputs, hidden states included.
+
+    Args:
+        model: An encoder, or one with a task head.
+        audio: (B, S) or (B, positions, width).
+        attention: (B, S) or (B, positions), 1 where the audio is valid.
+    """
+    device = next(model.parameters()).device
+    mask = None if attention is None else attention.to(device)
+    # A transducer's logits are of frames and tokens: of its blank, and of the first token behind that.
+    blank = getattr(model.config, "blank_token_id", None)
+    decoder = {} if blank is None else {"decoder_input_ids": torch.tensor([[blank, 0]] * len(audio), device=device)}
+    return model(audio.to(device), attention_mask=mask, output_hidden_states=True, **decoder)
+
+
+def final_output(result: Any) -> Tensor:
+    """Return the logits of a head, or the last hidden state."""
+    output: Tensor = result.logits if "logits" in result else result[0]
+    return output
+
+
+def relative_difference(reference: Tensor, other: Tensor) -> float:
+    """Return the largest difference relative to the root mean square of the reference.
+
+    It is NaN where the reference itself is not finite, infinite where only the other is not, or its shape differs.
+    """
+    if not bool(torch.isfinite(reference).all()):
+        return float("nan")
+    if reference.shape != other.shape or not bool(torch.isfinite(other).all()):
+        return float("inf")
+    scale = reference.double().square().mean().sqrt().clamp(min=1e-30)
+    return float((reference.double() - other.double()).abs().max() / scale)
+
+
+def shortest_usable(model: PreTrainedModel, structure: Structure) -> int:
+    """Return the fewest samples from which a model, its head included, gives finite outputs.
+
+    Most models take audio of one frame. An x-vector head takes 16: its windows span 15, and a standard deviation over
+    time needs two of them. Frame counts are doubled until the model runs, then bisected.
+    """
+    dtype = next(model.parameters()).dtype
+
+    def is_usable(frames: int) -> bool:
+        generator = torch.Generator().manual_seed(0)
+        try:
+            result = run_model(model, random_audio(structure, structure.samples_of(frames), dtype, generator))
+        except (RuntimeError, ValueError):
+            return False
+        return bool(torch.isfinite(final_output(result)).all())
+
+    enough = 1
+    while not is_usable(enough):
+        enough *= 2
+        if enough > _LONGEST_SEARCHED:  # broken weights, not a short input: comparing tells
+            return structure.shortest
+    too_few = enough // 2
+    while enough - too_few > 1:
+        middle = (enough + too_few) // 2
+        enough, too_few = (middle, too_few) if is_usable(middle) else (enough, middle)
+    return structure.samples_of(enough)
+
+
+@contextmanager
+def inference(model: PreTrainedModel) -> Iterator[None]:
+    """Put a model into eval mode without gradients, and back into its own mode afterwards."""
+    training = model.training
+    model.eval()
+    try:
+        with torch.no_grad():
+            yield
+    finally:
+        model.train(training)

@@ -1,0 +1,228 @@
+"""The drop-in contract: the lines that a cut model keeps beside being equal to the masked model."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from secateur.modules.families import encoder_config
+from secateur.modules.lengths import frames_of
+from secateur.structure import Structure
+from secateur.surgery.comparison import random_audio, relative_difference, run_model
+
+#: Largest allowed difference relative to the root mean square of the activations.
+TOLERANCE = {torch.float64: 1e-10, torch.float32: 1e-4}
+#: Relative error of a model in bfloat16 that needs no comparison with the dense model's.
+_BFLOAT16 = 0.05
+#: How many times the dense model's error in bfloat16 a smaller model's may be: fewer units average out less rounding.
+_BFLOAT16_RATIO = 3.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Check:
+    """One line of the verification: what it says, whether it holds, and the figures behind it.
+
+    Attributes:
+        name: What it says.
+        holds: Whether it holds.
+        detail: The figures.
+        is_proof: Whether it is part of the proof that the cut model is the masked model, not of the contract.
+    """
+
+    name: str
+    holds: bool
+    detail: str
+    is_proof: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class Subject:
+    """The cut model and the dense one on random audio of a seeded generator.
+
+    Attributes:
+        cut: The cut model, in eval mode.
+        dense: The model that it was cut from, in eval mode.
+        structure: Of the dense model.
+        shortest: The fewest samples that both take.
+        generator: Of the audio.
+    """
+
+    cut: PreTrainedModel
+    dense: PreTrainedModel
+    structure: Structure
+    shortest: int
+    generator: torch.Generator
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of the cut model's parameters."""
+        return next(self.cut.parameters()).dtype
+
+    def audio(self, samples: int, *, batch: int = 1) -> Tensor:
+        """Return random audio of at least that many samples, and at least as many as the models need."""
+        return random_audio(self.structure, max(samples, self.shortest), self.dtype, self.generator, batch=batch)
+
+
+def contract_checks(subject: Subject, *, compile: bool = False) -> list[Check]:
+    """Return the lines of the contract.
+
+    Args:
+        subject: The models.
+        compile: Also run `torch.compile` (a minute or more on a CPU).
+    """
+    checks = [
+        _frame_counts(subject),
+        _hidden_states(subject),
+        _padding(subject),
+        _short_audio(subject),
+        _attention_implementations(subject),
+        _bfloat16(subject),
+    ]
+    return [*checks, _compiled(subject)] if compile else checks
+
+
+def _frame_counts(subject: Subject) -> Check:
+    structure, least = subject.structure, subject.structure.shortest
+    samples = [*range(least, least + 700, 37), 16000, 79999, 480000]
+    lengths = torch.tensor([structure.heard(length) for length in samples])
+    same = torch.equal(frames_of(subject.cut, lengths), frames_of(subject.dense, lengths))
+    detail = f"{len(samples)} lengths from {least} to {samples[-1]} samples"
+    return Check(name="same frame count for every length", holds=same, detail=detail)
+
+
+def _hidden_states(subject: Subject) -> Check:
+    audio = subject.audio(8000)
+    cut, dense = (run_model(model, audio) for model in (subject.cut, subject.dense))
+    expected = encoder_config(subject.cut.config).num_hidden_layers + 1
+    holds = len(cut.hidden_states) == expected and cut[0].shape == dense[0].shape
+    holds &= all(state.shape == dense.hidden_states[0].shape for state in cut.hidden_states)
+    trimmed = len(dense.hidden_states) - expected
+    note = f", {trimmed} trailing layers trimmed" if trimmed else ""
+    detail = f"{len(cut.hidden_states)} hidden states of width {cut.hidden_states[0].shape[-1]}{note}; output "
+    shape = "x".join(map(str, cut[0].shape))
+    return Check(name="same hidden states, widths and head", holds=holds, detail=detail + shape)
+
+
+def _padding(subject: Subject) -> Check:
+    audio, structure = subject.audio(9000), subject.structure
+    behind = structure.heard(14000 + subject.shortest) - structure.heard(9000)
+    padded = torch.cat([audio, audio.new_zeros(1, behind, *audio.shape[2:])], dim=1)
+    attention = torch.nn.functional.pad(torch.ones(audio.shape[:2], dtype=torch.long), (0, behind))
+    moved = []
+    for model in (subject.cut, subject.dense):
+        alone, within = run_model(model, audio).hidden_states[-1], run_model(model, padded, attention).hidden_states[-1]
+        moved.append(relative_difference(alone, within[:, : alone.shape[1]]))
+    detail = f"padding moves valid frames by {moved[0]:.1e}; in the dense model by {moved[1]:.1e}"
+    if structure.sees_padding:
+        detail += " (this architecture sees padding, in stock code too)"
+    holds = moved[0] <= 1e-3 or structure.sees_padding
+    return Check(name="padded equals unpadded as far as the dense model's", holds=holds, detail=detail)
+
+
+def _short_audio(subject: Subject) -> Check:
+    structure, least = subject.structure, subject.structure.heard(subject.structure.shortest)
+    unit = "vectors of features" if structure.features else "samples"
+    audio = random_audio(structure, structure.shortest, subject.dtype, subject.generator)
+    (frames, below), dense = (
+        (_outcome(model, audio), _outcome(model, audio[:, :-1])) for model in (subject.cut, subject.dense)
+    )
+    detail = f"{least} {unit}: {frames}, one less: {below}; "
+    detail += "so does the dense model" if dense == (frames, below) else f"the dense model: {dense[0]}, {dense[1]}"
+    return Check(name="short audio behaves as in the dense model", holds=(frames, below) == dense, detail=detail)
+
+
+def _outcome(model: PreTrainedModel, audio: Tensor) -> str:
+    """Return the number of frames that a model gives, in words, or that it raises."""
+    try:
+        frames = run_model(model, audio).hidden_states[-1].shape[1]
+    except (RuntimeError, ValueError):
+        return "raises"
+    return f"{frames} frame{'' if frames == 1 else 's'}"
+
+
+def _attention_implementations(subject: Subject) -> Check:
+    cut, dense, audio = subject.cut, subject.dense, subject.audio(8000, batch=2)
+    names = ["eager"] + (["sdpa"] if cut._supports_sdpa else [])
+    allowed, difference = TOLERANCE.get(audio.dtype, 1e-4), _between_implementations(cut, audio, names)
+    detail, holds = _agreement(difference, names), difference <= allowed
+    if not holds and dense._supports_sdpa:  # rounding that the model multiplies, or a fault of the library
+        reference = _between_implementations(dense, audio, names)
+        holds = not reference <= allowed and math.isfinite(difference) >= math.isfinite(reference)
+        detail += f"; in the dense model {_agreement(reference, names)}"
+    return Check(name="every attention implementation", holds=holds, detail=detail)
+
+
+def _agreement(difference: float, names: Sequence[str]) -> str:
+    if math.isfinite(difference):
+        return f"{', '.join(names)} agree to {difference:.1e}"
+    return f"not all of {', '.join(names)} give finite numbers"
+
+
+def _between_implementations(model: PreTrainedModel, audio: Tensor, names: Sequence[str]) -> float:
+    """Return the largest relative difference between outputs of some implementations of attention."""
+    before, outputs = model.config._attn_implementation, []
+    try:
+        for name in names:
+            model.set_attn_implementation(name)
+            outputs.append(run_model(model, audio).hidden_states[-1])
+    finally:
+        model.set_attn_implementation(before)
+    return max(relative_difference(outputs[0], other) for other in outputs)
+
+
+def _bfloat16(subject: Subject) -> Check:
+    audio = subject.audio(8000).to(torch.float32)
+    error, dense = (_bfloat16_error(model, audio) for model in (subject.cut, subject.dense))
+    holds = error <= max(_BFLOAT16, _BFLOAT16_RATIO * dense) if math.isfinite(dense) else math.isfinite(error)
+    detail = f"{_words(error)}; the dense model {_words(dense)}"
+    return Check(name="bfloat16", holds=holds or error == dense, detail=detail)
+
+
+def _words(error: float) -> str:
+    if math.isfinite(error):
+        return f"runs with a relative error of {error:.1e}"
+    return "does not run, or gives no finite numbers"
+
+
+def _bfloat16_error(model: PreTrainedModel, audio: Tensor) -> float:
+    """Return the root mean square error of a model in bfloat16, relative to its last hidden state.
+
+    It is infinite where the model does not run, as stock conformers with rotary positions do not, or where its numbers
+    are not finite.
+    """
+    exact = run_model(model, audio.to(next(model.parameters()).dtype)).hidden_states[-1].double()
+    with _in_bfloat16(model):
+        try:
+            rounded = run_model(model, audio.bfloat16()).hidden_states[-1].double()
+        except RuntimeError:
+            return math.inf
+    error = float((exact - rounded).square().mean().sqrt() / exact.square().mean().sqrt())
+    return error if math.isfinite(error) else math.inf
+
+
+@contextmanager
+def _in_bfloat16(model: PreTrainedModel) -> Iterator[None]:
+    """Convert a model to bfloat16, and give it its own weights and buffers back afterwards."""
+    module: nn.Module = model
+    dtype = next(module.parameters()).dtype
+    state = {name: value.clone() for name, value in module.state_dict().items()}
+    buffers = {name: value.clone() for name, value in module.named_buffers()}
+    try:
+        module.to(torch.bfloat16)
+        yield
+    finally:
+        module.to(dtype).load_state_dict(state)
+        for name, buffer in module.named_buffers():  # those that are not saved, too
+            buffer.copy_(buffers[name])
+
+
+def _compiled(subject: Subject) -> Check:
+    audio = subject.audio(8000)
+    difference = relative_difference(subject.cut(audio)[0], torch.compile(subject.cut)(audio)[0])
+    return Check(name="torch.compile", holds=difference < 1e-4, detail=f"agrees to {difference:.1e}")
