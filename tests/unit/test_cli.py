@@ -18,6 +18,7 @@ from safetensors.torch import load_file, save_file
 from secateur.cli import BAD_INPUT, BROKEN, _score, _table, command, main
 from secateur.engine import checkpoint
 from secateur.evaluate import settings
+from secateur.surgery.contract import Check
 
 Run = tuple[int, str, str]
 
@@ -89,6 +90,32 @@ def copy_of(root: Path, name: str) -> Path:
     for old, new in ((root / "recipe.yaml", root / f"{name}.yaml"), (folder / "recipe.yaml", folder / "recipe.yaml")):
         new.write_text(old.read_text().replace(str(root / "run"), str(folder)))
     return folder
+
+
+def test_a_broken_line_of_the_contract_leaves_the_model_and_is_told_by_the_exit_code(
+    root: Path, run: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    broken = Check(name="bfloat16", holds=False, detail="off [by] far")
+    monkeypatch.setattr("secateur.surgery.verify.contract_checks", lambda subject, *, compile: [broken])
+    folder = copy_of(root, "broken")
+    for name in ("verified.json", "stages.json", "record.json", "report.html"):
+        (folder / name).unlink()
+    shutil.rmtree(folder / "model")
+    code, _, err = run("prune", "@/broken.yaml", "--resume")
+    assert code == BROKEN
+    assert err.count("bfloat16: off [by] far") == 1
+    assert "our mistake" not in err
+    assert (folder / "model" / "model.safetensors").is_file()
+    record = json.loads((folder / "record.json").read_text())
+    assert (record["verification"]["proven"], record["verification"]["holds"]) == (True, False)
+    assert "1 line of the drop-in contract broken" in (folder / "report.html").read_text()
+    code, out, _ = run("verify", "@/broken")
+    assert code == BROKEN
+    assert "FAILS  bfloat16: off [by] far" in out
+    shrink = ("--selection", "@/broken/selection.json", "--out", "small")
+    code, out, _ = run("shrink", "@/teacher", *shrink)
+    assert code == BROKEN
+    assert Path("small/model.safetensors").is_file()
 
 
 def test_prune_leaves_a_whole_run_folder(root: Path) -> None:

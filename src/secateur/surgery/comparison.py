@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -68,10 +69,13 @@ def shortest_usable(model: PreTrainedModel, structure: Structure) -> int:
 
     def is_usable(frames: int) -> bool:
         generator = torch.Generator().manual_seed(0)
-        try:
-            result = run_model(model, random_audio(structure, structure.samples_of(frames), dtype, generator))
-        except (RuntimeError, ValueError):
-            return False
+        audio = random_audio(structure, structure.samples_of(frames), dtype, generator)
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message=r"std\(\): degrees of freedom")
+            try:
+                result = run_model(model, audio)
+            except (RuntimeError, ValueError):
+                return False
         return bool(torch.isfinite(final_output(result)).all())
 
     enough = 1

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import pickle
+from pathlib import Path
 
 import pytest
 import torch
@@ -11,11 +12,15 @@ from support import build, tiny_config
 from torch import Tensor, nn
 from torch.nn.utils.parametrizations import weight_norm
 
+from secateur.arch import declare
 from secateur.inference import for_inference
 from secateur.inference.linear import channels_last, convolution
+from secateur.masking import attach, values_of
 from secateur.modules.models import build_model
 from secateur.modules.narrow_convolution import error_of_narrow_convolution, guard_convolutions, is_narrow
+from secateur.structure import Selection
 from secateur.surgery.comparison import run_model
+from secateur.surgery.load import load_model, with_head
 
 pytestmark = pytest.mark.processor
 
@@ -103,7 +108,7 @@ def test_a_model_with_narrow_positional_groups_is_right_in_bfloat16_in_every_for
     fields = {"num_conv_pos_embeddings": 32, "conv_pos_kernel_size": 32, "num_conv_pos_embedding_groups": 4}
     torch.manual_seed(0)
     config = tiny_config(family, "base", hidden_size=48, **fields)
-    model = build_model(config).eval()
+    model, structure = build_model(config).eval(), declare(config)
     model.load_state_dict(build(config).state_dict())
     audio = torch.randn(1, 8000)
     with torch.no_grad():
@@ -111,8 +116,24 @@ def test_a_model_with_narrow_positional_groups_is_right_in_bfloat16_in_every_for
         with torch.autocast("cpu", dtype=torch.bfloat16):
             under_autocast = run_model(model, audio).hidden_states[-1]
         fast = run_model(for_inference(model).bfloat16(), audio.bfloat16()).hidden_states[-1]
-        rounded = run_model(model.bfloat16(), audio.bfloat16()).hidden_states[-1]
-    assert max(error(exact, found) for found in (under_autocast, fast, rounded)) < 0.03
+        masking = attach(model.bfloat16(), structure)
+        masking.set(values_of(structure, Selection(axes={}), torch.bfloat16))
+        masked = run_model(model, audio.bfloat16()).hidden_states[-1]
+        masking.remove()
+        rounded = run_model(model, audio.bfloat16()).hidden_states[-1]
+    assert max(error(exact, found) for found in (under_autocast, fast, masked, rounded)) < 0.03
+
+
+def test_a_model_that_is_loaded_or_given_a_head_is_guarded(tmp_path: Path) -> None:
+    config = tiny_config("hubert", "base", hidden_size=48, num_conv_pos_embeddings=32, num_attention_heads=4)
+    build(config).save_pretrained(tmp_path)
+    loaded = load_model(tmp_path)
+    for model in (loaded, with_head(loaded, "ForCTC", {"vocab_size": 5}, seed=0)):
+        conv = model.base_model.encoder.pos_conv_embed.conv
+        values = torch.randn(1, 48, 40)
+        exact = conv(values)
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            assert error(exact, conv(values)) < LIMIT
 
 
 def test_the_error_that_doctor_reports_is_rounding_or_garbage_and_nothing_between() -> None:
