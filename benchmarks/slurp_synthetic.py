@@ -32,8 +32,9 @@ import small_wav2vec2
 from runs import prune_alone
 from secateur.data import rooms
 from secateur.data.config import SyntheticData
+from secateur.data.corpus import SAMPLE_RATE
 from secateur.data.espeak import Synthesiser, Voice
-from secateur.data.synthetic import SAMPLE_RATE, voices_of
+from secateur.data.synthetic import voices_of
 from secateur.objective.tasks import tags
 
 RECIPE = "peng2023/slurp/mac"

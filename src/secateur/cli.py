@@ -310,7 +310,7 @@ def _table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) ->
 def _stages(record: dict[str, Any]) -> None:
     stages = record["stages"]
     before = stages[0]["time"]["median_ms"]
-    seconds, audio = stages[0]["samples"] / 16000, stages[0]["time"]["seconds_of_audio"]
+    seconds, audio = stages[0]["samples"] / stages[0]["sample_rate"], stages[0]["time"]["seconds_of_audio"]
     scores = dict.fromkeys(name for stage in stages for name in stage.get("scores", {}))
     measured = {  # a stage lacks what its run did not measure
         **{name: [_score(name, stage.get("scores", {}).get(name)) for stage in stages] for name in scores},
@@ -417,7 +417,8 @@ def _shrunk(record: dict[str, Any]) -> None:
 def _profiled(record: dict[str, Any]) -> None:
     rows = [(name, f"{cost['parameters']:,}", f"{cost['macs']:,}") for name, cost in record["blocks"].items()]
     rows.append(("all", f"{record['parameters']:,}", f"{record['macs']:,}"))
-    _table(f"{record['model_type']}, {record['samples'] / 16000:g} s of audio", ("block", "parameters", "MACs"), rows)
+    seconds = record["samples"] / record["sample_rate"]
+    _table(f"{record['model_type']}, {seconds:g} s of audio", ("block", "parameters", "MACs"), rows)
     print(record["convention"])
     if record["head"]:
         print(f"Beside the encoder: {record['head']:,} parameters of a transducer's head")

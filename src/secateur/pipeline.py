@@ -224,6 +224,7 @@ def shrink(
     from secateur.structure import Selection, close
     from secateur.surgery import cut, load_model
     from secateur.surgery.folder import check_free, save_model
+    from secateur.surgery.hearing import sample_rate_of
     from secateur.surgery.verify import verify as prove
 
     layouts = ("registered", "stock")
@@ -233,7 +234,7 @@ def shrink(
     chosen = Selection.load(selection)
     source = _source(model)
     dense = load_model(source)
-    structure = declare(dense.config)
+    structure, sample_rate = declare(dense.config), sample_rate_of(source)
     closed = close(structure, chosen)
     for note in closed.notes:
         logger.warning("%s", note)
@@ -242,8 +243,9 @@ def shrink(
     record = {
         "format": 1,
         "kind": "shrink",
-        "before": breakdown(structure, samples=16000).to_json(),
-        "after": breakdown(declare(small.config), samples=16000).to_json(),
+        "sample_rate": sample_rate,
+        "before": breakdown(structure, samples=sample_rate).to_json(),
+        "after": breakdown(declare(small.config), samples=sample_rate).to_json(),
         "notes": list(closed.notes),
         "verification": proof.to_json(),
         "folder": str(out),
@@ -266,13 +268,16 @@ def profile(model: str | Path, *, seconds: float = 1.0, selection: str | Path | 
     from secateur.cost import breakdown
     from secateur.structure import Selection, close
     from secateur.surgery import load_config
+    from secateur.surgery.hearing import sample_rate_of
 
     if not 0 < seconds < math.inf:
         raise ConfigError(f"seconds: got {seconds:g}, allowed is above 0.")
-    structure = declare(load_config(_source(model)))
+    source = _source(model)
+    structure, sample_rate = declare(load_config(source)), sample_rate_of(source)
     kept = close(structure, Selection.load(selection)).selection if selection else None
-    found = breakdown(structure, samples=round(16000 * seconds), selection=kept)
-    return {"format": 1, "kind": "profile", "model_type": structure.model_type, **found.to_json()}
+    found = breakdown(structure, samples=round(sample_rate * seconds), selection=kept)
+    named = {"model_type": structure.model_type, "sample_rate": sample_rate}
+    return {"format": 1, "kind": "profile", **named, **found.to_json()}
 
 
 def verify(
@@ -455,9 +460,10 @@ def _check_run(folder: Path, recipe: str, *, resume: bool, name: str = RECIPE) -
 
 def _latencies(
     folder: Path, config: PruneConfig, on_progress: OnProgress, *, begun: bool = False
-) -> Callable[[PreTrainedConfig], Table]:
-    """Where the table of latencies of a run comes from: its folder, so that it goes on with the one that it began with,
-    else the cache or a measurement on this machine, by the first rank for all.
+) -> Callable[[PreTrainedConfig, int], Table]:
+    """Return what finds the table of latencies of a run, by config and sampling rate: in the run's folder, so that it
+    goes on with the one that it began with, else in the cache or by a measurement on this machine, by the first rank
+    for all.
 
     Args:
         folder: The run folder.
@@ -473,15 +479,15 @@ def _latencies(
         if on_progress is not None:
             on_progress(Progress(phase="latency", step=done, steps=steps, parts={}, seconds_left=None))
 
-    def find(model: PreTrainedConfig) -> Table:
+    def find(model: PreTrainedConfig, sample_rate: int) -> Table:
         kept = folder / LATENCIES
         if kept.is_file():
             return Table.load(kept)
         if begun:
             logger.warning("%s is gone: the run goes on with another table, and does not end as it would have", kept)
-        return table_for(model, config.latency, on_step=tell)
+        return table_for(model, config.latency, sample_rate=sample_rate, on_step=tell)
 
-    return lambda model: made_once(lambda: find(model))
+    return lambda model, sample_rate: made_once(lambda: find(model, sample_rate))
 
 
 def _open_run(folder: Path, recipe: str, table: Table | None, *, name: str = RECIPE) -> None:

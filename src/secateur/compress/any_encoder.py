@@ -17,6 +17,7 @@ from transformers import AutoConfig, PreTrainedConfig
 
 from secateur.arch import declare
 from secateur.compress.masked_encoder import MATRIX, save_extractor
+from secateur.data.corpus import SAMPLE_RATE
 from secateur.data.hearing import Extracted
 from secateur.errors import ConfigError, nearest
 from secateur.modules.families import stock_type
@@ -24,6 +25,7 @@ from secateur.modules.models import build_model
 from secateur.objective.tasks.best_rq import BestRqTask, Labeller
 from secateur.objective.tasks.hiding import Hiding
 from secateur.structure import Structure
+from secateur.surgery.hearing import sample_rate_of
 from secateur.surgery.load import load_config
 
 _LEVEL = 0.1  # of speech as recorded, beside full scale: what features are taken of, which not every model normalises
@@ -35,7 +37,8 @@ class FromConfig:
 
     kind: Literal["config"] = "config"
     config: str | None = None
-    """a model folder, a ``config.json`` or a hub id, of which only the config is taken; null: the library's defaults"""
+    """a model folder, a ``config.json`` or a hub id, of which the config is taken, and the sampling rate of its feature
+    extractor; null: the library's defaults"""
     fields: Mapping[str, Any] = field(default_factory=dict)
     """of the config, laid over it; without `config` they name the `model_type`, such as ``parakeet_encoder``"""
 
@@ -83,6 +86,7 @@ class AnyEncoder(nn.Module):
         super().__init__()
         config: Any = shape.build()
         self.structure: Structure = declare(config)
+        self.sample_rate = SAMPLE_RATE if shape.config is None else sample_rate_of(shape.config)
         self.hiding = Hiding(self.structure)
         self.encoder: Any = build_model(config)
         self.codebooks = task.codebooks
@@ -90,10 +94,11 @@ class AnyEncoder(nn.Module):
         features = self.structure.features
         self.extractor: Any = None
         if features is not None:
-            self.extractor = getattr(transformers, features.extractor).from_dict(dict(features.settings))
+            settings = {**features.settings, "sampling_rate": self.sample_rate}
+            self.extractor = getattr(transformers, features.extractor).from_dict(settings)
         try:  # some shapes are built and fail when they are used
             with torch.no_grad():
-                self.encoder(torch.zeros(self.structure.input_shape(1, 16_000)))
+                self.encoder(torch.zeros(self.structure.input_shape(1, self.sample_rate)))
         except (RuntimeError, ValueError, IndexError) as error:
             raise ConfigError(
                 f"encoder: the config describes no {config.model_type} model that can hear: {error}."
@@ -115,7 +120,7 @@ class AnyEncoder(nn.Module):
 
     def labeller(self, task: BestRqTask) -> Labeller:
         """Of the features that are heard, or of the log-mel of samples."""
-        return self.hiding.labeller(task)
+        return self.hiding.labeller(task, sample_rate=self.sample_rate)
 
     def forward(self, values: Tensor, mask: Tensor, *, front: bool) -> tuple[None, Tensor]:
         """The guesses, (batch, frames, codebooks, entries), from what is heard through the mask's noise."""
@@ -132,6 +137,6 @@ class AnyEncoder(nn.Module):
         """Writes a HF folder with the feature extractor that the encoder was trained with."""
         self.encoder.save_pretrained(folder)
         if self.extractor is None:
-            save_extractor(folder)
+            save_extractor(folder, self.sample_rate)
         else:
             self.extractor.save_pretrained(folder)

@@ -10,7 +10,7 @@ from typing import Any
 from secateur.compress.config import Batching
 from secateur.data.batches import Batches, Crop, share
 from secateur.data.collate import AudioBatch, collate
-from secateur.data.corpus import SAMPLE_RATE, Corpus
+from secateur.data.corpus import Corpus
 from secateur.data.hearing import Hearing
 from secateur.errors import DataError
 from secateur.objective.tasks import Lesson, Task, Told
@@ -149,13 +149,13 @@ def held_out(
         DataError: The corpus has no utterance long enough for one frame.
     """
     crops, total = [], 0.0
-    most = longest * SAMPLE_RATE
+    most = longest * corpus.sample_rate
     for index, utterance in enumerate(corpus.utterances):
         samples = utterance.samples if task is not None and task.whole else int(min(utterance.samples, most))
         if structure.lengths(samples)[-1] < 1 or total >= seconds:
             continue
         crops.append(Crop(index=index, start=0, samples=samples))
-        total += samples / SAMPLE_RATE
+        total += samples / corpus.sample_rate
     if not crops:
         raise DataError(f"The held-out corpus {corpus.name!r} has no utterance that is long enough for one frame.")
     return posed(

@@ -72,8 +72,9 @@ def evaluate(config: EvaluateConfig) -> dict[str, Any]:
             f"{config.model!r} is a {type(model).__name__}: allowed are models with a head, {allowed}; and with the "
             "task 'best_rq' encoders that were pre-trained by it."
         )
-    corpus, structure = open_corpus(config.data), declare(model.config)
+    structure = declare(model.config)
     hearing = hearing_of(source, structure)
+    corpus = open_corpus(config.data, sample_rate=hearing.sample_rate)
     around = Surroundings(hearing=hearing, structure=structure, beside=partial(companion, source))
     task = build_task(asked, source=source, model_config=model.config, corpus=corpus, around=around)
     if config.task is None and isinstance(task, CtcTask) and any(map(is_intent, task.vocabulary.tokens)):
@@ -93,7 +94,12 @@ def evaluate(config: EvaluateConfig) -> dict[str, Any]:
         "model": config.model,
         "parameters": sum(value.numel() for value in base_of(model).parameters()),
         "environment": environment(),
-        "data": {"name": corpus.name, "utterances": len(batches), "hours": corpus.seconds / 3600},
+        "data": {
+            "name": corpus.name,
+            "utterances": len(batches),
+            "hours": corpus.seconds / 3600,
+            "sample_rate": corpus.sample_rate,
+        },
         "skipped": plain(corpus.skipped),
         "notes": list(notes),
         **_heard(config, model),

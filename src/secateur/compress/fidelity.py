@@ -14,7 +14,6 @@ from transformers import PreTrainedModel
 from secateur.arch import declare
 from secateur.compress.batches import MicroBatch
 from secateur.compress.imitate import Imitator, hidden_states, inputs_of, learning_part
-from secateur.data.corpus import SAMPLE_RATE
 from secateur.masking.attach import base_of
 from secateur.modules.lengths import frames_of
 from secateur.objective.tasks import Task
@@ -64,9 +63,11 @@ def score(task: Task, model: nn.Module, batches: Sequence[MicroBatch]) -> dict[s
 
 
 @torch.no_grad()
-def speed(models: Mapping[str, PreTrainedModel], *, seconds: float = 10.0, repeats: int = 7) -> dict[str, Timing]:
-    """Time of one forward pass of each encoder at batch 1, interleaved in one run."""
-    shape = declare(next(iter(models.values())).config).input_shape(1, round(SAMPLE_RATE * seconds))
+def speed(
+    models: Mapping[str, PreTrainedModel], *, sample_rate: int, seconds: float = 10.0, repeats: int = 7
+) -> dict[str, Timing]:
+    """Return the time of one forward pass of each encoder at batch 1, interleaved in one run."""
+    shape = declare(next(iter(models.values())).config).input_shape(1, round(sample_rate * seconds))
     audio = torch.randn(shape, generator=torch.Generator().manual_seed(0))
 
     def forward(model: nn.Module) -> Tensor:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
+from secateur.data.corpus import SAMPLE_RATE
 from secateur.errors import ConfigError
 from secateur.modules.models import build_model
 from secateur.objective.tasks import best_rq
@@ -68,6 +69,7 @@ class MaskedEncoder(nn.Module):
     """A WavLM encoder, the layer that guesses labels and the one that reads log-mel energies off the front end."""
 
     module_has_unused = True  # the front end's own steps leave the rest without gradient
+    sample_rate = SAMPLE_RATE
     front_parts = ("front.", "encoder.feature_extractor.", "encoder.feature_projection.layer_norm.")
 
     def __init__(self, shape: EncoderShape, task: BestRqTask) -> None:
@@ -156,7 +158,7 @@ class MaskedEncoder(nn.Module):
             if parametrize.is_parametrized(layer.conv, "weight"):
                 parametrize.remove_parametrizations(layer.conv, "weight")
         self.encoder.save_pretrained(folder)
-        save_extractor(folder)
+        save_extractor(folder, self.sample_rate)
 
 
 def mirror(convolution: nn.Conv1d, *, first: bool) -> None:
@@ -175,13 +177,13 @@ def mirror(convolution: nn.Conv1d, *, first: bool) -> None:
         convolution.weight.copy_(torch.stack([weights, -weights], dim=1).flatten(0, 1))
 
 
-def save_extractor(folder: Path) -> None:
-    """Writes the settings of one that normalises samples."""
+def save_extractor(folder: Path, sample_rate: int) -> None:
+    """Write the settings of an extractor that normalises samples at a rate in hertz."""
     from transformers import Wav2Vec2FeatureExtractor
 
     extractor = Wav2Vec2FeatureExtractor(
         feature_size=1,
-        sampling_rate=16_000,
+        sampling_rate=sample_rate,
         padding_value=0.0,
         do_normalize=True,
         return_attention_mask=False,

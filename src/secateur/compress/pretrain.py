@@ -38,7 +38,6 @@ from secateur.records import environment, write_json
 
 log = logging.getLogger(__name__)
 
-_HEARING = Samples(normalize=True)
 _HELD_OUT = 600.0  # seconds of audio, where there is no dev split
 _VALIDATION_STEPS = 8  # batches of dev, the same ones each time
 _MEASURED_STEPS = 50  # batches of train that the corpus statistics of the labels come from
@@ -144,20 +143,21 @@ class BestRqTrainee:
     """
 
     def __init__(self, config: PretrainConfig) -> None:
-        corpus = open_corpus(config.data)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(config.loop.seed)
+            self.model = _built(config)
+        self.hearing = Samples(normalize=True, sample_rate=self.model.sample_rate)
+        corpus = open_corpus(config.data, sample_rate=self.hearing.sample_rate)
         train, dev = split_off(corpus, seconds=_HELD_OUT)
         self.config, self.corpora = config, {"train": train, "dev": dev}
         self.name = corpus.name
         self.batches = {part: self._batches(self.corpora[part]) for part in self.corpora}
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(config.loop.seed)
-            self.model = _built(config)
         self.module: nn.Module = (
             self.model.eval()
         )  # no dropout, layer-drop, SpecAugment: what is masked is what we mask
         self.labeller = self.model.labeller(config.task)
         crops = (self.batches["train"].step(step) for step in range(_MEASURED_STEPS))
-        self.labeller.measure(self.model.hear(collate(train, part, hearing=_HEARING).values) for part in crops)
+        self.labeller.measure(self.model.hear(collate(train, part, hearing=self.hearing).values) for part in crops)
 
     def _batches(self, corpus: Corpus) -> Batches:
         config = self.config
@@ -217,10 +217,10 @@ class BestRqTrainee:
         self, split: str, crops: Sequence[Crop], mask: Tensor, masks: Tensor, step: int, *, disturb: bool = True
     ) -> MaskedBatch:
         corpus = self.corpora[split]
-        values = collate(corpus, crops, hearing=_HEARING).values
+        values = collate(corpus, crops, hearing=self.hearing).values
         rng = np.random.default_rng([self.config.loop.seed, 4, step, crops[0].index])
         if disturb:
-            values = equalised(values, share=self.config.equalise, rng=rng)
+            values = equalised(values, share=self.config.equalise, rng=rng, sample_rate=self.hearing.sample_rate)
             values = faded(values, share=self.config.fade, rng=rng)
         heard = disturbed(values, share=self.config.disturb, rng=rng) if disturb else values
         heard = self.model.hide(self.model.hear(heard), mask, rng)
@@ -343,6 +343,7 @@ def pretrain(
         "verb": "pretrain",
         "config": dataclasses.replace(config, out=folder.name),
         "data": trainee.name,
+        "sample_rate": trainee.hearing.sample_rate,
         "parameters": sum(p.numel() for p in trainee.model.encoder.parameters()),
         "seconds": result.seconds,
         "train": result.figures,

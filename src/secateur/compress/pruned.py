@@ -16,7 +16,6 @@ from secateur.compress.step import Bound
 from secateur.cost import Cost, Terms
 from secateur.cost.latency import latency
 from secateur.cost.table import Table
-from secateur.data.corpus import SAMPLE_RATE
 from secateur.errors import ConfigError
 from secateur.gates.set import check_kinds
 from secateur.modules.transducer import is_of_head
@@ -118,16 +117,16 @@ def check_new_head(config: PruneConfig, structure: Structure) -> None:
 
 
 def bounds_of(
-    config: PruneConfig, structure: Structure, gated: frozenset[str], table: Table | None
+    config: PruneConfig, structure: Structure, gated: frozenset[str], table: Table | None, sample_rate: int
 ) -> tuple[Bound, ...]:
-    """The constraints with their costs."""
+    """Return the constraints with their costs, for audio at a rate in hertz."""
     terms = Terms(structure)
 
     def bound(constraint: Constraint) -> Bound:
         if table is not None and constraint.cost == "latency":
             cost = latency(terms, table, scope=constraint.scope)
         else:
-            samples = round(constraint.length * SAMPLE_RATE)
+            samples = round(constraint.length * sample_rate)
             cost = Cost.of(terms, cost=constraint.cost, scope=constraint.scope, samples=samples, gated=gated)
         return Bound(
             constraint=constraint, cost=cost, share=constraint.share(dense=cost.dense, audio=config.latency.audio)

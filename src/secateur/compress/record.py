@@ -16,7 +16,7 @@ from secateur.compress.setting import Setting
 from secateur.cost import breakdown
 from secateur.cost.report import Breakdown
 from secateur.cost.table import Table
-from secateur.data.corpus import SAMPLE_RATE, Corpus
+from secateur.data.corpus import Corpus
 from secateur.gates.set import UNDECIDED
 from secateur.records import environment, plain
 from secateur.structure import Selection, Structure
@@ -31,11 +31,13 @@ def record_of_run(setting: Setting, folder: Path) -> dict[str, Any]:
     selection = Selection.load(folder / "selection.json")
     choice, stages = results(folder, "choice.json"), results(folder, "stages.json")
     learned = results(folder, "learned/learned.json")
-    samples = round(config.limits[0].length * SAMPLE_RATE)
+    sample_rate = setting.train.sample_rate
+    samples = round(config.limits[0].length * sample_rate)
     before = breakdown(declare(setting.teacher.config), samples=samples, table=setting.table)
     after = breakdown(structure, samples=samples, selection=selection, table=setting.table)
     for stage in stages.get("stages", []):
-        stage["macs"], stage["samples"] = (before if stage["name"] == "dense" else after).macs, samples
+        stage["macs"] = (before if stage["name"] == "dense" else after).macs
+        stage["samples"], stage["sample_rate"] = samples, sample_rate
     left = {"finetune": results(folder, "finetuned/finetuned.json"), "learn": learned, "recover": stages}
     phases = [
         {"name": name, "steps": result["steps"], "seconds": result["seconds"]}
@@ -94,7 +96,12 @@ def _task(setting: Setting) -> dict[str, Any]:
 
 
 def _audio(corpus: Corpus) -> dict[str, Any]:
-    return {"name": corpus.name, "utterances": len(corpus), "hours": corpus.seconds / 3600}
+    return {
+        "name": corpus.name,
+        "utterances": len(corpus),
+        "hours": corpus.seconds / 3600,
+        "sample_rate": corpus.sample_rate,
+    }
 
 
 def _axes(setting: Setting, selection: Selection) -> list[dict[str, Any]]:

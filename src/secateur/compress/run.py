@@ -261,7 +261,7 @@ def _stages(setting: Setting, stages: Mapping[str, _Stage]) -> list[dict[str, An
     """Fidelity, figures of the task and speed of the dense, the shrunk and the recovered model."""
     batches, teacher = setting.held_out(), setting.teacher
     threads = torch.get_num_threads()
-    times = speed({name: stage.model for name, stage in stages.items()})
+    times = speed({name: stage.model for name, stage in stages.items()}, sample_rate=setting.hearing.sample_rate)
     out = []
     for name, (model, imitator, task) in stages.items():
         time = {**asdict(times[name]), "seconds_of_audio": 10.0, "batch": 1, "threads": threads}

@@ -25,7 +25,7 @@ from secateur.compress.pruned import (
 )
 from secateur.compress.step import Bound
 from secateur.cost.table import Table
-from secateur.data.corpus import SAMPLE_RATE, Corpus, Skip
+from secateur.data.corpus import Corpus, Skip
 from secateur.data.hearing import Hearing
 from secateur.data.open import open_corpus
 from secateur.engine import check_compiler, check_tensorboard, process
@@ -120,12 +120,13 @@ class Setting:
         return [Limit(name=b.constraint.name, cost=b.cost, share=b.share) for b in self.bounds]
 
 
-def prepare(config: PruneConfig, *, table: Callable[[PreTrainedConfig], Table], learned: bool = False) -> Setting:
+def prepare(config: PruneConfig, *, table: Callable[[PreTrainedConfig, int], Table], learned: bool = False) -> Setting:
     """Load the teacher, open the audio, and check that every constraint can be met.
 
     Args:
         config: The recipe.
-        table: Where measured times of the teacher's blocks come from; asked last, and only for a constraint on latency.
+        table: Where measured times of the teacher's blocks come from, given its config and its sampling rate; asked
+            last, and only for a constraint on latency.
         learned: Whether gates have learned already, so that each has a verdict that needs no constraint.
 
     Raises:
@@ -143,8 +144,8 @@ def prepare(config: PruneConfig, *, table: Callable[[PreTrainedConfig], Table], 
     gated = frozenset() if awaits_head(config, structure) else gated_in(config, structure)
     if config.distill is not None:
         teacher_layers(config.distill.pairing, len(list(structure.of_kinds(("layer",)))))
-    train, held, notes = _audio(config)
     hearing = hearing_of(source, structure)
+    train, held, notes = _audio(config, hearing.sample_rate)
     task = None
     if config.task is not None:
         around = Surroundings(hearing=hearing, structure=structure, beside=partial(companion, source))
@@ -158,8 +159,8 @@ def prepare(config: PruneConfig, *, table: Callable[[PreTrainedConfig], Table], 
             gated = gated if structure.axes.keys() == before.axes.keys() else gated_in(config, structure)
             check_new_head(config, structure)
     timed = any(constraint.cost == "latency" for constraint in config.limits)
-    times = table(teacher.config) if timed else None
-    bounds = bounds_of(config, structure, gated, times)
+    times = table(teacher.config, hearing.sample_rate) if timed else None
+    bounds = bounds_of(config, structure, gated, times, hearing.sample_rate)
     check_bounds(config, structure, bounds, gated, learned=learned)
     setting = Setting(
         config=config,
@@ -195,7 +196,7 @@ def usable(
         The corpus, and what was left out of it or mended, in sentences.
     """
     found = task.usable(corpus, lambda samples: structure.lengths(samples)[-1])
-    most = (longest if task.whole else math.inf) * SAMPLE_RATE
+    most = (longest if task.whole else math.inf) * corpus.sample_rate
     long = [utterance for utterance in found.corpus.utterances if utterance.samples > most]
     if long and len(long) == len(found.corpus.utterances):
         raise DataError(
@@ -242,12 +243,12 @@ def _ready(config: PruneConfig, teacher: PreTrainedModel, task: Task) -> PreTrai
     return teacher
 
 
-def _audio(config: PruneConfig) -> tuple[Corpus, Corpus, tuple[str, ...]]:
-    """Training and held-out audio, and what was left out of both, in sentences."""
-    corpus = open_corpus(config.data)
+def _audio(config: PruneConfig, sample_rate: int) -> tuple[Corpus, Corpus, tuple[str, ...]]:
+    """Return training and held-out audio at a rate in hertz, and what was left out of both, in sentences."""
+    corpus = open_corpus(config.data, sample_rate=sample_rate)
     if config.validation.data is not None:
         try:
-            return corpus, open_corpus(config.validation.data), ()
+            return corpus, open_corpus(config.validation.data, sample_rate=sample_rate), ()
         except DataError as error:
             raise DataError(f"validation.data: {error}") from None
     train, held = split_off(corpus, seconds=config.validation.seconds)

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from secateur.data.corpus import SAMPLE_RATE
 from secateur.errors import ConfigError
 from secateur.records import environment, read_json
 
@@ -80,6 +81,7 @@ def sweep_record(
         "better": task.get("better", "lower"),
         "environment": environment(),
         "samples": records[0]["stages"][0]["samples"],
+        "sample_rate": records[0]["stages"][0].get("sample_rate", SAMPLE_RATE),
         "rows": [
             {
                 "values": dict(values),

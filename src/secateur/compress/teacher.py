@@ -13,11 +13,13 @@ from torch import nn
 from secateur.arch import declare
 from secateur.compress.imitate import Passed, compiled, hidden_states, passed
 from secateur.data.collate import AudioBatch
-from secateur.data.corpus import SAMPLE_RATE
 from secateur.errors import ModelError
 from secateur.inference import for_inference
 
 logger = logging.getLogger(__name__)
+
+# Of the noise that forms are compared on.
+_SAMPLES = 16_000
 
 #: Largest root-mean-square error of a form's hidden states relative to the encoder's own, by the form's dtype.
 TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-4, torch.bfloat16: 5e-2}
@@ -65,7 +67,7 @@ def _fastest(base: nn.Module, dtype: torch.dtype) -> nn.Module:
     except ModelError as error:
         logger.warning("the teacher computes in its stock form: %s", error)
         return base
-    shape = declare(model.config).input_shape(1, SAMPLE_RATE)
+    shape = declare(model.config).input_shape(1, _SAMPLES)
     noise = torch.randn(shape, generator=torch.Generator().manual_seed(0))
     audio = AudioBatch(values=noise, lengths=torch.tensor([shape[1]]), ids=("noise",), mask=None)
     with torch.no_grad(), torch.autocast(_device(base), enabled=False):

@@ -14,7 +14,7 @@ from functools import lru_cache
 import numpy as np
 from numpy.typing import NDArray
 
-from secateur.data.corpus import SAMPLE_RATE, Corpus
+from secateur.data.corpus import Corpus
 from secateur.errors import ConfigError, DataError
 
 logger = logging.getLogger(__name__)
@@ -28,7 +28,7 @@ _ORDER, _SHUFFLE, _START = 0, 1, 2
 
 @dataclass(frozen=True, slots=True)
 class Crop:
-    """A stretch of one utterance: its index in the corpus, its first sample and its length at 16 kHz."""
+    """A stretch of one utterance: its index in the corpus, its first sample and its length in samples."""
 
     index: int
     start: int
@@ -74,13 +74,13 @@ class Batches:
         """
         if seed < 0:
             raise ConfigError(f"Got seed {seed}; it must be 0 or more.")
-        if not 0 <= min_seconds <= max_seconds or max_seconds * SAMPLE_RATE < 1 or seconds <= 0:
+        if not 0 <= min_seconds <= max_seconds or max_seconds * corpus.sample_rate < 1 or seconds <= 0:
             raise ConfigError(
                 f"Got min_seconds {min_seconds}, max_seconds {max_seconds} and {seconds} s a batch; needed: "
                 "0 <= min_seconds <= max_seconds, and a batch above 0 s."
             )
         lengths = np.array([utterance.samples for utterance in corpus.utterances], dtype=np.int64)
-        self._eligible = np.flatnonzero(lengths >= max(1, round(min_seconds * SAMPLE_RATE)))
+        self._eligible = np.flatnonzero(lengths >= max(1, round(min_seconds * corpus.sample_rate)))
         if len(self._eligible) < max(1, minimum_crops):
             raise DataError(
                 f"Corpus {corpus.name!r} has {len(self._eligible)} utterances of at least {min_seconds:g} s; "
@@ -93,9 +93,9 @@ class Batches:
             self.notes = (f"{corpus.name}: {short} are below {min_seconds:g} s, too short to be drawn",)
             logger.warning("%s", self.notes[0])
         self._lengths = lengths[self._eligible]
-        self._crops = np.minimum(self._lengths, int(max_seconds * SAMPLE_RATE))
+        self._crops = np.minimum(self._lengths, int(max_seconds * corpus.sample_rate))
         self._seed, self._equal, self._minimum = seed, equal_lengths, max(1, minimum_crops)
-        batches = round(self._crops.sum() / (seconds * SAMPLE_RATE))
+        batches = round(self._crops.sum() / (seconds * corpus.sample_rate))
         self.steps_per_epoch = int(max(1, min(batches, len(self._eligible) // self._minimum)))
         if not batches:
             logger.warning("the corpus holds less than half a batch of %g s; each step takes all of it", seconds)

@@ -43,6 +43,7 @@ def collate(corpus: Corpus, crops: Sequence[Crop], *, hearing: Hearing) -> Audio
     Raises:
         DataError: A file cannot be read, or is shorter than it was when the corpus was opened.
     """
+    assert corpus.sample_rate == hearing.sample_rate, (corpus.sample_rate, hearing.sample_rate)
     values, lengths = hearing([_audio(corpus, crop) for crop in crops])
     positions = np.arange(values.shape[1])
     padded = bool((lengths < values.shape[1]).any())

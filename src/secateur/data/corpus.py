@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from secateur.errors import DataError, nearest
 
+#: Hertz, where a model's files do not name another rate; and what `samples` of a manifest counts.
 SAMPLE_RATE = 16_000
 
 
@@ -20,7 +21,7 @@ class Utterance:
     Attributes:
         id: Unique within its corpus.
         path: The audio file; for synthetic speech a name of its own.
-        samples: Length at 16 kHz, whatever the file's own rate.
+        samples: Length at the rate of its corpus, whatever the file's own rate.
         text: What is said.
         speaker: Who says it.
         label: A class, such as a keyword or an intent.
@@ -28,7 +29,7 @@ class Utterance:
         split: The part of the corpus it belongs to.
         offset: Where in the file it starts, in seconds.
         duration: How long it is in seconds; None reaches to the end of the file.
-        words: First sample, sample after the last (both at 16 kHz) and text of each word, where known.
+        words: First sample, sample after the last (both at the rate of its corpus) and text of each word, where known.
         tagged: The text with its entities in brackets, such as ``wake me up at [time : five am]``.
     """
 
@@ -61,13 +62,15 @@ class Corpus:
         name: A short name for logs and records.
         utterances: In the order of the manifest, or sorted by path.
         skipped: What was left out while opening.
-        read: The audio of an utterance: (samples,) float32, mono, 16 kHz, not to be written to.
+        read: The audio of an utterance: (samples,) float32, mono, at `sample_rate`, not to be written to.
+        sample_rate: Hertz, the rate of the model that the corpus was opened for.
     """
 
     name: str
     utterances: tuple[Utterance, ...]
     skipped: tuple[Skip, ...]
     read: Callable[[Utterance], NDArray[np.float32]]
+    sample_rate: int = SAMPLE_RATE
 
     def __len__(self) -> int:
         return len(self.utterances)
@@ -75,10 +78,10 @@ class Corpus:
     @property
     def seconds(self) -> float:
         """Length of all utterances together."""
-        return sum(utterance.samples for utterance in self.utterances) / SAMPLE_RATE
+        return sum(utterance.samples for utterance in self.utterances) / self.sample_rate
 
     def audio(self, index: int) -> NDArray[np.float32]:
-        """The audio of utterance `index`: (samples,) float32, mono, 16 kHz."""
+        """Return the audio of utterance `index`: (samples,) float32, mono, at `sample_rate`."""
         return self.read(self.utterances[index])
 
     def split(self, name: str) -> Corpus:

@@ -7,9 +7,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from secateur.data.corpus import SAMPLE_RATE
+
 _QUIETEST_VOICE, _LOUDEST_VOICE = 20.0, -5.0  # dB of the utterance over the voice laid on it
 _QUIETEST_NOISE, _LOUDEST_NOISE = 25.0, 0.0  # dB of the utterance over the noise
-_KNOTS = 8  # of a microphone's response, evenly spaced from 0 to 8 kHz
+_KNOTS = 8  # of a microphone's response, evenly spaced from 0 Hz to half the sampling rate
 _RESPONSE = 6.0  # dB, its standard deviation at a knot
 _ROLLED_OFF = 0.3  # share of the microphones that hear nothing above some frequency
 _LOWEST_CUT, _HIGHEST_CUT = 3.0, 8.0  # kHz
@@ -18,11 +20,11 @@ _FEWEST_FADES, _MOST_FADES = 4, 16  # knots of a crop's level
 _FADE = 25.0  # dB, the standard deviation of the level at a knot; never above what it was
 
 
-def equalised(values: Tensor, *, share: float, rng: np.random.Generator) -> Tensor:
+def equalised(values: Tensor, *, share: float, rng: np.random.Generator, sample_rate: int = SAMPLE_RATE) -> Tensor:
     """(batch, samples) → the same, normalised; about `share` of its rows as another microphone hears them."""
     batch, samples = values.shape
     spectrum = torch.fft.rfft(values.double())
-    kilohertz = np.linspace(0.0, 8.0, spectrum.shape[1])
+    kilohertz = np.linspace(0.0, sample_rate / 2000.0, spectrum.shape[1])
     for row in range(batch):
         if rng.random() < share:
             decibels = _contour(rng.normal(0.0, _RESPONSE, _KNOTS), points=len(kilohertz))

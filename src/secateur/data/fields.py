@@ -27,7 +27,8 @@ def entry(fields: Mapping[str, Any], place: str, folder: Path) -> Entry:
     * `id`: unique; by default the file, with its offset where there is one.
     * `offset`, `duration`: where in the file the utterance starts and how long it is, in seconds;
       by default the whole file.
-    * `samples`: its length at 16 kHz; goes before `duration`, which is often rounded.
+    * `samples`: its length at 16 kHz, whatever the rate of file and model; goes before `duration`, which is often
+      rounded.
     * `text`, `tagged`, `speaker`, `label`, `split`: text or null (numbers are taken as text); `tagged` is the
       text with its entities in brackets, `[type : words]`.
 

@@ -20,13 +20,20 @@ VARIANCE_FLOOR = 1e-7
 
 
 class Hearing(Protocol):
-    """What is made of audio before a model gets it, in batches."""
+    """What is made of audio before a model gets it, in batches.
+
+    Attributes:
+        sample_rate: Hertz, of the audio that is wanted.
+    """
+
+    @property
+    def sample_rate(self) -> int: ...
 
     def __call__(self, audio: Sequence[Audio]) -> tuple[Tensor, NDArray[np.int64]]:
         """What a model hears of a batch, and how much of it is valid.
 
         Args:
-            audio: (samples,) at 16 kHz each, of any lengths.
+            audio: (samples,) at `sample_rate` each, of any lengths.
 
         Returns:
             (batch, positions) or (batch, positions, width) in float32, where some row is valid to its end; and the
@@ -41,9 +48,11 @@ class Samples:
 
     Attributes:
         normalize: Zero mean and unit variance over each row, as Wav2Vec2FeatureExtractor's `do_normalize`.
+        sample_rate: Hertz, of the audio that is wanted.
     """
 
     normalize: bool
+    sample_rate: int = SAMPLE_RATE
 
     def __call__(self, audio: Sequence[Audio]) -> tuple[Tensor, NDArray[np.int64]]:
         lengths = np.array([len(row) for row in audio], dtype=np.int64)
@@ -63,8 +72,13 @@ class Extracted:
 
     extractor: Any
 
+    @property
+    def sample_rate(self) -> int:
+        """Hertz, of the audio that the extractor was made for."""
+        return int(self.extractor.sampling_rate)
+
     def __call__(self, audio: Sequence[Audio]) -> tuple[Tensor, NDArray[np.int64]]:
-        found = self.extractor(list(audio), sampling_rate=SAMPLE_RATE, return_tensors="pt")
+        found = self.extractor(list(audio), sampling_rate=self.sample_rate, return_tensors="pt")
         lengths = found["attention_mask"].sum(-1).to(torch.int64)
         # What no row has valid is of no use: every model leaves it out, by its mask.
         return found["input_features"][:, : int(lengths.max())].float(), lengths.numpy()

@@ -35,7 +35,7 @@ from secateur.data.entries import Entry
 from secateur.data.readers import read_folder, read_jsonl, read_librispeech, read_tsv
 from secateur.data.slurp import read_slurp
 from secateur.data.tables import read_csv
-from secateur.errors import ConfigError, DataError
+from secateur.errors import DataError
 
 logger = logging.getLogger(__name__)
 
@@ -50,29 +50,26 @@ Result = TypeVar("Result")
 
 
 def open_corpus(config: DataConfig, *, sample_rate: int = SAMPLE_RATE) -> Corpus:
-    """The corpus that a config names.
+    """Return the corpus that a config names, read at `sample_rate`, in hertz: that of the model that will hear it.
 
     Raises:
         DataError: It is missing, malformed or empty, or more of it than `max_skipped` is of no use.
     """
-    if sample_rate != SAMPLE_RATE:
-        raise ConfigError(
-            f"Got a model that takes {sample_rate} Hz; speech is read at {SAMPLE_RATE} Hz, the rate of every "
-            "supported model."
-        )
     if isinstance(config, SyntheticData):
         from secateur.data.synthetic import open_synthetic
 
-        return open_synthetic(config)
+        return open_synthetic(config, sample_rate=sample_rate)
     if isinstance(config, DatasetsData):
         from secateur.data.hub import read_datasets
 
         rows = read_datasets(config)
-        return survey(rows.entries, config, content=rows.content)
-    return survey(_entries(config), config)
+        return survey(rows.entries, config, content=rows.content, sample_rate=sample_rate)
+    return survey(_entries(config), config, sample_rate=sample_rate)
 
 
-def survey(entries: list[Entry], config: RecordedData, *, content: Content = None) -> Corpus:
+def survey(
+    entries: list[Entry], config: RecordedData, *, content: Content = None, sample_rate: int = SAMPLE_RATE
+) -> Corpus:
     """The corpus of those entries whose audio can be used.
 
     Headers are read first, so that the length is known before anything is decoded; then, with `scan`,
@@ -82,13 +79,14 @@ def survey(entries: list[Entry], config: RecordedData, *, content: Content = Non
         entries: What the manifest names.
         config: Where it came from, and what may be skipped.
         content: The audio file behind an entry's `path`, where that is no file.
+        sample_rate: Hertz, what every recording is resampled to.
     """
     _refuse_repeats(entries, config.path)
     other: list[str] = []  # files whose length is not what the manifest claims
-    headed = _each(lambda entry: _head(entry, config, content, other), entries)
+    headed = _each(lambda entry: _head(entry, config, content, other, sample_rate), entries)
     located = [result for result in headed if isinstance(result, Utterance)]
-    seconds = sum(utterance.samples for utterance in located) / SAMPLE_RATE
-    reader = _Reader(keep=seconds <= config.memory_hours * 3600, content=content)
+    seconds = sum(utterance.samples for utterance in located) / sample_rate
+    reader = _Reader(keep=seconds <= config.memory_hours * 3600, content=content, sample_rate=sample_rate)
     results = headed
     if config.scan:
         shown = [entry.shown for entry in entries]
@@ -98,7 +96,8 @@ def survey(entries: list[Entry], config: RecordedData, *, content: Content = Non
     _report_claims(other, config.path)
     _report_unsaid(utterances, config.path)
     _refuse_too_many(skipped, len(entries), config)
-    corpus = Corpus(name=Path(config.path).stem, utterances=utterances, skipped=skipped, read=reader)
+    name = Path(config.path).stem
+    corpus = Corpus(name=name, utterances=utterances, skipped=skipped, read=reader, sample_rate=sample_rate)
     logger.info("%s: %d utterances, %.2f hours", corpus.name, len(corpus), corpus.seconds / 3600)
     return corpus
 
@@ -106,8 +105,8 @@ def survey(entries: list[Entry], config: RecordedData, *, content: Content = Non
 class _Reader:
     """Reads an utterance from its file, once if it is to be kept."""
 
-    def __init__(self, *, keep: bool, content: Content) -> None:
-        self._content = content
+    def __init__(self, *, keep: bool, content: Content, sample_rate: int) -> None:
+        self._content, self.sample_rate = content, sample_rate
         # By place in the file, not by id: an utterance may be copied with another segment.
         self._kept: dict[tuple[str, float, float | None], NDArray[np.float32]] | None = {} if keep else None
 
@@ -131,7 +130,13 @@ class _Reader:
 
     def decode(self, utterance: Utterance) -> NDArray[np.float32]:
         content = self._content(utterance.path) if self._content is not None else None
-        audio = decode(utterance.path, offset=utterance.offset, duration=utterance.duration, content=content)
+        audio = decode(
+            utterance.path,
+            offset=utterance.offset,
+            duration=utterance.duration,
+            sample_rate=self.sample_rate,
+            content=content,
+        )
         audio.flags.writeable = False
         return audio
 
@@ -165,11 +170,11 @@ def _entries(config: RecordedData) -> list[Entry]:
     raise AssertionError(f"no reader for {type(config).__name__}")
 
 
-def _head(entry: Entry, config: RecordedData, content: Content, other: list[str]) -> Utterance | Skip:
+def _head(entry: Entry, config: RecordedData, content: Content, other: list[str], sample_rate: int) -> Utterance | Skip:
     """An utterance with its length from the file's header, or why there is none."""
     try:
         held = content(entry.path) if content is not None else None
-        segment = locate(entry.path, offset=entry.offset, duration=entry.seconds, content=held)
+        segment = locate(entry.path, offset=entry.offset, duration=entry.seconds, sample_rate=sample_rate, content=held)
     except UnusableAudio as error:
         return Skip(entry.shown, error.reason)
     if entry.frames not in (None, segment.frames):
@@ -186,7 +191,7 @@ def _head(entry: Entry, config: RecordedData, content: Content, other: list[str]
         offset=0.0 if segment.whole else entry.offset,
         duration=None if segment.whole else entry.seconds,
     )
-    return _short(utterance, entry.shown, config) or utterance
+    return _short(utterance, entry.shown, config, sample_rate) or utterance
 
 
 def _heard(found: Utterance | Skip, shown: str, reader: _Reader, config: RecordedData) -> Utterance | Skip:
@@ -201,14 +206,14 @@ def _heard(found: Utterance | Skip, shown: str, reader: _Reader, config: Recorde
     if reason is not None:
         return Skip(shown, reason)
     utterance = found if len(audio) == found.samples else replace(found, samples=len(audio))
-    short = _short(utterance, shown, config)
+    short = _short(utterance, shown, config, reader.sample_rate)
     if short is None:
         reader.keep(utterance, audio)
     return short or utterance
 
 
-def _short(utterance: Utterance, shown: str, config: RecordedData) -> Skip | None:
-    seconds = utterance.samples / SAMPLE_RATE
+def _short(utterance: Utterance, shown: str, config: RecordedData, sample_rate: int) -> Skip | None:
+    seconds = utterance.samples / sample_rate
     if utterance.samples and seconds >= config.min_seconds:
         return None
     return Skip(shown, f"is {seconds:.3f} s long, shorter than min_seconds {config.min_seconds:g}")

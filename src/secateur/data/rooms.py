@@ -6,26 +6,36 @@ import numpy as np
 import soxr
 from numpy.typing import NDArray
 
-_RATE = 16_000
+from secateur.data.corpus import SAMPLE_RATE
+
+_TELEPHONE = 8_000  # hertz, the rate of a telephone line
 
 
-def roughen(wave: NDArray[np.float32], *, rng: np.random.Generator) -> NDArray[np.float32]:
-    """`wave` (samples at 16 kHz) as a cheap microphone might have heard it; same length, no shift in time.
+def roughen(
+    wave: NDArray[np.float32], *, rng: np.random.Generator, sample_rate: int = SAMPLE_RATE
+) -> NDArray[np.float32]:
+    """Return `wave`, (samples,), as a cheap microphone might have heard it; same length, no shift in time.
 
     Every step draws its numbers whether or not it is used, so that one step's choice moves no other's.
+
+    Args:
+        wave: Clean speech.
+        rng: Decides what becomes of it.
+        sample_rate: Hertz, of `wave`.
     """
     room, band, noise = rng.random(3)
     seconds, wetness = rng.uniform(0.05, 0.35), rng.uniform(0.1, 0.6)
-    tail = rng.standard_normal(int(0.4 * _RATE))
+    tail = rng.standard_normal(int(0.4 * sample_rate))
     ratio, colour = rng.uniform(12.0, 40.0), rng.uniform(0.0, 1.0)
     floor = rng.standard_normal(len(wave))
     tilt = rng.uniform(-0.5, 0.5)
     rough = _tilted(wave.astype(np.float64), tilt)
     if room < 0.5:
-        rough = _reverberated(rough, tail, seconds=seconds, wetness=wetness)
-    if band < 0.25:
-        narrow = soxr.resample(rough, _RATE, _RATE // 2)
-        rough = np.resize(soxr.resample(narrow, _RATE // 2, _RATE), len(wave))
+        length, direct = int(seconds * sample_rate), sample_rate // 500
+        rough = _reverberated(rough, tail, length=length, direct=direct, wetness=wetness)
+    if band < 0.25 and sample_rate > _TELEPHONE:
+        narrow = soxr.resample(rough, sample_rate, _TELEPHONE)
+        rough = np.resize(soxr.resample(narrow, _TELEPHONE, sample_rate), len(wave))
     if noise < 0.6:
         rough = rough + _noise(floor, power=float(np.mean(rough**2)), ratio=ratio, colour=colour)
     return rough.astype(np.float32)
@@ -43,15 +53,16 @@ def _tilted(wave: NDArray[np.float64], tilt: float) -> NDArray[np.float64]:
 
 
 def _reverberated(
-    wave: NDArray[np.float64], tail: NDArray[np.float64], *, seconds: float, wetness: float
+    wave: NDArray[np.float64], tail: NDArray[np.float64], *, length: int, direct: int, wetness: float
 ) -> NDArray[np.float64]:
-    """`wave` through a room: the direct path, then noise that falls by 60 dB in `seconds`.
+    """Return `wave` through a room: the direct path, then noise that falls by 60 dB in `length` samples.
 
-    `wetness` is the energy of the tail relative to the direct path.
+    Nothing but the direct path is in the first `direct` samples, 2 ms; `wetness` is the energy of the tail relative to
+    it.
     """
-    length = max(2, int(seconds * _RATE))
+    length = max(2, length)
     decay = tail[:length] * 10 ** (-3 * np.arange(length) / length)
-    decay[: _RATE // 500] = 0.0  # nothing but the direct path in the first 2 ms
+    decay[:direct] = 0.0
     decay *= np.sqrt(wetness / max(float(np.sum(decay**2)), 1e-12))
     decay[0] = 1.0
     size = len(wave) + length - 1

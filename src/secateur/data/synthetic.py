@@ -26,13 +26,12 @@ from numpy.typing import NDArray
 from secateur.cache import cache_folder
 from secateur.data import espeak, rooms
 from secateur.data.config import SyntheticData
-from secateur.data.corpus import Corpus, Utterance
+from secateur.data.corpus import SAMPLE_RATE, Corpus, Utterance
 from secateur.data.words import sentence
 from secateur.errors import DataError
 
 log = logging.getLogger(__name__)
 
-SAMPLE_RATE = 16_000
 ACCENTS: tuple[str, ...] = tuple(
     f"gmw/{name}"
     for name in [
@@ -141,9 +140,10 @@ class _Raw:
     """Reads utterances out of one file of int16 samples."""
 
     path: str
+    sample_rate: int
 
     def __call__(self, utterance: Utterance) -> NDArray[np.float32]:
-        start = round(utterance.offset * SAMPLE_RATE)
+        start = round(utterance.offset * self.sample_rate)
         stored = np.memmap(self.path, dtype="<i2", mode="r", offset=2 * start, shape=(utterance.samples,))
         return np.asarray(stored, dtype=np.float32) / 32768.0
 
@@ -185,17 +185,17 @@ def splits_of(config: SyntheticData) -> tuple[str, ...]:
     return ("train",) * train + ("dev",) * held["dev"] + ("test",) * held["test"]
 
 
-def open_synthetic(config: SyntheticData) -> Corpus:
-    """The corpus of `config`, made now or taken from the cache; the same bytes either way.
+def open_synthetic(config: SyntheticData, *, sample_rate: int = SAMPLE_RATE) -> Corpus:
+    """Return the corpus of `config` at a rate in hertz, made now or taken from the cache; the same bytes either way.
 
     Its name ends in the first twelve digits of the SHA-256 of its samples and labels.
 
     Raises:
         DataError: `espeakng-loader` is not installed, or the process that speaks failed.
     """
-    folder = cache_folder("synthetic") / _key(config)
+    folder = cache_folder("synthetic") / _key(config, sample_rate)
     if not (folder / "index.json").exists():
-        _make(config, folder)
+        _make(config, folder, sample_rate)
     index = json.loads((folder / "index.json").read_text(encoding="utf-8"))
     raw = str(folder / "audio.i16")
     utterances = tuple(
@@ -207,21 +207,29 @@ def open_synthetic(config: SyntheticData) -> Corpus:
             speaker=item["speaker"],
             label=None,
             split=item["split"],
-            offset=item["start"] / SAMPLE_RATE,
-            duration=item["samples"] / SAMPLE_RATE,
+            offset=item["start"] / sample_rate,
+            duration=item["samples"] / sample_rate,
             words=tuple((start, end, text) for start, end, text in item["words"]),
         )
         for item in index["utterances"]
     )
-    return Corpus(name=f"synthetic-{index['hash'][:12]}", utterances=utterances, skipped=(), read=_Raw(raw))
+    return Corpus(
+        name=f"synthetic-{index['hash'][:12]}",
+        utterances=utterances,
+        skipped=(),
+        read=_Raw(raw, sample_rate),
+        sample_rate=sample_rate,
+    )
 
 
-def _key(config: SyntheticData) -> str:
+def _key(config: SyntheticData, sample_rate: int) -> str:
     decides = {"config": dataclasses.asdict(config), "espeakng-loader": espeak.version(), "format": _FORMAT}
+    if sample_rate != SAMPLE_RATE:  # what is in a cache from before other rates were made is still found
+        decides["sample_rate"] = sample_rate
     return hashlib.sha256(json.dumps(decides, sort_keys=True).encode()).hexdigest()[:16]
 
 
-def _make(config: SyntheticData, folder: Path) -> None:
+def _make(config: SyntheticData, folder: Path, sample_rate: int) -> None:
     """Speaks the corpus in a fresh process into a temporary sibling of `folder`, then renames it."""
     splits_of(config)  # says what is wrong with the config here rather than in the other process
     folder.parent.mkdir(parents=True, exist_ok=True)
@@ -229,9 +237,8 @@ def _make(config: SyntheticData, folder: Path) -> None:
     scratch = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
     try:
         command = [sys.executable, "-m", "secateur.data.synthetic", str(scratch)]
-        done = subprocess.run(
-            command, input=json.dumps(dataclasses.asdict(config)), capture_output=True, text=True, check=False
-        )
+        job = json.dumps({"config": dataclasses.asdict(config), "sample_rate": sample_rate})
+        done = subprocess.run(command, input=job, capture_output=True, text=True, check=False)
         if done.returncode != 0:
             last = (done.stderr.strip().splitlines() or ["nothing was said"])[-1]
             raise DataError(f"Synthetic speech could not be made: {last}")
@@ -245,10 +252,11 @@ def _make(config: SyntheticData, folder: Path) -> None:
         shutil.rmtree(scratch, ignore_errors=True)
 
 
-def generate(config: SyntheticData, folder: Path) -> None:
-    """Speaks every utterance of `config` in order: `audio.i16` (little-endian samples) and `index.json`.
+def generate(config: SyntheticData, folder: Path, sample_rate: int) -> None:
+    """Speak every utterance of `config` in order, at a rate in hertz.
 
-    Call it in a fresh process only: espeak-ng's state decides some of the bytes.
+    Leaves `audio.i16` (little-endian samples) and `index.json`. Call it in a fresh process only: espeak-ng's state
+    decides some of the bytes.
     """
     synthesiser = espeak.Synthesiser()
     voices = voices_of(config)
@@ -259,7 +267,7 @@ def generate(config: SyntheticData, folder: Path) -> None:
         for index, split in enumerate(splits_of(config)):
             rng = np.random.default_rng([config.seed, 2, index])
             voice = voices[split][index % len(voices[split])]
-            samples, item = _utterance(synthesiser, voice, config=config, rng=rng)
+            samples, item = _utterance(synthesiser, voice, config=config, sample_rate=sample_rate, rng=rng)
             data = samples.astype("<i2").tobytes()
             audio.write(data)
             item |= {"id": f"synthetic-{index:05d}", "split": split, "start": start, "samples": len(samples)}
@@ -272,29 +280,35 @@ def generate(config: SyntheticData, folder: Path) -> None:
 
 
 def _utterance(
-    synthesiser: espeak.Synthesiser, voice: espeak.Voice, *, config: SyntheticData, rng: np.random.Generator
+    synthesiser: espeak.Synthesiser,
+    voice: espeak.Voice,
+    *,
+    config: SyntheticData,
+    sample_rate: int,
+    rng: np.random.Generator,
 ) -> tuple[NDArray[np.int16], dict[str, Any]]:
-    """One sentence at 16 kHz and its labels; the speaker's rate wavers from sentence to sentence."""
+    """Return one sentence at `sample_rate` and its labels; the speaker's rate wavers from sentence to sentence."""
     shortest, longest = config.words_per_utterance
     text = sentence(rng, words=int(rng.integers(shortest, longest + 1)))
     said = dataclasses.replace(voice, rate=round(voice.rate * rng.uniform(0.92, 1.08)))
     spoken = synthesiser.say(text, voice=said, seed=int(rng.integers(2**31)))
-    wave = soxr.resample(spoken.samples.astype(np.float32) / 32768.0, spoken.sample_rate, SAMPLE_RATE)
+    wave = soxr.resample(spoken.samples.astype(np.float32) / 32768.0, spoken.sample_rate, sample_rate)
     wave = np.asarray(wave, dtype=np.float32)
     if config.rooms:
-        wave = rooms.roughen(wave, rng=rng)
+        wave = rooms.roughen(wave, sample_rate=sample_rate, rng=rng)
     wave = rooms.level(wave, rng=rng)
-    scale = SAMPLE_RATE / spoken.sample_rate
+    scale = sample_rate / spoken.sample_rate
     words = [(round(w.start * scale), min(round(w.end * scale), len(wave)), w.text) for w in spoken.words]
     samples = np.clip(np.round(wave * 32767.0), -32768, 32767).astype(np.int16)
     return samples, {"text": text, "speaker": voice.name, "words": words}
 
 
 def main() -> None:
-    """Reads a config as JSON from standard input and fills the folder named by the first argument."""
-    settings = json.load(sys.stdin)
+    """Read a config and a rate as JSON from standard input, and fill the folder named by the first argument."""
+    job = json.load(sys.stdin)
+    settings = job["config"]
     settings["words_per_utterance"] = tuple(settings["words_per_utterance"])
-    generate(SyntheticData(**settings), Path(sys.argv[1]))
+    generate(SyntheticData(**settings), Path(sys.argv[1]), job["sample_rate"])
 
 
 if __name__ == "__main__":

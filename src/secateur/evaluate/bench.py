@@ -104,9 +104,8 @@ def bench(config: Bench) -> dict[str, Any]:
     Raises:
         SecateurError: A model cannot be loaded, or a measuring process failed.
     """
-    _check(config)
     job = asdict(config)
-    timed = _measure(config, job | {"kind": "time"})
+    timed = _measure(config, job | {"kind": "time", "sample_rates": _checked_rates(config)})
     rows = timed["rows"]
     if config.memory:
         for row in rows:
@@ -115,25 +114,29 @@ def bench(config: Bench) -> dict[str, Any]:
     return {"format": 1, "kind": "bench", **timed, "config": job}
 
 
-def _check(config: Bench) -> None:
-    """Raise a SecateurError for what would only come up while measuring."""
+def _checked_rates(config: Bench) -> dict[str, int]:
+    """Return the sampling rate of each model; raise a SecateurError for what would only come up while measuring."""
     from secateur.arch import declare
     from secateur.inference import FAMILIES
     from secateur.surgery import load_config
+    from secateur.surgery.hearing import sample_rate_of
 
+    sample_rates: dict[str, int] = {}
     for name in config.models:
         structure = declare(load_config(name))
+        sample_rates[name] = sample_rate_of(name)
         if structure.model_type not in FAMILIES and FORMS[1] in config.forms:
             logger.warning("%s has no inference-only form: it is measured as it is", name)
             if FORMS[0] not in config.forms:
                 raise ConfigError(f"forms: got {FORMS[1]!r}, allowed is {FORMS[0]!r}: {name!r} has no other.")
-        least = structure.shortest
-        short = [seconds for seconds in config.seconds if round(16_000 * seconds) < least]
+        least, sample_rate = structure.shortest, sample_rates[name]
+        short = [seconds for seconds in config.seconds if round(sample_rate * seconds) < least]
         if short:
             raise ConfigError(
-                f"seconds: got {short[0]:g}, allowed is at least {least / 16_000:g}: one frame of {name!r} needs "
+                f"seconds: got {short[0]:g}, allowed is at least {least / sample_rate:g}: one frame of {name!r} needs "
                 f"{least} samples."
             )
+    return sample_rates
 
 
 def _measure(config: Bench, job: dict[str, Any]) -> dict[str, Any]:
@@ -152,6 +155,7 @@ def _time(job: dict[str, Any]) -> dict[str, Any]:
     found = environment()  # before threads are set
     names = short_names(job["models"])
     structures = {name: declare(load_config(name)) for name in job["models"]}
+    rates = job["sample_rates"]
     cases = list(product(job["threads"] or [torch.get_num_threads()], job["seconds"], job["batches"]))
     for dtype in job["dtypes"]:
         models = {
@@ -163,7 +167,7 @@ def _time(job: dict[str, Any]) -> dict[str, Any]:
         for threads, seconds, batch in cases:
             torch.set_num_threads(threads)
             case = {"seconds": seconds, "batch": batch, "dtype": dtype, "threads": threads}
-            audio = {key: make_audio(structures[key[0]], seconds, batch, dtype) for key in models}
+            audio = {key: make_audio(structures[key[0]], rates[key[0]], seconds, batch, dtype) for key in models}
             with torch.inference_mode():
                 runs = {json.dumps(key): partial(_forward, model, audio[key]) for key, model in models.items()}
                 timings = interleave(runs, repeats=job["repeats"], warmup=2)
@@ -178,6 +182,7 @@ def _time(job: dict[str, Any]) -> dict[str, Any]:
                         "form": key[1],
                         "weights": "random" if _has_no_weights(key[0]) else "loaded",
                         **case,
+                        "sample_rate": rates[key[0]],
                         **asdict(timing),
                         "real_time_factor": timing.median_ms / 1e3 / seconds,
                         "throughput": batch * seconds / (timing.median_ms / 1e3),
@@ -208,7 +213,8 @@ def _memory(job: dict[str, Any]) -> dict[str, Any]:
     torch.set_num_threads(row["threads"])
     before = _resident("VmRSS")
     model = _load(row["model"], row["form"], row["dtype"])
-    audio = make_audio(declare(model.config), row["seconds"], row["batch"], row["dtype"])
+    structure = declare(model.config)
+    audio = make_audio(structure, row["sample_rate"], row["seconds"], row["batch"], row["dtype"])
     _forget_the_peak()
     with torch.inference_mode():
         for _ in range(2):
@@ -244,11 +250,11 @@ def _has_no_weights(name: str) -> bool:
     return folder.suffix == ".json" or (folder.is_dir() and not list(folder.glob("*.safetensors*")))
 
 
-def make_audio(structure: Structure, seconds: float, batch: int, dtype: str) -> Tensor:
-    """Random audio as a model hears it: (B, S), or (B, positions, width) of features."""
+def make_audio(structure: Structure, sample_rate: int, seconds: float, batch: int, dtype: str) -> Tensor:
+    """Return random audio at a rate in hertz as a model hears it: (B, S), or (B, positions, width) of features."""
     import torch
 
-    shape = structure.input_shape(batch, round(16_000 * seconds))
+    shape = structure.input_shape(batch, round(sample_rate * seconds))
     values = torch.randn(shape, generator=torch.Generator().manual_seed(0))
     return values.to(getattr(torch, DTYPES[dtype]))
 

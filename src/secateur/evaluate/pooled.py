@@ -38,18 +38,19 @@ def pooled(
     """Features (segments, width) by name: `log-mel`, `layer 0` … `layer L`, and `all layers` side by side.
 
     Args:
-        model: A HF encoder in eval mode that takes (batch, samples) at 16 kHz.
+        model: A HF encoder in eval mode that takes (batch, samples).
+        corpus: Speech at the model's rate.
         pooling: Over the frames whose centres lie in the segment; the same for the model and for log-mel.
         seconds: Utterances are heard up to here; segments that begin later get what is nearest.
     """
-    log_mel = LogMel()
+    log_mel = LogMel(sample_rate=corpus.sample_rate)
     by_utterance: dict[int, list[int]] = {}
     for number, segment in enumerate(segments):
         by_utterance.setdefault(segment.index, []).append(number)
     rows: dict[str, list[NDArray[np.float32]]] = {}
     order: list[int] = []
     for index, numbers in by_utterance.items():
-        audio = torch.from_numpy(normalized(corpus.audio(index)[: int(seconds * 16_000)]))[None]
+        audio = torch.from_numpy(normalized(corpus.audio(index)[: int(seconds * corpus.sample_rate)]))[None]
         states = model(audio, output_hidden_states=True).hidden_states
         frames = {f"layer {layer}": (state[0], 320, 0) for layer, state in enumerate(states)}
         frames["log-mel"] = (log_mel(audio)[0], 160, -80)

@@ -23,6 +23,7 @@ from secateur.errors import DataError
 from secateur.evaluate.linear import Labels, Probed, probe
 from secateur.evaluate.pooled import Features, Pooling, Segment, pooled
 from secateur.records import write_json
+from secateur.surgery.hearing import sample_rate_of
 
 log = logging.getLogger(__name__)
 
@@ -109,9 +110,10 @@ def run(config: ProbeConfig) -> ProbeRecord:
     from transformers import AutoModel
 
     model = AutoModel.from_pretrained(config.model).eval().float()
+    sample_rate = sample_rate_of(config.model)
     rows: list[ProbeRow] = []
     for asked in config.sets:
-        parts = _parts(asked)
+        parts = _parts(asked, sample_rate)
         for pooling in config.poolings:
             rows.append(_row(model, asked, parts, pooling=pooling, config=config))
             log.info("%s", _line(rows[-1]))
@@ -163,9 +165,9 @@ def _row(
     )
 
 
-def _parts(asked: ProbeSet) -> dict[str, tuple[Corpus, list[Segment]]]:
+def _parts(asked: ProbeSet, sample_rate: int) -> dict[str, tuple[Corpus, list[Segment]]]:
     """Corpus and segments of train, dev and test; classes that train lacks are left out of dev and test."""
-    corpora = _corpora(asked)
+    corpora = _corpora(asked, sample_rate)
     segments = {part: _segments(corpus, asked.ask) for part, corpus in corpora.items()}
     known = Counter(segment.label for segment in segments["train"])
     for part in PARTS:
@@ -177,20 +179,20 @@ def _parts(asked: ProbeSet) -> dict[str, tuple[Corpus, list[Segment]]]:
     return {part: (corpora[part], segments[part]) for part in PARTS}
 
 
-def _corpora(asked: ProbeSet) -> dict[str, Corpus]:
+def _corpora(asked: ProbeSet, sample_rate: int) -> dict[str, Corpus]:
     data = asked.data
     if asked.split_by == "split":
-        corpus = open_corpus(data)
+        corpus = open_corpus(data, sample_rate=sample_rate)
         return {part: corpus.split(part) for part in PARTS}
     if asked.split_by == "speaker":
-        return _dealt(open_corpus(data), held_out=isinstance(data, SyntheticData))
+        return _dealt(open_corpus(data, sample_rate=sample_rate), held_out=isinstance(data, SyntheticData))
     if not isinstance(data, JsonlData):
         raise DataError(
             f"The probe set {asked.name!r} is split by {asked.split_by!r}; a corpus that is no manifest can be split "
             "by 'split' or 'speaker'."
         )
     wheres = {part: {**data.where, asked.split_by: (part,)} for part in PARTS}
-    return {part: open_corpus(replace(data, where=where)) for part, where in wheres.items()}
+    return {part: open_corpus(replace(data, where=where), sample_rate=sample_rate) for part, where in wheres.items()}
 
 
 def _dealt(corpus: Corpus, *, held_out: bool) -> dict[str, Corpus]:

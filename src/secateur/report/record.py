@@ -11,11 +11,13 @@ from typing import Annotated, Any, Literal, TypeVar
 
 import pydantic
 
+from secateur.data.corpus import SAMPLE_RATE
 from secateur.errors import SecateurError
 from secateur.records import read_json
 
 FORMAT = 1
 Count = Annotated[int, pydantic.Field(ge=0)]
+Hertz = Annotated[int, pydantic.Field(gt=0)]
 Milliseconds = Annotated[float, pydantic.Field(gt=0)]
 Better = Literal["lower", "higher"]
 
@@ -53,10 +55,16 @@ class Stage:
     parameters: Count | None = None
     macs: Count | None = None
     samples: Count | None = None
+    sample_rate: Hertz = SAMPLE_RATE
     time: Time | None = None
     loss: float | None = None
     cosine: tuple[float, ...] | None = None
     scores: Mapping[str, float] = field(default_factory=dict)
+
+    @property
+    def seconds(self) -> float | None:
+        """Seconds of audio that the MACs are for."""
+        return self.samples / self.sample_rate if self.samples else None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -163,6 +171,7 @@ class Corpus:
     name: str = ""
     utterances: Count = 0
     hours: float = 0.0
+    sample_rate: Hertz | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -92,7 +92,7 @@ def _alone(stage: Stage | None) -> str:
     if stage.parameters is not None:
         parts.append(f"{amount(stage.parameters)} parameters")
     if stage.macs is not None:
-        parts.append(f"{amount(stage.macs, 'MAC')}{_at(stage.samples)}")
+        parts.append(f"{amount(stage.macs, 'MAC')}{_at(stage.seconds)}")
     return ", ".join(parts) + "." if parts else ""
 
 
@@ -126,11 +126,11 @@ def _tiles(first: Stage | None, last: Stage) -> list[Tile]:
                 clause=f"{_from_to(before, after)} parameters",
             )
         )
-    if first and first.macs and last.macs is not None and first.samples == last.samples:
+    if first and first.macs and last.macs is not None and first.seconds == last.seconds:
         before, after = amount(first.macs, "MAC"), amount(last.macs, "MAC")
         tiles.append(
             Tile(
-                what=f"multiply-accumulates{_at(first.samples)}",
+                what=f"multiply-accumulates{_at(first.seconds)}",
                 before=before,
                 after=after,
                 gain=f"{share(last.macs / first.macs, 0)} kept",
@@ -196,21 +196,21 @@ def _conditions(time: Time) -> str:
     return ", ".join(parts)
 
 
-def _at(samples: int | None) -> str:
-    return f" at {round(samples / 16000, 2):g}\u00a0s" if samples else ""
+def _at(seconds: float | None) -> str:
+    return f" at {round(seconds, 2):g}\u00a0s" if seconds else ""
 
 
 def table(stages: Sequence[Stage], task: Task | None = None) -> Table:
     """Measures of each stage; a measure that no stage has is left out."""
     first = stages[0]
     times = [stage.time for stage in stages if stage.time]
-    samples = next((stage.samples for stage in stages if stage.samples), None)
+    seconds = next((stage.seconds for stage in stages if stage.seconds), None)
     under = _conditions(times[0]) if times else ""
     rows = [
         ("Parameters", "of the encoder", _cells(stages, lambda s: _count(s.parameters, first.parameters))),
         (
             "Multiply-accumulates",
-            f"for{_at(samples).removeprefix(' at')} of audio" if samples else "",
+            f"for{_at(seconds).removeprefix(' at')} of audio" if seconds else "",
             _cells(stages, lambda s: _count(s.macs, first.macs, "MAC")),
         ),
         (

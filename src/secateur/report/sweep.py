@@ -12,8 +12,9 @@ from typing import Any
 
 import pydantic
 
+from secateur.data.corpus import SAMPLE_RATE
 from secateur.records import plain, read_json
-from secateur.report.record import Better, Count, Milliseconds, checked
+from secateur.report.record import Better, Count, Hertz, Milliseconds, checked
 from secateur.report.scores import Score
 from secateur.report.words import MINUS, THIN
 
@@ -65,6 +66,7 @@ class Sweep:
     better: Better | None = None
     environment: Mapping[str, Any] = field(default_factory=dict)
     samples: Count | None = None
+    sample_rate: Hertz = SAMPLE_RATE
     rows: tuple[Run, ...] = ()
     failed: tuple[Failed, ...] = ()
 

@@ -118,7 +118,7 @@ def _note(sweep: Sweep) -> str:
 
 
 def _columns(sweep: Sweep) -> tuple[str, ...]:
-    length = f", {sweep.samples / 16000:g}\u00a0s of audio" if sweep.samples else ""
+    length = f", {sweep.samples / sweep.sample_rate:g}\u00a0s of audio" if sweep.samples else ""
     columns = ("Setting", "Parameters", f"MACs{length}", "Measured time", "Times as fast")
     return (*columns, sweep.score.title, "Against dense") if sweep.score else columns
 

@@ -38,7 +38,7 @@ class Proof:
 class DataView:
     """What was heard and what was skipped."""
 
-    sets: tuple[tuple[str, str, str, str], ...]  # use, name, utterances, hours
+    sets: tuple[tuple[str, str, str, str], ...]  # use, name, utterances, hours and rate
     reasons: tuple[tuple[str, int], ...]
     listed: tuple[tuple[str, str], ...]
     skipped: int
@@ -152,7 +152,8 @@ def _data(data: Data) -> DataView:
 
 def _corpus(corpus: Corpus) -> tuple[str, str, str]:
     length = f"{figure(corpus.hours)} h" if corpus.hours >= 1 else duration(3600 * corpus.hours)
-    return corpus.name or "–", plural(corpus.utterances, "utterance"), length
+    rate = f" at {corpus.sample_rate / 1000:g}\u00a0kHz" if corpus.sample_rate else ""
+    return corpus.name or "–", plural(corpus.utterances, "utterance"), length + rate
 
 
 def _phase(phase: Phase) -> tuple[str, str, str]:

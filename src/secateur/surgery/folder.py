@@ -98,9 +98,15 @@ def save_model(path: str | Path, model: PreTrainedModel, *, replace: bool = Fals
 
 
 def companion(source: str | Path, name: str) -> Path | None:
-    """A small file of a model, from its folder or the hub's cache; None where there is none."""
-    if Path(source).is_dir():
-        path = Path(source) / name
+    """Return a small file of a model, from its folder or the hub's cache; None where there is none.
+
+    Of a model that is given as a config file, what lies beside its ``config.json`` counts.
+    """
+    folder = Path(source)
+    if folder.is_file():
+        folder = folder.parent if folder.name == "config.json" else folder
+    if folder.exists():
+        path = folder / name
         return path if path.is_file() else None
     here = try_to_load_from_cache(str(source), name)
     if isinstance(here, str) or not hub_answers():

@@ -13,6 +13,7 @@ from typing import Any
 
 from secateur.cache import cache_folder
 from secateur.cost.table import Conditions, Table
+from secateur.data.corpus import SAMPLE_RATE
 from secateur.errors import ConfigError, SecateurError
 from secateur.evaluate.apart import SETTINGS, OnStep, measure_apart
 from secateur.records import environment, plain, write_json
@@ -25,12 +26,15 @@ _CODE = ("inference", "modules", "evaluate/latency")
 _IDLE = ("_name_or_path", "architectures", "dtype", "id2label", "label2id", "torch_dtype", "transformers_version")
 
 
-def table_for(config: Any, conditions: Conditions, *, on_step: OnStep | None = None) -> Table:
-    """The table of the architecture that a config is of, cut or not, from the cache or measured now.
+def table_for(
+    config: Any, conditions: Conditions, *, sample_rate: int = SAMPLE_RATE, on_step: OnStep | None = None
+) -> Table:
+    """Return the table of the architecture that a config is of, cut or not, from the cache or measured now.
 
     Args:
         config: A model's config, of a supported family.
         conditions: What is measured under.
+        sample_rate: Hertz, of the audio that the model takes.
         on_step: Told how far the measuring is.
 
     Raises:
@@ -38,9 +42,9 @@ def table_for(config: Any, conditions: Conditions, *, on_step: OnStep | None = N
         SecateurError: Measuring failed.
     """
     _refuse_unmeasured(config)
-    conditions = _resolved(config, conditions)
+    conditions = _resolved(config, conditions, sample_rate)
     architecture = architecture_of(config)
-    decides = deciding(architecture, conditions)
+    decides = deciding(architecture, conditions, sample_rate)
     path = cache_folder("latency") / f"{_key(decides)}.json"
     found = _cached(path, decides)
     if found is None:
@@ -70,8 +74,8 @@ def architecture_of(config: Any) -> dict[str, Any]:
     return {name: value for name, value in sorted(fields.items()) if name not in _IDLE}
 
 
-def deciding(architecture: Mapping[str, Any], conditions: Conditions) -> dict[str, Any]:
-    """All that decides what a table holds: machine, versions, settings, architecture, conditions."""
+def deciding(architecture: Mapping[str, Any], conditions: Conditions, sample_rate: int) -> dict[str, Any]:
+    """Return all that decides what a table holds: machine, versions, settings, architecture, conditions, rate."""
     here = environment()
     return {
         "cpu": here["cpu"],
@@ -81,11 +85,12 @@ def deciding(architecture: Mapping[str, Any], conditions: Conditions) -> dict[st
         "code": _code(),
         "settings": {name: os.environ.get(name, value) for name, value in SETTINGS.items()},
         "conditions": asdict(conditions),
+        "sample_rate": sample_rate,
         "architecture": dict(architecture),
     }
 
 
-def _resolved(config: Any, conditions: Conditions) -> Conditions:
+def _resolved(config: Any, conditions: Conditions, sample_rate: int) -> Conditions:
     """Conditions with the number of threads written out.
 
     Raises:
@@ -102,10 +107,10 @@ def _resolved(config: Any, conditions: Conditions) -> Conditions:
             f"latency.threads: got {threads}, allowed is 1 to {cores}, the cores that this process may use."
         )
     least = declare(config).shortest
-    if round(16_000 * conditions.seconds) < least:
+    if round(sample_rate * conditions.seconds) < least:
         raise ConfigError(
-            f"latency.seconds: got {conditions.seconds:g}, allowed is at least {least / 16_000:g}: one frame needs "
-            f"{least} samples."
+            f"latency.seconds: got {conditions.seconds:g}, allowed is at least {least / sample_rate:g}: one frame "
+            f"needs {least} samples."
         )
     return replace(conditions, threads=threads)
 
@@ -146,7 +151,7 @@ def _measured(
     from secateur.evaluate.latency.fit import agreement, fit
 
     logger.info("measuring the latency of blocks, %s", conditions)
-    job = {"architecture": dict(architecture), **asdict(conditions)}
+    job = {"architecture": dict(architecture), "sample_rate": decides["sample_rate"], **asdict(conditions)}
     rows = measure_apart(
         "secateur.evaluate.latency.measure",
         job,

@@ -25,7 +25,7 @@ def measure(job: Mapping[str, Any]) -> dict[str, Any]:
     """Milliseconds of every block of every shape, and of what lies between blocks.
 
     Args:
-        job: ``architecture``, and the fields of `Conditions`.
+        job: ``architecture``, ``sample_rate`` and the fields of `Conditions`.
 
     Returns:
         ``rows``: of each shape its widths, and ``ms`` by module path, with ``rest`` and ``whole``.
@@ -37,7 +37,7 @@ def measure(job: Mapping[str, Any]) -> dict[str, Any]:
     wanted = shapes(job["architecture"])
     models = [build(shape, job["architecture"], job["dtype"]) for shape in wanted]
     structure = declare(models[0].config)
-    audio = make_audio(structure, job["seconds"], job["batch"], job["dtype"])
+    audio = make_audio(structure, job["sample_rate"], job["seconds"], job["batch"], job["dtype"])
     times: list[dict[str, list[float]]] = [{} for _ in models]
     rounds, step = job.get("rounds", ROUNDS), 0
     with torch.inference_mode():

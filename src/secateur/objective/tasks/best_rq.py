@@ -13,10 +13,10 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 
+from secateur.data.corpus import SAMPLE_RATE
 from secateur.errors import ConfigError
 
-_RATE = 16_000
-_WINDOW, _HOP, _FFT = 400, 160, 512  # samples: 25 ms windows every 10 ms
+_WINDOW, _HOP, _FFT = 400, 160, 512  # samples, as the front end counts: at 16 kHz 25 ms windows every 10 ms
 STRIDE, FIELD = 320, 400  # samples: the encoder's hop and receptive field
 _STACK = STRIDE // _HOP  # log-mel frames to one frame of the encoder
 
@@ -86,29 +86,30 @@ def frame_count(samples: int) -> int:
     return max(0, (samples - FIELD) // STRIDE + 1)
 
 
-def mel_filters(mels: int) -> NDArray[np.float32]:
-    """Triangular filters on the mel scale of HTK: (mels, 257).
+def mel_filters(mels: int, sample_rate: int = SAMPLE_RATE) -> NDArray[np.float32]:
+    """Return triangular filters on the mel scale of HTK: (mels, 257).
 
-    Corners are evenly spaced between 20 Hz and 8 kHz on 2595 log10(1 + f / 700); each triangle peaks at 1.
+    Corners are evenly spaced between 20 Hz and half the sampling rate on 2595 log10(1 + f / 700); each triangle peaks
+    at 1.
     """
-    low, high = (2595.0 * math.log10(1.0 + hertz / 700.0) for hertz in (20.0, _RATE / 2))
+    low, high = (2595.0 * math.log10(1.0 + hertz / 700.0) for hertz in (20.0, sample_rate / 2))
     corners = 700.0 * (10.0 ** (np.linspace(low, high, mels + 2) / 2595.0) - 1.0)
-    bins = np.arange(_FFT // 2 + 1) * (_RATE / _FFT)
+    bins = np.arange(_FFT // 2 + 1) * (sample_rate / _FFT)
     rising = (bins[None, :] - corners[:-2, None]) / (corners[1:-1] - corners[:-2])[:, None]
     falling = (corners[2:, None] - bins[None, :]) / (corners[2:] - corners[1:-1])[:, None]
     return np.maximum(0.0, np.minimum(rising, falling)).astype(np.float32)
 
 
 class LogMel(nn.Module):
-    """Log-mel filterbank energies every 10 ms, placed so that pairs of frames sit under the encoder's frames."""
+    """Log-mel filterbank energies every 160 samples, placed so that pairs of them sit under the encoder's frames."""
 
     window: Tensor
     filters: Tensor
 
-    def __init__(self, mels: int = 80) -> None:
+    def __init__(self, mels: int = 80, sample_rate: int = SAMPLE_RATE) -> None:
         super().__init__()
         self.register_buffer("window", torch.hann_window(_WINDOW), persistent=False)
-        self.register_buffer("filters", torch.from_numpy(mel_filters(mels)), persistent=False)
+        self.register_buffer("filters", torch.from_numpy(mel_filters(mels, sample_rate)), persistent=False)
 
     @torch.no_grad()
     def forward(self, values: Tensor) -> Tensor:
@@ -118,7 +119,7 @@ class LogMel(nn.Module):
         320 t + 80, so that together they are centred where it is.
         """
         values = functional.pad(values.float(), (_HOP // 2, _HOP // 2))
-        frames = values.unfold(-1, _WINDOW, _HOP)  # (batch, 10 ms frames, window)
+        frames = values.unfold(-1, _WINDOW, _HOP)  # (batch, windows, window)
         count = _STACK * frame_count(values.shape[-1] - _HOP)
         spectrum = torch.fft.rfft(frames[:, :count] * self.window, n=_FFT)
         power = spectrum.real.square() + spectrum.imag.square()
@@ -195,12 +196,20 @@ class Labeller(nn.Module):
     crop_mean: Tensor
     crop_spread: Tensor
 
-    def __init__(self, task: BestRqTask, windows: Windows | None = None, *, width: int | None = None) -> None:
+    def __init__(
+        self,
+        task: BestRqTask,
+        windows: Windows | None = None,
+        *,
+        width: int | None = None,
+        sample_rate: int = SAMPLE_RATE,
+    ) -> None:
         """
         Args:
             task: What is predicted.
             windows: Of the features that the encoder hears; None where it hears samples, whose log-mel is taken here.
             width: Of those features.
+            sample_rate: Hertz, of the samples.
 
         Raises:
             ConfigError: Codebooks look at the whole crop, which only those of samples do.
@@ -211,7 +220,7 @@ class Labeller(nn.Module):
                 f"crop_codebooks: got {task.crop_codebooks}, allowed is 0 for an encoder that hears features."
             )
         self.task = task
-        self.log_mel: nn.Module = LogMel(task.mels) if windows is None else windows
+        self.log_mel: nn.Module = LogMel(task.mels, sample_rate) if windows is None else windows
         self.stack = _STACK if windows is None else windows.step
         mels = task.mels if width is None else width
         self.quantiser = Quantiser(self.stack * mels, task)

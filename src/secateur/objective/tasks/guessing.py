@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from secateur.data.collate import AudioBatch
-from secateur.data.corpus import SAMPLE_RATE, Corpus, Utterance
+from secateur.data.corpus import Corpus, Utterance
 from secateur.data.hearing import Audio, Hearing
 from secateur.objective.tasks import best_rq
 from secateur.objective.tasks.best_rq import BestRqTask, Labeller
@@ -224,7 +224,7 @@ def build_guessing(
     hiding, path = Hiding(around.structure), around.beside(FILE)
     left = None if path is None else read_guesses(path)
     settings = config.settings or (left.settings if left is not None else _defaults(hiding))
-    labeller = hiding.labeller(settings)
+    labeller = hiding.labeller(settings, sample_rate=corpus.sample_rate)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(settings.seed)
         head = nn.Linear(width, settings.codebooks * settings.entries)
@@ -264,4 +264,4 @@ def _some(corpus: Corpus, structure: Structure) -> list[int]:
 
 
 def _audio(corpus: Corpus, index: int) -> Audio:
-    return corpus.audio(index)[: _LONGEST * SAMPLE_RATE]
+    return corpus.audio(index)[: _LONGEST * corpus.sample_rate]

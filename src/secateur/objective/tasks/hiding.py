@@ -67,11 +67,11 @@ class Hiding:
         centred = heard - heard.mean(dim=1, keepdim=True)
         return centred * torch.rsqrt(centred.square().mean(dim=1, keepdim=True) + VARIANCE_FLOOR)
 
-    def labeller(self, task: BestRqTask) -> Labeller:
-        """Of the features that are heard, or of the log-mel of samples.
+    def labeller(self, task: BestRqTask, *, sample_rate: int) -> Labeller:
+        """Return what labels the features that are heard, or the log-mel of samples at a rate in hertz.
 
         Raises:
             ConfigError: Codebooks look at the whole crop, which only those of samples do.
         """
         windows = None if self.width is None else Windows(self.step, self.frames)
-        return Labeller(task, windows, width=self.width)
+        return Labeller(task, windows, width=self.width, sample_rate=sample_rate)
