@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import jiwer
 import pytest
+import soxr
 import torch
 from pruning_toy import LENGTHS, noise, seeded, write_teacher, write_wavs
 from task_toy import tokenizer_folder
@@ -53,6 +55,21 @@ def test_the_error_rate_is_that_of_what_pipeline_writes(folder: Path, capsys: py
     assert any(heard)
     assert record["scores"]["wer"] == pytest.approx(jiwer.wer(texts, heard))
     assert record["scores"]["cer"] == pytest.approx(jiwer.cer(texts, heard))
+
+
+def test_a_model_of_8_khz_is_scored_as_pipeline_hears_the_same_files(folder: Path, tmp_path: Path) -> None:
+    from transformers import Wav2Vec2FeatureExtractor, pipeline
+
+    shutil.copytree(folder / "model", tmp_path / "model")
+    Wav2Vec2FeatureExtractor(sampling_rate=8000).save_pretrained(tmp_path / "model")
+    lines = [{"audio": str(folder / "speech" / f"u{i:02}.wav"), "text": "ab a b"} for i in range(4)]
+    (tmp_path / "manifest.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    record = evaluate(tmp_path / "model", fields={"data": {"kind": "jsonl", "path": str(tmp_path / "manifest.jsonl")}})
+    recognise = pipeline("automatic-speech-recognition", model=str(tmp_path / "model"))
+    heard = [recognise({"raw": soxr.resample(noise(i), 16_000, 8000), "sampling_rate": 8000})["text"] for i in range(4)]
+    assert record["scores"]["cer"] == pytest.approx(jiwer.cer(["ab a b"] * 4, heard))
+    assert record["data"]["sample_rate"] == 8000
+    assert record["data"]["hours"] == pytest.approx(sum(n // 2 for n in LENGTHS[:4]) / 8000 / 3600)
 
 
 def test_a_head_that_writes_intents_is_evaluated_as_one_that_understands(folder: Path, tmp_path: Path) -> None:

@@ -16,18 +16,22 @@ from secateur.compress.regularise import regularised
 from secateur.errors import ConfigError
 
 
-@pytest.mark.parametrize("family", ["wav2vec2-bert", *FAST_CONFORMERS])
-def test_an_encoder_is_pruned_with_the_features_of_its_folder(tmp_path: Path, family: str) -> None:
+@pytest.mark.parametrize(
+    ("family", "sample_rate"), [("wav2vec2-bert", 8_000), *zip(FAST_CONFORMERS, (8_000, 16_000), strict=True)]
+)
+def test_an_encoder_is_pruned_with_the_features_of_its_folder(tmp_path: Path, family: str, sample_rate: int) -> None:
     features = tiny_structure(family, "base").features
     assert features is not None
     seeded(family, "base").save_pretrained(tmp_path / "teacher")
-    getattr(transformers, features.extractor)(**features.settings).save_pretrained(tmp_path / "teacher")
+    settings = {**features.settings, "sampling_rate": sample_rate}
+    getattr(transformers, features.extractor)(**settings).save_pretrained(tmp_path / "teacher")
     write_wavs(tmp_path / "speech")
     steps = {"steps": 2, "log_every": 1, "validate_every": 2, "save_every": 2}
     record = secateur.prune(recipe(tmp_path, tmp_path / "run", learn=steps, recover=steps))
     (constraint,) = record["constraints"]
     assert constraint["counted"] <= constraint["limit"]
     assert record["verification"]["holds"]
+    assert record["data"]["train"]["sample_rate"] == sample_rate
     again = transformers.AutoModel.from_pretrained(tmp_path / "run" / "model")
     assert sum(parameter.numel() for parameter in again.parameters()) == constraint["counted"]
 

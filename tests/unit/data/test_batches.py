@@ -13,11 +13,11 @@ from secateur.data.corpus import Corpus, Utterance
 from secateur.errors import ConfigError, DataError
 
 
-def corpus_of(lengths: list[int]) -> Corpus:
+def corpus_of(lengths: list[int], sample_rate: int = 16_000) -> Corpus:
     utterances = tuple(
         Utterance(id=str(index), path=str(index), samples=length) for index, length in enumerate(lengths)
     )
-    return Corpus(name="c", utterances=utterances, skipped=(), read=lambda u: np.ones(u.samples, dtype=np.float32))
+    return Corpus("c", utterances, (), lambda u: np.ones(u.samples, dtype=np.float32), sample_rate)
 
 
 def lengths_of(count: int, *, seed: int = 0) -> list[int]:
@@ -48,6 +48,15 @@ def test_every_long_enough_utterance_is_drawn_once_an_epoch(equal_lengths: bool)
         drawn = Counter(crop.index for step in steps for crop in batches.step(step))
         assert drawn == Counter(eligible)
         assert {batches.epoch_of(step) for step in steps} == {epoch}
+
+
+def test_seconds_are_those_of_the_corpus() -> None:
+    lengths = lengths_of(60)
+    slow = batches_of(corpus_of([length // 2 for length in lengths], 8_000))
+    fast = batches_of(corpus_of([length // 2 * 2 for length in lengths]))
+    assert slow.steps_per_epoch == fast.steps_per_epoch
+    for one, other in zip(slow.step(0), fast.step(0), strict=True):
+        assert (one.index, 2 * one.samples) == (other.index, other.samples)
 
 
 def test_a_step_is_the_same_whatever_was_asked_before() -> None:

@@ -124,6 +124,8 @@ def test_a_fairseq_tsv_is_read_and_wrong_claims_are_said(
     corpus = open_corpus(TsvData(path=str(tmp_path / "train.tsv")))
     assert [(u.id, u.samples) for u in corpus.utterances] == [("a.wav", 16_000), ("b.wav", 32_000)]
     assert "1 files have another length than claimed (first b.wav)" in caplog.text
+    slow = open_corpus(TsvData(path=str(tmp_path / "train.tsv")), sample_rate=8_000)
+    assert [u.samples for u in slow.utterances] == [8_000, 16_000]  # what a file claims is at its own rate
     (tmp_path / "moved.tsv").write_text("/elsewhere\na.wav\t16000\n")
     assert len(open_corpus(TsvData(path=str(tmp_path / "moved.tsv"), root=str(tmp_path / "wav")))) == 1
 
@@ -164,6 +166,8 @@ def test_our_manifest_and_nemos_give_the_same_corpus(tmp_path: Path, write: Writ
         ("1", 16_000, "one", "7"),
         ("2", 16_000, "two", None),
     ]
+    slow = open_corpus(JsonlData(path=manifest(tmp_path, *lines)), sample_rate=8_000)
+    assert [u.samples for u in slow.utterances] == [8_000, 8_000]
     nemo = [
         {"audio_filepath": str(tmp_path / "a/long.wav"), "duration": 1.0, "offset": offset, "text": text}
         for offset, text in ((0.5, "one"), (2.0, "two"))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 import torch
 
@@ -22,8 +24,9 @@ def test_the_same_generator_makes_the_same_room() -> None:
 def test_a_click_stays_where_it_is_in_every_room() -> None:
     click = np.zeros(8000, dtype=np.float32)
     click[4000] = 1.0
-    for seed in range(20):
-        rough = roughen(click, rng=np.random.default_rng(seed))
+    for seed, sample_rate in itertools.product(range(20), (8_000, 16_000, 44_100)):
+        rough = roughen(click, rng=np.random.default_rng(seed), sample_rate=sample_rate)
+        assert rough.shape == click.shape
         assert abs(int(np.abs(rough).argmax()) - 4000) <= 1
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import soxr
 
 from secateur.data import synthetic
 from secateur.data.config import SyntheticData
@@ -111,3 +112,19 @@ def test_without_the_loader_the_message_holds_the_pip_command(tmp_path: Path, mo
 def test_voices_that_differ_have_names_that_differ() -> None:
     one = Voice(accent="gmw/en", variant="f1", rate=150, pitch=50, range=50)
     assert one.name == "gmw/en+f1-r150-p50-i50"
+
+
+def test_another_rate_has_the_same_sentences_and_voices(
+    corpus: Corpus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SECATEUR_CACHE", str(tmp_path))
+    other = open_synthetic(SMALL, sample_rate=8_000)
+    assert other.name != corpus.name
+    assert other.seconds == pytest.approx(corpus.seconds, abs=1e-2)
+    likeness = []
+    for index, (one, two) in enumerate(zip(corpus.utterances, other.utterances, strict=True)):
+        assert (two.text, two.speaker, two.split) == (one.text, one.speaker, one.split)
+        assert two.words[-1][1] / 8_000 == pytest.approx(one.words[-1][1] / 16_000, abs=1e-3)
+        wanted = soxr.resample(corpus.audio(index), 16_000, 8_000)[: two.samples]
+        likeness.append(np.corrcoef(wanted, other.audio(index)[: len(wanted)])[0, 1])
+    assert np.median(likeness) > 0.9  # rooms and noise are drawn at the rate of the corpus

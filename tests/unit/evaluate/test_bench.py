@@ -12,10 +12,13 @@ import pytest
 import torch
 from pruning_toy import write_teacher
 
+from secateur.arch import declare
 from secateur.cli import BAD_INPUT, main
+from secateur.errors import ConfigError
 from secateur.evaluate import bench
 from secateur.evaluate.bench import FORMS
 from secateur.records import environment
+from secateur.surgery import load_config
 
 
 @pytest.fixture(scope="module")
@@ -26,6 +29,7 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_teacher(root / "whole", "wavlm", "large")
     (root / "shape").mkdir()
     shutil.copy(root / "whole" / "config.json", root / "shape" / "config.json")
+    (root / "shape" / "preprocessor_config.json").write_text('{"sampling_rate": 8000}')
     return root
 
 
@@ -50,6 +54,7 @@ def test_every_model_in_both_forms(models: Path, tmp_path: Path, capsys: pytest.
         (name, form, batch) for batch in (1, 2) for name in ("shape", "small") for form in FORMS
     ]
     assert rows[0]["ratio"] == 1.0
+    assert [row["sample_rate"] for row in rows] == [8000, 8000, 16_000, 16_000] * 2
     assert rows[0]["name"] == "/".join((models / "shape").parts[-2:])
     for row in rows:
         assert 0 < row["low_ms"] <= row["median_ms"] <= row["high_ms"]
@@ -67,10 +72,18 @@ def test_numbers_of_threads_are_measured_one_after_the_other(monkeypatch: pytest
     forward = bench._forward
     monkeypatch.setattr(bench, "_forward", lambda *given: used.append(torch.get_num_threads()) or forward(*given))
     config = bench.Bench(models=(str(models / "shape"),), seconds=(0.1, 0.2), threads=(2, 1), repeats=1)
-    rows = bench._time(asdict(config))["rows"]
+    rates = {"sample_rates": bench._checked_rates(config)}
+    rows = bench._time(asdict(config) | rates)["rows"]
     assert [(row["threads"], row["seconds"]) for row in rows[:: len(FORMS)]] == [(2, 0.1), (2, 0.2), (1, 0.1), (1, 0.2)]
     assert used == sorted(used, reverse=True)
     assert set(used) == {1, 2}
+
+
+def test_seconds_of_audio_are_at_the_rate_of_the_model(models: Path) -> None:
+    structure = declare(load_config(models / "shape"))
+    assert bench.make_audio(structure, 8000, 0.5, 2, "fp32").shape == (2, 4000)
+    with pytest.raises(ConfigError, match=r"seconds: got 0.006, allowed is at least 0.00875: .* needs 70 samples"):
+        bench._checked_rates(bench.Bench(models=(str(models / "shape" / "config.json"),), seconds=(0.006,)))
 
 
 def test_models_are_named_by_as_much_of_their_paths_as_tells_them_apart() -> None:

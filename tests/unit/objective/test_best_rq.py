@@ -14,17 +14,18 @@ from secateur.objective.tasks import best_rq
 from secateur.objective.tasks.best_rq import BestRqTask, Labeller, LogMel, Quantiser, span_mask
 
 
-def test_mel_filters_are_those_of_transformers() -> None:
+@pytest.mark.parametrize("sample_rate", [8_000, 16_000, 48_000])
+def test_mel_filters_are_those_of_transformers(sample_rate: int) -> None:
     theirs = mel_filter_bank(
         num_frequency_bins=257,
         num_mel_filters=80,
         min_frequency=20.0,
-        max_frequency=8000.0,
-        sampling_rate=16_000,
+        max_frequency=sample_rate / 2,
+        sampling_rate=sample_rate,
         norm=None,
         mel_scale="htk",
     )
-    np.testing.assert_allclose(best_rq.mel_filters(80), theirs.T, atol=1e-5)
+    np.testing.assert_allclose(best_rq.mel_filters(80, sample_rate), theirs.T, atol=1e-5)
 
 
 def test_log_mel_frame_is_the_spectrum_of_the_samples_it_names() -> None:

@@ -11,7 +11,7 @@ from bs4 import BeautifulSoup
 
 from secateur.report.costs import stacks
 from secateur.report.gates import constraint_rows
-from secateur.report.record import Axis, Blocks, Constraint, Cost, Point, Time
+from secateur.report.record import Axis, Blocks, Constraint, Cost, Point, Stage, Time
 from secateur.report.shape import layers_of
 from secateur.report.stages import speed
 from secateur.report.trajectories import trajectories
@@ -130,6 +130,17 @@ def test_faster_is_only_said_where_the_spreads_do_not_touch(
 ) -> None:
     one, other = (Time(low_ms=low, median_ms=median, high_ms=high) for low, median, high in (before, after))
     assert speed(one, other) == words
+
+
+def test_seconds_are_counted_at_the_rate_of_the_record_and_without_one_at_16_khz(page_of: PageOf) -> None:
+    record = report_example.record()
+    record["data"]["train"] |= {"hours": 0.5, "sample_rate": 8000}
+    for stage in record["stages"]:
+        stage["sample_rate"] = 8000
+    text = page_of(record).get_text()
+    assert "multiply-accumulates at 2\u00a0s" in text
+    assert "at 8\u00a0kHz" in text
+    assert Stage(name="dense", samples=24_000).seconds == 1.5
 
 
 def test_times_under_different_conditions_are_not_compared(page_of: PageOf) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,12 +12,12 @@ import numpy as np
 import pytest
 import torch
 from support import tiny_structure
-from transformers import ParakeetFeatureExtractor, Wav2Vec2FeatureExtractor
+from transformers import AutoFeatureExtractor, ParakeetFeatureExtractor, Wav2Vec2FeatureExtractor
 
 from secateur.data.hearing import Samples
 from secateur.errors import ModelError
-from secateur.structure import Features, Stage
-from secateur.surgery.hearing import hearing_of
+from secateur.structure import Features, Stage, Structure
+from secateur.surgery.hearing import hearing_of, sample_rate_of
 
 STRUCTURE = replace(
     tiny_structure("hubert", "base"),
@@ -66,3 +67,34 @@ def test_an_extractor_that_does_not_go_with_the_model_is_refused(
     extractor.save_pretrained(tmp_path)
     with pytest.raises(ModelError, match=sentence):
         hearing_of(tmp_path, STRUCTURE)
+
+
+@pytest.mark.parametrize("structure", [STRUCTURE, tiny_structure("hubert", "base")])
+@pytest.mark.parametrize(("settings", "sample_rate"), [({"sampling_rate": 8000}, 8000), ({}, 16_000)])
+def test_audio_is_wanted_at_the_rate_that_the_folder_names(
+    tmp_path: Path, structure: Structure, settings: dict[str, int], sample_rate: int
+) -> None:
+    settings = settings | {"feature_size": 24} if structure.features else settings
+    (tmp_path / "preprocessor_config.json").write_text(json.dumps(settings))
+    (tmp_path / "config.json").write_text("{}")
+    assert hearing_of(tmp_path, structure).sample_rate == sample_rate
+    assert sample_rate_of(tmp_path) == sample_rate_of(tmp_path / "config.json") == sample_rate
+
+
+@pytest.mark.parametrize("key", ["feature_extractor", "audio_processor"])
+def test_the_rate_within_a_processors_file_goes_first_as_in_the_library(tmp_path: Path, key: str) -> None:
+    Wav2Vec2FeatureExtractor(sampling_rate=8000).save_pretrained(tmp_path)
+    assert sample_rate_of(tmp_path) == 8000
+    settings = Wav2Vec2FeatureExtractor(sampling_rate=24_000).to_dict()
+    (tmp_path / "processor_config.json").write_text(json.dumps({key: settings}))
+    assert sample_rate_of(tmp_path) == AutoFeatureExtractor.from_pretrained(tmp_path).sampling_rate == 24_000
+    (tmp_path / "processor_config.json").write_text(json.dumps({"processor_class": "Wav2Vec2Processor"}))
+    assert sample_rate_of(tmp_path) == 8000
+
+
+@pytest.mark.parametrize("value", ["8000", 0, None, -8000, True, 8000.5, 3999, 192_001, float("nan"), [8000]])
+def test_a_rate_that_is_none_is_refused_by_file_and_value(tmp_path: Path, value: object) -> None:
+    (tmp_path / "preprocessor_config.json").write_text(json.dumps({"sampling_rate": value}))
+    sentence = re.escape(f"preprocessor_config.json: sampling_rate: got {value!r}, expected a whole number of hertz")
+    with pytest.raises(ModelError, match=sentence):
+        hearing_of(tmp_path, tiny_structure("hubert", "base"))
