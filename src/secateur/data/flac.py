@@ -1,0 +1,55 @@
+"""FLAC: files whose header does not say how long they are, as writers to a pipe leave them.
+
+Behind `fLaC` stands the block STREAMINFO: 4 bytes of its own header, then sizes of blocks and frames (10 bytes), rate,
+channels and bits of a sample (28 bits), and the number of samples of each channel (36 bits), 0 where it is not known.
+Nothing else says it, so such a file is decoded to learn it. With the number in its place libsndfile reads and seeks.
+"""
+
+from __future__ import annotations
+
+from typing import BinaryIO
+
+import numpy as np
+import soundfile
+
+from secateur.data.layout import Layout, Stream
+from secateur.data.splice import Piece, Splice
+
+MAGIC = b"fLaC"
+#: Where the last byte of the 28 bits is, whose lower half is the upper end of the number of samples.
+_TOTAL = 21
+_BLOCK = 1 << 16
+
+
+def flac_layout(file: BinaryIO, size: int, start: int) -> Layout:
+    """Return the layout of a FLAC file of `size` bytes whose `fLaC` is at `start`.
+
+    It is decoded where its header tells no length.
+    """
+    file.seek(start + _TOTAL)
+    told = file.read(5)
+    if len(told) < 5 or told[0] & 15 or any(told[1:]):
+        return Layout()
+    pieces: tuple[Piece, ...] = ((start, size),)
+    try:
+        with soundfile.SoundFile(Splice(file, pieces)) as audio:
+            frames = count(audio)
+    except soundfile.LibsndfileError:
+        return Layout()  # it will be refused where it is opened
+    total = bytes([told[0] | frames >> 32]) + (frames & 0xFFFFFFFF).to_bytes(4, "big")
+    return Layout((Stream(((start, start + _TOTAL), total, (start + _TOTAL + 5, size)), frames=frames),))
+
+
+def count(audio: soundfile.SoundFile) -> int:
+    """Return the number of samples of each channel that can be decoded, from the file's position on."""
+    total = 0
+    while True:
+        # An error at the end hides how much came before it, so that is seen in what was written over.
+        block = np.full((_BLOCK, audio.channels), np.nan, dtype=np.float32)
+        try:
+            read = len(audio.read(out=block))
+        except soundfile.LibsndfileError:
+            return total + int(np.isfinite(block[:, 0]).sum())
+        total += read
+        if read < _BLOCK:
+            return total

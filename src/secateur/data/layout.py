@@ -1,0 +1,44 @@
+"""How the audio of a file is laid out in its container, where the container itself does not say it rightly.
+
+libsndfile takes a container's word for its length. Written to a pipe, cut off, joined to another file or tagged, a
+container says nothing, or something wrong; then its pages, frames or chunks are walked here, without decoding, and
+libsndfile is given a view of the file whose header is right.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from secateur.data.splice import Piece
+
+
+@dataclass(frozen=True)
+class Stream:
+    """One stream that libsndfile can read from its first sample to its last.
+
+    Attributes:
+        pieces: The bytes that it is read from (see `Splice`); none is the file as it is.
+        frames: Number of samples in each channel, where libsndfile may claim more than there are; None trusts it.
+        lead: Samples to read and drop in front of a segment, before the decoder gives what it gives for the whole.
+        tail: So many samples at the end are never sought, but read up to from in front of them.
+    """
+
+    pieces: tuple[Piece, ...] = ()
+    frames: int | None = None
+    lead: int = 0
+    tail: int = 0
+
+
+@dataclass(frozen=True)
+class Layout:
+    """The streams of a file, one after the other.
+
+    Attributes:
+        streams: One, or several where files were joined end to end.
+        lacking: The seconds that are there and that the header claims, where it claims more.
+        open_end: The container ends in the middle of a page, so that something is lost, nobody knows how much.
+    """
+
+    streams: tuple[Stream, ...] = (Stream(),)
+    lacking: tuple[float, float] | None = None
+    open_end: bool = False

@@ -1,0 +1,230 @@
+"""A recording: the samples of an audio file in any container, whatever its header says of their number."""
+
+from __future__ import annotations
+
+import io
+import os
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import BinaryIO
+
+import numpy as np
+import soundfile
+import soxr
+from numpy.typing import NDArray
+
+from secateur.data import chunks, flac, mp3, ogg
+from secateur.data.corpus import SAMPLE_RATE
+from secateur.data.layout import Layout, Stream
+from secateur.data.splice import Splice
+from secateur.errors import DataError
+
+#: One step of 16-bit audio.
+STEP = 1 / 32768
+#: How far from a constant silence may be, in steps of 16 bits, by the coding. Dithering makes ±1 of zeros, lossy coding
+#: makes up to ±4 of that, and the smallest values of A-law and µ-law are ±8.
+_SILENT_STEPS = {
+    **dict.fromkeys(("VORBIS", "OPUS", "MPEG_LAYER_I", "MPEG_LAYER_II", "MPEG_LAYER_III"), 4),
+    **dict.fromkeys(("ALAW", "ULAW"), 8),
+}
+#: Of any other coding. Linear audio of 8 bits is no exception: one of its own steps is 256 of these, 42 dB below full
+#: scale, and speech may be as quiet as that.
+_SILENT_STEP = 1
+#: libsndfile gives the largest integer for a stream whose length it cannot tell.
+_MOST_FRAMES = 1 << 40
+#: SF_ERR_UNRECOGNISED_FORMAT.
+_UNKNOWN_FORMAT = 1
+
+
+class UnusableAudio(DataError):
+    """Audio that cannot be used; `reason` says why without naming the file."""
+
+    def __init__(self, path: str, reason: str) -> None:
+        super().__init__(f"{path}: {reason}.")
+        self.reason = reason
+
+
+def resampled_length(frames: int, *, rate: int, sample_rate: int = SAMPLE_RATE) -> int:
+    """Number of samples that `frames` at `rate` become: rounded down, so that none is made up."""
+    return frames * sample_rate // rate
+
+
+def resample(audio: NDArray[np.float32], *, rate: int, sample_rate: int) -> NDArray[np.float32]:
+    """Return audio, (samples,), at another rate; its length is `resampled_length`."""
+    samples = resampled_length(len(audio), rate=rate, sample_rate=sample_rate)
+    if rate == sample_rate:
+        return audio
+    if not len(audio) or audio.min() == audio.max():
+        # A resampler takes zeros for what lies outside, which makes sound of a constant at both ends.
+        return np.full(samples, audio[0] if len(audio) else 0, dtype=np.float32)
+    resampled: NDArray[np.float32] = soxr.resample(audio, rate, sample_rate)[:samples]
+    return resampled
+
+
+@dataclass(frozen=True)
+class _Track:
+    """A stream that is open."""
+
+    file: soundfile.SoundFile
+    stream: Stream
+
+    @property
+    def frames(self) -> int:
+        known = self.stream.frames
+        return int(self.file.frames if known is None else min(known, self.file.frames))
+
+    def read(self, start: int, frames: int) -> NDArray[np.float32]:
+        """Return the average of the channels, (samples,), from sample `start` on; fewer than `frames` where it ends."""
+        begin = max(0, min(start - self.stream.lead, self.frames - self.stream.tail - 1)) if self.file.seekable() else 0
+        if begin:
+            self.file.seek(begin)
+        channels = self.file.read(start - begin + frames, dtype="float32", always_2d=True)[start - begin :]
+        return _mono(channels, steps=_SILENT_STEPS.get(self.file.subtype, _SILENT_STEP))
+
+
+class Recording:
+    """The tracks of an open audio file, one after the other.
+
+    Attributes:
+        rate: The sampling rate of all of it, in Hz; the highest one where files of several rates were joined.
+        frames: Number of samples at that rate.
+        layout: How the file is laid out.
+    """
+
+    def __init__(self, tracks: list[_Track], layout: Layout) -> None:
+        self._tracks = tracks
+        self.layout = layout
+        self.rate: int = max(track.file.samplerate for track in tracks)
+        self.frames = sum(self._length(track) for track in tracks)
+
+    def read(self, start: int, frames: int) -> NDArray[np.float32]:
+        """Return the average of the channels, (samples,), from sample `start` on; fewer than `frames` where it ends."""
+        parts = []
+        for track in self._tracks:
+            length = self._length(track)
+            inside = min(frames, length - start)
+            if start < length and inside > 0:
+                parts.append(self._read(track, start, inside))
+                frames -= inside
+            start = max(0, start - length)
+        return parts[0] if len(parts) == 1 else np.concatenate([np.zeros(0, dtype=np.float32), *parts])
+
+    def _length(self, track: _Track) -> int:
+        return resampled_length(track.frames, rate=track.file.samplerate, sample_rate=self.rate)
+
+    def _read(self, track: _Track, start: int, frames: int) -> NDArray[np.float32]:
+        if track.file.samplerate == self.rate:
+            return track.read(start, frames)
+        whole = resample(track.read(0, track.frames), rate=track.file.samplerate, sample_rate=self.rate)
+        return whole[start : start + frames]
+
+
+@contextmanager
+def open_recording(path: str, content: bytes | None = None) -> Iterator[Recording]:
+    """Open an audio file.
+
+    Args:
+        path: The file, or the name of one that is given as `content`.
+        content: What the file holds, where it is not on the disk.
+
+    Raises:
+        UnusableAudio: The file is missing, empty or no audio.
+    """
+    if content is None and not os.path.isfile(path):
+        raise UnusableAudio(path, "is not there")
+    with ExitStack() as stack:
+        try:
+            file = stack.enter_context(_bytes(path, content))
+            size = file.seek(0, os.SEEK_END)
+            if not size:
+                raise UnusableAudio(path, "is empty")
+            layout = _layout(file, size) if content is not None else _layout_of(path, size, os.stat(path).st_mtime_ns)
+            tracks, layout = _opened(file, size, layout)
+        except soundfile.LibsndfileError as error:
+            raise UnusableAudio(path, f"cannot be decoded ({plain(error)})") from None
+        except OSError as error:
+            raise UnusableAudio(path, f"cannot be opened ({error})") from None
+        for track in tracks:
+            stack.enter_context(track.file)
+        if not all(0 <= track.frames < _MOST_FRAMES for track in tracks):
+            raise UnusableAudio(path, "does not say how long it is")
+        yield Recording(tracks, layout)
+
+
+def _bytes(path: str, content: bytes | None) -> BinaryIO:
+    # Unbuffered, since libsndfile is given the file's descriptor.
+    return open(path, "rb", buffering=0) if content is None else io.BytesIO(content)
+
+
+def plain(error: soundfile.LibsndfileError) -> str:
+    """Return the reason that libsndfile gives, which for damaged audio may be none."""
+    return str(error.error_string).strip().rstrip(".") or "it is damaged or cut short"
+
+
+def _opened(file: BinaryIO, size: int, layout: Layout) -> tuple[list[_Track], Layout]:
+    """Open the streams of a file; return them with the layout that they are from."""
+    tracks: list[_Track] = []
+    try:
+        for stream in layout.streams:
+            tracks.append(_track(file, stream))
+    except soundfile.LibsndfileError as error:
+        if layout.open_end and len(tracks) == len(layout.streams) - 1 > 0:
+            return tracks, layout  # cut off where the last link has just begun
+        found = mp3.mp3_layout(file, size, search=True) if error.code == _UNKNOWN_FORMAT else None
+        if found is None:
+            raise
+        return [_track(file, stream) for stream in found.streams], found
+    return tracks, layout
+
+
+def _track(file: BinaryIO, stream: Stream) -> _Track:
+    """Open a stream without its name: by it, libsndfile takes some files for others, such as an MP3 beside a `._` file
+    for Sound Designer's, and any `.au`, `.vox` or `.gsm` without a header for audio."""
+    if stream.pieces:
+        return _Track(soundfile.SoundFile(Splice(file, stream.pieces)), stream)
+    file.seek(0)
+    if isinstance(file, io.BytesIO):
+        return _Track(soundfile.SoundFile(file), stream)
+    return _Track(soundfile.SoundFile(file.fileno(), closefd=False), stream)
+
+
+# Segments of a long file come one after the other; its layout shall not be looked for each time.
+@lru_cache(maxsize=256)
+def _layout_of(path: str, size: int, modified: int) -> Layout:
+    """Return the layout of the file at `path`, as long as its size and the time of its last change are these."""
+    with open(path, "rb", buffering=0) as file:
+        return _layout(file, size)
+
+
+def _layout(file: BinaryIO, size: int) -> Layout:
+    """Return the layout of a file, told by its first bytes."""
+    file.seek(0)
+    head = file.read(10)
+    magic = head[:4]
+    if magic in chunks.RIFF:
+        return chunks.riff_layout(file, size)
+    if magic == chunks.CAF:
+        return chunks.caf_layout(file, size)
+    if magic == chunks.AU:
+        return chunks.au_layout(file, size)
+    if magic == ogg.MAGIC:
+        return ogg.ogg_layout(file, size)
+    start = mp3.behind_id3(head)
+    file.seek(start)
+    if file.read(4) == flac.MAGIC:
+        return flac.flac_layout(file, size, start)
+    return mp3.mp3_layout(file, size) or Layout()
+
+
+def _mono(channels: NDArray[np.float32], *, steps: int) -> NDArray[np.float32]:
+    """Return the average of channels, (samples, channels); a constant where no channel moves beyond silence."""
+    if not len(channels):
+        return np.zeros(0, dtype=np.float32)
+    low, high = channels.min(axis=0), channels.max(axis=0)
+    if (high - low <= 2 * steps * STEP).all():
+        level = 0.0 if max(-low.min(), high.max()) <= steps * STEP else float((low + high).mean() / 2)
+        return np.full(len(channels), level, dtype=np.float32)
+    mono: NDArray[np.float32] = channels[:, 0] if channels.shape[1] == 1 else channels.mean(axis=1)
+    return mono
