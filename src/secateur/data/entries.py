@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
+import logging
+from collections import Counter
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import count
 from pathlib import Path
 
 from secateur.errors import DataError, nearest
+
+logger = logging.getLogger(__name__)
+
+# What a Mac leaves beside each file on a disk that is not its own: no audio, whatever its ending.
+MAC = "._"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -14,6 +22,7 @@ class Entry:
     """What a manifest says of one utterance.
 
     Attributes:
+        id: Empty where the manifest gives none; `with_ids` makes one.
         shown: The audio file as the manifest names it, for messages and records.
         path: The audio file, absolute or relative to the working folder.
         seconds: Length of the segment; None reaches to the end of the file.
@@ -40,6 +49,59 @@ def some(entries: list[Entry], path: str) -> list[Entry]:
     if not entries:
         raise DataError(f"{path} is empty: it names no audio.")
     return entries
+
+
+def with_ids(entries: list[Entry], path: str) -> list[Entry]:
+    """Return the entries, each with an id of its own; what is there twice in every field is there once.
+
+    An id that the manifest does not give is the file's name as it stands there, behind it `@` and the offset, if there
+    is one. Where an entry further up has this id, `+` and the length in seconds follow, or else `#` and a number.
+
+    Raises:
+        DataError: The manifest gives an id more than once.
+    """
+    given = Counter(entry.id for entry in entries if entry.id)
+    repeated = [id for id, times in given.items() if times > 1]
+    if repeated:
+        raise DataError(
+            f"{path} uses {len(repeated)} ids more than once, the first {repeated[0]!r}; give each utterance "
+            "an `id` of its own."
+        )
+    unique = list(dict.fromkeys(entries))
+    if len(unique) < len(entries):
+        again = next(entry for entry, times in Counter(entries).items() if times > 1)
+        message = "%s: %d lines repeat another one in every field (first %s); each utterance is used once"
+        logger.warning(message, path, len(entries) - len(unique), again.shown)
+    taken = set(given)
+    result = []
+    for entry in unique:
+        id = entry.id or next(id for id in _ids(entry) if id not in taken)
+        taken.add(id)
+        result.append(entry if entry.id else replace(entry, id=id))
+    return result
+
+
+def _ids(entry: Entry) -> Iterator[str]:
+    """Yield the ids that an entry may have, from the shortest on."""
+    id = f"{entry.shown}@{_number(entry.offset)}" if entry.offset else entry.shown
+    yield id
+    if entry.seconds is not None:
+        yield f"{id}+{_number(entry.seconds)}"
+    yield from (f"{id}#{number}" for number in count(2))
+
+
+def _number(value: float) -> str:
+    """Return a number as text from which the same number is read."""
+    short = f"{value:g}"
+    return short if float(short) == value else repr(value)
+
+
+def without_mac_files(entries: list[Entry], path: str) -> list[Entry]:
+    """Return the entries without those of a Mac's `._` files, whose number is logged."""
+    audio = [entry for entry in entries if not Path(entry.path).name.startswith(MAC)]
+    if len(audio) < len(entries):
+        logger.warning("%s: left out %d `._` files of a Mac, which hold no audio", path, len(entries) - len(audio))
+    return audio
 
 
 def lines(path: str) -> Iterator[tuple[int, str]]:

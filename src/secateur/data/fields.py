@@ -24,7 +24,7 @@ def entry(fields: Mapping[str, Any], place: str, folder: Path) -> Entry:
     Fields; those of NeMo's manifests in parentheses, any others are ignored:
 
     * `audio` (`audio_filepath`): the file, relative to `folder` or absolute; the only one needed.
-    * `id`: unique; by default the file, with its offset where there is one.
+    * `id`: unique; by default made of the file, its offset and, where these repeat, its length (`entries.with_ids`).
     * `offset`, `duration`: where in the file the utterance starts and how long it is, in seconds;
       by default the whole file.
     * `samples`: its length at 16 kHz, whatever the rate of file and model; goes before `duration`, which is often
@@ -49,7 +49,7 @@ def entry(fields: Mapping[str, Any], place: str, folder: Path) -> Entry:
     offset = _number(fields, "offset", place) or 0.0
     samples, seconds = _number(fields, "samples", place), _number(fields, "duration", place)
     return Entry(
-        id=_text(fields, "id", place) or (f"{audio}@{offset:g}" if offset else audio),
+        id=_text(fields, "id", place) or "",
         shown=audio,
         path=str(folder / expanded(audio)),
         text=_text(fields, "text", place),

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
+
+import numpy as np
+import soundfile
+from numpy.typing import NDArray
 
 from secateur.data.config import DatasetsData
 from secateur.data.decode import UnusableAudio
@@ -43,11 +48,7 @@ def read_datasets(config: DatasetsData) -> Rows:
         if len(columns.of["audio"]) != 1:
             raise DataError(f"columns.audio: got {columns.of['audio']}; the audio of a dataset is one column.")
         audio = columns.of["audio"][0]
-        try:
-            coded = dataset.select_columns([audio]).cast_column(audio, library.Audio(decode=False))
-        except (TypeError, ValueError, NotImplementedError):
-            raise DataError(f"{config.path}: the column {audio!r} holds neither audio nor paths of files.") from None
-        stores[split] = _Store(coded, audio, expanded(config.path))
+        stores[split] = _store(library, dataset, audio, config)
         for number, row in enumerate(_said(library, dataset, columns, config)):
             place = f"{split}/{number}"
             if wanted(row):
@@ -62,8 +63,41 @@ def read_datasets(config: DatasetsData) -> Rows:
     return Rows(wanted.some(entries, config.path), content)
 
 
+class _Store(Protocol):
+    """The audio column of one split."""
+
+    def content(self, number: int, name: str) -> bytes:
+        """Return the audio file of row `number`, which is named `name`.
+
+        Raises:
+            UnusableAudio: The row has none.
+        """
+        ...
+
+
+def _store(library: Any, dataset: Any, column: str, config: DatasetsData) -> _Store:
+    """Return the audio column of a split, whatever it is made of, such that the library decodes nothing."""
+    feature = dataset.features[column]
+    alone = dataset.select_columns([column])
+    if isinstance(feature, Mapping) and "array" in feature:
+        if "sampling_rate" not in feature:
+            raise DataError(
+                f"{config.path}: the column {column!r} holds arrays without a `sampling_rate`, only "
+                f"{', '.join(sorted(feature))}; add it to each, or cast the column to `datasets.Audio`."
+            )
+        return _Arrays(alone.with_format("numpy"), column)
+    try:
+        coded = alone.cast_column(column, library.Audio(decode=False))
+    except (TypeError, ValueError, NotImplementedError):
+        raise DataError(
+            f"{config.path}: the column {column!r} holds neither audio nor paths of files, nor rows of "
+            "{array, sampling_rate}."
+        ) from None
+    return _Files(coded, column, expanded(config.path))
+
+
 @dataclass(frozen=True)
-class _Store:
+class _Files:
     """The audio column of one split, as files that were never decoded."""
 
     dataset: Any
@@ -81,6 +115,44 @@ class _Store:
             return Path(self.folder, file["path"]).read_bytes()
         except OSError:
             raise UnusableAudio(name, f"names {file['path']}, which is not there") from None
+
+
+@dataclass(frozen=True)
+class _Arrays:
+    """The audio column of one split as rows of {array, sampling_rate}: one that was never cast to audio."""
+
+    dataset: Any
+    column: str
+
+    def content(self, number: int, name: str) -> bytes:
+        """Return the samples of a row as a WAV file."""
+        row = self.dataset[number][self.column] or {}
+        if row.get("array") is None:
+            raise UnusableAudio(name, "holds no audio")
+        rate = row.get("sampling_rate")
+        if rate is None or not 1 <= rate < 1 << 31 or rate != int(rate):
+            raise UnusableAudio(name, f"needs its `sampling_rate` in Hz, a whole number; got {rate}")
+        samples = _samples(np.asarray(row["array"]), name)
+        file = io.BytesIO()
+        soundfile.write(file, samples, int(rate), format="WAV", subtype="FLOAT")
+        return file.getvalue()
+
+
+def _samples(array: NDArray[Any], name: str) -> NDArray[np.float32]:
+    """Return the samples of an array, (samples,) or (samples, channels), between -1 and 1 where they are integers.
+
+    Of two axes the longer one is that of samples: the library writes (channels, samples), soundfile reads (samples,
+    channels).
+    """
+    if array.dtype.kind not in "iuf" or array.ndim not in (1, 2):
+        raise UnusableAudio(name, f"holds no samples but {array.dtype.name} of {array.ndim} axes")
+    if not array.size:
+        raise UnusableAudio(name, "is empty")
+    if array.dtype.kind != "f":
+        # The library widens integers, so their own width is told by the largest one.
+        peak = max(-int(array.min()), int(array.max()))
+        array = array / (1 << 15 if peak <= 1 << 15 else 1 << 31)
+    return (array.T if array.ndim == 2 and array.shape[0] < array.shape[1] else array).astype(np.float32)
 
 
 def _library() -> Any:

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import logging
 import os
-from collections import Counter
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TypeVar
 
@@ -31,7 +30,7 @@ from secateur.data.config import (
 )
 from secateur.data.corpus import SAMPLE_RATE, Corpus, Skip, Utterance
 from secateur.data.decode import UnusableAudio, decode, fault, locate
-from secateur.data.entries import Entry
+from secateur.data.entries import Entry, some, with_ids, without_mac_files
 from secateur.data.readers import read_folder, read_jsonl, read_librispeech, read_tsv
 from secateur.data.slurp import read_slurp
 from secateur.data.tables import read_csv
@@ -81,9 +80,9 @@ def survey(
         content: The audio file behind an entry's `path`, where that is no file.
         sample_rate: Hertz, what every recording is resampled to.
     """
-    _refuse_repeats(entries, config.path)
-    other: list[str] = []  # files whose length is not what the manifest claims
-    headed = _each(lambda entry: _head(entry, config, content, other, sample_rate), entries)
+    entries = with_ids(some(without_mac_files(entries, config.path), config.path), config.path)
+    claims = _Claims()
+    headed = _each(lambda entry: _head(entry, config, content, claims, sample_rate), entries)
     located = [result for result in headed if isinstance(result, Utterance)]
     seconds = sum(utterance.samples for utterance in located) / sample_rate
     reader = _Reader(keep=seconds <= config.memory_hours * 3600, content=content, sample_rate=sample_rate)
@@ -93,7 +92,7 @@ def survey(
         results = _each(lambda pair: _heard(pair[0], pair[1], reader, config), zip(headed, shown, strict=True))
     utterances = tuple(result for result in results if isinstance(result, Utterance))
     skipped = tuple(result for result in results if isinstance(result, Skip))
-    _report_claims(other, config.path)
+    _report_claims(claims, config.path)
     _report_unsaid(utterances, config.path)
     _refuse_too_many(skipped, len(entries), config)
     name = Path(config.path).stem
@@ -170,7 +169,22 @@ def _entries(config: RecordedData) -> list[Entry]:
     raise AssertionError(f"no reader for {type(config).__name__}")
 
 
-def _head(entry: Entry, config: RecordedData, content: Content, other: list[str], sample_rate: int) -> Utterance | Skip:
+@dataclass
+class _Claims:
+    """Names of files that hold something else than was claimed.
+
+    Attributes:
+        other: Their length is not what the manifest claims.
+        cut: They break off without having claimed a length.
+    """
+
+    other: list[str] = field(default_factory=list)
+    cut: list[str] = field(default_factory=list)
+
+
+def _head(
+    entry: Entry, config: RecordedData, content: Content, claims: _Claims, sample_rate: int
+) -> Utterance | Skip:
     """An utterance with its length from the file's header, or why there is none."""
     try:
         held = content(entry.path) if content is not None else None
@@ -178,7 +192,9 @@ def _head(entry: Entry, config: RecordedData, content: Content, other: list[str]
     except UnusableAudio as error:
         return Skip(entry.shown, error.reason)
     if entry.frames not in (None, segment.frames):
-        other.append(entry.shown)
+        claims.other.append(entry.shown)
+    if segment.open_end:
+        claims.cut.append(entry.shown)
     utterance = Utterance(
         id=entry.id,
         path=entry.path,
@@ -229,19 +245,13 @@ def _each(function: Callable[[Item], Result], items: Iterable[Item]) -> list[Res
         pool.shutdown(cancel_futures=True)
 
 
-def _refuse_repeats(entries: list[Entry], path: str) -> None:
-    repeated = [id for id, count in Counter(entry.id for entry in entries).items() if count > 1]
-    if repeated:
-        raise DataError(
-            f"{path} uses {len(repeated)} ids more than once, the first {repeated[0]!r}; give each utterance "
-            "an `id` of its own."
-        )
-
-
-def _report_claims(other: list[str], path: str) -> None:
-    if other:
-        message = "%s: %d files have another length than claimed (first %s); their own is used"
-        logger.warning(message, path, len(other), min(other))
+def _report_claims(claims: _Claims, path: str) -> None:
+    for names, message in (
+        (claims.other, "%s: %d files have another length than claimed (first %s); their own is used"),
+        (claims.cut, "%s: %d files break off in the middle of a page (first %s); what is there of them is used"),
+    ):
+        if names:
+            logger.warning(message, path, len(names), min(names))
 
 
 def _report_unsaid(utterances: tuple[Utterance, ...], path: str) -> None:

@@ -2,31 +2,64 @@
 
 from __future__ import annotations
 
+import logging
 import os
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
 from secateur.data.config import FolderData, JsonlData, LibriSpeechData, TsvData
-from secateur.data.entries import Entry, existing, expanded, known, lines, some
+from secateur.data.entries import MAC, Entry, existing, expanded, known, lines, some
 from secateur.data.fields import Wanted, entry, json_object
 from secateur.errors import DataError
 
-SUFFIXES = (".wav", ".flac", ".ogg", ".opus", ".mp3")
+logger = logging.getLogger(__name__)
+
+# What libsndfile reads and has a header; of a name without one (`.raw`, `.pcm`, `.vox`, `.gsm`) nothing is known.
+SUFFIXES = (
+    ".wav", ".wave", ".bwf", ".rf64", ".w64", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".mp2", ".mpga",
+    ".aif", ".aiff", ".aifc", ".au", ".snd", ".caf", ".sph", ".nist", ".voc",
+)  # fmt: skip
+# Audio, or films with it, that libsndfile does not read.
+UNREADABLE = (
+    ".m4a", ".m4b", ".mp4", ".m4v", ".mov", ".aac", ".3gp", ".amr", ".wma", ".wmv", ".webm", ".weba", ".mkv", ".mka",
+    ".avi", ".spx", ".ape", ".wv", ".ac3", ".raw", ".pcm", ".vox", ".gsm",
+)  # fmt: skip
+# What Windows leaves in folders.
+_CLUTTER = ("thumbs.db", "desktop.ini")
 
 
 def read_folder(config: FolderData) -> list[Entry]:
-    """Every audio file below a folder, sorted by path; hidden files and folders are left out."""
+    """Every audio file below a folder, sorted by path; hidden files and folders are left out.
+
+    What else is there is counted by ending and logged.
+    """
     root = existing(config.path, folder=True)
-    found, others = [], set()
+    names: list[str] = []
+    others: Counter[str] = Counter()
     for path in _walk(root):
         if path.suffix.lower() in SUFFIXES:
-            found.append(path.relative_to(root).as_posix())
-        else:
-            others.add(path.suffix.lower() or path.name)
-    if not found:
+            names.append(path.relative_to(root).as_posix())
+        elif path.name.lower() not in _CLUTTER and not path.name.startswith(MAC):
+            others[path.suffix.lower() or path.name] += 1
+    if not names:
         there = f"only {', '.join(sorted(others)[:5])}" if others else "no files at all"
-        raise DataError(f"Folder {config.path} holds no audio ({', '.join(SUFFIXES)}), {there}.")
-    return [Entry(id=name, shown=name, path=str(root / name)) for name in sorted(found)]
+        raise DataError(f"Folder {config.path} holds no audio that can be read ({', '.join(SUFFIXES)}), {there}.")
+    _report_others(others, config.path)
+    return [Entry(id=name, shown=name, path=str(root / name)) for name in sorted(names)]
+
+
+def _report_others(others: Counter[str], path: str) -> None:
+    """Log what is left out of a folder: as a warning where there is audio among it."""
+    if not others:
+        return
+    audio = [ending for ending in others if ending in UNREADABLE]
+    # Audio first, then what is most frequent.
+    order = sorted(others, key=lambda ending: (ending not in audio, -others[ending], ending))
+    counts = ", ".join(f"{others[ending]} {ending}" for ending in order[:10])
+    more = f" and files of {len(order) - 10} other endings" if len(order) > 10 else ""
+    advice = "; convert audio that cannot be read here, to FLAC for example" if audio else ""
+    logger.log(logging.WARNING if audio else logging.INFO, "%s: left out %s%s%s", path, counts, more, advice)
 
 
 def read_tsv(config: TsvData) -> list[Entry]:
@@ -45,7 +78,7 @@ def read_tsv(config: TsvData) -> list[Entry]:
             raise DataError(
                 f"{config.path}, line {number}: got {line!r}, expected a path, a tab and a number of samples."
             )
-        entries.append(Entry(id=name, shown=name, path=str(root / name), frames=int(samples)))
+        entries.append(Entry(id="", shown=name, path=str(root / name), frames=int(samples)))
     return some(entries, config.path)
 
 
@@ -63,9 +96,12 @@ def read_jsonl(config: JsonlData) -> list[Entry]:
 
 
 def read_librispeech(config: LibriSpeechData) -> list[Entry]:
-    """The utterances of LibriSpeech below `path`, with text, speaker and subset, sorted by id."""
+    """The utterances of LibriSpeech below `path`, with text, speaker and subset, sorted by id.
+
+    Recordings may have been converted to another format; a recording without a line in the transcripts has no text.
+    """
     root = existing(config.path, folder=True)
-    files = sorted(root.rglob("*.trans.txt"))
+    files = sorted(file for file in root.rglob("*.trans.txt") if not file.name.startswith(MAC))
     if not files:
         raise DataError(
             f"{config.path} holds no *.trans.txt; expected LibriSpeech as downloaded: "
@@ -78,9 +114,9 @@ def read_librispeech(config: LibriSpeechData) -> list[Entry]:
         subsets.add(subset)
         if config.split not in (None, subset):
             continue
-        texts = {flac.stem: None for flac in chapter.glob("*.flac")} | _transcripts(file)
-        for id, text in sorted(texts.items()):
-            path = file.parent / f"{id}.flac"
+        recordings = _recordings(file.parent)
+        for id, text in sorted((dict.fromkeys(recordings) | _transcripts(file)).items()):
+            path = recordings.get(id, file.parent / f"{id}.flac")
             entries.append(
                 Entry(
                     id=id,
@@ -94,6 +130,12 @@ def read_librispeech(config: LibriSpeechData) -> list[Entry]:
     if config.split is not None:
         known(config.split, subsets, path=config.path, what="subset")
     return some(entries, config.path)
+
+
+def _recordings(folder: Path) -> dict[str, Path]:
+    """Return the audio files of a folder by their names without ending; of two, FLAC, as distributed."""
+    files = [file for file in folder.iterdir() if file.suffix.lower() in SUFFIXES]
+    return {file.stem: file for file in sorted(files, key=lambda file: (file.suffix.lower() == ".flac", file.name))}
 
 
 def _transcripts(file: Path) -> dict[str, str | None]:
@@ -113,5 +155,6 @@ def _walk(root: Path) -> Iterator[Path]:
         seen.add(real)
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         for name in sorted(files):
-            if not name.startswith("."):
+            # A Mac's are counted where those of all readers are.
+            if not name.startswith(".") or name.startswith(MAC):
                 yield Path(folder) / name

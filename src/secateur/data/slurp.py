@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from secateur.data.config import SlurpData
-from secateur.data.entries import Entry, existing, expanded, known, lines, some
+from secateur.data.entries import MAC, Entry, existing, expanded, known, lines, some
 from secateur.data.fields import json_object
 from secateur.errors import DataError
 
@@ -41,7 +41,7 @@ def read_slurp(config: SlurpData) -> list[Entry]:
     found = [split for split in SPLITS if (folder / f"{split}.jsonl").is_file()]
     if config.split is not None:
         asked = (config.split,) if isinstance(config.split, str) else config.split
-        there = [file.stem for file in folder.glob("*.jsonl")]
+        there = [file.stem for file in folder.glob("*.jsonl") if not file.name.startswith(MAC)]
         found = [known(split, there, path=str(folder), what="split") for split in asked]
     audio = _audio(config, folder)
     speakers = _speakers(folder)
@@ -79,7 +79,7 @@ def _annotations(config: SlurpData) -> Path:
     """The folder with the annotations: `path`, or `dataset/slurp` in it."""
     root = existing(config.path, folder=True)
     for folder in (root, root / "dataset" / "slurp"):
-        if any(folder.glob("*.jsonl")):
+        if any(not file.name.startswith(MAC) for file in folder.glob("*.jsonl")):
             return folder
     expected = ", ".join(f"{split}.jsonl" for split in SPLITS)
     raise DataError(f"{config.path} holds no annotations of SLURP; expected {expected}, in it or in dataset/slurp.")

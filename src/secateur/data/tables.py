@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from secateur.data.config import FIELDS, CsvData, TableData
 from secateur.data.entries import Entry, existing, expanded, known, no_text
 from secateur.data.fields import ALIASES, NUMBERS, Wanted, entry
+from secateur.data.readers import SUFFIXES, UNREADABLE
 from secateur.errors import DataError, nearest
 
 
@@ -56,10 +59,30 @@ class Columns:
         return self._joint.join(map(str, values)) or None
 
 
+@dataclass(frozen=True)
+class _Row:
+    """A row of a CSV.
+
+    Attributes:
+        number: The number of its last line, from 1.
+        values: Its values.
+        lines: The lines that it is on, as they are in the file; several where a quoted value has line breaks.
+    """
+
+    number: int
+    values: list[str]
+    lines: list[str]
+
+
 def read_csv(config: CsvData) -> list[Entry]:
-    """The rows of a CSV that `split` and `where` let through."""
+    """The rows of a CSV that `split` and `where` let through.
+
+    Raises:
+        DataError: The table is malformed, or its quotes make one row of what seem to be several.
+    """
     rows = _rows(config)
-    header = [name.strip() for name in next(rows, (0, []))[1]]
+    first = next(rows, None)
+    header = [name.strip() for name in first.values] if first is not None else []
     if not header:
         raise DataError(f"{config.path} is empty; its first line must name the columns.")
     twice = sorted({name for name in header if name and header.count(name) > 1})
@@ -76,39 +99,77 @@ def read_csv(config: CsvData) -> list[Entry]:
     if not root.is_dir():
         raise DataError(f"The root folder {root} of {config.path} is not there; set `root` to where it is.")
     entries = []
-    for number, values in rows:
-        place = f"{config.path}, line {number}"
-        if len(values) != len(header):
+    for row in rows:
+        place = f"{config.path}, line {row.number}"
+        _refuse_merged(row, header, columns, root, config)
+        if len(row.values) != len(header):
             raise DataError(
-                f"{place} has {len(values)} values, the header names {len(header)}; is the delimiter "
+                f"{place} has {len(row.values)} values, the header names {len(header)}; is the delimiter "
                 f"{config.delimiter!r}?"
             )
-        row = dict(zip(header, values, strict=True))
-        fields = columns.fields(row)
-        if wanted({**row, "split": fields["split"]} if "split" in fields else row):
+        by_column = dict(zip(header, row.values, strict=True))
+        fields = columns.fields(by_column)
+        if wanted({**by_column, "split": fields["split"]} if "split" in fields else by_column):
             entries.append(entry(_with_numbers(fields), place, root))
     return wanted.some(entries, config.path)
 
 
-def _rows(config: CsvData) -> Iterator[tuple[int, list[str]]]:
-    """The rows of a CSV that are not blank, the header first, each with the number of its last line."""
+def _rows(config: CsvData) -> Iterator[_Row]:
+    """The rows of a CSV that are not blank, the header first."""
     file = existing(config.path, folder=False)
+    lines: list[str] = []  # of the row that is being read
+
+    def read(text: Iterable[str]) -> Iterator[str]:
+        for line in text:
+            lines.append(line)
+            yield line
+
     number = 0
     try:
         with file.open(encoding="utf-8-sig", newline="") as text:
             # None: no character quotes.
             quote = '"' if config.quoted else None
-            reader = csv.reader(text, delimiter=config.delimiter, quotechar=quote, strict=True)
-            for row in reader:
+            reader = csv.reader(read(text), delimiter=config.delimiter, quotechar=quote, strict=True)
+            for values in reader:
                 number = reader.line_num
-                if any(value.strip() for value in row):
-                    yield number, row
+                if any(value.strip() for value in values):
+                    yield _Row(number, values, lines.copy())
+                lines.clear()
     except UnicodeDecodeError:
         raise no_text(config.path) from None
     except csv.Error as error:
         raise DataError(
             f"{config.path}, behind line {number}: {error}. Set `quoted: false` where quotes are part of the values."
         ) from None
+
+
+def _refuse_merged(row: _Row, header: list[str], columns: Columns, root: Path, config: CsvData) -> None:
+    """Refuse a row that quotes made of several: one opens a value in its first line, one closes it in its last.
+
+    A value may have line breaks. So a line counts as a row of its own only where, without quoting, it has as many
+    values as the header and names an audio file; or where every line of the row has as many tabs as the header.
+    """
+    if len(row.lines) == 1:
+        return
+    split = [line.rstrip("\r\n").split(config.delimiter) for line in row.lines]
+    whole = [len(values) == len(header) for values in split]
+    several = (all(whole) and config.delimiter == "\t") or any(
+        fits and _names_audio(columns.fields(dict(zip(header, values, strict=True)))["audio"], root)
+        for fits, values in zip(whole[1:], split[1:], strict=True)
+    )
+    if several or len(row.values) != len(header):
+        raise DataError(
+            f"{config.path}, lines {row.number - len(row.lines) + 1} to {row.number}: their quotes make one row of "
+            f"{len(row.lines)} lines. Set `quoted: false` where quotes are part of the values; where they are not, "
+            "close each quote in its own row."
+        )
+
+
+def _names_audio(name: str | None, root: Path) -> bool:
+    """Return whether a value seems to be the name of an audio file: by its ending, or because there is such a file."""
+    if not name:
+        return False
+    return Path(name).suffix.lower() in (*SUFFIXES, *UNREADABLE) or (root / expanded(name)).is_file()
 
 
 def _with_numbers(fields: dict[str, Any]) -> dict[str, Any]:

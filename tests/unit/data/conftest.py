@@ -24,6 +24,7 @@ def write(tmp_path: Path) -> Write:
         seconds: float = 1.0,
         rate: int = 16_000,
         seed: int = 0,
+        kind: str | None = None,
         subtype: str | None = None,
     ) -> NDArray[np.float32]:
         path = tmp_path / name
@@ -31,8 +32,9 @@ def write(tmp_path: Path) -> Write:
         if samples is None:
             noise = np.random.default_rng(seed).standard_normal(round(seconds * rate))
             samples = np.clip(0.1 * noise, -1, 1).astype(np.float32)
-        kind = "OGG" if path.suffix == ".opus" else None
-        soundfile.write(path, samples, rate, format=kind, subtype="OPUS" if kind else subtype)
+        if path.suffix == ".opus":
+            kind, subtype = "OGG", "OPUS"
+        soundfile.write(path, samples, rate, format=kind, subtype=subtype)
         return samples
 
     return write

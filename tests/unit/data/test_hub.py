@@ -55,7 +55,12 @@ class Table:
     def select_columns(self, names: list[str]) -> Table:
         return replace(self, features={name: self.features[name] for name in names})
 
+    def with_format(self, kind: str) -> Table:
+        assert kind == "numpy"
+        return self
+
     def cast_column(self, name: str, feature: Audio) -> Table:
+        assert not isinstance(self.features[name], Mapping), "this would encode every row, and need torchcodec"
         rows = [
             {**row, name: {"bytes": None, "path": v} if isinstance(v := row[name], str) else v} for row in self.rows
         ]
@@ -155,6 +160,50 @@ def test_rows_without_usable_audio_are_skipped_with_the_reason(
     assert reasons["train/4"] == "holds no audio"
 
 
+ARRAYS = {"audio": {"array": None, "path": None, "sampling_rate": None}, "text": None}
+
+
+@pytest.mark.parametrize("kind", ["float64", "float32", "int16", "int64", "int32"])
+@pytest.mark.parametrize("shape", ["samples", "channels first", "channels last"])
+def test_arrays_that_were_never_cast_to_audio_are_read(
+    tmp_path: Path, write: Write, offer: Callable[..., None], kind: str, shape: str
+) -> None:
+    audio = write("a.wav", rate=8_000, subtype="FLOAT").astype("float64")
+    scale = {"int16": 1 << 15, "int64": 1 << 15, "int32": 1 << 31}.get(kind, 1)
+    array = (audio * scale).astype(kind)
+    if shape != "samples":
+        array = np.stack([array, array], axis=0 if shape == "channels first" else 1)
+    offer(train=Table([{"audio": {"array": array, "path": "x.wav", "sampling_rate": 8_000}, "text": "a"}], ARRAYS))
+    corpus = open_corpus(DatasetsData(path="acme/speech"))
+    assert [(u.id, u.text, u.samples) for u in corpus.utterances] == [("train/0", "a", 16_000)]
+    files = open_corpus(FolderData(path=str(tmp_path)))
+    np.testing.assert_allclose(corpus.audio(0), files.audio(0), atol=1e-4)
+
+
+def test_arrays_that_cannot_be_used_are_skipped_with_the_reason(offer: Callable[..., None]) -> None:
+    good = {"array": np.linspace(-0.5, 0.5, 16_000), "path": None, "sampling_rate": np.int64(16_000)}
+    other: list[tuple[Any, str]] = [
+        (None, "holds no audio"),
+        ({**good, "array": None}, "holds no audio"),
+        ({**good, "array": np.zeros(0)}, "is empty"),
+        ({**good, "array": np.zeros(16_000)}, "is silent"),
+        ({**good, "array": np.array(["a", "b"])}, "holds no samples but"),
+        ({**good, "array": np.zeros((2, 2, 16_000))}, "holds no samples but float64 of 3 axes"),
+        ({**good, "sampling_rate": None}, "needs its `sampling_rate` in Hz, a whole number; got None"),
+        ({**good, "sampling_rate": 0}, "needs its `sampling_rate`"),
+        ({**good, "sampling_rate": float("nan")}, "needs its `sampling_rate`"),
+    ]
+    rows = [{"audio": audio, "text": "x"} for audio in (good, *(audio for audio, _ in other))]
+    offer(train=Table(rows, ARRAYS))
+    corpus = open_corpus(DatasetsData(path="acme/speech", max_skipped=1))
+    assert [u.id for u in corpus.utterances] == ["train/0"]
+    for skip, (_, reason) in zip(corpus.skipped, other, strict=True):
+        assert skip.reason.startswith(reason)
+    offer(train=Table([{"audio": {"array": [0.1]}}], {"audio": {"array": None}}))
+    with pytest.raises(DataError, match="'audio' holds arrays without a `sampling_rate`, only array"):
+        open_corpus(DatasetsData(path="acme/speech"))
+
+
 def test_what_the_library_cannot_load_is_one_sentence(offer: Callable[..., None]) -> None:
     offer(train=Table([{"audio": 1, "text": "x"}], {"audio": None, "text": None}))
     with pytest.raises(DataError, match=r"'acme/speach' could not be loaded: .* doesn't exist on the Hub\.$"):
@@ -206,3 +255,14 @@ def test_the_library_itself_gives_the_same_audio(tmp_path: Path, write: Write, s
     files = open_corpus(FolderData(path=str(tmp_path / "wav")))
     for index in range(2):
         np.testing.assert_array_equal(corpus.audio(index), files.audio(index))
+
+
+def test_the_library_itself_gives_arrays_as_they_were_stored(tmp_path: Path, write: Write) -> None:
+    datasets = pytest.importorskip("datasets")
+    audio = write("wav/a.wav", subtype="FLOAT")
+    kept = [audio.tolist(), np.stack([audio, audio]).tolist(), (audio * 32_768).astype(int).tolist()]
+    for number, array in enumerate(kept):
+        made = datasets.Dataset.from_list([{"audio": {"array": array, "sampling_rate": 16_000}}])
+        made.to_parquet(str(tmp_path / f"{number}" / "train.parquet"))
+        corpus = open_corpus(DatasetsData(path=str(tmp_path / f"{number}")))
+        np.testing.assert_allclose(corpus.audio(0), audio, atol=1e-4)

@@ -69,6 +69,54 @@ def test_quotes_are_plain_characters_where_the_table_was_written_without_quoting
     assert open_corpus(CsvData(path=path, delimiter="\t", quoted=False)).utterances[0].text == '"twelve inches'
 
 
+# Two rows with one quote each, and a row between them.
+LONE = ["c0.wav{0}hello{0}2", 'c1.wav{0}"then he came{0}2', "c2.wav{0}over the hill{0}3", 'c3.wav{0}and left"{0}2']
+
+
+@pytest.mark.parametrize("delimiter", [",", "\t", ";"])
+@pytest.mark.parametrize("between", [True, False])
+def test_lone_quotes_that_make_one_row_of_several_are_refused(
+    tmp_path: Path, write: Write, delimiter: str, between: bool
+) -> None:
+    rows = [row.format(delimiter) for row in LONE]
+    if not between:
+        del rows[2]
+    for index in range(4):
+        write(f"c{index}.wav")
+    path = table(tmp_path, f"audio{delimiter}text{delimiter}votes", *rows)
+    with pytest.raises(DataError, match=rf"lines 3 to {len(rows) + 1}: their quotes .* Set `quoted: false`"):
+        open_corpus(CsvData(path=path, delimiter=delimiter))
+    corpus = open_corpus(CsvData(path=path, delimiter=delimiter, quoted=False))
+    assert [u.text for u in corpus.utterances[:2]] == ["hello", '"then he came']
+
+
+def test_lone_quotes_are_found_where_names_have_no_ending_or_come_last(tmp_path: Path, write: Write) -> None:
+    for name in ("c0.wav", "c1.wav"):
+        write(name)
+        (tmp_path / name).rename(tmp_path / Path(name).stem)
+    told = "their quotes make one row"
+    tabs = table(tmp_path, "audio\ttext", 'x/c0\t"one', 'x/c1\ttwo"')
+    with pytest.raises(DataError, match=told):
+        open_corpus(CsvData(path=tabs, delimiter="\t"))
+    commas = table(tmp_path, "text,audio", '"one,c0', 'two",c1')
+    with pytest.raises(DataError, match=told):
+        open_corpus(CsvData(path=commas))
+    with pytest.raises(DataError, match=told):  # with another number of values, too
+        open_corpus(CsvData(path=table(tmp_path, "audio,text,votes", 'c0,"one,2', 'c1,two",2,3,4')))
+
+
+def test_quoted_values_of_several_lines_are_no_lone_quotes(tmp_path: Path, write: Write) -> None:
+    texts = ["hello\nyes, ok\nbye, now", 'she said "go,\nnow", twice', "a\tb\nc", "one\r\ntwo, three\r\n", "\n,\n"]
+    for index in range(len(texts)):
+        write(f"{index}.wav")
+    for delimiter in (",", "\t", ";"):
+        with (tmp_path / "t.csv").open("w", newline="") as file:
+            rows = [["audio", "text"], *([f"{i}.wav", text] for i, text in enumerate(texts))]
+            csv.writer(file, delimiter=delimiter).writerows(rows)
+        corpus = open_corpus(CsvData(path=str(tmp_path / "t.csv"), delimiter=delimiter))
+        assert [u.text for u in corpus.utterances] == texts
+
+
 def test_rows_are_picked_by_split_and_by_any_column(tmp_path: Path, write: Write) -> None:
     for name in "abc":
         write(f"{name}.wav")
@@ -100,7 +148,7 @@ def test_rows_are_picked_by_split_and_by_any_column(tmp_path: Path, write: Write
         (["audio,offset", "a.wav,soon"], r"`offset` must be a number, 0 or more and below 1e\+15; got 'soon'"),
         (["audio,duration", "a.wav,nan"], r"`duration` must be a number, 0 or more and below 1e\+15; got nan"),
         (["audio,text", ",x"], "line 2 needs the audio file's path in `audio`"),
-        (["audio,text", "a.wav,x", "a.wav,y"], "uses 1 ids more than once, the first 'a.wav'"),
+        (["audio,id", "a.wav,x", "b.wav,x"], "uses 1 ids more than once, the first 'x'"),
     ],
 )
 def test_malformed_tables_are_one_sentence(tmp_path: Path, write: Write, rows: list[str], message: str) -> None:

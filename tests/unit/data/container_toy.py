@@ -1,0 +1,59 @@
+"""Audio files as writers leave them that cannot go back to the start of what they wrote, and as they are joined."""
+
+from __future__ import annotations
+
+import io
+
+import numpy as np
+import soundfile
+from numpy.typing import NDArray
+
+Samples = NDArray[np.float32]
+
+ID3V2 = b"ID3\4\0\0\0\0\7\x76" + bytes(1014)
+ID3V1 = b"TAG" + b"x" * 125
+
+
+def noise(seconds: float, rate: int, channels: int = 1, *, seed: int = 0) -> Samples:
+    """Noise that swells, (samples, channels), so that no stretch of it passes for another."""
+    samples = round(seconds * rate)
+    swell = 1 + np.sin(np.arange(samples) / rate * 9)[:, None]
+    made = 0.1 * np.random.default_rng(seed).standard_normal((samples, channels)) * swell
+    return made.clip(-1, 1).astype(np.float32)
+
+
+def encoded(audio: Samples, rate: int, kind: str, subtype: str | None = None, **options: object) -> bytes:
+    file = io.BytesIO()
+    soundfile.write(file, audio, rate, format=kind, subtype=subtype, **options)
+    return file.getvalue()
+
+
+def mp3(audio: Samples, rate: int, *, mode: str = "CONSTANT", level: float = 0.5, xing: bool = False) -> bytes:
+    """An MP3 of layer III; without `xing` it says nothing of its length."""
+    options = {"bitrate_mode": mode, "compression_level": level}
+    data = encoded(audio, rate, "MP3", "MPEG_LAYER_III", **options)
+    if xing:
+        return data
+    # The second frame starts like the first one, up to its bit rate.
+    return data[data.index(data[:2], 4) :]
+
+
+def flac_without_length(audio: Samples, rate: int) -> bytes:
+    data = bytearray(encoded(audio, rate, "FLAC"))
+    data[21] &= 0xF0
+    data[22:26] = bytes(4)
+    return bytes(data)
+
+
+def wav_of_size(audio: Samples, rate: int, claimed: int, *, chunks: bytes = b"") -> bytes:
+    """A WAV whose header claims `claimed` bytes of audio, with other chunks in front of it."""
+    data = encoded(audio, rate, "WAV", "PCM_16")
+    size = claimed.to_bytes(4, "little")
+    return data[:4] + size + data[8:36] + chunks + b"data" + size + data[44:]
+
+
+def ape_tag(content: bytes) -> bytes:
+    """An APEv2 tag with a header and a footer."""
+    size = (2000).to_bytes(4, "little") + (len(content) + 32).to_bytes(4, "little") + (1).to_bytes(4, "little")
+    header, footer = (b"APETAGEX" + size + flags.to_bytes(4, "little") + bytes(8) for flags in (0xA0000000, 0x80000000))
+    return header + content + footer

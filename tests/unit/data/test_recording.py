@@ -1,0 +1,240 @@
+"""What is decoded is the truth about the length of a file, whatever its container says; a segment is a slice of it."""
+
+from __future__ import annotations
+
+import itertools
+from pathlib import Path
+
+import numpy as np
+import pytest
+from container_toy import (
+    ID3V1,
+    ID3V2,
+    ape_tag,
+    encoded,
+    flac_without_length,
+    mp3,
+    noise,
+    wav_of_size,
+)
+from numpy.typing import NDArray
+
+from secateur.data import flac
+from secateur.data import mp3 as mpeg
+from secateur.data.decode import UnusableAudio, decode, fault, locate
+from secateur.data.recording import STEP, open_recording
+
+RATES = (8_000, 22_050, 24_000, 32_000, 44_100, 48_000)
+# A picture in a tag, which by chance may hold anything.
+PICTURE = np.random.default_rng(0).integers(0, 256, 100_000, dtype=np.uint8).tobytes()
+# Bytes that stand before and behind the frames of an MP3.
+TAGS = {
+    "none": (b"", b""),
+    "ID3v2": (ID3V2, b""),
+    "two ID3v2": (ID3V2 * 2, b""),
+    "ID3v1": (b"", ID3V1),
+    "APE behind": (b"", ape_tag(PICTURE) + ID3V1),
+    "APE in front": (ape_tag(bytes(200)), b""),
+    "picture": (b"ID3\4\0\0\0\6\15\40" + PICTURE, b""),
+    "padding": (bytes(1000), b""),
+}
+
+
+def seconds(tmp_path: Path, data: bytes) -> float:
+    """The length of a file, which must be the same located and decoded, from the disk and from memory."""
+    path = tmp_path / "x.bin"
+    path.write_bytes(data)
+    lengths = {locate(str(path)).samples, locate("x", content=data).samples}
+    lengths |= {len(decode(str(path))), len(decode("x", content=data))}
+    assert len(lengths) == 1
+    return lengths.pop() / 16_000
+
+
+def samples(data: bytes, start: int = 0, frames: int | None = None) -> NDArray[np.float32]:
+    with open_recording("x", data) as recording:
+        return recording.read(start, recording.frames if frames is None else frames)
+
+
+def assert_segments_are_slices(data: bytes, *, tries: int = 6) -> None:
+    whole = samples(data)
+    rng = np.random.default_rng(1)
+    for start in (*rng.integers(0, len(whole) - 1000, tries), len(whole) - 700):
+        frames = min(int(rng.integers(500, 3000)), len(whole) - int(start))
+        np.testing.assert_allclose(samples(data, int(start), frames), whole[start : start + frames], atol=2e-6)
+
+
+@pytest.mark.parametrize("tags", TAGS)
+@pytest.mark.parametrize("mode", ["CONSTANT", "VARIABLE"])
+def test_an_mp3_is_as_long_as_its_frames_whatever_stands_around_them(tmp_path: Path, mode: str, tags: str) -> None:
+    audio = noise(2, 44_100)
+    audio[:44_100] *= 0.002  # so that the first frames tell nothing of the bit rate
+    front, behind = TAGS[tags]
+    for xing in (True, False):
+        data = front + mp3(audio, 44_100, mode=mode, xing=xing) + behind
+        # Without Xing frame the encoder's own samples at both ends stay: three frames at most.
+        assert seconds(tmp_path, data) == pytest.approx(2, abs=1e-3 if xing else 0.08)
+
+
+@pytest.mark.parametrize("rate", RATES)
+@pytest.mark.parametrize("channels", [1, 2])
+def test_a_segment_of_an_mp3_is_the_slice_of_the_whole(rate: int, channels: int) -> None:
+    audio = noise(1, rate, channels)
+    # The lowest bit rate borrows the bits of the most frames in front: 85 for 24 kHz stereo.
+    for mode, xing in (("CONSTANT", True), ("VARIABLE", True), ("VARIABLE", False)):
+        assert_segments_are_slices(mp3(audio, rate, mode=mode, level=0.99, xing=xing), tries=4)
+
+
+def test_mp3s_joined_end_to_end_are_read_to_the_end(tmp_path: Path) -> None:
+    for xing in (True, False):
+        first, second = (mp3(noise(length, 44_100), 44_100, xing=xing) for length in (1, 2))
+        assert seconds(tmp_path, ID3V2 + first + ID3V1 + ID3V2 + second) == pytest.approx(3, abs=0.1)
+        other = mp3(noise(2, 16_000, 2), 16_000, xing=xing)
+        assert seconds(tmp_path, first + other) == pytest.approx(3, abs=0.2)
+        assert_segments_are_slices(first + other)
+
+
+def test_a_stream_of_mp3_that_was_joined_in_the_middle_of_a_frame_is_read(tmp_path: Path) -> None:
+    data = mp3(noise(2, 44_100), 44_100)
+    assert seconds(tmp_path, data[len(data) // 2 + 13 :]) == pytest.approx(1, abs=0.1)
+
+
+def test_the_frames_of_an_mp3_with_a_true_xing_frame_and_those_of_flac_are_not_walked(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def refuse(*_: object) -> None:
+        raise AssertionError("the header tells the length")
+
+    monkeypatch.setattr(mpeg, "_runs", refuse)
+    monkeypatch.setattr(flac, "count", refuse)
+    for data in (mp3(noise(1, 44_100), 44_100, xing=True), encoded(noise(1, 16_000), 16_000, "FLAC")):
+        assert locate("x", content=ID3V2 + data + ID3V1).samples == 16_000
+
+
+@pytest.mark.parametrize("front", [b"", ID3V2])
+def test_a_flac_without_a_length_is_read_and_sought(tmp_path: Path, front: bytes) -> None:
+    data = front + flac_without_length(noise(1.5, 16_000), 16_000)
+    assert seconds(tmp_path, data) == 1.5
+    np.testing.assert_array_equal(samples(data), samples(encoded(noise(1.5, 16_000), 16_000, "FLAC")))
+    assert_segments_are_slices(data)
+    # Cut off: the last block that is whole.
+    assert seconds(tmp_path, data[: len(data) // 2]) == 2 * 4096 / 16_000
+    with pytest.raises(UnusableAudio, match="x: is empty"):
+        locate("x", content=data[: len(front) + 42])
+
+
+@pytest.mark.parametrize("subtype", ["VORBIS", "OPUS"])
+def test_all_links_of_a_chained_ogg_file_are_read(tmp_path: Path, subtype: str) -> None:
+    one, two, three = (
+        encoded(noise(length, rate, channels, seed=rate), rate, "OGG", subtype)
+        for length, rate, channels in ((1.5, 16_000, 1), (1, 16_000, 1), (1, 48_000, 2))
+    )
+    assert seconds(tmp_path, one + two) == 2.5
+    assert seconds(tmp_path, one + one) == 3  # the streams have one number, against the rules
+    assert seconds(tmp_path, one + bytes(100_000) + two + b"junk") == 2.5
+    np.testing.assert_array_equal(samples(one + two), np.concatenate([samples(one), samples(two)]))
+    mixed = one + three + two
+    assert seconds(tmp_path, mixed) == 3.5
+    with open_recording("x", mixed) as recording:
+        assert recording.rate == 48_000
+    assert_segments_are_slices(mixed)
+
+
+@pytest.mark.parametrize(("length", "rate"), [(3, 16_000), (0.9, 16_000), (1.5, 22_050), (2, 44_100)])
+def test_a_segment_at_the_end_of_a_vorbis_file_is_the_slice_of_the_whole(length: float, rate: int) -> None:
+    data = encoded(noise(length, rate), rate, "OGG", "VORBIS")
+    whole = samples(data)
+    for start in range(1000, len(whole), len(whole) // 12):
+        np.testing.assert_array_equal(samples(data, start, 500), whole[start : start + 500])
+
+
+def test_an_ogg_file_that_breaks_off_in_a_page_says_so(tmp_path: Path) -> None:
+    data = encoded(noise(3, 16_000), 16_000, "OGG", "OPUS")
+    assert not locate("x", content=data).open_end
+    cut = data[: len(data) * 2 // 3]
+    assert locate("x", content=cut).open_end
+    assert not locate("x", content=cut, offset=0.1, duration=0.5).open_end
+    assert 0 < seconds(tmp_path, cut) < 2
+    assert seconds(tmp_path, data + data[:100]) == 3  # a link that has just begun
+
+
+@pytest.mark.parametrize("claimed", [0, 0x7FFFF000, 0x80000000, 0xFFFFFFFF, 0xFFFFFFFF - 36])
+def test_a_wav_of_no_size_is_read_to_its_end(tmp_path: Path, claimed: int) -> None:
+    told = b"LIST" + (26).to_bytes(4, "little") + b"INFOISFT" + (14).to_bytes(4, "little") + b"an encoder 60\0"
+    for chunks in (b"", told):
+        assert seconds(tmp_path, wav_of_size(noise(1, 16_000), 16_000, claimed, chunks=chunks)) == 1
+
+
+def test_an_empty_wav_with_other_chunks_behind_is_empty(tmp_path: Path) -> None:
+    empty = encoded(noise(0, 16_000), 16_000, "WAV", "PCM_16")
+    for data in (empty, empty + b"LIST" + (4).to_bytes(4, "little") + b"INFO"):
+        with pytest.raises(UnusableAudio, match="is empty"):
+            locate("x", content=data)
+
+
+def test_other_containers_without_a_size_are_read_to_their_end(tmp_path: Path) -> None:
+    au = encoded(noise(1, 16_000), 16_000, "AU", "PCM_16")
+    rf64 = encoded(noise(1, 16_000), 16_000, "RF64", "PCM_16")
+    caf = encoded(noise(1, 16_000), 16_000, "CAF", "PCM_16")
+    wide, data = rf64.index(b"ds64") + 8, caf.index(b"data") + 4
+    for size in (b"\0", b"\xff"):
+        assert seconds(tmp_path, au[:8] + size * 4 + au[12:]) == 1
+        assert seconds(tmp_path, rf64[:wide] + size * 24 + rf64[wide + 24 :]) == 1
+    assert seconds(tmp_path, caf[:data] + b"\xff" * 8 + caf[data + 8 :]) == 1
+
+
+def test_a_file_shorter_than_its_header_claims_is_not_used_to_its_end_but_in_segments() -> None:
+    audio = noise(2, 16_000)
+    for data in (encoded(audio, 16_000, "WAV", "PCM_16"), mp3(audio, 16_000, xing=True)):
+        cut = data[: len(data) // 2]
+        for read in (locate, decode):
+            with pytest.raises(UnusableAudio, match=r"x: breaks off after (0\.9|1\.)\d+ of 2\.\d+ s"):
+                read("x", content=cut)
+        assert locate("x", content=cut, offset=0.2, duration=0.5).samples == 8_000
+        assert len(decode("x", content=cut, offset=0.2, duration=0.5)) == 8_000
+
+
+def test_audio_that_cannot_be_sought_is_read_from_its_start() -> None:
+    assert_segments_are_slices(encoded(noise(1, 8_000), 8_000, "WAV", "GSM610"))
+
+
+def test_an_mp3_is_read_beside_the_file_that_a_mac_leaves_there(tmp_path: Path) -> None:
+    (tmp_path / "x.mp3").write_bytes(mp3(noise(1, 44_100), 44_100, xing=True))
+    fork = b"\0\5\x16\7\0\2\0\0Mac OS X        \0\2" + bytes(4_000)
+    (tmp_path / "._x.mp3").write_bytes(fork)
+    assert locate(str(tmp_path / "x.mp3")).samples == 16_000
+    with pytest.raises(UnusableAudio, match="cannot be decoded"):
+        locate(str(tmp_path / "._x.mp3"))
+
+
+@pytest.mark.parametrize("suffix", [".au", ".snd", ".vox", ".gsm", ".raw"])
+def test_no_ending_makes_audio_of_what_has_no_header(tmp_path: Path, suffix: str) -> None:
+    path = tmp_path / f"x{suffix}"
+    path.write_bytes(b"no audio at all " * 1000)
+    with pytest.raises(UnusableAudio, match=r"cannot be decoded \(Format not recognised\)"):
+        locate(str(path))
+
+
+def dither(rate: int, channels: int = 1) -> NDArray[np.float32]:
+    """What dithering makes of a second of zeros: -1, 0 or 1 step of 16 bits."""
+    steps = np.random.default_rng(0).integers(-1, 2, (rate, channels))
+    return (steps * STEP).astype(np.float32)
+
+
+@pytest.mark.parametrize("rate", [8_000, 16_000, 44_100, 48_000])
+def test_dithered_silence_is_silent_at_any_rate_and_in_any_format(rate: int) -> None:
+    kinds = [("WAV", "PCM_16"), ("FLAC", "PCM_16"), ("MP3", "MPEG_LAYER_III"), ("OGG", "VORBIS"), ("WAV", "FLOAT")]
+    for (kind, subtype), channels in itertools.product(kinds, (1, 2)):
+        assert fault(decode("x", content=encoded(dither(rate, channels), rate, kind, subtype))) == "is silent"
+    level = encoded(dither(rate) + np.float32(100 * STEP), rate, "WAV", "PCM_16")
+    assert fault(decode("x", content=level)) == "is silent (a constant)"
+    assert fault(decode("x", content=encoded(dither(rate) * 8, rate, "WAV", "ALAW"))) == "is silent"
+
+
+@pytest.mark.parametrize("rate", [8_000, 16_000, 48_000])
+def test_speech_as_quiet_as_two_steps_of_16_bits_and_one_of_8_bits_is_heard(rate: int) -> None:
+    quiet = (np.round(noise(1, rate) * 8) * STEP).clip(-2 * STEP, 2 * STEP)
+    assert np.abs(quiet).max() == 2 * STEP
+    assert fault(decode("x", content=encoded(quiet, rate, "WAV", "PCM_16"))) is None
+    assert fault(decode("x", content=encoded(dither(rate) * 256, rate, "WAV", "PCM_U8"))) is None
+    one = np.stack([dither(rate)[:, 0], noise(1, rate)[:, 0] * 0.01], axis=1)  # one channel is silent
+    assert fault(decode("x", content=encoded(one, rate, "WAV", "PCM_16"))) is None
