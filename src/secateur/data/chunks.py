@@ -40,10 +40,15 @@ class _Chunks:
     width: int = 4
 
     def walk(self, position: int) -> Iterator[tuple[bytes, int, int]]:
-        """Yield the name of each chunk from `position` on, where its content starts, and its size by its header."""
+        """Yield the name of each chunk from `position` on, where its content starts, and its size by its header.
+
+        Names are printable; what is not named so is no chunk.
+        """
         while position + 4 + self.width <= self.size:
             self.file.seek(position)
             head = self.file.read(4 + self.width)
+            if not (head[:4].isascii() and head[:4].decode("ascii").isprintable()):
+                return
             position += len(head)
             claimed = int.from_bytes(head[4:], self.order)
             yield head[:4], position, claimed
@@ -57,9 +62,7 @@ class _Chunks:
     def close(self, position: int) -> bool:
         """Return whether chunks, and nothing else, fill the file from `position` to its end."""
         end = position
-        for name, start, claimed in self.walk(position):
-            if not (name.isascii() and name.decode("ascii").isprintable()):
-                return False
+        for _, start, claimed in self.walk(position):
             end = start + claimed
         return position < end <= self.size <= end + 8
 

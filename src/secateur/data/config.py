@@ -78,7 +78,7 @@ class RecordedData:
 
 @dataclass(frozen=True, kw_only=True)
 class FolderData(RecordedData):
-    """Every WAV, FLAC, Ogg, Opus and MP3 file below a folder, without text."""
+    """Every audio file below a folder, told by its ending (`readers.SUFFIXES`), without text."""
 
     kind: Literal["folder"] = "folder"
 
@@ -154,7 +154,7 @@ class CsvData(TableData):
         split: Keep only the rows with this `split`.
         delimiter: What stands between values, one character.
         quoted: Values may stand in double quotes. Without it a quote is a character like any other, which
-            tables need that were written without quoting.
+            tables need that were written without quoting, such as those of Common Voice.
     """
 
     kind: Literal["csv"] = "csv"
@@ -214,7 +214,8 @@ class FluentSpeechCommandsData(RecordedData):
 class DatasetsData(TableData):
     """A dataset of the library `datasets`: from the hub, a local folder, or one that it saved to disk.
 
-    `path` is the hub's name or the folder. Audio is decoded as from any other file, never by the library.
+    `path` is the hub's name or the folder. Audio is decoded as from any other file, never by the library; rows of
+    {array, sampling_rate}, which were never cast to audio, are read too.
 
     Attributes:
         name: The dataset's configuration, where it has several.

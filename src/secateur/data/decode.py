@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,6 +16,8 @@ __all__ = ["Segment", "UnusableAudio", "decode", "fault", "locate", "resampled_l
 
 # Manifests round offsets and durations; a segment may overhang its file by this much.
 OVERHANG_SECONDS = 0.1
+# What a resampler hears on either side of a sample, at any rate from 8 kHz on.
+MARGIN_SECONDS = 0.02
 # What dithering makes of zeros; the half is for arithmetic on it.
 SILENCE = 1.5 * STEP
 
@@ -75,16 +78,39 @@ def decode(
     with open_recording(path, content) as recording:
         segment = _locate(recording, path, offset=offset, duration=duration, sample_rate=sample_rate)
         rate = recording.rate
+        before, after = _margins(segment, recording, sample_rate)
         try:
-            mono = recording.read(segment.start, segment.frames)  # (frames,)
+            mono = recording.read(segment.start, segment.frames, before=before, after=after)  # (frames,)
         except soundfile.LibsndfileError as error:
             raise UnusableAudio(path, f"cannot be decoded ({plain(error)})") from None
         except MemoryError:
             # What a damaged header claims is allocated before anything is read.
             raise UnusableAudio(path, f"claims {segment.frames} samples, more than fit in memory") from None
-    if segment.frames - len(mono) > OVERHANG_SECONDS * rate:
-        raise UnusableAudio(path, f"breaks off after {len(mono) / rate:.2f} of {segment.frames / rate:.2f} s")
-    return np.ascontiguousarray(resample(mono, rate=rate, sample_rate=sample_rate), dtype=np.float32)
+    read = min(len(mono) - before, segment.frames)
+    if segment.frames - read > OVERHANG_SECONDS * rate:
+        raise UnusableAudio(path, f"breaks off after {read / rate:.2f} of {segment.frames / rate:.2f} s")
+    audio = resample(mono, rate=rate, sample_rate=sample_rate)
+    samples = resampled_length(read, rate=rate, sample_rate=sample_rate)
+    # The nearest sample of the whole file, as far as there are enough behind it.
+    first = round(offset * sample_rate) - resampled_length(segment.start - before, rate=rate, sample_rate=sample_rate)
+    first = max(0, min(first, len(audio) - samples))
+    return np.ascontiguousarray(audio[first : first + samples], dtype=np.float32)
+
+
+def _margins(segment: Segment, recording: Recording, sample_rate: int) -> tuple[int, int]:
+    """Return how many samples to read in front of a segment and behind it, to resample it as in the whole file.
+
+    A resampler takes zeros for what lies outside. In front, it also needs a sample that is one of the whole file at the
+    other rate too: from 44.1 to 16 kHz every 441st one, which is the 160th there.
+    """
+    rate = recording.rate
+    if rate == sample_rate:
+        return 0, 0
+    margin = math.ceil(MARGIN_SECONDS * rate)
+    step = rate // math.gcd(rate, sample_rate)
+    begin = max(0, segment.start - margin) // step * step
+    stop = segment.start + segment.frames
+    return segment.start - begin, min(margin, recording.frames - stop)
 
 
 def fault(audio: NDArray[np.float32]) -> str | None:

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import BinaryIO
 
 from secateur.data.layout import Layout, Stream
@@ -114,9 +115,14 @@ class _Run:
         return max(0, (self.claimed or 0) - self.count) * self.first.samples / self.first.rate
 
     @property
+    def told(self) -> bool:
+        """Whether its own Xing frame tells the number of frames."""
+        return self.xing is not None and self.claimed == self.count
+
+    @property
     def stream(self) -> Stream:
         """Its stream, with a Xing frame in front that has the right number of frames."""
-        if self.xing is not None and self.claimed == self.count:
+        if self.xing is not None and self.told:
             # Its own also tells how much the encoder put in front and behind, which the decoder takes away again.
             return Stream((self.xing, *self.spans), lead=self.first.lead)
         front = (_xing_frame(self.first, self.header, self.count),) if self.first.layer == 3 else ()
@@ -147,12 +153,15 @@ def mp3_layout(file: BinaryIO, size: int, *, search: bool = False) -> Layout | N
     if first is None or not _confirmed(head, 0):
         return None
     claim = _xing(head, 0, first)
+    plain = tagged or not start  # can be read as it is
     if claim is not None and abs(start + claim[1] - size) <= _SLACK:
-        return Layout((Stream(() if tagged or not start else ((start, size),), lead=first.lead),))
+        return Layout((Stream(() if plain else ((start, size),), lead=first.lead),))
     file.seek(0)
     runs = _runs(file.read(), start)
     if not runs:
         return None
+    if plain and len(runs) == 1 and runs[0].told and len(runs[0].spans) == 1:
+        return Layout((Stream(lead=first.lead),))
     lacking = sum(run.lacking for run in runs)
     seconds = sum(run.seconds for run in runs)
     return Layout(tuple(run.stream for run in runs), lacking=(seconds, seconds + lacking) if lacking else None)
@@ -189,7 +198,13 @@ def _frame(data: bytes, position: int) -> _Frame | None:
     """Return the frame whose header is at `position`, or None where there is no header of known size."""
     if data[position : position + 1] != b"\xff" or position + 4 > len(data):
         return None
-    bits = int.from_bytes(data[position : position + 4], "big")
+    return _parse(int.from_bytes(data[position : position + 4], "big"))
+
+
+# A file has few headers that differ.
+@lru_cache(maxsize=1024)
+def _parse(bits: int) -> _Frame | None:
+    """Return the frame whose header is these 32 bits, or None where they are none of known size."""
     version, layer = bits >> 19 & 3, 4 - (bits >> 17 & 3)
     bit_rate, rate, padding = bits >> 12 & 15, bits >> 10 & 3, bits >> 9 & 1
     if bits >> 21 != 0x7FF or version == 1 or layer == 4 or bit_rate in (0, 15) or rate == 3:

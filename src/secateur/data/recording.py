@@ -75,13 +75,20 @@ class _Track:
         known = self.stream.frames
         return int(self.file.frames if known is None else min(known, self.file.frames))
 
-    def read(self, start: int, frames: int) -> NDArray[np.float32]:
-        """Return the average of the channels, (samples,), from sample `start` on; fewer than `frames` where it ends."""
+    def read(self, start: int, stop: int, *, inner: slice) -> NDArray[np.float32]:
+        """Return the average of the channels, (samples,), from `start` to `stop`, or to where the audio breaks off.
+
+        Where `inner`, a slice of that, is silent, all of it is a constant.
+        """
         begin = max(0, min(start - self.stream.lead, self.frames - self.stream.tail - 1)) if self.file.seekable() else 0
         if begin:
             self.file.seek(begin)
-        channels = self.file.read(start - begin + frames, dtype="float32", always_2d=True)[start - begin :]
-        return _mono(channels, steps=_SILENT_STEPS.get(self.file.subtype, _SILENT_STEP))
+        channels = self.file.read(stop - begin, dtype="float32", always_2d=True)[start - begin :]
+        level = _level(channels[inner], steps=_SILENT_STEPS.get(self.file.subtype, _SILENT_STEP))
+        if level is not None:
+            return np.full(len(channels), level, dtype=np.float32)
+        mono: NDArray[np.float32] = channels[:, 0] if channels.shape[1] == 1 else channels.mean(axis=1)
+        return mono
 
 
 class Recording:
@@ -99,26 +106,36 @@ class Recording:
         self.rate: int = max(track.file.samplerate for track in tracks)
         self.frames = sum(self._length(track) for track in tracks)
 
-    def read(self, start: int, frames: int) -> NDArray[np.float32]:
-        """Return the average of the channels, (samples,), from sample `start` on; fewer than `frames` where it ends."""
+    def read(self, start: int, frames: int, *, before: int = 0, after: int = 0) -> NDArray[np.float32]:
+        """Return the average of the channels, (samples,), from sample `start` on, and of what is around that.
+
+        It is shorter where the audio breaks off. Where the frames themselves are silent, all of it is a constant.
+
+        Args:
+            start: The first sample.
+            frames: How many samples.
+            before: How many more are read in front of them, at most `start`.
+            after: How many more are read behind them, at most as many as there are.
+        """
         parts = []
+        shift = 0  # samples of the tracks in front
         for track in self._tracks:
             length = self._length(track)
-            inside = min(frames, length - start)
-            if start < length and inside > 0:
-                parts.append(self._read(track, start, inside))
-                frames -= inside
-            start = max(0, start - length)
+            first, last = (min(max(place - shift, 0), length) for place in (start - before, start + frames + after))
+            if first < last:
+                inner = slice(max(start - shift - first, 0), max(start + frames - shift - first, 0))
+                parts.append(self._read(track, first, last, inner))
+            shift += length
         return parts[0] if len(parts) == 1 else np.concatenate([np.zeros(0, dtype=np.float32), *parts])
 
     def _length(self, track: _Track) -> int:
         return resampled_length(track.frames, rate=track.file.samplerate, sample_rate=self.rate)
 
-    def _read(self, track: _Track, start: int, frames: int) -> NDArray[np.float32]:
+    def _read(self, track: _Track, start: int, stop: int, inner: slice) -> NDArray[np.float32]:
         if track.file.samplerate == self.rate:
-            return track.read(start, frames)
-        whole = resample(track.read(0, track.frames), rate=track.file.samplerate, sample_rate=self.rate)
-        return whole[start : start + frames]
+            return track.read(start, stop, inner=inner)
+        whole = track.read(0, track.frames, inner=slice(None))
+        return resample(whole, rate=track.file.samplerate, sample_rate=self.rate)[start:stop]
 
 
 @contextmanager
@@ -183,7 +200,7 @@ def _track(file: BinaryIO, stream: Stream) -> _Track:
     """Open a stream without its name: by it, libsndfile takes some files for others, such as an MP3 beside a `._` file
     for Sound Designer's, and any `.au`, `.vox` or `.gsm` without a header for audio."""
     if stream.pieces:
-        return _Track(soundfile.SoundFile(Splice(file, stream.pieces)), stream)
+        return _Track(soundfile.SoundFile(io.BufferedReader(Splice(file, stream.pieces), 1 << 16)), stream)
     file.seek(0)
     if isinstance(file, io.BytesIO):
         return _Track(soundfile.SoundFile(file), stream)
@@ -218,13 +235,11 @@ def _layout(file: BinaryIO, size: int) -> Layout:
     return mp3.mp3_layout(file, size) or Layout()
 
 
-def _mono(channels: NDArray[np.float32], *, steps: int) -> NDArray[np.float32]:
-    """Return the average of channels, (samples, channels); a constant where no channel moves beyond silence."""
+def _level(channels: NDArray[np.float32], *, steps: int) -> float | None:
+    """Return the constant level of channels, (samples, channels), none of which moves beyond silence; else None."""
     if not len(channels):
-        return np.zeros(0, dtype=np.float32)
+        return None
     low, high = channels.min(axis=0), channels.max(axis=0)
-    if (high - low <= 2 * steps * STEP).all():
-        level = 0.0 if max(-low.min(), high.max()) <= steps * STEP else float((low + high).mean() / 2)
-        return np.full(len(channels), level, dtype=np.float32)
-    mono: NDArray[np.float32] = channels[:, 0] if channels.shape[1] == 1 else channels.mean(axis=1)
-    return mono
+    if not (high - low <= 2 * steps * STEP).all():
+        return None
+    return 0.0 if max(-low.min(), high.max()) <= steps * STEP else float((low + high).mean() / 2)

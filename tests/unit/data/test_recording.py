@@ -122,6 +122,20 @@ def test_a_flac_without_a_length_is_read_and_sought(tmp_path: Path, front: bytes
         locate("x", content=data[: len(front) + 42])
 
 
+@pytest.mark.parametrize(("rate", "kind"), [(44_100, "MP3"), (48_000, "OGG"), (8_000, "WAV"), (22_051, "FLAC")])
+def test_a_segment_at_another_rate_is_the_slice_of_the_whole_too(rate: int, kind: str) -> None:
+    data = encoded(noise(2, rate), rate, kind)
+    whole = decode("x", content=data)
+    for offset, duration in ((0.5, 0.25), (0.0, 0.3), (1.1234, 0.5), (0.9, 0.05), (1.5, None)):
+        segment = decode("x", content=data, offset=offset, duration=duration)
+        start = round(offset * 16_000)
+        assert len(segment) == locate("x", content=data, offset=offset, duration=duration).samples
+        np.testing.assert_allclose(segment, whole[start : start + len(segment)], atol=2e-6)
+    silent = dither(rate)
+    silent[: rate // 2] = 0.5
+    assert fault(decode("x", content=encoded(silent, rate, "WAV", "PCM_16"), offset=0.5)) == "is silent"
+
+
 @pytest.mark.parametrize("subtype", ["VORBIS", "OPUS"])
 def test_all_links_of_a_chained_ogg_file_are_read(tmp_path: Path, subtype: str) -> None:
     one, two, three = (
