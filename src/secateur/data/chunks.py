@@ -75,20 +75,20 @@ def riff_layout(file: BinaryIO, size: int) -> Layout:
     file.seek(0)
     magic = file.read(4)
     chunks = _Chunks(file, size, "big" if magic == b"RIFX" else "little")
-    byte_rate, wide = 0, _LARGEST
+    byte_rate, ds64_size = 0, _LARGEST
     for name, start, claimed in chunks.walk(12):
         if name == b"fmt ":
             byte_rate = chunks.numbers(start, (2, 2, 4, 4))[-1]
         elif name == b"ds64":
-            wide = chunks.numbers(start, (8, 8))[-1]
+            ds64_size = chunks.numbers(start, (8, 8))[-1]
         elif name == b"data":
-            claimed, rest = wide if magic == b"RF64" else claimed, size - start
+            claimed, rest = ds64_size if magic == b"RF64" else claimed, size - start
             unclosed = claimed == 0 and rest > 0 and not chunks.close(start)
             if unclosed or (magic == b"RF64" and claimed >= _UNKNOWN > rest):
                 # A chunk `ds64` means nothing in a RIFF file.
                 front = b"RIFF" if magic == b"RF64" else magic
-                told = min(rest, _LARGEST).to_bytes(4, chunks.order)
-                return Layout((Stream((front, (4, start - 4), told, (start, size))),))
+                size_field = min(rest, _LARGEST).to_bytes(4, chunks.order)
+                return Layout((Stream((front, (4, start - 4), size_field, (start, size))),))
             lacks = rest < claimed < _UNKNOWN and byte_rate > 0
             return Layout(lacking=(rest / byte_rate, claimed / byte_rate) if lacks else None)
     return Layout()

@@ -13,7 +13,7 @@ import numpy as np
 import soundfile
 
 from secateur.data.layout import Layout, Stream
-from secateur.data.splice import Piece, Splice
+from secateur.data.splice import Piece, Splice, without_front
 
 MAGIC = b"fLaC"
 #: Where the last byte of the 28 bits is, whose lower half is the upper end of the number of samples.
@@ -21,23 +21,29 @@ _TOTAL = 21
 _BLOCK = 1 << 16
 
 
-def flac_layout(file: BinaryIO, size: int, start: int) -> Layout:
-    """Return the layout of a FLAC file of `size` bytes whose `fLaC` is at `start`.
+def flac_stream(file: BinaryIO, pieces: tuple[Piece, ...]) -> Stream:
+    """Return a stream of FLAC that tells its length; it is decoded where its own header does not.
 
-    It is decoded where its header tells no length.
+    Args:
+        file: The file that it is in.
+        pieces: Where it lies there, from `fLaC` on.
     """
-    file.seek(start + _TOTAL)
-    told = file.read(5)
-    if len(told) < 5 or told[0] & 15 or any(told[1:]):
-        return Layout()
-    pieces: tuple[Piece, ...] = ((start, size),)
+    head = Splice(file, pieces).read(_TOTAL + 5) or b""
+    if len(head) < _TOTAL + 5 or head[_TOTAL] & 15 or any(head[_TOTAL + 1 :]):
+        return Stream(pieces)
     try:
         with soundfile.SoundFile(Splice(file, pieces)) as audio:
             frames = count(audio)
     except soundfile.LibsndfileError:
-        return Layout()  # it will be refused where it is opened
-    total = bytes([told[0] | frames >> 32]) + (frames & 0xFFFFFFFF).to_bytes(4, "big")
-    return Layout((Stream(((start, start + _TOTAL), total, (start + _TOTAL + 5, size)), frames=frames),))
+        return Stream(pieces)  # it will be refused where it is opened
+    total = bytes([head[_TOTAL] | frames >> 32]) + (frames & 0xFFFFFFFF).to_bytes(4, "big")
+    return Stream((head[:_TOTAL] + total, *without_front(pieces, len(head))), frames=frames)
+
+
+def flac_layout(file: BinaryIO, size: int, start: int) -> Layout:
+    """Return the layout of a FLAC file of `size` bytes whose `fLaC` is at `start`."""
+    stream = flac_stream(file, ((start, size),))
+    return Layout((stream if stream.frames is not None else Stream(),))
 
 
 def count(audio: soundfile.SoundFile) -> int:

@@ -30,8 +30,8 @@ _KILOBITS = {
 }
 #: Hz by index, by the two bits of the version: 3 is MPEG 1, 2 is MPEG 2, 0 is MPEG 2.5.
 _HERTZ = {3: (44_100, 48_000, 32_000), 2: (22_050, 24_000, 16_000), 0: (11_025, 12_000, 8_000)}
-#: How many bytes are looked through for the first frame.
-_SEARCHED = 1 << 16
+#: How many bytes are read to find the first frame, and where it is looked for behind others.
+_HEAD, _SEARCHED = 1 << 16, 1 << 20
 #: How far a Xing frame's number of bytes may be from what is there: encoders differ by a frame or two, and short tags
 #: may follow. Less than half a second at the lowest bit rate.
 _SLACK = 512
@@ -115,14 +115,14 @@ class _Run:
         return max(0, (self.claimed or 0) - self.count) * self.first.samples / self.first.rate
 
     @property
-    def told(self) -> bool:
-        """Whether its own Xing frame tells the number of frames."""
+    def is_counted(self) -> bool:
+        """True where its own Xing frame tells the number of frames."""
         return self.xing is not None and self.claimed == self.count
 
     @property
     def stream(self) -> Stream:
         """Its stream, with a Xing frame in front that has the right number of frames."""
-        if self.xing is not None and self.told:
+        if self.xing is not None and self.is_counted:
             # Its own also tells how much the encoder put in front and behind, which the decoder takes away again.
             return Stream((self.xing, *self.spans), lead=self.first.lead)
         front = (_xing_frame(self.first, self.header, self.count),) if self.first.layer == 3 else ()
@@ -144,23 +144,23 @@ def mp3_layout(file: BinaryIO, size: int, *, search: bool = False) -> Layout | N
     file.seek(0)
     tagged = file.read(3) == b"ID3" and not search  # libsndfile passes these over itself
     file.seek(start)
-    head = file.read(_SEARCHED)
+    head = file.read(_SEARCHED if search else _HEAD)
     if search:
         start += next((place for place in _syncs(head, 0) if _chain(head, place) >= _CONVINCING), len(head))
         file.seek(start)
-        head = file.read(_SEARCHED)
+        head = file.read(_HEAD)
     first = _frame(head, 0)
     if first is None or not _confirmed(head, 0):
         return None
     claim = _xing(head, 0, first)
     plain = tagged or not start  # can be read as it is
-    if claim is not None and abs(start + claim[1] - size) <= _SLACK:
+    if claim is not None and claim[0] > 0 and abs(start + claim[1] - size) <= _SLACK:
         return Layout((Stream(() if plain else ((start, size),), lead=first.lead),))
     file.seek(0)
     runs = _runs(file.read(), start)
     if not runs:
         return None
-    if plain and len(runs) == 1 and runs[0].told and len(runs[0].spans) == 1:
+    if plain and len(runs) == 1 and runs[0].is_counted and len(runs[0].spans) == 1:
         return Layout((Stream(lead=first.lead),))
     lacking = sum(run.lacking for run in runs)
     seconds = sum(run.seconds for run in runs)
@@ -173,8 +173,8 @@ def _runs(data: bytes, position: int) -> list[_Run]:
     synced = True
     while position + 4 <= len(data):
         frame = _frame(data, position)
-        known = synced and frame is not None and runs and frame.kind == runs[-1].first.kind
-        if frame is None or not (known or _confirmed(data, position)):
+        continues = frame is not None and bool(runs) and frame.kind == runs[-1].first.kind
+        if frame is None or not ((synced and continues) or _confirmed(data, position)):
             synced = False
             # A tag may hold anything, a picture too.
             behind = behind_id3(data[position : position + 10])
@@ -184,7 +184,7 @@ def _runs(data: bytes, position: int) -> list[_Run]:
         if stop > len(data):
             break  # cut off, so it cannot be decoded
         claim, synced = _xing(data, position, frame), True
-        if claim is not None or not known:
+        if claim is not None or not continues:
             runs.append(_Run(frame, data[position : position + 4]))
         if claim is not None:
             runs[-1].claimed, runs[-1].xing = claim[0], (position, stop)
@@ -272,8 +272,8 @@ def _xing_frame(first: _Frame, header: bytes, count: int) -> bytes:
     start = bits.to_bytes(4, "big")
     frame = _frame(start, 0)
     assert frame is not None
-    told = b"Xing" + (1).to_bytes(4, "big") + count.to_bytes(4, "big")
-    return (start + bytes(first.side) + told).ljust(frame.size, b"\0")
+    numbers = b"Xing" + (1).to_bytes(4, "big") + count.to_bytes(4, "big")
+    return (start + bytes(first.side) + numbers).ljust(frame.size, b"\0")
 
 
 def _behind_tags(file: BinaryIO, size: int) -> int:
@@ -281,7 +281,7 @@ def _behind_tags(file: BinaryIO, size: int) -> int:
     position = 0
     while position < size:
         file.seek(position)
-        head = file.read(_SEARCHED)
+        head = file.read(_HEAD)
         padding = len(head) - len(head.lstrip(b"\0"))
         behind = behind_id3(head) or _behind_ape(head) or padding
         if not behind:

@@ -4,21 +4,25 @@ A file is a row of pages: `OggS`, a version byte, flags (2: the first page of a 
 behind the page (8 bytes, little-endian, -1 for none), its number (4), the number of the page (4), a checksum (4), the
 number of segments (1), the size of each (1), then the segments. All streams that sound at once begin with their first
 pages, in front of any other page. A first page later on begins a new link: files joined end to end, as recorders and
-radio servers write them, each with a rate and channels of its own.
-"""
+radio servers XX"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
 from typing import BinaryIO
 
+from secateur.data.flac import flac_stream
 from secateur.data.layout import Layout, Stream
+from secateur.data.splice import without_front
 
 MAGIC = b"OggS"
 _HEADER = 27
 _FIRST = 2
 #: What the first segment of a Vorbis stream begins with.
 _VORBIS = b"\x01vorbis"
+_FLAC = b"\x7fFLAC"
+#: Bytes in front of the FLAC file.
+_FLAC_FRONT = 9
 #: What is read at a time where pages are looked for, in bytes.
 _BLOCK = 1 << 16
 
@@ -31,7 +35,8 @@ class _Page:
         first: It is the first one of its stream.
         stream: The number of its stream.
         position: Samples in the stream up to its end; -1 where no packet ends in it.
-        vorbis: It begins a stream of Vorbis.
+        body: Where its segments start.
+        begins: The first bytes of its segments.
     """
 
     start: int
@@ -39,7 +44,8 @@ class _Page:
     first: bool
     stream: int
     position: int
-    vorbis: bool
+    body: int
+    begins: bytes
 
 
 @dataclass
@@ -47,13 +53,28 @@ class _Link:
     """A link of a chain.
 
     Attributes:
-        vorbis: The numbers of its Vorbis streams.
-        positions: The positions of the last two pages of them.
+        vorbis: The number of its stream of Vorbis, where it has one.
+        flac: The number of its stream of FLAC, where it has one.
+        positions: The positions of the last two pages of Vorbis.
+        bodies: Where the segments of FLAC lie.
     """
 
     start: int
-    vorbis: set[int] = field(default_factory=set)
+    vorbis: int | None = None
+    flac: int | None = None
     positions: tuple[int, int] = (0, 0)
+    bodies: list[tuple[int, int]] = field(default_factory=list)
+
+    def add(self, page: _Page, size: int) -> None:
+        """Add a page; a file of `size` bytes may end in it."""
+        if page.first and page.begins.startswith(_VORBIS):
+            self.vorbis = page.stream
+        if page.first and page.begins.startswith(_FLAC):
+            self.flac = page.stream
+        if page.stream == self.vorbis and page.position >= 0:
+            self.positions = (self.positions[1], page.position)
+        if page.stream == self.flac:
+            self.bodies.append((min(page.body, size), min(page.stop, size)))
 
     @property
     def tail(self) -> int:
@@ -72,17 +93,18 @@ def ogg_layout(file: BinaryIO, size: int) -> Layout:
     while (page := _next_page(file, position)) is not None:
         if page.first and not beginning:
             links.append(_Link(page.start))
-        if links and page.vorbis:
-            links[-1].vorbis.add(page.stream)
-        if links and page.stream in links[-1].vorbis and page.position >= 0:
-            links[-1].positions = (links[-1].positions[1], page.position)
+        if links:
+            links[-1].add(page, size)
         beginning, position = page.first, page.stop
         open_end = page.stop > size
-    if len(links) < 2:
-        return Layout((Stream(tail=links[0].tail if links else 0),), open_end=open_end)
     stops = [*(link.start for link in links[1:]), size]
-    streams = (Stream(((link.start, stop),), tail=link.tail) for link, stop in zip(links, stops, strict=True))
-    return Layout(tuple(streams), open_end=open_end)
+    streams = []
+    for link, stop in zip(links, stops, strict=True):
+        if link.flac is not None:
+            streams.append(flac_stream(file, without_front(link.bodies, _FLAC_FRONT)))
+        else:
+            streams.append(Stream(((link.start, stop),) if len(links) > 1 else (), tail=link.tail))
+    return Layout(tuple(streams) or (Stream(),), open_end=open_end)
 
 
 def _next_page(file: BinaryIO, position: int) -> _Page | None:
@@ -91,8 +113,8 @@ def _next_page(file: BinaryIO, position: int) -> _Page | None:
     while head[:4] != MAGIC:
         if len(head) < _HEADER:
             return None
-        found = _read(file, position, _BLOCK).find(MAGIC, 1)
-        position += found if found > 0 else _BLOCK - len(MAGIC)
+        offset = _read(file, position, _BLOCK).find(MAGIC, 1)
+        position += offset if offset > 0 else _BLOCK - len(MAGIC)
         head = _read(file, position, _HEADER + 255)
     if len(head) < _HEADER:
         return None
@@ -103,7 +125,8 @@ def _next_page(file: BinaryIO, position: int) -> _Page | None:
         first=bool(head[5] & _FIRST),
         stream=int.from_bytes(head[14:18], "little"),
         position=int.from_bytes(head[6:14], "little", signed=True),
-        vorbis=head[body : body + len(_VORBIS)] == _VORBIS,
+        body=position + body,
+        begins=head[body : body + 8],
     )
 
 

@@ -72,8 +72,8 @@ class _Track:
 
     @property
     def frames(self) -> int:
-        known = self.stream.frames
-        return int(self.file.frames if known is None else min(known, self.file.frames))
+        limit = self.stream.frames
+        return int(self.file.frames if limit is None else min(limit, self.file.frames))
 
     def read(self, start: int, stop: int, *, inner: slice) -> NDArray[np.float32]:
         """Return the average of the channels, (samples,), from `start` to `stop`, or to where the audio breaks off.
@@ -189,11 +189,20 @@ def _opened(file: BinaryIO, size: int, layout: Layout) -> tuple[list[_Track], La
     except soundfile.LibsndfileError as error:
         if layout.open_end and len(tracks) == len(layout.streams) - 1 > 0:
             return tracks, layout  # cut off where the last link has just begun
-        found = mp3.mp3_layout(file, size, search=True) if error.code == _UNKNOWN_FORMAT else None
-        if found is None:
+        if error.code != _UNKNOWN_FORMAT:
             raise
-        return [_track(file, stream) for stream in found.streams], found
-    return tracks, layout
+        searched = mp3.mp3_layout(file, size, search=True)
+        if searched is None:
+            raise
+    else:
+        # libsndfile found frames that were not looked for so far behind the start; it guesses their number.
+        guessed = layout == Layout() and tracks[0].file.format == "MP3"
+        searched = mp3.mp3_layout(file, size, search=True) if guessed else None
+    if searched is None:
+        return tracks, layout
+    for track in tracks:
+        track.file.close()
+    return [_track(file, stream) for stream in searched.streams], searched
 
 
 def _track(file: BinaryIO, stream: Stream) -> _Track:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from bisect import bisect_right
 from collections.abc import Sequence
 from itertools import accumulate
 from typing import BinaryIO
@@ -39,20 +40,32 @@ class Splice(io.RawIOBase):
         """Fill `buffer` as far as the pieces go; return the number of bytes."""
         view = memoryview(buffer).cast("B")
         filled = 0
-        for index, piece in enumerate(self._pieces):
-            start, stop = self._starts[index], self._starts[index + 1]
-            if filled == len(view) or not start <= self._position < stop:
-                continue
-            inside = self._position - start
-            wanted = min(len(view) - filled, stop - self._position)
-            if isinstance(piece, bytes):
-                part = piece[inside : inside + wanted]
-            else:
-                self._file.seek(piece[0] + inside)
-                part = self._file.read(wanted)
+        index = bisect_right(self._starts, self._position) - 1
+        while filled < len(view) and index < len(self._pieces):
+            inside = self._position - self._starts[index]
+            wanted = min(len(view) - filled, self._starts[index + 1] - self._position)
+            part = self._part(self._pieces[index], inside, wanted)
             view[filled : filled + len(part)] = part
             filled += len(part)
             self._position += len(part)
             if len(part) < wanted:  # the file became shorter
                 break
+            index += 1
         return filled
+
+    def _part(self, piece: Piece, start: int, size: int) -> bytes:
+        if isinstance(piece, bytes):
+            return piece[start : start + size]
+        self._file.seek(piece[0] + start)
+        return self._file.read(size)
+
+
+def without_front(pieces: Sequence[Piece], size: int) -> tuple[Piece, ...]:
+    """Return pieces without their first `size` bytes."""
+    rest = []
+    for piece in pieces:
+        length = len(piece) if isinstance(piece, bytes) else piece[1] - piece[0]
+        if length > size:
+            rest.append(piece[size:] if isinstance(piece, bytes) else (piece[0] + size, piece[1]))
+        size = max(0, size - length)
+    return tuple(rest)

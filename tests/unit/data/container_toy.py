@@ -57,3 +57,15 @@ def ape_tag(content: bytes) -> bytes:
     size = (2000).to_bytes(4, "little") + (len(content) + 32).to_bytes(4, "little") + (1).to_bytes(4, "little")
     header, footer = (b"APETAGEX" + size + flags.to_bytes(4, "little") + bytes(8) for flags in (0xA0000000, 0x80000000))
     return header + content + footer
+
+
+def flac_in_ogg(data: bytes, number: int) -> bytes:
+    """A FLAC file in pages of Ogg, without their checksums; `number` is that of the stream."""
+    packets = [b"\x7fFLAC\1\0\0\0" + data[:42], *(data[start : start + 2000] for start in range(42, len(data), 2000))]
+    pages = []
+    for place, packet in enumerate(packets):
+        flags = 2 if place == 0 else 4 if place == len(packets) - 1 else 0
+        sizes = bytes([255] * (len(packet) // 255) + [len(packet) % 255])
+        head = bytes([flags]) + bytes(8) + number.to_bytes(4, "little") + place.to_bytes(4, "little") + bytes(4)
+        pages.append(b"OggS\0" + head + bytes([len(sizes)]) + sizes + packet)
+    return b"".join(pages)

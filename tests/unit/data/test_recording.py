@@ -12,6 +12,7 @@ from container_toy import (
     ID3V2,
     ape_tag,
     encoded,
+    flac_in_ogg,
     flac_without_length,
     mp3,
     noise,
@@ -93,9 +94,20 @@ def test_mp3s_joined_end_to_end_are_read_to_the_end(tmp_path: Path) -> None:
         assert_segments_are_slices(first + other)
 
 
+def test_bytes_between_the_frames_of_an_mp3_are_passed_over(tmp_path: Path) -> None:
+    data = mp3(noise(2, 44_100), 44_100, xing=True)
+    middle = data.index(data[:3], len(data) // 2)
+    for junk in (ID3V2, PICTURE[:5000]):
+        assert seconds(tmp_path, data[:middle] + junk + data[middle:]) == 2
+
+
 def test_a_stream_of_mp3_that_was_joined_in_the_middle_of_a_frame_is_read(tmp_path: Path) -> None:
-    data = mp3(noise(2, 44_100), 44_100)
+    audio = noise(2, 44_100)
+    data = mp3(audio, 44_100)
     assert seconds(tmp_path, data[len(data) // 2 + 13 :]) == pytest.approx(1, abs=0.1)
+    audio[:44_100] *= 0.002
+    data = mp3(audio, 44_100, mode="VARIABLE")
+    assert seconds(tmp_path, ID3V2 + PICTURE + data) == pytest.approx(2, abs=0.1)  # a tag of another size than it says
 
 
 def test_the_frames_of_an_mp3_with_a_true_xing_frame_and_those_of_flac_are_not_walked(
@@ -151,6 +163,16 @@ def test_all_links_of_a_chained_ogg_file_are_read(tmp_path: Path, subtype: str) 
     with open_recording("x", mixed) as recording:
         assert recording.rate == 48_000
     assert_segments_are_slices(mixed)
+
+
+def test_flac_in_ogg_is_read_alone_chained_and_without_a_length(tmp_path: Path) -> None:
+    flac_file = encoded(noise(1, 16_000), 16_000, "FLAC")
+    one, other = flac_in_ogg(flac_file, 1), flac_in_ogg(flac_without_length(noise(1.5, 16_000, 2), 16_000), 2)
+    np.testing.assert_array_equal(samples(one), samples(flac_file))
+    assert seconds(tmp_path, other) == 1.5
+    assert seconds(tmp_path, one + other) == 2.5
+    assert seconds(tmp_path, one + encoded(noise(1, 48_000), 48_000, "OGG", "OPUS")) == 2
+    assert_segments_are_slices(one + other)
 
 
 @pytest.mark.parametrize(("length", "rate"), [(3, 16_000), (0.9, 16_000), (1.5, 22_050), (2, 44_100)])
