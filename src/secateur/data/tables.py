@@ -103,9 +103,10 @@ def read_csv(config: CsvData) -> list[Entry]:
         place = f"{config.path}, line {row.number}"
         _refuse_merged(row, header, columns, root, config)
         if len(row.values) != len(header):
+            quotes = " Or set `quoted: false`: it has quotes." if config.quoted and '"' in row.lines[0] else ""
             raise DataError(
                 f"{place} has {len(row.values)} values, the header names {len(header)}; is the delimiter "
-                f"{config.delimiter!r}?"
+                f"{config.delimiter!r}?{quotes}"
             )
         by_column = dict(zip(header, row.values, strict=True))
         fields = columns.fields(by_column)

@@ -145,6 +145,7 @@ def test_rows_are_picked_by_split_and_by_any_column(tmp_path: Path, write: Write
         (["path,text", "a.wav,x"], r"has no column `audio`; name .* `columns: \{audio: path\}`; its columns are path"),
         (["audio,text,text", "a.wav,x,y"], "names the column 'text' twice"),
         (["audio,text", "a.wav,x,y"], "line 2 has 3 values, the header names 2; is the delimiter ','"),
+        (["audio,text", 'a.wav,"x",y"'], "line 2 has 3 values, .*Or set `quoted: false`: it has quotes"),
         (["audio,offset", "a.wav,soon"], r"`offset` must be a number, 0 or more and below 1e\+15; got 'soon'"),
         (["audio,duration", "a.wav,nan"], r"`duration` must be a number, 0 or more and below 1e\+15; got nan"),
         (["audio,text", ",x"], "line 2 needs the audio file's path in `audio`"),
