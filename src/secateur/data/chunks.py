@@ -70,7 +70,8 @@ class _Chunks:
 def riff_layout(file: BinaryIO, size: int) -> Layout:
     """Return the layout of a WAV or RF64 file of `size` bytes, with the size of its audio where that is missing.
 
-    Where the file ends before the size that its header claims, the layout says so.
+    Where the file ends before the size that its header claims, the layout says so; where other files were joined to its
+    end, it has a stream for each.
     """
     file.seek(0)
     magic = file.read(4)
@@ -90,8 +91,26 @@ def riff_layout(file: BinaryIO, size: int) -> Layout:
                 size_field = min(rest, _LARGEST).to_bytes(4, chunks.order)
                 return Layout((Stream((front, (4, start - 4), size_field, (start, size))),))
             lacks = rest < claimed < _UNKNOWN and byte_rate > 0
-            return Layout(lacking=(rest / byte_rate, claimed / byte_rate) if lacks else None)
+            lacking = (rest / byte_rate, claimed / byte_rate) if lacks else None
+            return Layout(_joined(chunks, magic, start + claimed), lacking=lacking)
     return Layout()
+
+
+def _joined(chunks: _Chunks, magic: bytes, end: int) -> tuple[Stream, ...]:
+    """Return the streams of files that were joined end to end, the first of which has its audio up to `end`."""
+    starts = [0]
+    while end < chunks.size:
+        end += end & 1
+        chunks.file.seek(end)
+        if chunks.file.read(4) != magic:
+            break
+        starts.append(end)
+        ends = (start + claimed for name, start, claimed in chunks.walk(end + 12) if name == b"data")
+        end = next(ends, chunks.size)
+    if len(starts) == 1:
+        return (Stream(),)
+    stops = [*starts[1:], chunks.size]
+    return tuple(Stream(((start, stop),)) for start, stop in zip(starts, stops, strict=True))
 
 
 def caf_layout(file: BinaryIO, size: int) -> Layout:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from secateur.data.config import CsvData, FluentSpeechCommandsData, SpeechCommandsData
 from secateur.data.entries import Entry, existing, known, lines, some
+from secateur.data.readers import SUFFIXES
 from secateur.data.tables import read_csv
 from secateur.errors import DataError
 
@@ -20,7 +21,8 @@ def read_speech_commands(config: SpeechCommandsData) -> list[Entry]:
     """The words of Speech Commands, sorted by file, each its own text and label.
 
     Warden, 2018, "Speech Commands: A Dataset for Limited-Vocabulary Speech Recognition",
-    https://arxiv.org/abs/1804.03209. The speaker is what stands before `_nohash_` in the file's name.
+    https://arxiv.org/abs/1804.03209. The speaker is what stands before `_nohash_` in the file's name. Recordings may
+    have been converted to another format than WAV, which the lists name.
     """
     root = existing(config.path, folder=True)
     missing = [name for name in _LISTS.values() if not (root / name).is_file()]
@@ -29,14 +31,20 @@ def read_speech_commands(config: SpeechCommandsData) -> list[Entry]:
             f"{config.path} has no {missing[0]}; expected Speech Commands as downloaded: a folder per word, "
             f"{' and '.join(_LISTS.values())}."
         )
-    there = (file.relative_to(root).as_posix() for file in root.glob("*/*.wav"))
-    splits = {name: "train" for name in there if not name.startswith((_NOISE, "."))}
-    for split, listed in _LISTS.items():
-        splits |= {name.strip(): split for _, name in lines(str(root / listed))}
+    names = (file.relative_to(root).as_posix() for file in sorted(root.glob("*/*")) if file.suffix.lower() in SUFFIXES)
+    by_stem = {_stem(name): name for name in names if not name.startswith((_NOISE, "."))}
+    splits = dict.fromkeys(by_stem.values(), "train")
+    for split, list_name in _LISTS.items():
+        listed = [name.strip() for _, name in lines(str(root / list_name))]
+        splits |= {by_stem.get(_stem(name), name): split for name in listed}
     if config.split is not None:
         known(config.split, set(splits.values()), path=config.path, what="split")
     entries = [_word(root, name, split) for name, split in sorted(splits.items()) if config.split in (None, split)]
     return some(entries, config.path)
+
+
+def _stem(name: str) -> str:
+    return name.rpartition(".")[0]
 
 
 def _word(root: Path, name: str, split: str) -> Entry:

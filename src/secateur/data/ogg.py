@@ -97,6 +97,8 @@ def ogg_layout(file: BinaryIO, size: int) -> Layout:
             links[-1].add(page, size)
         beginning, position = page.first, page.stop
         open_end = page.stop > size
+    if not links:
+        return Layout(open_end=open_end)  # it will be refused where it is opened
     stops = [*(link.start for link in links[1:]), size]
     streams = []
     for link, stop in zip(links, stops, strict=True):
@@ -104,7 +106,7 @@ def ogg_layout(file: BinaryIO, size: int) -> Layout:
             streams.append(flac_stream(file, without_front(link.bodies, _FLAC_FRONT)))
         else:
             streams.append(Stream(((link.start, stop),) if len(links) > 1 else (), tail=link.tail))
-    return Layout(tuple(streams) or (Stream(),), open_end=open_end)
+    return Layout(tuple(streams), open_end=open_end)
 
 
 def _next_page(file: BinaryIO, position: int) -> _Page | None:

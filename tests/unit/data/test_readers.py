@@ -164,3 +164,16 @@ def test_librispeech_is_read_after_it_was_converted(tmp_path: Path, write: Write
         ("84-121-0000.wav", "GO ON"),
         ("84-121-0001.flac", "MISTER"),
     ]
+
+
+def test_speech_commands_are_read_after_they_were_converted(tmp_path: Path, write: Write) -> None:
+    for name in ("bed/0a_nohash_0.flac", "bed/0a_nohash_1.opus", "cat/1b_nohash_0.WAV"):
+        write(name)
+    (tmp_path / "validation_list.txt").write_text("bed/0a_nohash_1.wav\n")
+    (tmp_path / "testing_list.txt").write_text("cat/1b_nohash_0.wav\n")
+    corpus = open_corpus(SpeechCommandsData(path=str(tmp_path)))
+    assert [(u.id, u.label, u.split) for u in corpus.utterances] == [
+        ("bed/0a_nohash_0.flac", "bed", "train"),
+        ("bed/0a_nohash_1.opus", "bed", "dev"),
+        ("cat/1b_nohash_0.WAV", "cat", "test"),
+    ]

@@ -191,6 +191,9 @@ def test_an_ogg_file_that_breaks_off_in_a_page_says_so(tmp_path: Path) -> None:
     assert not locate("x", content=cut, offset=0.1, duration=0.5).open_end
     assert 0 < seconds(tmp_path, cut) < 2
     assert seconds(tmp_path, data + data[:100]) == 3  # a link that has just begun
+    for broken in (data[:20], data[:5] + b"\0" + data[6:]):  # no page that is a first one
+        with pytest.raises(UnusableAudio, match="cannot be decoded"):
+            locate("x", content=broken)
 
 
 @pytest.mark.parametrize("claimed", [0, 0x7FFFF000, 0x80000000, 0xFFFFFFFF, 0xFFFFFFFF - 36])
@@ -198,6 +201,21 @@ def test_a_wav_of_no_size_is_read_to_its_end(tmp_path: Path, claimed: int) -> No
     told = b"LIST" + (26).to_bytes(4, "little") + b"INFOISFT" + (14).to_bytes(4, "little") + b"an encoder 60\0"
     for chunks in (b"", told):
         assert seconds(tmp_path, wav_of_size(noise(1, 16_000), 16_000, claimed, chunks=chunks)) == 1
+
+
+def test_wavs_joined_end_to_end_are_read_to_the_end(tmp_path: Path) -> None:
+    one, two, three = (
+        encoded(noise(length, rate, channels), rate, "WAV", subtype)
+        for length, rate, channels, subtype in (
+            (1, 16_000, 1, "PCM_16"),
+            (0.5, 16_000, 2, "PCM_16"),
+            (1, 8_000, 1, "ALAW"),
+        )
+    )
+    assert seconds(tmp_path, one + two + one) == 2.5
+    assert seconds(tmp_path, one + three + two) == 2.5
+    assert seconds(tmp_path, one + b"LIST" + (4).to_bytes(4, "little") + b"INFO") == 1
+    assert_segments_are_slices(one + two)
 
 
 def test_an_empty_wav_with_other_chunks_behind_is_empty(tmp_path: Path) -> None:
