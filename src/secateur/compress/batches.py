@@ -36,6 +36,8 @@ class MicroBatch:
     """what the task's loss and its scorer take beside, as `Lesson.pose` gives it"""
     count: int = 1
     """what the task's loss of the whole step is divided by"""
+    keys: tuple[tuple[int, ...], ...] = ()
+    """what chance follows from, row by row: the same whatever the ranks and the micro-batches"""
 
 
 class Feed:
@@ -87,12 +89,14 @@ class Feed:
         """This rank's part of a step."""
         step += self.skip
         crops = self.batches.step(step)
-        lesson = lesson_of(self.task, self.corpus, self.structure, crops, key=(self.seed, _LEARNED, step))
+        key = self.seed, _LEARNED, step
+        lesson = lesson_of(self.task, self.corpus, self.structure, crops, key=key)
         return posed(
             self.corpus,
             crops,
             share(crops, rank=rank, world=world, accumulate=self.batching.accumulate),
             lesson,
+            key=key,
             frames=sum(frames_in(self.structure, crops)),
             hearing=self.hearing,
         )
@@ -117,16 +121,26 @@ def posed(
     parts: Sequence[Sequence[Crop]],
     lesson: Lesson,
     *,
+    key: Sequence[int],
     frames: int,
     hearing: Hearing,
 ) -> list[MicroBatch]:
-    """Parts of the crops of a lesson as micro-batches."""
+    """Return parts of the crops of a lesson as micro-batches, each crop with a key of its own."""
     places = {crop: place for place, crop in enumerate(crops)}
     batches = []
     for part in parts:
         audio = collate(corpus, part, hearing=hearing)
         put = lesson.pose(audio, [places[crop] for crop in part])
-        batches.append(MicroBatch(audio=audio, frames=frames, heard=put.heard, asked=put.asked, count=lesson.count))
+        batches.append(
+            MicroBatch(
+                audio=audio,
+                frames=frames,
+                heard=put.heard,
+                asked=put.asked,
+                count=lesson.count,
+                keys=tuple((*key, places[crop]) for crop in part),
+            )
+        )
     return batches
 
 
@@ -158,11 +172,13 @@ def held_out(
         total += samples / corpus.sample_rate
     if not crops:
         raise DataError(f"The held-out corpus {corpus.name!r} has no utterance that is long enough for one frame.")
+    key = seed, _HELD_OUT
     return posed(
         corpus,
         crops,
         [[crop] for crop in crops],
-        lesson_of(task, corpus, structure, crops, key=(seed, _HELD_OUT)),
+        lesson_of(task, corpus, structure, crops, key=key),
+        key=key,
         frames=sum(frames_in(structure, crops)),
         hearing=hearing,
     )

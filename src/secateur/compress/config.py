@@ -57,12 +57,13 @@ class Regularisation:
     dropout: float = 0.0
     """everywhere that the architecture has a dropout"""
     layer_drop: float = 0.0
-    """share of layers left out; not while gates learn"""
+    """share of layers left out; not while gates learn. The hidden state of such a layer is its input"""
     time_masks: float = 0.0
-    """share of frames behind the front end that are masked, as `mask_time_prob` of the library (SpecAugment)"""
+    """share of an utterance's frames behind the front end that are masked, on average (SpecAugment)"""
     time_mask_length: int = 10
+    """frames of a mask; of an utterance at most half"""
     feature_masks: float = 0.0
-    """the same for features, as `mask_feature_prob`"""
+    """the same for the features of all its frames"""
     feature_mask_length: int = 10
 
     def __post_init__(self) -> None:
@@ -368,7 +369,6 @@ class PruneConfig:
     def _check_task(self) -> None:
         """Refuse what contradicts having a task, or having none."""
         _refuse(self, task_weight=">= 0")
-        phases = {"finetune": self.finetune, "learn": self.learn, "recover": self.recover}
         if self.task is None:
             alone = {
                 "distill: null": self.distill is None,
@@ -376,9 +376,9 @@ class PruneConfig:
                 "task_weight": self.task_weight != 1.0,
                 "distill.logits": self.distill is not None and self.distill.logits is not None,
             }
-            for name, phase in phases.items():
-                alone[f"{name}.regularise"] = phase is not None and phase.regularise.any
-                alone[f"{name}.head_learning_rate"] = phase is not None and phase.head_learning_rate is not None
+            for name, phase in self.phases.items():
+                alone[f"{name}.regularise"] = phase.regularise.any
+                alone[f"{name}.head_learning_rate"] = phase.head_learning_rate is not None
             for name, given in alone.items():
                 if given:
                     raise ConfigError(
@@ -398,6 +398,12 @@ class PruneConfig:
                 "learn.freeze_frontend: the channels of the front end are gated, so its weights must learn; set it to "
                 "false, or leave 'channels' out of 'gates'."
             )
+
+    @property
+    def phases(self) -> dict[str, Training]:
+        """The phases that may train, by name; those that the way of choosing leaves out among them."""
+        phases = {"finetune": self.finetune, "learn": self.learn, "recover": self.recover}
+        return {name: phase for name, phase in phases.items() if phase is not None}
 
     @property
     def gated(self) -> dict[str, Gate]:

@@ -13,6 +13,7 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.utils.output_capturing import maybe_install_capturing_hooks
 
 from secateur.compress.config import Distillation
+from secateur.compress.spec_augment import NOTHING, SpecMasks, set_masks
 from secateur.data.collate import AudioBatch
 from secateur.masking.attach import base_of
 from secateur.modules.families import encoder_config
@@ -127,10 +128,10 @@ class Imitator(nn.Module):
         self.distill = distill
         self.head = nn.Module() if head is None else head
         config = encoder_config(student.config)
-        self.depth = config.num_hidden_layers
+        self.depth, self.width = config.num_hidden_layers, config.hidden_size
         pairing = Fixed() if distill is None else distill.pairing
         self.layers = () if distill is None else teacher_layers(pairing, self.depth)
-        self.maps = StudentMaps(pairing.maps, self.layers, config.hidden_size)
+        self.maps = StudentMaps(pairing.maps, self.layers, self.width)
         self.learned = isinstance(pairing, Learned)
         if not isinstance(pairing, Fixed | Learned):
             raise TypeError(pairing)
@@ -151,6 +152,8 @@ class Imitator(nn.Module):
         pairs: Sequence[Pair],
         task: Task | None = None,
         asked: Any = (),
+        *,
+        masks: SpecMasks = NOTHING,
     ) -> Sums:
         """Distances and a task's loss, summed over valid frames and utterances.
 
@@ -160,7 +163,9 @@ class Imitator(nn.Module):
             pairs: Which imitates which.
             task: What is learned beside; its loss is computed here, since it may go through parameters of a head.
             asked: What the task takes beside.
+            masks: What the student does not get of its front end's frames.
         """
+        set_masks(base_of(self.student), masks)
         student = self._compiled[0] if self._compiled and torch.is_grad_enabled() else self.student
         states, output = passed(student, audio, None if self.learned else {mine for mine, _ in pairs})
         loss = None if task is None else task.sums(output, self.frames(audio), asked, model=self.student)
@@ -205,5 +210,6 @@ def _recompute(base: Any) -> None:
     """Make an encoder keep no activations inside its layers for the backward pass, which computes them again."""
     for layer in base.modules():
         if isinstance(layer, GradientCheckpointingLayer):
-            # Around `forward` alone: hooks, which record hidden states, run once. Nothing in a layer is random.
-            layer.forward = partial(checkpoint, layer.forward, use_reentrant=False, preserve_rng_state=False)
+            # Around `forward` alone: hooks, which record hidden states and drop layers, run once. Dropout is drawn in
+            # there, and must be the same when it is drawn again.
+            layer.forward = partial(checkpoint, layer.forward, use_reentrant=False)

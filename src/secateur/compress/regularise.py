@@ -4,31 +4,56 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
+import torch
 from torch import nn
+from torch.utils.hooks import RemovableHandle
 
 from secateur.arch import declare
-from secateur.compress.config import Regularisation
+from secateur.compress.config import Regularisation, Training
+from secateur.compress.spec_augment import METHOD, mask_as_stock, mask_from_here, masks_from_here
 from secateur.errors import ConfigError
-from secateur.masking.attach import base_of
-from secateur.modules.families import encoder_config, encoder_path
+from secateur.masking.attach import base_of, pass_by
+from secateur.modules.families import encoder_path, family_of
 from secateur.modules.norm import ValidGroupNorm, leave_padding_out, tell_lengths
 
 #: Attributes of modules with the chance that something is dropped, where no module of its own has it.
 DROPOUTS = ("dropout", "activation_dropout", "attention_dropout", "dropout_positions", "layerdrop")
 
 
-def _config_fields(settings: Regularisation) -> dict[str, Any]:
-    """Fields of a model's config during a phase."""
-    return {
-        "apply_spec_augment": True,
-        "mask_time_prob": settings.time_masks,
-        "mask_time_length": settings.time_mask_length,
-        "mask_feature_prob": settings.feature_masks,
-        "mask_feature_length": settings.feature_mask_length,
-        "layerdrop": settings.layer_drop,
-    }
+def check_regularised(model: nn.Module, training: Training, *, phase: str) -> None:
+    """Raise a ConfigError where a model lacks what the training of a phase asks for.
+
+    Args:
+        model: The model, with or without a task head; what is cut of it later has no part in this.
+        training: Of the phase.
+        phase: Its name.
+
+    Raises:
+        ConfigError: Frames are to be masked in a model that has no vector to put there, features in one that masks
+            none or has fewer, or a front end is to keep its weights where there is none.
+    """
+    base: Any = base_of(model)
+    settings = training.regularise
+    if settings.time_masks and not hasattr(base, "masked_spec_embed"):
+        raise ConfigError(
+            f"{phase}.regularise.time_masks: this model has no mask vector (masked_spec_embed): leave it at 0, or use "
+            "feature_masks."
+        )
+    if settings.feature_masks:
+        if not hasattr(base, METHOD):
+            raise ConfigError(f"{phase}.regularise.feature_masks: this model cannot mask features: leave it at 0.")
+        if settings.feature_mask_length > base.config.hidden_size:
+            raise ConfigError(
+                f"{phase}.regularise.feature_mask_length: got {settings.feature_mask_length}, allowed is 1 to "
+                f"{base.config.hidden_size}, the features of this model."
+            )
+    if training.freeze_frontend and not any(hasattr(base, name) for name in ("feature_extractor", "subsampling")):
+        raise ConfigError(
+            f"{phase}.freeze_frontend: got true, but this model hears features and has no convolutional front end."
+        )
 
 
 @contextmanager
@@ -41,35 +66,22 @@ def regularised(
         student: Gives the model, with or without a task head: another one afterwards, where it was cut meanwhile.
         settings: What its training mode switches on; all else is switched off.
         freeze_frontend: Whether the convolutional front end keeps its weights.
-
-    Raises:
-        ConfigError: Stretches of time are to be masked in a model that has no vector to put there, or features in one
-            that masks none, or a front end is to keep its weights where there is none.
     """
     model = student()
     base: Any = base_of(model)
     within = "" if base is model else f"{encoder_path(model)}."
     vector = getattr(base, "masked_spec_embed", None)
-    if settings.time_masks and vector is None:
-        raise ConfigError(
-            "regularise.time_masks: this model has no mask vector (masked_spec_embed): leave it at 0, or use "
-            "feature_masks."
-        )
-    if settings.feature_masks and not hasattr(type(base.config), "mask_feature_prob"):
-        raise ConfigError("regularise.feature_masks: this model cannot mask features: leave it at 0.")
-    if freeze_frontend and not any(hasattr(base, name) for name in ("feature_extractor", "subsampling")):
-        raise ConfigError(
-            "freeze_frontend: got true, but this model hears features and has no convolutional front end."
-        )
-    fields = {name: value for name, value in _config_fields(settings).items() if hasattr(base.config, name)}
-    changes: list[tuple[str, str, Any]] = [(f"{within}config", *pair) for pair in fields.items()]
+    # The library's own layer-drop leaves the hidden states of dropped layers out: `_drop_layers` does it instead.
+    changes: list[tuple[str, str, Any]] = []
+    if hasattr(base.config, "layerdrop"):
+        changes.append((f"{within}config", "layerdrop", 0.0))
     for path, module in model.named_modules():
         if isinstance(module, nn.Dropout):
             changes.append((path, "p", settings.dropout))
             continue
         for name in DROPOUTS:
             if isinstance(getattr(module, name, None), float | int):
-                changes.append((path, name, settings.layer_drop if name == "layerdrop" else settings.dropout))
+                changes.append((path, name, 0.0 if name == "layerdrop" else settings.dropout))
     if vector is not None:
         changes.append((f"{within}masked_spec_embed", "requires_grad", settings.time_masks > 0))
     if freeze_frontend:
@@ -84,10 +96,15 @@ def regularised(
     ]
     for path, name, value in changes:
         setattr(_at(model, path), name, value)
+    mask_from_here(base)
+    hooks = _drop_layers(base, settings.layer_drop) if settings.layer_drop else []
     try:
         yield
     finally:
+        for hook in hooks:
+            hook.remove()
         model = student()
+        mask_as_stock(base_of(model))
         tell_lengths(base_of(model), None)  # those of the last batch stay until its backward pass is over
         for path, name, value in before:
             owner = _at(model, path)
@@ -102,15 +119,10 @@ def keep_statistics(model: nn.Module) -> None:
             module.eval()
 
 
-def fields_of(config: Any) -> dict[str, Any]:
-    """The fields of a model's config that a phase may change, as they are."""
-    config = encoder_config(config)
-    return {name: getattr(config, name) for name in _config_fields(Regularisation()) if hasattr(config, name)}
-
-
 def carry_over(before: nn.Module, after: nn.Module) -> None:
     """Set a model that was cut while it learned up as the one before it is."""
-    encoder_config(after.config).update(fields_of(before.config))
+    if masks_from_here(base_of(before)):
+        mask_from_here(base_of(after))
     modules, parameters = dict(before.named_modules()), dict(before.named_parameters())
     for path, module in after.named_modules():
         for name in ("p", *DROPOUTS, "_requires_grad"):
@@ -121,6 +133,19 @@ def carry_over(before: nn.Module, after: nn.Module) -> None:
         parameter.requires_grad_(parameters[name].requires_grad)
     if any(isinstance(module, ValidGroupNorm) for module in modules.values()):
         leave_padding_out(base_of(after))
+
+
+def _drop_layers(base: Any, share: float) -> list[RemovableHandle]:
+    """Make layers hand their input on in training passes, each with a chance of `share`, and return the hooks.
+
+    The hidden state of such a layer is its input, so that a pass gives as many states as ever, in their order.
+    """
+    layers = base.get_submodule(family_of(base.config).layers)
+    return [layer.register_forward_hook(partial(_drop, share), prepend=True) for layer in layers]
+
+
+def _drop(share: float, layer: nn.Module, inputs: tuple[Any, ...], output: Any) -> Any:
+    return pass_by(inputs, output) if layer.training and float(torch.rand(())) < share else None
 
 
 def _at(model: nn.Module, path: str) -> Any:

@@ -23,6 +23,7 @@ from secateur.compress.pruned import (
     start_of,
     structure_of,
 )
+from secateur.compress.regularise import check_regularised
 from secateur.compress.step import Bound
 from secateur.cost.table import Table
 from secateur.data.corpus import Corpus, Skip
@@ -132,14 +133,16 @@ def prepare(config: PruneConfig, *, table: Callable[[PreTrainedConfig, int], Tab
     Raises:
         SecateurError: A part is missing, unfit, or a target cannot be reached; told before anything is trained.
     """
-    phases = [phase for phase in (config.finetune, config.learn, config.recover) if phase is not None]
-    if any(phase.compile for phase in phases):
+    phases = config.phases
+    if any(phase.compile for phase in phases.values()):
         check_compiler()
-    if any(phase.tensorboard for phase in phases):
+    if any(phase.tensorboard for phase in phases.values()):
         check_tensorboard()
     source = model_path(config.model)
     teacher = load_model(source)
     teacher.requires_grad_(False)
+    for name, phase in phases.items():
+        check_regularised(teacher, phase, phase=name)
     structure = structure_of(config, teacher.config)
     gated = frozenset() if awaits_head(config, structure) else gated_in(config, structure)
     if config.distill is not None:
@@ -152,7 +155,7 @@ def prepare(config: PruneConfig, *, table: Callable[[PreTrainedConfig, int], Tab
         task = build_task(config.task, source=source, model_config=teacher.config, corpus=train, around=around)
         train, ours = usable(task, train, structure, longest=config.batching.longest)
         held, theirs = usable(task, held, structure)
-        notes = (*notes, *_told(task, teacher, config.model), *ours, *theirs)
+        notes = (*notes, *_told(task, teacher, config.model), *ours, *theirs, *_short_masks(config, train, structure))
         teacher = _ready(config, teacher, task).requires_grad_(False)
         if task.new_head:
             before, structure = structure, structure_of(config, teacher.config)
@@ -210,6 +213,23 @@ def usable(
     why = f"is longer than batching.longest, {longest:g} s"
     skipped = (*found.corpus.skipped, *found.skipped, *(Skip(utterance.path, why) for utterance in long))
     return replace(found.corpus.select(lambda utterance: utterance.samples <= most), skipped=skipped), notes
+
+
+def _short_masks(config: PruneConfig, train: Corpus, structure: Structure) -> tuple[str, ...]:
+    """Return how many utterances get shorter masks of time than the recipe asks for, in a sentence for each length."""
+    settings = [phase.regularise for phase in config.phases.values() if phase.regularise.time_masks]
+    frames = [structure.lengths(utterance.samples)[-1] for utterance in train.utterances] if settings else []
+    notes = []
+    for length in sorted({each.time_mask_length for each in settings}):
+        short = sum(count < 2 * length for count in frames)
+        if short:
+            notes.append(
+                f"{train.name}: {short} of {len(frames)} utterances have fewer than {2 * length} frames, and get time "
+                f"masks of half their frames instead of {length}"
+            )
+    for note in notes:
+        logger.warning("%s", note)
+    return tuple(notes)
 
 
 def _told(task: Task, teacher: PreTrainedModel, model: str) -> tuple[str, ...]:

@@ -18,6 +18,7 @@ from secateur.compress.fidelity import score
 from secateur.compress.imitate import Imitator, Pair
 from secateur.compress.progressive import Progressive
 from secateur.compress.regularise import keep_statistics
+from secateur.compress.spec_augment import NOTHING, SpecMasks, draw_masks
 from secateur.compress.student import Student
 from secateur.compress.teacher import Teacher
 from secateur.cost import Cost
@@ -128,7 +129,8 @@ class Imitation:
         """This micro-batch's share of the loss of the whole step: means over pairs, valid frames and labels."""
         distill, task = self.objective.distill, self.objective.task
         targets = None if distill is None else self.targets(batch.heard)
-        sums = wrapped(batch.heard, targets.states if targets else {}, self.pairs, task, batch.asked)
+        states = targets.states if targets else {}
+        sums = wrapped(batch.heard, states, self.pairs, task, batch.asked, masks=self._masks(batch))
         self.seen(sums.every)
         parts: dict[str, Tensor] = {}
         if distill is not None and targets is not None:
@@ -144,6 +146,14 @@ class Imitation:
         }
         total = torch.stack([weights[name] * part for name, part in parts.items() if weights[name]]).sum()
         return StepLoss(total=total, parts={name: part.detach() for name, part in parts.items()}, files=batch.heard.ids)
+
+    def _masks(self, batch: MicroBatch) -> SpecMasks:
+        """What is masked of a micro-batch while its training is random; nothing in validation."""
+        settings = self.training.regularise
+        if not self.module.training or not (settings.time_masks or settings.feature_masks):
+            return NOTHING
+        frames = self.module.frames(batch.heard).tolist()
+        return draw_masks(settings, batch.keys, frames, width=self.module.width)
 
     def _logits(self, distance: LogitDistance, student: Tensor, teacher: Tensor, batch: MicroBatch) -> Tensor:
         """Mean distance of logits over all valid frames of the step, or over its utterances."""

@@ -7,11 +7,10 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from secateur.arch import declare
-from secateur.compress.regularise import carry_over, fields_of
+from secateur.compress.regularise import carry_over
 from secateur.masking import attach
 from secateur.masking.attach import base_of
 from secateur.masking.parts import Parts
-from secateur.modules.families import encoder_config
 from secateur.structure import Selection, Structure
 from secateur.surgery.cut import cut
 from secateur.surgery.slices import Slices
@@ -31,7 +30,6 @@ class Student:
             static: As `attach` takes it.
         """
         self.original, self.static = structure, static
-        self.fields = fields_of(model.config)
         # Weight norm has one magnitude for all units: what is cut off would change how the others learn.
         shared = [bind for weight in structure.weights if weight.magnitude for bind in weight.binds]
         self.whole = frozenset(name for bind in shared for name in bind.axes)
@@ -86,13 +84,9 @@ class Student:
         """
         before = self.model
         self.masking.remove()
-        phase = fields_of(before.config)
-        inner = encoder_config(before.config)
-        inner.update(self.fields)  # which parameters a model is built with depends on them
         # What is factorised stays so: its ranks are not decided yet.
         small = cut(before, selection_of(self.structure, self.own(self.stays(kept))), break_even=False)
         structure = declare(small.config) if self.original.head else declare(small.config).without_head
-        inner.update(phase)
         carry_over(before, small)
         if optimiser is not None:
             _follow(optimiser, Parts(before, self.structure), small, Slices(self.structure, structure))

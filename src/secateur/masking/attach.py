@@ -128,6 +128,11 @@ def _bypass(masking: Masking, unit: int, module: nn.Module, inputs: tuple[Any, .
     """The hook that hands a layer's input on when the layer is masked; a closure would not be copied with the model."""
     if not masking.trimmed(unit):
         return None
+    return pass_by(inputs, output)
+
+
+def pass_by(inputs: tuple[Any, ...], output: Any) -> Any:
+    """Return what a layer gives when it hands its input on: that in place of its hidden state, and all else it gave."""
     return (inputs[0], *output[1:]) if isinstance(output, tuple) else inputs[0]
 
 

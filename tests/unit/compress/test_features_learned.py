@@ -13,7 +13,6 @@ from support import FAST_CONFORMERS, tiny_structure
 import secateur
 from secateur.compress.config import Regularisation
 from secateur.compress.regularise import regularised
-from secateur.errors import ConfigError
 
 
 @pytest.mark.parametrize(
@@ -43,8 +42,3 @@ def test_what_is_dropped_while_learning_is_what_a_task_asks_for() -> None:
         assert (model.layerdrop, model.dropout, layer.self_attn.attention_dropout) == (0.0, 0.3, 0.3)
         assert layer.feed_forward1.activation_dropout == 0.3
     assert (model.layerdrop, model.dropout, layer.feed_forward1.activation_dropout) == (0.1, 0.1, 0.1)
-    with (
-        pytest.raises(ConfigError, match="feature_masks: this model cannot mask features"),
-        regularised(lambda: model, Regularisation(feature_masks=0.1)),
-    ):
-        pass

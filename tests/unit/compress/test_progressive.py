@@ -13,7 +13,8 @@ from pruning_toy import pruning
 
 from secateur.compress.config import Freeze, Regularisation
 from secateur.compress.progressive import Progressive
-from secateur.compress.regularise import fields_of, regularised
+from secateur.compress.regularise import regularised
+from secateur.compress.spec_augment import masks_from_here
 from secateur.compress.step import Pruning
 from secateur.compress.student import selection_of
 from secateur.engine import LoopConfig, run
@@ -246,7 +247,7 @@ def test_a_shrunk_student_is_the_masked_one_and_keeps_what_does_not_learn() -> N
 def test_a_student_that_is_cut_within_a_phase_is_set_up_for_it_and_given_back_as_it_was() -> None:
     trainee = trainee_of(shrink=True)
     before = trainee.student.model
-    fields, vector = fields_of(before.config), before.masked_spec_embed.detach().clone()
+    fields, vector = before.config.to_dict(), before.masked_spec_embed.detach().clone()
     rates = {name: module.p for name, module in before.named_modules() if isinstance(module, torch.nn.Dropout)}
     with regularised(lambda: trainee.module.student, Regularisation(dropout=0.3), freeze_frontend=True):
         trainee.optimisers()
@@ -258,8 +259,12 @@ def test_a_student_that_is_cut_within_a_phase_is_set_up_for_it_and_given_back_as
         assert all(module.p == 0.3 for module in dropouts.values())
         assert small.encoder.layers[0].attention.dropout == 0.3
         assert not any(value.requires_grad for value in small.feature_extractor.parameters())
-        assert small.config.mask_time_prob == 0
-    assert fields_of(small.config) == fields
+        assert masks_from_here(small)
+        assert small.config.layerdrop == 0
+    assert not masks_from_here(small)
+    assert {name: value for name, value in small.config.to_dict().items() if "mask" in name or "drop" in name} == {
+        name: value for name, value in fields.items() if "mask" in name or "drop" in name
+    }
     assert torch.equal(small.masked_spec_embed, vector)
     assert all(module.p == rates[name] for name, module in dropouts.items())
     assert all(value.requires_grad for value in small.feature_extractor.parameters())

@@ -15,10 +15,13 @@ from pruning_toy import LENGTHS, noise, seeded, write_teacher, write_wavs
 from support import tiny_structure
 from torch import Tensor
 
+from secateur import config as configs
 from secateur.compress.batches import MicroBatch
 from secateur.compress.config import Distillation, PruneConfig, Regularisation, Training
 from secateur.compress.imitate import Imitator
 from secateur.compress.regularise import regularised
+from secateur.compress.setting import prepare
+from secateur.compress.spec_augment import draw_masks, set_masks
 from secateur.compress.step import Imitation, Objective
 from secateur.data.collate import AudioBatch
 from secateur.data.corpus import Corpus, Utterance
@@ -144,17 +147,21 @@ def test_a_phase_is_random_only_as_its_training_says_and_the_model_is_as_before(
     before = model.config.to_dict()
     values = torch.from_numpy(noise(11))[None]
 
-    def outputs() -> list[Tensor]:
+    def outputs(settings: Regularisation) -> list[Tensor]:
         model.train()
-        with torch.no_grad():
-            return [model(values).logits for _ in range(2)]
+        found = []
+        for step in range(2):
+            set_masks(model.wavlm, draw_masks(settings, [(step,)], [20], width=24))
+            with torch.no_grad():
+                found.append(model(values).logits)
+        return found
 
     with regularised(lambda: model, Regularisation()):
-        assert torch.equal(*outputs())
+        assert torch.equal(*outputs(Regularisation()))
         assert not model.wavlm.masked_spec_embed.requires_grad
     for settings in (Regularisation(dropout=0.5), Regularisation(time_masks=0.5, time_mask_length=2)):
         with regularised(lambda: model, settings, freeze_frontend=True):
-            assert not torch.equal(*outputs())
+            assert not torch.equal(*outputs(settings))
             assert not any(value.requires_grad for value in model.wavlm.feature_extractor.parameters())
     assert model.config.to_dict() == before
     assert all(value.requires_grad for value in model.parameters())
@@ -180,8 +187,6 @@ def test_a_phase_is_random_only_as_its_training_says_and_the_model_is_as_before(
     ],
 )
 def test_what_contradicts_itself_is_refused(fields: dict[str, Any], message: str) -> None:
-    from secateur import config as configs
-
     with pytest.raises(ConfigError, match=message):
         configs.load(fields, PruneConfig)
 
@@ -272,7 +277,7 @@ def test_a_fine_tuned_checkpoint_keeps_its_head_and_its_letters(folder: Path, tm
 
 
 def test_a_resumed_run_ends_as_one_that_was_not_interrupted(folder: Path, tmp_path: Path) -> None:
-    """Dropout and masks draw from generators, whose states are in the checkpoint."""
+    """Dropout and dropped layers draw from generators, whose states are in the checkpoint; masks from the step."""
     random = {"dropout": 0.2, "time_masks": 0.3, "time_mask_length": 2}
     fields: dict[str, Any] = {
         "finetune": {"steps": 4, "save_every": 1, "regularise": random | {"layer_drop": 0.5}},
@@ -292,6 +297,26 @@ def test_a_resumed_run_ends_as_one_that_was_not_interrupted(folder: Path, tmp_pa
     prune(fields_of(folder, tmp_path / "parts", **fields), resume=True)
     whole, parts = ((tmp_path / name / "model" / "model.safetensors").read_bytes() for name in ("whole", "parts"))
     assert whole == parts
+
+
+def test_masks_that_cannot_be_are_told_before_anything_is_learned(folder: Path, tmp_path: Path) -> None:
+    wide = {"regularise": {"feature_masks": 0.1, "feature_mask_length": 25}}
+    with pytest.raises(ConfigError, match=r"recover\.regularise\.feature_mask_length: got 25, allowed is 1 to 24"):
+        prune(fields_of(folder, tmp_path / "run", recover=wide))
+    assert not (tmp_path / "run" / "learned").exists()
+
+
+def test_utterances_that_get_shorter_masks_of_time_are_counted(folder: Path, tmp_path: Path) -> None:
+    long = {"regularise": {"time_masks": 0.1, "time_mask_length": 14}}
+    config = configs.load(fields_of(folder, tmp_path / "run", recover=long), PruneConfig)
+    setting = prepare(config, table=lambda config: pytest.fail("asked for times"))
+    training = [samples for index, samples in enumerate(LENGTHS) if index % 4 != 3]
+    short = sum(tiny_structure("wav2vec2", "base").lengths(samples)[-1] < 28 for samples in training)
+    assert 0 < short < len(training)
+    assert setting.notes == (
+        f"manifest/train: {short} of {len(training)} utterances have fewer than 28 frames, and get time masks of half "
+        "their frames instead of 14",
+    )
 
 
 def test_utterances_that_are_too_long_are_left_out_and_counted(folder: Path, tmp_path: Path) -> None:
