@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -36,6 +37,8 @@ from secateur.records import environment, plain, read_json
 from secateur.surgery.folder import companion
 from secateur.surgery.hearing import hearing_of
 from secateur.surgery.load import load_model
+
+logger = logging.getLogger(__name__)
 
 #: What a head is for, by the ending of its class, where the task is not named.
 _OF_HEAD: dict[str, TaskConfig] = {"ForCTC": Ctc(), "ForRNNT": Rnnt(), "ForSequenceClassification": Classification()}
@@ -86,6 +89,8 @@ def evaluate(config: EvaluateConfig) -> dict[str, Any]:
         raise ModelError(f"{config.model!r} has no head for the task {asked.kind!r}: evaluate a fine-tuned model.")
     if config.streaming or config.lookahead is not None:
         _set_streaming(task, model, config, allowed=_lookaheads(source, model))
+    for note in task.notes:
+        logger.warning("%s", note)
     corpus, notes = usable(task, corpus, structure)
     batches = held_out(corpus, structure, seconds=float("inf"), longest=float("inf"), hearing=hearing, task=task)
     return {
@@ -101,7 +106,7 @@ def evaluate(config: EvaluateConfig) -> dict[str, Any]:
             "sample_rate": corpus.sample_rate,
         },
         "skipped": plain(corpus.skipped),
-        "notes": list(notes),
+        "notes": [*task.notes, *notes],
         **_heard(config, model),
         "headline": task.headline,
         "scores": score(task, model, batches),

@@ -83,8 +83,11 @@ def hidden_states(model: nn.Module, audio: AudioBatch, layers: Collection[int] |
 
 
 def compiled(base: Any) -> Any:
-    """An encoder behind `torch.compile`, its parameters shared."""
-    maybe_install_capturing_hooks(base)  # the library would in the first pass, where it breaks the graph
+    """An encoder, with or without a head, behind `torch.compile`, its parameters shared."""
+    # The library would in the first pass, where it breaks the graph. Asked for the whole of a model with a head, it
+    # would do so again where its encoder had a pass before, and hidden states would come twice.
+    encoder: Any = base_of(base)
+    maybe_install_capturing_hooks(encoder)
     return torch.compile(base)
 
 

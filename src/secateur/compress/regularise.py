@@ -15,7 +15,7 @@ from secateur.arch import declare
 from secateur.compress.config import Regularisation, Training
 from secateur.compress.spec_augment import METHOD, mask_as_stock, mask_from_here, masks_from_here
 from secateur.errors import ConfigError
-from secateur.masking.attach import base_of, pass_by
+from secateur.masking.attach import base_of, with_state
 from secateur.modules.families import encoder_path, family_of
 from secateur.modules.norm import ValidGroupNorm, leave_padding_out, tell_lengths
 
@@ -145,7 +145,12 @@ def _drop_layers(base: Any, share: float) -> list[RemovableHandle]:
 
 
 def _drop(share: float, layer: nn.Module, inputs: tuple[Any, ...], output: Any) -> Any:
-    return pass_by(inputs, output) if layer.training and float(torch.rand(())) < share else None
+    """Return the output of a layer, perhaps with its input as the hidden state; chosen without a branch, to compile."""
+    if not layer.training:
+        return output
+    state = output[0] if isinstance(output, tuple) else output
+    dropped = torch.rand((), device=state.device) < share
+    return with_state(output, torch.where(dropped, inputs[0], state))
 
 
 def _at(model: nn.Module, path: str) -> Any:

@@ -259,6 +259,8 @@ def _ready(config: PruneConfig, teacher: PreTrainedModel, task: Task) -> PreTrai
         logger.info("%s gets a new head for the task", config.model)
         teacher = with_head(teacher, task.ending, task.fields(), seed=config.seed) if task.ending else teacher
         task.begin(teacher)
+    elif task.ending == "ForCTC":
+        teacher.config.update(task.fields())  # its blank, where the config names none that it could be
     leave_padding_out(base_of(teacher))
     return teacher
 

@@ -128,12 +128,12 @@ def _bypass(masking: Masking, unit: int, module: nn.Module, inputs: tuple[Any, .
     """The hook that hands a layer's input on when the layer is masked; a closure would not be copied with the model."""
     if not masking.trimmed(unit):
         return None
-    return pass_by(inputs, output)
+    return with_state(output, inputs[0])
 
 
-def pass_by(inputs: tuple[Any, ...], output: Any) -> Any:
-    """Return what a layer gives when it hands its input on: that in place of its hidden state, and all else it gave."""
-    return (inputs[0], *output[1:]) if isinstance(output, tuple) else inputs[0]
+def with_state(output: Any, state: Any) -> Any:
+    """Return the output of a layer with another hidden state, (B, T, D), and all else that it gave."""
+    return (state, *output[1:]) if isinstance(output, tuple) else state
 
 
 def base_of(model: nn.Module) -> nn.Module:

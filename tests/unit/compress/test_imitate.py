@@ -15,7 +15,7 @@ from torch import Tensor
 
 from secateur.arch import declare
 from secateur.compress.config import Distillation, Training
-from secateur.compress.imitate import Imitator
+from secateur.compress.imitate import Imitator, compiled, passed
 from secateur.compress.step import Imitation
 from secateur.compress.teacher import Teacher
 from secateur.data.collate import AudioBatch
@@ -144,3 +144,12 @@ def test_a_recover_phase_in_bf16_stays_near_one_in_fp32(tmp_path: Path) -> None:
         losses[precision] = torch.tensor([result.figures["loss"], result.validation["loss"]])
     torch.testing.assert_close(losses["bf16"], losses["fp32"], rtol=0.05, atol=0)
     assert not torch.equal(losses["bf16"], losses["fp32"])
+
+
+def test_a_model_with_a_head_records_each_hidden_state_once_after_it_is_compiled() -> None:
+    model = build(tiny_config("hubert", "large"), "ForCTC")
+    batch = AudioBatch(values=audio((1600,))[0], lengths=torch.tensor((1600,)), ids=("a",), mask=None)
+    with torch.no_grad():
+        before = passed(model, batch).states
+        compiled(model)
+        assert list(passed(model, batch).states) == list(before)

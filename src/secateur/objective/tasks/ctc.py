@@ -11,6 +11,7 @@ from torch import Tensor
 from transformers import PreTrainedConfig
 
 from secateur.data.corpus import Corpus, Utterance
+from secateur.errors import ConfigError
 from secateur.objective.tasks import blanks
 from secateur.objective.tasks.task import keeps, logits_of
 from secateur.objective.tasks.transcript import Transcription, TranscriptTask, refuse_misfit, tokenizer_of
@@ -30,7 +31,7 @@ class CtcTask(TranscriptTask):
     ending: str = "ForCTC"
 
     def fields(self) -> dict[str, Any]:
-        """Size of the head, and the blank: the one that the tokenizer reads, whatever the model's config says."""
+        """Size of the head, and the blank."""
         return {"vocab_size": self.outputs, "pad_token_id": self.vocabulary.blank}
 
     def misfit(self, tokens: Sequence[int], frames: int) -> str | None:
@@ -64,8 +65,67 @@ def build_ctc(config: Ctc, *, source: str | Path, model_config: PreTrainedConfig
     has_head = keeps(settings.architectures, "ForCTC")
     head = "CTC head"
     tokenizer, own = tokenizer_of(config, source=source, corpus=corpus, head=head if has_head else "")
-    words = Vocabulary(tokenizer, case=config.case)
-    outputs = settings.vocab_size if has_head else len(words)
-    if has_head:
-        refuse_misfit(words, outputs, own, name=config.tokenizer, head=head)
-    return CtcTask(words, unknown=config.unknown, outputs=outputs, new_head=not has_head)
+    if not has_head:
+        words = Vocabulary(tokenizer, case=config.case)
+        return CtcTask(words, unknown=config.unknown, outputs=len(words), new_head=True)
+    blank, notes = own_blank(tokenizer, settings)
+    if own is not None and own is not tokenizer:
+        own_blank(own, settings)  # both are compared below
+    words = Vocabulary(tokenizer, case=config.case, blank=blank, outputs=settings.vocab_size)
+    refuse_misfit(words, settings.vocab_size, own, name=config.tokenizer, head=head)
+    task = CtcTask(words, unknown=config.unknown, outputs=settings.vocab_size, new_head=False)
+    task.notes = notes
+    return task
+
+
+def own_blank(tokenizer: Any, settings: Any) -> tuple[int, tuple[str, ...]]:
+    """Return the blank of the CTC head that a model has, and what is to be told of it.
+
+    It is the config's ``pad_token_id``, by which the library computes its loss. Its decoding goes by the tokenizer's
+    padding token, so that a tokenizer that names another one is made to name the blank.
+
+    Args:
+        tokenizer: Of the model; changed where it names another one.
+        settings: The model's config.
+
+    Raises:
+        ConfigError: Neither is an output of the head, or the config's is what texts are written with.
+    """
+    blank, padding, outputs = settings.pad_token_id, tokenizer.pad_token_id, settings.vocab_size
+    candidates = [number for number in (blank, padding) if number is not None and 0 <= number < outputs]
+    if not candidates:
+        raise ConfigError(
+            f"pad_token_id: the model's config says {blank} and its tokenizer {padding}, {tokenizer.pad_token!r}; "
+            f"allowed is the output of the CTC head that is its blank, 0 to {outputs - 1}."
+        )
+    if blank == padding:
+        return padding, ()
+    if candidates[0] != blank:
+        return padding, (
+            f"pad_token_id of the model's config is {blank}, and no output of its CTC head: its blank is taken to be "
+            f"the tokenizer's padding token {tokenizer.pad_token!r}, {padding}",
+        )
+    token = next((token for token, number in tokenizer.get_vocab().items() if number == blank), None)
+    if token is not None and _is_text(tokenizer, token):
+        raise ConfigError(
+            f"pad_token_id: the model's config says {blank}, which its tokenizer reads as {token!r}, while its padding "
+            f"token is {tokenizer.pad_token!r}, {padding}; allowed is the number of the head's blank, with which no "
+            "text is written: set it in config.json, or pad_token in tokenizer_config.json."
+        )
+    before = "no padding token" if padding is None else f"the padding token {tokenizer.pad_token!r}, {padding}"
+    if token is not None:
+        tokenizer.pad_token = token
+    elif blank == len(tokenizer):
+        tokenizer.add_special_tokens({"pad_token": "<blank>"})
+    return blank, (
+        f"the model's tokenizer has {before}, while the blank of its CTC head is {blank}, pad_token_id of its config: "
+        f"the tokenizer that is saved with it names {tokenizer.pad_token!r}",
+    )
+
+
+def _is_text(tokenizer: Any, token: str) -> bool:
+    """Return whether texts are written with a token: one with a letter or digit that is no markup, or between words."""
+    if token == getattr(tokenizer, "word_delimiter_token", None):
+        return True
+    marked = token in tokenizer.all_special_tokens or (token[0], token[-1]) in (("<", ">"), ("[", "]"))
+    return not marked and any(character.isalnum() for character in token)

@@ -170,14 +170,15 @@ def build_rnnt(config: Rnnt, *, source: str | Path, model_config: PreTrainedConf
     for name, value in zip(("width", "layers", "symbols"), own_shape, strict=True):
         if getattr(config, name) not in (value, getattr(Rnnt, name)):
             logger.warning("task.%s: %s is of new heads; this model's own has %s", name, getattr(config, name), value)
-    words = Vocabulary(tokenizer, case=config.case, blank=settings.blank_token_id)
-    beside = _beside(words, settings.vocab_size, name=config.tokenizer)
-    tokens = settings.vocab_size - (1 if beside else 0)
+    outputs = settings.vocab_size
+    words = Vocabulary(tokenizer, case=config.case, blank=settings.blank_token_id, outputs=outputs)
+    beside = _beside(words, outputs, name=config.tokenizer)
+    tokens = outputs - (1 if beside else 0)
     refuse_misfit(words, tokens, own, name=config.tokenizer, head=head, beside=beside)
     return RnntTask(
         words,
         unknown=config.unknown,
-        outputs=settings.vocab_size,
+        outputs=outputs,
         new_head=False,
         symbols=settings.max_symbols_per_step,
         width=settings.decoder_hidden_size,

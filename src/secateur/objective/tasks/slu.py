@@ -13,7 +13,7 @@ from transformers import PreTrainedConfig
 from secateur.data.corpus import Corpus, Utterance
 from secateur.errors import DataError
 from secateur.objective.tasks import tags, vocabulary
-from secateur.objective.tasks.ctc import CtcTask
+from secateur.objective.tasks.ctc import CtcTask, own_blank
 from secateur.objective.tasks.error_rate import ErrorRate
 from secateur.objective.tasks.slu_metrics import EntityScore
 from secateur.objective.tasks.tags import Meaning, Piece
@@ -120,9 +120,14 @@ def build_slu(config: Slu, *, source: str | Path, model_config: PreTrainedConfig
     """
     settings: Any = model_config
     if keeps(settings.architectures, "ForCTC") and vocabulary.has_tokenizer(source):
-        words = Vocabulary(vocabulary.load(source), case=config.case)
-        if words.fits(settings.vocab_size) and any(tags.is_intent(token) for token in words.tokens):
-            return SluTask(words, unknown=config.unknown, outputs=settings.vocab_size, new_head=False)
+        tokenizer = vocabulary.load(source)
+        if any(tags.is_intent(token) for token in tokenizer.get_vocab()):
+            blank, notes = own_blank(tokenizer, settings)
+            words = Vocabulary(tokenizer, case=config.case, blank=blank, outputs=settings.vocab_size)
+            if words.fits(settings.vocab_size):
+                task = SluTask(words, unknown=config.unknown, outputs=settings.vocab_size, new_head=False)
+                task.notes = notes
+                return task
     words = Vocabulary(_new_tokenizer(config, corpus), case=config.case)
     return SluTask(words, unknown=config.unknown, outputs=len(words), new_head=True)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import unicodedata
 from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -135,7 +136,7 @@ class TranscriptTask(ABC):
 
         usable = sift(corpus, problem)
         if dropped:
-            common = ", ".join(f"{character!r} ({count})" for character, count in dropped.most_common(8))
+            common = ", ".join(f"{named(character)} ({count})" for character, count in dropped.most_common(8))
             more = f" and {len(dropped) - 8} more" if len(dropped) > 8 else ""
             notes.append(
                 f"characters outside the vocabulary dropped from the texts, {dropped.total()} in all: {common}{more}"
@@ -267,4 +268,15 @@ def require_texts(corpus: Corpus) -> list[str]:
 
 def shown(unknown: str) -> str:
     """Each character once."""
-    return " ".join(dict.fromkeys(unknown))
+    return " ".join(character if _is_visible(character) else named(character) for character in dict.fromkeys(unknown))
+
+
+def named(character: str) -> str:
+    """Return a character in quotes, or its number and name where it does not show by itself."""
+    if _is_visible(character):
+        return repr(character)
+    return f"U+{ord(character):04X} {unicodedata.name(character, '')}".rstrip()
+
+
+def _is_visible(character: str) -> bool:
+    return character.isprintable() and not unicodedata.combining(character)

@@ -6,6 +6,7 @@ import json
 import tempfile
 from collections.abc import Iterable, Sequence
 from functools import lru_cache
+from itertools import groupby
 from pathlib import Path
 from typing import Any, Literal
 
@@ -19,6 +20,8 @@ Case = Literal["auto", "keep", "upper", "lower"]
 BLANK, UNKNOWN, DELIMITER = "<pad>", "<unk>", "|"
 _PROCESSOR = "Wav2Vec2Processor"  # of every family here; AutoProcessor finds it by this entry
 _FILES = ("vocab.json", "tokenizer.json")  # either makes a tokenizer; its config alone does not
+# What small and capital letters are to each other where a vocabulary writes both kinds of i, told by a letter beside.
+_DOTS = {"lower": ("ığ", str.maketrans("Iİ", "ıi")), "upper": ("İĞ", str.maketrans("iı", "İI"))}
 _STALE = (*_FILES, "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json")
 
 
@@ -29,24 +32,39 @@ class Vocabulary:
         tokenizer: The library's.
         case: ``upper``, ``lower`` or ``keep``: how texts are written before they are encoded.
         blank: Number of the blank.
+        outputs: Of the head; tokens with other numbers are not written.
     """
 
-    def __init__(self, tokenizer: Any, *, case: Case = "auto", blank: int | None = None) -> None:
+    def __init__(
+        self, tokenizer: Any, *, case: Case = "auto", blank: int | None = None, outputs: int | None = None
+    ) -> None:
         """
         Args:
             tokenizer: A Hugging Face tokenizer.
             case: As the vocabulary writes letters, or as said.
             blank: Number of the blank; None: the tokenizer's padding token.
+            outputs: Of the head that writes; None: one for each token.
 
         Raises:
-            ConfigError: The tokenizer has no padding token.
+            ConfigError: The tokenizer has no padding token, or writes in capitals what its vocabulary has in small
+                letters.
         """
-        if tokenizer.pad_token_id is None:
+        if blank is None and tokenizer.pad_token_id is None:
             raise ConfigError("The tokenizer has no padding token, which a new head and CTC need as their blank.")
         self.tokenizer = tokenizer
-        self.case = _case_of(tokenizer) if case == "auto" else case
+        common = _case_of(tokenizer)
+        if common == "lower" and _capitalizes(tokenizer):
+            raise ConfigError(
+                "The tokenizer has do_lower_case set, by which a Wav2Vec2CTCTokenizer writes every text in capitals, "
+                "but the letters of its vocabulary are small, so that each would be unknown: set do_lower_case to "
+                "false in its tokenizer_config.json."
+            )
+        self.case = common if case == "auto" else case
         self.blank: int = tokenizer.pad_token_id if blank is None else blank
+        self.outputs = len(tokenizer) if outputs is None else outputs
         self._knows = lru_cache(maxsize=None)(lambda character: self._written(character))
+        beside, dots = _DOTS.get(self.case, ("", {}))
+        self._dots = dots if beside and set(beside) <= self.tokens.keys() else {}
 
     def __len__(self) -> int:
         return len(self.tokenizer)
@@ -59,16 +77,17 @@ class Vocabulary:
     def fits(self, outputs: int) -> bool:
         """Whether a head with this many outputs may be this vocabulary's.
 
-        Some heads were made without the sentence marks that the library adds behind a vocabulary; no text needs them.
+        Some heads were made without some of the tokens that the library adds behind a vocabulary, such as sentence
+        marks; no text needs them.
         """
-        return outputs in (len(self.tokenizer), self.tokenizer.vocab_size)
+        return bool(self.tokenizer.vocab_size <= outputs <= len(self.tokenizer))
 
     def clean(self, text: str) -> tuple[str, str]:
         """The text as it can be written, and the characters that had to be dropped, in their order.
 
         Letters take the vocabulary's case, every run of white space becomes one space.
         """
-        folded = " ".join(fold(text, self.case).split())
+        folded = " ".join(self._cased(text).split())
         if self._written(folded):
             return folded, ""
         unknown = "".join(character for character in folded if not (character.isspace() or self._knows(character)))
@@ -77,7 +96,8 @@ class Vocabulary:
 
     def encode(self, text: str) -> tuple[int, ...]:
         """Numbers of the text's tokens; None among them, or the unknown token, for what cannot be written."""
-        return tuple(self.tokenizer.encode(text, add_special_tokens=False))
+        # By steps: `encode` of the library fails on one unknown character where there is no unknown token.
+        return tuple(self.tokenizer.convert_tokens_to_ids(self.tokenizer.tokenize(text, add_special_tokens=False)))
 
     def decode(self, tokens: Sequence[int]) -> str:
         """The text of tokens without blanks, with one space where the delimiter stood."""
@@ -87,14 +107,29 @@ class Vocabulary:
         return " ".join(str(self.tokenizer.decode(list(tokens), **how)).split())
 
     def writable(self, tokens: Sequence[int | None]) -> bool:
-        """Whether tokens, as `encode` gives them, are all known, and none the blank."""
-        return not {None, self.tokenizer.unk_token_id, self.blank}.intersection(tokens)
+        """Whether tokens, as `encode` gives them, are all known and outputs of the head, and none the blank."""
+        strange = {None, self.tokenizer.unk_token_id, self.blank}
+        return all(token not in strange and token is not None and token < self.outputs for token in tokens)
 
     def save(self, folder: Path) -> None:
         """Write the tokenizer's files, in place of any that lie there."""
         for name in _STALE:
             (folder / name).unlink(missing_ok=True)
         self.tokenizer.save_pretrained(folder)
+
+    def _cased(self, text: str) -> str:
+        """Return the text in the vocabulary's case, apart from letters that the vocabulary has in the other case alone.
+
+        Such is ß among capitals, whose capital is two letters.
+        """
+        if self.case == "keep":
+            return text
+        runs = groupby(text.translate(self._dots), key=self._keeps_case)
+        return "".join("".join(run) if keeps else fold("".join(run), self.case) for keeps, run in runs)
+
+    def _keeps_case(self, character: str) -> bool:
+        folded = fold(character, self.case)
+        return folded != character and self._knows(character) and (len(folded) > 1 or not self._knows(folded))
 
     def _written(self, text: str) -> bool:
         return self.writable(self.encode(text))
@@ -170,13 +205,22 @@ def _first_line(error: Exception) -> str:
 
 
 def _case_of(tokenizer: Any) -> Literal["keep", "upper", "lower"]:
-    """The case of a vocabulary's letters: of its single characters, or of all tokens when no character is a letter."""
+    """Return the case of most of a vocabulary's letters, or ``keep`` where it has many of both or none with a case.
+
+    Letters are single characters, or those of all tokens where no character is a letter. Many are half as many as of
+    the other case: a stray capital among small letters is no reason to keep the case of texts.
+    """
     tokens = [token for token in tokenizer.get_vocab() if token not in tokenizer.all_special_tokens]
     single = [token for token in tokens if len(token) == 1]
     for group in (single, tokens):
-        letters = "".join(group)
-        upper = any(letter.isupper() for letter in letters)
-        lower = any(letter.islower() for letter in letters)
+        letters = set("".join(group))
+        upper = sum(letter != letter.lower() for letter in letters)
+        lower = sum(letter != letter.upper() for letter in letters)
         if upper or lower:
-            return "keep" if upper and lower else "upper" if upper else "lower"
+            return "keep" if 2 * min(upper, lower) >= max(upper, lower) else "upper" if upper > lower else "lower"
     return "keep"
+
+
+def _capitalizes(tokenizer: Any) -> bool:
+    """Return whether a tokenizer writes every text in capitals before it looks up what is in its vocabulary."""
+    return isinstance(tokenizer, transformers.Wav2Vec2CTCTokenizer) and bool(tokenizer.do_lower_case)
