@@ -260,10 +260,10 @@ def front_end(table: Table) -> None:
     of LayerNorm front ends, are crossed by the axis.
     """
     windows = zip(table.config.conv_kernel, table.config.conv_stride, strict=True)
-    table.stages = tuple(Stage(kernel=kernel, stride=stride) for kernel, stride in windows)
-    if len(table.stages) == 1 and getattr(table.config, "feat_extract_norm", "") == "group":
-        # GroupNorm of one channel a group refuses a single window; behind further layers there are always more.
-        table.stages = (replace(table.stages[0], least=2),)
+    stages = [Stage(kernel=kernel, stride=stride) for kernel, stride in windows]
+    if getattr(table.config, "feat_extract_norm", "layer") == "group":
+        stages[0] = replace(stages[0], least=2)  # GroupNorm over time refuses a single window
+    table.stages = tuple(stages)
     before = ""
     for i, size in enumerate(table.shape.original["conv_dim"]):
         path = f"feature_extractor.conv_layers.{i}"

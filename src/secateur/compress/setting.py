@@ -35,6 +35,7 @@ from secateur.masking.attach import base_of
 from secateur.modules.norm import leave_padding_out
 from secateur.objective.pairing import teacher_layers
 from secateur.objective.tasks import Surroundings, Task, build_task
+from secateur.objective.tasks.task import long_enough
 from secateur.structure import Structure
 from secateur.surgery.choose import Limit
 from secateur.surgery.folder import companion
@@ -150,7 +151,11 @@ def prepare(config: PruneConfig, *, table: Callable[[PreTrainedConfig, int], Tab
     hearing = hearing_of(source, structure)
     train, held, notes = _audio(config, hearing.sample_rate)
     task = None
-    if config.task is not None:
+    if config.task is None:
+        train, ours = usable(None, train, structure)
+        held, theirs = usable(None, held, structure)
+        notes = (*notes, *ours, *theirs)
+    else:
         around = Surroundings(hearing=hearing, structure=structure, beside=partial(companion, source))
         task = build_task(config.task, source=source, model_config=teacher.config, corpus=train, around=around)
         train, ours = usable(task, train, structure, longest=config.batching.longest)
@@ -185,12 +190,12 @@ def prepare(config: PruneConfig, *, table: Callable[[PreTrainedConfig, int], Tab
 
 
 def usable(
-    task: Task, corpus: Corpus, structure: Structure, *, longest: float = math.inf
+    task: Task | None, corpus: Corpus, structure: Structure, *, longest: float = math.inf
 ) -> tuple[Corpus, tuple[str, ...]]:
-    """The utterances of a corpus that a task can be learned from; the rest is told.
+    """Return the utterances of a corpus that can be learned from; the rest is told.
 
     Args:
-        task: What they are for.
+        task: What they are for; None: of any that gives a frame the hidden states can be imitated.
         corpus: All of them.
         structure: Of the encoder, for frame counts.
         longest: Seconds above which those are left out that the task could learn from as a whole alone.
@@ -198,8 +203,12 @@ def usable(
     Returns:
         The corpus, and what was left out of it or mended, in sentences.
     """
-    found = task.usable(corpus, lambda samples: structure.lengths(samples)[-1])
-    most = (longest if task.whole else math.inf) * corpus.sample_rate
+
+    def frames(samples: int) -> int:
+        return structure.lengths(samples)[-1]
+
+    found = long_enough(corpus, frames) if task is None else task.usable(corpus, frames)
+    most = (longest if task is not None and task.whole else math.inf) * corpus.sample_rate
     long = [utterance for utterance in found.corpus.utterances if utterance.samples > most]
     if long and len(long) == len(found.corpus.utterances):
         raise DataError(

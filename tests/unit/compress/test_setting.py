@@ -6,12 +6,15 @@ import logging
 import sys
 
 import pytest
-from support import tiny_structure
+import torch
+from support import build, tiny_config, tiny_structure
 
+from secateur.arch import declare
 from secateur.compress.config import FromFile, PruneConfig, Training
 from secateur.compress.pruned import gated_in
 from secateur.compress.run import _loop
-from secateur.compress.setting import prepare
+from secateur.compress.setting import prepare, usable
+from secateur.data.corpus import Corpus, Utterance
 from secateur.errors import ConfigError
 from secateur.gates import HardConcrete
 from secateur.structure.wav2vec2 import positional_groups
@@ -34,6 +37,30 @@ def test_a_kind_that_a_family_lacks_is_passed_over_and_said(caplog: pytest.LogCa
 def test_only_kinds_that_a_family_lacks_leave_nothing_to_prune() -> None:
     with pytest.raises(ConfigError, match="No axis of this model is of the kinds groups that are to be pruned"):
         gated_in(PruneConfig(gates={"groups": HardConcrete()}), tiny_structure("data2vec-audio", "base"))
+
+
+def test_utterances_that_give_no_frame_are_counted_and_left_out_without_a_task_too() -> None:
+    rows = tuple(Utterance(id=str(n), path=f"{n}.wav", samples=n) for n in (8000, 200, 3, 9000))
+    corpus = Corpus(name="toy", utterances=rows, skipped=(), read=lambda utterance: pytest.fail("read"))
+    structure = tiny_structure("wavlm", "base")
+    assert [structure.lengths(each.samples)[-1] > 0 for each in rows] == [True, True, False, True]
+    left, notes = usable(None, corpus, structure)
+    assert [each.id for each in left.utterances] == ["8000", "200", "9000"]
+    assert notes == ("toy: 1 of 4 utterances left out: is too short for one frame",)
+    assert [skip.path for skip in left.skipped] == ["3"]
+
+
+@pytest.mark.parametrize("norm", ["group", "layer"])
+def test_a_single_window_under_a_group_norm_counts_as_no_frame(norm: str) -> None:
+    """The library's GroupNorm refuses it, so that no utterance of one may reach a model."""
+    one = {"conv_dim": [16], "conv_kernel": [80], "conv_stride": [80], "feat_extract_norm": norm}
+    model = build(tiny_config("wav2vec2", "base", **one))
+    structure = declare(model.config)
+    assert structure.shortest == (160 if norm == "group" else 80)
+    assert structure.lengths(159)[-1] == (0 if norm == "group" else 1)
+    model(torch.zeros(1, structure.shortest))
+    with pytest.raises((ValueError, RuntimeError)):
+        model(torch.zeros(1, structure.shortest - 1))
 
 
 def test_tensorboard_reaches_the_loop_and_is_missed_before_anything_is_loaded(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,7 +14,7 @@ from transformers import PreTrainedConfig
 
 from secateur.data.corpus import Corpus, Utterance
 from secateur.errors import DataError
-from secateur.objective.tasks.task import Lesson, Scorer, Told, Usable, keeps, logits_of, sift
+from secateur.objective.tasks.task import TOO_SHORT, Lesson, Scorer, Told, Usable, keeps, logits_of, sift
 
 _SHOWN = 10  # classes in a message
 
@@ -74,7 +74,7 @@ class ClassificationTask:
                 return f"has no {self.field}"
             if label not in self.numbers:
                 return f"has a {self.field} that the head does not know: {label!r}, it knows {self._shown}"
-            return None if frames(utterance.samples) > 0 else "is too short for one frame"
+            return None if frames(utterance.samples) > 0 else TOO_SHORT
 
         return sift(corpus, problem)
 

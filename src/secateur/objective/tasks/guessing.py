@@ -18,7 +18,7 @@ from secateur.objective.tasks import best_rq
 from secateur.objective.tasks.best_rq import BestRqTask, Labeller
 from secateur.objective.tasks.guesses import FILE, read_guesses, save_guesses
 from secateur.objective.tasks.hiding import Hiding
-from secateur.objective.tasks.task import Lesson, Posed, Scorer, Usable, sift
+from secateur.objective.tasks.task import Lesson, Posed, Scorer, Usable, long_enough
 from secateur.structure import Structure
 
 # What a draw is for, part of its key.
@@ -132,7 +132,7 @@ class GuessingTask:
         Raises:
             DataError: There is none.
         """
-        return sift(corpus, lambda each: None if frames(each.samples) > 0 else "is too short for one frame")
+        return long_enough(corpus, frames)
 
     def lesson(self, utterances: Sequence[Utterance], frames: Sequence[int], *, key: Sequence[int]) -> Lesson:
         """Frames to be hidden, by hidden frames."""

@@ -17,6 +17,9 @@ from secateur.errors import DataError
 #: Endings of the Hugging Face model classes with a task's head.
 Ending = Literal["ForCTC", "ForSequenceClassification", "ForRNNT"]
 
+#: Why an utterance is left out of which no frame can be made.
+TOO_SHORT = "is too short for one frame"
+
 
 @dataclass(frozen=True)
 class Usable:
@@ -201,3 +204,16 @@ def sift(corpus: Corpus, problem: Callable[[Utterance], str | None]) -> Usable:
     gone = {skip.path for skip in skipped}
     notes = tuple(f"{count} of {len(corpus)} utterances left out: {kind}" for kind, count in kinds)
     return Usable(corpus.select(lambda utterance: utterance.id not in gone), notes, skipped)
+
+
+def long_enough(corpus: Corpus, frames: Callable[[int], int]) -> Usable:
+    """Return the utterances of a corpus whose audio gives at least one frame.
+
+    Args:
+        corpus: All of them.
+        frames: Frames that the encoder gives for a number of samples.
+
+    Raises:
+        DataError: Nothing is left.
+    """
+    return sift(corpus, lambda utterance: None if frames(utterance.samples) > 0 else TOO_SHORT)
