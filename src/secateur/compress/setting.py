@@ -242,9 +242,11 @@ def _short_masks(config: PruneConfig, train: Corpus, structure: Structure) -> tu
 
 
 def _told(task: Task, teacher: PreTrainedModel, model: str) -> tuple[str, ...]:
-    """What becomes of a model's head, in sentences."""
-    left_out = not task.ending and base_of(teacher) is not teacher
-    notes = (f"the head of {model!r} is left out, since this task leaves a bare encoder",) if left_out else ()
+    """Return what becomes of a model's head, in sentences."""
+    notes: tuple[str, ...] = ()
+    if base_of(teacher) is not teacher and (task.new_head or not task.ending):
+        why = "this task has a new one" if task.ending else "this task leaves a bare encoder"
+        notes = (f"the head of {model!r}, a {type(teacher).__name__}, is left out, since {why}",)
     for note in (*task.notes, *notes):
         logger.warning("%s", note)
     return (*task.notes, *notes)

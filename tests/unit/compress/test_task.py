@@ -365,3 +365,13 @@ def test_the_loss_is_divided_by_the_labels_of_the_whole_step() -> None:
     trained = trainee(Ctc(), {"distill": None})
     one, twice = (trained.loss(trained.module, replace(batch((0, 1)), count=count)).total for count in (7, 14))
     assert float(one) == pytest.approx(2 * float(twice))
+
+
+def test_a_head_for_another_task_gives_way_to_a_new_one_and_is_told(folder: Path, tmp_path: Path) -> None:
+    teacher = write_teacher(tmp_path / "teacher", "wavlm", "base", "ForXVector")
+    fields = fields_of(folder, tmp_path / "run", model=str(teacher), task={"kind": "classification"})
+    setting = prepare(configs.load(fields, PruneConfig), table=lambda config: pytest.fail("asked for times"))
+    assert type(setting.teacher).__name__.endswith("WavLMForSequenceClassification")
+    assert (
+        f"the head of {str(teacher)!r}, a WavLMForXVector, is left out, since this task has a new one" in setting.notes
+    )
