@@ -132,6 +132,7 @@ CASES: dict[str, tuple[str, str, str, str, str]] = {
     "capitals without ß": (LARGE, "upper", "Straße", "STRASSE", ""),
     "small letters without ß": (SMALL, "lower", "Straße", "strae", "ß"),
     "a small letter that is there as a capital alone": (SMALL[:-1] + "Z", "lower", "ZAZ", "ZaZ", ""),
+    "a capital that is there as a small letter alone": (LARGE + "ä", "upper", "Ärger", "äRGER", ""),
     "both cases": (SMALL + LARGE, "keep", "Hello", "Hello", ""),
     "both cases, some capitals missing": (SMALL + LARGE[:20], "keep", "Ab Zb", "Ab b", "Z"),
     "digits": ("0123456789", "keep", "12 ab", "12", "ab"),

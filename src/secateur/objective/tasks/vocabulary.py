@@ -63,6 +63,7 @@ class Vocabulary:
         self.blank: int = tokenizer.pad_token_id if blank is None else blank
         self.outputs = len(tokenizer) if outputs is None else outputs
         self._knows = lru_cache(maxsize=None)(lambda character: self._written(character))
+        self._uncased = lru_cache(maxsize=None)(lambda character: self._find_uncased(character))
         beside, dots = _DOTS.get(self.case, ("", {}))
         self._dots = dots if beside and set(beside) <= self.tokens.keys() else {}
 
@@ -124,12 +125,22 @@ class Vocabulary:
         """
         if self.case == "keep":
             return text
-        runs = groupby(text.translate(self._dots), key=self._keeps_case)
-        return "".join("".join(run) if keeps else fold("".join(run), self.case) for keeps, run in runs)
+        runs = groupby(text.translate(self._dots), key=self._uncased)
+        pieces = []
+        for form, letters in runs:
+            run = "".join(letters)
+            pieces.append(form * len(run) if form else fold(run, self.case))
+        return "".join(pieces)
 
-    def _keeps_case(self, character: str) -> bool:
+    def _find_uncased(self, character: str) -> str:
+        """Return how a letter is written that the vocabulary does not have in its case; empty for all others."""
         folded = fold(character, self.case)
-        return folded != character and self._knows(character) and (len(folded) > 1 or not self._knows(folded))
+        if len(folded) == 1 and self._knows(folded):
+            return ""
+        if len(folded) > 1 and not self._knows(character):
+            return ""
+        forms = (character, fold(character, "lower" if self.case == "upper" else "upper"))
+        return next((form for form in forms if len(form) == 1 and form != folded and self._knows(form)), "")
 
     def _written(self, text: str) -> bool:
         return self.writable(self.encode(text))
