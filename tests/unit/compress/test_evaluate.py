@@ -95,3 +95,15 @@ def test_a_model_without_a_head_for_the_task_is_refused(folder: Path, tmp_path: 
         evaluate(folder / "model")
     with pytest.raises(ConfigError, match="classificatio"):
         evaluate(folder / "model", fields=data | {"task.kind": "clasification"})
+
+
+def test_a_padding_token_outside_the_head_is_told_and_changes_no_score(folder: Path, tmp_path: Path) -> None:
+    shutil.copytree(folder / "model", tmp_path / "model")
+    tokenizer_folder(tmp_path / "model", list(LETTERS), pad_token="[PAD]")
+    data = {"data.kind": "jsonl", "data.path": str(folder / "speech" / "manifest.jsonl")}
+    plain, other = (evaluate(root / "model", fields=data) for root in (folder, tmp_path))
+    assert other["scores"] == plain["scores"]
+    assert [note for note in other["notes"] if note not in plain["notes"]] == [
+        "the model's tokenizer has the padding token '[PAD]', 7, while the blank of its CTC head is 0, pad_token_id of "
+        "its config: the tokenizer that is saved with it names '<pad>'"
+    ]
