@@ -7,6 +7,8 @@ nothing else; the public functions are loaded when they are first used.
 from __future__ import annotations
 
 import importlib
+import sys
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from secateur.errors import SecateurError
@@ -46,6 +48,18 @@ __all__ = [
 ]
 
 install()
+
+
+class _Package(ModuleType):
+    """The package, whose verbs are functions even where a sub-package has the same name (`evaluate`, `report`)."""
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        # Importing a sub-package sets it as an attribute of its parent; `sys.modules` still has it.
+        if not (name in __all__ and isinstance(value, ModuleType)):
+            super().__setattr__(name, value)
+
+
+sys.modules[__name__].__class__ = _Package
 
 
 def __getattr__(name: str) -> Any:

@@ -222,7 +222,7 @@ def shrink(
     from secateur.arch import declare
     from secateur.cost import breakdown
     from secateur.structure import Selection, close
-    from secateur.surgery import cut, load_model
+    from secateur.surgery import cut, load_checkpoint
     from secateur.surgery.folder import check_free, save_model
     from secateur.surgery.hearing import sample_rate_of
     from secateur.surgery.verify import verify as prove
@@ -233,26 +233,32 @@ def shrink(
     check_free(Path(out), replace=force)
     chosen = Selection.load(selection)
     source = _source(model)
-    dense = load_model(source)
+    checkpoint = load_checkpoint(source)
+    checkpoint = checkpoint.bare() if checkpoint.damaged else checkpoint
+    dense, extra = checkpoint.model, checkpoint.extra
     structure, sample_rate = declare(dense.config), sample_rate_of(source)
     closed = close(structure, chosen)
     for note in closed.notes:
         logger.warning("%s", note)
     small = cut(dense, closed.selection, layout=layout)  # type: ignore[arg-type]
     proof = prove(small, dense, closed.selection)
+    _, left_out = extra.fitting(dense.config, small)
+    for note in left_out:
+        logger.warning("%s", note)
     record = {
         "format": 1,
         "kind": "shrink",
         "sample_rate": sample_rate,
         "before": breakdown(structure, samples=sample_rate).to_json(),
         "after": breakdown(declare(small.config), samples=sample_rate).to_json(),
-        "notes": list(closed.notes),
+        "notes": [*checkpoint.notes, *closed.notes, *left_out],
         "verification": proof.to_json(),
         "folder": str(out),
     }
     if not proof.is_proven:
         raise SecateurError(f"{proof.refusal} Nothing was written.")
-    save_model(out, small, source=source, selection=closed.selection, replace=force)
+    weights = extra.state_dict(dense.config, small)
+    save_model(out, small, source=source, selection=closed.selection, weights=weights, replace=force)
     return record
 
 

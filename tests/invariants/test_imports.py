@@ -36,3 +36,16 @@ def test_importing_secateur_loads_neither_torch_nor_transformers() -> None:
         "assert not {'torch', 'transformers'} & set(sys.modules)"
     )
     assert done.returncode == 0, done.stderr
+
+
+def test_verbs_stay_callable_after_every_submodule_was_imported() -> None:
+    done = python(
+        "import importlib, pkgutil, secateur\n"
+        "for module in pkgutil.walk_packages(secateur.__path__, 'secateur.'):\n"
+        "    if not module.name.endswith('__main__'): importlib.import_module(module.name)\n"
+        "from secateur import evaluate, report\n"
+        "assert all(callable(getattr(secateur, name)) for name in secateur.__all__)\n"
+        "from secateur.evaluate import bench\n"
+        "assert bench.__name__ == 'secateur.evaluate.bench'"
+    )
+    assert done.returncode == 0, done.stderr[-1500:]

@@ -108,7 +108,7 @@ def test_a_folder_without_one_weight_is_refused(reloaded: Path, tmp_path: Path) 
     lost = next(name for name in state if name.endswith("final_layer_norm.weight"))
     save_file({name: value for name, value in state.items() if name != lost}, tmp_path / "model.safetensors")
     (tmp_path / "config.json").write_text((source / "config.json").read_text())
-    with pytest.raises(ModelError, match=r"do not fit the model's config: missing .*final_layer_norm\.weight"):
+    with pytest.raises(ModelError, match=r"do not fit its config: missing .*final_layer_norm\.weight"):
         load_model(tmp_path)
     with pytest.raises(ModelError, match="missing"):
         transformers.AutoModel.from_pretrained(tmp_path)

@@ -34,9 +34,9 @@ from secateur.objective.tasks.ctc import CtcTask
 from secateur.objective.tasks.rnnt import RnntTask
 from secateur.objective.tasks.tags import is_intent
 from secateur.records import environment, plain, read_json
-from secateur.surgery.folder import companion
 from secateur.surgery.hearing import hearing_of
-from secateur.surgery.load import load_model
+from secateur.surgery.hub import companion
+from secateur.surgery.load import load_checkpoint
 
 logger = logging.getLogger(__name__)
 
@@ -66,9 +66,14 @@ def evaluate(config: EvaluateConfig) -> dict[str, Any]:
         SecateurError: The model has no head for the task, or the audio does not tell what the task asks for.
     """
     source = model_path(config.model)
-    model = load_model(source)
+    checkpoint = load_checkpoint(source)
+    if checkpoint.damaged:
+        raise ModelError(checkpoint.damaged)
+    model = checkpoint.model
     of_head = (task for ending, task in _OF_HEAD.items() if type(model).__name__.endswith(ending))
     asked = config.task or next(of_head, None)
+    if asked is None and checkpoint.headless:
+        raise ModelError(f"{checkpoint.headless}: evaluate a fine-tuned model.")
     if asked is None:
         allowed = " or ".join(_OF_HEAD)
         raise ModelError(
@@ -86,7 +91,8 @@ def evaluate(config: EvaluateConfig) -> dict[str, Any]:
     if task.new_head and not task.ending:
         raise ModelError(f"{config.model!r} has nothing to guess with: {'; '.join(task.notes)}.")
     if task.new_head:
-        raise ModelError(f"{config.model!r} has no head for the task {asked.kind!r}: evaluate a fine-tuned model.")
+        why = checkpoint.headless or f"{config.model!r} has no head for the task {asked.kind!r}"
+        raise ModelError(f"{why}: evaluate a fine-tuned model.")
     if config.streaming or config.lookahead is not None:
         _set_streaming(task, model, config, allowed=_lookaheads(source, model))
     for note in task.notes:

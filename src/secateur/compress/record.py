@@ -54,7 +54,7 @@ def record_of_run(setting: Setting, folder: Path) -> dict[str, Any]:
             "train": _audio(setting.train),
             "validation": _audio(setting.held),
             "skipped": plain(list(dict.fromkeys([*setting.train.skipped, *setting.held.skipped]))),
-            "notes": [*setting.notes, *setting.feed.batches.notes],
+            "notes": [*setting.notes, *setting.feed.batches.notes, *stages.get("left_out", ())],
         },
         "task": _task(setting),
         "axes": _axes(setting, selection),

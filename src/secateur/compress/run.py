@@ -242,7 +242,11 @@ def recover(
         recovered = _Stage(small.eval(), imitator, objective.task)
         if _first():
             stages = _stages(setting, {"dense": dense, "shrunk": as_cut, "recovered": recovered})
-            write_json(folder / "stages.json", {"stages": stages, **(_timed(result) if result else {})})
+            _, left_out = setting.extra.fitting(setting.teacher.config, small)
+            for note in left_out:
+                logger.warning("%s", note)
+            timed = _timed(result) if result else {}
+            write_json(folder / "stages.json", {"stages": stages, "left_out": left_out, **timed})
             selection = Selection.load(folder / "selection.json")
             with whole_folder(folder / "model") as partial:
                 write(partial, small, setting, objective.task, selection)
@@ -341,7 +345,8 @@ def write(
     folder: Path, model: PreTrainedModel, setting: Setting, task: Task | None, selection: Selection | None = None
 ) -> None:
     """A model with its companions, and what belongs to its task."""
-    write_model(folder, model, source=setting.source, selection=selection)
+    weights = setting.extra.state_dict(setting.teacher.config, model)
+    write_model(folder, model, source=setting.source, selection=selection, weights=weights)
     if task is not None:
         task.save(folder)
 

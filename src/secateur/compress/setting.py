@@ -30,7 +30,7 @@ from secateur.data.corpus import Corpus, Skip
 from secateur.data.hearing import Hearing
 from secateur.data.open import open_corpus
 from secateur.engine import check_compiler, check_tensorboard, process
-from secateur.errors import ConfigError, DataError
+from secateur.errors import ConfigError, DataError, ModelError
 from secateur.masking.attach import base_of
 from secateur.modules.norm import leave_padding_out
 from secateur.objective.pairing import teacher_layers
@@ -38,9 +38,10 @@ from secateur.objective.tasks import Surroundings, Task, build_task
 from secateur.objective.tasks.task import long_enough
 from secateur.structure import Structure
 from secateur.surgery.choose import Limit
-from secateur.surgery.folder import companion
+from secateur.surgery.extra import Extra
 from secateur.surgery.hearing import hearing_of
-from secateur.surgery.load import load_model, with_head
+from secateur.surgery.hub import companion
+from secateur.surgery.load import Checkpoint, load_checkpoint, with_head
 
 logger = logging.getLogger(__name__)
 
@@ -62,7 +63,8 @@ class Setting:
         teacher: The dense model, frozen, with its head; with a task, the task's.
         task: What is learned beside or instead of imitating the teacher, with a head of its own as it is before that.
         new_head: Whether the teacher's head is new and has learned nothing.
-        notes: What was left out of the audio or mended, in sentences.
+        extra: Weights beside the teacher's encoder and head, in the file that it came from.
+        notes: What was left out of the audio or the model's file, or mended, in sentences.
         structure: Of what is pruned: the teacher's encoder, factorised where the recipe asks for it, and of its head
             where that is pruned.
         table: Measured times of its blocks; None where no constraint is on latency.
@@ -85,6 +87,7 @@ class Setting:
     equal: bool
     task: Task | None
     new_head: bool
+    extra: Extra
     notes: tuple[str, ...]
 
     @cached_property
@@ -140,8 +143,8 @@ def prepare(config: PruneConfig, *, table: Callable[[PreTrainedConfig, int], Tab
     if any(phase.tensorboard for phase in phases.values()):
         check_tensorboard()
     source = model_path(config.model)
-    teacher = load_model(source)
-    teacher.requires_grad_(False)
+    checkpoint = _checkpoint(config, source)
+    teacher = checkpoint.model.requires_grad_(False)
     for name, phase in phases.items():
         check_regularised(teacher, phase, phase=name)
     structure = structure_of(config, teacher.config)
@@ -160,6 +163,8 @@ def prepare(config: PruneConfig, *, table: Callable[[PreTrainedConfig, int], Tab
         task = build_task(config.task, source=source, model_config=teacher.config, corpus=train, around=around)
         train, ours = usable(task, train, structure, longest=config.batching.longest)
         held, theirs = usable(task, held, structure)
+        if checkpoint.damaged and not task.new_head:
+            raise ModelError(checkpoint.damaged)
         notes = (*notes, *_told(task, teacher, config.model), *ours, *theirs, *_short_masks(config, train, structure))
         teacher = _ready(config, teacher, task).requires_grad_(False)
         if task.new_head:
@@ -183,10 +188,18 @@ def prepare(config: PruneConfig, *, table: Callable[[PreTrainedConfig, int], Tab
         equal=structure.sees_padding if task is None else not task.whole,
         task=task,
         new_head=task is not None and task.new_head,
-        notes=notes,
+        extra=checkpoint.extra,
+        notes=(*checkpoint.notes, *notes),
     )
     _ = setting.feed, setting.held_out()  # too little audio, or too short, is told now
     return setting
+
+
+def _checkpoint(config: PruneConfig, source: str | Path) -> Checkpoint:
+    """Return the teacher's checkpoint, without a head that is damaged where the run has no use for one."""
+    checkpoint = load_checkpoint(source)
+    heedless = config.task is None or config.task.kind == "best_rq"
+    return checkpoint.bare() if checkpoint.damaged and heedless else checkpoint
 
 
 def usable(

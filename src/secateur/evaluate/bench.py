@@ -246,8 +246,10 @@ def _load(name: str, form: str, dtype: str) -> PreTrainedModel:
 
 
 def _has_no_weights(name: str) -> bool:
+    from secateur.surgery.weights import weights_file
+
     folder = Path(name)
-    return folder.suffix == ".json" or (folder.is_dir() and not list(folder.glob("*.safetensors*")))
+    return folder.suffix == ".json" or (folder.is_dir() and weights_file(folder) is None)
 
 
 def make_audio(structure: Structure, sample_rate: int, seconds: float, batch: int, dtype: str) -> Tensor:

@@ -10,14 +10,14 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from huggingface_hub import try_to_load_from_cache
+from torch import Tensor
 from transformers import PreTrainedModel
-from transformers.utils.hub import cached_file
 
 from secateur.errors import SecateurError
 from secateur.records import write_json
 from secateur.structure import Selection
-from secateur.surgery.load import hub_answers
+from secateur.surgery.extra import copy_adapters
+from secateur.surgery.hub import companion
 
 logger = logging.getLogger(__name__)
 
@@ -72,7 +72,12 @@ def whole_folder(path: Path, *, replace: bool = False) -> Iterator[Path]:
 
 
 def write_model(
-    folder: Path, model: PreTrainedModel, *, source: str | Path | None, selection: Selection | None = None
+    folder: Path,
+    model: PreTrainedModel,
+    *,
+    source: str | Path | None,
+    selection: Selection | None = None,
+    weights: dict[str, Tensor] | None = None,
 ) -> None:
     """Write a model and its companions into an existing folder.
 
@@ -82,8 +87,11 @@ def write_model(
         source: The folder or hub id that it came from, for its feature extractor, tokenizer and licence; None when it
             came from nowhere.
         selection: The closed selection that made it.
+        weights: All that its file has, by name; None for the model's own alone.
     """
-    model.save_pretrained(folder)
+    model.save_pretrained(folder, state_dict=weights)
+    if source is not None:
+        copy_adapters(source, model, folder)
     found = [name for name in COMPANIONS if source is not None and _copy(source, name, folder)]
     if "preprocessor_config.json" not in found and "processor_config.json" not in found:
         logger.warning("%s has no preprocessor_config.json: the model is written without a feature extractor", source)
@@ -95,30 +103,6 @@ def save_model(path: str | Path, model: PreTrainedModel, *, replace: bool = Fals
     """`write_model` into a folder that appears complete or not at all."""
     with whole_folder(Path(path), replace=replace) as folder:
         write_model(folder, model, **kwargs)
-
-
-def companion(source: str | Path, name: str) -> Path | None:
-    """Return a small file of a model, from its folder or the hub's cache; None where there is none.
-
-    Of a model that is given as a config file, what lies beside its ``config.json`` counts.
-    """
-    folder = Path(source)
-    if folder.is_file():
-        folder = folder.parent if folder.name == "config.json" else folder
-    if folder.exists():
-        path = folder / name
-        return path if path.is_file() else None
-    here = try_to_load_from_cache(str(source), name)
-    if isinstance(here, str) or not hub_answers():
-        return Path(here) if isinstance(here, str) else None
-    found = cached_file(
-        str(source),
-        name,
-        _raise_exceptions_for_missing_entries=False,
-        _raise_exceptions_for_connection_errors=False,
-        _raise_exceptions_for_gated_repo=False,
-    )
-    return Path(found) if found else None
 
 
 def _copy(source: str | Path, name: str, folder: Path) -> bool:

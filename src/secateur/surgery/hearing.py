@@ -14,7 +14,7 @@ from secateur.data.hearing import Extracted, Hearing, Samples
 from secateur.errors import ModelError
 from secateur.records import read_json
 from secateur.structure import Features, Structure
-from secateur.surgery.folder import companion
+from secateur.surgery.hub import companion
 
 logger = logging.getLogger(__name__)
 

@@ -4,27 +4,33 @@ from __future__ import annotations
 
 import copy
 import json
-import socket
-import time
+import logging
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlparse
-from urllib.request import getproxies
 
 import torch
-from huggingface_hub import constants, is_offline_mode, try_to_load_from_cache
-from safetensors import SafetensorError
-from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel
+from huggingface_hub import constants
+from transformers import AutoConfig, GenerationConfig, PreTrainedConfig, PreTrainedModel
 
+from secateur.arch import skeleton
 from secateur.errors import ModelError
 from secateur.masking.attach import base_of
 from secateur.modules.configs import holding, register_configs
-from secateur.modules.families import FAMILIES, encoder_config, stock_type
+from secateur.modules.families import FAMILIES, encoder_config, ending_held_by, stock_type
 from secateur.modules.models import build_model, class_for, ending_of, endings, refuse_inexact
 from secateur.modules.narrow_convolution import guard_convolutions
+from secateur.surgery.extra import Extra
+from secateur.surgery.hub import companion, is_within_reach
+from secateur.surgery.match import Match, head_misfit, match, misfit, not_finite, shown
+from secateur.surgery.weights import read_weights
 
-#: Parameters that some published checkpoints lack and that inference never uses.
-OPTIONAL = ("masked_spec_embed",)
+logger = logging.getLogger(__name__)
+
+#: Parameters that some published checkpoints lack and that inference never uses: of the encoder, and of the loss of
+#: speaker verification.
+OPTIONAL = ("masked_spec_embed", "objective.weight")
 
 
 def load_config(model: str | Path) -> PreTrainedConfig:
@@ -55,7 +61,7 @@ def load_config(model: str | Path) -> PreTrainedConfig:
         source = model
     here = "" if folder.exists() else "there is no such folder here, and as a hub id: "
     try:
-        if source is model and not _is_within_reach(str(model)):
+        if source is model and not is_within_reach(str(model)):
             host = urlparse(constants.ENDPOINT).hostname
             raise ModelError(
                 f"The config of {str(model)!r} cannot be used: {here}the name {host} does not resolve; check the path, "
@@ -71,51 +77,127 @@ def load_config(model: str | Path) -> PreTrainedConfig:
     return config  # type: ignore[no-any-return]
 
 
-def _is_within_reach(model: str) -> bool:
-    """Whether it is worth asking the hub library for a model: it finds cached files at once."""
-    return isinstance(try_to_load_from_cache(model, "config.json"), str) or hub_answers()
+@dataclass(frozen=True, kw_only=True)
+class Checkpoint:
+    """A model as its folder or hub id has it, and what a user should know of that.
 
-
-def hub_answers() -> bool:
-    """Whether it is worth asking the hub library for what is not cached; without a network it asks for half a minute.
-
-    It is not when the hub's name does not resolve, twice; a proxy resolves names itself. On a slow or guarded network
-    names do resolve, and the library goes its own way.
+    Attributes:
+        model: With the head that its config names where the file has all of it, else a bare encoder.
+        extra: Weights beside the encoder and that head.
+        headless: What of the head that its config names the file lacks, in words; empty where there is all of it.
+        damaged: Which weights of the head are no numbers, in a sentence; empty where all are.
+        notes: What was mended or left out, in sentences.
     """
-    if is_offline_mode() or getproxies():
-        return True
-    for pause in (1.0, 0.0):
-        try:
-            socket.getaddrinfo(urlparse(constants.ENDPOINT).hostname, None)
-            return True
-        except socket.gaierror:
-            time.sleep(pause)
-    return False
+
+    model: PreTrainedModel
+    extra: Extra
+    headless: str
+    damaged: str
+    notes: tuple[str, ...]
+
+    def bare(self) -> Checkpoint:
+        """Return the same checkpoint without its head, which is damaged."""
+        note = f"{self.damaged} It is left out"
+        logger.warning("%s", note)
+        encoder: Any = base_of(self.model)
+        encoder.config.architectures = [type(encoder).__name__]
+        return replace(self, model=encoder, damaged="", notes=(*self.notes, note))
 
 
 def load_model(model: str | Path, *, dtype: torch.dtype = torch.float32) -> PreTrainedModel:
-    """A model with the head that its checkpoint has, in eval mode.
+    """Return a model with the head that its checkpoint has, in eval mode.
 
-    Heads that only pre-training used are left behind. Weights are read from safetensors only.
+    A head that the config names and of which the file lacks a part is left out, which the log tells; so are heads that
+    only pre-training used.
 
     Raises:
-        ModelError: A weight of the encoder is missing, unexpected or of another shape.
+        ModelError: As `load_checkpoint` does, or a weight of the head is NaN or infinite.
     """
-    config = load_config(model)
-    model_type = stock_type(config.model_type)
+    checkpoint = load_checkpoint(model, dtype=dtype)
+    if checkpoint.damaged:
+        raise ModelError(checkpoint.damaged)
+    return checkpoint.model
+
+
+def load_checkpoint(model: str | Path, *, dtype: torch.dtype = torch.float32) -> Checkpoint:
+    """Return the model of a folder or hub id in eval mode, and what lies beside it.
+
+    Raises:
+        ModelError: The weights cannot be read; one of the encoder is missing, unexpected, of another shape than the
+            config says, NaN or infinite; or the head is of another shape than the config says.
+    """
+    config: Any = load_config(model)
+    model_type, name = stock_type(config.model_type), repr(str(model))
     saved = (getattr(config, "architectures", None) or [""])[0]
-    cls: Any = class_for(config, ending_of(saved, model_type) or "Model")
-    try:
-        loaded, info = cls.from_pretrained(
-            model, config=config, dtype=dtype, use_safetensors=True, output_loading_info=True
+    ending = ending_of(saved, model_type) or ending_held_by(config) or "Model"
+    weights = read_weights(model)
+    notes = [f"{name}: {weights.note}"] if weights.note else []
+    parts = match(weights.tensors, _skeleton(config, ending), optional=OPTIONAL)
+    if problem := misfit(parts):
+        raise ModelError(f"The weights of {name} do not fit its config: {problem}.")
+    headless = ""
+    if parts.headless:
+        headless = (
+            f"{name} has no weights for all of the head that its config names, {saved or ending} (missing "
+            f"{shown(parts.headless)})"
         )
+        notes.append(f"{headless}: the encoder is read without it, and a task begins with a new head")
+        ending = "Model"
+        parts = match(weights.tensors, _skeleton(config, ending), optional=OPTIONAL)
+    if problem := head_misfit(parts):
+        raise ModelError(f"The head of {name} does not fit its config: {problem}.")
+    if problem := not_finite(parts.encoder):
+        raise ModelError(f"The weights of {name} cannot be used: {problem}.")
+    broken = not_finite(parts.head)
+    if parts.unfolded:
+        notes.append(f"{name}: the weight norm folded into {shown(parts.unfolded)} is split off again")
+    if parts.extra:
+        beside = "its encoder and head" if parts.head else "its encoder"
+        notes.append(
+            f"{name} has weights beside {beside}, which a cut model keeps where they fit: {shown(parts.extra)}"
+        )
+    if problem := not_finite(parts.extra):
+        notes.append(f"{name}: beside its encoder {problem}")
+    for note in notes:
+        logger.warning("%s", note)
+    return Checkpoint(
+        model=_filled(model, config, ending, parts, dtype=dtype),
+        extra=Extra(tensors=parts.extra, prefix=parts.prefix),
+        headless=headless,
+        damaged=f"The head of {name} cannot be used: {broken}." if broken else "",
+        notes=tuple(notes),
+    )
+
+
+def _skeleton(config: Any, ending: str) -> Any:
+    """Return the model of a config without memory for its weights.
+
+    Raises:
+        ModelError: The config describes none.
+    """
+    try:
+        return skeleton(config if ending != "Model" else encoder_config(config), ending)
     except ModelError:
         raise
-    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
-        first = " ".join(str(error).split())[:300] or type(error).__name__
-        raise ModelError(f"The weights of {str(model)!r} cannot be loaded: {first}") from None
+    except (ValueError, TypeError, ZeroDivisionError, IndexError, RuntimeError) as error:
+        raise ModelError(f"The config describes no {config.model_type} model that can be built: {error}.") from None
+
+
+def _filled(source: str | Path, config: Any, ending: str, parts: Match, *, dtype: torch.dtype) -> PreTrainedModel:
+    """Return the model of a config with the weights of a checkpoint; the few that may be missing follow from a seed."""
+    cls: Any = class_for(config if ending != "Model" else encoder_config(config), ending)
+    config = copy.deepcopy(config if ending != "Model" else encoder_config(config))
+    config.architectures = [cls.__name__]
+    generation = companion(source, "generation_config.json")
+    settings = {} if generation is None else {"generation_config": GenerationConfig.from_pretrained(generation.parent)}
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        loaded, info = cls.from_pretrained(
+            None, config=config, state_dict=parts.state_dict, dtype=dtype, output_loading_info=True, **settings
+        )
     refuse_inexact(loaded, info, optional=OPTIONAL)
     guard_convolutions(loaded)
+    loaded.config.name_or_path = str(source)  # where the library looks for adapters
     return loaded.eval()  # type: ignore[no-any-return]
 
 

@@ -11,6 +11,7 @@ import pytest
 import soxr
 import torch
 from pruning_toy import LENGTHS, noise, seeded, write_teacher, write_wavs
+from safetensors.torch import save_file
 from task_toy import tokenizer_folder
 
 from secateur.cli import main
@@ -91,6 +92,12 @@ def test_a_model_without_a_head_for_the_task_is_refused(folder: Path, tmp_path: 
     data = {"data.kind": "jsonl", "data.path": str(folder / "speech" / "manifest.jsonl")}
     with pytest.raises(ModelError, match="is a HubertModel: allowed are models with a head"):
         evaluate(bare, fields=data)
+    shutil.copytree(folder / "model", tmp_path / "lost")
+    bare_weights = seeded("hubert", "base").state_dict()
+    save_file(bare_weights, tmp_path / "lost" / "model.safetensors", metadata={"format": "pt"})
+    for task in ({}, {"task.kind": "ctc"}):
+        with pytest.raises(ModelError, match=r"HubertForCTC \(missing lm_head\.bias, lm_head\.weight\): evaluate"):
+            evaluate(tmp_path / "lost", fields=data | task)
     with pytest.raises(ConfigError, match="data"):
         evaluate(folder / "model")
     with pytest.raises(ConfigError, match="classificatio"):

@@ -12,7 +12,9 @@ import numpy as np
 import pytest
 import torch
 from pruning_toy import LENGTHS, noise, seeded, write_teacher, write_wavs
+from safetensors.torch import load_file, save_file
 from support import tiny_structure
+from task_toy import tokenizer_folder
 from torch import Tensor
 
 from secateur import config as configs
@@ -25,7 +27,7 @@ from secateur.compress.spec_augment import draw_masks, set_masks
 from secateur.compress.step import Imitation, Objective
 from secateur.data.collate import AudioBatch
 from secateur.data.corpus import Corpus, Utterance
-from secateur.errors import ConfigError, DataError
+from secateur.errors import ConfigError, DataError, ModelError
 from secateur.modules.norm import leave_padding_out
 from secateur.objective.distill import LogitDistance
 from secateur.objective.tasks import Classification, Ctc, build_task
@@ -254,10 +256,31 @@ def test_a_run_with_ctc_leaves_a_model_that_recognises_and_is_verified(
     assert [check["name"] for check in verify(tmp_path / "run")["checks"] if not check["holds"]] == []
 
 
+def with_weights(teacher: Path, path: Path, weights: dict[str, Tensor], *, architecture: str) -> Path:
+    """A copy of a teacher whose file has other weights too, and whose config names another class."""
+    shutil.copytree(teacher, path)
+    state = load_file(path / "model.safetensors") | weights
+    save_file(state, path / "model.safetensors", metadata={"format": "pt"})
+    config = json.loads((path / "config.json").read_text()) | {"architectures": [architecture]}
+    (path / "config.json").write_text(json.dumps(config))
+    return path
+
+
 def test_a_run_with_classification_leaves_a_model_that_classifies(folder: Path, tmp_path: Path) -> None:
+    """From a checkpoint that lacks the head which its config names, and has something else beside its encoder."""
     from transformers import AutoModelForAudioClassification, pipeline
 
-    record = prune(fields_of(folder, tmp_path / "run", task={"kind": "classification"}))
+    beside = {"final_proj.weight": torch.ones(2, 24), "classifier.dense.weight": torch.ones(4, 24)}
+    name = "Wav2Vec2ForSequenceClassification"
+    teacher = with_weights(folder / "teacher", tmp_path / "teacher", beside, architecture=name)
+    record = prune(fields_of(folder, tmp_path / "run", model=str(teacher), task={"kind": "classification"}))
+    assert record["task"]["order"] == "pruned while it was fine-tuned"
+    lost, found, left = record["data"]["notes"]
+    assert f"its config names, {name} (missing classifier.bias" in lost
+    assert "weights beside its encoder" in found
+    assert left == "classifier (1 weights beside the encoder) is left out: the model has a new head of that name"
+    weights = load_file(tmp_path / "run" / "model" / "model.safetensors")
+    assert torch.equal(weights["final_proj.weight"], beside["final_proj.weight"])
     assert set(record["stages"][-1]["scores"]) == {"accuracy", "macro_f1"}
     model = AutoModelForAudioClassification.from_pretrained(tmp_path / "run" / "model")
     assert sorted(model.config.label2id) == ["x", "y", "z"]
@@ -352,6 +375,21 @@ def test_a_corpus_without_texts_is_refused_in_a_sentence(folder: Path, tmp_path:
 def test_logits_of_a_head_that_knows_nothing_are_not_imitated(folder: Path, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="has no head for this task to imitate"):
         prune(fields_of(folder, tmp_path / "run", distill={"logits": {}}))
+
+
+def test_a_head_that_is_no_numbers_is_refused_where_the_run_uses_it(folder: Path, tmp_path: Path) -> None:
+    head = {"lm_head.weight": torch.full((9, 24), float("nan")), "lm_head.bias": torch.zeros(9)}
+    teacher = with_weights(folder / "teacher", tmp_path / "a", head, architecture="Wav2Vec2ForCTC")
+    tokenizer_folder(teacher, ["<pad>", "<unk>", "|", *"abcdef"])
+
+    def setting(**fields: Any) -> Any:
+        fields = fields_of(folder, tmp_path / "run", model=str(teacher), **fields)
+        return prepare(configs.load(fields, PruneConfig), table=lambda config: pytest.fail("asked for times"))
+
+    with pytest.raises(ModelError, match=r"216 of the 216 values of lm_head\.weight are NaN or infinite"):
+        setting()
+    for used in (setting(task={"kind": "classification"}), setting(task=None, distill={})):
+        assert all(bool(value.isfinite().all()) for value in used.teacher.parameters())
 
 
 def test_a_new_head_that_nothing_would_teach_is_refused(folder: Path, tmp_path: Path) -> None:

@@ -151,7 +151,7 @@ def test_a_mistake_is_one_sentence_before_anything_is_measured(
     def measure(*_: Any) -> Any:
         raise AssertionError("measured")
 
-    monkeypatch.setattr("secateur.evaluate.bench._measure", measure)
+    monkeypatch.setattr(bench, "_measure", measure)
     assert main(words(models, *(word.replace("@", str(models)) for word in more))) == BAD_INPUT
     error = capsys.readouterr().err
     assert message in error

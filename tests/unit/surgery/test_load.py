@@ -9,7 +9,7 @@ import pytest
 from support import tiny
 
 from secateur.errors import ModelError
-from secateur.surgery import load
+from secateur.surgery import hub, load
 
 
 @pytest.fixture
@@ -25,11 +25,11 @@ def tried(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         asked.append(model)
         raise OSError("no such model")
 
-    monkeypatch.setattr(load.socket, "getaddrinfo", resolve)
-    monkeypatch.setattr(load.time, "sleep", lambda seconds: None)
+    monkeypatch.setattr(hub.socket, "getaddrinfo", resolve)
+    monkeypatch.setattr(hub.time, "sleep", lambda seconds: None)
     monkeypatch.setattr(load.AutoConfig, "from_pretrained", fetch)
-    monkeypatch.setattr(load, "getproxies", dict)
-    monkeypatch.setattr(load, "is_offline_mode", lambda: False)
+    monkeypatch.setattr(hub, "getproxies", dict)
+    monkeypatch.setattr(hub, "is_offline_mode", lambda: False)
     return asked
 
 
@@ -43,8 +43,8 @@ def test_without_a_network_a_hub_id_is_refused_before_the_library_tries_again_an
 def test_where_the_name_resolves_at_the_second_time_the_library_is_asked(
     tried: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    once = load.socket.getaddrinfo
-    monkeypatch.setattr(load.socket, "getaddrinfo", lambda *_: once(*_) if not tried else [])
+    once = hub.socket.getaddrinfo
+    monkeypatch.setattr(hub.socket, "getaddrinfo", lambda *_: once(*_) if not tried else [])
     with pytest.raises(ModelError, match="no such model"):
         load.load_config("no/such")
     assert tried[-1] == "no/such"
@@ -59,7 +59,7 @@ def test_a_proxy_an_offline_library_and_its_cache_need_no_name_to_resolve(
         "offline": ("is_offline_mode", lambda: True),
         "cached": ("try_to_load_from_cache", lambda *_: "/cache/config.json"),
     }[how]
-    monkeypatch.setattr(load, name, value)
+    monkeypatch.setattr(hub, name, value)
     with pytest.raises(ModelError, match="no such model"):
         load.load_config("no/such")
     assert tried == ["no/such"]

@@ -1,0 +1,122 @@
+"""What lies in a model's folder beside encoder and head, and goes with the cut model where it fits."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from safetensors.torch import save_file
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from secateur.masking.attach import base_of
+from secateur.modules.families import encoder_config, encoder_path
+from secateur.surgery.hub import companion
+from secateur.surgery.weights import read_tensors
+
+logger = logging.getLogger(__name__)
+
+#: Of adapter files, one for each language, as MMS has them beside its weights.
+_ADAPTERS = ("adapter.*.safetensors", "adapter.*.bin")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Extra:
+    """Weights beside an encoder and the head of its class, such as a projection behind it.
+
+    Attributes:
+        tensors: By their names in the file.
+        prefix: What stands in front of the encoder's names there.
+    """
+
+    tensors: Mapping[str, Tensor] = field(default_factory=dict)
+    prefix: str = ""
+
+    def fitting(self, before: Any, model: PreTrainedModel) -> tuple[dict[str, Tensor], tuple[str, ...]]:
+        """Return those that a cut model can still have, and why others are left out, in sentences.
+
+        They are taken by the first word of their names. What takes the encoder's output fits, since its width is never
+        cut; what takes channels of the front end, or weighs all hidden states, does not where these are fewer now.
+
+        Args:
+            before: Config of the model that they came with.
+            model: The cut one.
+        """
+        old, new = encoder_config(before), encoder_config(model.config)
+        prefix = f"{path}." if (path := encoder_path(model)) else ""
+        heads = {name.partition(".")[0] for name in model.state_dict() if prefix and not name.startswith(prefix)}
+        kept: dict[str, Tensor] = {}
+        reasons: list[str] = []
+        for group in dict.fromkeys(name.partition(".")[0] for name in self.tensors):
+            own = {name: value for name, value in self.tensors.items() if name.partition(".")[0] == group}
+            why = "the model has a new head of that name" if group in heads else _obstacle(own, old, new)
+            if why:
+                reasons.append(f"{group} ({len(own)} weights beside the encoder) is left out: {why}")
+            else:
+                kept |= own
+        return kept, tuple(reasons)
+
+    def state_dict(self, before: Any, model: PreTrainedModel) -> dict[str, Tensor]:
+        """Return all weights of a cut model's file: its own, and those of these that fit.
+
+        A bare encoder beside which some are kept has the names that the file had, for classes of the user's own that
+        hold it under that path.
+        """
+        kept, _ = self.fitting(before, model)
+        own = model.state_dict()
+        if kept and base_of(model) is model and self.prefix == f"{model.base_model_prefix}.":
+            own = {self.prefix + name: value for name, value in own.items()}
+        return own | kept
+
+
+def _obstacle(group: Mapping[str, Tensor], old: Any, new: Any) -> str:
+    """Return what of the encoder some weights take that the cut one lacks, in words; empty where there is nothing."""
+    layers = old.num_hidden_layers
+    sizes = [tuple(value.shape) for name, value in group.items() if not name.endswith("bias")]
+    if new.num_hidden_layers < layers and not {(layers,), (layers + 1,)}.isdisjoint(sizes):
+        return f"it weighs the hidden states of {layers} layers, of which {new.num_hidden_layers} are left"
+    channels = list(getattr(old, "conv_dim", ())) or [0]
+    if channels[-1] != (list(getattr(new, "conv_dim", ())) or [0])[-1]:
+        given = {len(value) for value in group.values() if value.dim() > 1} | {old.hidden_size}
+        taken = {value.shape[1] for value in group.values() if value.dim() > 1} - given
+        if channels[-1] in taken:
+            return f"it takes {channels[-1]} channels of the front end, of which {list(new.conv_dim)[-1]} are left"
+    return ""
+
+
+def copy_adapters(source: str | Path, model: PreTrainedModel, folder: Path) -> None:
+    """Copy the adapters of other languages into a model's folder, as far as they fit.
+
+    Those of layers that were removed are left out. What was pickled is written as safetensors.
+
+    Args:
+        source: The folder or hub id that the model came from; of a hub id, files that were fetched before.
+        model: The cut model.
+        folder: Where to.
+    """
+    if getattr(encoder_config(model.config), "adapter_attn_dim", None) is None:
+        return
+    config = companion(source, "config.json")
+    files = [path for pattern in _ADAPTERS for path in sorted(config.parent.glob(pattern))] if config else []
+    own = base_of(model).state_dict()
+    lost = 0
+    for path in files:
+        target = folder / f"{path.stem}.safetensors"
+        if target.exists():
+            continue
+        tensors = read_tensors(path)
+        fit = {name: value for name, value in tensors.items() if _fits(name, value, own)}
+        lost += len(tensors) - len(fit)
+        save_file({name: value.contiguous() for name, value in fit.items()}, target, metadata={"format": "pt"})
+    if files:
+        left = f"; {lost} weights of layers that were removed are left out" if lost else ""
+        logger.warning("%d adapters of languages go with the model%s", len(files), left)
+
+
+def _fits(name: str, value: Tensor, own: Mapping[str, Tensor]) -> bool:
+    """Whether a cut encoder has the adapter layer that a weight is of; those outside the encoder fit."""
+    _, layers, rest = name.partition("encoder.layers.")
+    return not layers or ((here := own.get(layers + rest)) is not None and here.shape == value.shape)

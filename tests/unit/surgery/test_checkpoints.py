@@ -1,0 +1,371 @@
+"""What people's checkpoints are like: pickled, folded, damaged, without their head, with weights beside the encoder."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import transformers
+from safetensors.torch import load_file, save_file
+from support import build, tiny, tiny_config
+from torch import Tensor
+
+from secateur.errors import ModelError
+from secateur.masking.attach import base_of
+from secateur.modules.configs import holding
+from secateur.modules.families import FAMILIES
+from secateur.modules.models import class_for
+from secateur.structure import Selection
+from secateur.structure import wav2vec2 as names
+from secateur.surgery import cut, load_model
+from secateur.surgery.folder import write_model
+from secateur.surgery.load import load_checkpoint
+
+Change = Callable[[dict[str, Tensor]], Any]
+
+#: The last convolution of a tiny front end with three of its seven channels.
+NARROW = Selection(axes={names.channels(2): (0, 2, 5)})
+
+
+def folder_of(path: Path, model: Any, change: Change | None = None, **config: Any) -> Path:
+    """A folder with a model, its weights changed in place and its config in some fields."""
+    model.save_pretrained(path)
+    if change is not None:
+        state = load_file(path / "model.safetensors")
+        change(state)
+        save_file({name: value.contiguous() for name, value in state.items()}, path / "model.safetensors")
+    fields = json.loads((path / "config.json").read_text()) | config
+    (path / "config.json").write_text(json.dumps(fields))
+    return path
+
+
+def pickled(folder: Path, change: Change | None = None) -> Path:
+    """The same folder with its weights in pytorch_model.bin."""
+    state: dict[str, Any] = load_file(folder / "model.safetensors")
+    if change is not None:
+        change(state)
+    torch.save(state, folder / "pytorch_model.bin")
+    (folder / "model.safetensors").unlink()
+    return folder
+
+
+def same(left: Any, right: Any) -> bool:
+    ours, theirs = left.state_dict(), right.state_dict()
+    return ours.keys() == theirs.keys() and all(torch.equal(value, theirs[name]) for name, value in ours.items())
+
+
+def with_head_of(family: str, ending: str) -> Any:
+    """A tiny model with a head, FastConformers included."""
+    if not FAMILIES[family].heads:
+        return tiny(family, "base", ending)
+    fields = {"vocab_size": 9, "pad_token_id": 2}
+    if ending != "ForCTC":
+        fields |= {"decoder_hidden_size": 8, "num_decoder_layers": 1, "blank_token_id": 8}
+    return class_for(tiny_config(family, "base"), ending)(holding(tiny_config(family, "base"), ending, fields))
+
+
+def drop(*starts: str) -> Change:
+    def change(state: dict[str, Tensor]) -> None:
+        for name in [name for name in state if name.startswith(starts)]:
+            del state[name]
+
+    return change
+
+
+def add(**shapes: tuple[int, ...]) -> Change:
+    def change(state: dict[str, Tensor]) -> None:
+        generator = torch.Generator().manual_seed(0)
+        state |= {n.replace("__", "."): torch.randn(shape, generator=generator) for n, shape in shapes.items()}
+
+    return change
+
+
+@pytest.mark.parametrize(
+    ("family", "ending", "lost"),
+    [
+        ("hubert", "ForCTC", "lm_head"),
+        ("wav2vec2", "ForSequenceClassification", "classifier"),
+        ("wavlm", "ForXVector", "tdnn.1"),
+        ("unispeech-sat", "ForAudioFrameClassification", "classifier.bias"),
+        ("parakeet_encoder", "ForCTC", "ctc_head"),
+        ("parakeet_encoder", "ForRNNT", "joint"),
+        ("parakeet_encoder", "ForTDT", "decoder.embedding"),
+    ],
+)
+def test_a_head_that_lacks_a_part_is_left_out_and_named(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, family: str, ending: str, lost: str
+) -> None:
+    source = with_head_of(family, ending)
+    folder = folder_of(tmp_path, source, drop(lost))
+    found = load_checkpoint(folder)
+    assert type(found.model) is type(tiny(family, "base"))
+    assert same(found.model, base_of(source))
+    assert found.model.config.architectures == [type(found.model).__name__]
+    assert any(lost in note and "new head" in note for note in found.notes)
+    assert list(found.notes) == caplog.messages
+
+
+def test_weights_of_layers_that_the_config_sums_up_belong_to_the_head(tmp_path: Path) -> None:
+    source = build(tiny_config("wavlm", "base", use_weighted_layer_sum=True), "ForSequenceClassification")
+    assert load_checkpoint(folder_of(tmp_path, source)).notes == ()
+    assert "layer_weights" in load_checkpoint(folder_of(tmp_path, source, drop("layer_weights"))).notes[0]
+
+
+def test_the_loss_of_speaker_verification_may_be_missing(tmp_path: Path) -> None:
+    folder = folder_of(tmp_path, tiny("wavlm", "base", "ForXVector"), drop("objective"))
+    first, again = load_model(folder), load_model(folder)
+    assert type(first).__name__ == "WavLMForXVector"
+    assert same(first, again)
+
+
+def test_another_head_of_the_same_name_is_kept_beside_a_bare_encoder(tmp_path: Path) -> None:
+    def another(state: dict[str, Tensor]) -> None:
+        drop("classifier", "projector")(state)
+        add(classifier__dense__weight=(24, 24), classifier__weight=(2, 24))(state)
+
+    folder = folder_of(tmp_path / "a", tiny("wav2vec2", "base", "ForSequenceClassification"), another)
+    found = load_checkpoint(folder)
+    assert set(found.extra.tensors) == {"classifier.dense.weight", "classifier.weight"}
+    small = cut(found.model, NARROW)
+    out = tmp_path / "out"
+    out.mkdir()
+    write_model(out, small, source=folder, weights=found.extra.state_dict(found.model.config, small))
+    assert {"wav2vec2.masked_spec_embed", "classifier.dense.weight"} <= load_file(out / "model.safetensors").keys()
+    assert same(transformers.AutoModel.from_pretrained(out), small)
+    assert set(load_checkpoint(out).extra.tensors) == set(found.extra.tensors)
+    taught = build(tiny_config("wav2vec2", "base"), "ForSequenceClassification")
+    kept, why = found.extra.fitting(found.model.config, taught)
+    assert (kept, why) == (
+        {},
+        ("classifier (2 weights beside the encoder) is left out: the model has a new head of that name",),
+    )
+
+
+def test_a_class_of_the_users_own_finds_its_projection_beside_a_cut_encoder(tmp_path: Path) -> None:
+    class WithProjection(transformers.HubertModel):
+        def __init__(self, config: Any) -> None:
+            super().__init__(config)
+            self.final_proj = torch.nn.Linear(config.hidden_size, 8)
+            self.post_init()
+
+    change = add(final_proj__weight=(8, 24), final_proj__bias=(8,))
+    folder = folder_of(tmp_path / "a", tiny("hubert", "base"), change, architectures=["HubertModelWithFinalProj"])
+    found = load_checkpoint(folder)
+    small = cut(found.model, NARROW, layout="stock")
+    (tmp_path / "out").mkdir()
+    weights = found.extra.state_dict(found.model.config, small)
+    write_model(tmp_path / "out", small, source=folder, weights=weights)
+    own, info = WithProjection.from_pretrained(tmp_path / "out", output_loading_info=True)
+    assert not info["missing_keys"]
+    assert torch.equal(own.final_proj.weight, found.extra.tensors["final_proj.weight"])
+
+
+def test_what_pre_training_used_is_kept_unless_it_takes_channels_that_were_cut(tmp_path: Path) -> None:
+    config = tiny_config("wav2vec2", "base", codevector_dim=6, proj_codevector_dim=6, num_codevectors_per_group=4)
+    found = load_checkpoint(folder_of(tmp_path, transformers.Wav2Vec2ForPreTraining(config)))
+    kept, why = found.extra.fitting(found.model.config, cut(found.model, NARROW))
+    assert set(kept) == {f"{name}.{kind}" for name in ("project_q", "project_hid") for kind in ("weight", "bias")}
+    assert len(why) == 1
+    assert "quantizer (3 weights beside the encoder) is left out: it takes 7 channels of the front end" in why[0]
+    assert not found.extra.fitting(found.model.config, found.model)[1]
+
+
+def test_weights_of_hidden_states_do_not_go_with_fewer_layers(tmp_path: Path) -> None:
+    change = add(featurizer__weights=(4,), out__weight=(3, 24), out__bias=(3,))
+    found = load_checkpoint(folder_of(tmp_path, tiny("hubert", "base"), change))
+    trimmed = cut(found.model, Selection(axes={"encoder.layers.2/layer": ()}))
+    kept, why = found.extra.fitting(found.model.config, trimmed)
+    assert set(kept) == {"out.weight", "out.bias"}
+    assert "weighs the hidden states of 3 layers, of which 2 are left" in why[0]
+
+
+@pytest.mark.parametrize("format", ["torch", "old torch", "half", "old names", "module."])
+def test_pickled_weights_are_read_and_told(tmp_path: Path, format: str, caplog: pytest.LogCaptureFixture) -> None:
+    source = tiny("hubert", "base", "ForCTC")
+    folder = folder_of(tmp_path, source)
+
+    def change(state: dict[str, Any]) -> None:
+        for name in list(state):
+            value = state.pop(name)
+            name = f"module.{name}" if format == "module." else name
+            if format == "old names":
+                name = name.replace("parametrizations.weight.original0", "weight_g")
+                name = name.replace("parametrizations.weight.original1", "weight_v")
+            state[name] = value.half() if format == "half" else value
+
+    pickled(folder, change)
+    if format == "old torch":
+        state = torch.load(folder / "pytorch_model.bin")
+        torch.save(state, folder / "pytorch_model.bin", _use_new_zipfile_serialization=False)
+    model = load_model(folder)
+    assert all(value.dtype == torch.float32 for value in model.parameters())
+    expected = {
+        name: value.half().float() if format == "half" else value for name, value in source.state_dict().items()
+    }
+    assert all(torch.equal(value, expected[name]) for name, value in model.state_dict().items())
+    assert [message for message in caplog.messages if "read from pytorch_model.bin" in message]
+
+
+def test_weights_in_several_files_are_read_from_their_index(tmp_path: Path) -> None:
+    source = tiny("wavlm", "base")
+    source.save_pretrained(tmp_path, max_shard_size="20KB")
+    index = json.loads((tmp_path / "model.safetensors.index.json").read_text())
+    assert same(load_model(tmp_path), source)
+    for path in tmp_path.glob("*.safetensors"):
+        torch.save(load_file(path), path.with_suffix(".bin"))
+        path.unlink()
+    (tmp_path / "model.safetensors.index.json").unlink()
+    index["weight_map"] = {name: file.replace("safetensors", "bin") for name, file in index["weight_map"].items()}
+    (tmp_path / "pytorch_model.bin.index.json").write_text(json.dumps(index))
+    assert same(load_model(tmp_path), source)
+    next(tmp_path.glob("model-*.bin")).unlink()
+    with pytest.raises(ModelError, match=r"not complete: pytorch_model\.bin\.index\.json names model-"):
+        load_model(tmp_path)
+
+
+def test_safetensors_win_over_pickled_weights(tmp_path: Path) -> None:
+    folder = folder_of(tmp_path, tiny("hubert", "base"))
+    (folder / "pytorch_model.bin").write_bytes(b"nothing")
+    assert load_checkpoint(folder).notes == ()
+
+
+class Payload:
+    """Something that is no tensor."""
+
+
+@pytest.mark.parametrize(
+    ("content", "sentence"),
+    [
+        ({"a": Payload()}, "would run code of the file"),
+        ({"state_dict": {"a": torch.zeros(1)}}, "holds a dict under 'state_dict': expected tensors by name"),
+        ([torch.zeros(1)], "holds a list: expected tensors by name"),
+        (b"no pickle at all", "cannot be loaded"),
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n", "is a Git LFS pointer"),
+    ],
+)
+def test_a_pickle_of_anything_but_tensors_is_refused(tmp_path: Path, content: Any, sentence: str) -> None:
+    tiny_config("hubert", "base").save_pretrained(tmp_path)
+    if isinstance(content, bytes):
+        (tmp_path / "pytorch_model.bin").write_bytes(content)
+    else:
+        torch.save(content, tmp_path / "pytorch_model.bin")
+    with pytest.raises(ModelError, match=sentence):
+        load_model(tmp_path)
+
+
+@pytest.mark.parametrize("left", [0, 4, 100, 5000])
+def test_a_file_that_was_cut_short_is_refused(tmp_path: Path, left: int) -> None:
+    folder = folder_of(tmp_path, tiny("hubert", "base"))
+    content = (folder / "model.safetensors").read_bytes()
+    (folder / "model.safetensors").write_bytes(content[:left])
+    with pytest.raises(ModelError, match="they are damaged or cut short"):
+        load_model(folder)
+
+
+@pytest.mark.parametrize(("family", "size"), [("hubert", "base"), ("wavlm", "large")])
+def test_a_folded_weight_norm_is_split_off_exactly(tmp_path: Path, family: str, size: str) -> None:
+    source = build(tiny_config(family, size), dtype=torch.float64)
+    folded = source.encoder.pos_conv_embed.conv.weight.detach().clone()
+    folded[:, :, 2] = 0.0
+
+    def fold(state: dict[str, Tensor]) -> None:
+        drop("encoder.pos_conv_embed.conv.parametrizations")(state)
+        state["encoder.pos_conv_embed.conv.weight"] = folded
+
+    found = load_checkpoint(folder_of(tmp_path, source, fold), dtype=torch.float64)
+    conv: Any = found.model.get_submodule("encoder.pos_conv_embed.conv")
+    assert torch.allclose(conv.weight, folded, rtol=1e-15, atol=0.0)
+    assert conv.parametrizations.weight.original0.shape == (1, 1, folded.shape[2])
+    assert "split off again" in found.notes[0]
+
+
+def test_numbers_that_are_none_are_named_at_loading(tmp_path: Path) -> None:
+    def spoil(state: dict[str, Tensor]) -> None:
+        state["wavlm.encoder.layers.1.feed_forward.output_dense.weight"][0, :3] = float("nan")
+        state["wavlm.encoder.layer_norm.weight"][0] = float("inf")
+
+    folder = folder_of(tmp_path, tiny("wavlm", "base", "ForCTC"), spoil)
+    with pytest.raises(ModelError, match=r"1 of the 24 values of encoder\.layer_norm\.weight .*, and 1 more tensor"):
+        load_model(folder)
+
+
+def test_a_head_that_is_no_numbers_is_refused_where_it_is_used_and_left_out_elsewhere(tmp_path: Path) -> None:
+    def spoil(state: dict[str, Tensor]) -> None:
+        state["lm_head.bias"][2] = float("nan")
+
+    folder = folder_of(tmp_path, tiny("hubert", "base", "ForCTC"), spoil)
+    with pytest.raises(ModelError, match=r"1 of the 9 values of lm_head\.bias are NaN or infinite"):
+        load_model(folder)
+    found = load_checkpoint(folder).bare()
+    assert type(found.model).__name__ == "HubertModel"
+    assert "lm_head.bias" in found.notes[-1]
+
+
+@pytest.mark.parametrize(
+    ("family", "ending", "fields", "sentence"),
+    [
+        ("hubert", "ForCTC", {"vocab_size": 50}, r"lm_head\.weight is 9 x 24 .* 50 x 24 by the config; see vocab_size"),
+        ("parakeet_encoder", "ForCTC", {"vocab_size": 50}, r"ctc_head\.weight is .* 50 x 24 x 1 .*; see vocab_size"),
+        ("wavlm", "ForXVector", {"tdnn_kernel": [3, 3, 3, 1, 1]}, r"tdnn\.0\.kernel\.weight is .*; see tdnn_dim"),
+        (
+            "wav2vec2",
+            "ForSequenceClassification",
+            {"classifier_proj_size": 7},
+            r"projector\.weight is 5 x 24 .* 7 x 24",
+        ),
+        ("wav2vec2", "ForSequenceClassification", {"id2label": {"0": "a"}}, r"classifier\.weight is 3 x 5 .* 1 x 5"),
+        ("wavlm", "Model", {"intermediate_size": 20}, r"intermediate_dense\.weight is 10 x 24 .* and \d+ more"),
+        ("hubert", "Model", {"num_hidden_layers": 2}, r"unexpected encoder\.layers\.2\.attention"),
+        ("hubert", "Model", {"num_hidden_layers": 4}, r"missing encoder\.layers\.3\.attention"),
+    ],
+)
+def test_a_config_that_is_not_of_the_weights_is_refused_with_both_sizes(
+    tmp_path: Path, family: str, ending: str, fields: dict[str, Any], sentence: str
+) -> None:
+    with pytest.raises(ModelError, match=sentence):
+        load_model(folder_of(tmp_path, with_head_of(family, ending), **fields))
+
+
+def test_an_encoder_within_a_wrapper_is_found_and_two_are_refused(tmp_path: Path) -> None:
+    source = tiny("hubert", "base")
+
+    def wrap(*prefixes: str) -> Change:
+        def change(state: dict[str, Tensor]) -> None:
+            own = dict(state)
+            state.clear()
+            for prefix in prefixes:
+                state |= {prefix + name: value.clone() for name, value in own.items()}
+
+        return change
+
+    assert same(load_model(folder_of(tmp_path / "a", source, wrap("model.hubert."))), source)
+    with pytest.raises(ModelError, match=r"several encoders, under '.*', '.*': expected one"):
+        load_model(folder_of(tmp_path / "b", source, wrap("student.", "teacher.")))
+
+
+@pytest.mark.parametrize("kind", ["safetensors", "bin"])
+def test_adapters_of_other_languages_go_with_the_cut_model(tmp_path: Path, kind: str) -> None:
+    source = build(tiny_config("wav2vec2", "large", adapter_attn_dim=4), "ForCTC")
+    folder = folder_of(tmp_path / "a", source)
+    generator = torch.Generator().manual_seed(1)
+    adapters = {n: torch.randn(v.shape, generator=generator) for n, v in source._get_adapters().items()}
+    adapters |= {"lm_head.weight": torch.randn(7, 24), "lm_head.bias": torch.randn(7)}
+    path = folder / f"adapter.fra.{kind}"
+    save_file(adapters, path) if kind == "safetensors" else torch.save(adapters, path)
+    out = tmp_path / "out"
+    out.mkdir()
+    small = cut(load_model(folder), Selection(axes=dict(NARROW.axes) | {"encoder.layers.2/layer": ()}))
+    write_model(out, small, source=folder)
+    model: Any = transformers.AutoModelForCTC.from_pretrained(out)
+    model.load_adapter("fra")
+    for name, value in model._get_adapters().items():
+        assert torch.equal(value, adapters[name])
+
+
+def test_a_cut_model_that_lacks_its_head_is_a_cut_encoder(tmp_path: Path) -> None:
+    small: Any = cut(tiny("hubert", "base", "ForCTC"), NARROW)
+    assert same(load_model(folder_of(tmp_path, small, drop("lm_head"))), small.hubert)
