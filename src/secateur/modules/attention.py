@@ -14,11 +14,18 @@ from secateur.modules.shape import AttentionShape
 
 
 class OutputBias(nn.Module):
-    """What is left of an output projection whose inputs are all gone: its bias, a constant added to every frame."""
+    """What is left of an output projection whose inputs are all gone: its bias, a constant added to every frame.
+
+    It is called like the projection, so that hooks that fetch weights when a module is called fetch it.
+    """
 
     def __init__(self, features: int) -> None:
         super().__init__()
         self.bias = nn.Parameter(torch.zeros(features))
+
+    def forward(self, hidden_states: Tensor) -> Tensor:
+        """Return the bias, (D,), which broadcasts to any frames (B, T, D)."""
+        return self.bias
 
 
 class CutAttention(nn.Module):
@@ -71,7 +78,7 @@ class CutAttention(nn.Module):
 
     def _constant(self, hidden_states: Tensor) -> Tensor:
         out = getattr(self, self.names[3])
-        constant: Tensor = hidden_states.new_zeros(1) if out is None else out.bias
+        constant: Tensor = hidden_states.new_zeros(1) if out is None else out(hidden_states)
         return constant
 
     @property
@@ -190,7 +197,7 @@ class CutWavLMAttention(CutAttention):
         """
         wanted = bool(kwargs.get("output_attentions", getattr(self.config, "output_attentions", False)))
         if self.rel_attn_embed is not None:
-            position_bias = _spread(self.bias_by_distance(hidden_states.shape[1]))
+            position_bias = _spread(self.bias_by_distance(hidden_states.shape[1], hidden_states.device))
         if not self.groups:
             return self._constant(hidden_states), _no_weights(hidden_states) if wanted else None, position_bias
         assert position_bias is not None
@@ -201,10 +208,13 @@ class CutWavLMAttention(CutAttention):
         output, weights = self._attend(hidden_states, bias, eager=wanted)
         return output, weights, position_bias
 
-    def bias_by_distance(self, time: int) -> Tensor:
+    def bias_by_distance(self, time: int, device: torch.device | None = None) -> Tensor:
         """Bias of every original head at key minus query distances -(T-1) ... T-1: (H, 2T - 1)."""
-        assert self.rel_attn_embed is not None
-        return bias_by_distance(self.rel_attn_embed.weight, time, farthest=self.max_distance)
+        table = self.rel_attn_embed
+        assert table is not None
+        # The module is called, and its weight not taken from it, for hooks that fetch weights.
+        bias: Tensor = table(distance_buckets(time, table.num_embeddings, farthest=self.max_distance, device=device))
+        return bias.t()
 
     def _gate(self, hidden_states: Tensor) -> Tensor:
         """(B, T, D) -> (B, heads, T, 1), in (1, 3) at initialisation."""
@@ -249,15 +259,26 @@ def bias_by_distance(table: Tensor, time: int, *, farthest: int) -> Tensor:
     Returns:
         (H, 2T - 1).
     """
-    distance = torch.arange(1 - time, time, device=table.device)
-    half = len(table) // 2
+    return F.embedding(distance_buckets(time, len(table), farthest=farthest, device=table.device), table).t()
+
+
+def distance_buckets(time: int, buckets: int, *, farthest: int, device: torch.device | None) -> Tensor:
+    """Return the bucket of each key minus query distance -(T-1) ... T-1 in WavLM's table: (2T - 1,).
+
+    Args:
+        time: T.
+        buckets: Rows of the table.
+        farthest: Distances from here on share a bucket.
+        device: Where to.
+    """
+    distance = torch.arange(1 - time, time, device=device)
+    half = buckets // 2
     exact = half // 2
     size = distance.abs()
     # The same operations as the stock class, in float32, so that no distance falls into another bucket.
     large = torch.log(size.float() / exact) / math.log(farthest / exact) * (half - exact)
     large = (exact + large).to(torch.long).clamp(max=half - 1)
-    bucket = (distance > 0).long() * half + torch.where(size < exact, size, large)
-    return F.embedding(bucket, table).t()
+    return (distance > 0).long() * half + torch.where(size < exact, size, large)
 
 
 def _no_weights(hidden_states: Tensor) -> Tensor:

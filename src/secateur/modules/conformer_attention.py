@@ -90,7 +90,8 @@ class CutConformerAttention(CutAttention):
     def _by_key(self, heads: slice, q: Tensor) -> Tensor:
         """Products of some heads' queries (B, heads, T, qk) with the key of each distance: (B, heads, T, T)."""
         columns = torch.tensor(self.query_key[heads], device=q.device)  # (heads, qk)
-        table = self.distance_embedding.weight.to(q.dtype)[:, columns]  # (distances, heads, qk)
+        every = torch.arange(self.distance_embedding.num_embeddings, device=q.device)
+        table = self.distance_embedding(every).to(q.dtype)[:, columns]  # (distances, heads, qk)
         by_distance = torch.matmul(q, table.permute(1, 2, 0))  # (B, heads, T, distances)
         time = torch.arange(q.shape[2], device=q.device)
         left, right = self.farthest

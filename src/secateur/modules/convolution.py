@@ -25,7 +25,7 @@ class EmptyConvolution(nn.Module):
 
     def forward(self, hidden_states: Tensor, attention_mask: Tensor | None = None) -> Tensor:
         """(B, T, D) -> a constant that broadcasts to it."""
-        return hidden_states.new_zeros(1) if self.pointwise_conv2 is None else self.pointwise_conv2.bias
+        return hidden_states.new_zeros(1) if self.pointwise_conv2 is None else self.pointwise_conv2(hidden_states)
 
 
 def fit_convolution(block: Any, shape: BlockShape, *, norm: str) -> nn.Module:

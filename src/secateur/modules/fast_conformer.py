@@ -93,7 +93,7 @@ class Emptied(nn.Module):
         """(B, T, D) -> a constant that broadcasts to it."""
         if not self.output:
             return hidden_states.new_zeros(1)
-        bias: Tensor = self.get_submodule(self.output).bias  # type: ignore[assignment]
+        bias: Tensor = self.get_submodule(self.output)(hidden_states)
         return bias
 
 
@@ -155,7 +155,7 @@ class CutSharedAttention(nn.Module):
             if past_key_values is not None and self.layer_idx == 0:  # whose length tells all layers where they are
                 nothing = hidden_states.new_zeros(batch, 1, time, 1)
                 past_key_values.update(nothing, nothing, self.layer_idx)
-            constant = hidden_states.new_zeros(1) if self.o_proj is None else self.o_proj.bias
+            constant = hidden_states.new_zeros(1) if self.o_proj is None else self.o_proj(hidden_states)
             return constant, hidden_states.new_zeros(batch, 0, time, time) if self._eager else None
         query, key = self._projected("q_proj", hidden_states), self._projected("k_proj", hidden_states)
         value = self._heads(self.v_proj(hidden_states))

@@ -19,7 +19,7 @@ class EmptyFeedForward(nn.Module):
 
     def forward(self, hidden_states: Tensor) -> Tensor:
         """(B, T, D) -> a constant that broadcasts to it."""
-        return hidden_states.new_zeros(1) if self.output_dense is None else self.output_dense.bias
+        return hidden_states.new_zeros(1) if self.output_dense is None else self.output_dense(hidden_states)
 
 
 def fit_feed_forward(block: nn.Module, config: Any, shape: BlockShape) -> nn.Module:

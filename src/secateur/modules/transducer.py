@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -181,7 +182,7 @@ class CutPredictor(nn.Module):
         written = input_ids[:, -1] != self.blank_token_id
         began = cache.is_initialized
         if not began:
-            self._begin(cache, len(input_ids))
+            self._begin(cache, input_ids)
         elif not written.any():
             return cache.cache  # type: ignore[no-any-return]
         output, hidden, cells = self._projected(input_ids, (cache.hidden_state, cache.cell_state))
@@ -192,12 +193,13 @@ class CutPredictor(nn.Module):
         values, (hidden, cells) = self.lstm(self.embedding(tokens), states)
         return self.decoder_projector(values), hidden, cells
 
-    def _begin(self, cache: Any, rows: int) -> None:
+    def _begin(self, cache: Any, input_ids: Tensor) -> None:
         """Fill a new cache with zeros of our widths; the library's would have those of the config."""
-        like = self.decoder_projector.weight
-        states = len(self.lstm.widths), rows, max(self.lstm.widths)
-        cache.cache = like.new_zeros(rows, 1, len(like))
-        cache.hidden_state, cache.cell_state = like.new_zeros(states), like.new_zeros(states)
+        width, dtype = self.decoder_projector.out_features, self.decoder_projector.weight.dtype
+        zeros = partial(torch.zeros, dtype=dtype, device=input_ids.device)  # the weights may be offloaded
+        states = len(self.lstm.widths), len(input_ids), max(self.lstm.widths)
+        cache.cache = zeros(len(input_ids), 1, width)
+        cache.hidden_state, cache.cell_state = zeros(states), zeros(states)
         cache.is_initialized = True
 
 
