@@ -7,7 +7,7 @@ from dataclasses import replace
 from secateur.arch.blocks import CONVENTION, Table, block, feed_forward, frames, layer, scale_block
 from secateur.arch.conformer import convolution
 from secateur.errors import ModelError
-from secateur.modules.fast_conformer import subsampling_stages
+from secateur.modules.fast_conformer import HOP, subsampling_stages
 from secateur.structure import Axis, Features, Rate, Stage
 from secateur.structure import axis as names
 
@@ -43,7 +43,7 @@ def hearing(table: Table) -> None:
         width=config.num_mel_bins,
         settings={"feature_size": config.num_mel_bins},
     )
-    first = Stage(kernel=160, stride=160, least=1 if streams else 2)
+    first = Stage(kernel=HOP, stride=HOP, least=1 if streams else 2)
     table.stages = (first, *[Stage(kernel=kernel, stride=stride, padding=padding)] * count)
 
 

@@ -109,7 +109,10 @@ def _take_original(config: Any, names: Sequence[str]) -> None:
 
 
 def holding(encoder: PreTrainedConfig, ending: str, fields: dict[str, Any]) -> PreTrainedConfig:
-    """The config of a model with a head that holds an encoder's, stock or cut.
+    """Return the config of a model with a head that holds an encoder's, stock or cut.
+
+    It has `inputs_to_logits_ratio`, which `transformers.pipeline` joins the chunks of long audio by and which the
+    library's own configs of this kind lack.
 
     Args:
         encoder: The encoder's.
@@ -117,9 +120,11 @@ def holding(encoder: PreTrainedConfig, ending: str, fields: dict[str, Any]) -> P
         fields: What the head needs, such as ``vocab_size``.
     """
     model_type = stock_type(encoder.model_type)
-    stock: Any = getattr(transformers, FAMILIES[model_type].class_name(ending)).config_class
+    family = FAMILIES[model_type]
+    stock: Any = getattr(transformers, family.class_name(ending)).config_class
+    ratio = {} if family.frame is None else {"inputs_to_logits_ratio": family.frame(encoder)}
     cls: Any = holder_class(model_type, ending) if encoder.model_type.startswith(PREFIX) else stock
-    return cls(**fields, encoder_config=encoder)  # type: ignore[no-any-return]
+    return cls(**(ratio | fields), encoder_config=encoder)  # type: ignore[no-any-return]
 
 
 def head_config_class(model_type: str, ending: str) -> type[PreTrainedConfig]:

@@ -21,6 +21,8 @@ class Family:
         base: What follows the stem in the name of the base model's class.
         heads: Model types of configs that hold the encoder's in their `encoder_config`, by the ending of the class with
             that head; empty where models with heads have the encoder's config.
+        frame: Samples that a frame stands for, from an encoder's config; None where the library's configs tell it, as
+            `inputs_to_logits_ratio`.
         layers: Path of its list of layers in the base model.
         remembered: Config fields whose original values a cut config remembers.
         refused: What the file of a cut config says in place of the truth, so that every stock class refuses it: none
@@ -36,6 +38,7 @@ class Family:
     stem: str
     base: str = "Model"
     heads: Mapping[str, str] = field(default_factory=dict)
+    frame: Callable[[Any], int] | None = None
     layers: str = "encoder.layers"
     remembered: tuple[str, ...]
     refused: Mapping[str, Any]

@@ -21,6 +21,9 @@ from secateur.modules.relative_keys import relative_keys, relative_shift
 from secateur.modules.shape import EncoderShape
 from secateur.structure import axis as names
 
+#: Samples between two log-mel features.
+HOP = 160
+
 REMEMBERED = (
     "hidden_size",
     "intermediate_size",
@@ -335,6 +338,11 @@ def subsampling_widths(config: Any, shape: EncoderShape) -> list[int]:
     return cut + [int(shape.original["subsampling_conv_channels"])] * (stages - len(cut))
 
 
+def frame(config: Any) -> int:
+    """Return how many samples a frame of an encoder stands for."""
+    return HOP * int(config.subsampling_factor)
+
+
 def subsampling_obstacle(config: Any, shape: EncoderShape) -> str:
     """The same of the convolutions in front."""
     widths = subsampling_widths(config, shape)
@@ -347,6 +355,7 @@ def _family(model_type: str, stem: str, heads: Mapping[str, str]) -> Family:
         stem=stem,
         base="Encoder",
         heads=heads,
+        frame=frame,
         layers="layers",
         remembered=REMEMBERED,
         refused={"num_attention_heads": 0},
