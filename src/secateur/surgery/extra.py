@@ -69,7 +69,7 @@ class Extra:
         own = model.state_dict()
         if kept and base_of(model) is model and self.prefix == f"{model.base_model_prefix}.":
             own = {self.prefix + name: value for name, value in own.items()}
-        return own | kept
+        return own | {name: value.clone() for name, value in kept.items()}  # no file has memory that two of them share
 
 
 def _obstacle(group: Mapping[str, Tensor], old: Any, new: Any) -> str:

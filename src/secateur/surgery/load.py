@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import logging
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -24,7 +25,7 @@ from secateur.modules.narrow_convolution import guard_convolutions
 from secateur.surgery.extra import Extra
 from secateur.surgery.hub import companion, is_within_reach
 from secateur.surgery.match import Match, head_misfit, match, misfit, not_finite, shown
-from secateur.surgery.weights import read_weights
+from secateur.surgery.weights import Weights, read_weights
 
 logger = logging.getLogger(__name__)
 
@@ -127,37 +128,23 @@ def load_checkpoint(model: str | Path, *, dtype: torch.dtype = torch.float32) ->
             config says, NaN or infinite; or the head is of another shape than the config says.
     """
     config: Any = load_config(model)
-    model_type, name = stock_type(config.model_type), repr(str(model))
+    name = repr(str(model))
     saved = (getattr(config, "architectures", None) or [""])[0]
-    ending = ending_of(saved, model_type) or ending_held_by(config) or "Model"
+    ending = ending_of(saved, stock_type(config.model_type)) or ending_held_by(config) or "Model"
     weights = read_weights(model)
-    notes = [f"{name}: {weights.note}"] if weights.note else []
-    parts = match(weights.tensors, _skeleton(config, ending), optional=OPTIONAL)
-    if problem := misfit(parts):
-        raise ModelError(f"The weights of {name} do not fit its config: {problem}.")
+    parts = _parts(name, config, ending, weights)
     headless = ""
     if parts.headless:
         headless = (
             f"{name} has no weights for all of the head that its config names, {saved or ending} (missing "
             f"{shown(parts.headless)})"
         )
-        notes.append(f"{headless}: the encoder is read without it, and a task begins with a new head")
         ending = "Model"
-        parts = match(weights.tensors, _skeleton(config, ending), optional=OPTIONAL)
+        parts = _parts(name, config, ending, weights)
     if problem := head_misfit(parts):
         raise ModelError(f"The head of {name} does not fit its config: {problem}.")
-    if problem := not_finite(parts.encoder):
-        raise ModelError(f"The weights of {name} cannot be used: {problem}.")
     broken = not_finite(parts.head)
-    if parts.unfolded:
-        notes.append(f"{name}: the weight norm folded into {shown(parts.unfolded)} is split off again")
-    if parts.extra:
-        beside = "its encoder and head" if parts.head else "its encoder"
-        notes.append(
-            f"{name} has weights beside {beside}, which a cut model keeps where they fit: {shown(parts.extra)}"
-        )
-    if problem := not_finite(parts.extra):
-        notes.append(f"{name}: beside its encoder {problem}")
+    notes = tuple(_notes(name, weights, parts, headless))
     for note in notes:
         logger.warning("%s", note)
     return Checkpoint(
@@ -165,8 +152,38 @@ def load_checkpoint(model: str | Path, *, dtype: torch.dtype = torch.float32) ->
         extra=Extra(tensors=parts.extra, prefix=parts.prefix),
         headless=headless,
         damaged=f"The head of {name} cannot be used: {broken}." if broken else "",
-        notes=tuple(notes),
+        notes=notes,
     )
+
+
+def _parts(name: str, config: Any, ending: str, weights: Weights) -> Match:
+    """Return what the weights of a checkpoint are to the model of a config.
+
+    Raises:
+        ModelError: They are not those of its encoder, or of a head that was cut, which cannot be new.
+    """
+    parts = match(weights.tensors, _skeleton(config, ending), optional=OPTIONAL)
+    is_cut = encoder_config(config) is not config and bool(getattr(config, "secateur", None))
+    if problem := f"missing {shown(parts.headless)}" if parts.headless and is_cut else misfit(parts):
+        raise ModelError(f"The weights of {name} do not fit its config: {problem}.")
+    if problem := not_finite(parts.encoder):
+        raise ModelError(f"The weights of {name} cannot be used: {problem}.")
+    return parts
+
+
+def _notes(name: str, weights: Weights, parts: Match, headless: str) -> Iterator[str]:
+    """Yield what a user should know of a checkpoint, in sentences."""
+    if weights.note:
+        yield f"{name}: {weights.note}"
+    if headless:
+        yield f"{headless}: the encoder is read without it, and a task begins with a new head"
+    if parts.unfolded:
+        yield f"{name}: the weight norm folded into {shown(parts.unfolded)} is split off again"
+    if parts.extra:
+        beside = "its encoder and head" if parts.head else "its encoder"
+        yield f"{name} has weights beside {beside}, which a cut model keeps where they fit: {shown(parts.extra)}"
+    if problem := not_finite(parts.extra):
+        yield f"{name}: beside its encoder {problem}"
 
 
 def _skeleton(config: Any, ending: str) -> Any:

@@ -102,9 +102,11 @@ def _unpickled(path: Path) -> dict[str, Tensor]:
     except pickle.UnpicklingError:
         with path.open("rb") as file:
             if not zipfile.is_zipfile(file) and (file.seek(0), file.read(1))[1] != pickle.PROTO:
-                raise ModelError(f"The weights {str(path)!r} cannot be loaded: this is no file of PyTorch.") from None
+                raise ModelError(
+                    f"The weights of {str(path)!r} cannot be loaded: this is no file of PyTorch."
+                ) from None
         raise ModelError(
-            f"The weights {str(path)!r} need more than tensors, so that reading them would run code of the file: load "
+            f"The weights of {str(path)!r} need more than tensors, so that reading them would run code of the file: load "
             "them with the tool that wrote them, if you trust it, and save the model anew by `save_pretrained`."
         ) from None
     except (OSError, RuntimeError, EOFError, ValueError, KeyError) as error:
@@ -122,4 +124,4 @@ def _unpickled(path: Path) -> dict[str, Tensor]:
 
 def _damaged(path: Path, error: Exception) -> ModelError:
     first = " ".join(str(error).split())[:200]
-    return ModelError(f"The weights {str(path)!r} cannot be loaded, they are damaged or cut short: {first}.")
+    return ModelError(f"The weights of {str(path)!r} cannot be loaded: they are damaged or cut short ({first}).")
