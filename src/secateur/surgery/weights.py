@@ -106,8 +106,8 @@ def _unpickled(path: Path) -> dict[str, Tensor]:
                     f"The weights of {str(path)!r} cannot be loaded: this is no file of PyTorch."
                 ) from None
         raise ModelError(
-            f"The weights of {str(path)!r} need more than tensors, so that reading them would run code of the file: load "
-            "them with the tool that wrote them, if you trust it, and save the model anew by `save_pretrained`."
+            f"The weights of {str(path)!r} need more than tensors, so that reading them would run code of the file: "
+            "load them with the tool that wrote them, if you trust it, and save the model anew by `save_pretrained`."
         ) from None
     except (OSError, RuntimeError, EOFError, ValueError, KeyError) as error:
         raise _damaged(path, error) from None
