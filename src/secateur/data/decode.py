@@ -16,8 +16,8 @@ __all__ = ["Segment", "UnusableAudio", "decode", "fault", "locate", "resampled_l
 
 # Manifests round offsets and durations; a segment may overhang its file by this much.
 OVERHANG_SECONDS = 0.1
-# What a resampler hears on either side of a sample, at any rate from 8 kHz on.
-MARGIN_SECONDS = 0.02
+# What a resampler needs on either side of a sample, in samples of the lower one of its two rates.
+MARGIN = 160
 # What dithering makes of zeros; the half is for arithmetic on it.
 SILENCE = 1.5 * STEP
 
@@ -106,7 +106,7 @@ def _margins(segment: Segment, recording: Recording, sample_rate: int) -> tuple[
     rate = recording.rate
     if rate == sample_rate:
         return 0, 0
-    margin = math.ceil(MARGIN_SECONDS * rate)
+    margin = math.ceil(MARGIN * rate / min(rate, sample_rate))
     step = rate // math.gcd(rate, sample_rate)
     begin = max(0, segment.start - margin) // step * step
     stop = segment.start + segment.frames

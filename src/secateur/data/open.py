@@ -182,9 +182,7 @@ class _Claims:
     cut: list[str] = field(default_factory=list)
 
 
-def _head(
-    entry: Entry, config: RecordedData, content: Content, claims: _Claims, sample_rate: int
-) -> Utterance | Skip:
+def _head(entry: Entry, config: RecordedData, content: Content, claims: _Claims, sample_rate: int) -> Utterance | Skip:
     """An utterance with its length from the file's header, or why there is none."""
     try:
         held = content(entry.path) if content is not None else None
