@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from transformers.initialization import no_init_weights
 
 from secateur.arch import (
     data2vec_audio,
@@ -40,8 +43,9 @@ TABLES: dict[str, Callable[[Table], None]] = {
 
 
 def skeleton(config: Any, ending: str = "Model") -> nn.Module:
-    """The model of that config without memory for its weights (on the meta device)."""
-    with torch.device("meta"):
+    """Return the model of that config without memory for its weights (on the meta device), drawing no random number."""
+    # Initial values on the meta device are nothing, yet computing them takes half of the time.
+    with torch.random.fork_rng(devices=[]), no_init_weights(), torch.device("meta"):
         return build_model(config, ending)
 
 
@@ -61,12 +65,29 @@ def fill(model: nn.Module, state: Mapping[str, Tensor], *, like: nn.Module) -> N
     assert not any(value.is_meta for value in (*model.parameters(), *model.buffers())), "something was not filled"
 
 
+@dataclass(frozen=True)
+class _Described:
+    """A config as a key: configs that say the same are equal."""
+
+    name: str
+    content: str
+    config: Any = field(compare=False)
+
+
 def declare(config: Any) -> Structure:
-    """The structure of the model that a config describes, stock or cut: of its encoder, and of a transducer's head.
+    """Return the structure of the model that a config describes, stock or cut: of its encoder, and a transducer's head.
+
+    Those of the last few configs are kept, by what the configs say.
 
     Raises:
         ModelError: The architecture, or something that this config switches on, is not supported.
     """
+    return _declare(_Described(type(config).__qualname__, repr(config.to_dict()), config))
+
+
+@lru_cache(maxsize=64)
+def _declare(described: _Described) -> Structure:
+    config = described.config
     whole, ending, config = config, ending_held_by(config), encoder_config(config)
     model_type = stock_type(config.model_type)
     if getattr(config, "add_adapter", False):
