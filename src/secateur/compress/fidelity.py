@@ -64,9 +64,9 @@ def score(task: Task, model: nn.Module, batches: Sequence[MicroBatch]) -> dict[s
 
 @torch.no_grad()
 def speed(
-    models: Mapping[str, PreTrainedModel], *, sample_rate: int, seconds: float = 10.0, repeats: int = 7
+    models: Mapping[str, PreTrainedModel], *, sample_rate: int, seconds: float, repeats: int
 ) -> dict[str, Timing]:
-    """Return the time of one forward pass of each encoder at batch 1, interleaved in one run."""
+    """Return the time of one forward pass of each encoder over that much audio at batch 1, interleaved in one run."""
     shape = declare(next(iter(models.values())).config).input_shape(1, round(sample_rate * seconds))
     audio = torch.randn(shape, generator=torch.Generator().manual_seed(0))
 

@@ -52,6 +52,9 @@ from secateur.surgery.verify import verify
 logger = logging.getLogger(__name__)
 OnProgress = Callable[[Progress], None] | None
 
+#: Audio of each timed forward pass, and how many there are of each model.
+TIMED_SECONDS, TIMED_REPEATS = 10.0, 7
+
 
 def finetune(setting: Setting, folder: Path, *, resume: bool, on_progress: OnProgress = None) -> Setting:
     """Fine-tune the dense model for its task; leaves ``finetuned/``.
@@ -265,10 +268,12 @@ def _stages(setting: Setting, stages: Mapping[str, _Stage]) -> list[dict[str, An
     """Fidelity, figures of the task and speed of the dense, the shrunk and the recovered model."""
     batches, teacher = setting.held_out(), setting.teacher
     threads = torch.get_num_threads()
-    times = speed({name: stage.model for name, stage in stages.items()}, sample_rate=setting.hearing.sample_rate)
+    models = {name: stage.model for name, stage in stages.items()}
+    rate = setting.hearing.sample_rate
+    times = speed(models, sample_rate=rate, seconds=TIMED_SECONDS, repeats=TIMED_REPEATS)
     out = []
     for name, (model, imitator, task) in stages.items():
-        time = {**asdict(times[name]), "seconds_of_audio": 10.0, "batch": 1, "threads": threads}
+        time = {**asdict(times[name]), "seconds_of_audio": TIMED_SECONDS, "batch": 1, "threads": threads}
         count = sum(parameter.numel() for parameter in base_of(model).parameters())
         head = sum(parameter.numel() for parameter in model.parameters()) - count
         found: dict[str, Any] = {"name": name, "parameters": count, "head": head, "time": time}
