@@ -34,6 +34,8 @@ from secateur.structure import Selection
 from secateur.structure import wav2vec2 as names
 from secateur.surgery import cut
 
+pytestmark = pytest.mark.processor
+
 LENGTHS = (3100, 990, 1575)
 
 
@@ -96,7 +98,7 @@ def test_equal_for_random_ragged_shapes(plan: Plan) -> None:
 def test_equal_without_the_fused_operators_and_in_blocks(
     family: str, implementation: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(fused, "has_fused_ops", lambda: False)
+    monkeypatch.setattr(fused, "has_fused_ops", lambda dtype: False)
     monkeypatch.setattr("secateur.inference.attention._LOGITS", 64)  # a few rows at a time
     model = build(tiny_config(family, "base", attn_implementation=implementation if family != "wavlm" else "eager"))
     values, mask = audio(LENGTHS)

@@ -58,7 +58,13 @@ def fault(model: Any) -> Verification:
     return verify(model, tiny("hubert", "large"), SELECTION)
 
 
-@pytest.mark.parametrize(("family", "size"), MODELS)
+def on_every_processor(model: tuple[str, str]) -> Any:
+    """Run with a model under several instruction sets too, where it stands for its kind."""
+    kinds = (("hubert", "base"), ("wavlm", "large"), ("wav2vec2-conformer", "base"))
+    return pytest.param(*model, marks=pytest.mark.processor if model in kinds else ())
+
+
+@pytest.mark.parametrize(("family", "size"), [on_every_processor(model) for model in MODELS])
 def test_verify_passes_a_right_cut(family: str, size: str) -> None:
     dense, selection = tiny(family, size), selection_for(family)
     result = verify(cut(dense, selection), dense, selection)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from functools import cache
+from functools import cache, partial
 from typing import Any, Literal
 
 import torch
@@ -19,13 +19,19 @@ Activation = Literal["none", "gelu"]
 #: Rows of a product done in blocks: few enough for its input to be reused memory, and not so few that calls cost time.
 ROWS = 2048
 
+#: The types of numbers of the fused operators, with how far a right result may be from torch's own.
+_NEAR = {torch.float32: 1e-5, torch.bfloat16: 2**-5}
+
 
 @cache
-def has_fused_ops() -> bool:
-    """Whether torch's fused oneDNN operators are there and right; they are not part of its public interface."""
+def has_fused_ops(dtype: torch.dtype = torch.float32) -> bool:
+    """Return whether torch's fused oneDNN operators are there and right for a type of numbers.
+
+    They are not part of its public interface, and of bfloat16 they ask for instructions that not every processor has.
+    """
 
     def ramp(*shape: int) -> Tensor:  # whatever the process has set: no random numbers, no default dtype or device
-        return torch.linspace(-1, 1, math.prod(shape), dtype=torch.float32, device="cpu").view(shape)
+        return torch.linspace(-1, 1, math.prod(shape), dtype=torch.float32, device="cpu").view(shape).to(dtype)
 
     ops = torch.ops.mkldnn
     try:
@@ -35,8 +41,8 @@ def has_fused_ops() -> bool:
             packed = ops._reorder_linear_weight(weight, 2)
             product = ops._linear_pointwise(values, packed, None, "gelu", [], "none")
             conv = ops._convolution_pointwise(image, kernel, None, [0, 0], [1, 1], [1, 1], 1, "gelu", [], "none")
-            right = torch.allclose(product, F.gelu(F.linear(values, weight)), atol=1e-5)
-            return right and torch.allclose(conv, F.gelu(F.conv2d(image, kernel)), atol=1e-5)
+            near = partial(torch.allclose, atol=_NEAR[dtype])
+            return near(product, F.gelu(F.linear(values, weight))) and near(conv, F.gelu(F.conv2d(image, kernel)))
     except (AttributeError, RuntimeError, NotImplementedError, TypeError):
         return False
 
@@ -50,7 +56,7 @@ def is_eager(values: Tensor) -> bool:
 
 def is_fused(values: Tensor) -> bool:
     """Whether the fused operators take this tensor."""
-    return values.dtype in (torch.float32, torch.bfloat16) and is_eager(values) and has_fused_ops()
+    return values.dtype in _NEAR and is_eager(values) and has_fused_ops(values.dtype)
 
 
 def linear(values: Tensor, weight: Tensor, bias: Tensor | None, activation: Activation = "none") -> Tensor:

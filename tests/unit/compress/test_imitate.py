@@ -129,6 +129,7 @@ def test_a_learn_phase_in_bf16_stays_near_one_in_fp32(family: str, tmp_path: Pat
     assert not torch.equal(losses["bf16"], losses["fp32"])
 
 
+@pytest.mark.processor
 def test_a_recover_phase_in_bf16_stays_near_one_in_fp32(tmp_path: Path) -> None:
     losses = {}
     for precision in ("fp32", "bf16"):

@@ -87,6 +87,7 @@ def test_two_phases_share_a_folder_and_a_finished_one_is_passed_over(tmp_path: P
     torch.testing.assert_close(again.state(), weights, rtol=0, atol=0)
 
 
+@pytest.mark.processor
 def test_bf16_runs_forward_in_bf16_and_keeps_weights_in_float32(tmp_path: Path) -> None:
     toy, seen = Toy(dropout=0.0), set()
     toy.module[0].register_forward_hook(lambda module, args, out: seen.add(out.dtype))

@@ -25,6 +25,7 @@ def found() -> dict[str, Finding]:
     return {finding.name: finding for finding in findings}
 
 
+@pytest.mark.processor
 def test_a_sound_installation_has_no_problem_and_every_remark_a_remedy(found: dict[str, Finding]) -> None:
     assert [f for f in found.values() if f.status == "problem"] == []
     assert all(f.detail for f in found.values())
@@ -36,6 +37,7 @@ def test_findings_are_plain_json(found: dict[str, Finding]) -> None:
     assert [finding["name"] for finding in again] == list(found)
 
 
+@pytest.mark.processor
 def test_the_smoke_test_covers_every_family_and_leaves_the_random_state_alone() -> None:
     before = torch.get_rng_state()
     finding = smoke.smoke()
@@ -153,6 +155,7 @@ def test_malloc_is_remarked_on_until_every_setting_is_there(monkeypatch: pytest.
     assert settings.malloc().status == "ok"
 
 
+@pytest.mark.processor
 def test_examining_products_leaves_the_precision_as_it_was() -> None:
     before = torch.get_float32_matmul_precision()
     assert re.search(r"relative error of \de-\d\d", settings.products().detail)

@@ -17,6 +17,8 @@ from secateur.inference.positions import PositionalConv
 from secateur.modules.positions import CutPositionalConv
 from secateur.modules.shape import PositionShape
 
+pytestmark = pytest.mark.processor
+
 TOLERANCE = {torch.float32: 1e-5, torch.float64: 1e-12}
 
 
