@@ -76,18 +76,21 @@ class Liveness:
             [[position[name].get(unit, nobody) for name, unit in axis.parents] for axis in self.axes], nobody
         )
 
-    def __call__(self, open_probability: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def __call__(
+        self, open_probability: Tensor, axes: tuple[Tensor, Tensor] | None = None
+    ) -> tuple[Tensor, Tensor, Tensor]:
         """Liveness of units, expected counts of axes, and the probability that an axis has any living unit.
 
         Args:
             open_probability: (units,), float64.
+            axes: What `some` returns for it, where that is known.
 
         Returns:
             (units + 1,) with a final one, (axes + 1,) with a final one, (axes,).
         """
         one = open_probability.new_ones(1)
         own = torch.cat([open_probability, one])
-        some, needy = self.some(open_probability)
+        some, needy = axes or self.some(open_probability)
         alive = own[self.atoms].prod(-1) * some[self.needed].prod(-1)  # (units,)
         counts = torch.zeros_like(needy).index_add(0, self.of_axis, alive)
         # A conv axis keeps a unit even when all its gates are closed: E[max(1, n)] = E[n] + P(n = 0).
@@ -161,11 +164,11 @@ class Presence:
         self.own, self.implied = _pad(own, nobody), _pad(implied, always)
         self.axes = _pad([[alive.number[name] for name in group] or [always + 1] for group in groups], always)
 
-    def __call__(self, open_probability: Tensor) -> Tensor:
-        """(units,) -> (groups,)."""
+    def __call__(self, open_probability: Tensor, axes: tuple[Tensor, Tensor] | None = None) -> Tensor:
+        """(units,) -> (groups,); `axes` is what `Liveness.some` returns for the units, where it is known."""
         one = open_probability.new_ones(1)
         own = torch.cat([open_probability, one])
-        some, needy = self.alive.some(open_probability)
+        some, needy = axes or self.alive.some(open_probability)
         needy = needy + self.alive.least * (1.0 - needy)
         parents = (own[self.own].prod(-1) * some[self.implied].prod(-1)).view(self.shape)
         there = parents * torch.cat([needy, 0 * one, one])[self.axes]  # (groups, axes), zero where there are no more
@@ -244,14 +247,16 @@ class Terms:
             open_probability: (units,), float64; zeros and ones for the form ``cheaper``.
             form: How factorised maps count.
         """
-        alive, counts, _ = self.alive(open_probability)
+        # With a gradient each has a graph of its own: in which order gradients are summed decides their last digits.
+        axes = None if torch.is_grad_enabled() else self.alive.some(open_probability)
+        alive, counts, _ = self.alive(open_probability, axes)
         sums = torch.zeros(self.groups, dtype=counts.dtype).index_add(0, self.group_of, counts[self.axis_of])
         sums = sums.index_copy(0, self.grid_of, self.grids(open_probability))
         sums = sums.index_copy(0, self.square_of, self.squares(open_probability))
         sums = torch.cat([sums, sums.new_ones(1)])
         sizes = self.constant * sums[self.along].prod(-1) * alive[self.within]
         if len(self.conditional):
-            sizes = sizes * torch.ones_like(sizes).index_copy(0, self.conditional, self.there(open_probability))
+            sizes = sizes * torch.ones_like(sizes).index_copy(0, self.conditional, self.there(open_probability, axes))
         if len(self.two_and_one):
             two, one = sizes[self.two_and_one[:, :2]].sum(-1), sizes[self.two_and_one[:, 2]]
             as_two = torch.ones_like(two) if form == "two" else (two < one).to(two) if form == "cheaper" else 0 * two
