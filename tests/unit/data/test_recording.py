@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -64,14 +65,20 @@ def assert_segments_are_slices(data: bytes, *, tries: int = 6) -> None:
         np.testing.assert_allclose(samples(data, int(start), frames), whole[start : start + frames], atol=2e-6)
 
 
+@cache
+def quiet_first(mode: str, xing: bool) -> bytes:
+    """An MP3 of 2 s whose first frames tell nothing of the bit rate."""
+    audio = noise(2, 44_100)
+    audio[:44_100] *= 0.002
+    return mp3(audio, 44_100, mode=mode, xing=xing)
+
+
 @pytest.mark.parametrize("tags", TAGS)
 @pytest.mark.parametrize("mode", ["CONSTANT", "VARIABLE"])
 def test_an_mp3_is_as_long_as_its_frames_whatever_stands_around_them(tmp_path: Path, mode: str, tags: str) -> None:
-    audio = noise(2, 44_100)
-    audio[:44_100] *= 0.002  # so that the first frames tell nothing of the bit rate
     front, behind = TAGS[tags]
     for xing in (True, False):
-        data = front + mp3(audio, 44_100, mode=mode, xing=xing) + behind
+        data = front + quiet_first(mode, xing) + behind
         # Without Xing frame the encoder's own samples at both ends stay: three frames at most.
         assert seconds(tmp_path, data) == pytest.approx(2, abs=1e-3 if xing else 0.08)
 
@@ -102,11 +109,9 @@ def test_bytes_between_the_frames_of_an_mp3_are_passed_over(tmp_path: Path) -> N
 
 
 def test_a_stream_of_mp3_that_was_joined_in_the_middle_of_a_frame_is_read(tmp_path: Path) -> None:
-    audio = noise(2, 44_100)
-    data = mp3(audio, 44_100)
+    data = mp3(noise(2, 44_100), 44_100)
     assert seconds(tmp_path, data[len(data) // 2 + 13 :]) == pytest.approx(1, abs=0.1)
-    audio[:44_100] *= 0.002
-    data = mp3(audio, 44_100, mode="VARIABLE")
+    data = quiet_first("VARIABLE", False)
     assert seconds(tmp_path, ID3V2 + PICTURE + data) == pytest.approx(2, abs=0.1)  # a tag of another size than it says
 
 
