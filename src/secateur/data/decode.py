@@ -9,8 +9,16 @@ import numpy as np
 import soundfile
 from numpy.typing import NDArray
 
+from secateur.data.containers.recording import (
+    STEP,
+    Recording,
+    UnusableAudio,
+    open_recording,
+    plain,
+    resample,
+    resampled_length,
+)
 from secateur.data.corpus import SAMPLE_RATE
-from secateur.data.recording import STEP, Recording, UnusableAudio, open_recording, plain, resample, resampled_length
 
 __all__ = ["Segment", "UnusableAudio", "decode", "fault", "locate", "resampled_length"]
 

@@ -11,9 +11,9 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import BinaryIO
 
-from secateur.data.flac import flac_stream
-from secateur.data.layout import Layout, Stream
-from secateur.data.splice import without_front
+from secateur.data.containers.flac import flac_stream
+from secateur.data.containers.layout import Layout, Stream
+from secateur.data.containers.splice import without_front
 
 MAGIC = b"OggS"
 _HEADER = 27

@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import BinaryIO
 
-from secateur.data.layout import Layout, Stream
+from secateur.data.containers.layout import Layout, Stream
 
 #: Kilobits a second by index, from 1; by (MPEG 1, layer). MPEG 2 and 2.5 share theirs.
 _KILOBITS = {

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import BinaryIO, Literal
 
-from secateur.data.layout import Layout, Stream
+from secateur.data.containers.layout import Layout, Stream
 
 RIFF = (b"RIFF", b"RF64", b"RIFX")
 CAF = b"caff"

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from secateur.data.splice import Piece
+from secateur.data.containers.splice import Piece
 
 
 @dataclass(frozen=True)

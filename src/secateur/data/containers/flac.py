@@ -12,8 +12,8 @@ from typing import BinaryIO
 import numpy as np
 import soundfile
 
-from secateur.data.layout import Layout, Stream
-from secateur.data.splice import Piece, Splice, without_front
+from secateur.data.containers.layout import Layout, Stream
+from secateur.data.containers.splice import Piece, Splice, without_front
 
 MAGIC = b"fLaC"
 #: Where the last byte of the 28 bits is, whose lower half is the upper end of the number of samples.

@@ -15,10 +15,10 @@ import soundfile
 import soxr
 from numpy.typing import NDArray
 
-from secateur.data import chunks, flac, mp3, ogg
+from secateur.data.containers import chunks, flac, mp3, ogg
+from secateur.data.containers.layout import Layout, Stream
+from secateur.data.containers.splice import Splice
 from secateur.data.corpus import SAMPLE_RATE
-from secateur.data.layout import Layout, Stream
-from secateur.data.splice import Splice
 from secateur.errors import DataError
 
 #: One step of 16-bit audio.

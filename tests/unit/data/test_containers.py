@@ -21,10 +21,10 @@ from container_toy import (
 )
 from numpy.typing import NDArray
 
-from secateur.data import flac
-from secateur.data import mp3 as mpeg
+from secateur.data.containers import flac
+from secateur.data.containers import mp3 as mpeg
+from secateur.data.containers.recording import STEP, open_recording
 from secateur.data.decode import UnusableAudio, decode, fault, locate
-from secateur.data.recording import STEP, open_recording
 
 RATES = (8_000, 22_050, 24_000, 32_000, 44_100, 48_000)
 # A picture in a tag, which by chance may hold anything.
