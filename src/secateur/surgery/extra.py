@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -39,7 +39,8 @@ class Extra:
         """Return those that a cut model can still have, and why others are left out, in sentences.
 
         They are taken by the first word of their names. What takes the encoder's output fits, since its width is never
-        cut; what takes channels of the front end, or weighs all hidden states, does not where these are fewer now.
+        cut; what takes channels of the front end, or weighs all hidden states, does not where these are fewer now, nor
+        does another copy of the encoder, such as a moving average of its weights.
 
         Args:
             before: Config of the model that they came with.
@@ -48,11 +49,13 @@ class Extra:
         old, new = encoder_config(before), encoder_config(model.config)
         prefix = f"{path}." if (path := encoder_path(model)) else ""
         heads = {name.partition(".")[0] for name in model.state_dict() if prefix and not name.startswith(prefix)}
+        encoder = base_of(model).state_dict().keys()
         kept: dict[str, Tensor] = {}
         reasons: list[str] = []
         for group in dict.fromkeys(name.partition(".")[0] for name in self.tensors):
             own = {name: value for name, value in self.tensors.items() if name.partition(".")[0] == group}
             why = "the model has a new head of that name" if group in heads else _obstacle(own, old, new)
+            why = "it is another encoder, of the old shape" if _is_encoder(own, encoder) else why
             if why:
                 reasons.append(f"{group} ({len(own)} weights beside the encoder) is left out: {why}")
             else:
@@ -70,6 +73,13 @@ class Extra:
         if kept and base_of(model) is model and self.prefix == f"{model.base_model_prefix}.":
             own = {self.prefix + name: value for name, value in own.items()}
         return own | {name: value.clone() for name, value in kept.items()}  # no file has memory that two of them share
+
+
+def _is_encoder(group: Collection[str], encoder: Collection[str]) -> bool:
+    """Whether some names are, behind a prefix, most of those of an encoder."""
+    parts = [name.split(".") for name in group]
+    own = {".".join(words[start:]) for words in parts for start in range(1, len(words))}
+    return 2 * len(own.intersection(encoder)) > len(encoder)
 
 
 def _obstacle(group: Mapping[str, Tensor], old: Any, new: Any) -> str:

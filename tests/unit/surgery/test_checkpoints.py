@@ -183,6 +183,20 @@ def test_weights_of_hidden_states_do_not_go_with_fewer_layers(tmp_path: Path) ->
     assert "weighs the hidden states of 3 layers, of which 2 are left" in why[0]
 
 
+def test_a_second_copy_of_the_encoder_does_not_go_with_a_cut_one(tmp_path: Path) -> None:
+    def average(state: dict[str, Tensor]) -> None:
+        state |= {f"ema.{name}": value.clone() for name, value in state.items()}
+
+    source = tiny("hubert", "base")
+    found = load_checkpoint(folder_of(tmp_path, source, average))
+    assert same(found.model, source)
+    kept, why = found.extra.fitting(found.model.config, cut(found.model, NARROW))
+    assert not kept
+    assert why == (
+        f"ema ({len(found.extra.tensors)} weights beside the encoder) is left out: it is another encoder, of the old shape",
+    )
+
+
 @pytest.mark.parametrize("format", ["torch", "old torch", "half", "old names", "module."])
 def test_pickled_weights_are_read_and_told(tmp_path: Path, format: str, caplog: pytest.LogCaptureFixture) -> None:
     source = tiny("hubert", "base", "ForCTC")
