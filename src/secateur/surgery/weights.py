@@ -74,7 +74,9 @@ def read_weights(source: str | Path) -> Weights:
     for name in sorted(set(shards.values())):
         shard = companion(source, name)
         if shard is None:
-            raise ModelError(f"The weights of {str(source)!r} are not complete: {path.name} names {name}, which lacks.")
+            raise ModelError(
+                f"The weights of {str(source)!r} are not complete: {path.name} names {name}, which is gone."
+            )
         tensors |= read_tensors(shard)
     return Weights(file=path.name, tensors=tensors)
 
