@@ -53,7 +53,7 @@ def test_the_last_frame_is_written_even_when_every_frame_is_full() -> None:
 @pytest.mark.parametrize("lookahead", [0, 1, 3])
 def test_chunk_by_chunk_the_same_is_written_as_offline_on_fifty_utterances(lookahead: int) -> None:
     model = transducer(streaming=True)
-    lengths = torch.randint(5, 240, (50,), generator=torch.Generator().manual_seed(lookahead)).tolist()
+    lengths = torch.randint(5, 140, (50,), generator=torch.Generator().manual_seed(lookahead)).tolist()
     seen = 0
     for number, length in enumerate(lengths):
         values = features(length, seed=number)["input_features"]
@@ -63,7 +63,7 @@ def test_chunk_by_chunk_the_same_is_written_as_offline_on_fifty_utterances(looka
         streamed = rows(stream(model, {"input_features": values}, lookahead=lookahead))[0]
         assert streamed == by_hand(model, heard[: int(frames(model, {"input_features": values}))])
         seen += len(streamed)
-    assert seen > 50 * 5
+    assert seen > 50 * 3
 
 
 def test_offline_decoding_of_whole_chunks_is_what_streaming_writes() -> None:
