@@ -32,7 +32,8 @@ def change_by_lora(name: str) -> tuple[float, bool]:
         for value in adapters:
             value.normal_()
     after = adapted(audio)[0]
-    after.square().sum().backward()
+    if after.requires_grad:
+        after.square().sum().backward()
     return float((after - before).abs().max()), any(value.grad is not None for value in adapters)
 
 
