@@ -9,7 +9,9 @@ from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from importlib.resources import files
 from pathlib import Path
+from typing import cast
 
+import torch
 from transformers import PreTrainedConfig, PreTrainedModel
 
 from secateur.compress.batches import Feed, MicroBatch, held_out, split_off
@@ -38,6 +40,7 @@ from secateur.objective.tasks import Surroundings, Task, build_task
 from secateur.objective.tasks.task import long_enough
 from secateur.structure import Structure
 from secateur.surgery.choose import Limit
+from secateur.surgery.comparison import inference, random_audio, run_model
 from secateur.surgery.extra import Extra
 from secateur.surgery.hearing import hearing_of
 from secateur.surgery.hub import companion
@@ -148,6 +151,7 @@ def prepare(config: PruneConfig, *, table: Callable[[PreTrainedConfig, int], Tab
     for name, phase in phases.items():
         check_regularised(teacher, phase, phase=name)
     structure = structure_of(config, teacher.config)
+    _check_finite(teacher, structure, config.model)
     gated = frozenset() if awaits_head(config, structure) else gated_in(config, structure)
     if config.distill is not None:
         teacher_layers(config.distill.pairing, len(list(structure.of_kinds(("layer",)))))
@@ -193,6 +197,19 @@ def prepare(config: PruneConfig, *, table: Callable[[PreTrainedConfig, int], Tab
     )
     _ = setting.feed, setting.held_out()  # too little audio, or too short, is told now
     return setting
+
+
+def _check_finite(teacher: PreTrainedModel, structure: Structure, name: str) -> None:
+    """Raise a ModelError where a model with finite weights gives NaN or infinite hidden states for noise."""
+    generator = torch.Generator().manual_seed(0)
+    with inference(teacher):
+        audio = random_audio(structure, max(8000, structure.shortest), teacher.dtype, generator)
+        states = run_model(cast(PreTrainedModel, base_of(teacher)), audio).hidden_states
+    if not all(bool(torch.isfinite(state).all()) for state in states):
+        raise ModelError(
+            f"The model {name!r} gives NaN or infinite values for noise, although its weights are finite: they are too "
+            "large, or not those that its config describes."
+        )
 
 
 def _checkpoint(config: PruneConfig, source: str | Path) -> Checkpoint:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -14,8 +15,9 @@ from secateur.compress.config import FromFile, PruneConfig, Training
 from secateur.compress.pruned import gated_in
 from secateur.compress.run import _loop
 from secateur.compress.setting import prepare, usable
+from secateur.data.config import FolderData
 from secateur.data.corpus import Corpus, Utterance
-from secateur.errors import ConfigError
+from secateur.errors import ConfigError, ModelError
 from secateur.gates import HardConcrete
 from secateur.structure.wav2vec2 import positional_groups
 
@@ -37,6 +39,16 @@ def test_a_kind_that_a_family_lacks_is_passed_over_and_said(caplog: pytest.LogCa
 def test_only_kinds_that_a_family_lacks_leave_nothing_to_prune() -> None:
     with pytest.raises(ConfigError, match="No axis of this model is of the kinds groups that are to be pruned"):
         gated_in(PruneConfig(gates={"groups": HardConcrete()}), tiny_structure("data2vec-audio", "base"))
+
+
+def test_a_model_whose_finite_weights_overflow_is_refused_before_anything_is_opened(tmp_path: Path) -> None:
+    teacher = build(tiny_config("wav2vec2", "base"))
+    with torch.no_grad():
+        teacher.encoder.layers[0].feed_forward.output_dense.weight.mul_(1e38)
+    teacher.save_pretrained(tmp_path)
+    config = PruneConfig(model=str(tmp_path), data=FolderData(path=str(tmp_path / "nothing")))
+    with pytest.raises(ModelError, match="gives NaN or infinite values for noise, although its weights are finite"):
+        prepare(config, table=lambda *_: pytest.fail("measured"))
 
 
 def test_utterances_that_give_no_frame_are_counted_and_left_out_without_a_task_too() -> None:

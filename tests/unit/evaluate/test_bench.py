@@ -14,7 +14,7 @@ from pruning_toy import write_teacher
 
 from secateur.arch import declare
 from secateur.cli import BAD_INPUT, main
-from secateur.errors import ConfigError
+from secateur.errors import ConfigError, ModelError
 from secateur.evaluate import bench
 from secateur.evaluate.bench import FORMS
 from secateur.records import environment
@@ -120,9 +120,9 @@ def test_the_model_of_a_run_is_measured_against_its_teacher_and_its_report_shows
     assert not (run / "bench.json").exists()
 
 
-def test_peak_memory(models: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(words(models, "--json", "--default-settings")) == 0
-    record = json.loads(capsys.readouterr().out)
+def test_peak_memory(models: Path) -> None:
+    small, forms = str(models / "small"), FORMS[1:]  # each form takes one more process
+    record = bench.bench(bench.Bench(models=(small,), forms=forms, seconds=(0.4,), repeats=1, tuned=False))
     assert all(0 < row["peak_mib"] < 1000 for row in record["rows"])
     assert not record["environment"]["malloc"]
     assert record["environment"]["float32_products"] == "highest"
@@ -158,11 +158,10 @@ def test_a_mistake_is_one_sentence_before_anything_is_measured(
     assert error.count("\n") == 1
 
 
-def test_a_model_that_cannot_be_loaded_is_named(models: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_model_that_cannot_be_loaded_is_named(models: Path) -> None:
     broken = models / "broken"
     shutil.copytree(models / "small", broken)
     (broken / "model.safetensors").write_bytes(b"nothing")
-    assert main(["bench", str(broken), "--seconds", "0.4", "--no-memory"]) == BAD_INPUT
-    error = capsys.readouterr().err
-    assert "weights of" in error
-    assert error.count("\n") == 1
+    config = bench.Bench(models=(str(broken),), seconds=(0.4,))
+    with pytest.raises(ModelError, match=r"The weights of .*broken.* cannot be loaded"):
+        bench._time(asdict(config) | {"sample_rates": bench._checked_rates(config)})

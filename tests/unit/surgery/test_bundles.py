@@ -54,7 +54,7 @@ def larger_by_one_step(
     return found
 
 
-@settings(max_examples=60)
+@settings(max_examples=30)
 @given(
     model=st.sampled_from(MODELS),
     seed=st.integers(0, 10**6),

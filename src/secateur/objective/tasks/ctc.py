@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -106,7 +107,8 @@ def own_blank(tokenizer: Any, settings: Any) -> tuple[int, tuple[str, ...]]:
             f"the tokenizer's padding token {tokenizer.pad_token!r}, {padding}",
         )
     token = next((token for token, number in tokenizer.get_vocab().items() if number == blank), None)
-    if token is not None and _is_text(tokenizer, token):
+    has_padding = padding is not None and padding < outputs
+    if token is not None and _is_text(tokenizer, token, signs=has_padding):
         raise ConfigError(
             f"pad_token_id: the model's config says {blank}, which its tokenizer reads as {token!r}, while its padding "
             f"token is {tokenizer.pad_token!r}, {padding}; allowed is the number of the head's blank, with which no "
@@ -123,9 +125,20 @@ def own_blank(tokenizer: Any, settings: Any) -> tuple[int, tuple[str, ...]]:
     )
 
 
-def _is_text(tokenizer: Any, token: str) -> bool:
-    """Return whether texts are written with a token: one with a letter or digit that is no markup, or between words."""
+def _is_text(tokenizer: Any, token: str, *, signs: bool) -> bool:
+    """Return whether texts are written with a token: one between words, or one that is no markup and holds text.
+
+    Letters, digits and the marks above or below letters are text (Unicode L, N and M; Hindi's first letter by number is
+    such a mark). Punctuation is where the head has a padding token beside it, else it may be what is left for a blank.
+
+    Args:
+        tokenizer: Of the model.
+        token: One of its tokens.
+        signs: Whether punctuation counts.
+    """
     if token == getattr(tokenizer, "word_delimiter_token", None):
         return True
-    marked = token in tokenizer.all_special_tokens or (token[0], token[-1]) in (("<", ">"), ("[", "]"))
-    return not marked and any(character.isalnum() for character in token)
+    if token in tokenizer.all_special_tokens or (token[0], token[-1]) in (("<", ">"), ("[", "]")):
+        return False
+    kinds = "LNMP" if signs else "LNM"
+    return any(unicodedata.category(character)[0] in kinds for character in token)

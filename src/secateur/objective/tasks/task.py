@@ -198,7 +198,7 @@ def sift(corpus: Corpus, problem: Callable[[Utterance], str | None]) -> Usable:
     if len(skipped) == len(corpus):
         raise DataError(
             f"None of the {len(corpus)} utterances of corpus {corpus.name!r} can be used: "
-            f"{'; '.join(f'{count} {kind}' for kind, count in kinds)}. The first: {skipped[0].path!r} "
+            f"{'; '.join(f'{kind} ({count})' for kind, count in kinds)}. The first: {skipped[0].path!r} "
             f"{skipped[0].reason}."
         )
     gone = {skip.path for skip in skipped}

@@ -204,7 +204,7 @@ def load(source: str | Path) -> Any:
         return transformers.AutoTokenizer.from_pretrained(
             str(source), processor_class=_PROCESSOR, trust_remote_code=False
         )
-    except (OSError, ValueError, TypeError, KeyError, ImportError) as error:
+    except (OSError, ValueError, TypeError, KeyError, AttributeError, ImportError) as error:
         raise ConfigError(
             f"No tokenizer can be loaded from {str(source)!r} ({_first_line(error)}); name a folder or hub id "
             "with tokenizer files, or 'characters'."
