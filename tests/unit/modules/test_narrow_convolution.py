@@ -13,11 +13,13 @@ from torch import Tensor, nn
 from torch.nn.utils.parametrizations import weight_norm
 
 from secateur.arch import declare
+from secateur.compress.masked_encoder import EncoderShape, MaskedEncoder
 from secateur.inference import for_inference
 from secateur.inference.linear import channels_last, convolution
 from secateur.masking import attach, values_of
 from secateur.modules.models import build_model
 from secateur.modules.narrow_convolution import error_of_narrow_convolution, guard_convolutions, is_narrow
+from secateur.objective.tasks.best_rq import BestRqTask
 from secateur.structure import Selection
 from secateur.surgery.comparison import run_model
 from secateur.surgery.load import load_model, with_head
@@ -134,6 +136,16 @@ def test_a_model_that_is_loaded_or_given_a_head_is_guarded(tmp_path: Path) -> No
         exact = conv(values)
         with torch.autocast("cpu", dtype=torch.bfloat16):
             assert error(exact, conv(values)) < LIMIT
+
+
+def test_an_encoder_that_is_pretrained_in_bfloat16_learns_from_right_positions() -> None:
+    channels = (8,) * 7
+    shape = EncoderShape(conv_channels=channels, width=48, layers=1, heads=2, feed_forward=8, position_groups=4)
+    conv = MaskedEncoder(shape, BestRqTask(entries=4)).encoder.encoder.pos_conv_embed.conv
+    values = torch.randn(1, 48, 40)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        rounded = conv(values)
+    assert error(conv(values), rounded) < LIMIT
 
 
 def test_the_error_that_doctor_reports_is_rounding_or_garbage_and_nothing_between() -> None:
