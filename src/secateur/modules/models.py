@@ -6,13 +6,14 @@ and output types stay the library's own.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import replace
 from functools import cache
 from typing import Any
 
 import transformers
 from transformers import PreTrainedModel
+from transformers.modeling_utils import load_state_dict
 
 from secateur.errors import ModelError
 from secateur.modules.configs import head_config_class
@@ -53,9 +54,15 @@ def model_class(model_type: str, ending: str) -> type[PreTrainedModel]:
             fit_head(self, config)
         self.post_init()
 
+    def load(model: Any, state_dict: Any, checkpoint_files: Any, *args: Any, **kwargs: Any) -> Any:
+        # What the library returns does not tell whether the file has the encoder's path in front of its names.
+        files = () if state_dict is not None else checkpoint_files or ()
+        model.names_in_file = [*(state_dict or ()), *(name for file in files for name in _names_in(file))]
+        return stock._load_pretrained_model(model, state_dict, checkpoint_files, *args, **kwargs)
+
     def from_pretrained(cls: Any, /, *args: Any, output_loading_info: bool = False, **kwargs: Any) -> Any:
         model, info = super(built, cls).from_pretrained(*args, output_loading_info=True, **kwargs)
-        refuse_inexact(model, info)
+        refuse_inexact(model, info, names=model.__dict__.pop("names_in_file", ()))
         return (model, info) if output_loading_info else model
 
     recorded = dict(stock._can_record_outputs or {})
@@ -74,12 +81,20 @@ def model_class(model_type: str, ending: str) -> type[PreTrainedModel]:
             "_supports_flex_attn": False,
             "__init__": init,
             "from_pretrained": classmethod(from_pretrained),
+            "_load_pretrained_model": staticmethod(load),
         },
     )
     return built  # type: ignore[no-any-return]
 
 
-def refuse_inexact(model: Any, info: dict[str, Any], *, optional: Sequence[str] = ()) -> None:
+def _names_in(file: str) -> list[str]:
+    """Return the names of the tensors in a file of weights."""
+    return list(load_state_dict(file, map_location="meta"))
+
+
+def refuse_inexact(
+    model: Any, info: dict[str, Any], *, names: Collection[str] = (), optional: Sequence[str] = ()
+) -> None:
     """Raise unless every parameter of the encoder was loaded as it is; a task head may be new, or left out.
 
     A head that was cut may not be new.
@@ -87,6 +102,7 @@ def refuse_inexact(model: Any, info: dict[str, Any], *, optional: Sequence[str] 
     Args:
         model: The model that was loaded.
         info: What `from_pretrained(..., output_loading_info=True)` said.
+        names: Of the tensors in the file. Where the encoder's have its path in front, others are none of its own.
         optional: Parameters of the encoder that may be missing.
 
     Raises:
@@ -94,15 +110,19 @@ def refuse_inexact(model: Any, info: dict[str, Any], *, optional: Sequence[str] 
     """
     path = encoder_path(model)
     prefix = f"{path or model.base_model_prefix}."
-    inside = set(model.get_submodule(path).state_dict())
+    encoder = set(model.get_submodule(path).state_dict())
+    head: set[str] = set()
     if encoder_config(model.config) is not model.config and getattr(model.config, "secateur", None):
-        inside |= {name for name in model.state_dict() if not name.startswith(prefix)}
-    first = {name.partition(".")[0] for name in inside}
-    missing, unexpected = (
-        [key.removeprefix(prefix) for key in info[kind]] for kind in ("missing_keys", "unexpected_keys")
-    )
-    missing = [key for key in missing if key in inside and key not in optional]
-    unexpected = [key for key in unexpected if key.partition(".")[0] in first]
+        head = {name for name in model.state_dict() if not name.startswith(prefix)}
+    within = prefix if any(n.startswith(prefix) and n.removeprefix(prefix) in encoder for n in names) else ""
+    missing = [key.removeprefix(prefix) for key in info["missing_keys"]]
+    missing = [key for key in missing if key in encoder | head and key not in optional]
+    unexpected = [
+        key.removeprefix(within)
+        for key in info["unexpected_keys"]
+        if (key.startswith(within) and _first(key.removeprefix(within)) in set(map(_first, encoder)))
+        or _first(key) in set(map(_first, head))
+    ]
     wrong = [str(key[0] if isinstance(key, tuple) else key) for key in info.get("mismatched_keys", ())]
     problems = [
         f"{word} {', '.join(sorted(keys)[:3])}{' …' if len(keys) > 3 else ''}"
@@ -111,6 +131,11 @@ def refuse_inexact(model: Any, info: dict[str, Any], *, optional: Sequence[str] 
     ]
     if problems:
         raise ModelError(f"The weights do not fit the model's config: {'; '.join(problems)}.")
+
+
+def _first(name: str) -> str:
+    """Return the first word of a name."""
+    return name.partition(".")[0]
 
 
 def endings(model_type: str) -> tuple[str, ...]:
