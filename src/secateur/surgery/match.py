@@ -31,6 +31,14 @@ _FIELDS = {
     "feature_extractor": "xvector_output_dim",
     "layer_weights": "num_hidden_layers",
 }
+#: Config fields that say how many parts a head has, by the first word of their names.
+_COUNTS = {
+    "decoder": "num_decoder_layers",
+    "tdnn": "tdnn_dim",
+    "layer_weights": "use_weighted_layer_sum",
+}
+#: Endings of the classes with weights of the layers that they sum up, where their config asks for it.
+_SUMMING = ("ForSequenceClassification", "ForAudioFrameClassification", "ForXVector")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,6 +53,7 @@ class Match:
         inside: What stands in front of them in the model.
         missing: Tensors that the encoder has and the file lacks.
         headless: Tensors that the model has outside its encoder, and the file lacks.
+        surplus: Those beside the encoder that are parts of the model's head, and for which it has no place.
         wrong: Sizes in the file and by the config, of tensors of the model where these differ, by name in the model.
         unfolded: Weights that the file has in place of the magnitude and direction that the encoder keeps.
     """
@@ -56,6 +65,7 @@ class Match:
     inside: str
     missing: tuple[str, ...]
     headless: tuple[str, ...]
+    surplus: tuple[str, ...]
     wrong: Mapping[str, tuple[tuple[int, ...], tuple[int, ...]]]
     unfolded: tuple[str, ...]
 
@@ -105,6 +115,8 @@ def match(tensors: Mapping[str, Tensor], model: Any, *, optional: Collection[str
     unfolded = _unfold(own, extra, encoder, prefix)
     loaded = {inside + name: value for name, value in own.items()} | head
     outside = [name for name in expected if inside and not name.startswith(inside)]
+    parts = {name.partition(".")[0] for name in outside}
+    parts |= {"layer_weights"} if type(model).__name__.endswith(_SUMMING) else set()
     return Match(
         encoder=own,
         head=head,
@@ -113,6 +125,7 @@ def match(tensors: Mapping[str, Tensor], model: Any, *, optional: Collection[str
         inside=inside,
         missing=tuple(name for name in sorted(encoder - own.keys()) if name not in optional),
         headless=tuple(name for name in outside if name not in head and name not in optional),
+        surplus=tuple(name for name in extra if name.removeprefix(outer).partition(".")[0] in parts),
         wrong={
             name: (tuple(loaded[name].shape), shape)
             for name, shape in expected.items()
@@ -197,10 +210,15 @@ def misfit(match: Match) -> str:
 def head_misfit(match: Match) -> str:
     """Return how a head that is there differs from the config's, in words; empty where it does not."""
     wrong = _wrong(match, head=True)
-    if not wrong:
+    if wrong:
+        field = _FIELDS.get(wrong[0].partition(".")[0])
+        problem = _sizes(wrong[0], match)
+    elif match.surplus:
+        field = next((field for part, field in _COUNTS.items() if part in match.surplus[0].split(".")), None)
+        problem = f"the file has {shown(match.surplus)}, for which there is no place by the config"
+    else:
         return ""
-    field = _FIELDS.get(wrong[0].partition(".")[0])
-    return _sizes(wrong[0], match) + (f"; see {field} in config.json" if field else "")
+    return problem + (f"; see {field} in config.json" if field else "")
 
 
 def not_finite(tensors: Mapping[str, Tensor]) -> str:

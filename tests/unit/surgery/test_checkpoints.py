@@ -53,6 +53,33 @@ def test_weights_of_layers_that_the_config_sums_up_belong_to_the_head(tmp_path: 
     assert "layer_weights" in load_checkpoint(folder_of(tmp_path, source, drop("layer_weights"))).notes[0]
 
 
+@pytest.mark.parametrize(
+    ("family", "ending", "surplus", "field"),
+    [
+        ("wavlm", "ForSequenceClassification", {"layer_weights": (4,)}, "use_weighted_layer_sum"),
+        ("wav2vec2-bert", "ForAudioFrameClassification", {"layer_weights": (4,)}, "use_weighted_layer_sum"),
+        ("hubert", "ForSequenceClassification", {"projector__0__weight": (5, 24)}, ""),
+        ("unispeech-sat", "ForXVector", {"tdnn__5__kernel__weight": (9, 9)}, "tdnn_dim"),
+        ("wavlm", "ForXVector", {"feature_extractor__norm__weight": (9,)}, ""),
+        ("parakeet_encoder", "ForRNNT", {"decoder__lstm__weight_ih_l1": (32, 8)}, "num_decoder_layers"),
+        ("parakeet_encoder", "ForCTC", {"ctc_head__1__weight": (9, 9)}, ""),
+    ],
+)
+def test_parts_of_a_head_that_the_config_has_no_place_for_are_refused(
+    tmp_path: Path, family: str, ending: str, surplus: dict[str, tuple[int, ...]], field: str
+) -> None:
+    folder = folder_of(tmp_path, with_head_of(family, ending), add(**surplus))
+    name = next(iter(surplus)).replace("__", r"\.")
+    sentence = f"the file has {name}, for which there is no place by the config" + (f"; see {field} in" if field else r"\.$")
+    with pytest.raises(ModelError, match=sentence):
+        load_model(folder)
+
+
+def test_weights_that_another_class_sums_layers_up_by_lie_beside_a_head_that_has_none(tmp_path: Path) -> None:
+    found = load_checkpoint(folder_of(tmp_path, tiny("wavlm", "base", "ForCTC"), add(layer_weights=(4,))))
+    assert set(found.extra.tensors) == {"layer_weights"}
+
+
 def test_the_loss_of_speaker_verification_may_be_missing(tmp_path: Path) -> None:
     folder = folder_of(tmp_path, tiny("wavlm", "base", "ForXVector"), drop("objective"))
     first, again = load_model(folder), load_model(folder)
