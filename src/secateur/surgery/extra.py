@@ -12,10 +12,11 @@ from safetensors.torch import save_file
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from secateur.errors import ModelError
 from secateur.masking.attach import base_of
 from secateur.modules.families import encoder_config, encoder_path
 from secateur.surgery.hub import companion
-from secateur.surgery.weights import read_tensors
+from secateur.surgery.weights import check_tensors, read_tensors
 
 logger = logging.getLogger(__name__)
 
@@ -97,20 +98,51 @@ def _obstacle(group: Mapping[str, Tensor], old: Any, new: Any) -> str:
     return ""
 
 
+@dataclass(frozen=True, kw_only=True)
+class Adapters:
+    """The adapters of other languages beside a model's weights, one file for each.
+
+    Attributes:
+        files: Those that can be read.
+        notes: Why others cannot, in sentences.
+    """
+
+    files: tuple[Path, ...]
+    notes: tuple[str, ...]
+
+
+def adapters_beside(source: str | Path, config: Any) -> Adapters:
+    """Return the adapters of a folder or hub id; of a hub id those that were fetched before.
+
+    Args:
+        source: The folder or hub id.
+        config: Of its model.
+    """
+    beside = companion(source, "config.json") if getattr(encoder_config(config), "adapter_attn_dim", None) else None
+    paths = [path for pattern in _ADAPTERS for path in sorted(beside.parent.glob(pattern))] if beside else []
+    files: list[Path] = []
+    notes: list[str] = []
+    for path in filter(Path.is_file, paths):
+        try:
+            check_tensors(path)
+        except ModelError as error:
+            notes.append(f"{error} It is left out")
+        else:
+            files.append(path)
+    return Adapters(files=tuple(files), notes=tuple(notes))
+
+
 def copy_adapters(source: str | Path, model: PreTrainedModel, folder: Path) -> None:
-    """Copy the adapters of other languages into a model's folder, as far as they fit.
+    """Copy the adapters of other languages into a model's folder, as far as they fit and can be read.
 
     Those of layers that were removed are left out. What was pickled is written as safetensors.
 
     Args:
-        source: The folder or hub id that the model came from; of a hub id, files that were fetched before.
+        source: The folder or hub id that the model came from.
         model: The cut model.
         folder: Where to.
     """
-    if getattr(encoder_config(model.config), "adapter_attn_dim", None) is None:
-        return
-    config = companion(source, "config.json")
-    files = [path for pattern in _ADAPTERS for path in sorted(config.parent.glob(pattern))] if config else []
+    files = adapters_beside(source, model.config).files
     own = base_of(model).state_dict()
     lost = 0
     for path in files:
@@ -120,7 +152,7 @@ def copy_adapters(source: str | Path, model: PreTrainedModel, folder: Path) -> N
         tensors = read_tensors(path)
         fit = {name: value for name, value in tensors.items() if _fits(name, value, own)}
         lost += len(tensors) - len(fit)
-        save_file({name: value.contiguous() for name, value in fit.items()}, target, metadata={"format": "pt"})
+        save_file({name: value.clone().contiguous() for name, value in fit.items()}, target, metadata={"format": "pt"})
     if files:
         left = f"; {lost} weights of layers that were removed are left out" if lost else ""
         logger.warning("%d adapters of languages go with the model%s", len(files), left)

@@ -22,7 +22,7 @@ from secateur.modules.configs import holding, register_configs
 from secateur.modules.families import FAMILIES, encoder_config, ending_held_by, stock_type
 from secateur.modules.models import build_model, class_for, ending_of, endings, refuse_inexact
 from secateur.modules.narrow_convolution import guard_convolutions
-from secateur.surgery.extra import Extra
+from secateur.surgery.extra import Extra, adapters_beside
 from secateur.surgery.hub import companion, is_within_reach
 from secateur.surgery.match import Match, head_misfit, match, misfit, not_finite, shown
 from secateur.surgery.weights import Weights, read_weights
@@ -144,7 +144,7 @@ def load_checkpoint(model: str | Path, *, dtype: torch.dtype = torch.float32) ->
     if problem := head_misfit(parts):
         raise ModelError(f"The head of {name} does not fit its config: {problem}.")
     broken = not_finite(parts.head)
-    notes = tuple(_notes(name, weights, parts, headless))
+    notes = (*_notes(name, weights, parts, headless), *adapters_beside(model, config).notes)
     for note in notes:
         logger.warning("%s", note)
     return Checkpoint(

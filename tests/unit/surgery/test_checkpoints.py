@@ -70,8 +70,8 @@ def test_parts_of_a_head_that_the_config_has_no_place_for_are_refused(
 ) -> None:
     folder = folder_of(tmp_path, with_head_of(family, ending), add(**surplus))
     name = next(iter(surplus)).replace("__", r"\.")
-    sentence = f"the file has {name}, for which there is no place by the config" + (f"; see {field} in" if field else r"\.$")
-    with pytest.raises(ModelError, match=sentence):
+    end = f"; see {field} in" if field else r"\.$"
+    with pytest.raises(ModelError, match=f"the file has {name}, for which there is no place by the config{end}"):
         load_model(folder)
 
 
@@ -343,6 +343,38 @@ def test_adapters_of_other_languages_go_with_the_cut_model(tmp_path: Path, kind:
     model.load_adapter("fra")
     for name, value in model._get_adapters().items():
         assert torch.equal(value, adapters[name])
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("adapter.bad.safetensors", b"junk"),
+        ("adapter.bad.safetensors", b""),
+        ("adapter.bad.bin", b"\x80"),
+        ("adapter.bad.bin", {"lm_head.bias": object}),
+        ("adapter.bad.bin", None),
+    ],
+)
+def test_an_adapter_that_cannot_be_read_is_told_at_loading_and_left_out(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, name: str, content: Any
+) -> None:
+    source = build(tiny_config("wav2vec2", "large", adapter_attn_dim=4), "ForCTC")
+    folder = folder_of(tmp_path / "a", source)
+    save_file(source._get_adapters(), folder / "adapter.fra.safetensors")
+    if content is None:
+        (folder / name).mkdir()
+    elif isinstance(content, bytes):
+        (folder / name).write_bytes(content)
+    else:
+        torch.save(content, folder / name)
+    found = load_checkpoint(folder)
+    assert len(found.notes) == (content is not None)
+    assert all(name in note and note.endswith("It is left out") for note in found.notes)
+    (tmp_path / "out").mkdir()
+    caplog.clear()
+    write_model(tmp_path / "out", cut(found.model, NARROW), source=folder)
+    assert [path.name for path in (tmp_path / "out").glob("adapter.*")] == ["adapter.fra.safetensors"]
+    assert [message for message in caplog.messages if message.startswith("1 adapters of languages go with")]
 
 
 def test_a_cut_model_that_lacks_its_head_is_a_cut_encoder(tmp_path: Path) -> None:
