@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections import Counter
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,6 +23,9 @@ logger = logging.getLogger(__name__)
 
 #: Of adapter files, one for each language, as MMS has them beside its weights.
 _ADAPTERS = ("adapter.*.safetensors", "adapter.*.bin")
+
+#: What pre-training guesses from: the library's classes have it on the last convolution.
+_QUANTIZER = "quantizer"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,9 +57,11 @@ class Extra:
         encoder = base_of(model).state_dict().keys()
         kept: dict[str, Tensor] = {}
         reasons: list[str] = []
+        yielded = _yielded(self.tensors)
         for group in dict.fromkeys(name.partition(".")[0] for name in self.tensors):
             own = {name: value for name, value in self.tensors.items() if name.partition(".")[0] == group}
-            why = "the model has a new head of that name" if group in heads else _obstacle(own, old, new)
+            given = _yielded(own) if group == _QUANTIZER else yielded
+            why = "the model has a new head of that name" if group in heads else _obstacle(own, old, new, given=given)
             why = "it is another encoder, of the old shape" if _is_encoder(own, encoder) else why
             if why:
                 reasons.append(f"{group} ({len(own)} weights beside the encoder) is left out: {why}")
@@ -83,19 +89,51 @@ def _is_encoder(group: Collection[str], encoder: Collection[str]) -> bool:
     return 2 * len(own.intersection(encoder)) > len(encoder)
 
 
-def _obstacle(group: Mapping[str, Tensor], old: Any, new: Any) -> str:
-    """Return what of the encoder some weights take that the cut one lacks, in words; empty where there is nothing."""
-    layers = old.num_hidden_layers
-    sizes = [tuple(value.shape) for name, value in group.items() if not name.endswith("bias")]
-    if new.num_hidden_layers < layers and not {(layers,), (layers + 1,)}.isdisjoint(sizes):
-        return f"it weighs the hidden states of {layers} layers, of which {new.num_hidden_layers} are left"
+def _obstacle(group: Mapping[str, Tensor], old: Any, new: Any, *, given: Collection[int]) -> str:
+    """Return what of the encoder some weights take that the cut one lacks, in words; empty where there is nothing.
+
+    Args:
+        group: The weights.
+        old: Config of the encoder that they came with.
+        new: Config of the cut one.
+        given: Widths that these weights or others beside the encoder may take from each other.
+    """
+    layers, left = old.num_hidden_layers, new.num_hidden_layers
+    if left < layers and (name := _weights_of_layers(group, layers, given=given)):
+        count = group[name].numel()
+        return f"{name} has {count} values, as many as there were {'layers' if count == layers else 'hidden states'}"
     channels = list(getattr(old, "conv_dim", ())) or [0]
     if channels[-1] != (list(getattr(new, "conv_dim", ())) or [0])[-1]:
-        given = {len(value) for value in group.values() if value.dim() > 1} | {old.hidden_size}
-        taken = {value.shape[1] for value in group.values() if value.dim() > 1} - given
+        taken = {value.shape[1] for value in group.values() if value.dim() > 1} - set(given) - {old.hidden_size}
         if channels[-1] in taken:
             return f"it takes {channels[-1]} channels of the front end, of which {list(new.conv_dim)[-1]} are left"
     return ""
+
+
+def _weights_of_layers(group: Mapping[str, Tensor], layers: int, *, given: Collection[int]) -> str:
+    """Return the name of a tensor that weighs layers or hidden states; empty where none looks like it.
+
+    Such a tensor has no other dimension and no companion of its size, as norms have.
+
+    Args:
+        group: Weights by name.
+        layers: Of the encoder.
+        given: Widths that weights beside the encoder yield, which a map to a single value may take.
+    """
+    yielded = _yielded(group)
+    alike = Counter((name.rpartition(".")[0], value.numel()) for name, value in group.items())
+    for name, value in group.items():
+        size = value.numel()
+        is_plain = size in (layers, layers + 1) and size in value.shape and alike[name.rpartition(".")[0], size] == 1
+        is_map = value.dim() == 2 and value.shape[1] == size
+        if is_plain and not name.endswith("bias") and size not in (given if is_map else yielded):
+            return name
+    return ""
+
+
+def _yielded(tensors: Mapping[str, Tensor]) -> set[int]:
+    """Return the widths that matrices and convolutions yield."""
+    return {len(value) for value in tensors.values() if value.dim() > 1 and value.numel() > len(value)}
 
 
 @dataclass(frozen=True, kw_only=True)

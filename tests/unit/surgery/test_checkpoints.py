@@ -8,17 +8,14 @@ from typing import Any
 
 import pytest
 import torch
-import transformers
 from checkpoint_toy import NARROW, Change, add, drop, folder_of, pickled, same, with_head_of
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from support import build, tiny, tiny_config
 from torch import Tensor
 
 from secateur.errors import ModelError
 from secateur.masking.attach import base_of
-from secateur.structure import Selection
 from secateur.surgery import cut, load_model
-from secateur.surgery.folder import write_model
 from secateur.surgery.load import load_checkpoint
 
 
@@ -85,81 +82,6 @@ def test_the_loss_of_speaker_verification_may_be_missing(tmp_path: Path) -> None
     first, again = load_model(folder), load_model(folder)
     assert type(first).__name__ == "WavLMForXVector"
     assert same(first, again)
-
-
-def test_another_head_of_the_same_name_is_kept_beside_a_bare_encoder(tmp_path: Path) -> None:
-    def another(state: dict[str, Tensor]) -> None:
-        drop("classifier", "projector")(state)
-        add(classifier__dense__weight=(24, 24), classifier__weight=(2, 24))(state)
-
-    folder = folder_of(tmp_path / "a", tiny("wav2vec2", "base", "ForSequenceClassification"), another)
-    found = load_checkpoint(folder)
-    assert set(found.extra.tensors) == {"classifier.dense.weight", "classifier.weight"}
-    small = cut(found.model, NARROW)
-    out = tmp_path / "out"
-    out.mkdir()
-    write_model(out, small, source=folder, weights=found.extra.state_dict(found.model.config, small))
-    assert {"wav2vec2.masked_spec_embed", "classifier.dense.weight"} <= load_file(out / "model.safetensors").keys()
-    assert same(transformers.AutoModel.from_pretrained(out), small)
-    assert set(load_checkpoint(out).extra.tensors) == set(found.extra.tensors)
-    taught = build(tiny_config("wav2vec2", "base"), "ForSequenceClassification")
-    kept, why = found.extra.fitting(found.model.config, taught)
-    assert (kept, why) == (
-        {},
-        ("classifier (2 weights beside the encoder) is left out: the model has a new head of that name",),
-    )
-
-
-def test_a_class_of_the_users_own_finds_its_projection_beside_a_cut_encoder(tmp_path: Path) -> None:
-    class WithProjection(transformers.HubertModel):
-        def __init__(self, config: Any) -> None:
-            super().__init__(config)
-            self.final_proj = torch.nn.Linear(config.hidden_size, 8)
-            self.post_init()
-
-    change = add(final_proj__weight=(8, 24), final_proj__bias=(8,))
-    folder = folder_of(tmp_path / "a", tiny("hubert", "base"), change, architectures=["HubertModelWithFinalProj"])
-    found = load_checkpoint(folder)
-    small = cut(found.model, NARROW, layout="stock")
-    (tmp_path / "out").mkdir()
-    weights = found.extra.state_dict(found.model.config, small)
-    write_model(tmp_path / "out", small, source=folder, weights=weights)
-    own, info = WithProjection.from_pretrained(tmp_path / "out", output_loading_info=True)
-    assert not info["missing_keys"]
-    assert torch.equal(own.final_proj.weight, found.extra.tensors["final_proj.weight"])
-
-
-def test_what_pre_training_used_is_kept_unless_it_takes_channels_that_were_cut(tmp_path: Path) -> None:
-    config = tiny_config("wav2vec2", "base", codevector_dim=6, proj_codevector_dim=6, num_codevectors_per_group=4)
-    found = load_checkpoint(folder_of(tmp_path, transformers.Wav2Vec2ForPreTraining(config)))
-    kept, why = found.extra.fitting(found.model.config, cut(found.model, NARROW))
-    assert set(kept) == {f"{name}.{kind}" for name in ("project_q", "project_hid") for kind in ("weight", "bias")}
-    assert len(why) == 1
-    assert "quantizer (3 weights beside the encoder) is left out: it takes 7 channels of the front end" in why[0]
-    assert not found.extra.fitting(found.model.config, found.model)[1]
-
-
-def test_weights_of_hidden_states_do_not_go_with_fewer_layers(tmp_path: Path) -> None:
-    change = add(featurizer__weights=(4,), out__weight=(3, 24), out__bias=(3,))
-    found = load_checkpoint(folder_of(tmp_path, tiny("hubert", "base"), change))
-    trimmed = cut(found.model, Selection(axes={"encoder.layers.2/layer": ()}))
-    kept, why = found.extra.fitting(found.model.config, trimmed)
-    assert set(kept) == {"out.weight", "out.bias"}
-    assert "weighs the hidden states of 3 layers, of which 2 are left" in why[0]
-
-
-def test_a_second_copy_of_the_encoder_does_not_go_with_a_cut_one(tmp_path: Path) -> None:
-    def average(state: dict[str, Tensor]) -> None:
-        state |= {f"ema.{name}": value.clone() for name, value in state.items()}
-
-    source = tiny("hubert", "base")
-    found = load_checkpoint(folder_of(tmp_path, source, average))
-    assert same(found.model, source)
-    kept, why = found.extra.fitting(found.model.config, cut(found.model, NARROW))
-    assert not kept
-    assert len(why) == 1
-    assert why[0].startswith("ema (")
-    assert why[0].endswith("is left out: it is another encoder, of the old shape")
 
 
 @pytest.mark.parametrize("format", ["torch", "old torch", "half", "old names", "module."])
@@ -324,57 +246,6 @@ def test_an_encoder_within_a_wrapper_is_found_and_two_are_refused(tmp_path: Path
     assert same(load_model(folder_of(tmp_path / "a", source, wrap("model.hubert."))), source)
     with pytest.raises(ModelError, match=r"several encoders, under '.*', '.*': expected one"):
         load_model(folder_of(tmp_path / "b", source, wrap("student.", "teacher.")))
-
-
-@pytest.mark.parametrize("kind", ["safetensors", "bin"])
-def test_adapters_of_other_languages_go_with_the_cut_model(tmp_path: Path, kind: str) -> None:
-    source = build(tiny_config("wav2vec2", "large", adapter_attn_dim=4), "ForCTC")
-    folder = folder_of(tmp_path / "a", source)
-    generator = torch.Generator().manual_seed(1)
-    adapters = {n: torch.randn(v.shape, generator=generator) for n, v in source._get_adapters().items()}
-    adapters |= {"lm_head.weight": torch.randn(7, 24), "lm_head.bias": torch.randn(7)}
-    path = folder / f"adapter.fra.{kind}"
-    save_file(adapters, path) if kind == "safetensors" else torch.save(adapters, path)
-    out = tmp_path / "out"
-    out.mkdir()
-    small = cut(load_model(folder), Selection(axes=dict(NARROW.axes) | {"encoder.layers.2/layer": ()}))
-    write_model(out, small, source=folder)
-    model: Any = transformers.AutoModelForCTC.from_pretrained(out)
-    model.load_adapter("fra")
-    for name, value in model._get_adapters().items():
-        assert torch.equal(value, adapters[name])
-
-
-@pytest.mark.parametrize(
-    ("name", "content"),
-    [
-        ("adapter.bad.safetensors", b"junk"),
-        ("adapter.bad.safetensors", b""),
-        ("adapter.bad.bin", b"\x80"),
-        ("adapter.bad.bin", {"lm_head.bias": object}),
-        ("adapter.bad.bin", None),
-    ],
-)
-def test_an_adapter_that_cannot_be_read_is_told_at_loading_and_left_out(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture, name: str, content: Any
-) -> None:
-    source = build(tiny_config("wav2vec2", "large", adapter_attn_dim=4), "ForCTC")
-    folder = folder_of(tmp_path / "a", source)
-    save_file(source._get_adapters(), folder / "adapter.fra.safetensors")
-    if content is None:
-        (folder / name).mkdir()
-    elif isinstance(content, bytes):
-        (folder / name).write_bytes(content)
-    else:
-        torch.save(content, folder / name)
-    found = load_checkpoint(folder)
-    assert len(found.notes) == (content is not None)
-    assert all(name in note and note.endswith("It is left out") for note in found.notes)
-    (tmp_path / "out").mkdir()
-    caplog.clear()
-    write_model(tmp_path / "out", cut(found.model, NARROW), source=folder)
-    assert [path.name for path in (tmp_path / "out").glob("adapter.*")] == ["adapter.fra.safetensors"]
-    assert [message for message in caplog.messages if message.startswith("1 adapters of languages go with")]
 
 
 def test_a_cut_model_that_lacks_its_head_is_a_cut_encoder(tmp_path: Path) -> None:
