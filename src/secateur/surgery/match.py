@@ -188,7 +188,9 @@ def _split(weight: Tensor) -> tuple[Tensor, Tensor]:
     """Return magnitude (1, 1, taps) and direction (out, in, taps) of the weight of a positional convolution.
 
     Nothing has no direction, and weight norm would divide zero by zero: a tap of zeros gets ones, at magnitude zero.
+    Of half precision both are float32: a rounded norm would make another weight.
     """
+    weight = weight.float() if weight.itemsize < torch.float32.itemsize else weight
     norm = direction_norm(weight, weight.new_empty(1, 1, weight.shape[-1]))
     direction = torch.where((norm == 0).expand_as(weight), torch.ones_like(weight), weight)
     return norm.to(weight.dtype), direction

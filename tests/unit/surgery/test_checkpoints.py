@@ -184,6 +184,20 @@ def test_a_folded_weight_norm_is_split_off_exactly(tmp_path: Path, family: str, 
     assert "split off again" in found.notes[0]
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_a_folded_weight_norm_of_half_precision_is_split_off_exactly_too(tmp_path: Path, dtype: torch.dtype) -> None:
+    source = tiny("hubert", "base")
+    folded = (3 * source.encoder.pos_conv_embed.conv.weight.detach()).to(dtype)
+
+    def fold(state: dict[str, Tensor]) -> None:
+        drop("encoder.pos_conv_embed.conv.parametrizations")(state)
+        state |= {name: value.to(dtype) for name, value in state.items()}
+        state["encoder.pos_conv_embed.conv.weight"] = folded
+
+    model: Any = load_model(folder_of(tmp_path, source, fold))
+    assert torch.allclose(model.encoder.pos_conv_embed.conv.weight, folded.float(), rtol=1e-6, atol=0.0)
+
+
 def test_numbers_that_are_none_are_named_at_loading(tmp_path: Path) -> None:
     def spoil(state: dict[str, Tensor]) -> None:
         state["wavlm.encoder.layers.1.feed_forward.output_dense.weight"][0, :3] = float("nan")
