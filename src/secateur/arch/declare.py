@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from transformers.activations import ACT2FN
 from transformers.initialization import no_init_weights
 
 from secateur.arch import (
@@ -23,7 +24,7 @@ from secateur.arch import (
     wavlm,
 )
 from secateur.arch.blocks import Table
-from secateur.errors import ModelError, SecateurError, nearest
+from secateur.errors import ModelError, SecateurError, cause_of, nearest
 from secateur.modules.families import encoder_config, encoder_path, ending_held_by, stock_type
 from secateur.modules.models import build_model
 from secateur.modules.transducer import ENDINGS, HeadShape
@@ -43,10 +44,29 @@ TABLES: dict[str, Callable[[Table], None]] = {
 
 
 def skeleton(config: Any, ending: str = "Model") -> nn.Module:
-    """Return the model of that config without memory for its weights (on the meta device), drawing no random number."""
-    # Initial values on the meta device are nothing, yet computing them takes half of the time.
-    with torch.random.fork_rng(devices=[]), no_init_weights(), torch.device("meta"):
-        return build_model(config, ending)
+    """Return the model of that config without memory for its weights (on the meta device), drawing no random number.
+
+    Raises:
+        ModelError: The library has no model for it.
+    """
+    try:
+        # Initial values on the meta device are nothing, yet computing them takes half of the time.
+        with torch.random.fork_rng(devices=[]), no_init_weights(), torch.device("meta"):
+            return build_model(config, ending)
+    except SecateurError:
+        raise
+    except Exception as error:  # the classes raise many kinds; each means that the config is of no use
+        cause = _unknown_activation(config) or f"{cause_of(error)}."
+        raise ModelError(f"The config describes no {config.model_type} model that can be built: {cause}") from None
+
+
+def _unknown_activation(config: Any) -> str:
+    """Return which activation of a config the library lacks, in a sentence; empty where it has all."""
+    for part in (config, encoder_config(config)):
+        for name, value in vars(part).items():
+            if name.endswith(("_act", "_activation")) and isinstance(value, str) and value not in ACT2FN:
+                return f"{name}: got {value!r}, expected an activation of transformers.{nearest(value, ACT2FN)}"
+    return ""
 
 
 def fill(model: nn.Module, state: Mapping[str, Tensor], *, like: nn.Module) -> None:
@@ -103,7 +123,8 @@ def _declare(described: _Described) -> Structure:
     except SecateurError:
         raise
     except (ValueError, TypeError, ZeroDivisionError, IndexError, RuntimeError) as error:
-        raise ModelError(f"The config describes no {model_type} model that can be built: {error}.") from None
+        cause = cause_of(error)
+        raise ModelError(f"The config describes no {model_type} model that can be built: {cause}.") from None
     if not table.shape.layers:
         raise ModelError(f"The config has {config.num_hidden_layers} layers (num_hidden_layers); at least 1 is needed.")
     TABLES[model_type](table)

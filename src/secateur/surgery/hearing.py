@@ -11,7 +11,7 @@ import transformers
 
 from secateur.data.corpus import SAMPLE_RATE
 from secateur.data.hearing import Extracted, Hearing, Samples
-from secateur.errors import ModelError
+from secateur.errors import ModelError, cause_of
 from secateur.records import read_json
 from secateur.structure import Features, Structure
 from secateur.surgery.hub import companion
@@ -43,6 +43,7 @@ def hearing_of(source: str | Path, structure: Structure) -> Hearing:
     if sample_rate != SAMPLE_RATE:
         logger.info("%s takes audio at %d Hz: all is read at that rate", source, sample_rate)
     if structure.features is None:
+        _refuse_other(source, settings.fields, "Wav2Vec2FeatureExtractor")
         if settings.path is None:
             logger.warning("%s has no preprocessor_config.json: audio is used as it is, not normalised", source)
         normalize = settings.path is not None and bool(settings.fields.get("do_normalize", True))
@@ -95,21 +96,30 @@ def _sample_rate(settings: _Settings) -> int:
 
 def _extractor(source: str | Path, settings: dict[str, Any], features: Features) -> Any:
     """The library's own extractor with these settings; code that comes with a model is never run."""
-    kind = settings.get("feature_extractor_type", features.extractor)
-    if kind != features.extractor:
-        raise ModelError(f"The feature extractor of {str(source)!r} is a {kind}, allowed is {features.extractor}.")
+    _refuse_other(source, settings, features.extractor)
     extractor: Any = getattr(transformers, features.extractor)
     try:
         return extractor.from_dict(settings)
-    except (TypeError, ValueError, ZeroDivisionError) as error:
-        raise ModelError(f"The feature extractor of {str(source)!r} cannot be made: {error}.") from None
+    except Exception as error:  # settings may be anything
+        raise ModelError(f"The feature extractor of {str(source)!r} cannot be made: {cause_of(error)}.") from None
+
+
+def _refuse_other(source: str | Path, settings: dict[str, Any], allowed: str) -> None:
+    """Raise a ModelError when settings are those of another class of extractors."""
+    kind = settings.get("feature_extractor_type", allowed)
+    if kind != allowed:
+        raise ModelError(f"The feature extractor of {str(source)!r} is a {kind}, allowed is {allowed}.")
 
 
 def _check(source: str | Path, hearing: Hearing, structure: Structure) -> None:
     """Raise a ModelError unless noise is heard as the structure says, at any remainder of a second's strides."""
     for samples in (hearing.sample_rate, hearing.sample_rate + 317):
         noise = np.random.default_rng(0).standard_normal(samples).astype(np.float32)
-        got, wanted = tuple(hearing([noise])[0].shape[1:]), structure.input_shape(1, samples)[1:]
+        wanted = structure.input_shape(1, samples)[1:]
+        try:
+            got = tuple(hearing([noise])[0].shape[1:])
+        except Exception as error:  # settings may be anything
+            raise ModelError(f"The feature extractor of {str(source)!r} cannot be used: {cause_of(error)}.") from None
         if got != wanted:
             raise ModelError(
                 f"The feature extractor of {str(source)!r} makes {got[0]} vectors of width {got[1]} of {samples} "

@@ -16,7 +16,7 @@ from huggingface_hub import constants
 from transformers import AutoConfig, GenerationConfig, PreTrainedConfig, PreTrainedModel
 
 from secateur.arch import skeleton
-from secateur.errors import ModelError
+from secateur.errors import ModelError, cause_of
 from secateur.masking.attach import base_of
 from secateur.modules.configs import holding, register_configs
 from secateur.modules.families import FAMILIES, encoder_config, ending_held_by, stock_type
@@ -32,6 +32,9 @@ logger = logging.getLogger(__name__)
 #: Parameters that some published checkpoints lack and that inference never uses: of the encoder, and of the loss of
 #: speaker verification.
 OPTIONAL = ("masked_spec_embed", "objective.weight")
+
+#: Implementations of attention that need no other package.
+_ATTENTION = ("eager", "sdpa")
 
 
 def load_config(model: str | Path) -> PreTrainedConfig:
@@ -72,10 +75,24 @@ def load_config(model: str | Path) -> PreTrainedConfig:
     except ModelError:
         raise
     except Exception as error:  # the library raises many kinds; each means the config is of no use
-        first = " ".join(str(error).split())[:300] or type(error).__name__
-        raise ModelError(f"The config of {str(model)!r} cannot be used: {here}{first}") from None
+        raise ModelError(f"The config of {str(model)!r} cannot be used: {here}{cause_of(error)}.") from None
     stock_type(config.model_type)
+    classes = config.architectures
+    if classes is not None and not (isinstance(classes, list) and all(isinstance(name, str) for name in classes)):
+        raise ModelError(
+            f"The config of {str(model)!r} cannot be used: architectures: got {classes!r}, expected a list with the "
+            "name of a class, such as ['WavLMModel']."
+        )
+    _use_known_attention(str(model), config)
     return config  # type: ignore[no-any-return]
+
+
+def _use_known_attention(name: str, config: Any) -> None:
+    """Leave the choice of how attention is computed to the library where a config asks for more than torch has."""
+    for part in {id(part): part for part in (config, encoder_config(config))}.values():
+        if part._attn_implementation not in (None, *_ATTENTION):
+            logger.warning("%r asks for %s: attention is computed by torch", name, part._attn_implementation)
+            part._attn_implementation = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -129,6 +146,7 @@ def load_checkpoint(model: str | Path, *, dtype: torch.dtype = torch.float32) ->
     """
     config: Any = load_config(model)
     name = repr(str(model))
+    _refuse_quantized(name, config)
     saved = (getattr(config, "architectures", None) or [""])[0]
     ending = ending_of(saved, stock_type(config.model_type)) or ending_held_by(config) or "Model"
     weights = read_weights(model)
@@ -156,13 +174,24 @@ def load_checkpoint(model: str | Path, *, dtype: torch.dtype = torch.float32) ->
     )
 
 
+def _refuse_quantized(name: str, config: Any) -> None:
+    """Raise a ModelError when a config says that the weights are quantized."""
+    for part in (config, encoder_config(config)):
+        if (settings := getattr(part, "quantization_config", None)) is not None:
+            method = settings.get("quant_method") if isinstance(settings, dict) else None
+            raise ModelError(
+                f"{name} is quantized{f' ({method})' if method else ''}, by the quantization_config in its config: "
+                "expected a model with floating-point weights, such as the one it was made from."
+            )
+
+
 def _parts(name: str, config: Any, ending: str, weights: Weights) -> Match:
     """Return what the weights of a checkpoint are to the model of a config.
 
     Raises:
         ModelError: They are not those of its encoder, or of a head that was cut, which cannot be new.
     """
-    parts = match(weights.tensors, _skeleton(config, ending), optional=OPTIONAL)
+    parts = match(weights.tensors, skeleton(_described(config, ending), ending), optional=OPTIONAL)
     is_cut = encoder_config(config) is not config and bool(getattr(config, "secateur", None))
     if problem := f"missing {shown(parts.headless)}" if parts.headless and is_cut else misfit(parts):
         raise ModelError(f"The weights of {name} do not fit its config: {problem}.")
@@ -186,27 +215,12 @@ def _notes(name: str, weights: Weights, parts: Match, headless: str) -> Iterator
         yield f"{name}: beside its encoder {problem}"
 
 
-def _skeleton(config: Any, ending: str) -> Any:
-    """Return the model of a config without memory for its weights.
-
-    Raises:
-        ModelError: The config describes none.
-    """
-    try:
-        return skeleton(config if ending != "Model" else encoder_config(config), ending)
-    except ModelError:
-        raise
-    except (ValueError, TypeError, ZeroDivisionError, IndexError, RuntimeError) as error:
-        raise ModelError(f"The config describes no {config.model_type} model that can be built: {error}.") from None
-
-
 def _filled(source: str | Path, config: Any, ending: str, parts: Match, *, dtype: torch.dtype) -> PreTrainedModel:
     """Return the model of a config with the weights of a checkpoint; the few that may be missing follow from a seed."""
-    cls: Any = class_for(config if ending != "Model" else encoder_config(config), ending)
-    config = copy.deepcopy(config if ending != "Model" else encoder_config(config))
+    config = copy.deepcopy(_described(config, ending))
+    cls: Any = class_for(config, ending)
     config.architectures = [cls.__name__]
-    generation = companion(source, "generation_config.json")
-    settings = {} if generation is None else {"generation_config": GenerationConfig.from_pretrained(generation.parent)}
+    settings = _generation(source) if cls.can_generate() else {}
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         loaded, info = cls.from_pretrained(
@@ -216,6 +230,26 @@ def _filled(source: str | Path, config: Any, ending: str, parts: Match, *, dtype
     guard_convolutions(loaded)
     loaded.config.name_or_path = str(source)  # where the library looks for adapters
     return loaded.eval()  # type: ignore[no-any-return]
+
+
+def _described(config: Any, ending: str) -> Any:
+    """Return the config of the class with an ending: that of the encoder alone where it has no head."""
+    return config if ending != "Model" else encoder_config(config)
+
+
+def _generation(source: str | Path) -> dict[str, GenerationConfig]:
+    """Return how a model writes text, as `from_pretrained` takes it.
+
+    Raises:
+        ModelError: The file cannot be read, or holds settings of other kinds than the library's.
+    """
+    path = companion(source, "generation_config.json")
+    if path is None:
+        return {}
+    try:
+        return {"generation_config": GenerationConfig.from_pretrained(path.parent)}
+    except Exception as error:  # the library raises many kinds
+        raise ModelError(f"{str(path)!r} cannot be used: {cause_of(error)}.") from None
 
 
 def with_head(model: PreTrainedModel, ending: str, fields: dict[str, Any], *, seed: int) -> PreTrainedModel:

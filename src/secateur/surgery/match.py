@@ -55,6 +55,8 @@ class Match:
         headless: Tensors that the model has outside its encoder, and the file lacks.
         surplus: Those beside the encoder that are parts of the model's head, and for which it has no place.
         wrong: Sizes in the file and by the config, of tensors of the model where these differ, by name in the model.
+        mistyped: Types of tensors in the file that are no floating-point numbers where the model has such, by name in
+            the model.
         unfolded: Weights that the file has in place of the magnitude and direction that the encoder keeps.
     """
 
@@ -67,6 +69,7 @@ class Match:
     headless: tuple[str, ...]
     surplus: tuple[str, ...]
     wrong: Mapping[str, tuple[tuple[int, ...], tuple[int, ...]]]
+    mistyped: Mapping[str, torch.dtype]
     unfolded: tuple[str, ...]
 
     @property
@@ -97,7 +100,8 @@ def match(tensors: Mapping[str, Tensor], model: Any, *, optional: Collection[str
         ModelError: The file holds several encoders.
     """
     inside = f"{path}." if (path := encoder_path(model)) else ""
-    expected = {name: tuple(value.shape) for name, value in model.state_dict().items()}
+    state = model.state_dict()
+    expected = {name: tuple(value.shape) for name, value in state.items()}
     encoder = {name.removeprefix(inside) for name in expected if name.startswith(inside)}
     prefix = _prefix(tensors, encoder, usual=("", inside, f"{model.base_model_prefix}."))
     outer = prefix.removesuffix(f"{model.base_model_prefix}.")
@@ -130,6 +134,11 @@ def match(tensors: Mapping[str, Tensor], model: Any, *, optional: Collection[str
             name: (tuple(loaded[name].shape), shape)
             for name, shape in expected.items()
             if name in loaded and tuple(loaded[name].shape) != shape
+        },
+        mistyped={
+            name: value.dtype
+            for name, value in loaded.items()
+            if state[name].is_floating_point() and not value.is_floating_point()
         },
         unfolded=unfolded,
     )
@@ -204,7 +213,9 @@ def misfit(match: Match) -> str:
         for word, names in (("missing", match.missing), ("unexpected", match.unexpected))
         if names
     ]
-    if wrong:
+    if typed := _types(match, head=False):
+        problems.append(typed)
+    elif wrong:
         problems.append(f"{_sizes(wrong[0], match)}{f', and {len(wrong) - 1} more' if len(wrong) > 1 else ''}")
     return "; ".join(problems)
 
@@ -212,6 +223,8 @@ def misfit(match: Match) -> str:
 def head_misfit(match: Match) -> str:
     """Return how a head that is there differs from the config's, in words; empty where it does not."""
     wrong = _wrong(match, head=True)
+    if typed := _types(match, head=True):
+        return typed
     if wrong:
         field = _FIELDS.get(wrong[0].partition(".")[0])
         problem = _sizes(wrong[0], match)
@@ -226,15 +239,20 @@ def head_misfit(match: Match) -> str:
 def not_finite(tensors: Mapping[str, Tensor]) -> str:
     """Return which tensors hold NaN or infinite values and how many of them, in words; empty where none does."""
     counts = {
-        name: int((~torch.isfinite(value)).sum())
+        name: int((~torch.isfinite(_wide(value))).sum())
         for name, value in tensors.items()
-        if value.is_floating_point() and not bool(torch.isfinite(value).all())
+        if value.is_floating_point() and not bool(torch.isfinite(_wide(value)).all())
     }
     if not counts:
         return ""
     name = next(iter(counts))
     more = f", and {len(counts) - 1} more tensors hold some" if len(counts) > 1 else ""
     return f"{counts[name]:,} of the {tensors[name].numel():,} values of {name} are NaN or infinite{more}"
+
+
+def _wide(value: Tensor) -> Tensor:
+    """Return values of eight bits as float32, since torch computes nothing with them."""
+    return value.float() if value.itemsize == 1 else value
 
 
 def shown(names: Iterable[str]) -> str:
@@ -248,6 +266,15 @@ def _wrong(match: Match, *, head: bool) -> list[str]:
     """Return tensors of another size than the config's, matrices first: in the head, or outside it."""
     names = [name for name in match.wrong if (name in match.head) == head]
     return sorted(names, key=lambda name: len(match.wrong[name][0]) < 2)
+
+
+def _types(match: Match, *, head: bool) -> str:
+    """Return which tensors are no floating-point numbers, in words: in the head, or outside it; empty where all are."""
+    names = [name for name in match.mistyped if (name in match.head) == head]
+    if not names:
+        return ""
+    more = f", and {len(names) - 1} more such" if len(names) > 1 else ""
+    return f"{names[0]} is {str(match.mistyped[names[0]]).removeprefix('torch.')} in the file, expected float{more}"
 
 
 def _sizes(name: str, match: Match) -> str:

@@ -12,7 +12,12 @@ import numpy as np
 import pytest
 import torch
 from support import tiny_structure
-from transformers import AutoFeatureExtractor, ParakeetFeatureExtractor, Wav2Vec2FeatureExtractor
+from transformers import (
+    AutoFeatureExtractor,
+    ParakeetFeatureExtractor,
+    Wav2Vec2FeatureExtractor,
+    WhisperFeatureExtractor,
+)
 
 from secateur.data.hearing import Samples
 from secateur.errors import ModelError
@@ -67,6 +72,36 @@ def test_an_extractor_that_does_not_go_with_the_model_is_refused(
     extractor.save_pretrained(tmp_path)
     with pytest.raises(ModelError, match=sentence):
         hearing_of(tmp_path, STRUCTURE)
+
+
+@pytest.mark.parametrize("structure", [STRUCTURE, tiny_structure("hubert", "base")])
+def test_an_extractor_of_another_class_is_refused_by_its_name(tmp_path: Path, structure: Structure) -> None:
+    WhisperFeatureExtractor(feature_size=24).save_pretrained(tmp_path)
+    with pytest.raises(
+        ModelError, match=r"is a WhisperFeatureExtractor, allowed is (Parakeet|Wav2Vec2)FeatureExtractor"
+    ):
+        hearing_of(tmp_path, structure)
+
+
+@pytest.mark.parametrize(
+    ("extractor", "settings"),
+    [
+        ("ParakeetFeatureExtractor", {"n_fft": 256, "win_length": 400}),
+        ("ParakeetFeatureExtractor", {"win_length": 800}),
+        ("ParakeetFeatureExtractor", {"hop_length": "160"}),
+        ("ParakeetFeatureExtractor", {"n_fft": None}),
+        ("SeamlessM4TFeatureExtractor", {"stride": "2"}),
+        ("SeamlessM4TFeatureExtractor", {"num_mel_bins": -3}),
+    ],
+)
+def test_settings_that_no_audio_can_be_heard_with_are_refused_in_a_sentence(
+    tmp_path: Path, extractor: str, settings: dict[str, object]
+) -> None:
+    structure = replace(STRUCTURE, features=Features(extractor=extractor, width=24, settings={}))
+    size = {"feature_size": 24} if extractor.startswith("Parakeet") else {"feature_size": 12, "num_mel_bins": 12}
+    (tmp_path / "preprocessor_config.json").write_text(json.dumps(size | settings))
+    with pytest.raises(ModelError, match=r"^The feature extractor of '.*' cannot be (made|used): .*[^.]\.$"):
+        hearing_of(tmp_path, structure)
 
 
 @pytest.mark.parametrize("structure", [STRUCTURE, tiny_structure("hubert", "base")])

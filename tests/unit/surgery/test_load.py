@@ -1,15 +1,22 @@
-"""Models by hub id where the hub may be out of reach."""
+"""Models by hub id where the hub may be out of reach, and folders whose files are not what they should be."""
 
 from __future__ import annotations
 
+import json
+import random
 import socket
+from pathlib import Path
 from typing import Any
 
 import pytest
-from support import tiny
+import torch
+from checkpoint_toy import folder_of, same, with_head_of
+from support import tiny, tiny_config
 
+from secateur.arch import declare
 from secateur.errors import ModelError
 from secateur.surgery import hub, load
+from secateur.surgery.weights import read_tensors
 
 
 @pytest.fixture
@@ -68,3 +75,109 @@ def test_a_proxy_an_offline_library_and_its_cache_need_no_name_to_resolve(
 def test_a_head_that_a_family_lacks_is_refused_with_the_families_that_have_it() -> None:
     with pytest.raises(ModelError, match=r"no ForRNNT of wavlm models; .*; there is of parakeet_encoder, nemotron_asr"):
         load.with_head(tiny("wavlm", "base"), "ForRNNT", {}, seed=0)
+
+
+@pytest.mark.parametrize(
+    ("fields", "sentence"),
+    [
+        ({"architectures": [3]}, r"architectures: got \[3\], expected a list with the name of a class"),
+        ({"architectures": "HubertModel"}, r"architectures: got 'HubertModel', expected a list"),
+        (
+            {"quantization_config": {"quant_method": "bitsandbytes", "load_in_8bit": True}},
+            r"quantized \(bitsandbytes\), by",
+        ),
+        (
+            {"quantization_config": {"quant_method": "gptq", "bits": 4}},
+            r"is quantized \(gptq\), by the quantization_config",
+        ),
+        ({"quantization_config": {}}, "is quantized, by the quantization_config in its config: expected"),
+        ({"hidden_act": "gleu"}, r"built: hidden_act: got 'gleu', expected an activation .*\. Did you mean 'gelu"),
+        ({"feat_extract_activation": "?"}, r"built: feat_extract_activation: got '\?', expected .* transformers\.$"),
+        ({"num_attention_heads": 5}, r"can be built: .*num_heads.*[^.]\.$"),
+    ],
+)
+def test_a_config_that_no_model_can_be_loaded_by_is_refused_in_a_sentence(
+    tmp_path: Path, fields: dict[str, Any], sentence: str
+) -> None:
+    with pytest.raises(ModelError, match=sentence):
+        load.load_model(folder_of(tmp_path, tiny("hubert", "base"), **fields))
+
+
+@pytest.mark.parametrize("family", ["wavlm", "parakeet_encoder"])
+def test_a_structure_is_refused_by_the_activation_that_there_is_not(family: str) -> None:
+    with pytest.raises(ModelError, match="can be built: hidden_act: got 'foo', expected an activation of transformers"):
+        declare(tiny_config(family, "base", hidden_act="foo"))
+
+
+@pytest.mark.parametrize("key", ["attn_implementation", "_attn_implementation"])
+@pytest.mark.parametrize("family", ["wav2vec2", "parakeet_encoder"])
+def test_attention_that_needs_another_package_is_computed_by_torch(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, family: str, key: str
+) -> None:
+    source = with_head_of(family, "ForCTC")
+    folder_of(tmp_path, source, **{key: "flash_attention_2"})
+    if family == "parakeet_encoder":
+        fields = json.loads((tmp_path / "config.json").read_text())
+        fields["encoder_config"][key] = "flash_attention_3"
+        (tmp_path / "config.json").write_text(json.dumps(fields))
+    assert same(load.load_model(tmp_path), source)
+    assert any("asks for flash_attention_2: attention is computed by torch" in message for message in caplog.messages)
+
+
+@pytest.mark.parametrize("dtype", [torch.float8_e4m3fn, torch.float8_e5m2])
+def test_weights_of_eight_bits_are_read_and_their_nans_found(tmp_path: Path, dtype: torch.dtype) -> None:
+    source = tiny("hubert", "base", "ForCTC")
+    name = "hubert.encoder.layers.0.attention.k_proj.weight"
+
+    def change(state: dict[str, torch.Tensor]) -> None:
+        state[name] = state[name].to(dtype)
+        state["beside.weight"] = torch.ones(2, 2).to(dtype)
+
+    model = load.load_model(folder_of(tmp_path, source, change))
+    assert torch.equal(model.state_dict()[name], source.state_dict()[name].to(dtype).float())
+
+    def spoil(state: dict[str, torch.Tensor]) -> None:
+        change(state)
+        state[name] = (state[name].float() * float("nan")).to(dtype)
+
+    with pytest.raises(
+        ModelError, match=r"576 of the 576 values of encoder\.layers\.0\.attention\.k_proj\.weight are NaN"
+    ):
+        load.load_model(folder_of(tmp_path, source, spoil))
+
+
+@pytest.mark.parametrize("dtype", [torch.int8, torch.uint8, torch.int64, torch.bool, torch.complex64])
+@pytest.mark.parametrize("name", ["hubert.encoder.layers.0.attention.k_proj.weight", "lm_head.weight"])
+def test_weights_that_are_no_floating_point_numbers_are_refused(tmp_path: Path, dtype: torch.dtype, name: str) -> None:
+    def change(state: dict[str, torch.Tensor]) -> None:
+        state[name] = state[name].to(dtype)
+
+    with pytest.raises(ModelError, match=rf"{name} is {str(dtype)[6:]} in the file, expected float\.$"):
+        load.load_model(folder_of(tmp_path, tiny("hubert", "base", "ForCTC"), change))
+
+
+@pytest.mark.parametrize("content", ["[]", "{", '{"max_new_tokens": "a"}'])
+def test_a_generation_config_that_is_none_is_refused_where_the_model_writes_text(tmp_path: Path, content: str) -> None:
+    folder = folder_of(tmp_path / "a", with_head_of("parakeet_encoder", "ForRNNT"))
+    (folder / "generation_config.json").write_text(content)
+    with pytest.raises(ModelError, match=r"generation_config\.json' cannot be used: .*[^.]\.$"):
+        load.load_model(folder)
+    (folder_of(tmp_path / "b", tiny("hubert", "base")) / "generation_config.json").write_text(content)
+    load.load_model(tmp_path / "b")
+
+
+@pytest.mark.filterwarnings("ignore:Detected pickle protocol")
+@pytest.mark.parametrize("zipped", [True, False])
+def test_a_pickle_with_wrong_bytes_is_refused_in_a_sentence_or_read(tmp_path: Path, zipped: bool) -> None:
+    path, state = tmp_path / "pytorch_model.bin", {"a.weight": torch.ones(3, 2), "a.bias": torch.ones(3)}
+    torch.save(state, path, _use_new_zipfile_serialization=zipped)
+    content, draw, refused = path.read_bytes(), random.Random(0), 0
+    for _ in range(150):
+        wrong = bytearray(content)
+        wrong[draw.randrange(min(len(wrong), 900))] = draw.randrange(256)
+        path.write_bytes(wrong)
+        try:
+            read_tensors(path)
+        except ModelError:
+            refused += 1
+    assert refused > 20
