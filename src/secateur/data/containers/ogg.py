@@ -4,7 +4,8 @@ A file is a row of pages: `OggS`, a version byte, flags (2: the first page of a 
 behind the page (8 bytes, little-endian, -1 for none), its number (4), the number of the page (4), a checksum (4), the
 number of segments (1), the size of each (1), then the segments. All streams that sound at once begin with their first
 pages, in front of any other page. A first page later on begins a new link: files joined end to end, as recorders and
-radio servers XX"""
+radio servers write them.
+"""
 
 from __future__ import annotations
 
