@@ -146,8 +146,11 @@ def _locate(recording: Recording, path: str, *, offset: float, duration: float |
             path, f"holds {frames / rate:.2f} s, so the segment from {offset:.2f} s to {end} is not in it"
         )
     lacking = recording.layout.lacking
-    if duration is None and lacking is not None and lacking[1] - lacking[0] > OVERHANG_SECONDS:
-        raise UnusableAudio(path, f"breaks off after {lacking[0]:.2f} of {lacking[1]:.2f} s")
+    if duration is None and lacking is not None:
+        seconds = frames / rate
+        claimed = seconds * lacking[1] / lacking[0] if lacking[0] else math.inf
+        if claimed - seconds > OVERHANG_SECONDS:
+            raise UnusableAudio(path, f"breaks off after {seconds:.2f} of {claimed:.2f} s")
     length = min(stop, frames) - start
     return Segment(
         start=start,

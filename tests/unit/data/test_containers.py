@@ -297,3 +297,57 @@ def test_speech_as_quiet_as_two_steps_of_16_bits_and_one_of_8_bits_is_heard(rate
     assert fault(decode("x", content=encoded(dither(rate) * 256, rate, "WAV", "PCM_U8"))) is None
     one = np.stack([dither(rate)[:, 0], noise(1, rate)[:, 0] * 0.01], axis=1)  # one channel is silent
     assert fault(decode("x", content=encoded(one, rate, "WAV", "PCM_16"))) is None
+
+
+SIZED = ("WAV", "WAVEX", "RF64", "AIFF", "SVX", "AU", "W64", "CAF", "NIST", "VOC")
+
+
+@pytest.mark.parametrize("kind", SIZED)
+def test_a_file_of_any_format_that_breaks_off_is_refused_with_both_lengths(kind: str) -> None:
+    data = encoded(noise(1, 16_000), 16_000, kind, "PCM_16")
+    cut = data[: len(data) * 3 // 4]
+    with pytest.raises(UnusableAudio, match=r"x: breaks off after 0\.7\d of 1\.00 s"):
+        locate("x", content=cut)
+    np.testing.assert_array_equal(samples(cut, 4_000, 4_000), samples(data, 4_000, 4_000))
+    assert locate("x", content=cut, offset=0.2, duration=0.4).samples == 6_400
+
+
+@pytest.mark.parametrize("byte_rate", [0, 1, 0xFFFFFFFF])
+def test_a_wav_that_breaks_off_is_refused_whatever_its_byte_rate(byte_rate: int) -> None:
+    data = encoded(noise(1, 16_000), 16_000, "WAV", "PCM_16")
+    data = data[:28] + byte_rate.to_bytes(4, "little") + data[32:]
+    assert locate("x", content=data).samples == 16_000
+    with pytest.raises(UnusableAudio, match=r"breaks off after 0\.50 of 1\.00 s"):
+        locate("x", content=data[: 44 + 16_000])
+
+
+@pytest.mark.parametrize("kind", SIZED)
+def test_files_of_any_format_joined_end_to_end_are_all_read(kind: str) -> None:
+    one, other = (encoded(noise(0.5, 16_000, seed=seed), 16_000, kind, "PCM_16") for seed in (1, 2))
+    np.testing.assert_array_equal(samples(one + other), np.concatenate([samples(one), samples(other)]))
+    with pytest.raises(UnusableAudio, match=r"breaks off after 0\.\d+ of 1\.00 s" if kind != "CAF" else "malformed"):
+        locate("x", content=one + other[: len(other) * 3 // 4])
+    if kind != "SVX":
+        assert len(samples(one + b"no sound")) == 8_000
+
+
+@pytest.mark.parametrize("order", ["BIG", "LITTLE"])
+def test_au_of_no_size_is_read_to_its_end_in_either_byte_order(order: str) -> None:
+    data = encoded(noise(1, 16_000), 16_000, "AU", "PCM_16", endian=order)
+    for size in (0, 0xFFFFFFFF):
+        assert locate("x", content=data[:8] + size.to_bytes(4, "big") + data[12:]).samples == 16_000
+
+
+@pytest.mark.parametrize("claimed", [0, 0x7F000008])
+def test_an_aiff_of_no_size_is_read_to_its_end(claimed: int) -> None:
+    data = encoded(noise(1, 16_000), 16_000, "AIFF", "PCM_16")
+    place = data.index(b"SSND") + 4
+    assert len(samples(data[:place] + claimed.to_bytes(4, "big") + data[place + 4 :])) == 16_000
+
+
+@pytest.mark.parametrize("claimed", [0, 0x7FFFF000, 0xFFFFFFFF])
+def test_chunks_behind_the_audio_of_a_wav_of_no_size_are_no_sound(claimed: int) -> None:
+    data = wav_of_size(noise(1, 16_000), 16_000, claimed)
+    behind = b"LIST" + (4).to_bytes(4, "little") + b"INFO"
+    for chunks in (behind, b"bext" + (602).to_bytes(4, "little") + bytes(602) + behind):
+        assert len(samples(data + chunks)) == 16_000

@@ -35,7 +35,7 @@ class Layout:
 
     Attributes:
         streams: One, or several where files were joined end to end.
-        lacking: The seconds that are there and that the header claims, where it claims more.
+        lacking: How much audio is there and how much the header claims, in any unit, where it claims more.
         open_end: The container ends in the middle of a page, so that something is lost, nobody knows how much.
     """
 

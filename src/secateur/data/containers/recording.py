@@ -15,7 +15,7 @@ import soundfile
 import soxr
 from numpy.typing import NDArray
 
-from secateur.data.containers import chunks, flac, mp3, ogg
+from secateur.data.containers import chunks, flac, headers, mp3, ogg
 from secateur.data.containers.layout import Layout, Stream
 from secateur.data.containers.splice import Splice
 from secateur.data.corpus import SAMPLE_RATE
@@ -233,8 +233,14 @@ def _layout(file: BinaryIO, size: int) -> Layout:
         return chunks.riff_layout(file, size)
     if magic == chunks.CAF:
         return chunks.caf_layout(file, size)
-    if magic == chunks.AU:
-        return chunks.au_layout(file, size)
+    if magic == chunks.IFF:
+        return chunks.iff_layout(file, size)
+    if magic == chunks.W64:
+        return chunks.w64_layout(file, size)
+    if magic in headers.AU:
+        return headers.au_layout(file, size)
+    if magic in headers.CLAIMS:
+        return headers.header_layout(file, size, magic)
     if magic == ogg.MAGIC:
         return ogg.ogg_layout(file, size)
     start = mp3.behind_id3(head)

@@ -1,0 +1,85 @@
+"""AU, NIST (SPHERE) and VOC: one header, which tells the size of the audio, or leaves it open in AU.
+
+AU has a magic of 4 bytes, then where the audio starts and its size, 4 bytes each, in the byte order that the magic
+tells; the largest number means that the size is not known, but some programs leave 0. NIST has lines of text, `name
+-type value`, behind one with the size of the header. VOC has a row of blocks behind a header whose size is its bytes 20
+and 21: a type of 1 byte, then a size of 3, little-endian; types 1 and 9 begin sound, 0 is the end of the file.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from typing import BinaryIO, Literal
+
+from secateur.data.containers.chunks import LARGEST, UNKNOWN
+from secateur.data.containers.claims import Claim, claimed_layout
+from secateur.data.containers.layout import Layout, Stream
+
+AU: dict[bytes, Literal["big", "little"]] = {b".snd": "big", b"dns.": "little"}
+_NIST = b"NIST_1A\n"
+_VOC = b"Creative Voice File\x1a"
+#: Bytes in front of the samples in a block of VOC, by its type.
+_VOC_FRONT = {1: 2, 9: 12}
+
+
+def au_layout(file: BinaryIO, size: int) -> Layout:
+    """Return the layout of an AU file of `size` bytes, with the size of its audio where that is missing."""
+
+    def claim(position: int) -> Claim | None:
+        head = _read(file, position, 12)
+        if head[:4] not in AU or len(head) < 12:
+            return None
+        order = AU[head[:4]]
+        start, claimed = position + int.from_bytes(head[4:8], order), int.from_bytes(head[8:], order)
+        claimed = claimed if claimed < UNKNOWN else 0
+        return Claim(start, claimed, (start + claimed,) if claimed else ())
+
+    head = _read(file, 0, 12)
+    if not any(head[8:]) and int.from_bytes(head[4:8], AU[head[:4]]) < size:
+        return Layout((Stream(((0, 8), LARGEST.to_bytes(4, "big"), (12, size))),))
+    return claimed_layout(size, claim)
+
+
+def _nist_claim(file: BinaryIO, position: int) -> Claim | None:
+    head = _read(file, position, 16)
+    if not head.startswith(_NIST) or not head[8:].strip().isdigit():
+        return None
+    start = position + int(head[8:])
+    fields = dict(re.findall(rb"^(\w+) -\w+ (\S+)", _read(file, position, start - position), re.MULTILINE))
+    count = 1
+    for name, missing in ((b"sample_count", b"0"), (b"sample_n_bytes", b"1"), (b"channel_count", b"1")):
+        value = fields.get(name, missing)
+        count *= int(value) if value.isdigit() else 0
+    return Claim(start, count, (start + count,))
+
+
+def _voc_claim(file: BinaryIO, position: int) -> Claim | None:
+    head = _read(file, position, 26)
+    if not head.startswith(_VOC) or len(head) < 26:
+        return None
+    block = position + int.from_bytes(head[20:22], "little")
+    kind, *length = _read(file, block, 4) or (0,)
+    while kind not in (0, *_VOC_FRONT):
+        block += 4 + int.from_bytes(bytes(length), "little")
+        kind, *length = _read(file, block, 4) or (0,)
+    if kind == 0:
+        return None
+    claimed = int.from_bytes(bytes(length), "little")
+    end = block + 4 + claimed
+    front = _VOC_FRONT[kind]
+    return Claim(block + 4 + front, max(0, claimed - front), (end, end + 1))
+
+
+#: What returns the claim at a position, by the first 4 bytes of a file.
+CLAIMS: dict[bytes, Callable[[BinaryIO, int], Claim | None]] = {_NIST[:4]: _nist_claim, _VOC[:4]: _voc_claim}
+
+
+def header_layout(file: BinaryIO, size: int, magic: bytes) -> Layout:
+    """Return the layout of a NIST or VOC file of `size` bytes, whose first 4 bytes are `magic`."""
+    return claimed_layout(size, lambda position: CLAIMS[magic](file, position), bounded=False)
+
+
+def _read(file: BinaryIO, position: int, size: int) -> bytes:
+    file.seek(position)
+    return file.read(size)
