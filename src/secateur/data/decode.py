@@ -151,6 +151,8 @@ def _locate(recording: Recording, path: str, *, offset: float, duration: float |
         claimed = seconds * lacking[1] / lacking[0] if lacking[0] else math.inf
         if claimed - seconds > OVERHANG_SECONDS:
             raise UnusableAudio(path, f"breaks off after {seconds:.2f} of {claimed:.2f} s")
+    if duration is None and recording.layout.damaged:
+        raise UnusableAudio(path, f"is damaged, so that only {frames / rate:.2f} s of it can be decoded")
     length = min(stop, frames) - start
     return Segment(
         start=start,

@@ -246,7 +246,7 @@ def _each(function: Callable[[Item], Result], items: Iterable[Item]) -> list[Res
 def _report_claims(claims: _Claims, path: str) -> None:
     for names, message in (
         (claims.other, "%s: %d files have another length than claimed (first %s); their own is used"),
-        (claims.cut, "%s: %d files break off in the middle of a page (first %s); what is there of them is used"),
+        (claims.cut, "%s: %d files break off before their end (first %s); what is there of them is used"),
     ):
         if names:
             logger.warning(message, path, len(names), min(names))

@@ -115,6 +115,34 @@ def test_a_stream_of_mp3_that_was_joined_in_the_middle_of_a_frame_is_read(tmp_pa
     assert seconds(tmp_path, ID3V2 + PICTURE + data) == pytest.approx(2, abs=0.1)  # a tag of another size than it says
 
 
+@pytest.mark.parametrize(("rate", "channels"), [(16_000, 1), (44_100, 2)])
+def test_a_flac_that_is_damaged_in_front_of_its_end_is_refused_with_and_without_a_length(
+    rate: int, channels: int
+) -> None:
+    audio = noise(2, rate, channels)
+    for whole in (encoded(audio, rate, "FLAC"), flac_without_length(audio, rate)):
+        damaged = bytearray(whole)
+        damaged[len(whole) // 2 : len(whole) // 2 + 40] = bytes(40)
+        with pytest.raises(UnusableAudio, match=r"cannot be decoded|is damaged, so that only [01]\.\d\d s of it"):
+            decode("x", content=bytes(damaged))
+        segment = decode("x", content=bytes(damaged), offset=0.1, duration=0.2)
+        np.testing.assert_array_equal(segment, decode("x", content=whole, offset=0.1, duration=0.2))
+
+
+def test_flacs_joined_end_to_end_are_all_read() -> None:
+    audio = noise(1.1, 16_000), noise(0.7, 16_000, seed=1)
+    whole = np.concatenate([samples(encoded(part, 16_000, "FLAC")) for part in audio])
+    for first, second in itertools.product((encoded, flac_without_length), repeat=2):
+        one, two = (
+            make(part, 16_000, "FLAC") if make is encoded else make(part, 16_000)
+            for make, part in zip((first, second), audio, strict=True)
+        )
+        np.testing.assert_array_equal(samples(one + two), whole)
+        assert not locate("x", content=one + two).open_end
+        with pytest.raises(UnusableAudio, match=r"is damaged|cannot be decoded"):
+            decode("x", content=one[:-500] + two)
+
+
 def test_the_frames_of_an_mp3_with_a_true_xing_frame_and_those_of_flac_are_not_walked(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -135,6 +163,8 @@ def test_a_flac_without_a_length_is_read_and_sought(tmp_path: Path, front: bytes
     assert_segments_are_slices(data)
     # Cut off: the last block that is whole.
     assert seconds(tmp_path, data[: len(data) // 2]) == 2 * 4096 / 16_000
+    assert locate("x", content=data[: len(data) // 2]).open_end
+    assert not locate("x", content=data + ID3V1).open_end
     with pytest.raises(UnusableAudio, match="x: is empty"):
         locate("x", content=data[: len(front) + 42])
 

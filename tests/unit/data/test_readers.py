@@ -151,7 +151,7 @@ def test_files_that_break_off_without_having_told_a_length_are_counted(
     with caplog.at_level(logging.WARNING):
         corpus = open_corpus(FolderData(path=str(tmp_path)))
     assert len(corpus) == 2
-    assert "1 files break off in the middle of a page (first b.opus); what is there of them is used" in caplog.text
+    assert "1 files break off before their end (first b.opus); what is there of them is used" in caplog.text
 
 
 def test_librispeech_is_read_after_it_was_converted(tmp_path: Path, write: Write) -> None:

@@ -3,15 +3,19 @@
 Behind `fLaC` stands the block STREAMINFO: 4 bytes of its own header, then sizes of blocks and frames (10 bytes), rate,
 channels and bits of a sample (28 bits), and the number of samples of each channel (36 bits), 0 where it is not known.
 Nothing else says it, so such a file is decoded to learn it. With the number in its place libsndfile reads and seeks.
+libsndfile passes over another file that was joined to its end, so `fLaC` and the header of STREAMINFO are looked for.
 """
 
 from __future__ import annotations
 
-from typing import BinaryIO
+import io
+from collections.abc import Iterator
+from typing import BinaryIO, Literal
 
 import numpy as np
 import soundfile
 
+from secateur.data.containers.flac_frames import written
 from secateur.data.containers.layout import Layout, Stream
 from secateur.data.containers.splice import Piece, Splice, without_front
 
@@ -19,6 +23,12 @@ MAGIC = b"fLaC"
 #: Where the last byte of the 28 bits is, whose lower half is the upper end of the number of samples.
 _TOTAL = 21
 _BLOCK = 1 << 16
+#: What a file begins with: the second is of one without any other block. No audio holds these 8 bytes by chance.
+_BEGINS = (MAGIC + b"\0\0\0\x22", MAGIC + b"\x80\0\0\x22")
+#: Bytes of a file that are searched at a time, and that libFLAC reads at a time.
+_SEARCHED, _BUFFER = 1 << 20, 1 << 13
+#: What a frame has beside its samples, in bytes, at most.
+_FRAME = 1 << 10
 
 
 def flac_stream(file: BinaryIO, pieces: tuple[Piece, ...]) -> Stream:
@@ -31,19 +41,48 @@ def flac_stream(file: BinaryIO, pieces: tuple[Piece, ...]) -> Stream:
     head = Splice(file, pieces).read(_TOTAL + 5) or b""
     if len(head) < _TOTAL + 5 or head[_TOTAL] & 15 or any(head[_TOTAL + 1 :]):
         return Stream(pieces)
+    raw = Splice(file, pieces)
     try:
-        with soundfile.SoundFile(Splice(file, pieces)) as audio:
+        with soundfile.SoundFile(raw) as audio:
             frames = count(audio)
+            block_size = int.from_bytes(head[10:12], "big")
+            largest = block_size * audio.channels * 4 + _FRAME
     except soundfile.LibsndfileError:
         return Stream(pieces)  # it will be refused where it is opened
+    fault: Literal["cut", "damaged"] | None = None
+    place, size = raw.tell(), raw.seek(0, io.SEEK_END)
+    raw.seek(max(0, size - largest))
+    last = written(raw.read(largest) or b"", block_size)
+    # An error ends whole streams too. Beyond a damaged frame libFLAC has read what it holds, and maybe the next frame.
+    if last is None or last != frames:
+        fault = "damaged" if last is not None or size - place > largest + _BUFFER else "cut"
     total = bytes([head[_TOTAL] | frames >> 32]) + (frames & 0xFFFFFFFF).to_bytes(4, "big")
-    return Stream((head[:_TOTAL] + total, *without_front(pieces, len(head))), frames=frames)
+    return Stream((head[:_TOTAL] + total, *without_front(pieces, len(head))), frames=frames, fault=fault)
 
 
 def flac_layout(file: BinaryIO, size: int, start: int) -> Layout:
-    """Return the layout of a FLAC file of `size` bytes whose `fLaC` is at `start`."""
-    stream = flac_stream(file, ((start, size),))
-    return Layout((stream if stream.frames is not None else Stream(),))
+    """Return the layout of a FLAC file of `size` bytes whose `fLaC` is at `start`, and of those joined to its end."""
+    starts = [start, *_joined(file, start + len(MAGIC))]
+    streams = tuple(flac_stream(file, ((a, b),)) for a, b in zip(starts, [*starts[1:], size], strict=True))
+    if len(streams) == 1 and streams[0].frames is None:
+        return Layout()
+    return Layout(streams, open_end=streams[-1].fault == "cut")
+
+
+def _joined(file: BinaryIO, position: int) -> Iterator[int]:
+    """Yield where other FLAC files begin, from `position` on."""
+    kept = b""
+    file.seek(position)
+    while block := file.read(_SEARCHED):
+        block, base = kept + block, position - len(kept)
+        place = block.find(MAGIC)
+        while place >= 0:
+            if block[place : place + 8] in _BEGINS:
+                yield base + place
+            place = block.find(MAGIC, place + 1)
+        position = base + len(block)
+        kept = block[-7:]
+        file.seek(position)
 
 
 def count(audio: soundfile.SoundFile) -> int:

@@ -8,6 +8,7 @@ libsndfile is given a view of the file whose header is right.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 from secateur.data.containers.splice import Piece
 
@@ -21,12 +22,14 @@ class Stream:
         frames: Number of samples in each channel, where libsndfile may claim more than there are; None trusts it.
         lead: Samples to read and drop in front of a segment, before the decoder gives what it gives for the whole.
         tail: So many samples at the end are never sought, but read up to from in front of them.
+        fault: Why it is not all of what was written: it is cut off at its end, or damaged in front of that.
     """
 
     pieces: tuple[Piece, ...] = ()
     frames: int | None = None
     lead: int = 0
     tail: int = 0
+    fault: Literal["cut", "damaged"] | None = None
 
 
 @dataclass(frozen=True)
@@ -36,9 +39,16 @@ class Layout:
     Attributes:
         streams: One, or several where files were joined end to end.
         lacking: How much audio is there and how much the header claims, in any unit, where it claims more.
-        open_end: The container ends in the middle of a page, so that something is lost, nobody knows how much.
+        open_end: The file is cut off at its end, so that something is lost, nobody knows how much.
     """
 
     streams: tuple[Stream, ...] = (Stream(),)
     lacking: tuple[float, float] | None = None
     open_end: bool = False
+
+    @property
+    def damaged(self) -> bool:
+        """True where a stream is not all of what was written, for another reason than that the file is cut off."""
+        return any(stream.fault == "damaged" for stream in self.streams) or any(
+            stream.fault == "cut" for stream in self.streams[:-1]
+        )

@@ -107,7 +107,7 @@ def ogg_layout(file: BinaryIO, size: int) -> Layout:
             streams.append(flac_stream(file, without_front(link.bodies, _FLAC_FRONT)))
         else:
             streams.append(Stream(((link.start, stop),) if len(links) > 1 else (), tail=link.tail))
-    return Layout(tuple(streams), open_end=open_end)
+    return Layout(tuple(streams), open_end=open_end or streams[-1].fault == "cut")
 
 
 def _next_page(file: BinaryIO, position: int) -> _Page | None:
