@@ -231,6 +231,30 @@ def test_an_ogg_file_that_breaks_off_in_a_page_says_so(tmp_path: Path) -> None:
             locate("x", content=broken)
 
 
+@pytest.mark.parametrize("subtype", ["VORBIS", "OPUS"])
+def test_an_ogg_file_that_ends_between_two_pages_or_was_joined_when_cut_says_so(subtype: str) -> None:
+    data, other = (encoded(noise(3, 16_000, seed=seed), 16_000, "OGG", subtype) for seed in (1, 2))
+    last = data.rindex(b"OggS")
+    middle = data.rindex(b"OggS", 0, last)
+    assert locate("x", content=data[:last]).open_end
+    cut = data[: (middle + last) // 2]  # in a page, which seems to go on in the next file
+    for front in (data[:last], cut):
+        assert locate("x", content=front + other).open_end
+        np.testing.assert_array_equal(samples(front + other)[-48_000:], samples(other))
+    assert not locate("x", content=data + other).open_end
+
+
+@pytest.mark.parametrize("rate", [8_000, 16_000, 24_000, 48_000])
+def test_a_segment_of_opus_is_the_slice_of_the_whole(rate: int) -> None:
+    tone = np.sin(np.arange(3 * rate) / rate * 2 * np.pi * 440).astype(np.float32)[:, None] / 2
+    for data in (encoded(audio, rate, "OGG", "OPUS") for audio in (tone, noise(3, rate))):
+        whole = samples(data)
+        for start in (0.03, 0.36, 1.36, 2.6):
+            place = round(start * rate)
+            segment = samples(data, place, rate * 3 // 10)
+            np.testing.assert_array_equal(segment, whole[place : place + len(segment)])
+
+
 @pytest.mark.parametrize("claimed", [0, 0x7FFFF000, 0x80000000, 0xFFFFFFFF, 0xFFFFFFFF - 36])
 def test_a_wav_of_no_size_is_read_to_its_end(tmp_path: Path, claimed: int) -> None:
     told = b"LIST" + (26).to_bytes(4, "little") + b"INFOISFT" + (14).to_bytes(4, "little") + b"an encoder 60\0"

@@ -1,10 +1,10 @@
 """Ogg: the links of a chained file, of which libsndfile reads the first.
 
-A file is a row of pages: `OggS`, a version byte, flags (2: the first page of a stream), the position of the stream
-behind the page (8 bytes, little-endian, -1 for none), its number (4), the number of the page (4), a checksum (4), the
-number of segments (1), the size of each (1), then the segments. All streams that sound at once begin with their first
-pages, in front of any other page. A first page later on begins a new link: files joined end to end, as recorders and
-radio servers write them.
+A file is a row of pages: `OggS`, a version byte, flags (2: the first page of a stream, 4: the last), the position of
+the stream behind the page (8 bytes, little-endian, -1 for none), its number (4), the number of the page (4), a checksum
+(4), the number of segments (1), the size of each (1), then the segments. All streams that sound at once begin with
+their first pages, in front of any other page. A first page later on begins a new link: files joined end to end, as
+recorders and radio servers write them.
 """
 
 from __future__ import annotations
@@ -18,10 +18,13 @@ from secateur.data.containers.splice import without_front
 
 MAGIC = b"OggS"
 _HEADER = 27
-_FIRST = 2
+_FIRST, _LAST = 2, 4
 #: What the first segment of a Vorbis stream begins with.
 _VORBIS = b"\x01vorbis"
 _FLAC = b"\x7fFLAC"
+_OPUS = b"OpusHead"
+#: Samples to decode in front of a segment of Opus. RFC 7845 asks for 80 ms; this is 100 at 48 kHz, the highest rate.
+_OPUS_LEAD = 4800
 #: Bytes in front of the FLAC file.
 _FLAC_FRONT = 9
 #: What is read at a time where pages are looked for, in bytes.
@@ -34,6 +37,7 @@ class _Page:
 
     Attributes:
         first: It is the first one of its stream.
+        last: It is the last one of its stream.
         stream: The number of its stream.
         position: Samples in the stream up to its end; -1 where no packet ends in it.
         body: Where its segments start.
@@ -43,6 +47,7 @@ class _Page:
     start: int
     stop: int
     first: bool
+    last: bool
     stream: int
     position: int
     body: int
@@ -56,6 +61,8 @@ class _Link:
     Attributes:
         vorbis: The number of its stream of Vorbis, where it has one.
         flac: The number of its stream of FLAC, where it has one.
+        opus: The number of its stream of Opus, where it has one.
+        ended: Whether the last page of that stream was there, by number.
         positions: The positions of the last two pages of Vorbis.
         bodies: Where the segments of FLAC lie.
     """
@@ -63,6 +70,8 @@ class _Link:
     start: int
     vorbis: int | None = None
     flac: int | None = None
+    opus: int | None = None
+    ended: dict[int, bool] = field(default_factory=dict)
     positions: tuple[int, int] = (0, 0)
     bodies: list[tuple[int, int]] = field(default_factory=list)
 
@@ -72,6 +81,10 @@ class _Link:
             self.vorbis = page.stream
         if page.first and page.begins.startswith(_FLAC):
             self.flac = page.stream
+        if page.first and page.begins.startswith(_OPUS):
+            self.opus = page.stream
+        if page.stream in (self.vorbis, self.flac, self.opus):
+            self.ended[page.stream] = page.last and page.stop <= size
         if page.stream == self.vorbis and page.position >= 0:
             self.positions = (self.positions[1], page.position)
         if page.stream == self.flac:
@@ -90,29 +103,36 @@ class _Link:
 def ogg_layout(file: BinaryIO, size: int) -> Layout:
     """Return the links of an Ogg file of `size` bytes; only the headers of its pages are read."""
     links: list[_Link] = []
-    position, beginning, open_end = 0, False, False
-    while (page := _next_page(file, position)) is not None:
+    position, inside, beginning, in_page = 0, 0, False, False
+    while (page := _next_page(file, position, inside)) is not None:
         if page.first and not beginning:
             links.append(_Link(page.start))
         if links:
             links[-1].add(page, size)
-        beginning, position = page.first, page.stop
-        open_end = page.stop > size
+        beginning, position, inside = page.first, page.stop, page.body
+        in_page = page.stop > size
     if not links:
-        return Layout(open_end=open_end)  # it will be refused where it is opened
+        return Layout(open_end=in_page)  # it will be refused where it is opened
     stops = [*(link.start for link in links[1:]), size]
     streams = []
     for link, stop in zip(links, stops, strict=True):
         if link.flac is not None:
             streams.append(flac_stream(file, without_front(link.bodies, _FLAC_FRONT)))
         else:
-            streams.append(Stream(((link.start, stop),) if len(links) > 1 else (), tail=link.tail))
-    return Layout(tuple(streams), open_end=open_end or streams[-1].fault == "cut")
+            lead = _OPUS_LEAD if link.opus is not None else 0
+            streams.append(Stream(((link.start, stop),) if len(links) > 1 else (), lead=lead, tail=link.tail))
+    cut = in_page or not all(ended for link in links for ended in link.ended.values()) or streams[-1].fault == "cut"
+    return Layout(tuple(streams), open_end=cut)
 
 
-def _next_page(file: BinaryIO, position: int) -> _Page | None:
-    """Return the next page from `position` on, behind any bytes that are no page."""
+def _next_page(file: BinaryIO, position: int, inside: int) -> _Page | None:
+    """Return the next page from `position` on, behind any bytes that are no page.
+
+    Where there is none at `position`, the page in front, whose segments start at `inside`, may have been cut off.
+    """
     head = _read(file, position, _HEADER + 255)
+    if head[:4] != MAGIC:
+        position, head = inside, _read(file, inside, _HEADER + 255)
     while head[:4] != MAGIC:
         if len(head) < _HEADER:
             return None
@@ -126,6 +146,7 @@ def _next_page(file: BinaryIO, position: int) -> _Page | None:
         start=position,
         stop=position + body + sum(head[_HEADER:body]),
         first=bool(head[5] & _FIRST),
+        last=bool(head[5] & _LAST),
         stream=int.from_bytes(head[14:18], "little"),
         position=int.from_bytes(head[6:14], "little", signed=True),
         body=position + body,
