@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
-import numpy as np
-import soundfile
-from numpy.typing import NDArray
-
+from secateur.data.arrays import ArrayColumn, integer_scale
 from secateur.data.config import DatasetsData
 from secateur.data.decode import UnusableAudio
 from secateur.data.entries import Entry, expanded, known
@@ -40,7 +36,7 @@ def read_datasets(config: DatasetsData) -> Rows:
         DataError: The library is not installed, it cannot load the dataset, or a column is missing.
     """
     library = _library()
-    stores: dict[str, _Store] = {}
+    stores: dict[str, _Files | ArrayColumn] = {}
     wanted = Wanted(config.where)
     entries = []
     for split, dataset in _splits(library, config).items():
@@ -56,26 +52,19 @@ def read_datasets(config: DatasetsData) -> Rows:
                 made = entry(fields, f"{config.path}, row {place}", Path())
                 entries.append(replace(made, path=place, split=made.split or split))
 
+    scale = integer_scale([store for store in stores.values() if isinstance(store, ArrayColumn)], config.path)
+
     def content(name: str) -> bytes:
         split, _, number = name.rpartition("/")
-        return stores[split].content(int(number), name)
+        store = stores[split]
+        if isinstance(store, ArrayColumn):
+            return store.content(int(number), name, scale)
+        return store.content(int(number), name)
 
     return Rows(wanted.some(entries, config.path), content)
 
 
-class _Store(Protocol):
-    """The audio column of one split."""
-
-    def content(self, number: int, name: str) -> bytes:
-        """Return the audio file of row `number`, which is named `name`.
-
-        Raises:
-            UnusableAudio: The row has none.
-        """
-        ...
-
-
-def _store(library: Any, dataset: Any, column: str, config: DatasetsData) -> _Store:
+def _store(library: Any, dataset: Any, column: str, config: DatasetsData) -> _Files | ArrayColumn:
     """Return the audio column of a split, whatever it is made of, such that the library decodes nothing."""
     feature = dataset.features[column]
     alone = dataset.select_columns([column])
@@ -85,7 +74,7 @@ def _store(library: Any, dataset: Any, column: str, config: DatasetsData) -> _St
                 f"{config.path}: the column {column!r} holds arrays without a `sampling_rate`, only "
                 f"{', '.join(sorted(feature))}; add it to each, or cast the column to `datasets.Audio`."
             )
-        return _Arrays(alone.with_format("numpy"), column)
+        return ArrayColumn(alone.with_format("numpy"), column)
     try:
         coded = alone.cast_column(column, library.Audio(decode=False))
     except (TypeError, ValueError, NotImplementedError):
@@ -105,7 +94,11 @@ class _Files:
     folder: Path
 
     def content(self, number: int, name: str) -> bytes:
-        """The file of a row: its bytes, or what lies at its path."""
+        """Return the file of row `number`, which is named `name`: its bytes, or what lies at its path.
+
+        Raises:
+            UnusableAudio: The row has none.
+        """
         file = self.dataset[number][self.column] or {}
         if file.get("bytes") is not None:
             return bytes(file["bytes"])
@@ -115,44 +108,6 @@ class _Files:
             return Path(self.folder, file["path"]).read_bytes()
         except OSError:
             raise UnusableAudio(name, f"names {file['path']}, which is not there") from None
-
-
-@dataclass(frozen=True)
-class _Arrays:
-    """The audio column of one split as rows of {array, sampling_rate}: one that was never cast to audio."""
-
-    dataset: Any
-    column: str
-
-    def content(self, number: int, name: str) -> bytes:
-        """Return the samples of a row as a WAV file."""
-        row = self.dataset[number][self.column] or {}
-        if row.get("array") is None:
-            raise UnusableAudio(name, "holds no audio")
-        rate = row.get("sampling_rate")
-        if rate is None or not 1 <= rate < 1 << 31 or rate != int(rate):
-            raise UnusableAudio(name, f"needs its `sampling_rate` in Hz, a whole number; got {rate}")
-        samples = _samples(np.asarray(row["array"]), name)
-        file = io.BytesIO()
-        soundfile.write(file, samples, int(rate), format="WAV", subtype="FLOAT")
-        return file.getvalue()
-
-
-def _samples(array: NDArray[Any], name: str) -> NDArray[np.float32]:
-    """Return the samples of an array, (samples,) or (samples, channels), between -1 and 1 where they are integers.
-
-    Of two axes the longer one is that of samples: the library writes (channels, samples), soundfile reads (samples,
-    channels).
-    """
-    if array.dtype.kind not in "iuf" or array.ndim not in (1, 2):
-        raise UnusableAudio(name, f"holds no samples but {array.dtype.name} of {array.ndim} axes")
-    if not array.size:
-        raise UnusableAudio(name, "is empty")
-    if array.dtype.kind != "f":
-        # The library widens integers, so their own width is told by the largest one.
-        peak = max(-int(array.min()), int(array.max()))
-        array = array / (1 << 15 if peak <= 1 << 15 else 1 << 31)
-    return (array.T if array.ndim == 2 and array.shape[0] < array.shape[1] else array).astype(np.float32)
 
 
 def _library() -> Any:

@@ -160,7 +160,10 @@ def test_rows_without_usable_audio_are_skipped_with_the_reason(
     assert reasons["train/4"] == "holds no audio"
 
 
-ARRAYS = {"audio": {"array": None, "path": None, "sampling_rate": None}, "text": None}
+def arrays(kind: str = "float64") -> dict[str, Any]:
+    """The features of rows of {array, sampling_rate}, the former of numbers of one kind."""
+    array = SimpleNamespace(feature=[SimpleNamespace(dtype=kind)])
+    return {"audio": {"array": array, "path": None, "sampling_rate": None}, "text": None}
 
 
 @pytest.mark.parametrize("kind", ["float64", "float32", "int16", "int64", "int32"])
@@ -173,11 +176,63 @@ def test_arrays_that_were_never_cast_to_audio_are_read(
     array = (audio * scale).astype(kind)
     if shape != "samples":
         array = np.stack([array, array], axis=0 if shape == "channels first" else 1)
-    offer(train=Table([{"audio": {"array": array, "path": "x.wav", "sampling_rate": 8_000}, "text": "a"}], ARRAYS))
+    offer(
+        train=Table([{"audio": {"array": array, "path": "x.wav", "sampling_rate": 8_000}, "text": "a"}], arrays(kind))
+    )
     corpus = open_corpus(DatasetsData(path="acme/speech"))
     assert [(u.id, u.text, u.samples) for u in corpus.utterances] == [("train/0", "a", 16_000)]
     files = open_corpus(FolderData(path=str(tmp_path)))
     np.testing.assert_allclose(corpus.audio(0), files.audio(0), atol=1e-4)
+
+
+@pytest.mark.parametrize("kind", ["int8", "int16", "int32", "uint8", "uint16", "uint32"])
+def test_integers_are_scaled_by_the_type_of_their_column_however_quiet_a_row_is(
+    offer: Callable[..., None], kind: str
+) -> None:
+    limits = np.iinfo(kind)
+    full = (limits.max - limits.min + 1) / 2
+    center = limits.min + full
+    wave = np.sin(np.arange(4_000) / 7)
+    levels = (0.5, 8 / full)  # eight steps of it
+    # The library widens them when it gives them.
+    rows = [np.round(wave * level * full + center).astype("int64") for level in levels]
+    sound = [{"audio": {"array": row, "path": None, "sampling_rate": 16_000}, "text": "a"} for row in rows]
+    offer(train=Table(sound, arrays(kind)))
+    if levels[1] < 1e-4:
+        del sound[1]  # below what is silent at 16 bits
+    corpus = open_corpus(DatasetsData(path="acme/speech", max_skipped=1))
+    assert len(corpus) == len(sound)
+    for index, level in enumerate(levels[: len(sound)]):
+        np.testing.assert_allclose(corpus.audio(index), wave * level, atol=0.6 / full + 1e-7)
+
+
+def test_integers_of_64_bits_are_scaled_by_all_rows_of_all_splits_or_refused(
+    offer: Callable[..., None], caplog: pytest.LogCaptureFixture
+) -> None:
+    wave = np.sin(np.arange(4_000) / 7)
+
+    def scaled(*peaks: float, center: int = 0) -> list[float]:
+        tables = {}
+        for number, peak in enumerate(peaks):
+            array = np.round(wave * peak).astype("int64") + center
+            row = {"audio": {"array": array, "path": None, "sampling_rate": 16_000}, "text": "a"}
+            tables[f"part{number}"] = Table([row], arrays("int64"))
+        offer(**tables)
+        corpus = open_corpus(DatasetsData(path="acme/speech"))
+        return [float(np.abs(corpus.audio(index)).max()) for index in range(len(corpus))]
+
+    with caplog.at_level("INFO"):
+        assert scaled(30_000, 90) == pytest.approx([30_000 / (1 << 15), 90 / (1 << 15)], rel=0.01)
+    assert "acme/speech: integers in 'audio' are taken for samples of 16 bits" in caplog.text
+    assert scaled(8_000_000, 900) == pytest.approx([8_000_000 / (1 << 23), 900 / (1 << 23)], rel=0.01)
+    assert scaled(1 << 30, 1 << 20) == pytest.approx([0.5, 1 / (1 << 11)], rel=0.01)
+    for peaks, center in (((90, 120), 0), ((90,), 128), ((1 << 40,), 0)):
+        with pytest.raises(DataError, match=r"holds integers of 64 bits from -?\d+ to \d+, which do not tell"):
+            scaled(*peaks, center=center)
+    row = {"audio": {"array": wave, "path": None, "sampling_rate": 16_000}, "text": "a"}
+    offer(train=Table([row], arrays("int16")), test=Table([row], arrays("float32")))
+    with pytest.raises(DataError, match="holds float32 and int16 in different splits; cast them to one type"):
+        open_corpus(DatasetsData(path="acme/speech"))
 
 
 def test_arrays_that_cannot_be_used_are_skipped_with_the_reason(offer: Callable[..., None]) -> None:
@@ -192,9 +247,13 @@ def test_arrays_that_cannot_be_used_are_skipped_with_the_reason(offer: Callable[
         ({**good, "sampling_rate": None}, "needs its `sampling_rate` in Hz, a whole number; got None"),
         ({**good, "sampling_rate": 0}, "needs its `sampling_rate`"),
         ({**good, "sampling_rate": float("nan")}, "needs its `sampling_rate`"),
+        ({**good, "sampling_rate": "16000"}, "needs its `sampling_rate` in Hz, a whole number; got '16000'"),
+        ({**good, "sampling_rate": True}, "needs its `sampling_rate` in Hz"),
+        ({**good, "array": np.ones((1500, 1500))}, "cannot be read as audio, shape (1500, 1500)"),
+        ({**good, "array": np.arange(-9, 16_000)}, "holds int64, where the column is of another type"),
     ]
     rows = [{"audio": audio, "text": "x"} for audio in (good, *(audio for audio, _ in other))]
-    offer(train=Table(rows, ARRAYS))
+    offer(train=Table(rows, arrays()))
     corpus = open_corpus(DatasetsData(path="acme/speech", max_skipped=1))
     assert [u.id for u in corpus.utterances] == ["train/0"]
     for skip, (_, reason) in zip(corpus.skipped, other, strict=True):
@@ -260,9 +319,21 @@ def test_the_library_itself_gives_the_same_audio(tmp_path: Path, write: Write, s
 def test_the_library_itself_gives_arrays_as_they_were_stored(tmp_path: Path, write: Write) -> None:
     datasets = pytest.importorskip("datasets")
     audio = write("wav/a.wav", subtype="FLOAT")
-    kept = [audio.tolist(), np.stack([audio, audio]).tolist(), (audio * 32_768).astype(int).tolist()]
-    for number, array in enumerate(kept):
-        made = datasets.Dataset.from_list([{"audio": {"array": array, "sampling_rate": 16_000}}])
+    integers, value = (audio * 32_768).astype(int), datasets.Value
+    kept = [
+        (audio.tolist(), None),
+        (np.stack([audio, audio]).tolist(), None),
+        (integers.tolist(), None),
+        (integers.tolist(), datasets.Sequence(value("int16"))),
+        ((integers + 32_768).tolist(), datasets.LargeList(value("uint16"))),
+        ((integers[:, None] * 65_536).tolist(), datasets.Sequence(datasets.Sequence(value("int32")))),
+    ]
+    for number, (array, kind) in enumerate(kept):
+        features = {"audio": {"array": kind, "sampling_rate": value("int32")}}
+        made = datasets.Dataset.from_list(
+            [{"audio": {"array": array, "sampling_rate": 16_000}}],
+            features=datasets.Features(features) if kind is not None else None,
+        )
         made.to_parquet(str(tmp_path / f"{number}" / "train.parquet"))
         corpus = open_corpus(DatasetsData(path=str(tmp_path / f"{number}")))
         np.testing.assert_allclose(corpus.audio(0), audio, atol=1e-4)
