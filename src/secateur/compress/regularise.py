@@ -38,9 +38,13 @@ def check_regularised(model: nn.Module, training: Training, *, phase: str) -> No
     base: Any = base_of(model)
     settings = training.regularise
     if settings.time_masks and not hasattr(base, "masked_spec_embed"):
+        if hasattr(base.config, "mask_time_prob"):
+            why = "by its config, with mask_time_prob and mask_feature_prob 0, the library builds no mask vector"
+            remedy = "set mask_time_prob above 0 there, "
+        else:
+            why, remedy = "this model has no mask vector", ""
         raise ConfigError(
-            f"{phase}.regularise.time_masks: this model has no mask vector (masked_spec_embed): leave it at 0, or use "
-            "feature_masks."
+            f"{phase}.regularise.time_masks: {why} (masked_spec_embed): {remedy}leave it at 0, or use feature_masks."
         )
     if settings.feature_masks:
         if not hasattr(base, METHOD):

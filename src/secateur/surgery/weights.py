@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import tarfile
 import zipfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +14,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 from torch import Tensor
 
-from secateur.errors import ModelError
+from secateur.errors import ModelError, cause_of
 from secateur.records import read_json
 from secateur.surgery.hub import companion
 
@@ -119,18 +120,15 @@ def _refuse_pointer(path: Path) -> None:
 def _unpickled(path: Path) -> dict[str, Tensor]:
     try:
         loaded: Any = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError:
-        with path.open("rb") as file:
-            if not zipfile.is_zipfile(file) and (file.seek(0), file.read(1))[1] != pickle.PROTO:
-                raise ModelError(
-                    f"The weights of {str(path)!r} cannot be loaded: this is no file of PyTorch."
-                ) from None
+    except Exception as error:  # of a damaged pickle torch raises whatever its parts do
+        if problem := _other_format(path):
+            raise ModelError(f"The weights of {str(path)!r} cannot be loaded: {problem}.") from None
+        if not isinstance(error, pickle.UnpicklingError):
+            raise _damaged(path, error) from None
         raise ModelError(
             f"The weights of {str(path)!r} need more than tensors, so that reading them would run code of the file: "
             "load them with the tool that wrote them, if you trust it, and save the model anew by `save_pretrained`."
         ) from None
-    except Exception as error:  # of a damaged pickle torch raises whatever its parts do
-        raise _damaged(path, error) from None
     if not isinstance(loaded, dict):
         raise ModelError(f"{str(path)!r} holds a {type(loaded).__name__}: expected tensors by name.")
     for name, value in loaded.items():
@@ -142,6 +140,30 @@ def _unpickled(path: Path) -> dict[str, Tensor]:
     return {name: value.detach() for name, value in loaded.items()}
 
 
+def _other_format(path: Path) -> str:
+    """Return which format that is not read a file has, in words; empty for what `torch.save` writes."""
+    anew = "save the weights anew by `save_pretrained` with the tool that wrote them"
+    with path.open("rb") as file:
+        start = file.read(2)
+    if start == b"PK":
+        return f"this is a program (TorchScript): {anew}" if _is_program(path) else ""
+    if not start:
+        return "the file is empty"
+    if tarfile.is_tarfile(path):
+        return f"this is the format of PyTorch before 0.1.10, a tar archive: {anew}"
+    return "" if start[:1] == pickle.PROTO else "this is no file of PyTorch"
+
+
+def _is_program(path: Path) -> bool:
+    """Return whether a zip archive is what `torch.jit.save` writes."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return any(name.endswith("/constants.pkl") for name in archive.namelist())
+    except Exception:  # a damaged archive, which may be wrong in any way
+        return False
+
+
 def _damaged(path: Path, error: Exception) -> ModelError:
-    first = " ".join(str(error).split())[:200]
-    return ModelError(f"The weights of {str(path)!r} cannot be loaded: they are damaged or cut short ({first}).")
+    return ModelError(
+        f"The weights of {str(path)!r} cannot be loaded: they are damaged or cut short ({cause_of(error)})."
+    )

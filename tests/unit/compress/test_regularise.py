@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 from pruning_toy import corpus, hearing_of, seeded
-from support import FAMILIES, FAST_CONFORMERS, heard, tiny, tiny_structure
+from support import FAMILIES, FAST_CONFORMERS, build, heard, tiny, tiny_config, tiny_structure
 from torch import Tensor
 
 from secateur.compress.batches import Feed, MicroBatch
@@ -193,6 +193,13 @@ def test_what_a_model_cannot_mask_is_refused(family: str, settings: dict[str, An
     training = Training(regularise=Regularisation(**settings))
     with pytest.raises(ConfigError, match=message):
         check_regularised(tiny(family, "base"), training, phase="recover")
+
+
+def test_a_mask_vector_that_the_config_switches_off_is_refused_by_the_fields_that_do() -> None:
+    model = build(tiny_config("wavlm", "base", mask_time_prob=0.0, mask_feature_prob=0.0))
+    training = Training(regularise=Regularisation(time_masks=0.1))
+    with pytest.raises(ConfigError, match=r"mask_time_prob and mask_feature_prob 0, .*: set mask_time_prob above 0"):
+        check_regularised(model, training, phase="recover")
 
 
 def test_a_front_end_that_is_not_there_keeps_no_weights() -> None:
