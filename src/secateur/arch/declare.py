@@ -128,6 +128,8 @@ def _declare(described: _Described) -> Structure:
     if not table.shape.layers:
         raise ModelError(f"The config has {config.num_hidden_layers} layers (num_hidden_layers); at least 1 is needed.")
     TABLES[model_type](table)
+    if strides := [stage.stride for stage in table.stages if stage.stride < 1]:
+        raise ModelError(f"The config has a front end with a stride of {strides[0]}; each is at least 1.")
     kept = dict(table.shape.axes)
     if model is not None:
         head = HeadShape.of(whole)

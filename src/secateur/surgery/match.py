@@ -185,7 +185,7 @@ def _unfold(own: dict[str, Tensor], extra: dict[str, Tensor], encoder: Collectio
     for name in sorted(encoder):
         path = name.removesuffix(f"{_NORMED}1")
         weight = extra.get(f"{prefix}{path}.weight")
-        if path == name or weight is None or name in own or f"{path}{_NORMED}0" in own:
+        if path == name or weight is None or weight.dim() != 3 or name in own or f"{path}{_NORMED}0" in own:
             continue
         own[f"{path}{_NORMED}0"], own[name] = _split(weight)
         folded.append(f"{path}.weight")
@@ -199,7 +199,8 @@ def _split(weight: Tensor) -> tuple[Tensor, Tensor]:
     Nothing has no direction, and weight norm would divide zero by zero: a tap of zeros gets ones, at magnitude zero.
     Of half precision both are float32: a rounded norm would make another weight.
     """
-    weight = weight.float() if weight.itemsize < torch.float32.itemsize else weight
+    if weight.is_floating_point() and weight.itemsize < torch.float32.itemsize:
+        weight = weight.float()
     norm = direction_norm(weight, weight.new_empty(1, 1, weight.shape[-1]))
     direction = torch.where((norm == 0).expand_as(weight), torch.ones_like(weight), weight)
     return norm.to(weight.dtype), direction

@@ -137,6 +137,8 @@ def _unpickled(path: Path) -> dict[str, Tensor]:
                 f"{str(path)!r} holds a {type(value).__name__} under {name!r}: expected tensors by name, such as "
                 "`save_pretrained` writes."
             )
+        if value.layout != torch.strided or value.is_meta or value.is_quantized or value.is_nested:
+            raise ModelError(f"{str(path)!r} holds {name!r} without plain values: expected dense tensors.")
     return {name: value.detach() for name, value in loaded.items()}
 
 

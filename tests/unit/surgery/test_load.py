@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 import torch
-from checkpoint_toy import folder_of, same, with_head_of
+from checkpoint_toy import drop, folder_of, same, with_head_of
 from support import tiny, tiny_config
 
 from secateur.arch import declare
@@ -110,6 +110,12 @@ def test_a_config_that_no_model_can_be_loaded_by_is_refused_in_a_sentence(
 def test_a_structure_is_refused_by_the_activation_that_there_is_not(family: str) -> None:
     with pytest.raises(ModelError, match="can be built: hidden_act: got 'foo', expected an activation of transformers"):
         declare(tiny_config(family, "base", hidden_act="foo"))
+
+
+@pytest.mark.parametrize("stride", [0, -2])
+def test_a_structure_is_refused_by_a_stride_that_goes_nowhere(stride: int) -> None:
+    with pytest.raises(ModelError, match=f"front end with a stride of {stride}; each is at least 1"):
+        declare(tiny_config("hubert", "base", conv_stride=[10, stride, 4]))
 
 
 @pytest.mark.parametrize("key", ["attn_implementation", "_attn_implementation"])
@@ -212,3 +218,20 @@ def test_a_pickle_of_another_format_is_refused_by_what_it_is(
     write(tmp_path / "pytorch_model.bin")
     with pytest.raises(ModelError, match=sentence):
         read_tensors(tmp_path / "pytorch_model.bin")
+
+
+@pytest.mark.parametrize("value", [torch.eye(3).to_sparse(), torch.eye(3, device="meta")])
+def test_a_pickle_of_tensors_that_are_not_dense_is_refused(tmp_path: Path, value: torch.Tensor) -> None:
+    torch.save({"a.weight": value}, tmp_path / "pytorch_model.bin")
+    with pytest.raises(ModelError, match=r"holds 'a\.weight' without plain values: expected dense tensors"):
+        read_tensors(tmp_path / "pytorch_model.bin")
+
+
+@pytest.mark.parametrize("weight", [torch.ones(()), torch.ones(3, 3), torch.ones(24, 6, 8, dtype=torch.int8)])
+def test_a_folded_weight_that_is_none_is_refused(tmp_path: Path, weight: torch.Tensor) -> None:
+    def fold(state: dict[str, torch.Tensor]) -> None:
+        drop("encoder.pos_conv_embed.conv.parametrizations")(state)
+        state["encoder.pos_conv_embed.conv.weight"] = weight
+
+    with pytest.raises(ModelError, match=r"do not fit its config: .*encoder\.pos_conv_embed\.conv\."):
+        load.load_model(folder_of(tmp_path, tiny("hubert", "base"), fold))
