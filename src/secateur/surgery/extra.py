@@ -132,8 +132,10 @@ def _weights_of_layers(group: Mapping[str, Tensor], layers: int, *, given: Colle
 
 
 def _yielded(tensors: Mapping[str, Tensor]) -> set[int]:
-    """Return the widths that matrices and convolutions yield."""
-    return {len(value) for value in tensors.values() if value.dim() > 1 and value.numel() > len(value)}
+    """Return the widths that matrices and convolutions yield, and recurrent layers in one direction or two."""
+    recurrent = {value.shape[1] for name, value in tensors.items() if "weight_hh" in name and value.dim() > 1}
+    others = {len(value) for value in tensors.values() if value.dim() > 1 and value.numel() > len(value)}
+    return others | recurrent | {2 * width for width in recurrent}
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -101,6 +101,7 @@ def test_weights_of_hidden_states_do_not_go_with_fewer_layers(
     [
         {"fc1__weight": (7, 24), "fc1__bias": (7,), "fc2__weight": (5, 7), "fc2__bias": (5,)},
         {"pool__query": (1, 7, 24), "out__0__weight": (7, 24), "out__3__weight": (5, 7)},
+        {"rnn__weight_ih_l0": (28, 24), "rnn__weight_hh_l0": (28, 7), "out__weight": (3, 7)},
         {"classifier__dense__weight": (3, 24), "classifier__norm__weight": (3,), "classifier__norm__bias": (3,)},
         {"fc1__weight": (4, 24), "fc1__bias": (4,), "fc2__weight": (1, 4), "fc2__bias": (1,)},
         {"head__0__weight": (4, 24), "head__1__weight": (4,), "head__2__weight": (2, 4)},
