@@ -98,8 +98,8 @@ def integer_scale(columns: Iterable[ArrayColumn], path: str) -> Scale | None:
     kinds = sorted({str(column.kind) for column in columns})
     if len(kinds) > 1:
         raise DataError(
-            f"{path}: the column {columns[0].column!r} holds {' and '.join(kinds)} in different splits; cast them to one "
-            "type, or name one `split`."
+            f"{path}: the column {columns[0].column!r} holds {' and '.join(kinds)} in different splits; cast them to "
+            "one type, or name one `split`."
         )
     kind = columns[0].kind
     if kind is not None and kind.startswith("float"):

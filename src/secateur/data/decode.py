@@ -36,6 +36,7 @@ class Segment:
 
     Attributes:
         open_end: It reaches to the end of a file that breaks off there, nobody knows how long before its true end.
+        gaps: There are damaged places in its file, of which nobody knows how long they were.
     """
 
     start: int
@@ -43,6 +44,7 @@ class Segment:
     samples: int
     whole: bool
     open_end: bool = False
+    gaps: bool = False
 
 
 def locate(
@@ -81,7 +83,7 @@ def decode(
     """The audio of a segment, as for `locate`: (samples,) float32 at `sample_rate`, channels averaged.
 
     Raises:
-        UnusableAudio: As for `locate`, or the audio breaks off before the segment ends.
+        UnusableAudio: As for `locate`, or the audio breaks off before the segment ends, or its channels cancel out.
     """
     with open_recording(path, content) as recording:
         segment = _locate(recording, path, offset=offset, duration=duration, sample_rate=sample_rate)
@@ -97,6 +99,8 @@ def decode(
     read = min(len(mono) - before, segment.frames)
     if segment.frames - read > OVERHANG_SECONDS * rate:
         raise UnusableAudio(path, f"breaks off after {read / rate:.2f} of {segment.frames / rate:.2f} s")
+    if recording.canceled:
+        raise UnusableAudio(path, "is silent as the average of its channels, which cancel each other; keep one of them")
     audio = resample(mono, rate=rate, sample_rate=sample_rate)
     samples = resampled_length(read, rate=rate, sample_rate=sample_rate)
     # The nearest sample of the whole file, as far as there are enough behind it.
@@ -160,4 +164,5 @@ def _locate(recording: Recording, path: str, *, offset: float, duration: float |
         samples=resampled_length(length, rate=rate, sample_rate=sample_rate),
         whole=length == frames,
         open_end=recording.layout.open_end and start + length == frames,
+        gaps=recording.layout.gaps,
     )

@@ -9,7 +9,7 @@ from typing import Any
 
 from secateur.data.arrays import ArrayColumn, integer_scale
 from secateur.data.config import DatasetsData
-from secateur.data.decode import UnusableAudio
+from secateur.data.containers.recording import UnusableAudio, no_file
 from secateur.data.entries import Entry, expanded, known
 from secateur.data.fields import Wanted, entry
 from secateur.data.tables import Columns
@@ -104,10 +104,13 @@ class _Files:
             return bytes(file["bytes"])
         if not file.get("path"):
             raise UnusableAudio(name, "holds no audio")
+        path = Path(self.folder, file["path"])
+        if (reason := no_file(str(path))) is not None:
+            raise UnusableAudio(name, f"names {file['path']}, which {reason}")
         try:
-            return Path(self.folder, file["path"]).read_bytes()
-        except OSError:
-            raise UnusableAudio(name, f"names {file['path']}, which is not there") from None
+            return path.read_bytes()
+        except OSError as error:
+            raise UnusableAudio(name, f"names {file['path']}, which cannot be opened ({error.strerror})") from None
 
 
 def _library() -> Any:

@@ -176,10 +176,12 @@ class _Claims:
     Attributes:
         other: Their length is not what the manifest claims.
         cut: They break off without having claimed a length.
+        gaps: Damaged places in them are left out.
     """
 
     other: list[str] = field(default_factory=list)
     cut: list[str] = field(default_factory=list)
+    gaps: list[str] = field(default_factory=list)
 
 
 def _head(entry: Entry, config: RecordedData, content: Content, claims: _Claims, sample_rate: int) -> Utterance | Skip:
@@ -193,6 +195,8 @@ def _head(entry: Entry, config: RecordedData, content: Content, claims: _Claims,
         claims.other.append(entry.shown)
     if segment.open_end:
         claims.cut.append(entry.shown)
+    if segment.gaps:
+        claims.gaps.append(entry.shown)
     utterance = Utterance(
         id=entry.id,
         path=entry.path,
@@ -247,6 +251,7 @@ def _report_claims(claims: _Claims, path: str) -> None:
     for names, message in (
         (claims.other, "%s: %d files have another length than claimed (first %s); their own is used"),
         (claims.cut, "%s: %d files break off before their end (first %s); what is there of them is used"),
+        (claims.gaps, "%s: %d files have damaged places, which are left out (first %s); what follows is used"),
     ):
         if names:
             logger.warning(message, path, len(names), min(names))

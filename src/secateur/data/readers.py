@@ -27,21 +27,27 @@ UNREADABLE = (
 )  # fmt: skip
 # What Windows leaves in folders.
 _CLUTTER = ("thumbs.db", "desktop.ini")
+_HIDDEN = "hidden "
 
 
 def read_folder(config: FolderData) -> list[Entry]:
-    """Every audio file below a folder, sorted by path; hidden files and folders are left out.
+    """Return every audio file below a folder, sorted by path; hidden files and folders are left out.
 
     What else is there is counted by ending and logged.
     """
     root = existing(config.path, folder=True)
     names: list[str] = []
     others: Counter[str] = Counter()
-    for path in _walk(root):
-        if path.suffix.lower() in SUFFIXES:
+    for path in _walk(root, others):
+        is_audio = path.suffix.lower() in SUFFIXES
+        if path.name.startswith(".") and not path.name.startswith(MAC):
+            # Of others, such as `.gitignore`, nobody expects that they are read.
+            others[f"{_HIDDEN}{path.suffix.lower()}"] += is_audio
+        elif is_audio:
             names.append(path.relative_to(root).as_posix())
         elif path.name.lower() not in _CLUTTER and not path.name.startswith(MAC):
             others[path.suffix.lower() or path.name] += 1
+    others = +others
     if not names:
         there = f"only {', '.join(sorted(others)[:5])}" if others else "no files at all"
         raise DataError(f"Folder {config.path} holds no audio that can be read ({', '.join(SUFFIXES)}), {there}.")
@@ -53,12 +59,12 @@ def _report_others(others: Counter[str], path: str) -> None:
     """Log what is left out of a folder: as a warning where there is audio among it."""
     if not others:
         return
-    audio = [ending for ending in others if ending in UNREADABLE]
+    audio = [ending for ending in others if ending in UNREADABLE or ending.startswith(f"{_HIDDEN}.")]
     # Audio first, then what is most frequent.
     order = sorted(others, key=lambda ending: (ending not in audio, -others[ending], ending))
     counts = ", ".join(f"{others[ending]} {ending}" for ending in order[:10])
     more = f" and files of {len(order) - 10} other endings" if len(order) > 10 else ""
-    advice = "; convert audio that cannot be read here, to FLAC for example" if audio else ""
+    advice = "; convert audio that cannot be read here, to FLAC for example" if set(audio) & set(UNREADABLE) else ""
     logger.log(logging.WARNING if audio else logging.INFO, "%s: left out %s%s%s", path, counts, more, advice)
 
 
@@ -144,8 +150,8 @@ def _transcripts(file: Path) -> dict[str, str | None]:
     return {id: text.strip() or None for id, _, text in split}
 
 
-def _walk(root: Path) -> Iterator[Path]:
-    """All files below `root`; linked folders are followed, each real folder once."""
+def _walk(root: Path, others: Counter[str]) -> Iterator[Path]:
+    """Yield all files below `root`; linked folders are followed, each real folder once, and hidden ones counted."""
     seen = set()
     for folder, folders, files in os.walk(root, followlinks=True):
         real = os.path.realpath(folder)
@@ -153,8 +159,7 @@ def _walk(root: Path) -> Iterator[Path]:
             folders.clear()
             continue
         seen.add(real)
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        for name in sorted(files):
-            # A Mac's are counted where those of all readers are.
-            if not name.startswith(".") or name.startswith(MAC):
-                yield Path(folder) / name
+        visible = sorted(name for name in folders if not name.startswith("."))
+        others[f"{_HIDDEN}folders"] += len(folders) - len(visible)
+        folders[:] = visible
+        yield from (Path(folder) / name for name in sorted(files))

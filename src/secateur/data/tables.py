@@ -139,6 +139,11 @@ def _rows(config: CsvData) -> Iterator[_Row]:
     except UnicodeDecodeError:
         raise no_text(config.path) from None
     except csv.Error as error:
+        if "field limit" in str(error) and len(lines) == 1:
+            raise DataError(
+                f"{config.path}, behind line {number}: a value is longer than the {csv.field_size_limit()} characters "
+                f"that a table may have in one; is the delimiter {config.delimiter!r}?"
+            ) from None
         raise DataError(
             f"{config.path}, behind line {number}: {error}. Set `quoted: false` where quotes are part of the values."
         ) from None

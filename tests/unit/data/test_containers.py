@@ -108,6 +108,37 @@ def test_bytes_between_the_frames_of_an_mp3_are_passed_over(tmp_path: Path) -> N
         assert seconds(tmp_path, data[:middle] + junk + data[middle:]) == 2
 
 
+def test_damaged_frames_of_an_mp3_are_left_out_and_said() -> None:
+    data = mp3(noise(2, 44_100), 44_100)
+    assert not locate("x", content=data).gaps
+    middle = data.index(data[:3], len(data) // 2)
+    for size in (4, 3000):
+        damaged = locate("x", content=data[:middle] + b"\x55" * size + data[middle + size :])
+        assert damaged.gaps
+        assert 28_000 < damaged.samples < 33_000
+    for tags in (ID3V1, ID3V2, ID3V1 + ID3V2):
+        assert not locate("x", content=data[:middle] + tags + data[middle:]).gaps
+    cut = locate("x", content=data[: middle + 100])
+    assert (cut.open_end, cut.gaps) == (True, False)
+
+
+@pytest.mark.parametrize("mode", ["CONSTANT", "VARIABLE"])
+@pytest.mark.parametrize("claimed", [1, 10, 30, 60, 1_000, 1 << 24])
+def test_a_xing_frame_with_a_wrong_number_of_frames_is_not_believed(mode: str, claimed: int) -> None:
+    data = mp3(noise(2, 44_100), 44_100, mode=mode, xing=True)
+    place = data.index(b"Info" if mode == "CONSTANT" else b"Xing") + 8
+    assert int.from_bytes(data[place : place + 4], "big") == 78
+    wrong = data[:place] + claimed.to_bytes(4, "big") + data[place + 4 :]
+    assert locate("x", content=wrong).samples == pytest.approx(32_000, abs=1_500)
+    assert len(decode("x", content=wrong)) == locate("x", content=wrong).samples
+
+
+def test_an_mp3_of_one_frame_is_not_said_to_be_missing() -> None:
+    data = mp3(noise(1, 16_000), 16_000, xing=True)
+    with pytest.raises(UnusableAudio, match=r"cannot be decoded \(it is damaged or cut short\)"):
+        locate("x", content=data[: data.index(data[:2], 4)])
+
+
 def test_a_stream_of_mp3_that_was_joined_in_the_middle_of_a_frame_is_read(tmp_path: Path) -> None:
     data = mp3(noise(2, 44_100), 44_100)
     assert seconds(tmp_path, data[len(data) // 2 + 13 :]) == pytest.approx(1, abs=0.1)

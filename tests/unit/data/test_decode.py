@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -27,6 +28,20 @@ def test_channels_are_averaged(tmp_path: Path, write: Write) -> None:
     noise = np.random.default_rng(0).uniform(-1, 1, (1600, 3)).astype(np.float32)
     write("a.wav", noise, subtype="FLOAT")
     np.testing.assert_allclose(decode(str(tmp_path / "a.wav")), noise.mean(axis=1), atol=1e-7)
+
+
+def test_channels_of_opposite_phase_are_told_from_silence(tmp_path: Path, write: Write) -> None:
+    noise = np.random.default_rng(0).uniform(-0.5, 0.5, (16_000, 1)).astype(np.float32)
+    path = str(tmp_path / "a.wav")
+    for rate in (8_000, 16_000):
+        for subtype in ("FLOAT", "PCM_16", "PCM_U8"):
+            write("a.wav", np.concatenate([noise, -noise], axis=1), rate=rate, subtype=subtype)
+            with pytest.raises(UnusableAudio, match=r"is silent as the average of its channels, which cancel each"):
+                decode(path, offset=0.1)
+            write("a.wav", np.concatenate([noise, -0.5 * noise], axis=1), rate=rate, subtype=subtype)
+            assert fault(decode(path)) is None
+    write("a.wav", np.zeros((16_000, 2), dtype=np.float32))
+    assert fault(decode(path)) == "is silent"
 
 
 @pytest.mark.parametrize(("rate", "up", "down"), [(8_000, 2, 1), (48_000, 1, 3), (44_100, 160, 441)])
@@ -85,8 +100,12 @@ def test_unreadable_files_give_a_plain_reason(tmp_path: Path, write: Write) -> N
     (tmp_path / "empty.wav").touch()
     (tmp_path / "text.wav").write_text("not audio")
     write("none.wav", np.zeros(0, dtype=np.float32))
+    (tmp_path / "folder.wav").mkdir()
+    os.mkfifo(tmp_path / "pipe.wav")
     for name, reason in {
         "missing.wav": "is not there",
+        "folder.wav": "is a folder, not a file",
+        "pipe.wav": "is no file, but a pipe or a device",
         "empty.wav": "is empty",
         "none.wav": "is empty",
         "text.wav": r"cannot be decoded \(Format not recognised\)",

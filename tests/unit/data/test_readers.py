@@ -49,6 +49,23 @@ def test_a_folder_is_read_whatever_the_format_and_what_cannot_be_read_is_counted
     assert next(record.levelname for record in caplog.records if "left out" in record.message) == "WARNING"
 
 
+def test_hidden_audio_and_hidden_folders_are_counted(
+    tmp_path: Path, write: Write, caplog: pytest.LogCaptureFixture
+) -> None:
+    for name in ("a.wav", ".b.wav", ".c.WAV", "d/.e.flac", ".f/g.wav"):
+        write(name)
+    (tmp_path / ".gitignore").touch()
+    with caplog.at_level(logging.INFO):
+        assert len(open_corpus(FolderData(path=str(tmp_path)))) == 1
+    assert f"{tmp_path}: left out 2 hidden .wav, 1 hidden .flac, 1 hidden folders\n" in caplog.text
+    assert next(record.levelname for record in caplog.records if "left out" in record.message) == "WARNING"
+    (tmp_path / "a.wav").unlink()
+    with pytest.raises(
+        DataError, match=r"no audio that can be read .*, only hidden \.flac, hidden \.wav, hidden folders"
+    ):
+        open_corpus(FolderData(path=str(tmp_path)))
+
+
 def test_what_is_no_audio_beside_audio_is_no_warning(
     tmp_path: Path, write: Write, caplog: pytest.LogCaptureFixture
 ) -> None:

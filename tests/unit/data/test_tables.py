@@ -195,3 +195,12 @@ def test_texts_that_are_missing_or_empty_are_counted(
     assert "2 of 3 utterances have no text (first b.wav)" in caplog.text
     assert "no label" not in caplog.text  # nobody has one: it is not that kind of corpus
     assert corpus.utterances[1].text is None
+
+
+@pytest.mark.parametrize("lone_quote", [True, False])
+def test_a_value_that_is_too_long_is_told_from_a_quote_that_is_not_closed(tmp_path: Path, lone_quote: bool) -> None:
+    rows = ["audio,text", 'a.wav,"' + "word\n" * 40_000 if lone_quote else "a.wav," + "word " * 40_000]
+    (tmp_path / "t.csv").write_text("\n".join(rows))
+    message = "Set `quoted: false`" if lone_quote else r"longer than the 131072 characters .*; is the delimiter ','\?$"
+    with pytest.raises(DataError, match=message):
+        open_corpus(CsvData(path=str(tmp_path / "t.csv")))

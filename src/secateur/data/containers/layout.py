@@ -40,11 +40,13 @@ class Layout:
         streams: One, or several where files were joined end to end.
         lacking: How much audio is there and how much the header claims, in any unit, where it claims more.
         open_end: The file is cut off at its end, so that something is lost, nobody knows how much.
+        gaps: Between its parts are bytes that are no audio, such as damaged frames, whose length nobody knows.
     """
 
     streams: tuple[Stream, ...] = (Stream(),)
     lacking: tuple[float, float] | None = None
     open_end: bool = False
+    gaps: bool = False
 
     @property
     def damaged(self) -> bool:

@@ -39,6 +39,8 @@ _SLACK = 512
 _CONVINCING = 5
 #: Frames that a decoder needs beyond those whose bits it borrows: for the overlap of blocks and its filter bank.
 _WARM_UP = 2
+#: What tags behind the frames begin with.
+_TAGS = (b"TAG", b"APE", b"LYR")
 
 
 @dataclass(frozen=True)
@@ -90,6 +92,7 @@ class _Run:
         xing: Where its Xing frame lies, where it has one.
         spans: Where its frames of sound lie.
         count: Number of frames of sound.
+        gaps: Number of places between them where other bytes than tags were passed over.
     """
 
     first: _Frame
@@ -98,6 +101,7 @@ class _Run:
     xing: tuple[int, int] | None = None
     spans: list[tuple[int, int]] = field(default_factory=list)
     count: int = 0
+    gaps: int = 0
 
     def add(self, start: int, stop: int) -> None:
         if self.spans and self.spans[-1][1] == start:
@@ -132,8 +136,9 @@ class _Run:
 def mp3_layout(file: BinaryIO, size: int, *, search: bool = False) -> Layout | None:
     """Return the layout of a file of MPEG audio, or None where it is something else.
 
-    A Xing frame is believed, and nothing else read, where its number of bytes is what is there. Otherwise all frames
-    are walked, and tags and other bytes between them left out.
+    A Xing frame is believed, and nothing else read, where its number of bytes is what is there, and its number of
+    frames fits that by the sizes of the first ones. Otherwise all frames are walked, and tags and other bytes between
+    them left out.
 
     Args:
         file: The file, at any position.
@@ -154,23 +159,50 @@ def mp3_layout(file: BinaryIO, size: int, *, search: bool = False) -> Layout | N
         return None
     claim = _xing(head, 0, first)
     plain = tagged or not start  # can be read as it is
-    if claim is not None and claim[0] > 0 and abs(start + claim[1] - size) <= _SLACK:
+    complete = claim is not None and abs(start + claim[1] - size) <= _SLACK
+    if claim is not None and complete and _agrees(head, first, *claim):
         return Layout((Stream(() if plain else ((start, size),), lead=first.lead),))
     file.seek(0)
-    runs = _runs(file.read(), start)
+    runs, cut = _runs(file.read(), start)
     if not runs:
         return None
     if plain and len(runs) == 1 and runs[0].is_counted and len(runs[0].spans) == 1:
         return Layout((Stream(lead=first.lead),))
+    if complete and runs[0].claimed != runs[0].count:
+        runs[0].claimed = None  # nothing is lacking: the number is wrong
     lacking = sum(run.lacking for run in runs)
     seconds = sum(run.seconds for run in runs)
-    return Layout(tuple(run.stream for run in runs), lacking=(seconds, seconds + lacking) if lacking else None)
+    return Layout(
+        tuple(run.stream for run in runs),
+        lacking=(seconds, seconds + lacking) if lacking else None,
+        open_end=cut and runs[-1].claimed is None,
+        gaps=any(run.gaps for run in runs),
+    )
 
 
-def _runs(data: bytes, position: int) -> list[_Run]:
-    """Return the runs of whole frames in `data` from `position` on."""
+def _agrees(head: bytes, first: _Frame, frames: int, size: int) -> bool:
+    """Return whether a Xing frame that claims so many frames and bytes is right, as far as `head` tells.
+
+    `head` begins with this frame, `first`, which its number of frames leaves out and its number of bytes counts.
+    """
+    position, sizes = first.size, []
+    while position < size and (frame := _frame(head, position)) is not None and frame.kind == first.kind:
+        sizes.append(frame.size)
+        position += frame.size
+    if position + _SLACK >= size:
+        return abs(frames - len(sizes)) <= 1
+    if position + 4 <= len(head) or not sizes:
+        return False
+    expected = (size - first.size) * len(sizes) / sum(sizes)
+    # The bit rate varies, or does not.
+    spread = 2 if max(sizes) - min(sizes) > 4 else 1.01
+    return expected / spread <= frames <= expected * spread
+
+
+def _runs(data: bytes, position: int) -> tuple[list[_Run], bool]:
+    """Return the runs of whole frames in `data` from `position` on, and whether it ends in the middle of a frame."""
     runs: list[_Run] = []
-    synced = True
+    synced, lost, cut = True, False, False
     while position + 4 <= len(data):
         frame = _frame(data, position)
         continues = frame is not None and bool(runs) and frame.kind == runs[-1].first.kind
@@ -178,20 +210,23 @@ def _runs(data: bytes, position: int) -> list[_Run]:
             synced = False
             # A tag may hold anything, a picture too.
             behind = behind_id3(data[position : position + 10])
+            lost |= not behind and data[position : position + 3] not in _TAGS
             position = position + behind if behind else next(_syncs(data, position + 1), len(data))
             continue
         stop = position + frame.size
         if stop > len(data):
-            break  # cut off, so it cannot be decoded
+            cut = True  # so it cannot be decoded
+            break
         claim, synced = _xing(data, position, frame), True
         if claim is not None or not continues:
             runs.append(_Run(frame, data[position : position + 4]))
         if claim is not None:
             runs[-1].claimed, runs[-1].xing = claim[0], (position, stop)
         else:
+            runs[-1].gaps += lost and runs[-1].count > 0
             runs[-1].add(position, stop)
-        position = stop
-    return [run for run in runs if run.count]
+        position, lost = stop, False
+    return [run for run in runs if run.count], cut
 
 
 def _frame(data: bytes, position: int) -> _Frame | None:
@@ -227,7 +262,7 @@ def _confirmed(data: bytes, position: int) -> bool:
     following = _frame(data, position)
     if following is not None and following.kind == frame.kind:
         return True
-    return position + 4 > len(data) or data[position : position + 3] in (b"TAG", b"APE", b"LYR", b"ID3")
+    return position + 4 > len(data) or data[position : position + 3] in (*_TAGS, b"ID3")
 
 
 def _chain(data: bytes, position: int) -> int:

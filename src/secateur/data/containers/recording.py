@@ -34,6 +34,8 @@ _SILENT_STEPS = {
 _SILENT_STEP = 1
 #: libsndfile gives the largest integer for a stream whose length it cannot tell.
 _MOST_FRAMES = 1 << 40
+#: An average with less than this share of the power of its channels is what coding leaves of nothing.
+_CANCELED = 1e-3
 #: SF_ERR_UNRECOGNISED_FORMAT.
 _UNKNOWN_FORMAT = 1
 
@@ -75,10 +77,11 @@ class _Track:
         limit = self.stream.frames
         return int(self.file.frames if limit is None else min(limit, self.file.frames))
 
-    def read(self, start: int, stop: int, *, inner: slice) -> NDArray[np.float32]:
+    def read(self, start: int, stop: int, inner: slice) -> tuple[NDArray[np.float32], bool]:
         """Return the average of the channels, (samples,), from `start` to `stop`, or to where the audio breaks off.
 
-        Where `inner`, a slice of that, is silent, all of it is a constant.
+        Where `inner`, a slice of that, is silent, all of it is a constant. The second value is whether there is sound
+        in `inner`, but nothing of it in the average.
         """
         begin = max(0, min(start - self.stream.lead, self.frames - self.stream.tail - 1)) if self.file.seekable() else 0
         if begin:
@@ -86,9 +89,11 @@ class _Track:
         channels = self.file.read(stop - begin, dtype="float32", always_2d=True)[start - begin :]
         level = _level(channels[inner], steps=_SILENT_STEPS.get(self.file.subtype, _SILENT_STEP))
         if level is not None:
-            return np.full(len(channels), level, dtype=np.float32)
-        mono: NDArray[np.float32] = channels[:, 0] if channels.shape[1] == 1 else channels.mean(axis=1)
-        return mono
+            return np.full(len(channels), level, dtype=np.float32), False
+        if channels.shape[1] == 1:
+            return channels[:, 0], False
+        mono: NDArray[np.float32] = channels.mean(axis=1)
+        return mono, _power(mono[inner]) < _CANCELED * _power(channels[inner])
 
 
 class Recording:
@@ -98,11 +103,13 @@ class Recording:
         rate: The sampling rate of all of it, in Hz; the highest one where files of several rates were joined.
         frames: Number of samples at that rate.
         layout: How the file is laid out.
+        canceled: There was sound in what was read last, but channels of opposite phase leave nothing in their average.
     """
 
     def __init__(self, tracks: list[_Track], layout: Layout) -> None:
         self._tracks = tracks
         self.layout = layout
+        self.canceled = False
         self.rate: int = max(track.file.samplerate for track in tracks)
         self.frames = sum(self._length(track) for track in tracks)
 
@@ -118,6 +125,7 @@ class Recording:
             after: How many more are read behind them, at most as many as there are.
         """
         parts = []
+        self.canceled = False
         shift = 0  # samples of the tracks in front
         for track in self._tracks:
             length = self._length(track)
@@ -132,10 +140,13 @@ class Recording:
         return resampled_length(track.frames, rate=track.file.samplerate, sample_rate=self.rate)
 
     def _read(self, track: _Track, start: int, stop: int, inner: slice) -> NDArray[np.float32]:
-        if track.file.samplerate == self.rate:
-            return track.read(start, stop, inner=inner)
-        whole = track.read(0, track.frames, inner=slice(None))
-        return resample(whole, rate=track.file.samplerate, sample_rate=self.rate)[start:stop]
+        same = track.file.samplerate == self.rate
+        where = (start, stop, inner) if same else (0, track.frames, slice(None))
+        mono, canceled = track.read(*where)
+        self.canceled |= canceled
+        if same:
+            return mono
+        return resample(mono, rate=track.file.samplerate, sample_rate=self.rate)[start:stop]
 
 
 @contextmanager
@@ -149,8 +160,8 @@ def open_recording(path: str, content: bytes | None = None) -> Iterator[Recordin
     Raises:
         UnusableAudio: The file is missing, empty or no audio.
     """
-    if content is None and not os.path.isfile(path):
-        raise UnusableAudio(path, "is not there")
+    if content is None and (reason := no_file(path)) is not None:
+        raise UnusableAudio(path, reason)
     with ExitStack() as stack:
         try:
             file = stack.enter_context(_bytes(path, content))
@@ -170,6 +181,15 @@ def open_recording(path: str, content: bytes | None = None) -> Iterator[Recordin
         yield Recording(tracks, layout)
 
 
+def no_file(path: str) -> str | None:
+    """Return the reason why `path` is no file that can be read from its start to its end, or None where it is one."""
+    if os.path.isfile(path):
+        return None
+    if os.path.isdir(path):
+        return "is a folder, not a file"
+    return "is no file, but a pipe or a device" if os.path.exists(path) else "is not there"
+
+
 def _bytes(path: str, content: bytes | None) -> BinaryIO:
     # Unbuffered, since libsndfile is given the file's descriptor.
     return open(path, "rb", buffering=0) if content is None else io.BytesIO(content)
@@ -177,7 +197,9 @@ def _bytes(path: str, content: bytes | None) -> BinaryIO:
 
 def plain(error: soundfile.LibsndfileError) -> str:
     """Return the reason that libsndfile gives, which for damaged audio may be none."""
-    return str(error.error_string).strip().rstrip(".") or "it is damaged or cut short"
+    reason = str(error.error_string).strip().rstrip(".")
+    # What it says of an MP3 with too few frames, whatever the file is.
+    return reason if reason and not reason.startswith("File does not exist") else "it is damaged or cut short"
 
 
 def _opened(file: BinaryIO, size: int, layout: Layout) -> tuple[list[_Track], Layout]:
@@ -248,6 +270,10 @@ def _layout(file: BinaryIO, size: int) -> Layout:
     if file.read(4) == flac.MAGIC:
         return flac.flac_layout(file, size, start)
     return mp3.mp3_layout(file, size) or Layout()
+
+
+def _power(audio: NDArray[np.float32]) -> float:
+    return float(np.square(audio, dtype=np.float64).mean()) if len(audio) else 0.0
 
 
 def _level(channels: NDArray[np.float32], *, steps: int) -> float | None:
