@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from secateur.data.batches import Crop
-from secateur.data.corpus import Corpus
+from secateur.data.corpus import Corpus, printable
 from secateur.data.hearing import Audio, Hearing
 from secateur.errors import DataError
 
@@ -59,7 +59,7 @@ def _audio(corpus: Corpus, crop: Crop) -> Audio:
     audio = corpus.audio(crop.index)[crop.start : crop.start + crop.samples]
     if len(audio) < crop.samples:
         raise DataError(
-            f"{corpus.utterances[crop.index].path} ends {crop.samples - len(audio)} samples before its "
+            f"{printable(corpus.utterances[crop.index].path)} ends {crop.samples - len(audio)} samples before its "
             "crop; it has changed since the corpus was opened."
         )
     return audio

@@ -14,6 +14,14 @@ from secateur.errors import DataError, nearest
 SAMPLE_RATE = 16_000
 
 
+def printable(text: str) -> str:
+    """Return text in which what is no UTF-8, as the names of files may hold, is written out: `\\udcff` for a byte 255.
+
+    Such names can be opened, but neither printed nor written to a record.
+    """
+    return text.encode("utf-8", "backslashreplace").decode()
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Utterance:
     """One stretch of speech: a file, or a segment of one.
@@ -52,6 +60,10 @@ class Skip:
 
     path: str
     reason: str
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "path", printable(self.path))
+        object.__setattr__(self, "reason", printable(self.reason))
 
 
 @dataclass(frozen=True)

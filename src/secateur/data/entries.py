@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from itertools import count
 from pathlib import Path
 
+from secateur.data.corpus import printable
 from secateur.errors import DataError, nearest
 
 logger = logging.getLogger(__name__)
@@ -28,7 +29,7 @@ class Entry:
         seconds: Length of the segment; None reaches to the end of the file.
         frames: The file's length as the manifest claims it, at the file's own rate.
 
-    The others are those of `Utterance`.
+    The others are those of `Utterance`. All but the path are as `printable` makes them.
     """
 
     id: str
@@ -42,6 +43,12 @@ class Entry:
     offset: float = 0.0
     seconds: float | None = None
     frames: int | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("id", "shown", "text", "speaker", "label", "tagged", "split"):
+            value = getattr(self, name)
+            if value is not None and not value.isascii():
+                object.__setattr__(self, name, printable(value))
 
 
 def some(entries: list[Entry], path: str) -> list[Entry]:

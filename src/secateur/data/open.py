@@ -28,7 +28,7 @@ from secateur.data.config import (
     SyntheticData,
     TsvData,
 )
-from secateur.data.corpus import SAMPLE_RATE, Corpus, Skip, Utterance
+from secateur.data.corpus import SAMPLE_RATE, Corpus, Skip, Utterance, printable
 from secateur.data.decode import UnusableAudio, decode, fault, locate
 from secateur.data.entries import Entry, some, with_ids, without_mac_files
 from secateur.data.readers import read_folder, read_jsonl, read_librispeech, read_tsv
@@ -116,13 +116,13 @@ class _Reader:
             reason = fault(audio)
             if reason is not None:
                 raise DataError(
-                    f"{utterance.path} {reason}. Remove it, or open the corpus with `scan: true`, which "
+                    f"{printable(utterance.path)} {reason}. Remove it, or open the corpus with `scan: true`, which "
                     "skips such files."
                 )
             self.keep(utterance, audio)
         if len(audio) < utterance.samples:
             raise DataError(
-                f"{utterance.path} holds {len(audio)} samples now, {utterance.samples} when it was opened; "
+                f"{printable(utterance.path)} holds {len(audio)} samples now, {utterance.samples} when it was opened; "
                 "open the corpus again."
             )
         return audio[: utterance.samples]

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from secateur.data.config import FolderData, JsonlData, LibriSpeechData, TsvData
+from secateur.data.corpus import printable
 from secateur.data.entries import MAC, Entry, existing, expanded, known, lines, some
 from secateur.data.fields import Wanted, entry, json_object
 from secateur.errors import DataError
@@ -49,7 +50,7 @@ def read_folder(config: FolderData) -> list[Entry]:
             others[path.suffix.lower() or path.name] += 1
     others = +others
     if not names:
-        there = f"only {', '.join(sorted(others)[:5])}" if others else "no files at all"
+        there = f"only {', '.join(map(printable, sorted(others)[:5]))}" if others else "no files at all"
         raise DataError(f"Folder {config.path} holds no audio that can be read ({', '.join(SUFFIXES)}), {there}.")
     _report_others(others, config.path)
     return [Entry(id=name, shown=name, path=str(root / name)) for name in sorted(names)]
@@ -62,7 +63,7 @@ def _report_others(others: Counter[str], path: str) -> None:
     audio = [ending for ending in others if ending in UNREADABLE or ending.startswith(f"{_HIDDEN}.")]
     # Audio first, then what is most frequent.
     order = sorted(others, key=lambda ending: (ending not in audio, -others[ending], ending))
-    counts = ", ".join(f"{others[ending]} {ending}" for ending in order[:10])
+    counts = ", ".join(f"{others[ending]} {printable(ending)}" for ending in order[:10])
     more = f" and files of {len(order) - 10} other endings" if len(order) > 10 else ""
     advice = "; convert audio that cannot be read here, to FLAC for example" if set(audio) & set(UNREADABLE) else ""
     logger.log(logging.WARNING if audio else logging.INFO, "%s: left out %s%s%s", path, counts, more, advice)

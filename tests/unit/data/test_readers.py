@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import logging
+import os
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -16,11 +18,13 @@ from secateur.data import (
     FolderData,
     JsonlData,
     LibriSpeechData,
+    Skip,
     SlurpData,
     SpeechCommandsData,
     TsvData,
     open_corpus,
 )
+from secateur.data.decode import locate
 from secateur.errors import DataError
 
 Write = Callable[..., NDArray[np.float32]]  # the fixture in conftest.py
@@ -64,6 +68,34 @@ def test_hidden_audio_and_hidden_folders_are_counted(
         DataError, match=r"no audio that can be read .*, only hidden \.flac, hidden \.wav, hidden folders"
     ):
         open_corpus(FolderData(path=str(tmp_path)))
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems have no such names")
+def test_files_whose_names_are_no_utf_8_are_read_and_can_be_written_to_a_record(
+    tmp_path: Path, write: Write, caplog: pytest.LogCaptureFixture
+) -> None:
+    write("a.wav")
+    folder = tmp_path / os.fsdecode(b"yes\xe9")
+    folder.mkdir()
+    for name in ("validation_list.txt", "testing_list.txt"):
+        (tmp_path / name).touch()
+    (tmp_path / "a.wav").rename(folder / os.fsdecode(b"a\xff_nohash_0.wav"))
+    for raw in (b"broken\xfe_nohash_1.wav", b"x.\xfe"):
+        (folder / os.fsdecode(raw)).write_bytes(b"no audio")
+    with caplog.at_level(logging.INFO):
+        corpora = [open_corpus(kind(path=str(tmp_path), max_skipped=0.5)) for kind in (FolderData, SpeechCommandsData)]
+    for corpus in corpora:
+        assert len(corpus.audio(0)) == 16_000
+        assert corpus.skipped[0].path == "yes\\udce9/broken\\udcfe_nohash_1.wav"
+        assert corpus.utterances[0].id == "yes\\udce9/a\\udcff_nohash_0.wav"
+    assert corpora[1].utterances[0].label == "yes\\udce9"
+    assert "1 .\\udcfe" in caplog.text
+    caplog.text.encode()
+    path = str(folder / os.fsdecode(b"broken\xfe_nohash_1.wav"))
+    with pytest.raises(DataError) as raised:
+        locate(path)
+    str(raised.value).encode()
+    assert Skip(path, f"is {path}").path.isascii()
 
 
 def test_what_is_no_audio_beside_audio_is_no_warning(

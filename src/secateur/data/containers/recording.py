@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from secateur.data.containers import chunks, flac, headers, mp3, ogg
 from secateur.data.containers.layout import Layout, Stream
 from secateur.data.containers.splice import Splice
-from secateur.data.corpus import SAMPLE_RATE
+from secateur.data.corpus import SAMPLE_RATE, printable
 from secateur.errors import DataError
 
 #: One step of 16-bit audio.
@@ -44,7 +44,7 @@ class UnusableAudio(DataError):
     """Audio that cannot be used; `reason` says why without naming the file."""
 
     def __init__(self, path: str, reason: str) -> None:
-        super().__init__(f"{path}: {reason}.")
+        super().__init__(printable(f"{path}: {reason}."))
         self.reason = reason
 
 
