@@ -160,6 +160,15 @@ def test_a_flac_that_is_damaged_in_front_of_its_end_is_refused_with_and_without_
         np.testing.assert_array_equal(segment, decode("x", content=whole, offset=0.1, duration=0.2))
 
 
+@pytest.mark.parametrize("claimed", [1, 10, 20_000, 1 << 33])
+def test_a_flac_with_a_wrong_length_is_as_long_as_its_frames(claimed: int) -> None:
+    data = encoded(noise(1.5, 16_000), 16_000, "FLAC")
+    wrong = bytearray(data)
+    wrong[21:26] = (data[21] >> 4 << 36 | claimed).to_bytes(5, "big")
+    np.testing.assert_array_equal(samples(bytes(wrong)), samples(data))
+    assert_segments_are_slices(bytes(wrong))
+
+
 def test_flacs_joined_end_to_end_are_all_read() -> None:
     audio = noise(1.1, 16_000), noise(0.7, 16_000, seed=1)
     whole = np.concatenate([samples(encoded(part, 16_000, "FLAC")) for part in audio])
@@ -414,6 +423,14 @@ def test_files_of_any_format_joined_end_to_end_are_all_read(kind: str) -> None:
         locate("x", content=one + other[: len(other) * 3 // 4])
     if kind != "SVX":
         assert len(samples(one + b"no sound")) == 8_000
+
+
+def test_all_blocks_of_a_voc_are_read() -> None:
+    data = encoded(noise(0.5, 16_000), 16_000, "VOC", "PCM_16")
+    assert data.endswith(b"\0")
+    further = data[:-1] + b"\2" + (8_000).to_bytes(3, "little") + data[-8_001:-1] + b"\0"
+    assert len(samples(further)) == 8_000 + 2 + 4_000  # the header of the second block too, which takes 4 bytes
+    assert len(samples(further + data)) == 8_000 + 2 + 4_000 + 8_000
 
 
 @pytest.mark.parametrize("order", ["BIG", "LITTLE"])

@@ -19,7 +19,7 @@ class Claim:
     Attributes:
         start: Where the audio starts.
         size: Number of bytes of audio; 0 where it is not told.
-        stops: Where the file may end, and the next one start, that was joined to it.
+        stops: Where the file ends, and where else the next one may start, that was joined to it.
     """
 
     start: int
@@ -33,7 +33,7 @@ def claimed_layout(size: int, claim: Callable[[int], Claim | None], *, bounded: 
     Args:
         size: Number of bytes.
         claim: Returns the claim of the header at a position, or None where there is no header.
-        bounded: libsndfile stops where the audio ends; otherwise it takes all that is behind it for sound too.
+        bounded: libsndfile stops where the file ends; otherwise it takes all that is behind it for sound too.
     """
     starts: list[int] = []
     end = size
@@ -43,7 +43,7 @@ def claimed_layout(size: int, claim: Callable[[int], Claim | None], *, bounded: 
         starts.append(following)
         claimed += made.size
         there += max(0, min(made.size, size - made.start))
-        end = min(size, made.start + made.size) if made.size and not bounded else size
+        end = min(size, made.stops[0]) if made.size and not bounded else size
         inside = (stop for stop in made.stops if following < stop < size)
         following = next((stop for stop in inside if claim(stop) is not None), None)
     lacking = (float(there), float(claimed)) if there < claimed else None

@@ -15,7 +15,7 @@ from typing import BinaryIO, Literal
 import numpy as np
 import soundfile
 
-from secateur.data.containers.flac_frames import written
+from secateur.data.containers.flac_frames import ends, written
 from secateur.data.containers.layout import Layout, Stream
 from secateur.data.containers.splice import Piece, Splice, without_front
 
@@ -32,32 +32,43 @@ _FRAME = 1 << 10
 
 
 def flac_stream(file: BinaryIO, pieces: tuple[Piece, ...]) -> Stream:
-    """Return a stream of FLAC that tells its length; it is decoded where its own header does not.
+    """Return a stream of FLAC that tells its length; it is decoded where its own header does not, or tells another one.
 
     Args:
         file: The file that it is in.
         pieces: Where it lies there, from `fLaC` on.
     """
     head = Splice(file, pieces).read(_TOTAL + 5) or b""
-    if len(head) < _TOTAL + 5 or head[_TOTAL] & 15 or any(head[_TOTAL + 1 :]):
+    if len(head) < _TOTAL + 5:
         return Stream(pieces)
-    raw = Splice(file, pieces)
+    block_size = int.from_bytes(head[10:12], "big")
+    largest = block_size * ((head[20] >> 1 & 7) + 1) * 4 + _FRAME
+    tail = _tail(Splice(file, pieces), largest)
+    claimed = (head[_TOTAL] & 15) << 32 | int.from_bytes(head[_TOTAL + 1 :], "big")
+    if claimed and (claimed in ends(tail, block_size) or written(tail, block_size) is None):
+        return Stream(pieces)  # it is right, or the file breaks off, which will be found where it is decoded
+    front = bytes([*head[:_TOTAL], head[_TOTAL] & 0xF0]) + bytes(4)
+    behind = without_front(pieces, len(head))
+    raw = Splice(file, (front, *behind))
     try:
         with soundfile.SoundFile(raw) as audio:
             frames = count(audio)
-            block_size = int.from_bytes(head[10:12], "big")
-            largest = block_size * audio.channels * 4 + _FRAME
     except soundfile.LibsndfileError:
         return Stream(pieces)  # it will be refused where it is opened
     fault: Literal["cut", "damaged"] | None = None
     place, size = raw.tell(), raw.seek(0, io.SEEK_END)
-    raw.seek(max(0, size - largest))
-    last = written(raw.read(largest) or b"", block_size)
+    last = written(tail, block_size)
     # An error ends whole streams too. Beyond a damaged frame libFLAC has read what it holds, and maybe the next frame.
     if last is None or last != frames:
         fault = "damaged" if last is not None or size - place > largest + _BUFFER else "cut"
-    total = bytes([head[_TOTAL] | frames >> 32]) + (frames & 0xFFFFFFFF).to_bytes(4, "big")
-    return Stream((head[:_TOTAL] + total, *without_front(pieces, len(head))), frames=frames, fault=fault)
+    total = bytes([front[_TOTAL] | frames >> 32]) + (frames & 0xFFFFFFFF).to_bytes(4, "big")
+    return Stream((head[:_TOTAL] + total, *behind), frames=frames, fault=fault)
+
+
+def _tail(raw: Splice, size: int) -> bytes:
+    """Return the last `size` bytes of a file, or all of it."""
+    raw.seek(max(0, raw.seek(0, io.SEEK_END) - size))
+    return raw.read(size) or b""
 
 
 def flac_layout(file: BinaryIO, size: int, start: int) -> Layout:

@@ -29,6 +29,12 @@ def _table(polynomial: int, bits: int) -> list[int]:
 _CRC8, _CRC16 = _table(0x07, 8), _table(0x8005, 16)
 
 
+def ends(tail: bytes, block_size: int) -> set[int]:
+    """Return where frames in `tail` seem to end, in samples of the stream; for the arguments see `written`."""
+    heads = (tail[match.start() : match.start() + _HEADER] for match in _SYNC.finditer(tail))
+    return {end for head in heads if (end := _end(head, block_size)) is not None}
+
+
 def written(tail: bytes, block_size: int) -> int | None:
     """Return the number of samples up to the end of the last frame, or None where a stream does not end in a whole one.
 

@@ -21,6 +21,7 @@ _NIST = b"NIST_1A\n"
 _VOC = b"Creative Voice File\x1a"
 #: Bytes in front of the samples in a block of VOC, by its type.
 _VOC_FRONT = {1: 2, 9: 12}
+_VOC_BLOCKS = range(1, 10)
 
 
 def au_layout(file: BinaryIO, size: int) -> Layout:
@@ -65,10 +66,11 @@ def _voc_claim(file: BinaryIO, position: int) -> Claim | None:
         kind, *length = _read(file, block, 4) or (0,)
     if kind == 0:
         return None
-    claimed = int.from_bytes(bytes(length), "little")
-    end = block + 4 + claimed
-    front = _VOC_FRONT[kind]
-    return Claim(block + 4 + front, max(0, claimed - front), (end, end + 1))
+    start = block + 4 + _VOC_FRONT[kind]
+    while kind in _VOC_BLOCKS:  # libsndfile takes the headers of further blocks for sound, but nothing is lost
+        block += 4 + int.from_bytes(bytes(length), "little")
+        kind, *length = _read(file, block, 4) or (0,)
+    return Claim(start, max(0, block - start), (block + 1, block))
 
 
 #: What returns the claim at a position, by the first 4 bytes of a file.
