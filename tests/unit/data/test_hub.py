@@ -149,15 +149,17 @@ def test_rows_without_usable_audio_are_skipped_with_the_reason(
         {"audio": {"bytes": b"no audio at all", "path": None}},
         {"audio": {"bytes": None, "path": str(tmp_path / "gone.wav")}},
         {"audio": None},
+        {"audio": {"bytes": None, "path": str(tmp_path)}},
     ]
     offer(train=Table(rows, {"audio": Audio()}))
-    corpus = open_corpus(DatasetsData(path="acme/speech", max_skipped=0.8))
+    corpus = open_corpus(DatasetsData(path="acme/speech", max_skipped=0.9))
     assert [u.id for u in corpus.utterances] == ["train/0"]
     reasons = {skip.path: skip.reason for skip in corpus.skipped}
     assert reasons["train/1"] == "is empty"
     assert reasons["train/2"].startswith("cannot be decoded")
     assert reasons["train/3"] == f"names {tmp_path / 'gone.wav'}, which is not there"
     assert reasons["train/4"] == "holds no audio"
+    assert reasons["train/5"] == f"names {tmp_path}, which is a folder, not a file"
 
 
 def arrays(kind: str = "float64") -> dict[str, Any]:
