@@ -72,11 +72,17 @@ def _tail(raw: Splice, size: int) -> bytes:
 
 
 def flac_layout(file: BinaryIO, size: int, start: int) -> Layout:
-    """Return the layout of a FLAC file of `size` bytes whose `fLaC` is at `start`, and of those joined to its end."""
-    starts = [start, *_joined(file, start + len(MAGIC))]
-    streams = tuple(flac_stream(file, ((a, b),)) for a, b in zip(starts, [*starts[1:], size], strict=True))
-    if len(streams) == 1 and streams[0].frames is None:
+    """Return the layout of a FLAC file of `size` bytes whose `fLaC` is at `start`, and of those joined to its end.
+
+    Where the header says as many samples as the last frame, nothing else is read, so that the headers of a large corpus
+    are soon looked at. Only a file that was joined to one of exactly its own length goes unseen by that.
+    """
+    whole = flac_stream(file, ((start, size),))
+    if whole.frames is None:
         return Layout()
+    starts = [start, *_joined(file, start + len(MAGIC))]
+    parts = zip(starts, [*starts[1:], size], strict=True)
+    streams = (whole,) if len(starts) == 1 else tuple(flac_stream(file, ((a, b),)) for a, b in parts)
     return Layout(streams, open_end=streams[-1].fault == "cut")
 
 
