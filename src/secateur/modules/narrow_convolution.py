@@ -30,8 +30,7 @@ def is_narrow(*, in_channels: int, groups: int, taps: int) -> bool:
 def guard_convolutions(model: nn.Module) -> None:
     """Make every narrow `nn.Conv1d` of a model compute in float32 where it would compute in bfloat16 on a CPU.
 
-    Inputs, outputs and weights keep their dtype. The products of such a convolution are too few for their time to
-    matter.
+    Inputs, outputs and weights keep their dtype, and all other modules their kernels.
 
     Args:
         model: Changed in place; its parameters, buffers and their names stay as they are.
