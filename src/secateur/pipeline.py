@@ -233,8 +233,7 @@ def shrink(
     check_free(Path(out), replace=force)
     chosen = Selection.load(selection)
     source = _source(model)
-    checkpoint = load_checkpoint(source)
-    checkpoint = checkpoint.bare() if checkpoint.damaged else checkpoint
+    checkpoint = load_checkpoint(source).without_damage()
     dense, extra = checkpoint.model, checkpoint.extra
     structure, sample_rate = declare(dense.config), sample_rate_of(source)
     closed = close(structure, chosen)

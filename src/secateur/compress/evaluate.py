@@ -66,9 +66,7 @@ def evaluate(config: EvaluateConfig) -> dict[str, Any]:
         SecateurError: The model has no head for the task, or the audio does not tell what the task asks for.
     """
     source = model_path(config.model)
-    checkpoint = load_checkpoint(source)
-    if checkpoint.damaged:
-        raise ModelError(checkpoint.damaged)
+    checkpoint = load_checkpoint(source).intact()
     model = checkpoint.model
     of_head = (task for ending, task in _OF_HEAD.items() if type(model).__name__.endswith(ending))
     asked = config.task or next(of_head, None)

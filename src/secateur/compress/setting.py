@@ -167,8 +167,8 @@ def prepare(config: PruneConfig, *, table: Callable[[PreTrainedConfig, int], Tab
         task = build_task(config.task, source=source, model_config=teacher.config, corpus=train, around=around)
         train, ours = usable(task, train, structure, longest=config.batching.longest)
         held, theirs = usable(task, held, structure)
-        if checkpoint.damaged and not task.new_head:
-            raise ModelError(checkpoint.damaged)
+        if not task.new_head:
+            checkpoint.intact()
         notes = (*notes, *_told(task, teacher, config.model), *ours, *theirs, *_short_masks(config, train, structure))
         teacher = _ready(config, teacher, task).requires_grad_(False)
         if task.new_head:
@@ -216,7 +216,7 @@ def _checkpoint(config: PruneConfig, source: str | Path) -> Checkpoint:
     """Return the teacher's checkpoint, without a head that is damaged where the run has no use for one."""
     checkpoint = load_checkpoint(source)
     heedless = config.task is None or config.task.kind == "best_rq"
-    return checkpoint.bare() if checkpoint.damaged and heedless else checkpoint
+    return checkpoint.without_damage() if heedless else checkpoint
 
 
 def usable(

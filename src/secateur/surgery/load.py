@@ -113,8 +113,16 @@ class Checkpoint:
     damaged: str
     notes: tuple[str, ...]
 
-    def bare(self) -> Checkpoint:
-        """Return the same checkpoint without its head, which is damaged."""
+    def intact(self) -> Checkpoint:
+        """Return this checkpoint; raise a ModelError where its head is damaged."""
+        if self.damaged:
+            raise ModelError(self.damaged)
+        return self
+
+    def without_damage(self) -> Checkpoint:
+        """Return this checkpoint, without its head where that is damaged."""
+        if not self.damaged:
+            return self
         note = f"{self.damaged} It is left out"
         logger.warning("%s", note)
         encoder: Any = base_of(self.model)
@@ -131,10 +139,7 @@ def load_model(model: str | Path, *, dtype: torch.dtype = torch.float32) -> PreT
     Raises:
         ModelError: As `load_checkpoint` does, or a weight of the head is NaN or infinite.
     """
-    checkpoint = load_checkpoint(model, dtype=dtype)
-    if checkpoint.damaged:
-        raise ModelError(checkpoint.damaged)
-    return checkpoint.model
+    return load_checkpoint(model, dtype=dtype).intact().model
 
 
 def load_checkpoint(model: str | Path, *, dtype: torch.dtype = torch.float32) -> Checkpoint:

@@ -215,7 +215,7 @@ def test_a_head_that_is_no_numbers_is_refused_where_it_is_used_and_left_out_else
     folder = folder_of(tmp_path, tiny("hubert", "base", "ForCTC"), spoil)
     with pytest.raises(ModelError, match=r"1 of the 9 values of lm_head\.bias are NaN or infinite"):
         load_model(folder)
-    found = load_checkpoint(folder).bare()
+    found = load_checkpoint(folder).without_damage()
     assert type(found.model).__name__ == "HubertModel"
     assert "lm_head.bias" in found.notes[-1]
 
