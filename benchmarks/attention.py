@@ -12,9 +12,9 @@ from transformers import HubertConfig, WavLMConfig
 from transformers.models.hubert.modeling_hubert import HubertAttention
 from transformers.models.wavlm.modeling_wavlm import WavLMAttention
 
-from secateur.modules.attention import CutAttention, CutWavLMAttention
-from secateur.modules.families import shape_of
-from secateur.structure import wav2vec2 as names
+from secateur.architectures import wav2vec2_axes as names
+from secateur.architectures.registry import shape_of
+from secateur.nn.attention import CutAttention, CutWavLMAttention
 
 FRAMES = 499
 ROUNDS = 60
@@ -36,16 +36,16 @@ def wavlm() -> dict[str, Callable[[], Any]]:
     """A layer that is given the position bias, as eleven of twelve are."""
     config: Any = WavLMConfig(attn_implementation="eager")
     stock = WavLMAttention(config.hidden_size, config.num_attention_heads).eval()
-    ours = CutWavLMAttention(config, shape_of(config).attention(names.attention(1)), holds_table=True).eval()
-    ours.load_state_dict(stock.state_dict())
+    module = CutWavLMAttention(config, shape_of(config).attention(names.attention(1)), holds_table=True).eval()
+    module.load_state_dict(stock.state_dict())
     hidden = torch.randn(1, FRAMES, config.hidden_size)
-    theirs_bias, ours_bias = stock(hidden)[2], ours(hidden)[2]
-    ours.rel_attn_embed = None
-    difference = (stock(hidden, position_bias=theirs_bias)[0] - ours(hidden, position_bias=ours_bias)[0]).abs().max()
+    theirs_bias, ours_bias = stock(hidden)[2], module(hidden)[2]
+    module.rel_attn_embed = None
+    difference = (stock(hidden, position_bias=theirs_bias)[0] - module(hidden, position_bias=ours_bias)[0]).abs().max()
     assert float(difference) < 1e-4
     return {
         "wavlm stock": lambda: stock(hidden, position_bias=theirs_bias),
-        "wavlm ours": lambda: ours(hidden, position_bias=ours_bias),
+        "wavlm ours": lambda: module(hidden, position_bias=ours_bias),
     }
 
 
@@ -53,13 +53,13 @@ def hubert(implementation: str) -> dict[str, Callable[[], Any]]:
     """A layer without padding."""
     config: Any = HubertConfig(attn_implementation=implementation)
     stock = HubertAttention(config.hidden_size, config.num_attention_heads, config=config).eval()
-    ours = CutAttention(config, shape_of(config).attention(names.attention(0))).eval()
-    ours.load_state_dict(stock.state_dict())
+    module = CutAttention(config, shape_of(config).attention(names.attention(0))).eval()
+    module.load_state_dict(stock.state_dict())
     hidden = torch.randn(1, FRAMES, config.hidden_size)
-    assert float((stock(hidden)[0] - ours(hidden)[0]).abs().max()) < 1e-4
+    assert float((stock(hidden)[0] - module(hidden)[0]).abs().max()) < 1e-4
     return {
         f"hubert {implementation} stock": lambda: stock(hidden),
-        f"hubert {implementation} ours": lambda: ours(hidden),
+        f"hubert {implementation} ours": lambda: module(hidden),
     }
 
 
@@ -68,11 +68,11 @@ def main() -> None:
     torch.set_num_threads(2)
     torch.manual_seed(0)
     for runs in (wavlm(), hubert("sdpa"), hubert("eager")):
-        found = medians(runs)
-        (_, stock), (_, ours) = found.items()
-        for name, value in found.items():
+        timings = medians(runs)
+        (_, stock), (_, actual) = timings.items()
+        for name, value in timings.items():
             print(f"{name:<22} {value:7.2f} ms")
-        print(f"{'ours / stock':<22} {ours / stock:7.2f}")
+        print(f"{'ours / stock':<22} {actual / stock:7.2f}")
 
 
 if __name__ == "__main__":

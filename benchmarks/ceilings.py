@@ -12,11 +12,11 @@ from __future__ import annotations
 import torch
 from transformers import HubertConfig, WavLMConfig
 
-from secateur.arch import declare
+from secateur.benchmarking.timing import interleave_timings
 from secateur.cost import Cost, Terms
+from secateur.hf.declare import declare
 from secateur.inference.linear import fused_linear, pack
 from secateur.structure import Selection, close
-from secateur.timing import interleave
 from shapes import diarizen, wang
 
 SECONDS = 10
@@ -25,16 +25,16 @@ SECONDS = 10
 def product_rate(dtype: torch.dtype) -> float:
     """GMAC in a second."""
     values, weight = torch.randn(499, 768).to(dtype), pack(torch.randn(3072, 768).to(dtype))
-    found = interleave({"product": lambda: fused_linear(values, weight, None, "none")}, repeats=51, warmup=5)
-    return 499 * 768 * 3072 / 1e6 / found["product"].median_ms
+    timings = interleave_timings({"product": lambda: fused_linear(values, weight, None, "none")}, repeats=51, warmup=5)
+    return 499 * 768 * 3072 / 1e6 / timings["product"].median_ms
 
 
 def copy_rate() -> float:
     """GB in a second, read and written."""
     values = torch.randn(2**26)
-    other = torch.empty_like(values)
-    found = interleave({"copy": lambda: other.copy_(values)}, repeats=15, warmup=3)
-    return 2 * values.numel() * 4 / 1e6 / found["copy"].median_ms
+    other_tensor = torch.empty_like(values)
+    timings = interleave_timings({"copy": lambda: other_tensor.copy_(values)}, repeats=15, warmup=3)
+    return 2 * values.numel() * 4 / 1e6 / timings["copy"].median_ms
 
 
 @torch.inference_mode()
@@ -52,9 +52,10 @@ def main() -> None:
     )
     for name, config, selection in cases:
         structure = declare(config)
-        kept = close(structure, selection).selection
+        kept_selection = close(structure, selection).selection
         macs, positional = (
-            Cost.of(Terms(structure), cost="macs", scope=scope, samples=16_000 * SECONDS).count(kept) / 1e6
+            Cost.from_terms(Terms(structure), cost="macs", scope=scope, samples=16_000 * SECONDS).count(kept_selection)
+            / 1e6
             for scope in ("whole", "encoder.pos_conv_embed")
         )
         floors = [f"{(macs - positional) / rate:.0f}" for rate in rates.values()]

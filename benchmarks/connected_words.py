@@ -77,8 +77,8 @@ def main() -> None:
             lines.append({"audio": name, "text": text, "speaker": speaker, "split": split})
     (options.out / "manifest.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     for split in sorted({line["split"] for line in lines}):
-        some = [line for line in lines if line["split"] == split]
-        print(f"{split}: {len(some)} strings, {sum(len(line['text'].split()) for line in some)} words")
+        subset = [line for line in lines if line["split"] == split]
+        print(f"{split}: {len(subset)} strings, {sum(len(line['text'].split()) for line in subset)} words")
 
 
 if __name__ == "__main__":

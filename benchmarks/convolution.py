@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import torch
 
+from secateur.benchmarking.timing import interleave_timings
 from secateur.inference import front_end
-from secateur.inference.front_end import _Layer
-from secateur.timing import interleave
+from secateur.inference.front_end import _ConvLayer
 
 #: Channels in and out, frames in, taps: layers of WavLM Base whole, and of narrower ones.
 CASES = (
@@ -37,15 +37,17 @@ def main() -> None:
     columns = ("in", "out", "frames", "taps", "GMAC", "convolution, ms", "products, ms", "ratio")
     print(f"| {' | '.join(columns)} |\n{'|---' * len(columns)}|")
     for width, out, frames, taps in CASES:
-        layer = _Layer(_Stock(width, out, taps))
+        layer = _ConvLayer(_Stock(width, out, taps))
         values = torch.randn(1, frames, width)
 
-        def run(wide: int, layer: _Layer = layer, values: torch.Tensor = values) -> torch.Tensor:
-            front_end._WIDE = wide
+        def run(wide: int, layer: _ConvLayer = layer, values: torch.Tensor = values) -> torch.Tensor:
+            front_end._MIN_MATMUL_CHANNELS = wide
             return layer(values)
 
-        found = interleave({"convolution": lambda: run(10**9), "products": lambda: run(0)}, repeats=9, warmup=2)
-        convolution, products = (found[name].median_ms for name in ("convolution", "products"))
+        timings = interleave_timings(
+            {"convolution": lambda: run(10**9), "products": lambda: run(0)}, repeats=9, warmup=2
+        )
+        convolution, products = (timings[name].median_ms for name in ("convolution", "products"))
         giga = ((frames - taps) // 2 + 1) * taps * width * out / 1e9
         cells = (width, out, frames, taps, f"{giga:.2f}", f"{convolution:.1f}", f"{products:.1f}")
         print("|", " | ".join(str(cell) for cell in cells), f"| {convolution / products:.2f} |")

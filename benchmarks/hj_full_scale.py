@@ -33,14 +33,14 @@ def fields_of(options: argparse.Namespace, recipe: str, out: Path) -> dict[str, 
     from secateur import config as configs
     from secateur.compress.config import PruneConfig
     from secateur.pipeline import RECIPES as SEARCH
-    from secateur.records import plain
+    from secateur.records.files import plain
 
     data = {"kind": "jsonl", "path": str(options.manifest), "scan": False}
     data |= {"where": {"corpus": [options.corpus]}}
     limits = [
         {name: value for name, value in plain(limit).items() if name in ("cost", "scope")}
         | {"ramp": [[0, 0], [0.5, 1]]}
-        for limit in configs.load(recipe, PruneConfig, search=SEARCH).limits
+        for limit in configs.load(recipe, PruneConfig, search=SEARCH).targeted_constraints
     ]
     few = {"log_every": 1, "validate_every": 0, "save_every": 0, "precision": "fp32"}
     return {
@@ -58,7 +58,7 @@ def fields_of(options: argparse.Namespace, recipe: str, out: Path) -> dict[str, 
     }
 
 
-def one(options: argparse.Namespace, recipe: str) -> dict[str, Any]:
+def run_recipe(options: argparse.Namespace, recipe: str) -> dict[str, Any]:
     """Run a recipe in this process."""
     import secateur
 
@@ -94,7 +94,9 @@ def table(rows: list[dict[str, Any]]) -> str:
     columns += ("s a step", "peak MiB", "reloaded")
     lines = ["| " + " | ".join(columns) + " |", "|" + "---|" * len(columns)]
     for row in rows:
-        fell = ", ".join(f"{name} {kept[0]:.3f} to {kept[-1]:.3f}" for name, kept in row["kept"].items())
+        fell = ", ".join(
+            f"{name} {kept_units[0]:.3f} to {kept_units[-1]:.3f}" for name, kept_units in row["kept"].items()
+        )
         counted = ", ".join(f"{share:.4f}" for share in row["counted"].values())
         faster = row["milliseconds"][0] / row["milliseconds"][-1]
         cells = [row["recipe"], fell, counted, f"{row['parameters'][-1]:,}", f"{row['macs'][-1]:,}", f"{faster:.2f}"]
@@ -113,7 +115,7 @@ def main() -> None:
     parser.add_argument("--one", choices=RECIPES, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.one:
-        print(json.dumps(one(options, options.one)))
+        print(json.dumps(run_recipe(options, options.one)))
         return
     if not (WORK / "base").is_dir():
         import torch

@@ -77,8 +77,8 @@ def dense(options: argparse.Namespace) -> None:
     if not start.is_dir():
         small_wav2vec2.write(start)
     training = {"steps": options.steps, "learning_rate": 3e-3, "warmup": 0.1, "save_every": 0}
-    nothing = one_shot(1.0) | {"recover.steps": 0}
-    fields = data_of(options) | nothing | {"model": str(start), "finetune": training}
+    no_pruning = one_shot(1.0) | {"recover.steps": 0}
+    fields = data_of(options) | no_pruning | {"model": str(start), "finetune": training}
     record = prune_alone(RECIPE, fields, WORK / f"dense-{options.task}")
     print(f"{WORK}/dense-{options.task}/finetuned: {record['stages'][0]['scores']}")
 
@@ -90,17 +90,17 @@ def run_case(case: dict[str, Any], options: argparse.Namespace) -> dict[str, Any
     fields |= {"learn.steps": LEARN, "recover.steps": RECOVER} | METHODS[case["method"]]
     fields |= {name: case.get("times", 1) * fields[name] for name in ("learn.steps", "recover.steps")}
     record = prune_alone(RECIPE, fields, WORK / "-".join(str(value).replace(" ", "_") for value in case.values()))
-    before, after = record["stages"][0], record["stages"][-1]
+    first_stage, last_stage = record["stages"][0], record["stages"][-1]
     front = [name for name in record["blocks"]["after"] if name.startswith("feature_extractor")]
     return case | {
-        "scores": after["scores"],
+        "scores": last_stage["scores"],
         "shrunk": record["stages"][1]["scores"],
-        "start": before["scores"],
-        "parameters": after["parameters"] / before["parameters"],
-        "macs": after["macs"] / before["macs"],
+        "start": first_stage["scores"],
+        "parameters": last_stage["parameters"] / first_stage["parameters"],
+        "macs": last_stage["macs"] / first_stage["macs"],
         "front_end": sum(record["blocks"]["after"][n]["macs"] for n in front)
         / sum(record["blocks"]["before"][n]["macs"] for n in front),
-        "times_as_fast": before["time"]["median_ms"] / after["time"]["median_ms"],
+        "times_as_fast": first_stage["time"]["median_ms"] / last_stage["time"]["median_ms"],
         "undecided": record["gates"].get("undecided_share"),
         "moved": record["gates"].get("moved_share"),
         "seconds": sum(phase["seconds"] for phase in record["phases"]),
@@ -125,27 +125,27 @@ def table(results: Sequence[dict[str, Any]]) -> str:
     settings = sorted({(list(HEADLINE).index(row["task"]), _times(row)) for row in results})
     for task, times in ((list(HEADLINE)[index], times) for index, times in settings):
         name, _ = HEADLINE[task]
-        ours = sorted((row for row in results if (row["task"], _times(row)) == (task, times)), key=_seed)
-        mine = {method: [row for row in ours if row["method"] == method] for method in METHODS}
-        for method, rows in mine.items():
+        selected_rows = sorted((row for row in results if (row["task"], _times(row)) == (task, times)), key=_seed)
+        own_values = {method: [row for row in selected_rows if row["method"] == method] for method in METHODS}
+        for method, rows in own_values.items():
             if not rows:
                 continue
             scores = [100 * row["scores"][name] for row in rows]
-            spread = f" ± {statistics.stdev(scores):.2f}" if len(scores) > 1 else ""
+            spread_text = f" ± {statistics.stdev(scores):.2f}" if len(scores) > 1 else ""
             pairs = [
-                100 * (row["scores"][name] - other["scores"][name])
+                100 * (row["scores"][name] - alternative["scores"][name])
                 for row in rows
-                for other in mine["dense"]
-                if other["seed"] == row["seed"]
+                for alternative in own_values["dense"]
+                if alternative["seed"] == row["seed"]
             ]
-            against = f"{statistics.mean(pairs):+.2f}" if pairs and method != "dense" else ""
+            difference_text = f"{statistics.mean(pairs):+.2f}" if pairs and method != "dense" else ""
             cells = [
                 task,
                 str(times * (LEARN + RECOVER)),
                 method,
-                f"{name} {statistics.mean(scores):.2f} %{spread}",
+                f"{name} {statistics.mean(scores):.2f} %{spread_text}",
                 " ".join(f"{score:.2f}" for score in scores),
-                against,
+                difference_text,
                 *(
                     f"{100 * statistics.mean(row[key] for row in rows):.1f} %"
                     for key in ("parameters", "macs", "front_end")
@@ -158,31 +158,32 @@ def table(results: Sequence[dict[str, Any]]) -> str:
 
 def plot(results: Sequence[dict[str, Any]], folder: Path) -> Path:
     """The page of a sweep over targets: the word error rate against what is kept of MACs and parameters."""
-    from secateur.arch import declare
-    from secateur.compress.sweep import SWEEP
+    from secateur.compress.sweep import SWEEP_FILE
     from secateur.cost import Cost, Terms
-    from secateur.records import environment, write_json
+    from secateur.hf.declare import declare
+    from secateur.records.files import environment, write_json
     from secateur.report import write_sweep
 
     terms = Terms(declare(small_wav2vec2.small_wav2vec2().config))
-    whole = {cost: Cost.of(terms, cost=cost).dense for cost in ("parameters", "macs")}
-    ours = sorted((row for row in results if row["task"] == "ctc" and _times(row) == 1), key=_seed)
-    dense = {_seed(row): row["scores"]["wer"] for row in ours if row["method"] == "dense"}
+    full_cost = {cost: Cost.from_terms(terms, cost=cost).dense for cost in ("parameters", "macs")}
+    selected_rows = sorted((row for row in results if row["task"] == "ctc" and _times(row) == 1), key=_seed)
+    dense = {_seed(row): row["scores"]["wer"] for row in selected_rows if row["method"] == "dense"}
     targets = {f"mac {target}": target for target in TARGETS}
     rows = [
         {
             "values": {"target": targets[row["method"]], "seed": _seed(row)},
             "folder": "",
-            "dense": whole | {"score": dense[_seed(row)]},
-            "kept": {cost: round(row[cost] * count) for cost, count in whole.items()} | {"score": row["scores"]["wer"]},
+            "dense": full_cost | {"score": dense[_seed(row)]},
+            "kept": {cost: round(row[cost] * count) for cost, count in full_cost.items()}
+            | {"score": row["scores"]["wer"]},
         }
-        for row in ours
+        for row in selected_rows
         if row["method"] in targets and _seed(row) in dense
     ]
     record = {"format": 1, "kind": "sweep", "name": "HJ-Pruning-MAC in miniature", "fields": ["target", "seed"]}
     record |= {"headline": "wer", "better": "lower", "environment": environment(), "samples": 16_000, "rows": rows}
     folder.mkdir(parents=True, exist_ok=True)
-    write_json(folder / SWEEP, record)
+    write_json(folder / SWEEP_FILE, record)
     return write_sweep(folder)
 
 

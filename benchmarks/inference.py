@@ -12,7 +12,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from secateur.evaluate.bench import Bench, bench
+from secateur.benchmarking.bench import BenchConfig, bench
 
 ENCODERS = ("wavlm", "hubert", "wav2vec2", "s80", "wang")
 #: What is measured with what: models, and options of `secateur bench`.
@@ -43,7 +43,7 @@ def measure(folder: Path, out: Path, cases: list[str]) -> None:
     """Append a record for each of these cases."""
     for name in cases:
         models, options = CASES[name]
-        config = Bench(
+        config = BenchConfig(
             **{"models": tuple(str(folder / model) for model in models), "threads": (2,), "repeats": 5} | options
         )
         record = bench(config)
@@ -67,13 +67,19 @@ def table(out: Path) -> None:
     for line in out.read_text().splitlines():
         record = json.loads(line)
         rows = {(row["model"], row["form"]): row for row in record["rows"]}
-        for model, other, form in ASKED:
-            if (model, "for_inference") in rows and (other, form) in rows:
-                ours, theirs = rows[model, "for_inference"], rows[other, form]
-                spread = f"{ours['median_ms']:.0f} ({ours['low_ms']:.0f} to {ours['high_ms']:.0f})"
-                memory = f"{ours['peak_mib']:.0f} against {theirs['peak_mib']:.0f}"
-                ratio = theirs["median_ms"] / ours["median_ms"]
-                cells = (record["case"], model, spread, f"{other}, {form}", f"{theirs['median_ms']:.0f}")
+        for model, alternative, form in ASKED:
+            if (model, "for_inference") in rows and (alternative, form) in rows:
+                inference_row, reference_row = rows[model, "for_inference"], rows[alternative, form]
+                spread_text = f"{inference_row['median_ms']:.0f} ({inference_row['low_ms']:.0f} to {inference_row['high_ms']:.0f})"
+                memory = f"{inference_row['peak_mib']:.0f} against {reference_row['peak_mib']:.0f}"
+                ratio = reference_row["median_ms"] / inference_row["median_ms"]
+                cells = (
+                    record["case"],
+                    model,
+                    spread_text,
+                    f"{alternative}, {form}",
+                    f"{reference_row['median_ms']:.0f}",
+                )
                 print(f"| {' | '.join(cells)} | {ratio:.2f} | {memory} |")
 
 

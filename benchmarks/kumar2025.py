@@ -116,15 +116,15 @@ def prepare(options: argparse.Namespace) -> None:
 
     torch.set_num_threads(1)
     if not options.manifest.is_file():
-        script = Path(__file__).with_name("connected_words.py")
-        command = [sys.executable, str(script), str(options.speech), "--corpus", "fsdd"]
+        script_path = Path(__file__).with_name("connected_words.py")
+        command = [sys.executable, str(script_path), str(options.speech), "--corpus", "fsdd"]
         subprocess.run([*command, "--out", str(options.manifest.parent)], check=True)
     if not (WORK / "tokenizer").is_dir():
         tokens = {word: number for number, word in enumerate(("<pad>", "<unk>", *WORDS))}
-        whole = Tokenizer(models.WordLevel(tokens, unk_token="<unk>"))
-        whole.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-        named = PreTrainedTokenizerFast(tokenizer_object=whole, pad_token="<pad>", unk_token="<unk>")
-        named.save_pretrained(WORK / "tokenizer")
+        word_tokenizer = Tokenizer(models.WordLevel(tokens, unk_token="<unk>"))
+        word_tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+        fast_tokenizer = PreTrainedTokenizerFast(tokenizer_object=word_tokenizer, pad_token="<pad>", unk_token="<unk>")
+        fast_tokenizer.save_pretrained(WORK / "tokenizer")
     unlabeled = write_unlabeled(options)
     for kind in ("offline", *(["streaming"] if options.streaming else [])):
         if (WORK / kind / "model").is_dir():
@@ -179,12 +179,12 @@ def run_case(case: dict[str, Any], options: argparse.Namespace) -> dict[str, Any
     if not gated:
         steps |= {"recover.warmup": 0.1}
     records.append(prune_alone(f"{ROOT}/{prefix}{name}", fields | TASK | steps, folder / "rnnt"))
-    before, after = records[0]["stages"][0], records[-1]["stages"][-1]
+    first_stage, last_stage = records[0]["stages"][0], records[-1]["stages"][-1]
     return case | {
-        "scores": after["scores"],
-        "parameters": after["parameters"] / before["parameters"],
-        "macs": after["macs"] / before["macs"],
-        "times_as_fast": before["time"]["median_ms"] / after["time"]["median_ms"],
+        "scores": last_stage["scores"],
+        "parameters": last_stage["parameters"] / first_stage["parameters"],
+        "macs": last_stage["macs"] / first_stage["macs"],
+        "times_as_fast": first_stage["time"]["median_ms"] / last_stage["time"]["median_ms"],
         "undecided": records[0]["gates"].get("undecided_share"),
         "steps": [{phase["name"]: phase["steps"] for phase in record["phases"]} for record in records],
         "seconds": sum(phase["seconds"] for record in records for phase in record["phases"]),
@@ -195,13 +195,13 @@ def stream(options: argparse.Namespace) -> str:
     """Tokens of fifty utterances of the test, chunk by chunk and heard at once, by lookahead, as Markdown."""
     import torch
 
-    from secateur.arch import declare
-    from secateur.data.config import JsonlData
-    from secateur.data.hearing import Extracted
+    from secateur.data.input_features import ExtractedFeatures
     from secateur.data.open import open_corpus
-    from secateur.objective.tasks import decoding
-    from secateur.surgery.hearing import hearing_of
-    from secateur.surgery.load import load_model
+    from secateur.data.sources import JsonlData
+    from secateur.hf.declare import declare
+    from secateur.hf.feature_extractor import load_input_features
+    from secateur.hf.load import load_model
+    from secateur.tasks import decoding
 
     torch.set_num_threads(1)
     corpus = open_corpus(JsonlData(path=str(options.manifest), split="test", scan=False))
@@ -210,17 +210,19 @@ def stream(options: argparse.Namespace) -> str:
         for seed in range(options.seeds):
             folder = WORK / "cells" / f"{cell}-{seed}" / "rnnt" / "model"
             model: Any = load_model(folder).eval()
-            hearing, blank = hearing_of(folder, declare(model.config)), model.config.blank_token_id
-            assert isinstance(hearing, Extracted)
-            heard = [hearing([corpus.audio(index)])[0] for index in range(UTTERANCES)]
+            input_features_of, blank = load_input_features(folder, declare(model.config)), model.config.blank_token_id
+            assert isinstance(input_features_of, ExtractedFeatures)
+            input_values = [input_features_of([corpus.audio(index)])[0] for index in range(UTTERANCES)]
             for lookahead in LOOKAHEADS:
                 same, tokens = 0, 0
-                for features in heard:
-                    whole = {"input_features": decoding.whole_chunks(model, features, lookahead=lookahead)}
-                    ways = (decode(model, whole, lookahead=lookahead) for decode in (decoding.greedy, decoding.stream))
+                for features in input_values:
+                    full_result = {"input_features": decoding.pad_to_chunks(model, features, lookahead=lookahead)}
+                    ways = (
+                        decode(model, full_result, lookahead=lookahead) for decode in (decoding.greedy, decoding.stream)
+                    )
                     at_once, chunks = ([token for token in way[0].tolist() if token != blank] for way in ways)
                     same, tokens = same + (at_once == chunks), tokens + len(chunks)
-                lines.append(f"| {cell} | {seed} | {lookahead} | {len(heard)} | {same} | {tokens} |")
+                lines.append(f"| {cell} | {seed} | {lookahead} | {len(input_values)} | {same} | {tokens} |")
     return "\n".join(lines)
 
 
@@ -243,8 +245,8 @@ def table(results: Sequence[dict[str, Any]], baseline: str = "dense") -> str:
         pairs = [(100 * row["scores"]["wer"], base[row["seed"]]) for row in rows if row["seed"] in base]
         against = ""
         if pairs and cell != twin:
-            ours, theirs = (statistics.mean(side) for side in zip(*pairs, strict=True))
-            against = f"{ours / theirs - 1:+.1%}"
+            actual, reference = (statistics.mean(side) for side in zip(*pairs, strict=True))
+            against = f"{actual / reference - 1:+.1%}"
         shares = [f"{statistics.mean(row[key] for row in rows):.1%}" for key in ("parameters", "macs")]
         cells = [
             cell,

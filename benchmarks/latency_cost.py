@@ -18,15 +18,15 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from secateur.arch import declare
+from secateur.benchmarking.bench import BenchConfig, bench
+from secateur.benchmarking.latency import load_or_measure_table
+from secateur.benchmarking.latency.find import dense_architecture
+from secateur.benchmarking.latency.shapes import ModelShape, random_model_shape
 from secateur.cost import Terms
-from secateur.cost.latency import latency
-from secateur.cost.table import Conditions
-from secateur.evaluate.bench import Bench, bench
-from secateur.evaluate.latency import table_for
-from secateur.evaluate.latency.find import architecture_of
-from secateur.evaluate.latency.shapes import Shape, random_whole
-from secateur.records import write_json
+from secateur.cost.latency_table import Conditions
+from secateur.cost.predicted_time import latency
+from secateur.hf.declare import declare
+from secateur.records.files import write_json
 from secateur.structure import Selection, close
 from secateur.surgery.cut import cut_config
 
@@ -47,16 +47,16 @@ SEED = 1  # the table's own shapes are drawn from another one
 CONDITIONS = Conditions(seconds=10.0, batch=1, threads=2, dtype="fp32")
 
 
-def shapes(config: Any) -> list[Shape]:
+def shapes(config: Any) -> list[ModelShape]:
     """Ten cut models, every width of each drawn on its own: channels, heads, dimensions of each head, units."""
     draw = random.Random(SEED)
-    return [random_whole(architecture_of(config), least, most, draw) for least, most in RANGES]
+    return [random_model_shape(dense_architecture(config), minimum, maximum, draw) for minimum, maximum in RANGES]
 
 
 def measured(folders: list[str], repeats: int) -> list[dict[str, Any]]:
     """What `secateur bench` says of the inference-only form of each, the first being the dense model."""
     record = bench(
-        Bench(
+        BenchConfig(
             models=tuple(folders),
             forms=("for_inference",),
             seconds=(CONDITIONS.seconds,),
@@ -85,13 +85,13 @@ def compare(repeats: int) -> dict[str, Any]:
             names.append(f"{folder}/{index}")
             config.save_pretrained(names[-1])
         os.environ["SECATEUR_CACHE"] = f"{folder}/cache"  # measured here and now, not found
-        before = measured(names, repeats)
-        table = table_for(dense, CONDITIONS)
-        after = measured(names, repeats)
+        first_timings = measured(names, repeats)
+        table = load_or_measure_table(dense, CONDITIONS)
+        last_timings = measured(names, repeats)
     cost = latency(Terms(structure), table)
     rows = []
     for index, selection in enumerate(closed):
-        runs = [each[index] for each in (before, after)]
+        runs = [item[index] for item in (first_timings, last_timings)]
         rows.append(
             {
                 "range": RANGES[index - 1] if index else (1.0, 1.0),
@@ -110,7 +110,7 @@ def compare(repeats: int) -> dict[str, Any]:
         "conditions": CONDITIONS,
         "repeats": repeats,
         "agreement": table.agreement,
-        "environment": before[-1]["environment"],
+        "environment": first_timings[-1]["environment"],
     }
 
 
@@ -124,8 +124,8 @@ def table_of(record: dict[str, Any]) -> str:
     for row in record["rows"]:
         ratio = row["predicted_ms"] / row["measured_ms"]
         shares = ratio / (dense["predicted_ms"] / dense["measured_ms"])
-        least, most = row["range"]
-        name = "dense" if least == 1 else f"{least:.0%} to {most:.0%}"
+        minimum, maximum = row["range"]
+        name = "dense" if minimum == 1 else f"{minimum:.0%} to {maximum:.0%}"
         lines.append(
             f"| {name} | {row['predicted_ms']:.0f} ms | {row['measured_ms']:.0f} ms ({row['before_ms']:.0f}, "
             f"{row['after_ms']:.0f}) | {ratio:.2f} | {shares:.2f} |"

@@ -21,7 +21,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from secateur.evaluate.settings import MALLOC
+from secateur.benchmarking.process_settings import MALLOC_SETTINGS
 
 KINDS = ("channels", "heads", "qk", "vo", "units", "block")
 CASES: dict[str, dict[str, Any]] = {
@@ -42,15 +42,15 @@ class Feed:
         import torch
         from transformers import WavLMConfig
 
-        from secateur.arch import declare
-        from secateur.compress.batches import MicroBatch
+        from secateur.compress.audio_batches import MicroBatch
         from secateur.data.collate import AudioBatch
+        from secateur.hf.declare import declare
 
         samples = round(16_000 * seconds)
         values = torch.randn(batch, samples, generator=torch.Generator().manual_seed(0))
         audio = AudioBatch(values=values, lengths=torch.tensor([samples] * batch), ids=("noise",) * batch, mask=None)
         frames = batch * declare(WavLMConfig()).lengths(samples)[-1]
-        self.batches = [MicroBatch(audio=audio, heard=audio, frames=frames)]
+        self.batches = [MicroBatch(audio=audio, inputs=audio, frames=frames)]
 
     def micro_batches(self, step: int, rank: int, world: int) -> list[Any]:
         """Whatever the step, this."""
@@ -61,22 +61,22 @@ def trainee(teacher: Any, feed: Any, *, gates: bool, **training: Any) -> Any:
     """The trainee of a phase, its student a copy of the teacher."""
     import torch
 
-    from secateur.arch import declare
-    from secateur.compress.config import Distillation, Learning
-    from secateur.compress.imitate import Imitator
-    from secateur.compress.step import Bound, Imitation, Pruning
+    from secateur.compress.config import Distillation, LearnConfig
+    from secateur.compress.distiller import DistillationModel
+    from secateur.compress.step import CostTarget, DistillUnit, PruneUnit
     from secateur.compress.student import Student
     from secateur.cost import Cost, Terms
     from secateur.gates import GateSet, HardConcrete
-    from secateur.objective.constraint import Constraint
+    from secateur.hf.declare import declare
+    from secateur.losses.constraint import Constraint
 
     student = copy.deepcopy(teacher).requires_grad_(True)
-    learning = Learning(**training)
-    imitator = Imitator(student, Distillation(), recompute=learning.gradient_checkpointing)
+    learning = LearnConfig(**training)
+    imitator = DistillationModel(student, Distillation(), gradient_checkpointing=learning.gradient_checkpointing)
     if not gates:
-        return Imitation(imitator, teacher, feed, [], learning)
+        return DistillUnit(imitator, teacher, feed, [], learning)
     structure = declare(teacher.config)
-    cost, constraint = Cost.of(Terms(structure), cost="parameters"), Constraint(target=0.25)
+    cost, constraint = Cost.from_terms(Terms(structure), cost="parameters"), Constraint(target=0.25)
     gate_set = GateSet(structure, dict.fromkeys(KINDS, HardConcrete()), seed=0)
     with torch.no_grad():  # of each axis of several units, or of all blocks, the first 38 % open, the last 38 % closed
         counts = [axis.size for axis in gate_set.axes if axis.size > 1]
@@ -84,7 +84,7 @@ def trainee(teacher: Any, feed: Any, *, gates: bool, **training: Any) -> Any:
         small = torch.tensor([axis.size == 1 for axis in gate_set.axes for _ in axis.units])
         gate_set.log_alpha[~small] = torch.cat([_decided(count) for count in counts])
         gate_set.log_alpha[small] = _decided(blocks)
-    return Pruning(
+    return PruneUnit(
         imitator,
         teacher,
         feed,
@@ -92,7 +92,9 @@ def trainee(teacher: Any, feed: Any, *, gates: bool, **training: Any) -> Any:
         learning,
         gates=gate_set,
         student=Student(student, structure),
-        bounds=[Bound(constraint=constraint, cost=cost, share=constraint.share(dense=cost.dense, audio=1.0))],
+        cost_targets=[
+            CostTarget(constraint=constraint, cost=cost, share=constraint.resolve_share(dense=cost.dense, audio=1.0))
+        ],
     )
 
 
@@ -108,10 +110,10 @@ def check_gates(pruning: Any) -> None:
     structure, drawn = pruning.gates.structure, pruning.drawn.detach()
     for kind in KINDS:
         opened = [
-            bool(drawn[structure.offsets[axis.name] + at] != 0)
+            bool(drawn[structure.offsets[axis.name] + position] != 0)
             for axis in pruning.gates.axes
             if axis.kind == kind
-            for at in range(axis.size)
+            for position in range(axis.size)
         ]
         share = sum(opened) / len(opened)
         assert LEAST <= share <= 1 - LEAST, f"{share:.0%} of {kind} are open"
@@ -120,17 +122,17 @@ def check_gates(pruning: Any) -> None:
 @contextlib.contextmanager
 def stepping(case: dict[str, Any], teacher: Any, feed: Any) -> Iterator[Callable[[], None]]:
     """A function that takes one optimiser step of a case."""
-    from secateur.engine.optim import Scheduled
-    from secateur.engine.place import Place
-    from secateur.engine.step import one_step
+    from secateur.engine.distributed import DistributedContext
+    from secateur.engine.optim import ScheduledOptimizer
+    from secateur.engine.optimizer_step import train_step
 
     learner = trainee(teacher, feed, **case)
     count = iter(range(10**6))
-    with Place.open(learner.module, learner.training.precision, True) as place:
-        optimisers = {name: Scheduled(spec) for name, spec in learner.optimisers().items()}
+    with DistributedContext.open(learner.module, learner.training.precision, True) as place:
+        optimisers = {name: ScheduledOptimizer(spec) for name, spec in learner.optimizers().items()}
 
         def step() -> None:
-            one_step(learner, place, optimisers, next(count), gather=False, last_good=str)
+            train_step(learner, place, optimisers, next(count), needs_metrics=False, describe_checkpoint=str)
             if case["gates"]:
                 check_gates(learner)
 
@@ -142,38 +144,38 @@ def measure(job: dict[str, Any]) -> dict[str, Any]:
     import torch
     from transformers import WavLMConfig, WavLMModel
 
-    from secateur.evaluate.settings import tune_products
-    from secateur.records import environment
-    from secateur.timing import interleave
+    from secateur.benchmarking.process_settings import tune_products
+    from secateur.benchmarking.timing import interleave_timings
+    from secateur.records.files import environment
 
     torch.set_num_threads(job["threads"])
     tune_products()
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    baseline_memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     torch.manual_seed(0)
     teacher, feed = WavLMModel(WavLMConfig()).eval().requires_grad_(False), Feed(job["batch"], job["seconds"])
     if job["kind"] == "memory":
         with stepping(CASES[job["case"]], teacher, feed) as step:
             for _ in range(3):
                 step()
-        return {"peak_mib": (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024}
+        return {"peak_mib": (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - baseline_memory) / 1024}
     times: dict[str, Any] = {}
     for reference in sorted(set(REFERENCE.values())):  # all at once would not fit into memory
         with contextlib.ExitStack() as stack:
-            mine = [name for name in CASES if REFERENCE[name] == reference]
-            steps = {name: stack.enter_context(stepping(CASES[name], teacher, feed)) for name in mine}
-            times |= interleave(steps, repeats=job["repeats"], warmup=2)
+            matching_rows = [name for name in CASES if REFERENCE[name] == reference]
+            steps = {name: stack.enter_context(stepping(CASES[name], teacher, feed)) for name in matching_rows}
+            times |= interleave_timings(steps, repeats=job["repeats"], warmup=2)
     return {"times": {name: vars(timing) for name, timing in times.items()}, "environment": environment()}
 
 
 def child(job: dict[str, Any]) -> dict[str, Any]:
     """A process of its own, under the settings of `secateur prune`."""
-    own = os.environ | MALLOC | {"OMP_WAIT_POLICY": "PASSIVE", "OMP_NUM_THREADS": str(job["threads"])}
+    environment = os.environ | MALLOC_SETTINGS | {"OMP_WAIT_POLICY": "PASSIVE", "OMP_NUM_THREADS": str(job["threads"])}
     command = [sys.executable, "-W", "ignore", __file__, "--job", json.dumps(job)]
-    done = subprocess.run(command, env=own, capture_output=True, text=True)
+    done = subprocess.run(command, env=environment, capture_output=True, text=True)
     if done.returncode:
         raise RuntimeError(done.stderr[-2000:])
-    found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
-    return found
+    result: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    return result
 
 
 def table(record: dict[str, Any]) -> str:

@@ -41,37 +41,39 @@ def write_shapes(options: argparse.Namespace) -> dict[str, dict[str, Any]]:
     """A config folder for each shape, with the MACs that it was counted to have."""
     from transformers import WavLMConfig
 
-    from secateur.arch import declare
     from secateur.cost import Cost, Terms
-    from secateur.surgery.choose import Limit, best_share
+    from secateur.hf.declare import declare
+    from secateur.surgery.choose import CostLimit, choose_uniform_share
     from secateur.surgery.cut import cut_config
-    from secateur.surgery.factorise import factorised_config, ranks_of
-    from secateur.surgery.scores import first
+    from secateur.surgery.factorize import factorized_config, resolve_ranks
+    from secateur.surgery.importance import order_scores
 
     dense = WavLMConfig()
     samples = round(16_000 * options.seconds)
     dense.save_pretrained(options.work / "dense")
-    macs = Cost.of(Terms(declare(dense)), cost="macs", samples=samples).dense
-    found: dict[str, dict[str, Any]] = {str(options.work / "dense"): {"shape": "dense", "share": 1.0, "macs": macs}}
+    macs = Cost.from_terms(Terms(declare(dense)), cost="macs", samples=samples).dense
+    results: dict[str, dict[str, Any]] = {str(options.work / "dense"): {"shape": "dense", "share": 1.0, "macs": macs}}
     for name, kinds in SHAPES.items():
-        config = factorised_config(dense, ranks_of(declare(dense), LINEARS)) if "rank" in kinds else dense
+        config = factorized_config(dense, resolve_ranks(declare(dense), LINEARS)) if "rank" in kinds else dense
         structure = declare(config)
-        cost = Cost.of(Terms(structure), cost="macs", samples=samples)
+        cost = Cost.from_terms(Terms(structure), cost="macs", samples=samples)
         for share in options.shares:
-            choice = best_share(structure, first(structure), kinds, [Limit(name="macs", cost=cost, share=share)])
+            choice = choose_uniform_share(
+                structure, order_scores(structure), kinds, [CostLimit(name="macs", cost=cost, share=share)]
+            )
             folder = options.work / f"{name.replace(' ', '_')}-{share:g}"
             cut_config(config, structure, choice.selection).save_pretrained(folder)
-            found[str(folder)] = {"shape": name, "share": share, "macs": choice.counted["macs"]}
-    return found
+            results[str(folder)] = {"shape": name, "share": share, "macs": choice.counted_costs["macs"]}
+    return results
 
 
 def speed(options: argparse.Namespace) -> str:
     """Measure every shape in turn, and write one line of JSON for each."""
-    from secateur.evaluate.bench import Bench, bench
+    from secateur.benchmarking.bench import BenchConfig, bench
 
     shapes = write_shapes(options)
     record = bench(
-        Bench(
+        BenchConfig(
             models=tuple(shapes),
             seconds=(options.seconds,),
             threads=(options.threads,),
@@ -85,11 +87,11 @@ def speed(options: argparse.Namespace) -> str:
     with options.out.open("a") as handle:
         for row in record["rows"]:
             shape = shapes[row["model"]]
-            kept, faster = shape["macs"] / macs, dense[row["form"]] / row["median_ms"]
+            kept_units, faster = shape["macs"] / macs, dense[row["form"]] / row["median_ms"]
             fields = {name: row[name] for name in ("form", "median_ms", "low_ms", "high_ms", "threads", "seconds")}
-            handle.write(json.dumps(shape | fields | {"kept": kept, "speed_up": faster}) + "\n")
-            spread = f"{row['median_ms']:.0f} ms ({row['low_ms']:.0f}–{row['high_ms']:.0f})"
-            lines.append(f"| {shape['shape']} | {kept:.1%} | {row['form']} | {spread} | {faster:.2f} |")
+            handle.write(json.dumps(shape | fields | {"kept": kept_units, "speed_up": faster}) + "\n")
+            spread_text = f"{row['median_ms']:.0f} ms ({row['low_ms']:.0f}–{row['high_ms']:.0f})"
+            lines.append(f"| {shape['shape']} | {kept_units:.1%} | {row['form']} | {spread_text} | {faster:.2f} |")
     return "\n".join(lines)
 
 
@@ -130,10 +132,10 @@ def table(results: Sequence[dict[str, Any]]) -> str:
             if not rows:
                 continue
             losses, cosines = [row["loss"] for row in rows], [row["cosine"][-1] for row in rows]
-            spread = f" ± {statistics.stdev(losses):.4f}" if len(losses) > 1 else ""
-            kept = statistics.mean(row["kept"] for row in rows)
+            spread_text = f" ± {statistics.stdev(losses):.4f}" if len(losses) > 1 else ""
+            num_kept = statistics.mean(row["kept"] for row in rows)
             lines.append(
-                f"| {share:.0%} | {method} | {kept:.2%} | {statistics.mean(losses):.4f}{spread} | "
+                f"| {share:.0%} | {method} | {num_kept:.2%} | {statistics.mean(losses):.4f}{spread_text} | "
                 f"{statistics.mean(cosines):.4f} |"
             )
     return "\n".join(lines)

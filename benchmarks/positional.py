@@ -24,8 +24,8 @@ from transformers import HubertConfig, HubertModel
 import secateur
 from attention import FRAMES, medians
 from runs import prune_alone
+from secateur.architectures.wav2vec2_axes import positional_groups
 from secateur.structure import Selection
-from secateur.structure.wav2vec2 import positional_groups
 from secateur.surgery import cut
 
 GATE = {"drop_rate": 0.05}  # what quickstart gives the other kinds
@@ -51,10 +51,10 @@ def time() -> None:
     for shape in shapes:
         cells = []
         for fast in (False, True):
-            found = medians({"whole": convolution(fast=fast), "kept": convolution(**shape, fast=fast)})
-            cells.append(f"{found['kept']:.2f} ms, {found['kept'] / found['whole']:.2f} of whole")
-        kept = f"{shape['groups']} of 16 groups" if "groups" in shape else f"{shape['taps']} of 128 taps"
-        print(f"| {kept} | {' | '.join(cells)} |")
+            timings = medians({"whole": convolution(fast=fast), "kept": convolution(**shape, fast=fast)})
+            cells.append(f"{timings['kept']:.2f} ms, {timings['kept'] / timings['whole']:.2f} of whole")
+        kept_label = f"{shape['groups']} of 16 groups" if "groups" in shape else f"{shape['taps']} of 128 taps"
+        print(f"| {kept_label} | {' | '.join(cells)} |")
 
 
 def fidelity(options: argparse.Namespace) -> None:
@@ -71,8 +71,8 @@ def fidelity(options: argparse.Namespace) -> None:
                 record = prune_alone("quickstart", fields, Path(work) / "run")
             stage = record["stages"][-1]
             (axis,) = [axis for axis in record["axes"] if axis["kind"] == "groups"]
-            figures = {name: stage[name] for name in ("loss", "cosine", "parameters", "macs")}
-            done.append(case | figures | {"groups": axis["kept"]})
+            metric_values = {name: stage[name] for name in ("loss", "cosine", "parameters", "macs")}
+            done.append(case | metric_values | {"groups": axis["kept"]})
             with options.out.open("a") as handle:
                 handle.write(json.dumps(done[-1]) + "\n")
     print(table(done))
@@ -89,11 +89,11 @@ def table(results: Sequence[dict[str, Any]]) -> str:
             if not rows:
                 continue
             losses = [row["loss"] for row in rows]
-            spread = f" ± {statistics.stdev(losses):.4f}" if len(losses) > 1 else ""
+            spread_text = f" ± {statistics.stdev(losses):.4f}" if len(losses) > 1 else ""
             cells = (
                 f"{target:.0%}",
                 "gated" if gated else "whole",
-                f"{statistics.mean(losses):.4f}{spread}",
+                f"{statistics.mean(losses):.4f}{spread_text}",
                 " ".join(f"{loss:.4f}" for loss in losses),
                 f"{statistics.mean(row['cosine'][-1] for row in rows):.4f}",
                 *(f"{min(r[c] for r in rows):,} to {max(r[c] for r in rows):,}" for c in ("parameters", "macs")),

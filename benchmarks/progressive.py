@@ -86,23 +86,25 @@ def table(results: list[dict[str, Any]]) -> str:
     lines = ["| " + " | ".join((*columns, "student's size by step")) + " |", "|" + "---|" * (len(columns) + 1)]
     for kind in TEACHERS:
         for name in CASES:
-            mine = [r for r in results if (r["teacher"], r["case"]) == (kind, name)]
-            if not mine:
+            matching_rows = [r for r in results if (r["teacher"], r["case"]) == (kind, name)]
+            if not matching_rows:
                 continue
-            whole = {r["seed"]: r for r in results if (r["teacher"], r["case"]) == (kind, "as it is")}
-            ratios = [sum(r["seconds"].values()) / sum(whole[r["seed"]]["seconds"].values()) for r in mine]
-            losses = [r["loss"] for r in mine]
-            spread = f" ± {statistics.stdev(losses):.4f}" if len(losses) > 1 else ""
+            full_result = {r["seed"]: r for r in results if (r["teacher"], r["case"]) == (kind, "as it is")}
+            ratios = [
+                sum(r["seconds"].values()) / sum(full_result[r["seed"]]["seconds"].values()) for r in matching_rows
+            ]
+            losses = [r["loss"] for r in matching_rows]
+            spread_text = f" ± {statistics.stdev(losses):.4f}" if len(losses) > 1 else ""
             cells = [
                 kind,
                 name,
-                f"{statistics.mean(r['seconds']['learn'] for r in mine):.0f} s",
-                f"{statistics.mean(sum(r['seconds'].values()) for r in mine):.0f} s",
+                f"{statistics.mean(r['seconds']['learn'] for r in matching_rows):.0f} s",
+                f"{statistics.mean(sum(r['seconds'].values()) for r in matching_rows):.0f} s",
                 f"{statistics.mean(ratios):.2f}",
-                " ".join(f"{100 * r['kept']:.2f}" for r in mine) + " %",
-                f"{statistics.mean(losses):.4f}{spread}",
+                " ".join(f"{100 * r['kept']:.2f}" for r in matching_rows) + " %",
+                f"{statistics.mean(losses):.4f}{spread_text}",
                 " ".join(f"{loss:.4f}" for loss in losses),
-                _sizes(mine[0]["freezing"]),
+                _sizes(matching_rows[0]["freezing"]),
             ]
             lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines)
@@ -132,8 +134,8 @@ def main() -> None:
     if not options.table:
         options.work.mkdir(parents=True, exist_ok=True)
         teacher(options)
-        wanted = [(options.teacher, case, seed) for seed in range(options.seeds) for case in options.cases]
-        cases = [dict(zip(("teacher", "case", "seed"), case, strict=True)) for case in wanted]
+        requested_cases = [(options.teacher, case, seed) for seed in range(options.seeds) for case in options.cases]
+        cases = [dict(zip(("teacher", "case", "seed"), case, strict=True)) for case in requested_cases]
         run_missing(cases, lambda case: run_case(case, options), options.out)
     print(table(results_in(options.out)))
 

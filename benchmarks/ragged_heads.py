@@ -12,10 +12,10 @@ import torch
 from transformers import HubertConfig, HubertModel, WavLMConfig, WavLMModel
 
 import secateur
+from secateur.architectures import wav2vec2_axes as names
+from secateur.benchmarking.timing import interleave_timings
 from secateur.structure import Selection
-from secateur.structure import wav2vec2 as names
 from secateur.surgery import cut
-from secateur.timing import interleave
 
 LAYERS, HEADS, FRAMES = 6, 6, 499
 
@@ -46,8 +46,8 @@ def main() -> None:
         model = kind(config(num_hidden_layers=LAYERS)).eval()
         blocks = {"equal": attention(model, [[even] * HEADS] * LAYERS), "ragged": attention(model, ragged)}
         runs = {key: lambda own=own: [block(hidden) for block in own] for key, own in blocks.items()}
-        found = interleave(runs, repeats=25, warmup=3)
-        equal, uneven = found["equal"].median_ms, found["ragged"].median_ms
+        timings = interleave_timings(runs, repeats=25, warmup=3)
+        equal, uneven = timings["equal"].median_ms, timings["ragged"].median_ms
         print(f"| {name} | {equal:.2f} | {uneven:.2f} | {uneven / equal:.2f} |")
 
 

@@ -86,22 +86,22 @@ def table(results: Sequence[dict[str, Any]]) -> str:
     lines = ["| " + " | ".join(columns) + " |", "|" + "---|" * len(columns)]
     for sparsity in sorted({result["sparsity"] for result in results}):
         for method in METHODS:
-            mine = [r for r in results if (r["sparsity"], r["method"]) == (sparsity, method)]
-            rates = {r["rate"] for r in mine}
-            if not mine:
+            matching_rows = [r for r in results if (r["sparsity"], r["method"]) == (sparsity, method)]
+            rates = {r["rate"] for r in matching_rows}
+            if not matching_rows:
                 continue
-            best = min(rates, key=lambda rate: statistics.mean(r["loss"] for r in mine if r["rate"] == rate))
-            rows = sorted((r for r in mine if r["rate"] == best), key=lambda r: r["seed"])
+            best = min(rates, key=lambda rate: statistics.mean(r["loss"] for r in matching_rows if r["rate"] == rate))
+            rows = sorted((r for r in matching_rows if r["rate"] == best), key=lambda r: r["seed"])
             losses = [r["loss"] for r in rows]
-            spread = f" ± {statistics.stdev(losses):.4f}" if len(losses) > 1 else ""
-            kept = [100 * r["kept"][0] for r in rows]
+            spread_text = f" ± {statistics.stdev(losses):.4f}" if len(losses) > 1 else ""
+            kept_units = [100 * r["kept"][0] for r in rows]
             cells = [
                 f"{sparsity:.0%}",
                 method,
                 "the recipe's" if best is None else f"{best:g}",
-                f"{statistics.mean(losses):.4f}{spread}",
+                f"{statistics.mean(losses):.4f}{spread_text}",
                 " ".join(f"{loss:.4f}" for loss in losses),
-                f"{min(kept):.2f}–{max(kept):.2f} %",
+                f"{min(kept_units):.2f}–{max(kept_units):.2f} %",
                 _range(rows, "undecided"),
                 _range(rows, "moved"),
                 " ".join(r["open"].get("block", "–") for r in rows),

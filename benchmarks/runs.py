@@ -51,8 +51,8 @@ def run_missing(
     Raises:
         RuntimeError: A run failed; the others were done all the same.
     """
-    there = results_in(out)
-    missing = [case for case in cases if not any(case.items() <= result.items() for result in there)]
+    finished_results = results_in(out)
+    missing = [case for case in cases if not any(case.items() <= result.items() for result in finished_results)]
     failed = []
     with ThreadPoolExecutor(jobs) as pool:
         for future in as_completed([pool.submit(run, case) for case in missing]):

@@ -11,9 +11,9 @@ from pathlib import Path
 
 from transformers import HubertConfig, Wav2Vec2Config, WavLMConfig
 
-from secateur.arch import declare
+from secateur.architectures import wav2vec2_axes as names
+from secateur.hf.declare import declare
 from secateur.structure import Selection, close
-from secateur.structure import wav2vec2 as names
 from secateur.surgery.cut import cut_config
 
 # Shape of the 80 % pruned WavLM Base+ of BUTSpeechFIT/DiariZen, diarizen/models/module/wavlm_config.py: widths of the

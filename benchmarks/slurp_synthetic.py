@@ -30,12 +30,12 @@ import soxr
 
 import small_wav2vec2
 from runs import prune_alone
-from secateur.data import rooms
-from secateur.data.config import SyntheticData
+from secateur.data import channel
 from secateur.data.corpus import SAMPLE_RATE
-from secateur.data.espeak import Synthesiser, Voice
+from secateur.data.espeak import Synthesizer, Voice
+from secateur.data.sources import SyntheticData
 from secateur.data.synthetic import voices_of
-from secateur.objective.tasks import tags
+from secateur.tasks import slurp_tags
 
 RECIPE = "peng2023/slurp/mac"
 RESULTS = Path(__file__).parent / "results" / "slurp_synthetic.json"
@@ -56,33 +56,37 @@ def subset(lines: Iterable[Line], *, intents: int) -> dict[str, list[Line]]:
     those are taken that have most such sentences, among those with entities in at least half of them; then what has a
     rare type of entity is left out.
     """
-    found: dict[str, list[Line]] = defaultdict(list)
-    seen = set()
+    results: dict[str, list[Line]] = defaultdict(list)
+    visited = set()
     for line in lines:
         sentence = line["sentence"]
-        parts = tags.pieces(line["sentence_annotation"].lower())
+        parts = slurp_tags.parse_brackets(line["sentence_annotation"].lower())
         plain = sentence.replace(" ", "").replace("'", "")
         fits = WORDS[0] <= len(sentence.split()) <= WORDS[1] and plain.isascii() and plain.isalpha()
-        if fits and parts and " ".join(part.words for part in parts) == sentence and sentence not in seen:
-            seen.add(sentence)
-            found[f"{line['scenario']}_{line['action']}"].append(line)
-    told = {name: mine for name, mine in found.items() if sum(bool(types_of(line)) for line in mine) * 2 >= len(mine)}
-    most = sorted(told, key=lambda name: (-len(told[name]), name))[:intents]
-    counts = Counter(type for name in most for line in told[name] for type in types_of(line))
+        if fits and parts and " ".join(part.words for part in parts) == sentence and sentence not in visited:
+            visited.add(sentence)
+            results[f"{line['scenario']}_{line['action']}"].append(line)
+    reported = {
+        name: own_values
+        for name, own_values in results.items()
+        if sum(bool(types_of(line)) for line in own_values) * 2 >= len(own_values)
+    }
+    frequent_names = sorted(reported, key=lambda name: (-len(reported[name]), name))[:intents]
+    counts = Counter(type for name in frequent_names for line in reported[name] for type in types_of(line))
     rare = {type for type, count in counts.items() if count < RARE}
-    return {name: [line for line in told[name] if not types_of(line) & rare] for name in most}
+    return {name: [line for line in reported[name] if not types_of(line) & rare] for name in frequent_names}
 
 
 def types_of(line: Line) -> set[str]:
     """Types of the entities of a sentence."""
-    return set(tags.types([tags.pieces(line["sentence_annotation"].lower()) or ()]))
+    return set(slurp_tags.entity_types([slurp_tags.parse_brackets(line["sentence_annotation"].lower()) or ()]))
 
 
-def splits(chosen: dict[str, list[Line]]) -> dict[str, list[Line]]:
+def splits(lines_by_intent: dict[str, list[Line]]) -> dict[str, list[Line]]:
     """The sentences by split, in shares of each intent; no sentence is in two."""
     out: dict[str, list[Line]] = {split: [] for split in TAKES}
     draw = random.Random(0)
-    for lines in chosen.values():
+    for lines in lines_by_intent.values():
         rest = draw.sample(lines, len(lines))
         for split, share in SHARES.items():
             count = round(share * len(lines))
@@ -92,12 +96,14 @@ def splits(chosen: dict[str, list[Line]]) -> dict[str, list[Line]]:
     return out
 
 
-def known(chosen: dict[str, list[Line]], *, sentences: int) -> dict[str, list[Line]]:
+def known_sentences(lines_by_intent: dict[str, list[Line]], *, sentences: int) -> dict[str, list[Line]]:
     """So many sentences of each intent, the same in every split; those with entities first."""
-    some = [
-        line for lines in chosen.values() for line in sorted(lines, key=lambda line: not types_of(line))[:sentences]
+    part_of = [
+        line
+        for lines in lines_by_intent.values()
+        for line in sorted(lines, key=lambda line: not types_of(line))[:sentences]
     ]
-    return {split: some for split in TAKES}
+    return {split: part_of for split in TAKES}
 
 
 def write_corpus(parts: dict[str, list[Line]], folder: Path) -> None:
@@ -105,35 +111,35 @@ def write_corpus(parts: dict[str, list[Line]], folder: Path) -> None:
 
     Call it once in a process: espeak-ng repeats its bytes only for the same calls in a fresh one.
     """
-    synthesiser, voices = Synthesiser(), voices_of(VOICES)
+    synthesiser, voices = Synthesizer(), voices_of(VOICES)
     (folder / "slurp_real").mkdir(parents=True)
     metadata: dict[str, Any] = {}
-    made = 0
+    num_made = 0
     for split, lines in parts.items():
-        speakers, written = voices[PARTS[split]], []
+        speakers, written_lines = voices[PARTS[split]], []
         for index, line in enumerate(lines):
             files = {}
             for take in range(TAKES[split]):
                 name = f"audio-synthetic-{split}-{line['slurp_id']}-{take}.flac"
                 voice = speakers[(index * TAKES[split] + take) % len(speakers)]
-                samples = speak(synthesiser, line["sentence"], voice, seed=made)
-                made += 1
+                samples = speak(synthesiser, line["sentence"], voice, seed=num_made)
+                num_made += 1
                 soundfile.write(folder / "slurp_real" / name, samples, SAMPLE_RATE, subtype="PCM_16")
                 files[name] = {"usrid": voice.name}
             recordings = [{"file": name, "wer": None, "ent_wer": None, "status": "synthetic"} for name in files]
-            written.append(json.dumps(line | {"recordings": recordings}) + "\n")
+            written_lines.append(json.dumps(line | {"recordings": recordings}) + "\n")
             metadata.setdefault(str(line["slurp_id"]), {"recordings": {}})["recordings"] |= files
-        (folder / f"{split}.jsonl").write_text("".join(written))
+        (folder / f"{split}.jsonl").write_text("".join(written_lines))
     (folder / "metadata.json").write_text(json.dumps(metadata))
 
 
-def speak(synthesiser: Synthesiser, sentence: str, voice: Voice, *, seed: int) -> np.ndarray[Any, Any]:
+def speak(synthesiser: Synthesizer, sentence: str, voice: Voice, *, seed: int) -> np.ndarray[Any, Any]:
     """A sentence at 16 kHz, at a rate and a level of its own."""
     rng = np.random.default_rng(seed)
-    said = replace(voice, rate=round(voice.rate * rng.uniform(0.92, 1.08)))
-    spoken = synthesiser.say(sentence, voice=said, seed=seed)
+    varied_voice = replace(voice, rate=round(voice.rate * rng.uniform(0.92, 1.08)))
+    spoken = synthesiser.synthesize(sentence, voice=varied_voice, seed=seed)
     wave = soxr.resample(spoken.samples.astype(np.float32) / 32768.0, spoken.sample_rate, SAMPLE_RATE)
-    return rooms.level(np.asarray(wave, dtype=np.float32), rng=rng)
+    return channel.random_level(np.asarray(wave, dtype=np.float32), rng=rng)
 
 
 def recipe_of(options: argparse.Namespace) -> dict[str, Any]:
@@ -141,12 +147,12 @@ def recipe_of(options: argparse.Namespace) -> dict[str, Any]:
     audio = {"kind": "slurp", "path": str(options.data)}
     finetune, learn, recover = options.steps
     common = {"warmup": 0.1, "precision": "bf16", "log_every": 20, "validate_every": 300, "save_every": 0}
-    later = common | {"learning_rate": options.rate / 3, "regularise": {"dropout": 0.0, "time_masks": 0.0}}
+    later_batches = common | {"learning_rate": options.rate / 3, "regularise": {"dropout": 0.0, "time_masks": 0.0}}
     # Gates and multipliers as in wang2023/reduced: what they need is a number of steps times a rate.
     gates = {"gate_learning_rate": 0.05, "gate_schedule": "constant", "multiplier_learning_rates": [5e-3, 2e-1]}
     phases = {
-        "learn": later | {"steps": learn, "decay": "none"} | gates,
-        "recover": later | {"steps": recover, "warmup": 0.0},
+        "learn": later_batches | {"steps": learn, "decay": "none"} | gates,
+        "recover": later_batches | {"steps": recover, "warmup": 0.0},
     }
     return {
         "model": str(options.model or small_wav2vec2.write(Path(options.work) / "start")),
@@ -199,8 +205,10 @@ def table(results: Sequence[dict[str, Any]]) -> str:
     for result in results:
         for stage in result["stages"]:
             scores = stage["scores"]
-            figures = [next((f"{scores[n]:.1%}" for n in names if n in scores), "–") for names in COLUMNS.values()]
-            cells = [result["task"], NAMES[stage["name"]], *figures]
+            metric_values = [
+                next((f"{scores[n]:.1%}" for n in names if n in scores), "–") for names in COLUMNS.values()
+            ]
+            cells = [result["task"], NAMES[stage["name"]], *metric_values]
             cells += [f"{stage['parameters']:,}", f"{stage['macs']:,}", f"{stage['ms']:.0f}" if "ms" in stage else "–"]
             lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines)
@@ -209,11 +217,11 @@ def table(results: Sequence[dict[str, Any]]) -> str:
 def prepare(options: argparse.Namespace) -> None:
     """Choose the subset, speak it, and say what it holds."""
     lines = [json.loads(line) for line in options.annotations.read_text().splitlines()]
-    chosen = subset(lines, intents=options.intents)
-    parts = known(chosen, sentences=options.known) if options.known else splits(chosen)
+    lines_by_intent = subset(lines, intents=options.intents)
+    parts = known_sentences(lines_by_intent, sentences=options.known) if options.known else splits(lines_by_intent)
     write_corpus(parts, options.out)
-    print(", ".join(f"{name} {len(mine)}" for name, mine in chosen.items()))
-    types = Counter(type for mine in chosen.values() for line in mine for type in types_of(line))
+    print(", ".join(f"{name} {len(own_values)}" for name, own_values in lines_by_intent.items()))
+    types = Counter(type for own_values in lines_by_intent.values() for line in own_values for type in types_of(line))
     print(", ".join(f"{type} {count}" for type, count in types.most_common()))
     for split, mine in parts.items():
         print(f"{split}: {len(mine)} sentences, {len(mine) * TAKES[split]} recordings")
@@ -246,8 +254,8 @@ def main() -> None:
         return
     results = json.loads(options.results.read_text()) if options.results.exists() else []
     if options.verb == "run":
-        others = [result for result in results if result["task"] != options.task]
-        results = [*others, run(options)]
+        remaining_items = [result for result in results if result["task"] != options.task]
+        results = [*remaining_items, run(options)]
         options.results.write_text(json.dumps(results, indent=1) + "\n")
     print(table(results))
 

@@ -14,20 +14,20 @@ from pathlib import Path
 
 from transformers import Wav2Vec2Config, Wav2Vec2Model, WavLMModel
 
-from secateur.compress.setting import TINY, model_path
+from secateur.compress.run_context import TINY_MODEL, model_path
 
 EXTRACTOR = "preprocessor_config.json"
 
 
-def small_wav2vec2(source: str = TINY) -> Wav2Vec2Model:
+def small_wav2vec2(source: str = TINY_MODEL) -> Wav2Vec2Model:
     """A wav2vec 2.0 with the weights of a WavLM, in all that they share.
 
     Args:
         source: A folder with a WavLM model, or the packaged teacher.
     """
     teacher = WavLMModel.from_pretrained(model_path(source))
-    known = Wav2Vec2Config().to_dict().keys() - {"model_type", "architectures"}
-    fields = {name: value for name, value in teacher.config.to_dict().items() if name in known}
+    known_names = Wav2Vec2Config().to_dict().keys() - {"model_type", "architectures"}
+    fields = {name: value for name, value in teacher.config.to_dict().items() if name in known_names}
     model = Wav2Vec2Model(Wav2Vec2Config(**fields))
     names = model.state_dict().keys()
     model.load_state_dict({name: value for name, value in teacher.state_dict().items() if name in names})
@@ -40,7 +40,7 @@ def write(folder: str | Path) -> Path:
     folder = Path(folder)
     if not (folder / EXTRACTOR).is_file():
         small_wav2vec2().save_pretrained(folder)
-        shutil.copy(Path(model_path(TINY)) / EXTRACTOR, folder)
+        shutil.copy(Path(model_path(TINY_MODEL)) / EXTRACTOR, folder)
     return folder
 
 

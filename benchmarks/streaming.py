@@ -22,9 +22,9 @@ from typing import Any
 import torch
 from transformers import NemotronAsrStreamingEncoder, NemotronAsrStreamingEncoderConfig
 
-from secateur.arch import declare
+from secateur.benchmarking.process_settings import MALLOC_SETTINGS, tune_products
 from secateur.cost import Cost, Terms
-from secateur.evaluate.settings import MALLOC, tune_products
+from secateur.hf.declare import declare
 from secateur.structure import Selection, Structure
 from secateur.surgery import cut, load_model
 
@@ -49,7 +49,7 @@ def uniform(structure: Structure, share: float) -> Selection:
 
 def selection(structure: Structure) -> Selection:
     """The widest such selection that keeps no more than `KEPT` of the parameters."""
-    cost = Cost.of(Terms(structure), cost="parameters")
+    cost = Cost.from_terms(Terms(structure), cost="parameters")
     shares = (count / 512 for count in range(512, 0, -1))
     return next(found for found in (uniform(structure, s) for s in shares) if cost.count(found) <= KEPT * cost.dense)
 
@@ -58,15 +58,17 @@ def build(size: str) -> dict[str, Any]:
     """The models, with random weights."""
     torch.manual_seed(0)
     dense = NemotronAsrStreamingEncoder(NemotronAsrStreamingEncoderConfig(**SIZES[size])).eval()
-    whole = Selection(axes={})
-    return {"dense": dense, "ours": cut(dense, whole), "pruned": cut(dense, selection(declare(dense.config)))}
+    full_scope = Selection(axes={})
+    return {"dense": dense, "ours": cut(dense, full_scope), "pruned": cut(dense, selection(declare(dense.config)))}
 
 
 def stream(model: Any, lookahead: int) -> Callable[[], Any]:
     """The next chunk, of a lookahead and one frame, as `generate` gives it in; the cache is full from the start."""
     features = torch.randn(1, 8 * (lookahead + 1), model.config.num_mel_bins)
-    begun = torch.randn(1, 8 * FRAMES - 7, model.config.num_mel_bins)  # the first frame sees one vector, others eight
-    state = model(begun, use_cache=True, num_lookahead_tokens=lookahead)
+    first_chunk = torch.randn(
+        1, 8 * FRAMES - 7, model.config.num_mel_bins
+    )  # the first frame sees one vector, others eight
+    state = model(first_chunk, use_cache=True, num_lookahead_tokens=lookahead)
 
     def step() -> Any:
         return model(
@@ -104,16 +106,16 @@ def measure(models: dict[str, Any], lookahead: int, repeats: int) -> dict[str, d
 def peak(folder: str, lookahead: int) -> float:
     """MiB that a model of a folder and its stream need, in this process, which must be a new one."""
     torch.set_num_threads(1)
-    before = resident("VmRSS")
+    baseline_memory = resident("VmRSS")
     with torch.inference_mode():
         stream(load_model(folder).eval(), lookahead)()
-    return (resident("VmHWM") - before) / 1024
+    return (resident("VmHWM") - baseline_memory) / 1024
 
 
-def resident(which: str) -> int:
+def resident(field: str) -> int:
     """Kilobytes of this process now, or at its peak; `getrusage` would tell the peak of its parent."""
     lines = Path("/proc/self/status").read_text().splitlines()
-    return int(next(line for line in lines if line.startswith(which)).split()[1])
+    return int(next(line for line in lines if line.startswith(field)).split()[1])
 
 
 def memory(models: dict[str, Any], lookahead: int) -> dict[str, float]:
@@ -123,7 +125,7 @@ def memory(models: dict[str, Any], lookahead: int) -> dict[str, float]:
         with tempfile.TemporaryDirectory() as folder:
             model.save_pretrained(folder)
             words = [sys.executable, "-W", "ignore", __file__, "--peak", folder, "--lookaheads", str(lookahead)]
-            done = subprocess.run(words, env=os.environ | MALLOC, capture_output=True, text=True, check=True)
+            done = subprocess.run(words, env=os.environ | MALLOC_SETTINGS, capture_output=True, text=True, check=True)
             found[name] = float(done.stdout.splitlines()[-1])
     return found
 
@@ -141,15 +143,24 @@ def rows(size: str, lookaheads: list[int], threads: list[int], repeats: int) -> 
     for count in threads:
         torch.set_num_threads(count)
         for lookahead in lookaheads:
-            each = measure(models, lookahead, repeats)
-            row = {"size": size, "parameters": counts, "mib": used, "threads": count, "lookahead": lookahead} | each
+            timing_of = measure(models, lookahead, repeats)
+            row = {
+                "size": size,
+                "parameters": counts,
+                "mib": used,
+                "threads": count,
+                "lookahead": lookahead,
+            } | timing_of
             found.append(row)
-            times = [f"{each[name]['ms']:.1f} ({each[name]['low']:.1f} to {each[name]['high']:.1f})" for name in MODELS]
-            dense, ours, pruned = (each[name] for name in MODELS)
+            times = [
+                f"{timing_of[name]['ms']:.1f} ({timing_of[name]['low']:.1f} to {timing_of[name]['high']:.1f})"
+                for name in MODELS
+            ]
+            dense, actual, pruned = (timing_of[name] for name in MODELS)
             ratios = (
                 dense["ms"] / pruned["ms"],
                 dense["processor"] / pruned["processor"],
-                dense["ms"] / ours["ms"],
+                dense["ms"] / actual["ms"],
             )
             cells = (count, lookahead, 80 * (lookahead + 1), *times, *(f"{ratio:.2f}" for ratio in ratios))
             print(f"| {' | '.join(map(str, cells))} |", flush=True)
@@ -170,8 +181,8 @@ def main() -> None:
     if options.peak:
         print(peak(options.peak, *options.lookaheads))
         return
-    if any(name not in os.environ for name in MALLOC):
-        os.execve(sys.executable, [sys.executable, *sys.argv], os.environ | MALLOC)
+    if any(name not in os.environ for name in MALLOC_SETTINGS):
+        os.execve(sys.executable, [sys.executable, *sys.argv], os.environ | MALLOC_SETTINGS)
     found: list[dict[str, Any]] = []
     for size in options.sizes:
         found += rows(size, options.lookaheads, options.threads, options.repeats)

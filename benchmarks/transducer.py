@@ -18,7 +18,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from secateur.evaluate.settings import MALLOC
+from secateur.benchmarking.process_settings import MALLOC_SETTINGS
 
 #: Rows, frames, tokens, outputs; at 80 ms a frame utterances of 16 s, and of 40 s with a larger vocabulary.
 SHORT, LONG = (8, 200, 50, 500), (2, 500, 100, 1025)
@@ -32,7 +32,7 @@ def work(case: str) -> Callable[[], None]:
     """Forward and backward pass of a case."""
     import torch
 
-    from secateur.objective.transducer import fused_losses, losses
+    from secateur.tasks.rnnt_loss import fused_losses, losses
 
     rows, frames, tokens, outputs = CASES[case]
     if case == "the task":
@@ -40,11 +40,11 @@ def work(case: str) -> Callable[[], None]:
     scripts = torch.randint(1, outputs, (rows, tokens)).tolist()
     valid = torch.full((rows,), frames)
     if case == "logits alone":
-        given = torch.randn(rows, frames, tokens + 1, outputs, requires_grad=True)
+        logits_in = torch.randn(rows, frames, tokens + 1, outputs, requires_grad=True)
 
         def alone() -> None:
-            given.grad = None
-            losses(given, valid, scripts, blank=0).sum().backward()
+            logits_in.grad = None
+            losses(logits_in, valid, scripts, blank=0).sum().backward()
 
         return alone
     encoder, predictor = (torch.randn(rows, count, WIDTH, requires_grad=True) for count in (frames, tokens + 1))
@@ -70,21 +70,21 @@ def task(rows: int, frames: int, tokens: int, outputs: int) -> Callable[[], None
     from transformers import ParakeetEncoderConfig, ParakeetForRNNT, ParakeetRNNTConfig
 
     from secateur.data.corpus import Utterance
-    from secateur.objective.tasks import vocabulary
-    from secateur.objective.tasks.rnnt import RnntTask
-    from secateur.objective.tasks.vocabulary import Vocabulary
+    from secateur.tasks import vocabulary
+    from secateur.tasks.rnnt import RnntTask
+    from secateur.tasks.vocabulary import Vocabulary
 
     signs = [chr(ord("a") + number) for number in range(outputs - 3)]  # beside blank, unknown and delimiter
-    words = Vocabulary(vocabulary.spell(signs))
+    words = Vocabulary(vocabulary.make_tokenizer(signs))
     learned = RnntTask(words, unknown="skip", outputs=outputs, new_head=True, symbols=10, width=WIDTH, layers=1)
     encoder = ParakeetEncoderConfig(hidden_size=256, num_hidden_layers=1, intermediate_size=16)
     model = ParakeetForRNNT(ParakeetRNNTConfig(**learned.fields(), encoder_config=encoder))
-    heard = torch.randn(rows, frames, 256, requires_grad=True)
+    hidden_states = torch.randn(rows, frames, 256, requires_grad=True)
     texts = ["".join(signs[i] for i in torch.randint(len(signs), (tokens,)).tolist()) for _ in range(rows)]
-    said = [Utterance(id=str(row), path="", samples=1, text=text) for row, text in enumerate(texts)]
+    utterances = [Utterance(id=str(row), path="", samples=1, text=text) for row, text in enumerate(texts)]
 
     def step() -> None:
-        learned.sums(heard, torch.full((rows,), frames), said, model=model).backward()
+        learned.sums(hidden_states, torch.full((rows,), frames), utterances, model=model).backward()
 
     return step
 
@@ -93,32 +93,32 @@ def measure(case: str, repeats: int) -> dict[str, float]:
     """What a child process does: the fastest repeat, its processor time, and the memory that the first one added."""
     import torch
 
-    from secateur.evaluate.settings import tune_products
+    from secateur.benchmarking.process_settings import tune_products
 
     torch.set_num_threads(2)
     torch.manual_seed(0)
     tune_products()
     run = work(case)
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    baseline_memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     times, peaks = [], []
     for _ in range(repeats):
         start, busy = time.perf_counter(), time.process_time()
         run()
         times.append((time.perf_counter() - start, time.process_time() - busy))
-        peaks.append(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
+        peaks.append(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - baseline_memory)
     clock, busy = min(times)
     return {"seconds": clock, "processor": busy, "peak_mib": peaks[0] / 1024}  # later ones measure gaps left by malloc
 
 
 def child(case: str, repeats: int) -> dict[str, Any]:
     """A process of its own, under the settings of `secateur prune`."""
-    own = os.environ | MALLOC | {"OMP_WAIT_POLICY": "PASSIVE", "OMP_NUM_THREADS": "2"}
+    environment = os.environ | MALLOC_SETTINGS | {"OMP_WAIT_POLICY": "PASSIVE", "OMP_NUM_THREADS": "2"}
     command = [sys.executable, "-W", "ignore", __file__, "--case", case, "--repeats", str(repeats)]
-    done = subprocess.run(command, env=own, capture_output=True, text=True)
+    done = subprocess.run(command, env=environment, capture_output=True, text=True)
     if done.returncode:
         raise RuntimeError(done.stderr[-2000:])
-    found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
-    return found
+    result: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    return result
 
 
 def main() -> None:

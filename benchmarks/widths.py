@@ -31,15 +31,15 @@ import numpy as np
 import torch
 from transformers import WavLMConfig
 
-from secateur.arch import declare
-from secateur.evaluate.settings import tune_products, with_tuned_malloc
+from secateur.architectures import wav2vec2_axes as names
+from secateur.benchmarking.process_settings import tune_products, tuned_malloc_environment
+from secateur.benchmarking.timing import interleave_timings
+from secateur.hf.declare import declare
+from secateur.hf.models import class_for
 from secateur.inference import for_inference
-from secateur.modules.models import class_for
-from secateur.records import environment, read_json, write_json
+from secateur.records.files import environment, read_json, write_json
 from secateur.structure import Selection, close
-from secateur.structure import wav2vec2 as names
 from secateur.surgery.cut import cut_config
-from secateur.timing import interleave
 
 FORMS = ("as it is", "for_inference")
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
@@ -117,14 +117,16 @@ def of_kind(kind: str, form: str, dtype: torch.dtype, repeats: int) -> dict[str,
     draw, step = random.Random(0), (high - low) / DRAWN
     usual = [round(low + (index + draw.random()) * step) for index in range(DRAWN)]  # one from each stretch
     sets = {m: [rounded(width, m) for width in usual] for m in (1, *multiples)}
-    every = sorted({width for widths in sets.values() for width in widths})
-    timings = interleave({str(width): of_width(kind, width, form, dtype) for width in every}, repeats=repeats, warmup=2)
-    times = np.array([timings[str(width)].low_ms for width in every])
-    fitted = np.polyval(np.polyfit(every, times, 2, w=1 / times), every)  # the smallest relative errors
-    taken = dict(zip(every, (times / fitted).tolist(), strict=True))
-    mean = {m: statistics.mean(taken[width] for width in widths) for m, widths in sets.items()}
+    all_widths = sorted({width for widths in sets.values() for width in widths})
+    timings = interleave_timings(
+        {str(width): of_width(kind, width, form, dtype) for width in all_widths}, repeats=repeats, warmup=2
+    )
+    times = np.array([timings[str(width)].low_ms for width in all_widths])
+    fitted = np.polyval(np.polyfit(all_widths, times, 2, w=1 / times), all_widths)  # the smallest relative errors
+    selected_items = dict(zip(all_widths, (times / fitted).tolist(), strict=True))
+    mean = {m: statistics.mean(selected_items[width] for width in widths) for m, widths in sets.items()}
     return {
-        "milliseconds": {str(width): round(float(time), 3) for width, time in zip(every, times, strict=True)},
+        "milliseconds": {str(width): round(float(time), 3) for width, time in zip(all_widths, times, strict=True)},
         "relative": {str(m): mean[m] / mean[1] for m in multiples},
     }
 
@@ -137,10 +139,13 @@ def of_unequal_heads(form: str, dtype: torch.dtype, repeats: int) -> dict[str, d
         f"{m} {index}": [(rounded(qk, m), rounded(vo, m)) for qk, vo in shape]
         for m, (index, shape) in itertools.product((1, *MULTIPLES), enumerate(shapes))
     }
-    timings = interleave({key: of_heads(own, form, dtype) for key, own in dims.items()}, repeats=repeats, warmup=2)
-    each = {key: timings[key].low_ms / sum(map(sum, own)) for key, own in dims.items()}
+    timings = interleave_timings(
+        {key: of_heads(own_values, form, dtype) for key, own_values in dims.items()}, repeats=repeats, warmup=2
+    )
+    timing_of = {key: timings[key].low_ms / sum(map(sum, own)) for key, own in dims.items()}
     mean = {
-        str(m): statistics.mean(each[f"{m} {index}"] / each[f"1 {index}"] for index in range(SHAPES)) for m in MULTIPLES
+        str(m): statistics.mean(timing_of[f"{m} {index}"] / timing_of[f"1 {index}"] for index in range(SHAPES))
+        for m in MULTIPLES
     }
     return {"relative": mean}
 
@@ -150,23 +155,27 @@ def measure(dtype: str, repeats: int) -> list[dict[str, Any]]:
     rows = []
     for form, kind in itertools.product(FORMS, (*RANGES, UNEQUAL)):
         with torch.inference_mode():
-            own = DTYPES[dtype]
-            found = of_unequal_heads(form, own, repeats) if kind == UNEQUAL else of_kind(kind, form, own, repeats)
-        rows.append({"dtype": dtype, "form": form, "kind": kind, **found})
+            torch_dtype = DTYPES[dtype]
+            timings = (
+                of_unequal_heads(form, torch_dtype, repeats)
+                if kind == UNEQUAL
+                else of_kind(kind, form, torch_dtype, repeats)
+            )
+        rows.append({"dtype": dtype, "form": form, "kind": kind, **timings})
     return rows
 
 
 def rule(record: dict[str, Any]) -> dict[str, int]:
     """The multiple of each kind that is worth it; kinds that gain too little are left out."""
-    found = {}
+    results = {}
     for kind in RANGES:
         kinds = (kind, UNEQUAL) if kind in ("qk", "vo") else (kind,)
         rows = [row["relative"] for row in record["rows"] if row["kind"] in kinds and row["dtype"] == "fp32"]
         best = min(rows, key=lambda figures: min(figures.values()))
         lowest = min(best.values())
         if lowest <= 1 - WORTH:
-            found[kind] = min(int(multiple) for multiple, figure in best.items() if figure <= lowest + NEAR)
-    return found
+            results[kind] = min(int(multiple) for multiple, figure in best.items() if figure <= lowest + NEAR)
+    return results
 
 
 def table(record: dict[str, Any]) -> str:
@@ -187,15 +196,15 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=2)
     options = parser.parse_args()
     if options.dtype:
-        malloc = with_tuned_malloc()  # read when a process starts
+        malloc = tuned_malloc_environment()  # read when a process starts
         if malloc is not None:
             os.execve(sys.executable, [sys.executable, *sys.orig_argv[1:]], malloc)
         torch.set_num_threads(options.threads)
         torch.manual_seed(0)
         tune_products()
         rows = measure(options.dtype, options.repeats)
-        kept = read_json(options.out)["rows"] if options.out.is_file() else []
-        rows += [row for row in kept if row["dtype"] != options.dtype]
+        kept_units = read_json(options.out)["rows"] if options.out.is_file() else []
+        rows += [row for row in kept_units if row["dtype"] != options.dtype]
         write_json(options.out, {"rows": rows, "repeats": options.repeats, "environment": environment()})
     record = read_json(options.out)
     print(table(record))

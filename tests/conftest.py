@@ -37,9 +37,9 @@ def pytest_collection_finish() -> None:
 @pytest.fixture(scope="session", autouse=True)
 def _timed_quickly() -> None:
     """Let runs time their models on half a second of audio: ten take longer than all else that a tiny run does."""
-    from secateur.compress import run
+    from secateur.compress import phases
 
-    run.TIMED_SECONDS, run.TIMED_REPEATS = 0.5, 2
+    phases.TIMED_SECONDS, phases.TIMED_REPEATS = 0.5, 2
 
 
 @pytest.fixture(autouse=True)

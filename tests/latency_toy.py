@@ -7,37 +7,37 @@ from typing import Any
 
 from support import CHANNELS, HEAD_DIM, UNITS
 
-from secateur.cost.table import AttentionTime, Conditions, Curve, Surface, Table
+from secateur.cost.latency_table import AttentionTime, Conditions, LatencyCurve, LatencySurface, LatencyTable
 
 GROUPS = 4
 
 
-def curve(size: float, start: float, *rates: float) -> Curve:
+def curve(size: float, start: float, *rates: float) -> LatencyCurve:
     """Milliseconds that begin at `start` and rise by so much a unit in each of equal parts of the range."""
     part = size / len(rates)
     widths, ms = [0.0], [start]
     for rate in rates:
         widths.append(widths[-1] + part)
         ms.append(ms[-1] + rate * part)
-    return Curve(widths=tuple(widths), ms=tuple(ms))
+    return LatencyCurve(widths=tuple(widths), ms=tuple(ms))
 
 
-def surface(inputs: float, outputs: float, *, each: float, product: float) -> Surface:
+def surface(inputs: float, outputs: float, *, item: float, product: float) -> LatencySurface:
     """So much for each output, and for each pair of input and output."""
     rows = tuple(
-        tuple(each * output + product * i * output for output in (0.0, outputs / 2, outputs)) for i in (0.0, inputs)
+        tuple(item * output + product * i * output for output in (0.0, outputs / 2, outputs)) for i in (0.0, inputs)
     )
-    return Surface(inputs=(0.0, inputs), outputs=(0.0, outputs / 2, outputs), ms=rows)
+    return LatencySurface(inputs=(0.0, inputs), outputs=(0.0, outputs / 2, outputs), ms=rows)
 
 
-def toy_table(model_type: str = "wavlm", **changes: Any) -> Table:
+def toy_table(model_type: str = "wavlm", **changes: Any) -> LatencyTable:
     """Every part takes something, at rates that differ."""
     pairs = itertools.pairwise(CHANNELS)
     fields: dict[str, Any] = {
         "model_type": model_type,
         "conditions": Conditions(threads=1, seconds=0.4),
         "first_convolution": curve(CHANNELS[0], 1.0, 0.5),
-        "convolutions": tuple(surface(i, o, each=0.1, product=0.03 + 0.01 * i) for i, o in pairs),
+        "convolutions": tuple(surface(i, o, item=0.1, product=0.03 + 0.01 * i) for i, o in pairs),
         "projection": curve(CHANNELS[-1], 0.3, 0.2),
         "positional": curve(GROUPS, 0.4, 0.25),
         "attention": AttentionTime(
@@ -52,4 +52,4 @@ def toy_table(model_type: str = "wavlm", **changes: Any) -> Table:
         "rest": 0.33,
         "decides": {"cpu": "a processor", "cores": 1},
     }
-    return Table(**(fields | changes))
+    return LatencyTable(**(fields | changes))

@@ -41,13 +41,13 @@ def with_ranks(fields: dict[str, Any]) -> dict[str, Any]:
 
 def kill_before_call(owner: Any, name: str, count: int) -> None:
     """Make this process kill itself instead of the given call of a function."""
-    original, left = getattr(owner, name), [count]
+    original, remaining = getattr(owner, name), [count]
 
-    def wrapper(*arguments: Any, **named: Any) -> Any:
-        left[0] -= 1
-        if left[0] == 0:
+    def wrapper(*arguments: Any, **kwargs: Any) -> Any:
+        remaining[0] -= 1
+        if remaining[0] == 0:
             os.kill(os.getpid(), signal.SIGKILL)
-        return original(*arguments, **named)
+        return original(*arguments, **kwargs)
 
     setattr(owner, name, wrapper)
 
@@ -57,20 +57,20 @@ def kill_points() -> dict[str, Callable[[int], None]]:
     import shutil
 
     from secateur import pipeline
-    from secateur.compress import run
-    from secateur.compress.step import Imitation, Pruning
+    from secateur.compress import phases
+    from secateur.compress.step import DistillUnit, PruneUnit
     from secateur.engine import checkpoint
 
     return {
-        "learn step": lambda count: kill_before_call(Pruning, "end", count),
-        "recover step": lambda count: kill_before_call(Imitation, "end", count),
+        "learn step": lambda count: kill_before_call(PruneUnit, "end", count),
+        "recover step": lambda count: kill_before_call(DistillUnit, "end", count),
         "save": lambda count: kill_before_call(checkpoint, "save_file", count),
         "rename": lambda count: kill_before_call(checkpoint, "_sync", count),
         "removal": lambda count: kill_before_call(shutil, "rmtree", count),
-        "learned": lambda count: kill_before_call(run, "save_file", count),
-        "json": lambda count: kill_before_call(run, "write_json", count),
-        "model": lambda count: kill_before_call(run, "write_model", count),
-        "verify": lambda count: kill_before_call(run, "verify", count),
+        "learned": lambda count: kill_before_call(phases, "save_file", count),
+        "json": lambda count: kill_before_call(phases, "write_json", count),
+        "model": lambda count: kill_before_call(phases, "write_model", count),
+        "verify": lambda count: kill_before_call(phases, "verify", count),
         "record": lambda count: kill_before_call(pipeline, "write_json", count),
     }
 
@@ -92,16 +92,16 @@ def keep_gradients(folder: Path) -> None:
     from pruning_toy import gradients
     from safetensors.torch import save_file
 
-    from secateur.compress.step import Pruning
+    from secateur.compress.step import PruneUnit
 
-    original = Pruning.end
+    original = PruneUnit.end
 
     def wrapper(self: Any, step: int, reduce: Any) -> Any:
-        figures = original(self, step, reduce)
+        metric_values = original(self, step, reduce)
         save_file(gradients(self), folder / f"gradients-{step}-{os.environ.get('RANK', '0')}.safetensors")
-        return figures
+        return metric_values
 
-    Pruning.end = wrapper  # type: ignore[method-assign]
+    PruneUnit.end = wrapper  # type: ignore[method-assign]
 
 
 if __name__ == "__main__":

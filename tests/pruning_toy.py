@@ -14,21 +14,21 @@ import transformers
 from numpy.typing import NDArray
 from support import build, tiny_config, tiny_structure
 
-from secateur.compress.batches import Feed, held_out
-from secateur.compress.config import Batching, Distillation, Learning
-from secateur.compress.imitate import Imitator
-from secateur.compress.progressive import Progressive
-from secateur.compress.step import Bound, Pruning
+from secateur.compress.audio_batches import AudioFeed, held_out_micro_batches
+from secateur.compress.config import Batching, Distillation, LearnConfig
+from secateur.compress.distiller import DistillationModel
+from secateur.compress.progressive import ProgressiveShrinking
+from secateur.compress.step import CostTarget, PruneUnit
 from secateur.compress.student import Student
 from secateur.cost import Cost, Terms
 from secateur.data.corpus import Corpus, Utterance
-from secateur.data.hearing import Extracted, Hearing, Samples
+from secateur.data.input_features import ExtractedFeatures, InputFeatures, Waveform
 from secateur.gates import GateSet, HardConcrete
-from secateur.objective.constraint import Constraint
-from secateur.objective.distill import L1Cosine
-from secateur.objective.pairing import Fixed, Pairing
+from secateur.losses.constraint import Constraint
+from secateur.losses.distances import L1Cosine
+from secateur.losses.layer_mapping import FixedLayerMapping, LayerMapping
 from secateur.structure import Structure
-from secateur.surgery.choose import Limit
+from secateur.surgery.choose import CostLimit
 
 #: Samples of the utterances: 0.2 to 0.5 s, no two alike.
 LENGTHS = tuple(3200 + (1237 * i) % 4800 for i in range(12))
@@ -71,12 +71,12 @@ def seeded(family: str, size: str, ending: str = "Model") -> Any:
     return build(tiny_config(family, size), ending)
 
 
-def hearing_of(structure: Structure) -> Hearing:
+def hearing_of(structure: Structure) -> InputFeatures:
     """How a tiny model hears: normalised samples, or features as its family has them."""
     features = structure.features
     if features is None:
-        return Samples(normalize=True)
-    return Extracted(getattr(transformers, features.extractor)(**features.settings))
+        return Waveform(normalize=True)
+    return ExtractedFeatures(getattr(transformers, features.extractor)(**features.settings))
 
 
 def pruning(
@@ -85,14 +85,14 @@ def pruning(
     size: str = "large",
     accumulate: int = 1,
     straight_through: bool = False,
-    pairing: Pairing | None = None,
+    pairing: LayerMapping | None = None,
     l1: float = 1.0,
     seconds: float = 2.4,
     kinds: tuple[str, ...] = ("channels", "groups", "heads", "qk", "vo", "units", "block"),
     constraints: tuple[Constraint, ...] = (Constraint(target=0.4),),
     edit: Callable[[Any], None] = lambda model: None,
     **training: Any,
-) -> Pruning:
+) -> PruneUnit:
     """The trainee of a learn phase on a tiny model, teacher and student alike at the start."""
     teacher = seeded(family, size)
     student = copy.deepcopy(teacher)
@@ -103,49 +103,49 @@ def pruning(
     gate = HardConcrete(drop_rate=0.4, spread=1.0, straight_through=straight_through)
     gates = GateSet(structure, dict.fromkeys(kinds, gate), seed=5)
     audio = corpus()
-    learning = Learning(**({"steps": 8, "log_every": 1} | training))
+    learning = LearnConfig(**({"steps": 8, "log_every": 1} | training))
     learner = Student(student, structure, static=learning.compile)
-    imitator = Imitator(
+    imitator = DistillationModel(
         student,
-        Distillation(distance=L1Cosine(l1=l1), pairing=pairing or Fixed()),
+        Distillation(distance=L1Cosine(l1=l1), pairing=pairing or FixedLayerMapping()),
         compile=learning.compile,
-        recompute=learning.gradient_checkpointing,
+        gradient_checkpointing=learning.gradient_checkpointing,
     )
     bounds = [
-        Bound(
-            constraint=each,
-            cost=Cost.of(terms, cost=each.cost, scope=each.scope, gated=gates.gated),
-            share=each.kept,
+        CostTarget(
+            constraint=limit,
+            cost=Cost.from_terms(terms, cost=limit.cost, scope=limit.scope, gated=gates.gated_axes),
+            share=limit.target_share,
         )
-        for each in constraints
+        for limit in constraints
     ]
-    limits = [Limit(name=bound.constraint.name, cost=bound.cost, share=bound.share) for bound in bounds]
+    limits = [CostLimit(name=bound.constraint.name, cost=bound.cost, share=bound.share) for bound in bounds]
     progressive = None
     if learning.freeze is not None:
-        progressive = Progressive(learning.freeze, gates, limits, learner, imitator, steps=learning.steps)
-    return Pruning(
+        progressive = ProgressiveShrinking(learning.freeze, gates, limits, learner, imitator, steps=learning.steps)
+    return PruneUnit(
         imitator,
         teacher,
-        Feed(
+        AudioFeed(
             audio,
             structure,
             Batching(seconds=seconds, longest=0.4, shortest=0.1, accumulate=accumulate),
             seed=3,
-            hearing=hearing_of(structure),
-            equal=size == "base",
+            input_features=hearing_of(structure),
+            equal_lengths=size == "base",
         ),
-        held_out(audio, structure, seconds=0.5, longest=0.3, hearing=hearing_of(structure)),
+        held_out_micro_batches(audio, structure, seconds=0.5, max_seconds=0.3, input_features=hearing_of(structure)),
         learning,
         gates=gates,
         student=learner,
-        bounds=bounds,
+        cost_targets=bounds,
         progressive=progressive,
     )
 
 
-def one_backward(trainee: Pruning, step: int = 0) -> dict[str, torch.Tensor]:
+def one_backward(trainee: PruneUnit, step: int = 0) -> dict[str, torch.Tensor]:
     """The gradients of one optimiser step in this process, everything by name."""
-    trainee.optimisers()
+    trainee.optimizers()
     trainee.module.zero_grad(set_to_none=True)
     trainee.gates.zero_grad(set_to_none=True)
     trainee.multipliers.zero_grad(set_to_none=True)
@@ -156,7 +156,7 @@ def one_backward(trainee: Pruning, step: int = 0) -> dict[str, torch.Tensor]:
     return gradients(trainee)
 
 
-def gradients(trainee: Pruning) -> dict[str, torch.Tensor]:
+def gradients(trainee: PruneUnit) -> dict[str, torch.Tensor]:
     """The gradients as they are now: weights, maps, gates and multipliers."""
     named = [*trainee.module.named_parameters(), *trainee.gates.named_parameters()]
     named += [(f"multipliers.{name}", value) for name, value in trainee.multipliers.named_parameters()]

@@ -13,13 +13,13 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from secateur.arch import declare
-from secateur.inference import FAMILIES as FAST
-from secateur.modules.families import FAMILIES as ENTRIES
+from secateur.architectures import wav2vec2_axes as names
+from secateur.architectures.registry import FAMILIES as ENTRIES
+from secateur.hf.declare import declare
+from secateur.inference import INFERENCE_MODEL_TYPES as FAST
 from secateur.structure import Selection, Structure
 from secateur.structure import axis as kinds
-from secateur.structure import wav2vec2 as names
-from secateur.surgery.factorise import factorise, full_ranks
+from secateur.surgery.factorize import factorize, max_ranks_by_path
 
 FAMILIES = tuple(family for family, entry in ENTRIES.items() if not entry.heads)
 #: Those whose heads' configs hold the encoder's; their attention is fused, since the stock eager softmax is float32.
@@ -121,7 +121,7 @@ def build(config: Any, ending: str = "Model", dtype: torch.dtype = torch.float32
 def tiny(family: str, size: str, ending: str = "Model", dtype: torch.dtype = torch.float32) -> Any:
     """A tiny stock model, or a factorised one, made once; tests leave it as they found it."""
     if size == "low_rank":
-        return factorise(tiny(family, "large", ending, dtype), full_ranks(tiny_structure(family, "large")))
+        return factorize(tiny(family, "large", ending, dtype), max_ranks_by_path(tiny_structure(family, "large")))
     return build(tiny_config(family, size), ending, dtype)
 
 
@@ -175,8 +175,8 @@ def plans(*, ragged: bool, layers: int = LAYERS, convolutions: int = len(CHANNEL
             trimmed=st.integers(0, layers - 1),
             scales=st.booleans(),
         )
-    others = st.sampled_from(ATTENTION)
-    attention = st.tuples(others, *[others] * (layers - 3)).flatmap(
+    remaining_items = st.sampled_from(ATTENTION)
+    attention = st.tuples(remaining_items, *[remaining_items] * (layers - 3)).flatmap(
         lambda rest: st.permutations(["ragged", "removed", *rest])
     )
     units = st.permutations(["units", "dead", "removed", *["units"] * (layers - 3)])
@@ -197,9 +197,9 @@ def realise(structure: Structure, plan: Plan) -> Selection:
     draw = random.Random(plan.seed)
     axes: dict[str, tuple[int, ...]] = {}
 
-    def some(name: str, *, least: int = 1) -> None:
+    def some(name: str, *, minimum: int = 1) -> None:
         units = structure.axes[name].units
-        axes[name] = tuple(sorted(draw.sample(units, draw.randint(min(least, len(units)), len(units)))))
+        axes[name] = tuple(sorted(draw.sample(units, draw.randint(min(minimum, len(units)), len(units)))))
 
     front = [axis.name for axis in structure.of_kinds(("channels",)) if axis.least]
     convolutions = list(zip(front, plan.channels, strict=False))
@@ -233,8 +233,8 @@ def realise(structure: Structure, plan: Plan) -> Selection:
     if plan.scales:
         for name, axis in structure.axes.items():
             if axis.kind != "layer" and draw.random() < 0.7:
-                kept = axes.setdefault(name, tuple(sorted(axis.units)))
-                scales[name] = tuple(draw.choice((0.4, 0.8, 1.3)) + draw.random() / 8 for _ in kept)
+                kept_units = axes.setdefault(name, tuple(sorted(axis.units)))
+                scales[name] = tuple(draw.choice((0.4, 0.8, 1.3)) + draw.random() / 8 for _ in kept_units)
     return Selection(axes=axes, scales=scales)
 
 
@@ -249,13 +249,13 @@ def units_of(structure: Structure, layer: str) -> list[str]:
 
 
 def _attention(
-    structure: Structure, path: str, what: str, draw: random.Random, axes: dict[str, Any], some: Any
+    structure: Structure, path: str, what: str, draw: random.Random, axes: dict[str, Any], subset: Any
 ) -> None:
     heads = structure.axes[kinds.heads(path)].units
     if kinds.shared_query_key(path) in structure.axes and what in ("narrow", "ragged"):
-        some(kinds.shared_query_key(path), least=0)
-        some(kinds.shared_value_output(path))
-        some(kinds.heads(path))
+        subset(kinds.shared_query_key(path), minimum=0)
+        subset(kinds.shared_value_output(path))
+        subset(kinds.heads(path))
     elif kinds.shared_query_key(path) in structure.axes and what == "dead":
         axes[draw.choice((kinds.heads(path), kinds.shared_value_output(path)))] = ()
     elif what == "removed":
@@ -266,7 +266,7 @@ def _attention(
         else:
             axes.update({kinds.value_output(path, head): () for head in heads})
     elif what == "heads":
-        some(kinds.heads(path))
+        subset(kinds.heads(path))
     elif what == "narrow" and heads:
         width = draw.randint(1, HEAD_DIM)
         for head in heads:
@@ -275,13 +275,13 @@ def _attention(
                 axes[name] = tuple(sorted(draw.sample(units, min(width, len(units)))))
     elif what == "ragged" and len(heads) > 2:
         for head in heads:
-            some(kinds.query_key(path, head), least=0)
-            some(kinds.value_output(path, head), least=0)
+            subset(kinds.query_key(path, head), minimum=0)
+            subset(kinds.value_output(path, head), minimum=0)
         dead, uniform, alive = draw.sample(heads, 3)
         axes[kinds.value_output(path, dead)] = ()
         axes[kinds.query_key(path, uniform)] = ()
-        some(kinds.value_output(path, uniform))
-        some(kinds.value_output(path, alive))
+        subset(kinds.value_output(path, uniform))
+        subset(kinds.value_output(path, alive))
 
 
 def audio(lengths: tuple[int, ...], dtype: torch.dtype = torch.float32, seed: int = 0) -> tuple[Tensor, Tensor | None]:
@@ -316,8 +316,8 @@ def outputs(model: PreTrainedModel, values: Tensor, mask: Tensor | None = None) 
     return [*result.hidden_states, result[0]]
 
 
-def difference(reference: Tensor, other: Tensor) -> float:
+def difference(reference: Tensor, other_tensor: Tensor) -> float:
     """Largest difference relative to the root mean square of the reference; infinite when shapes differ."""
-    if reference.shape != other.shape:
+    if reference.shape != other_tensor.shape:
         return float("inf")
-    return float((reference - other).abs().max() / reference.square().mean().sqrt())
+    return float((reference - other_tensor).abs().max() / reference.square().mean().sqrt())

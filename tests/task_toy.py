@@ -36,9 +36,9 @@ def corpus_of(*rows: dict[str, Any]) -> Corpus:
     return Corpus("toy", tuple(utterances), (), lambda utterance: np.zeros(utterance.samples, np.float32))
 
 
-def texts(*said: str | None) -> Corpus:
+def texts(*transcripts: str | None) -> Corpus:
     """A corpus of these texts."""
-    return corpus_of(*({"text": text} for text in said))
+    return corpus_of(*({"text": text} for text in transcripts))
 
 
 def frames_of(samples: int) -> int:
@@ -63,7 +63,7 @@ def saying(rows: Sequence[Sequence[int]], outputs: int) -> tuple[Tensor, Tensor]
 
 def spaced(tokens: Sequence[int], blank: int = 0) -> list[int]:
     """A path through tokens: each for two frames, then a blank."""
-    return [each for token in tokens for each in (token, token, blank)]
+    return [item for token in tokens for item in (token, token, blank)]
 
 
 def tokenizer_folder(folder: Path, tokens: Sequence[str], **options: Any) -> Path:

@@ -80,8 +80,8 @@ def frames(model: Any, inputs: dict[str, Tensor]) -> Tensor:
     """Valid frames of each row."""
     values = inputs["input_features"]
     mask = inputs.get("attention_mask", torch.ones(values.shape[:2], dtype=torch.long))
-    found: Tensor = model._get_subsampling_output_length(mask.sum(-1))
-    return found
+    result: Tensor = model._get_subsampling_output_length(mask.sum(-1))
+    return result
 
 
 def write_encoders(root: Path, *, texts: Mapping[int, str]) -> Path:

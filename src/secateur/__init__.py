@@ -12,7 +12,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from secateur.errors import SecateurError
-from secateur.modules.register import install
+from secateur.hf.register import install
 
 if TYPE_CHECKING:
     from secateur.inference import for_inference
@@ -64,6 +64,6 @@ sys.modules[__name__].__class__ = _Package
 
 def __getattr__(name: str) -> Any:
     if name in __all__:
-        home = "secateur.inference" if name == "for_inference" else "secateur.pipeline"
-        return getattr(importlib.import_module(home), name)
+        module_name = "secateur.inference" if name == "for_inference" else "secateur.pipeline"
+        return getattr(importlib.import_module(module_name), name)
     raise AttributeError(f"module 'secateur' has no attribute {name!r}")

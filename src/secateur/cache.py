@@ -13,8 +13,12 @@ def cache_folder(name: str) -> Path:
     It lies in `SECATEUR_CACHE`, else in the user's cache folder, else, where neither can be written, in the temporary
     one.
     """
-    named = os.environ.get("SECATEUR_CACHE")
-    base = Path(named) if named else Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "secateur"
+    configured_path = os.environ.get("SECATEUR_CACHE")
+    base = (
+        Path(configured_path)
+        if configured_path
+        else Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "secateur"
+    )
     try:
         base.mkdir(parents=True, exist_ok=True)
     except OSError:

@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 
 import yaml
 
-from secateur.errors import ConfigError, nearest
+from secateur.errors import ConfigError, did_you_mean
 from secateur.schema import Problems, build
 
 T = TypeVar("T")
@@ -43,65 +43,69 @@ def load(
         ConfigError: with every mistake in one message.
     """
     if isinstance(source, Mapping):
-        name, tree = "The configuration", _with_base(dict(source), Path.cwd(), search, ())
+        name, tree = "The configuration", _merge_base(dict(source), Path.cwd(), search, ())
     else:
-        path = _find(str(source), Path.cwd(), search)
-        name, tree = str(source), _read(path, search, ())
+        path = _find_recipe(str(source), Path.cwd(), search)
+        name, tree = str(source), _read_recipe(path, search, ())
     for key, value in (overrides or {}).items():
-        for part in reversed(str(key).split(".")):
-            value = {part: value}
+        for key_part in reversed(str(key).split(".")):
+            value = {key_part: value}
         tree = merge(tree, value)
     problems = Problems()
     result = build(cls, tree, "", problems)
-    if problems.found:
-        count = len(problems.found)
-        listed = "\n".join(f"  - {problem}" for problem in problems.found)
-        raise ConfigError(f"{name} has {count} mistake{'s' if count > 1 else ''}:\n{listed}")
+    if problems.messages:
+        count = len(problems.messages)
+        problem_list = "\n".join(f"  - {problem}" for problem in problems.messages)
+        raise ConfigError(f"{name} has {count} mistake{'s' if count > 1 else ''}:\n{problem_list}")
     assert isinstance(result, cls)
     return result
 
 
 def dump(instance: Any) -> str:
     """The YAML of a config dataclass with every default written out; `load` reads it back as it was."""
-    return yaml.safe_dump(_plain(instance), sort_keys=False, allow_unicode=True, default_flow_style=None)
+    return yaml.safe_dump(_to_yaml(instance), sort_keys=False, allow_unicode=True, default_flow_style=None)
 
 
-def differences(first: str, second: str) -> list[str]:
+def differences(first_text: str, second_text: str) -> list[str]:
     """The dotted names of the fields in which two texts of `dump` differ, in order."""
     try:
-        left, right = (_flat(yaml.safe_load(text), "") for text in (first, second))
+        first_fields, second_fields = (_flatten(yaml.safe_load(text), "") for text in (first_text, second_text))
     except yaml.YAMLError:
         return ["everything"]
-    if "" in left or "" in right:
+    if "" in first_fields or "" in second_fields:
         return ["everything"]
-    return [name for name in dict.fromkeys([*left, *right]) if left.get(name, ...) != right.get(name, ...)]
+    return [
+        name
+        for name in dict.fromkeys([*first_fields, *second_fields])
+        if first_fields.get(name, ...) != second_fields.get(name, ...)
+    ]
 
 
-def _flat(value: Any, path: str) -> dict[str, Any]:
+def _flatten(value: Any, path: str) -> dict[str, Any]:
     """The leaves of nested mappings by dotted name."""
     if not isinstance(value, dict) or not value:
         return {path: value}
-    inside = f"{path}." if path else ""
-    return {name: leaf for key, item in value.items() for name, leaf in _flat(item, f"{inside}{key}").items()}
+    prefix = f"{path}." if path else ""
+    return {name: leaf for key, item in value.items() for name, leaf in _flatten(item, f"{prefix}{key}").items()}
 
 
-def merge(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
+def merge(base: Mapping[str, Any], overlay: Mapping[str, Any]) -> dict[str, Any]:
     """`above` laid over `below`: mappings merge, anything else replaces.
 
     Two mappings of different `kind` are different things, so there too the upper one replaces the lower.
     """
-    merged = dict(below)
-    for key, value in above.items():
-        old = merged.get(key)
-        if isinstance(old, Mapping) and isinstance(value, Mapping):
-            other_kind = "kind" in value and value["kind"] != old.get("kind")
-            merged[key] = dict(value) if other_kind else merge(old, value)
+    merged = dict(base)
+    for key, value in overlay.items():
+        base_value = merged.get(key)
+        if isinstance(base_value, Mapping) and isinstance(value, Mapping):
+            is_other_kind = "kind" in value and value["kind"] != base_value.get("kind")
+            merged[key] = dict(value) if is_other_kind else merge(base_value, value)
         else:
             merged[key] = value
     return merged
 
 
-def _find(name: str, folder: Path, search: Path | None) -> Path:
+def _find_recipe(name: str, folder: Path, search: Path | None) -> Path:
     """The recipe file of a path relative to `folder` or of a packaged name."""
     candidates = [folder / name]
     if search is not None:
@@ -109,89 +113,89 @@ def _find(name: str, folder: Path, search: Path | None) -> Path:
     for candidate in candidates:
         if candidate.is_file():
             return candidate.resolve()
-    packaged = sorted(_packaged(search)) if search is not None else []
-    or_one = f" or one of the recipes {', '.join(packaged)}" if packaged else ""
-    hint = nearest(name, packaged)
-    raise ConfigError(f"{name}: there is no such recipe; allowed is the path of a YAML file{or_one}.{hint}")
+    packaged = sorted(_packaged_names(search)) if search is not None else []
+    packaged_text = f" or one of the recipes {', '.join(packaged)}" if packaged else ""
+    hint = did_you_mean(name, packaged)
+    raise ConfigError(f"{name}: there is no such recipe; allowed is the path of a YAML file{packaged_text}.{hint}")
 
 
-def _packaged(search: Path) -> set[str]:
+def _packaged_names(search: Path) -> set[str]:
     """The names `_find` knows in a folder of recipes."""
     names = {path.relative_to(search).with_suffix("").as_posix() for path in search.rglob("*.yaml")}
     return {name.removesuffix("/recipe") for name in names}
 
 
-def scalar(text: str) -> Any:
+def parse_scalar(text: str) -> Any:
     """The value that text stands for where it is given for one field, as a flag is.
 
     Raises:
         yaml.YAMLError: It is not YAML.
     """
-    return yaml.load(text, Loader=_Loader)
+    return yaml.load(text, Loader=_RecipeLoader)
 
 
-def _read(path: Path, search: Path | None, chain: tuple[Path, ...]) -> dict[str, Any]:
+def _read_recipe(path: Path, search: Path | None, chain: tuple[Path, ...]) -> dict[str, Any]:
     """The mapping of a recipe file, its bases merged in; `chain` holds the files that led here."""
     if path in chain:
-        circle = " -> ".join(link.name for link in (*chain[chain.index(path) :], path))
-        raise ConfigError(f"{path.name}: `base` leads in a circle: {circle}. Remove one of these `base` lines.")
+        cycle = " -> ".join(link.name for link in (*chain[chain.index(path) :], path))
+        raise ConfigError(f"{path.name}: `base` leads in a circle: {cycle}. Remove one of these `base` lines.")
     try:
-        tree = yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)
+        tree = yaml.load(path.read_text(encoding="utf-8"), Loader=_RecipeLoader)
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
-        where = f"line {mark.line + 1}, column {mark.column + 1}" if mark else "unknown line"
-        raise ConfigError(f"{path}, {where}: not YAML: {error.problem or error.context}.") from None
+        position = f"line {mark.line + 1}, column {mark.column + 1}" if mark else "unknown line"
+        raise ConfigError(f"{path}, {position}: not YAML: {error.problem or error.context}.") from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path}: not YAML: {error}.") from None
     if tree is None:
         tree = {}
     if not isinstance(tree, dict):
         raise ConfigError(f"{path}: got a {type(tree).__name__} at the top, allowed is a mapping (key: value).")
-    return _with_base(tree, path.parent, search, (*chain, path))
+    return _merge_base(tree, path.parent, search, (*chain, path))
 
 
-def _with_base(tree: dict[str, Any], folder: Path, search: Path | None, chain: tuple[Path, ...]) -> dict[str, Any]:
+def _merge_base(tree: dict[str, Any], folder: Path, search: Path | None, chain: tuple[Path, ...]) -> dict[str, Any]:
     base = tree.pop("base", None)
     if base is None:
         return tree
     if not isinstance(base, str):
         raise ConfigError(f"base: got {base!r}, allowed is the path or the name of one other recipe.")
-    return merge(_read(_find(base, folder, search), search, chain), tree)
+    return merge(_read_recipe(_find_recipe(base, folder, search), search, chain), tree)
 
 
-class _Loader(yaml.SafeLoader):
+class _RecipeLoader(yaml.SafeLoader):
     """PyYAML's safe loader, except that a key given twice is an error and not silently the later one.
 
     What looks like a date stays text: no field is one, and folders are often named so.
     """
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        seen: set[Any] = set()
+        used_keys: set[Any] = set()
         for key_node, _ in node.value:
             if key_node.tag == "tag:yaml.org,2002:merge":
                 continue
             key = self.construct_object(key_node, deep=True)
-            if isinstance(key, str) and key in seen:
+            if isinstance(key, str) and key in used_keys:
                 raise yaml.constructor.ConstructorError(
                     None, None, f"the key {key!r} is given twice", key_node.start_mark
                 )
-            seen.add(key if isinstance(key, str) else None)
+            used_keys.add(key if isinstance(key, str) else None)
         return super().construct_mapping(node, deep)
 
 
-_Loader.add_constructor("tag:yaml.org,2002:timestamp", lambda loader, node: str(node.value))
+_RecipeLoader.add_constructor("tag:yaml.org,2002:timestamp", lambda loader, node: str(node.value))
 
 
-def _plain(value: Any) -> Any:
+def _to_yaml(value: Any) -> Any:
     """The YAML form of a config value."""
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return {f.name: _plain(getattr(value, f.name)) for f in dataclasses.fields(value) if f.init}
+        return {f.name: _to_yaml(getattr(value, f.name)) for f in dataclasses.fields(value) if f.init}
     if isinstance(value, Mapping):
-        return {_plain(key): _plain(item) for key, item in value.items()}
+        return {_to_yaml(key): _to_yaml(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
-        return [_plain(item) for item in value]
+        return [_to_yaml(item) for item in value]
     if isinstance(value, (set, frozenset)):
-        return sorted(_plain(item) for item in value)
+        return sorted(_to_yaml(item) for item in value)
     if isinstance(value, enum.Enum):
-        return _plain(value.value)
+        return _to_yaml(value.value)
     return value.as_posix() if isinstance(value, PurePath) else value

@@ -38,12 +38,12 @@ class NumericsError(SecateurError):
     """A loss or gradient that is not a finite number."""
 
 
-def nearest(got: str, allowed: Iterable[str]) -> str:
+def did_you_mean(name: str, allowed: Iterable[str]) -> str:
     """The words `` Did you mean 'x'?`` for the closest allowed name, or nothing when none is close."""
-    matches = difflib.get_close_matches(got, list(allowed), n=1, cutoff=0.5)
+    matches = difflib.get_close_matches(name, list(allowed), n=1, cutoff=0.5)
     return f" Did you mean {matches[0]!r}?" if matches else ""
 
 
-def cause_of(error: Exception) -> str:
+def describe_cause(error: Exception) -> str:
     """Return what a library says of an error in one line without a full stop, at least the kind of error."""
     return " ".join(str(error).split())[:300].rstrip(". ") or type(error).__name__

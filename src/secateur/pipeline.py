@@ -14,15 +14,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from secateur import config as configs
-from secateur.errors import ConfigError, SecateurError, nearest
-from secateur.records import plain, read_json, write_json
+from secateur.errors import ConfigError, SecateurError, did_you_mean
+from secateur.records.files import plain, read_json, write_json
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig
 
     from secateur.compress.config import PruneConfig
-    from secateur.compress.run import OnProgress
-    from secateur.cost.table import Table
+    from secateur.compress.phases import OnProgress
+    from secateur.cost.latency_table import LatencyTable
 
 logger = logging.getLogger(__name__)
 
@@ -30,10 +30,10 @@ logger = logging.getLogger(__name__)
 RECIPES = Path(__file__).parent / "recipes"
 
 #: The table of latencies that a run goes by, in its folder.
-LATENCIES = "latency.json"
+LATENCY_TABLE_FILE = "latency.json"
 
 #: The resolved recipe in a run folder, of pruning and of pre-training: only the former can be verified and reported on.
-RECIPE, PRETRAINING = "recipe.yaml", "pretrain.yaml"
+RECIPE_FILE, PRETRAIN_FILE = "recipe.yaml", "pretrain.yaml"
 
 
 def prune(
@@ -54,28 +54,30 @@ def prune(
     Returns:
         The record, also in ``record.json`` of the run folder, beside ``report.html`` and ``model/``.
     """
-    from secateur.compress import run
+    from secateur.compress import phases as run
     from secateur.compress.config import PruneConfig
-    from secateur.compress.record import record_of_run
-    from secateur.compress.setting import prepare
+    from secateur.compress.run_context import prepare_run
+    from secateur.compress.run_record import record_of_run
     from secateur.engine import process
 
     config = recipe if isinstance(recipe, PruneConfig) else configs.load(recipe, PruneConfig, overrides, search=RECIPES)
     folder = Path(config.out or f"runs/{config.name}")
-    _check_run(folder, configs.dump(config), resume=resume)
-    begun = (folder / "metrics.jsonl").exists()
-    setting = prepare(config, table=_latencies(folder, config, on_progress, begun=begun))
+    _check_run_folder(folder, configs.dump(config), resume=resume)
+    has_started = (folder / "metrics.jsonl").exists()
+    context = prepare_run(
+        config, make_latency_table=_latency_table_loader(folder, config, on_progress, has_started=has_started)
+    )
     process().wait_for_everyone()  # all have looked before the first writes
     if process().is_main_process:
-        _open_run(folder, configs.dump(config), setting.table)
+        _open_run_folder(folder, configs.dump(config), context.table)
     process().wait_for_everyone()
-    setting = run.finetune(setting, folder, resume=resume, on_progress=on_progress)
+    context = run.finetune(context, folder, resume=resume, on_progress=on_progress)
     if config.choose.kind == "gates":
-        run.learn(setting, folder, resume=resume, on_progress=on_progress)
-    run.select(setting, folder, folder / "learned")
-    small = run.shrink(setting, folder, folder / "learned")
-    run.recover(setting, folder, small, resume=resume, on_progress=on_progress)
-    record = record_of_run(setting, folder) | {"folder": str(folder)}
+        run.learn(context, folder, resume=resume, on_progress=on_progress)
+    run.select(context, folder, folder / "learned")
+    cut_model = run.shrink(context, folder, folder / "learned")
+    run.recover(context, folder, cut_model, resume=resume, on_progress=on_progress)
+    record = record_of_run(context, folder) | {"folder": str(folder)}
     if process().is_main_process:
         write_json(folder / "record.json", {key: value for key, value in record.items() if key != "folder"})
         report(folder)
@@ -110,43 +112,43 @@ def sweep(
         SecateurError: No run could be done; what the last one said.
     """
     from secateur.compress.config import PruneConfig
-    from secateur.compress.sweep import SWEEP, combinations, folder_of, sweep_record
+    from secateur.compress.sweep import SWEEP_FILE, combinations, folder_of, sweep_record
     from secateur.report import write_sweep
 
-    given = dict(overrides or {})
+    base_overrides = dict(overrides or {})
     runs = combinations(grid)
-    clash = sorted(set(grid) & set(given))
-    if clash:
-        raise ConfigError(f"--sweep {clash[0]}: the same field is given by --{clash[0]} too; leave one out.")
+    conflicts = sorted(set(grid) & set(base_overrides))
+    if conflicts:
+        raise ConfigError(f"--sweep {conflicts[0]}: the same field is given by --{conflicts[0]} too; leave one out.")
 
-    def read(values: Mapping[str, Any]) -> PruneConfig:
-        return configs.load(recipe, PruneConfig, given | dict(values), search=RECIPES)
+    def load_config(values: Mapping[str, Any]) -> PruneConfig:
+        return configs.load(recipe, PruneConfig, base_overrides | dict(values), search=RECIPES)
 
-    planned = [read(values) for values in runs]  # a mistake in any is told before the first one runs
-    folder = Path(planned[0].out or f"runs/{planned[0].name}-sweep")
+    run_configs = [load_config(values) for values in runs]  # a mistake in any is told before the first one runs
+    folder = Path(run_configs[0].out or f"runs/{run_configs[0].name}-sweep")
     if folder.exists() and not folder.is_dir():
         raise ConfigError(f"{str(folder)!r} is a file: give another --out.")
     if folder.exists() and not resume and any(folder.iterdir()):
         raise ConfigError(f"The folder {str(folder)!r} is in use: add --resume to go on with its sweep, or give --out.")
-    planned = [
-        replace(config, out=str(folder / folder_of(values))) for config, values in zip(planned, runs, strict=True)
+    run_configs = [
+        replace(config, out=str(folder / folder_of(values))) for config, values in zip(run_configs, runs, strict=True)
     ]
-    for config in planned:  # finished ones too: all of a sweep have one recipe
-        _check_run(Path(str(config.out)), configs.dump(config), resume=resume)
-    done, failed = [], []
-    for config, values in zip(planned, runs, strict=True):
+    for config in run_configs:  # finished ones too: all of a sweep have one recipe
+        _check_run_folder(Path(str(config.out)), configs.dump(config), resume=resume)
+    finished_runs, failed_runs = [], []
+    for config, values in zip(run_configs, runs, strict=True):
         try:
             if not (resume and (Path(str(config.out)) / "record.json").is_file()):
                 logger.info("sweep: %s", config.out)
                 prune(config, resume=resume, on_progress=on_progress)
-            done.append(values)
+            finished_runs.append(values)
         except SecateurError as error:
             logger.warning("sweep: %s failed: %s", config.out, error)
-            failed.append((values, str(error)))
-            if len(failed) == len(planned):
+            failed_runs.append((values, str(error)))
+            if len(failed_runs) == len(run_configs):
                 raise
-    record = sweep_record(planned[0].name, folder, done, failed)
-    write_json(folder / SWEEP, record)
+    record = sweep_record(run_configs[0].name, folder, finished_runs, failed_runs)
+    write_json(folder / SWEEP_FILE, record)
     write_sweep(folder)
     return record | {"folder": str(folder)}
 
@@ -172,39 +174,45 @@ def choose(
     Returns:
         Record of the choice: counts, what the repair moved, what rounding cost, the proof.
     """
-    from secateur.compress import run
+    from secateur.architectures.transducer import is_of_head
+    from secateur.compress import phases as run
     from secateur.compress.config import FromGates, PruneConfig
-    from secateur.compress.setting import prepare
-    from secateur.modules.transducer import is_of_head
-    from secateur.objective.constraint import Constraint
+    from secateur.compress.run_context import prepare_run
+    from secateur.hf.save import atomic_folder, check_replaceable
+    from secateur.losses.constraint import Constraint
     from secateur.structure import Selection
-    from secateur.surgery.folder import check_free, whole_folder
 
     folder = Path(run_folder)
     if not (folder / "learned").is_dir():
         raise SecateurError(f"{str(folder)!r} has no learned/ folder: give the folder of a run that learned gates.")
-    wanted = configs.load(dict(constraint), Constraint)
-    recipe = configs.load(folder / RECIPE, PruneConfig)
-    how = configs.load(plain(recipe.choose) | dict(choosing or {}), FromGates)
-    apart = (limit for limit in recipe.limits if is_of_head(limit.scope) != is_of_head(wanted.scope))
-    recipe = replace(recipe, target=None, constraints=(wanted, *apart), choose=how)
-    target = Path(out) if out else folder / f"choose-{wanted.name}-{wanted.asked}"
-    check_free(target)
-    setting = prepare(recipe, table=_latencies(folder, recipe, on_progress), learned=True)
-    with whole_folder(target) as partial:
-        if setting.table is not None:
-            write_json(partial / LATENCIES, setting.table)
-        run.select(setting, partial, folder / "learned")
-        small = run.shrink(setting, partial, folder / "learned")
-        selection = Selection.load(partial / "selection.json")
-        (partial / "model").mkdir()
-        if setting.task is not None:
-            setting.task.restore(folder / "learned")
-        run.write(partial / "model", small, setting, setting.task, selection)
-        record = read_json(partial / "choice.json") | {"verification": read_json(partial / "verified.json")}
-        record = {"format": 1, "kind": "choose", "constraint": plain(wanted), **record}
-        write_json(partial / "record.json", record)
-    return record | {"folder": str(target)}
+    new_constraint = configs.load(dict(constraint), Constraint)
+    recipe = configs.load(folder / RECIPE_FILE, PruneConfig)
+    choose_config = configs.load(plain(recipe.choose) | dict(choosing or {}), FromGates)
+    other_limits = (
+        limit for limit in recipe.targeted_constraints if is_of_head(limit.scope) != is_of_head(new_constraint.scope)
+    )
+    recipe = replace(recipe, target=None, constraints=(new_constraint, *other_limits), choose=choose_config)
+    out_folder = Path(out) if out else folder / f"choose-{new_constraint.name}-{new_constraint.target_label}"
+    check_replaceable(out_folder)
+    context = prepare_run(
+        recipe, make_latency_table=_latency_table_loader(folder, recipe, on_progress), has_learned_gates=True
+    )
+    with atomic_folder(out_folder) as partial_folder:
+        if context.table is not None:
+            write_json(partial_folder / LATENCY_TABLE_FILE, context.table)
+        run.select(context, partial_folder, folder / "learned")
+        cut_model = run.shrink(context, partial_folder, folder / "learned")
+        selection = Selection.load(partial_folder / "selection.json")
+        (partial_folder / "model").mkdir()
+        if context.task is not None:
+            context.task.restore(folder / "learned")
+        run.write_run_model(partial_folder / "model", cut_model, context, context.task, selection)
+        record = read_json(partial_folder / "choice.json") | {
+            "verification": read_json(partial_folder / "verified.json")
+        }
+        record = {"format": 1, "kind": "choose", "constraint": plain(new_constraint), **record}
+        write_json(partial_folder / "record.json", record)
+    return record | {"folder": str(out_folder)}
 
 
 def shrink(
@@ -219,45 +227,47 @@ def shrink(
         layout: ``registered`` or ``stock``.
         force: Replace `out` if it exists.
     """
-    from secateur.arch import declare
     from secateur.cost import breakdown
+    from secateur.hf.declare import declare
+    from secateur.hf.feature_extractor import read_sample_rate
+    from secateur.hf.save import check_replaceable, save_model
     from secateur.structure import Selection, close
     from secateur.surgery import cut, load_checkpoint
-    from secateur.surgery.folder import check_free, save_model
-    from secateur.surgery.hearing import sample_rate_of
     from secateur.surgery.verify import verify as prove
 
     layouts = ("registered", "stock")
     if layout not in layouts:
-        raise ConfigError(f"Unknown layout {layout!r}; allowed are {' and '.join(layouts)}.{nearest(layout, layouts)}")
-    check_free(Path(out), replace=force)
-    chosen = Selection.load(selection)
-    source = _source(model)
-    checkpoint = load_checkpoint(source).without_damage()
+        raise ConfigError(
+            f"Unknown layout {layout!r}; allowed are {' and '.join(layouts)}.{did_you_mean(layout, layouts)}"
+        )
+    check_replaceable(Path(out), replace=force)
+    requested_selection = Selection.load(selection)
+    source = _resolve_source(model)
+    checkpoint = load_checkpoint(source).drop_damaged_head()
     dense, extra = checkpoint.model, checkpoint.extra
-    structure, sample_rate = declare(dense.config), sample_rate_of(source)
-    closed = close(structure, chosen)
-    for note in closed.notes:
+    structure, sample_rate = declare(dense.config), read_sample_rate(source)
+    normalized = close(structure, requested_selection)
+    for note in normalized.notes:
         logger.warning("%s", note)
-    small = cut(dense, closed.selection, layout=layout)  # type: ignore[arg-type]
-    proof = prove(small, dense, closed.selection)
-    _, left_out = extra.fitting(dense.config, small)
-    for note in left_out:
+    cut_model = cut(dense, normalized.selection, layout=layout)  # type: ignore[arg-type]
+    proof = prove(cut_model, dense, normalized.selection)
+    _, dropped_weights = extra.select_fitting(dense.config, cut_model)
+    for note in dropped_weights:
         logger.warning("%s", note)
     record = {
         "format": 1,
         "kind": "shrink",
         "sample_rate": sample_rate,
         "before": breakdown(structure, samples=sample_rate).to_json(),
-        "after": breakdown(declare(small.config), samples=sample_rate).to_json(),
-        "notes": [*checkpoint.notes, *closed.notes, *left_out],
+        "after": breakdown(declare(cut_model.config), samples=sample_rate).to_json(),
+        "notes": [*checkpoint.notes, *normalized.notes, *dropped_weights],
         "verification": proof.to_json(),
         "folder": str(out),
     }
     if not proof.is_proven:
         raise SecateurError(f"{proof.refusal} Nothing was written.")
-    weights = extra.state_dict(dense.config, small)
-    save_model(out, small, source=source, selection=closed.selection, weights=weights, replace=force)
+    weights = extra.state_dict(dense.config, cut_model)
+    save_model(out, cut_model, source=source, selection=normalized.selection, weights=weights, replace=force)
     return record
 
 
@@ -269,20 +279,20 @@ def profile(model: str | Path, *, seconds: float = 1.0, selection: str | Path | 
         seconds: Audio length for the MACs.
         selection: Count what a selection would leave instead.
     """
-    from secateur.arch import declare
     from secateur.cost import breakdown
+    from secateur.hf.declare import declare
+    from secateur.hf.feature_extractor import read_sample_rate
     from secateur.structure import Selection, close
     from secateur.surgery import load_config
-    from secateur.surgery.hearing import sample_rate_of
 
     if not 0 < seconds < math.inf:
         raise ConfigError(f"seconds: got {seconds:g}, allowed is above 0.")
-    source = _source(model)
-    structure, sample_rate = declare(load_config(source)), sample_rate_of(source)
-    kept = close(structure, Selection.load(selection)).selection if selection else None
-    found = breakdown(structure, samples=round(sample_rate * seconds), selection=kept)
-    named = {"model_type": structure.model_type, "sample_rate": sample_rate}
-    return {"format": 1, "kind": "profile", **named, **found.to_json()}
+    source = _resolve_source(model)
+    structure, sample_rate = declare(load_config(source)), read_sample_rate(source)
+    normalized_selection = close(structure, Selection.load(selection)).selection if selection else None
+    costs = breakdown(structure, samples=round(sample_rate * seconds), selection=normalized_selection)
+    model_fields = {"model_type": structure.model_type, "sample_rate": sample_rate}
+    return {"format": 1, "kind": "profile", **model_fields, **costs.to_json()}
 
 
 def verify(
@@ -300,8 +310,8 @@ def verify(
         selection: The selection; None takes the one in the cut model's folder.
         compile: Also run `torch.compile`.
     """
-    from secateur.compress.pruned import start_of
-    from secateur.masking.attach import base_of
+    from secateur.compress.targets import make_student_model
+    from secateur.masking.attach import encoder_of
     from secateur.structure import Selection
     from secateur.surgery import cut, load_model
     from secateur.surgery.verify import verify as prove
@@ -309,20 +319,33 @@ def verify(
     folder = Path(model)
     if against is not None:
         path = Path(selection) if selection else folder / "selection.json"
-        proof = prove(load_model(_source(model)), load_model(_source(against)), Selection.load(path), compile=compile)
+        proof = prove(
+            load_model(_resolve_source(model)),
+            load_model(_resolve_source(against)),
+            Selection.load(path),
+            compile=compile,
+        )
         return {"format": 1, "kind": "verify", **proof.to_json()}
-    if not _is_run(folder):
+    if not _is_run_folder(folder):
         raise ConfigError(f"{str(model)!r} is not a run folder: give one, or add --against the dense model.")
-    teacher, small = _models_of(folder)
-    learned = folder / "learned"
-    dense = load_model(learned) if learned.is_dir() else start_of(load_model(teacher), _recipe_of(folder).factorise)
-    chosen = Selection.load(selection or folder / "selection.json")
-    proof = prove(cut(dense, chosen), dense, chosen, compile=compile)
-    ours: Any = load_model(small)
-    theirs: Any = load_model(teacher)
-    if _recipe_of(folder).task is not None and _head_shapes(ours) != _head_shapes(theirs):  # its head is new
-        ours, theirs = (ours, dense) if learned.is_dir() else (base_of(ours), base_of(theirs))
-    contract = prove(ours, theirs, None, compile=compile)
+    teacher, model_folder = _find_run_models(folder)
+    learned_folder = folder / "learned"
+    dense = (
+        load_model(learned_folder)
+        if learned_folder.is_dir()
+        else make_student_model(load_model(teacher), _load_run_recipe(folder).factorise)
+    )
+    chosen_selection = Selection.load(selection or folder / "selection.json")
+    proof = prove(cut(dense, chosen_selection), dense, chosen_selection, compile=compile)
+    cut_model: Any = load_model(model_folder)
+    teacher_model: Any = load_model(teacher)
+    if _load_run_recipe(folder).task is not None and _head_shapes(cut_model) != _head_shapes(
+        teacher_model
+    ):  # its head is new
+        cut_model, teacher_model = (
+            (cut_model, dense) if learned_folder.is_dir() else (encoder_of(cut_model), encoder_of(teacher_model))
+        )
+    contract = prove(cut_model, teacher_model, None, compile=compile)
     return {
         "format": 1,
         "kind": "verify",
@@ -343,24 +366,24 @@ def bench(
             against its teacher, and in which the record stays, for the report.
         against: Others; the first of them is what all are compared with, in a run folder the teacher.
         out: Where the record goes; of a run None is ``bench.json`` in its folder.
-        fields: The other fields of `secateur.evaluate.bench.Bench`.
+        fields: The other fields of `secateur.benchmarking.bench.Bench`.
     """
-    from secateur.evaluate.bench import Bench
-    from secateur.evaluate.bench import bench as measure
+    from secateur.benchmarking.bench import BenchConfig
+    from secateur.benchmarking.bench import bench as measure
     from secateur.report.write import BENCH
 
-    run = Path(model) if _is_run(Path(model)) else None
-    if run is not None:
-        teacher, model = _models_of(run)
-        against, out = (teacher, *against), run / BENCH if out is None else out
+    run_folder = Path(model) if _is_run_folder(Path(model)) else None
+    if run_folder is not None:
+        teacher, model = _find_run_models(run_folder)
+        against, out = (teacher, *against), run_folder / BENCH if out is None else out
     if out is not None and (Path(out).is_dir() or not Path(out).absolute().parent.is_dir()):
         raise ConfigError(f"out: got {str(out)!r}, allowed is a file in a folder that exists.")
-    names = tuple(str(_source(name)) for name in (*against, model))
-    record = measure(Bench(models=names, **fields))
+    names = tuple(str(_resolve_source(name)) for name in (*against, model))
+    record = measure(BenchConfig(models=names, **fields))
     if out is not None:
         write_json(out, record)
-    if run is not None and (run / "record.json").is_file():
-        report(run)
+    if run_folder is not None and (run_folder / "record.json").is_file():
+        report(run_folder)
     return record
 
 
@@ -369,9 +392,9 @@ def evaluate(model: str | Path, *, fields: Mapping[str, Any] | None = None) -> d
 
     Args:
         model: A model folder or hub id, dense or cut.
-        fields: The other fields of `secateur.compress.evaluate.EvaluateConfig`, by dotted name: `data` and `task`.
+        fields: The other fields of `secateur.evaluation.evaluate.EvaluateConfig`, by dotted name: `data` and `task`.
     """
-    from secateur.compress import evaluate as evaluating
+    from secateur.evaluation import evaluate as evaluating
 
     config = configs.load({"model": str(model)}, evaluating.EvaluateConfig, fields)
     return evaluating.evaluate(config)
@@ -379,11 +402,11 @@ def evaluate(model: str | Path, *, fields: Mapping[str, Any] | None = None) -> d
 
 def report(run_folder: str | Path, *, out: str | Path | None = None) -> Path:
     """Write the HTML report of a run, or of a sweep, from its records."""
-    from secateur.compress.sweep import SWEEP
+    from secateur.compress.sweep import SWEEP_FILE
     from secateur.report import write_report, write_sweep
 
     folder = Path(run_folder)
-    if (folder / SWEEP).is_file():
+    if (folder / SWEEP_FILE).is_file():
         if out is not None:
             raise ConfigError("out: the page of a sweep lies beside its runs, which it links to; leave it out.")
         return write_sweep(folder)
@@ -392,80 +415,82 @@ def report(run_folder: str | Path, *, out: str | Path | None = None) -> Path:
 
 def doctor() -> list[Any]:
     """Look at this machine and installation, and say what to mend."""
-    from secateur.evaluate.doctor import examine
+    from secateur.doctor.doctor import examine_installation
 
-    return list(examine())
+    return list(examine_installation())
 
 
 def pretrain(recipe: str | Path, *, overrides: Mapping[str, Any] | None = None, resume: bool = False) -> dict[str, Any]:
     """Train a small encoder from nothing by BEST-RQ, as the teacher that ships with the package was."""
-    from secateur.compress import pretrain as pretraining
+    from secateur.pretraining import pretrain as pretraining
 
     config = configs.load(recipe, pretraining.PretrainConfig, overrides, search=RECIPES)
     folder, resolved = Path(config.out), configs.dump(config)
-    _check_run(folder, resolved, resume=resume, name=PRETRAINING)
+    _check_run_folder(folder, resolved, resume=resume, name=PRETRAIN_FILE)
     record = pretraining.pretrain(
-        config, resume=resume, on_start=lambda: _open_run(folder, resolved, None, name=PRETRAINING)
+        config, resume=resume, on_start=lambda: _open_run_folder(folder, resolved, None, name=PRETRAIN_FILE)
     )
     return record | {"folder": str(folder)}
 
 
-def _source(model: str | Path) -> str | Path:
-    from secateur.compress.setting import model_path
+def _resolve_source(model: str | Path) -> str | Path:
+    from secateur.compress.run_context import model_path
 
     return model_path(str(model))
 
 
-def _is_run(folder: Path) -> bool:
+def _is_run_folder(folder: Path) -> bool:
     """Whether this is the folder of a run."""
-    return (folder / RECIPE).is_file()
+    return (folder / RECIPE_FILE).is_file()
 
 
-def _models_of(run: Path) -> tuple[str | Path, Path]:
+def _find_run_models(run: Path) -> tuple[str | Path, Path]:
     """The teacher and the model of a finished run; the teacher of a run that fine-tuned it is what came of that."""
     if not (run / "model").is_dir():
         raise ConfigError(f"The run in {str(run)!r} has no model/ yet: finish it with `secateur prune … --resume`.")
     finetuned = run / "finetuned"
-    return finetuned if finetuned.is_dir() else _source(_recipe_of(run).model), run / "model"
+    return finetuned if finetuned.is_dir() else _resolve_source(_load_run_recipe(run).model), run / "model"
 
 
-def _recipe_of(run: Path) -> PruneConfig:
+def _load_run_recipe(run: Path) -> PruneConfig:
     """The recipe of a run."""
     from secateur.compress.config import PruneConfig
 
-    return configs.load(run / RECIPE, PruneConfig)
+    return configs.load(run / RECIPE_FILE, PruneConfig)
 
 
 def _head_shapes(model: Any) -> dict[str, tuple[int, ...]]:
     """The shapes of a model's weights outside its encoder."""
-    from secateur.modules.families import encoder_path
+    from secateur.architectures.registry import encoder_path
 
-    inside = f"{encoder_path(model) or model.base_model_prefix}."
-    return {name: tuple(value.shape) for name, value in model.state_dict().items() if not name.startswith(inside)}
+    encoder_prefix = f"{encoder_path(model) or model.base_model_prefix}."
+    return {
+        name: tuple(value.shape) for name, value in model.state_dict().items() if not name.startswith(encoder_prefix)
+    }
 
 
-def _check_run(folder: Path, recipe: str, *, resume: bool, name: str = RECIPE) -> None:
+def _check_run_folder(folder: Path, recipe: str, *, resume: bool, name: str = RECIPE_FILE) -> None:
     """Raise a ConfigError when the run folder is not ours to write to."""
-    written = folder / name
-    if written.is_file():
+    recipe_path = folder / name
+    if recipe_path.is_file():
         if not resume:
             raise ConfigError(
                 f"The run folder {str(folder)!r} is in use: add --resume to go on with it, or give another --out."
             )
-        others = configs.differences(written.read_text(encoding="utf-8", errors="replace"), recipe)
-        if others:
-            more = f" and {len(others) - 3} more" if len(others) > 3 else ""
+        changed_fields = configs.differences(recipe_path.read_text(encoding="utf-8", errors="replace"), recipe)
+        if changed_fields:
+            remainder_text = f" and {len(changed_fields) - 3} more" if len(changed_fields) > 3 else ""
             raise ConfigError(
                 f"The run in {str(folder)!r} was started with another recipe (see its {name}; other now: "
-                f"{', '.join(others[:3])}{more}): resume with that one, or give another --out."
+                f"{', '.join(changed_fields[:3])}{remainder_text}): resume with that one, or give another --out."
             )
     elif folder.exists() and (not folder.is_dir() or any(entry.suffix != ".partial" for entry in folder.iterdir())):
         raise ConfigError(f"{str(folder)!r} exists and is not a run folder: give another --out.")
 
 
-def _latencies(
-    folder: Path, config: PruneConfig, on_progress: OnProgress, *, begun: bool = False
-) -> Callable[[PreTrainedConfig, int], Table]:
+def _latency_table_loader(
+    folder: Path, config: PruneConfig, on_progress: OnProgress, *, has_started: bool = False
+) -> Callable[[PreTrainedConfig, int], LatencyTable]:
     """Return what finds the table of latencies of a run, by config and sampling rate: in the run's folder, so that it
     goes on with the one that it began with, else in the cache or by a measurement on this machine, by the first rank
     for all.
@@ -476,34 +501,36 @@ def _latencies(
         on_progress: Told how far the measuring is.
         begun: Whether the run has learned by a table already.
     """
-    from secateur.cost.table import Table
-    from secateur.engine import Progress, made_once
-    from secateur.evaluate.latency import table_for
+    from secateur.benchmarking.latency import load_or_measure_table
+    from secateur.cost.latency_table import LatencyTable
+    from secateur.engine import Progress, run_on_main_rank
 
-    def tell(done: int, steps: int) -> None:
+    def report_progress(completed_steps: int, steps: int) -> None:
         if on_progress is not None:
-            on_progress(Progress(phase="latency", step=done, steps=steps, parts={}, seconds_left=None))
+            on_progress(Progress(phase="latency", step=completed_steps, steps=steps, parts={}, seconds_left=None))
 
-    def find(model: PreTrainedConfig, sample_rate: int) -> Table:
-        kept = folder / LATENCIES
-        if kept.is_file():
-            return Table.load(kept)
-        if begun:
-            logger.warning("%s is gone: the run goes on with another table, and does not end as it would have", kept)
-        return table_for(model, config.latency, sample_rate=sample_rate, on_step=tell)
+    def find_table(model: PreTrainedConfig, sample_rate: int) -> LatencyTable:
+        table_path = folder / LATENCY_TABLE_FILE
+        if table_path.is_file():
+            return LatencyTable.load(table_path)
+        if has_started:
+            logger.warning(
+                "%s is gone: the run goes on with another table, and does not end as it would have", table_path
+            )
+        return load_or_measure_table(model, config.latency, sample_rate=sample_rate, on_step=report_progress)
 
-    return lambda model, sample_rate: made_once(lambda: find(model, sample_rate))
+    return lambda model, sample_rate: run_on_main_rank(lambda: find_table(model, sample_rate))
 
 
-def _open_run(folder: Path, recipe: str, table: Table | None, *, name: str = RECIPE) -> None:
+def _open_run_folder(folder: Path, recipe: str, table: LatencyTable | None, *, name: str = RECIPE_FILE) -> None:
     """Make the run folder, or clear an existing one of what an interruption left half-written."""
     folder.mkdir(parents=True, exist_ok=True)
     for leftover in folder.glob(".*.partial*"):
         shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
-    written = folder / name
-    if not written.is_file():
+    recipe_path = folder / name
+    if not recipe_path.is_file():
         temporary = folder / f".{name}.partial"
         temporary.write_text(recipe, encoding="utf-8")
-        temporary.rename(written)
-    if table is not None and not (folder / LATENCIES).is_file():
-        write_json(folder / LATENCIES, table)
+        temporary.rename(recipe_path)
+    if table is not None and not (folder / LATENCY_TABLE_FILE).is_file():
+        write_json(folder / LATENCY_TABLE_FILE, table)

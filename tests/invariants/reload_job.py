@@ -12,7 +12,7 @@ import transformers
 from safetensors.torch import load_file, save_file
 
 import secateur
-from secateur.modules.models import AUTO
+from secateur.hf.models import AUTO
 
 
 def main(folder: Path) -> None:
@@ -26,8 +26,8 @@ def main(folder: Path) -> None:
         model = auto.from_pretrained(folder / name).eval()
         save_file(run(model, audio), folder / f"{name}.first.safetensors")
         model.save_pretrained(folder / f"{name}-again")
-        again = auto.from_pretrained(folder / f"{name}-again").eval()
-        save_file(run(again, audio), folder / f"{name}.second.safetensors")
+        reloaded = auto.from_pretrained(folder / f"{name}-again").eval()
+        save_file(run(reloaded, audio), folder / f"{name}.second.safetensors")
 
 
 @torch.no_grad()

@@ -12,12 +12,11 @@ from hypothesis import strategies as st
 from support import HEAD_DIM, LOW_RANK, MODELS, Plan, audio, heard, plans, realise, tiny, tiny_config, tiny_structure
 from torch.utils.flop_counter import FlopCounterMode
 
-from secateur.arch import declare
-from secateur.arch.declare import skeleton
+from secateur.architectures import wav2vec2_axes as names
 from secateur.cost import Cost, Terms, breakdown
-from secateur.modules.conformer_attention import CutConformerAttention
+from secateur.hf.declare import declare, skeleton
+from secateur.nn.conformer_attention import CutConformerAttention
 from secateur.structure import Selection, Structure, close
-from secateur.structure import wav2vec2 as names
 from secateur.surgery import cut
 from secateur.surgery.cut import cut_config
 
@@ -35,7 +34,7 @@ def counted_macs(model: Any) -> int:
     Of relative keys ours makes a product with each of the table's distances, and counts one with each other frame, as
     the stock class makes them.
     """
-    others = 0
+    remaining_items = 0
     model.set_attn_implementation("eager")  # fused kernels, used where no weights are asked for, hide their products
     values, _ = heard(model, *audio((SAMPLES,)))
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
@@ -43,13 +42,13 @@ def counted_macs(model: Any) -> int:
     for layer in model.encoder.layers:
         linear = getattr(getattr(layer, "attention", None), "gru_rel_pos_linear", None)
         if linear is not None:
-            others += frames * layer.attention.gru_rel_pos_const.shape[1] * HEAD_DIM * linear.out_features
+            remaining_items += frames * layer.attention.gru_rel_pos_const.shape[1] * HEAD_DIM * linear.out_features
     for module in model.modules():
         if isinstance(module, CutConformerAttention) and module.positions == "relative_key":
             distances = module.distance_embedding.num_embeddings
-            others += frames * (distances - frames) * sum(len(kept) for kept in module.query_key)
+            remaining_items += frames * (distances - frames) * sum(len(num_kept) for num_kept in module.query_key)
     assert counter.get_total_flops() % 2 == 0
-    return counter.get_total_flops() // 2 - others
+    return counter.get_total_flops() // 2 - remaining_items
 
 
 @pytest.mark.parametrize(("family", "size"), MODELS + LOW_RANK)
@@ -58,7 +57,9 @@ def test_cost_of_a_selection_is_the_count_of_the_cut_model(family: str, size: st
     structure, terms = tiny_structure(family, size), Terms(tiny_structure(family, size))
     selection = realise(structure, plan)
     small = cut(tiny(family, size), selection)
-    parameters, macs = (Cost.of(terms, cost=cost, samples=SAMPLES).count(selection) for cost in ("parameters", "macs"))
+    parameters, macs = (
+        Cost.from_terms(terms, cost=cost, samples=SAMPLES).count(selection) for cost in ("parameters", "macs")
+    )
     assert parameters == sum(parameter.numel() for parameter in small.parameters())
     assert macs == counted_macs(small)
     table = breakdown(declare(small.config), samples=SAMPLES)
@@ -85,7 +86,7 @@ def draw(structure: Structure, probability: torch.Tensor, generator: torch.Gener
     axes = {}
     for name, axis in structure.axes.items():
         start = structure.offsets[name]
-        axes[name] = tuple(sorted(unit for at, unit in enumerate(axis.units) if open_units[start + at]))
+        axes[name] = tuple(sorted(unit for position, unit in enumerate(axis.units) if open_units[start + position]))
     return Selection(axes=axes)
 
 
@@ -97,9 +98,9 @@ def zero_or_one(structure: Structure, seed: int) -> torch.Tensor:
     trimmed = set(layers[rng.randint(1, len(layers)) :])
     for name, axis in structure.axes.items():
         share = rng.choice((0.0, 0.15, 0.5, 0.9, 1.0))
-        for at in range(axis.size):
+        for position in range(axis.size):
             is_open = name not in trimmed if axis.kind == "layer" else rng.random() < share
-            values[structure.offsets[name] + at] = float(is_open)
+            values[structure.offsets[name] + position] = float(is_open)
     return values
 
 
@@ -111,10 +112,10 @@ def test_expected_cost_at_zero_and_one_is_the_count_of_the_closed_selection(fami
     closed = close(structure, draw(structure, probability, torch.Generator())).selection
     small = cut(tiny(family, size), closed)
     terms = Terms(structure)
-    assert float(Cost.of(terms, cost="parameters").expected(probability)) == sum(
+    assert float(Cost.from_terms(terms, cost="parameters").expected(probability)) == sum(
         parameter.numel() for parameter in small.parameters()
     )
-    assert float(Cost.of(terms, cost="macs", samples=SAMPLES).expected(probability)) == counted_macs(small)
+    assert float(Cost.from_terms(terms, cost="macs", samples=SAMPLES).expected(probability)) == counted_macs(small)
 
 
 @pytest.mark.parametrize(("family", "size"), [model for model in MODELS if model[0] != "wav2vec2-bert"])
@@ -123,9 +124,9 @@ def test_a_conv_layer_with_every_gate_closed_is_counted_with_one_unit(family: st
     probability = torch.ones(structure.size, dtype=torch.float64)
     start = structure.offsets[names.channels(1)]
     probability[start : start + structure.axes[names.channels(1)].size] = 0.0
-    one = Selection(axes={names.channels(1): (0,)})
-    config = cut_config(tiny_config(family, size), structure, close(structure, one).selection)
-    expected = Cost.of(Terms(structure), cost="parameters").expected(probability)
+    single_selection = Selection(axes={names.channels(1): (0,)})
+    config = cut_config(tiny_config(family, size), structure, close(structure, single_selection).selection)
+    expected = Cost.from_terms(Terms(structure), cost="parameters").expected(probability)
     assert float(expected) == counted_parameters(config)
 
 
@@ -142,7 +143,7 @@ def test_expected_cost_is_the_mean_over_draws(family: str, size: str) -> None:
             probability[units] *= 0.4  # so that whole heads and convolutions are often closed
     drawn = [close(structure, draw(structure, probability, generator)).selection for _ in range(1500)]
     for cost in ("parameters", "macs"):
-        counted = Cost.of(Terms(structure), cost=cost, samples=SAMPLES)
+        counted = Cost.from_terms(Terms(structure), cost=cost, samples=SAMPLES)
         draws = torch.tensor([counted.count(selection) for selection in drawn], dtype=torch.float64)
         error = draws.std() / len(draws) ** 0.5
         assert abs(float(counted.expected(probability)) - float(draws.mean())) < 4 * float(error)
@@ -154,7 +155,7 @@ def test_the_gradient_of_expected_cost_is_its_finite_difference(family: str, siz
     structure = tiny_structure(family, size)
     generator = torch.Generator().manual_seed(4)
     probability = torch.rand(structure.size, generator=generator, dtype=torch.float64) * 0.8 + 0.1
-    cost = Cost.of(Terms(structure), cost="macs", samples=SAMPLES)
+    cost = Cost.from_terms(Terms(structure), cost="macs", samples=SAMPLES)
     leaf = probability.clone().requires_grad_(True)
     (gradient,) = torch.autograd.grad(cost.expected(leaf), leaf)
     for unit in torch.randint(structure.size, (12,), generator=generator).tolist():

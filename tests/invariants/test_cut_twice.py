@@ -10,11 +10,11 @@ import torch
 from hypothesis import given
 from support import FAST_LOW_RANK, LOW_RANK, MODELS, Plan, plans, realise, tiny, tiny_structure
 
-from secateur.arch import declare
+from secateur.architectures import wav2vec2_axes as names
 from secateur.errors import SelectionError
-from secateur.modules.shape import PositionShape
+from secateur.hf.declare import declare
 from secateur.structure import Selection, close
-from secateur.structure import wav2vec2 as names
+from secateur.structure.encoder_shape import PositionShape
 from secateur.surgery import cut
 from secateur.surgery.verify import verify
 
@@ -27,18 +27,21 @@ def state(model: Any) -> dict[str, torch.Tensor]:
 @given(first=plans(ragged=True), second=plans(ragged=False))
 def test_a_cut_of_a_cut_is_one_cut_with_the_intersection(family: str, size: str, first: Plan, second: Plan) -> None:
     dense, structure = tiny(family, size, dtype=torch.float64), tiny_structure(family, size)
-    one = close(structure, realise(structure, first)).selection
-    small = cut(dense, one)
+    first_item = close(structure, realise(structure, first)).selection
+    small = cut(dense, first_item)
     inner = declare(small.config)
     two = close(inner, realise(inner, replace(second, trimmed=min(second.trimmed, 1)))).selection
     smallest = cut(small, two)
-    axes = {**one.axes, **two.axes}  # ranks of a map that is one matrix since the first cut
+    axes = {**first_item.axes, **two.axes}  # ranks of a map that is one matrix since the first cut
     scales = {}
-    for name, kept in axes.items():
-        before, after = one.factors(name), two.factors(name) if name in two.axes else dict.fromkeys(kept, 1.0)
-        scales[name] = tuple(before[unit] * after[unit] for unit in kept)
-    both = Selection(axes=axes, scales=scales)
-    at_once = cut(dense, both)
+    for name, kept_units in axes.items():
+        initial, final = (
+            first_item.factors(name),
+            two.factors(name) if name in two.axes else dict.fromkeys(kept_units, 1.0),
+        )
+        scales[name] = tuple(initial[unit] * final[unit] for unit in kept_units)
+    pair = Selection(axes=axes, scales=scales)
+    at_once = cut(dense, pair)
     assert smallest.config.secateur == at_once.config.secateur
     assert smallest.state_dict().keys() == at_once.state_dict().keys()
     for name, value in state(smallest).items():

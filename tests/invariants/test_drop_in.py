@@ -92,7 +92,7 @@ def test_the_audio_classification_pipeline_gives_what_the_model_gives(tmp_path: 
 def test_trainer_fine_tunes_saves_and_loads_again(tmp_path: Path, family: str, size: str) -> None:
     small = shrunk(tmp_path, family, size, "ForSequenceClassification")
     model = AutoModelForSequenceClassification.from_pretrained(small)
-    before = {name: value.clone() for name, value in model.state_dict().items()}
+    initial_state = {name: value.clone() for name, value in model.state_dict().items()}
     items = [{"input_values": torch.from_numpy(sine(0.4, 100.0 + 40 * n)), "labels": n % 3} for n in range(8)]
     arguments = TrainingArguments(
         output_dir=str(tmp_path / "run"), max_steps=2, per_device_train_batch_size=4, report_to=[], use_cpu=True,
@@ -100,11 +100,11 @@ def test_trainer_fine_tunes_saves_and_loads_again(tmp_path: Path, family: str, s
     )  # fmt: skip
     trainer = Trainer(model=model, args=arguments, train_dataset=items)
     trainer.train()
-    moved = [name for name, value in model.state_dict().items() if not torch.equal(value, before[name])]
+    moved = [name for name, value in model.state_dict().items() if not torch.equal(value, initial_state[name])]
     assert any("q_proj" in name or "linear_q" in name for name in moved)
     assert any("conv_layers" in name for name in moved)
     trainer.save_model(str(tmp_path / "tuned"))
-    again = AutoModelForSequenceClassification.from_pretrained(tmp_path / "tuned").eval()
+    reloaded = AutoModelForSequenceClassification.from_pretrained(tmp_path / "tuned").eval()
     values = items[0]["input_values"][None]
     with torch.no_grad():
-        assert torch.equal(again(values).logits, model.eval()(values).logits)
+        assert torch.equal(reloaded(values).logits, model.eval()(values).logits)

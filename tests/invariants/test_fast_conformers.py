@@ -32,18 +32,18 @@ from support import audio, outputs, tiny, tiny_config, tiny_structure  # isort: 
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
-from secateur.arch import declare
+from secateur.architectures.registry import FAMILIES
 from secateur.cost import Cost, Terms
 from secateur.errors import ModelError
-from secateur.masking import attach, values_of
-from secateur.masking.attach import base_of
-from secateur.modules.configs import holding
-from secateur.modules.families import FAMILIES
+from secateur.hf.configs import holding
+from secateur.hf.declare import declare
+from secateur.hf.load import with_head
+from secateur.masking import attach, mask_values
+from secateur.masking.attach import encoder_of
 from secateur.structure import Selection, Structure, close, dense_again
 from secateur.structure import axis as names
 from secateur.surgery import cut, load_model
-from secateur.surgery.factorise import factorise, full_ranks
-from secateur.surgery.load import with_head
+from secateur.surgery.factorize import factorize, max_ranks_by_path
 from secateur.surgery.verify import verify
 
 MODELS = [*((family, size) for family in FAST_CONFORMERS for size in SIZES), *FAST_LOW_RANK]
@@ -57,7 +57,7 @@ BLANK = 8
 def with_blank(family: str, ending: str, size: str = "base") -> Any:
     """A tiny stock model with a head, or a factorised one."""
     if size == "low_rank":
-        return factorise(with_blank(family, ending), full_ranks(tiny_structure(family, "base")))
+        return factorize(with_blank(family, ending), max_ranks_by_path(tiny_structure(family, "base")))
     fields: dict[str, Any] = {"vocab_size": 9, "pad_token_id": BLANK if ending == "ForCTC" else 0}
     if ending != "ForCTC":
         fields |= {"blank_token_id": BLANK, "decoder_hidden_size": 6, "num_decoder_layers": 1}
@@ -80,12 +80,15 @@ def masked_and_cut(dense: Any, structure: Structure, selection: Selection, lengt
     values, mask = audio(lengths, dtype)
     masking = attach(dense, structure)
     try:
-        masking.set(values_of(structure, closed, dtype))
+        masking.set(mask_values(structure, closed, dtype))
         masked = outputs(dense, values, mask)
     finally:
         masking.remove()
-    ours = outputs(small, values, mask)
-    pairs = [*zip(masked[: len(ours) - 1], ours[:-1], strict=True), (masked[-1], ours[-1])]
+    actual_outputs = outputs(small, values, mask)
+    pairs = [
+        *zip(masked[: len(actual_outputs) - 1], actual_outputs[:-1], strict=True),
+        (masked[-1], actual_outputs[-1]),
+    ]
     return max(difference(left, right) for left, right in pairs)
 
 
@@ -95,19 +98,19 @@ def masked_and_cut(dense: Any, structure: Structure, selection: Selection, lengt
 @settings(max_examples=12)
 def test_masked_equals_shrunk(family: str, size: str, dtype: torch.dtype, plan: Plan, lengths: tuple[int, ...]) -> None:
     structure = tiny_structure(family, size)
-    found = masked_and_cut(tiny(family, size, "Model", dtype), structure, realise(structure, plan), lengths)
-    assert found <= TOLERANCE[dtype]
+    result = masked_and_cut(tiny(family, size, "Model", dtype), structure, realise(structure, plan), lengths)
+    assert result <= TOLERANCE[dtype]
 
 
 def test_masked_equals_shrunk_in_the_eager_form_but_for_the_float32_of_its_softmax() -> None:
     dense, structure = tiny("parakeet_encoder", "base", "Model", torch.float64), tiny_structure(*MODELS[0])
     dense.set_attn_implementation("eager")
     try:
-        found = masked_and_cut(dense, structure, realise(structure, RAGGED), (9000, 9000))
+        result = masked_and_cut(dense, structure, realise(structure, RAGGED), (9000, 9000))
     finally:
         dense.set_attn_implementation("sdpa")
     # Logits that differ by 1e-16 may be rounded to neighbours in float32, whose weights differ by 1e-7.
-    assert found <= 1e-6
+    assert result <= 1e-6
 
 
 @pytest.mark.parametrize(("family", "size"), MODELS)
@@ -119,32 +122,36 @@ def test_the_structure_and_the_cost_of_a_cut_model_are_those_of_its_selection(
     structure = tiny_structure(family, size)
     closed = close(structure, realise(structure, plan)).selection
     small = cut(tiny(family, size), closed)
-    again = declare(small.config)
+    repeated = declare(small.config)
     # No ranks where a map is gone, or one matrix again.
-    left = {each.axis for each in structure.factorised if not closed.axes[each.axis]}
-    left |= {each.axis for each in dense_again(structure, closed.axes)}
+    left = {linear.axis for linear in structure.factorised if not closed.axes[linear.axis]}
+    left |= {linear.axis for linear in dense_again(structure, closed.axes)}
     expected = {name: units for name, units in closed.axes.items() if name not in left}
-    assert {name: tuple(sorted(axis.units)) for name, axis in again.axes.items()} == expected
-    assert all(small.get_parameter(weight.name).numel() == torch.Size(weight.shape).numel() for weight in again.weights)
-    count = Cost.of(Terms(structure), cost="parameters").count(closed)
+    assert {name: tuple(sorted(axis.units)) for name, axis in repeated.axes.items()} == expected
+    assert all(
+        small.get_parameter(weight.name).numel() == torch.Size(weight.shape).numel() for weight in repeated.weights
+    )
+    count = Cost.from_terms(Terms(structure), cost="parameters").count(closed)
     assert count == sum(parameter.numel() for parameter in small.parameters())
     small.set_attn_implementation("eager")  # fused kernels hide their products
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
         small(features_of(16_000))
-    assert Cost.of(Terms(structure), cost="macs", samples=16_000).count(closed) == counter.get_total_flops() // 2
+    assert (
+        Cost.from_terms(Terms(structure), cost="macs", samples=16_000).count(closed) == counter.get_total_flops() // 2
+    )
 
 
 @pytest.mark.parametrize("family", FAST_CONFORMERS)
 def test_the_cost_of_a_stock_model_is_its_count(family: str) -> None:
     model, terms = tiny(family, "base"), Terms(tiny_structure(family, "base"))
-    assert Cost.of(terms, cost="parameters").dense == sum(parameter.numel() for parameter in model.parameters())
+    assert Cost.from_terms(terms, cost="parameters").dense == sum(parameter.numel() for parameter in model.parameters())
     model.set_attn_implementation("eager")
     try:
         with torch.no_grad(), FlopCounterMode(display=False) as counter:
             model(features_of(16_000))
     finally:
         model.set_attn_implementation("sdpa")
-    assert Cost.of(terms, cost="macs", samples=16_000).dense == counter.get_total_flops() // 2
+    assert Cost.from_terms(terms, cost="macs", samples=16_000).dense == counter.get_total_flops() // 2
 
 
 @pytest.mark.parametrize("cost", ["parameters", "macs"])
@@ -158,18 +165,18 @@ def test_expected_cost_is_the_mean_over_draws_of_heads_and_of_the_dimensions_tha
             probability[units] = 1.0  # layers are chosen, never gated
         elif axis.kind in ("heads", "vo", "channels"):
             probability[units] *= 0.4  # so that whole heads and convolutions are often closed
-    counted = Cost.of(Terms(structure), cost=cost, samples=16_000)
+    counted = Cost.from_terms(Terms(structure), cost=cost, samples=16_000)
 
     chance = probability.tolist()
 
     def draw() -> Selection:
-        kept = {
+        kept_units = {
             name: tuple(
                 unit for at, unit in enumerate(axis.units, structure.offsets[name]) if rng.random() < chance[at]
             )
             for name, axis in structure.axes.items()
         }
-        return close(structure, Selection(axes=kept)).selection
+        return close(structure, Selection(axes=kept_units)).selection
 
     draws = torch.tensor([counted.count(draw()) for _ in range(800)], dtype=torch.float64)
     error = float(draws.std()) / len(draws) ** 0.5
@@ -181,14 +188,16 @@ def test_expected_cost_is_the_mean_over_draws_of_heads_and_of_the_dimensions_tha
 def test_a_model_cut_twice_is_the_one_cut_at_once(family: str) -> None:
     dense, structure = tiny(family, "base"), tiny_structure(family, "base")
     first = realise(structure, RAGGED)
-    once = cut(dense, first)
-    then = {axis.name: axis.units[::2] for axis in declare(once.config).of_kinds(("heads", "qk", "units", "channels"))}
-    both = Selection(axes={**first.axes, **then}, scales={k: v for k, v in first.scales.items() if k not in then})
+    original = cut(dense, first)
+    then = {
+        axis.name: axis.units[::2] for axis in declare(original.config).of_kinds(("heads", "qk", "units", "channels"))
+    }
+    pair = Selection(axes={**first.axes, **then}, scales={k: v for k, v in first.scales.items() if k not in then})
     scaled = {name: tuple(first.factors(name)[unit] for unit in then[name]) for name in first.scales if name in then}
-    both = Selection(axes=both.axes, scales={**both.scales, **{k: v for k, v in scaled.items() if v}})
-    twice, at_once = cut(once, Selection(axes=then)), cut(dense, both)
+    pair = Selection(axes=pair.axes, scales={**pair.scales, **{k: v for k, v in scaled.items() if v}})
+    recut_model, at_once = cut(original, Selection(axes=then)), cut(dense, pair)
     values, mask = audio((9000, 5000))
-    for left, right in zip(outputs(twice, values, mask), outputs(at_once, values, mask), strict=True):
+    for left, right in zip(outputs(recut_model, values, mask), outputs(at_once, values, mask), strict=True):
         assert difference(left, right) <= TOLERANCE[torch.float32]
 
 
@@ -225,9 +234,9 @@ def test_step_by_step_is_the_whole_pass(selection: Selection | str | None, size:
     features = features_of(38_000, torch.float64, batch=2)
     steps = stream(model, features, lookahead)
     with torch.no_grad():
-        whole = model(features, num_lookahead_tokens=lookahead)[0]
+        full_result = model(features, num_lookahead_tokens=lookahead)[0]
     assert steps.shape[1] > 20  # more than the window of the cache
-    assert difference(whole[:, : steps.shape[1]], steps) <= TOLERANCE[torch.float64]
+    assert difference(full_result[:, : steps.shape[1]], steps) <= TOLERANCE[torch.float64]
 
 
 @pytest.mark.parametrize("size", ["base", "low_rank"])
@@ -241,12 +250,12 @@ def test_a_cut_model_with_a_head_writes_what_the_masked_one_writes(family: str, 
     inputs = {"input_features": features, "attention_mask": torch.ones(features.shape[:2], dtype=torch.long)}
     masking = attach(dense, structure)
     try:
-        masking.set(values_of(structure, close(structure, selection).selection, torch.float32))
+        masking.set(mask_values(structure, close(structure, selection).selection, torch.float32))
         masked = dense.generate(**inputs)
     finally:
         masking.remove()
-    ours = small.generate(**inputs)
-    assert torch.equal(getattr(masked, "sequences", masked), getattr(ours, "sequences", ours))
+    actual = small.generate(**inputs)
+    assert torch.equal(getattr(masked, "sequences", masked), getattr(actual, "sequences", actual))
 
 
 RELOAD = """
@@ -273,8 +282,8 @@ def test_cut_models_are_loaded_in_a_new_process_by_their_auto_classes(tmp_path: 
         here = small.generate(**inputs)
         words += [str(folder), f"AutoModel{ending}"]
         expected.append(f"{type(small).__name__} {json.dumps(getattr(here, 'sequences', here).tolist())}")
-        again, state = load_model(folder), small.state_dict()
-        assert all(torch.equal(value, state[key]) for key, value in again.state_dict().items())
+        reloaded, state = load_model(folder), small.state_dict()
+        assert all(torch.equal(value, state[key]) for key, value in reloaded.state_dict().items())
         with pytest.raises(Exception, match=r"division|modulo"):
             type(with_blank(family, ending)).from_pretrained(folder)
     done = subprocess.run(words, capture_output=True, text=True, timeout=300)
@@ -309,10 +318,10 @@ def test_a_factorised_model_computes_the_same_and_its_two_matrices_are_one_again
 ) -> None:
     dense, two = (tiny(family, size, "Model", torch.float64) for size in ("large", "low_rank"))
     values, mask = audio((9000, 5000), torch.float64)
-    one = cut(two, Selection(axes={}))
+    single_selection = cut(two, Selection(axes={}))
     assert declare(two.config).factorised
-    assert not declare(one.config).factorised
-    for model in (two, one):
+    assert not declare(single_selection.config).factorised
+    for model in (two, single_selection):
         for left, right in zip(outputs(dense, values, mask), outputs(model, values, mask), strict=True):
             assert difference(left, right) <= TOLERANCE[torch.float64]
 
@@ -321,10 +330,10 @@ def test_break_even_counts_the_dimensions_of_every_head() -> None:
     structure, path = tiny_structure("parakeet_encoder", "low_rank"), "layers.0.self_attn"
     # Of 24 inputs three heads keep four dimensions each: 24 x 12 = 288 numbers, and 36 a rank; 8 ranks are as many.
     axes = {names.heads(path): (0, 1, 3), names.shared_query_key(path): (0, 1, 2, 5)}
-    for ranks, whole in ((7, False), (8, True)):
+    for ranks, full_scope in ((7, False), (8, True)):
         closed = close(structure, Selection(axes={**axes, names.ranks(f"{path}.q_proj"): tuple(range(ranks))}))
-        again = {each.module for each in dense_again(structure, closed.selection.axes)}
-        assert (f"{path}.q_proj" in again) == whole
+        repeated = {linear.module for linear in dense_again(structure, closed.selection.axes)}
+        assert (f"{path}.q_proj" in repeated) == full_scope
 
 
 def test_an_encoder_gets_a_transducers_head_dense_or_cut() -> None:
@@ -334,7 +343,7 @@ def test_an_encoder_gets_a_transducers_head_dense_or_cut() -> None:
     for encoder, stem in ((dense, ""), (small, "Secateur")):
         model = with_head(encoder, "ForRNNT", fields, seed=0)
         assert type(model).__name__ == f"{stem}ParakeetForRNNT"
-        state = base_of(model).state_dict()
+        state = encoder_of(model).state_dict()
         assert all(torch.equal(value, state[name]) for name, value in encoder.state_dict().items())
 
 

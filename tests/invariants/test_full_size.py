@@ -9,11 +9,11 @@ import torch
 from support import POSITIONS, TOLERANCE, Plan, audio, build, difference, outputs, realise
 from transformers import HubertConfig, WavLMConfig
 
-from secateur.arch import declare
-from secateur.masking import attach, values_of
-from secateur.modules.configs import stock_config
+from secateur.architectures import wav2vec2_axes as names
+from secateur.hf.configs import stock_config
+from secateur.hf.declare import declare
+from secateur.masking import attach, mask_values
 from secateur.structure import Selection, close
-from secateur.structure import wav2vec2 as names
 from secateur.surgery import cut
 
 LARGE = {
@@ -35,8 +35,10 @@ def ragged(structure: Any, seed: int) -> Selection:
     for name, axis in structure.axes.items():
         if axis.kind in ("channels", "groups", "qk", "vo", "units"):
             share = float(torch.rand((), generator=generator))
-            chosen = torch.rand(axis.size, generator=generator) < (0.0 if share < 0.1 else share)
-            axes[name] = tuple(unit for unit, kept in zip(axis.units, chosen.tolist(), strict=True) if kept)
+            chosen_units = torch.rand(axis.size, generator=generator) < (0.0 if share < 0.1 else share)
+            axes[name] = tuple(
+                unit for unit, kept_units in zip(axis.units, chosen_units.tolist(), strict=True) if kept_units
+            )
             scales[name] = tuple((0.6 + 0.8 * torch.rand(len(axes[name]), generator=generator)).tolist())
     axes[names.attention_block(3)] = ()
     axes[names.feed_forward_block(5)] = ()
@@ -52,7 +54,7 @@ def test_masked_equals_shrunk_at_full_size(config: Any) -> None:
     closed = close(structure, ragged(structure, 2)).selection
     small = cut(dense, closed)
     masking = attach(dense, structure)
-    masking.set(values_of(structure, closed, torch.float32))
+    masking.set(mask_values(structure, closed, torch.float32))
     for lengths in ((16000,), (12000, 5000)):
         for a, b in zip(outputs(dense, *audio(lengths)), outputs(small, *audio(lengths)), strict=True):
             assert difference(a, b) <= TOLERANCE[torch.float32]
@@ -80,7 +82,7 @@ def test_masked_equals_shrunk_in_conformers_of_full_width(family: str, kind: str
     masking = attach(dense, structure)
     for lengths in ((16000,), (9000, 4000)):
         speech = audio(lengths, torch.float64)
-        masking.set(values_of(structure, closed, torch.float64))
+        masking.set(mask_values(structure, closed, torch.float64))
         masked = outputs(dense, *speech)
         masking.set(None)
         for a, b in zip(masked, outputs(small, *speech), strict=True):

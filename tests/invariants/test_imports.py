@@ -26,8 +26,8 @@ for module in pkgutil.walk_packages(secateur.__path__, "secateur."):
     if not module.name.endswith("__main__"): importlib.import_module(module.name)
 from secateur import evaluate, report
 assert all(callable(getattr(secateur, name)) for name in secateur.__all__)
-from secateur.evaluate import bench
-assert bench.__name__ == "secateur.evaluate.bench"
+from secateur.benchmarking import bench
+assert bench.__name__ == "secateur.benchmarking.bench"
 """
 
 #: Runs pieces of code, each in a process of its own, forked from one that has loaded torch and no more.

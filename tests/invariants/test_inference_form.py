@@ -27,11 +27,11 @@ from torch import Tensor
 from torch.nn.utils import parametrize
 
 import secateur
+from secateur.architectures import wav2vec2_axes as names
 from secateur.errors import ModelError
 from secateur.inference import for_inference
 from secateur.inference import linear as fused
 from secateur.structure import Selection
-from secateur.structure import wav2vec2 as names
 from secateur.surgery import cut
 
 pytestmark = pytest.mark.processor
@@ -39,16 +39,16 @@ pytestmark = pytest.mark.processor
 LENGTHS = (3100, 990, 1575)
 
 
-def worst(model: Any, other: Any, values: Tensor, mask: Tensor | None) -> float:
+def worst(model: Any, other_value: Any, values: Tensor, mask: Tensor | None) -> float:
     """Largest difference of any hidden state's valid frames and of the output, relative to its root mean square."""
     with torch.no_grad():
-        ours, theirs = (m(values, attention_mask=mask, output_hidden_states=True) for m in (other, model))
-    assert len(ours.hidden_states) == len(theirs.hidden_states)
-    valid = torch.ones(theirs.hidden_states[0].shape[:2], dtype=torch.bool)
+        actual, reference = (m(values, attention_mask=mask, output_hidden_states=True) for m in (other_value, model))
+    assert len(actual.hidden_states) == len(reference.hidden_states)
+    valid = torch.ones(reference.hidden_states[0].shape[:2], dtype=torch.bool)
     if mask is not None:
         frames = model._get_feat_extract_output_lengths(mask.sum(1))
         valid = torch.arange(valid.shape[1]) < frames[:, None]
-    pairs = [*zip(ours.hidden_states, theirs.hidden_states, strict=True), (ours[0], theirs[0])]
+    pairs = [*zip(actual.hidden_states, reference.hidden_states, strict=True), (actual[0], reference[0])]
     return max(
         float((a[valid].double() - b[valid].double()).abs().max() / b[valid].double().square().mean().sqrt())
         for a, b in pairs
@@ -65,8 +65,8 @@ def test_equal_for_every_family(family: str, size: str, kind: str, dtype: torch.
     fast = for_inference(model)
     values, mask = audio(LENGTHS)
     assert mask is not None
-    for one in (None, mask):
-        assert worst(model, fast, values.to(dtype), one) <= TOLERANCE[dtype]
+    for first_item in (None, mask):
+        assert worst(model, fast, values.to(dtype), first_item) <= TOLERANCE[dtype]
 
 
 @pytest.mark.parametrize("family", ["wav2vec2-conformer", "wav2vec2-bert"])
@@ -99,7 +99,7 @@ def test_equal_without_the_fused_operators_and_in_blocks(
     family: str, implementation: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(fused, "has_fused_ops", lambda dtype: False)
-    monkeypatch.setattr("secateur.inference.attention._LOGITS", 64)  # a few rows at a time
+    monkeypatch.setattr("secateur.inference.fused_attention._MAX_BLOCK_LOGITS", 64)  # a few rows at a time
     model = build(tiny_config(family, "base", attn_implementation=implementation if family != "wavlm" else "eager"))
     values, mask = audio(LENGTHS)
     assert worst(model, for_inference(model), values, mask) <= TOLERANCE[torch.float32]
@@ -110,8 +110,8 @@ def test_all_heads_at_once_is_the_same(family: str, monkeypatch: pytest.MonkeyPa
     model = cut(tiny(family, "base", "Model", torch.float64), realise(tiny_structure(family, "base"), RAGGED))
     fast = for_inference(model)
     for layer in fast.encoder.layers:
-        if hasattr(layer.attention, "_at_once"):
-            monkeypatch.setattr(layer.attention, "_one_by_one", layer.attention._at_once)
+        if hasattr(layer.attention, "_attend_batched"):
+            monkeypatch.setattr(layer.attention, "_attend_blockwise", layer.attention._attend_batched)
     values, mask = audio(LENGTHS)
     assert worst(model, fast, values.double(), mask) <= TOLERANCE[torch.float64]
 
@@ -123,25 +123,25 @@ def test_bfloat16_is_as_near_as_the_model_itself(family: str, size: str) -> None
     rounded = build(tiny_config(family, size), dtype=torch.bfloat16)
     with torch.no_grad():
         exact = model(values).last_hidden_state
-        theirs = rounded(values.bfloat16()).last_hidden_state.float()
-        ours = for_inference(rounded)(values.bfloat16()).last_hidden_state.float()
-    assert (ours - exact).norm() <= 1.5 * (theirs - exact).norm()
+        reference = rounded(values.bfloat16()).last_hidden_state.float()
+        actual = for_inference(rounded)(values.bfloat16()).last_hidden_state.float()
+    assert (actual - exact).norm() <= 1.5 * (reference - exact).norm()
 
 
 @pytest.mark.parametrize("ending", ["ForCTC", "ForSequenceClassification"])
 def test_heads_work_and_weights_are_shared(ending: str) -> None:
     model = build(tiny_config("hubert", "base"), ending)
-    before = {name: value.clone() for name, value in model.state_dict().items()}
+    initial_state = {name: value.clone() for name, value in model.state_dict().items()}
     fast = secateur.for_inference(model)
     assert type(fast) is type(model)
     values, _ = audio((3100, 990))
     with torch.no_grad():
         torch.testing.assert_close(fast(values).logits, model(values).logits, rtol=1e-4, atol=1e-5)
-    ours = {value.data_ptr() for value in [*fast.parameters(), *fast.buffers()]}
-    shared = [name for name, value in model.named_parameters() if value.data_ptr() in ours]
+    actual = {value.data_ptr() for value in [*fast.parameters(), *fast.buffers()]}
+    shared = [name for name, value in model.named_parameters() if value.data_ptr() in actual]
     assert any("feed_forward" in name for name in shared)
     assert any("out_proj" in name for name in shared)
-    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+    assert all(torch.equal(value, initial_state[name]) for name, value in model.state_dict().items())
 
 
 @pytest.mark.parametrize(("family", "size"), [("wavlm", "base"), ("hubert", "large")])
@@ -149,8 +149,8 @@ def test_training_mode_changes_nothing(family: str, size: str) -> None:
     fast = for_inference(tiny(family, size, "ForCTC"))
     values, mask = audio(LENGTHS)
     with torch.no_grad():
-        before = fast(values, attention_mask=mask).logits
-        assert torch.equal(fast.train()(values, attention_mask=mask).logits, before)
+        initial_output = fast(values, attention_mask=mask).logits
+        assert torch.equal(fast.train()(values, attention_mask=mask).logits, initial_output)
     fast.freeze_feature_encoder()
 
 
@@ -159,10 +159,10 @@ def test_gradients_reach_the_input(family: str) -> None:
     model = tiny(family, "base", "Model", torch.float64)
     values, mask = audio((2000, 1200))
     gradients = []
-    for one in (model, for_inference(model)):
-        own = values.double().requires_grad_()
-        one(own, attention_mask=mask).last_hidden_state[:, :3].square().sum().backward()
-        gradients.append(own.grad)
+    for first_item in (model, for_inference(model)):
+        own_values = values.double().requires_grad_()
+        first_item(own_values, attention_mask=mask).last_hidden_state[:, :3].square().sum().backward()
+        gradients.append(own_values.grad)
     torch.testing.assert_close(*gradients, rtol=1e-8, atol=1e-8)
 
 
@@ -207,10 +207,10 @@ def test_the_state_of_the_process_does_not_matter() -> None:
     expected = torch.rand(1)
     torch.manual_seed(0)
     with torch.autocast("cpu", torch.bfloat16):
-        there = fused.has_fused_ops()
+        finished_results = fused.has_fused_ops()
     assert torch.equal(torch.rand(1), expected)
     fused.has_fused_ops.cache_clear()
-    assert fused.has_fused_ops() == there
+    assert fused.has_fused_ops() == finished_results
     values, _ = audio((3100,))
     with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
         for_inference(tiny("wavlm", "base"))(values)

@@ -20,9 +20,9 @@ from support import (
     tiny_structure,
 )
 
-from secateur.arch import declare
-from secateur.masking import attach, values_of
-from secateur.masking.attach import base_of
+from secateur.hf.declare import declare
+from secateur.masking import attach, mask_values
+from secateur.masking.attach import encoder_of
 from secateur.structure import Selection, close, dense_again
 from secateur.surgery import cut
 
@@ -38,18 +38,21 @@ def check(
     closed = close(structure, selection).selection
     small = cut(dense, selection)
     values, mask = audio(lengths, dtype)
-    masking = attach(base_of(dense), structure)
+    masking = attach(encoder_of(dense), structure)
     try:
-        masking.set(values_of(structure, closed, dtype))
+        masking.set(mask_values(structure, closed, dtype))
         masked = outputs(dense, values, mask)
     finally:
         masking.remove()
-    ours = outputs(small, values, mask)
-    pairs = [*zip(masked[: len(ours) - 1], ours[:-1], strict=True), (masked[-1], ours[-1])]
-    for index, (left, right) in enumerate(pairs):
-        assert difference(left, right) <= TOLERANCE[dtype], f"output {index} of {len(pairs)}"
-    for extra in masked[len(ours) - 1 : -1]:  # behind trimmed layers the masked model repeats its last state
-        assert torch.equal(extra, masked[len(ours) - 2])
+    actual_outputs = outputs(small, values, mask)
+    pairs = [
+        *zip(masked[: len(actual_outputs) - 1], actual_outputs[:-1], strict=True),
+        (masked[-1], actual_outputs[-1]),
+    ]
+    for index, (left_item, right) in enumerate(pairs):
+        assert difference(left_item, right) <= TOLERANCE[dtype], f"output {index} of {len(pairs)}"
+    for extra in masked[len(actual_outputs) - 1 : -1]:  # behind trimmed layers the masked model repeats its last state
+        assert torch.equal(extra, masked[len(actual_outputs) - 2])
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=["float64", "float32"])
@@ -83,13 +86,13 @@ def test_the_structure_of_a_cut_model_is_that_of_its_selection(family: str, size
     )
     closed = close(structure, realise(structure, plan)).selection
     small = cut(tiny(family, size), closed)
-    again = declare(small.config)
+    repeated = declare(small.config)
     expected = dict(closed.axes)
     for name in {each.axis for each in dense_again(structure, closed.axes)}:
         del expected[name]
     for linear in structure.factorised:  # where the map is gone
         if not closed.axes[linear.axis]:
             del expected[linear.axis]
-    assert {name: tuple(sorted(axis.units)) for name, axis in again.axes.items()} == expected
+    assert {name: tuple(sorted(axis.units)) for name, axis in repeated.axes.items()} == expected
     shapes = {name: tuple(p.shape) for name, p in small.named_parameters()}
-    assert shapes == {weight.name: weight.shape for weight in again.weights}
+    assert shapes == {weight.name: weight.shape for weight in repeated.weights}

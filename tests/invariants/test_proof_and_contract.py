@@ -11,13 +11,13 @@ import transformers
 from support import TOLERANCE, build, randomise, tiny, tiny_config, tiny_structure
 from torch import nn
 
-from secateur.arch import declare
-from secateur.modules import narrow_convolution
-from secateur.modules.models import build_model
+from secateur.architectures import wav2vec2_axes as names
+from secateur.hf.declare import declare
+from secateur.hf.models import build_model
+from secateur.nn import narrow_convolution
 from secateur.structure import Selection
-from secateur.structure import wav2vec2 as names
 from secateur.surgery import cut
-from secateur.surgery.comparison import relative_difference, shortest_usable
+from secateur.surgery.comparison import min_usable_samples, relative_difference
 from secateur.surgery.verify import Verification, verify
 
 EQUAL = "cut model equals masked model"
@@ -39,10 +39,10 @@ def with_x_vectors(family: str, size: str = "base", **fields: Any) -> Any:
 )
 def test_a_model_whose_head_needs_sixteen_frames_is_proven(family: str, size: str) -> None:
     dense, structure = with_x_vectors(family, size), tiny_structure(family, size)
-    shortest = shortest_usable(dense, structure)
+    shortest = min_usable_samples(dense, structure)
     assert structure.lengths(shortest)[-1] == 16  # windows over 15 frames, and two of them for a standard deviation
-    kept = {name: axis.units[::2] for name, axis in structure.axes.items() if axis.kind == "units"}
-    result = verify(cut(dense, Selection(axes=kept)), dense, Selection(axes=kept))
+    kept_units = {name: axis.units[::2] for name, axis in structure.axes.items() if axis.kind == "units"}
+    result = verify(cut(dense, Selection(axes=kept_units)), dense, Selection(axes=kept_units))
     assert result.holds, failed(result)
     assert all(math.isfinite(difference) for difference in result.differences)
 
@@ -50,7 +50,7 @@ def test_a_model_whose_head_needs_sixteen_frames_is_proven(family: str, size: st
 def test_a_head_of_longer_windows_is_given_longer_audio() -> None:
     dense = with_x_vectors("wav2vec2", tdnn_kernel=[9, 3, 3, 1, 1], tdnn_dilation=[2, 3, 4, 1, 1])
     structure = tiny_structure("wav2vec2", "base")
-    assert structure.lengths(shortest_usable(dense, structure))[-1] == 1 + 16 + 6 + 8 + 1
+    assert structure.lengths(min_usable_samples(dense, structure))[-1] == 1 + 16 + 6 + 8 + 1
     assert verify(cut(dense, SELECTION), dense, SELECTION).holds
 
 
@@ -77,8 +77,8 @@ def test_a_front_end_of_one_convolution_and_a_group_norm_is_proven() -> None:
     randomise(dense)
     structure = declare(config)
     assert structure.shortest == 720  # a variance over one window is refused by the library
-    kept = Selection(axes={names.channels(0): (0, 2, 5), names.feed_forward_units(0): (1, 2)})
-    result = verify(cut(dense, kept), dense, kept)
+    selection = Selection(axes={names.channels(0): (0, 2, 5), names.feed_forward_units(0): (1, 2)})
+    result = verify(cut(dense, selection), dense, selection)
     assert result.holds, failed(result)
 
 
@@ -89,9 +89,9 @@ def test_a_broken_line_of_the_contract_leaves_the_proof_standing(monkeypatch: py
 
     def coarse(self: nn.Linear, values: torch.Tensor) -> torch.Tensor:
         result = forward(self, values)
-        return result.round() if self in mine and result.dtype == torch.bfloat16 else result
+        return result.round() if self in own_values and result.dtype == torch.bfloat16 else result
 
-    mine = {module for module in model.modules() if isinstance(module, nn.Linear)}
+    own_values = {module for module in model.modules() if isinstance(module, nn.Linear)}
     monkeypatch.setattr(nn.Linear, "forward", coarse)
     result = verify(model, dense, SELECTION)
     assert failed(result) == {"bfloat16"}

@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from secateur.data.config import JsonlData
 from secateur.data.open import open_corpus
+from secateur.data.sources import JsonlData
 from secateur.pipeline import prune
 
 FOLDER = os.environ.get("SECATEUR_SPEECH", "")
@@ -45,6 +45,6 @@ def test_the_packaged_teacher_is_pruned_and_proven_on_real_speech(tmp_path: Path
     }
     record = prune("quickstart", overrides=fields)
     assert record["verification"]["holds"]
-    before, after = (record["stages"][place] for place in (0, -1))
-    assert after["parameters"] < before["parameters"]
-    assert 0 < after["cosine"][-1] < 1
+    first_stage, last_stage = (record["stages"][place] for place in (0, -1))
+    assert last_stage["parameters"] < first_stage["parameters"]
+    assert 0 < last_stage["cosine"][-1] < 1

@@ -14,8 +14,8 @@ from reload_job import run
 from safetensors.torch import load_file, save_file
 from support import LOW_RANK, MODELS, Plan, audio, heard, realise, tiny, tiny_structure
 
+from secateur.architectures.registry import FAMILIES
 from secateur.errors import ModelError
-from secateur.modules.families import FAMILIES
 from secateur.surgery import cut, load_model
 
 ENDINGS = ("Model", "ForCTC", "ForSequenceClassification")
@@ -64,8 +64,8 @@ def reloaded(tmp_path_factory: pytest.TempPathFactory) -> Path:
         save_file(run(small, inputs), folder / f"{name}.here.safetensors")
         jobs[name] = ending
     (folder / "job.json").write_text(json.dumps(jobs))
-    script = Path(__file__).with_name("reload_job.py")
-    done = subprocess.run([sys.executable, str(script), str(folder)], capture_output=True, text=True, timeout=300)
+    script_path = Path(__file__).with_name("reload_job.py")
+    done = subprocess.run([sys.executable, str(script_path), str(folder)], capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr[-2000:]
     return folder
 
@@ -74,19 +74,19 @@ def reloaded(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_a_new_process_gives_bit_equal_outputs(reloaded: Path, family: str, size: str) -> None:
     name = f"{family}-{size}"
     here = load_file(reloaded / f"{name}.here.safetensors")
-    for other in ("first", "second"):
-        there = load_file(reloaded / f"{name}.{other}.safetensors")
-        assert here.keys() == there.keys()
-        assert all(torch.equal(here[key], there[key]) for key in here), other
+    for alternative in ("first", "second"):
+        finished_results = load_file(reloaded / f"{name}.{alternative}.safetensors")
+        assert here.keys() == finished_results.keys()
+        assert all(torch.equal(here[key], finished_results[key]) for key in here), alternative
 
 
 @pytest.mark.parametrize(("family", "size"), MODELS + LOW_RANK)
 def test_a_model_saved_again_has_the_same_files(reloaded: Path, family: str, size: str) -> None:
     first, second = reloaded / f"{family}-{size}", reloaded / f"{family}-{size}-again"
     assert json.loads((first / "config.json").read_text()) == json.loads((second / "config.json").read_text())
-    left, right = (load_file(folder / "model.safetensors") for folder in (first, second))
-    assert left.keys() == right.keys()
-    assert all(torch.equal(left[key], right[key]) for key in left)
+    remaining, right = (load_file(folder / "model.safetensors") for folder in (first, second))
+    assert remaining.keys() == right.keys()
+    assert all(torch.equal(remaining[key], right[key]) for key in remaining)
 
 
 @pytest.mark.parametrize(("family", "size"), MODELS + LOW_RANK)
@@ -105,8 +105,8 @@ def test_our_loader_finds_the_head_by_itself(reloaded: Path) -> None:
 def test_a_folder_without_one_weight_is_refused(reloaded: Path, tmp_path: Path) -> None:
     source = reloaded / "hubert-base"
     state = load_file(source / "model.safetensors")
-    lost = next(name for name in state if name.endswith("final_layer_norm.weight"))
-    save_file({name: value for name, value in state.items() if name != lost}, tmp_path / "model.safetensors")
+    lost_value = next(name for name in state if name.endswith("final_layer_norm.weight"))
+    save_file({name: value for name, value in state.items() if name != lost_value}, tmp_path / "model.safetensors")
     (tmp_path / "config.json").write_text((source / "config.json").read_text())
     with pytest.raises(ModelError, match=r"do not fit its config: missing .*final_layer_norm\.weight"):
         load_model(tmp_path)

@@ -33,7 +33,7 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def start(root: Path) -> Start:
     """Starts the run in a new process, forked from one that has torch and transformers loaded."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["secateur.compress.run", "transformers.models.wavlm", "torch._dynamo"])
+    context.set_forkserver_preload(["secateur.compress.phases", "transformers.models.wavlm", "torch._dynamo"])
 
     def start_job(out: Path, kill: tuple[str, int] | None = None) -> ForkServerProcess:
         process = context.Process(target=job, args=(str(root), str(out), kill))
@@ -65,9 +65,9 @@ def progress(folder: Path) -> int:
         return progress(folder)
 
 
-def kill_at(process: ForkServerProcess, folder: Path, wanted: float, delay: float) -> int | None:
+def kill_at(process: ForkServerProcess, folder: Path, expected: float, delay: float) -> int | None:
     """Kill a process some seconds after its run has come as far as wanted; whatever it is doing then."""
-    while process.exitcode is None and progress(folder) < wanted:
+    while process.exitcode is None and progress(folder) < expected:
         time.sleep(0.003)
     process.join(delay)
     if process.exitcode is None:
@@ -77,14 +77,18 @@ def kill_at(process: ForkServerProcess, folder: Path, wanted: float, delay: floa
 
 def assert_same_end(folder: Path, whole: Path) -> None:
     for name in ("model/model.safetensors", "learned/model.safetensors", "learned/gates.safetensors"):
-        got, expected = load_file(folder / name), load_file(whole / name)
-        assert got.keys() == expected.keys()
-        assert all(torch.equal(got[key], expected[key]) for key in expected), name
+        actual, expected = load_file(folder / name), load_file(whole / name)
+        assert actual.keys() == expected.keys()
+        assert all(torch.equal(actual[key], expected[key]) for key in expected), name
     for name in ("metrics.jsonl", "selection.json", "choice.json", "model/config.json", "recipe.yaml"):
-        ours, theirs = (path.read_bytes().replace(str(path).encode(), b"OUT") for path in (folder / name, whole / name))
+        candidate, reference = (
+            path.read_bytes().replace(str(path).encode(), b"OUT") for path in (folder / name, whole / name)
+        )
         if name == "recipe.yaml":
-            ours, theirs = (t.replace(str(p).encode(), b"OUT") for t, p in ((ours, folder), (theirs, whole)))
-        assert ours == theirs, name
+            candidate, reference = (
+                t.replace(str(p).encode(), b"OUT") for t, p in ((candidate, folder), (reference, whole))
+            )
+        assert candidate == reference, name
     assert listing(folder) == listing(whole)
 
 

@@ -9,12 +9,12 @@ import torch
 import transformers
 from support import FAST_CONFORMERS, MODELS, TOLERANCE, audio, difference, outputs, tiny, tiny_structure
 
+from secateur.architectures import wav2vec2_axes as names
+from secateur.architectures.registry import FAMILIES
 from secateur.errors import SelectionError
-from secateur.masking import attach, values_of
-from secateur.masking.attach import base_of
-from secateur.modules.families import FAMILIES
+from secateur.masking import attach, mask_values
+from secateur.masking.attach import encoder_of
 from secateur.structure import Selection, Structure, close
-from secateur.structure import wav2vec2 as names
 from secateur.surgery import cut
 
 SHAPE = Selection(
@@ -51,15 +51,15 @@ def test_stock_layout_loads_in_the_stock_class_and_equals_the_masked_model(
     loaded, info = stock.from_pretrained(tmp_path, output_loading_info=True)
     assert not any(info.values())
     values, mask = audio((2400, 1200))
-    masking = attach(base_of(dense), structure)
+    masking = attach(encoder_of(dense), structure)
     try:
-        masking.set(values_of(structure, close(structure, selection).selection, torch.float32))
+        masking.set(mask_values(structure, close(structure, selection).selection, torch.float32))
         masked = outputs(dense, values, mask)
     finally:
         masking.remove()
-    ours = outputs(loaded.eval(), values, mask)
-    assert difference(masked[-1], ours[-1]) <= TOLERANCE[torch.float32]
-    assert difference(masked[1], ours[1]) <= TOLERANCE[torch.float32]
+    actual_outputs = outputs(loaded.eval(), values, mask)
+    assert difference(masked[-1], actual_outputs[-1]) <= TOLERANCE[torch.float32]
+    assert difference(masked[1], actual_outputs[1]) <= TOLERANCE[torch.float32]
 
 
 GROUPS = names.positional_groups()
@@ -113,7 +113,7 @@ def test_a_fast_conformer_of_equal_widths_is_a_stock_one(family: str, tmp_path: 
     features = torch.randn(structure.input_shape(2, 9000))
     masking = attach(dense, structure)
     try:
-        masking.set(values_of(structure, close(structure, selection).selection, torch.float32))
+        masking.set(mask_values(structure, close(structure, selection).selection, torch.float32))
         masked = dense(features).last_hidden_state
     finally:
         masking.remove()

@@ -18,19 +18,19 @@ from support import RAGGED, difference, realise
 from torch import Tensor, nn
 from transducer_toy import features, transducer
 
-from secateur.arch import declare
+from secateur.architectures.transducer import Recurrent
 from secateur.cost import Cost, Terms, breakdown
 from secateur.errors import ConfigError, ModelError, SelectionError
-from secateur.masking import attach, values_of
-from secateur.masking.attach import base_of
-from secateur.modules.transducer import Recurrent
-from secateur.objective.tasks.decoding import greedy, stream
-from secateur.objective.transducer import fused_losses, losses
+from secateur.hf.declare import declare
+from secateur.masking import attach, mask_values
+from secateur.masking.attach import encoder_of
 from secateur.structure import Selection, Structure, close
 from secateur.structure.axis import HEAD_KINDS
 from secateur.surgery import cut, load_model
-from secateur.surgery.scores import magnitude
+from secateur.surgery.importance import magnitude_scores
 from secateur.surgery.verify import verify
+from secateur.tasks.decoding import greedy, stream
+from secateur.tasks.rnnt_loss import fused_losses, losses
 
 WIDTH, TOKENS, FRAME = 20, 12, 16
 KINDS: dict[str, dict[str, Any]] = {
@@ -94,21 +94,21 @@ def test_masked_equals_shrunk_in_wholeand_in_the_tokens_that_are_written(kind: s
     dense = dense_of(kind)
     structure = declare(dense.config)
     selection = ragged(structure, seed)
-    small, before = cut(dense, selection), {name: value.clone() for name, value in dense.state_dict().items()}
+    small, initial_state = cut(dense, selection), {name: value.clone() for name, value in dense.state_dict().items()}
     ways = [(greedy, heard()), *([(stream, heard((80,)))] if kind == "streaming" else [])]
     masking = attach(dense, structure)
     try:
-        masking.set(values_of(structure, close(structure, selection).selection))
+        masking.set(mask_values(structure, close(structure, selection).selection))
         masked = logits(dense, heard())
-        written = [way(dense, inputs) for way, inputs in ways]
+        written_text = [way(dense, inputs) for way, inputs in ways]
     finally:
         masking.remove()
     assert difference(masked, logits(small, heard())) <= 1e-13
-    for (way, inputs), tokens in zip(ways, written, strict=True):
+    for (way, inputs), tokens in zip(ways, written_text, strict=True):
         assert torch.equal(way(small, inputs), tokens)
         assert len(tokens.unique()) > 1
     assert type(dense.decoder.lstm) is nn.LSTM
-    assert all(torch.equal(value, before[name]) for name, value in dense.state_dict().items())
+    assert all(torch.equal(value, initial_state[name]) for name, value in dense.state_dict().items())
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -123,8 +123,8 @@ def test_a_cut_head_is_the_stock_one_with_the_columns_of_removed_units_at_zero(k
     stock.load_state_dict(dense.state_dict())
     with torch.no_grad():
         for number in range(layers):
-            below = layer(number - 1) if number else EMBEDDING
-            getattr(stock.decoder.lstm, f"weight_ih_l{number}").mul_(values[below])
+            below_target = layer(number - 1) if number else EMBEDDING
+            getattr(stock.decoder.lstm, f"weight_ih_l{number}").mul_(values[below_target])
             getattr(stock.decoder.lstm, f"weight_hh_l{number}").mul_(values[layer(number)])
         stock.decoder.decoder_projector.weight.mul_(values[layer(layers - 1)])
         stock.joint.head.weight.mul_(values[JOINER])
@@ -139,35 +139,39 @@ def test_costs_are_hand_counts(kind: str) -> None:
     small, terms = cut(dense, selection), Terms(structure)
     embedded, *widths, joined = (len(units) for units in selection.axes.values())
     by_hand = TOKENS * embedded + (FRAME + 1) * joined + (widths[-1] + 1) * joined + (joined + 1) * outputs
-    for below, width in zip([embedded, *widths], widths, strict=False):
-        by_hand += 4 * width * (below + width + 2)
-    head = Cost.of(terms, cost="parameters", scope="transducer")
+    for below_target, width in zip([embedded, *widths], widths, strict=False):
+        by_hand += 4 * width * (below_target + width + 2)
+    head = Cost.from_terms(terms, cost="parameters", scope="transducer")
     assert head.count(selection) == by_hand
     for model, count in ((small, by_hand), (dense, head.dense)):
         assert count == sum(p.numel() for name, p in model.named_parameters() if not name.startswith("encoder."))
-    whole = Cost.of(terms, cost="parameters").dense
-    assert whole == sum(value.numel() for value in base_of(dense).parameters())
-    part = Cost.of(terms, cost="parameters", scope="decoder.lstm")
+    full_cost = Cost.from_terms(terms, cost="parameters").dense
+    assert full_cost == sum(value.numel() for value in encoder_of(dense).parameters())
+    part = Cost.from_terms(terms, cost="parameters", scope="decoder.lstm")
     assert part.count(selection) == sum(value.numel() for value in small.decoder.lstm.parameters())
     assert breakdown(structure, samples=16_000, selection=selection).head == by_hand
-    assert breakdown(structure, samples=16_000).parameters == whole
+    assert breakdown(structure, samples=16_000).parameters == full_cost
     for scope in ("transducer", "joint"):
         with pytest.raises(ConfigError, match=f"no MACs of the scope '{scope}'.*constrain its parameters"):
-            Cost.of(terms, cost="macs", scope=scope)
+            Cost.from_terms(terms, cost="macs", scope=scope)
 
 
 def test_the_expected_cost_of_a_head_is_the_mean_over_all_masks() -> None:
     structure = declare(transducer(decoder_hidden_size=3).config)
-    head = [structure.offsets[axis.name] + at for axis in structure.of_kinds(HEAD_KINDS) for at in range(axis.size)]
+    head = [
+        structure.offsets[axis.name] + position
+        for axis in structure.of_kinds(HEAD_KINDS)
+        for position in range(axis.size)
+    ]
     probability = torch.ones(structure.size, dtype=torch.float64)
     probability[head] = torch.rand(len(head), generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-    cost = Cost.of(Terms(structure), cost="parameters", scope="transducer")
+    cost = Cost.from_terms(Terms(structure), cost="parameters", scope="transducer")
     mean = 0.0
     for mask in itertools.product((0.0, 1.0), repeat=len(head)):
         values = torch.ones(structure.size, dtype=torch.float64)
         values[head] = open_ = torch.tensor(mask, dtype=torch.float64)
         likely = float((probability[head] * open_ + (1.0 - probability[head]) * (1.0 - open_)).prod())
-        mean += likely * cost.at(values)
+        mean += likely * cost.exact(values)
     assert float(cost.expected(probability)) == pytest.approx(mean, rel=1e-12)
 
 
@@ -179,17 +183,17 @@ def test_a_cut_of_a_cut_is_one_cut_with_the_intersection(kind: str) -> None:
     inner = declare(small.config)
     assert {name: tuple(sorted(axis.units)) for name, axis in inner.axes.items()} == dict(first.axes)
     second = close(inner, of_head(inner, 3)).selection
-    twice = cut(small, second)
+    recut_model = cut(small, second)
     scales = {
         name: tuple(first.factors(name)[unit] * factor for unit, factor in second.factors(name).items())
         for name in second.axes
     }
     at_once = cut(dense, Selection(axes=second.axes, scales=scales))
-    assert twice.config.secateur == at_once.config.secateur
-    assert twice.state_dict().keys() == at_once.state_dict().keys() == dense.state_dict().keys()
-    for name, value in twice.state_dict().items():
+    assert recut_model.config.secateur == at_once.config.secateur
+    assert recut_model.state_dict().keys() == at_once.state_dict().keys() == dense.state_dict().keys()
+    for name, value in recut_model.state_dict().items():
         torch.testing.assert_close(value, at_once.state_dict()[name], rtol=1e-12, atol=1e-14)
-    assert verify(twice, small, second).holds
+    assert verify(recut_model, small, second).holds
 
 
 RELOAD = """
@@ -221,12 +225,12 @@ def test_a_cut_head_is_refused_by_stock_classes_and_where_a_part_is_missing(tmp_
     dense = dense_of(kind)
     small = cut(dense, of_head(declare(dense.config), 4))
     small.save_pretrained(tmp_path)
-    again = load_model(tmp_path)
-    assert again.config.secateur == small.config.secateur
+    reloaded = load_model(tmp_path)
+    assert reloaded.config.secateur == small.config.secateur
     with pytest.raises(Exception, match=r"division|modulo"):
         type(dense).from_pretrained(tmp_path)
-    left = {name: value for name, value in small.state_dict().items() if name != "decoder.lstm.weight_hh_l1"}
-    small.save_pretrained(tmp_path, state_dict=left)
+    remaining_shape = {name: value for name, value in small.state_dict().items() if name != "decoder.lstm.weight_hh_l1"}
+    small.save_pretrained(tmp_path, state_dict=remaining_shape)
     with pytest.raises(ModelError, match=r"missing decoder\.lstm\.weight_hh_l1"):
         load_model(tmp_path)
 
@@ -240,10 +244,10 @@ def test_verify_proves_a_cut_head_and_catches_gates_out_of_order_and_a_wrong_bia
     with torch.no_grad():
         for name in ("decoder.lstm.weight_hh_l0", "encoder_projector.bias", "decoder.embedding.weight"):
             value = small.get_parameter(name)
-            kept = value.clone()
+            saved_value = value.clone()
             value.copy_(value.roll(max(1, len(value) // 4), dims=0) + 0.01)
             assert not verify(small, dense, selection).holds, name
-            value.copy_(kept)
+            value.copy_(saved_value)
 
 
 def test_a_head_that_is_whole_stays_stock() -> None:
@@ -264,8 +268,8 @@ def test_a_unit_weighs_as_much_as_its_rows_and_columns() -> None:
     with torch.no_grad():
         squares = sum(getattr(lstm, f"weight_{name}_l0")[rows].square().sum() for name in ("ih", "hh"))
         squares += lstm.weight_hh_l0[:, unit].square().sum() + lstm.weight_ih_l1[:, unit].square().sum()
-    found = magnitude(dense, structure)[structure.offsets[layer(0)] + unit]
-    assert float(found) == pytest.approx(float(squares.sqrt()), rel=1e-6)
+    result = magnitude_scores(dense, structure)[structure.offsets[layer(0)] + unit]
+    assert float(result) == pytest.approx(float(squares.sqrt()), rel=1e-6)
 
 
 def test_masks_of_a_head_get_the_gradient_of_a_loss_that_is_made_piece_by_piece() -> None:
@@ -273,43 +277,47 @@ def test_masks_of_a_head_get_the_gradient_of_a_loss_that_is_made_piece_by_piece(
     structure, valid = declare(dense.config), torch.tensor([7, 4])
     frames = torch.randn(2, 7, FRAME, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     tokens = torch.tensor([[blank, 1, 5, 5, 2], [blank, 3, blank, blank, blank]])
-    found, masking = [], attach(dense, structure)
+    result, masking = [], attach(dense, structure)
     try:
         for pieces in (True, False):
-            leaf = values_of(structure, of_head(structure, 8)).requires_grad_()
+            leaf = mask_values(structure, of_head(structure, 8)).requires_grad_()
             masking.set(leaf)
-            told, said = dense.encoder_projector(frames), dense.decoder(tokens)
+            encoder_states, decoder_states = dense.encoder_projector(frames), dense.decoder(tokens)
             if pieces:
-                loss = fused_losses(dense.joint, told, said, valid, scripts, blank=blank, at_once=10)
+                loss = fused_losses(
+                    dense.joint, encoder_states, decoder_states, valid, scripts, blank=blank, max_cells=10
+                )
             else:
-                whole = dense.joint(encoder_hidden_states=told[:, :, None], decoder_hidden_states=said[:, None])
-                loss = losses(whole, valid, scripts, blank=blank)
-            found.append(torch.autograd.grad(loss.sum(), leaf)[0])
+                full_audio = dense.joint(
+                    encoder_hidden_states=encoder_states[:, :, None], decoder_hidden_states=decoder_states[:, None]
+                )
+                loss = losses(full_audio, valid, scripts, blank=blank)
+            result.append(torch.autograd.grad(loss.sum(), leaf)[0])
     finally:
         masking.remove()
-    torch.testing.assert_close(found[0], found[1], rtol=1e-9, atol=1e-12)
+    torch.testing.assert_close(result[0], result[1], rtol=1e-9, atol=1e-12)
     for axis in structure.of_kinds(HEAD_KINDS):
         units = slice(structure.offsets[axis.name], structure.offsets[axis.name] + axis.size)
-        assert bool((found[0][units] != 0).any()), axis.name
+        assert bool((result[0][units] != 0).any()), axis.name
 
 
 def test_masks_of_a_head_want_the_whole_model() -> None:
     dense = dense_of("rnnt")
     with pytest.raises(ModelError, match="has no 'encoder_projector': give the whole model"):
-        attach(base_of(dense), declare(dense.config))
+        attach(encoder_of(dense), declare(dense.config))
 
 
 def test_an_lstm_of_equal_layers_is_the_one_of_torch_and_states_go_on() -> None:
     torch.manual_seed(0)
     stock = nn.LSTM(5, 7, num_layers=2, batch_first=True).double()
-    ours, values = Recurrent.like(stock), torch.randn(3, 6, 5, dtype=torch.float64)
+    module, values = Recurrent.like(stock), torch.randn(3, 6, 5, dtype=torch.float64)
     expected, states = stock(values)
-    got, ends = ours(values)
-    torch.testing.assert_close((got, ends), (expected, states), rtol=0, atol=1e-14)
-    first, between = ours(values[:, :4])
-    second, _ = ours(values[:, 4:], between)
+    actual, ends = module(values)
+    torch.testing.assert_close((actual, ends), (expected, states), rtol=0, atol=1e-14)
+    first, interval = module(values[:, :4])
+    second, _ = module(values[:, 4:], interval)
     torch.testing.assert_close(torch.cat([first, second], dim=1), expected, rtol=0, atol=1e-14)
-    assert ours.weight_hh_l1 is stock.weight_hh_l1
+    assert module.weight_hh_l1 is stock.weight_hh_l1
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -326,9 +334,9 @@ def test_a_head_of_one_width_fits_the_stock_layout_and_can_be_cut_again(kind: st
     assert difference(logits(cut(dense, Selection(axes=axes)), heard()), logits(loaded, heard())) <= 1e-13
     inner = declare(loaded.config)
     assert {name: inner.axes[name].units for name in axes} == axes
-    again = of_head(inner, 3, scales=False)
-    at_once, twice = cut(dense, again), cut(loaded, again)
-    assert twice.config.secateur == at_once.config.secateur
-    assert difference(logits(at_once, heard()), logits(twice, heard())) <= 1e-13
+    repeated = of_head(inner, 3, scales=False)
+    at_once, recut_model = cut(dense, repeated), cut(loaded, repeated)
+    assert recut_model.config.secateur == at_once.config.secateur
+    assert difference(logits(at_once, heard()), logits(recut_model, heard())) <= 1e-13
     with pytest.raises(SelectionError, match=r"widths of predictor and joiner differ: .*; use the registered layout"):
-        cut(dense, again, layout="stock")
+        cut(dense, repeated, layout="stock")

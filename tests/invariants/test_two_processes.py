@@ -18,12 +18,12 @@ from pruning_toy import write_teacher, write_wavs
 from safetensors.torch import load_file
 from support import tiny_config
 
-from secateur.arch import declare
-from secateur.compress.batches import Feed
+from secateur.compress.audio_batches import AudioFeed
 from secateur.compress.config import Batching
-from secateur.data.config import FolderData
-from secateur.data.hearing import Samples
+from secateur.data.input_features import Waveform
 from secateur.data.open import open_corpus
+from secateur.data.sources import FolderData
+from secateur.hf.declare import declare
 
 pytestmark = pytest.mark.slow
 
@@ -40,9 +40,9 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-def launch(root: Path, folder: Path, *prefix: str, **more: Any) -> Path:
+def launch(root: Path, folder: Path, *prefix: str, **extra_fields: Any) -> Path:
     folder.mkdir()
-    changes = json.dumps(CHANGES | more)
+    changes = json.dumps(CHANGES | extra_fields)
     command = [sys.executable, *prefix, prune_job.__file__, str(root), str(folder / "run"), changes]
     done = subprocess.run(
         command, timeout=300, env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True, text=True
@@ -71,13 +71,13 @@ def two(root: Path) -> Path:
 def test_the_shares_are_uneven_and_padded(root: Path) -> None:
     corpus = open_corpus(FolderData(path=str(root / "speech")))
     structure = declare(tiny_config("wavlm", "large"))
-    feed = Feed(
+    feed = AudioFeed(
         corpus,
         structure,
         Batching(**CHANGES["batching"]),
         seed=0,
-        hearing=Samples(normalize=True),
-        equal=structure.sees_padding,
+        input_features=Waveform(normalize=True),
+        equal_lengths=structure.sees_padding,
     )
     counts, padded = set(), False
     for rank in range(2):

@@ -11,9 +11,9 @@ import torch
 from support import MODELS, POSITIONS, RAGGED, realise, tiny, tiny_structure
 from torch import nn
 
-from secateur.modules.norm import SupportLayerNorm
+from secateur.architectures import wav2vec2_axes as names
+from secateur.nn.norm import SupportLayerNorm
 from secateur.structure import Selection, close
-from secateur.structure import wav2vec2 as names
 from secateur.structure.axis import ranks
 from secateur.surgery import cut
 from secateur.surgery.verify import Verification, verify
@@ -50,8 +50,8 @@ def selection_for(family: str) -> Selection:
         return realise(tiny_structure(family, "base"), RAGGED)
     if GROUPS in tiny_structure(family, "base").axes:
         return SELECTION
-    without = [{k: v for k, v in part.items() if k != GROUPS} for part in (SELECTION.axes, SELECTION.scales)]
-    return Selection(axes=without[0], scales=without[1])
+    baseline_record = [{k: v for k, v in part.items() if k != GROUPS} for part in (SELECTION.axes, SELECTION.scales)]
+    return Selection(axes=baseline_record[0], scales=baseline_record[1])
 
 
 def fault(model: Any) -> Verification:
@@ -100,8 +100,10 @@ def test_float64_does_not_excuse_a_wrong_weight() -> None:
 
 
 def test_verify_catches_a_wrong_kept_index() -> None:
-    wrong = Selection(axes=dict(SELECTION.axes) | {names.feed_forward_units(0): (0, 3, 5, 8)}, scales=SELECTION.scales)
-    assert failed(fault(cut(tiny("hubert", "large"), wrong))) == {EQUAL}
+    corrupted = Selection(
+        axes=dict(SELECTION.axes) | {names.feed_forward_units(0): (0, 3, 5, 8)}, scales=SELECTION.scales
+    )
+    assert failed(fault(cut(tiny("hubert", "large"), corrupted))) == {EQUAL}
 
 
 def test_verify_catches_a_forgotten_output_bias_of_a_dead_block() -> None:
@@ -113,9 +115,9 @@ def test_verify_catches_a_forgotten_output_bias_of_a_dead_block() -> None:
 
 def test_verify_catches_a_stale_weight_norm() -> None:
     model, dense = cut(tiny("hubert", "large"), SELECTION), tiny("hubert", "large")
-    ours, theirs = (m.encoder.pos_conv_embed.conv.parametrizations.weight.original0 for m in (model, dense))
+    actual, reference = (m.encoder.pos_conv_embed.conv.parametrizations.weight.original0 for m in (model, dense))
     with torch.no_grad():
-        ours.copy_(theirs)  # the direction has lost groups, the magnitude is that of all
+        actual.copy_(reference)  # the direction has lost groups, the magnitude is that of all
     assert failed(fault(model)) == {EQUAL}
 
 
@@ -135,10 +137,10 @@ def test_verify_catches_what_the_bias_of_a_removed_positional_group_leaves_behin
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     model, dense = cut(tiny("hubert", "large"), SELECTION), tiny("hubert", "large")
-    gone = torch.cat([torch.zeros(6), dense.encoder.pos_conv_embed.conv.bias.detach()[6:18], torch.zeros(6)])
+    removed = torch.cat([torch.zeros(6), dense.encoder.pos_conv_embed.conv.bias.detach()[6:18], torch.zeros(6)])
     block = model.encoder.pos_conv_embed
     right = block.forward
-    monkeypatch.setattr(block, "forward", lambda hidden: right(hidden) + nn.functional.gelu(gone).to(hidden.dtype))
+    monkeypatch.setattr(block, "forward", lambda hidden: right(hidden) + nn.functional.gelu(removed).to(hidden.dtype))
     assert failed(fault(model)) == {EQUAL}
 
 
@@ -155,8 +157,8 @@ RANKS = Selection(axes={ranks(QUERY): (0, 3, 5)}, scales={ranks(QUERY): (0.5, 1.
 def test_verify_catches_a_wrong_rank_and_a_forgotten_scale_of_one() -> None:
     dense = tiny("hubert", "low_rank")
     assert not failed(verify(cut(dense, RANKS), dense, RANKS))
-    wrong = Selection(axes={ranks(QUERY): (0, 4, 5)}, scales=RANKS.scales)
-    assert failed(verify(cut(dense, wrong), dense, RANKS)) == {EQUAL}
+    corrupted = Selection(axes={ranks(QUERY): (0, 4, 5)}, scales=RANKS.scales)
+    assert failed(verify(cut(dense, corrupted), dense, RANKS)) == {EQUAL}
     assert failed(verify(cut(dense, Selection(axes=RANKS.axes)), dense, RANKS)) == {EQUAL}
 
 
@@ -170,8 +172,8 @@ def test_verify_catches_ranks_that_are_paired_wrongly() -> None:
 
 def test_verify_catches_a_missing_parameter_count() -> None:
     closed = close(tiny_structure("hubert", "large"), SELECTION).selection
-    other = Selection(axes=dict(closed.axes) | {names.feed_forward_units(2): (0, 1)}, scales=closed.scales)
-    result = fault(cut(tiny("hubert", "large"), other))
+    other_value = Selection(axes=dict(closed.axes) | {names.feed_forward_units(2): (0, 1)}, scales=closed.scales)
+    result = fault(cut(tiny("hubert", "large"), other_value))
     assert "parameters are those of the selection" in failed(result)
 
 
@@ -214,7 +216,7 @@ def take_first_biases(layer: Any, dense: Any) -> None:
 
 def read_first_columns(layer: Any, dense: Any) -> None:
     """The first columns of the shared table, whichever dimensions a head has."""
-    layer.self_attn.query_key = tuple(tuple(range(len(kept))) for kept in layer.self_attn.query_key)
+    layer.self_attn.query_key = tuple(tuple(range(len(num_kept))) for num_kept in layer.self_attn.query_key)
 
 
 def scale_by_what_is_left(layer: Any, dense: Any) -> None:

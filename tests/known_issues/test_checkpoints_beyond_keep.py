@@ -6,13 +6,13 @@ from pathlib import Path
 
 import torch
 
-from secateur.engine.checkpoint import Checkpoints, Contents
+from secateur.engine.checkpoint import CheckpointContents, Checkpoints
 
 
 def test_a_resumed_run_drops_the_checkpoint_that_the_killed_one_had_yet_to_remove(tmp_path: Path) -> None:
     roomy = Checkpoints(tmp_path, phase="learn", keep=3)
     for step in (1, 2, 3):
-        roomy.save(Contents(phase="learn", step=step, steps=3, state={"x": torch.zeros(1)}))
+        roomy.save(CheckpointContents(phase="learn", step=step, steps=3, state={"x": torch.zeros(1)}))
     strict = Checkpoints(tmp_path, phase="learn", keep=2)
     strict.clean()
-    assert [saved.step for saved in strict.all()] == [2, 3]
+    assert [checkpoint_folder.step for checkpoint_folder in strict.list_complete()] == [2, 3]

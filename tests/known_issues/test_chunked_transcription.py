@@ -30,9 +30,9 @@ def frames(model: Any, tokenizer: Any) -> int:
     audio = np.random.default_rng(0).standard_normal(SECONDS * 16_000).astype(np.float32)
     count = 0
     for chunk in pipe.preprocess(audio, chunk_length_s=2):
-        found = pipe._forward(dict(chunk))
-        length, left, right = found["stride"]
-        count += found["tokens"][0, left : length - right].numel()
+        result = pipe._forward(dict(chunk))
+        length, remaining, right = result["stride"]
+        count += result["tokens"][0, remaining : length - right].numel()
     return count
 
 

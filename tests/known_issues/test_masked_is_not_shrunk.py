@@ -10,10 +10,10 @@ import torch
 from support import HEAD_DIM, TOLERANCE, audio, build, difference, outputs, tiny, tiny_config, tiny_structure
 from torch import nn
 
-from secateur.masking import attach, values_of
-from secateur.modules.norm import SupportLayerNorm
+from secateur.architectures import wav2vec2_axes as names
+from secateur.masking import attach, mask_values
+from secateur.nn.norm import SupportLayerNorm
 from secateur.structure import Selection, close
-from secateur.structure import wav2vec2 as names
 from secateur.surgery import cut
 
 TIGHT = TOLERANCE[torch.float64]
@@ -27,7 +27,7 @@ def masked_outputs(family: str, size: str, selection: Selection) -> list[torch.T
     structure = tiny_structure(family, size)
     model = copy.deepcopy(double(family, size))
     masking = attach(model, structure)
-    masking.set(values_of(structure, close(structure, selection).selection))
+    masking.set(mask_values(structure, close(structure, selection).selection))
     return outputs(model, *audio((2400,), torch.float64))
 
 
@@ -49,8 +49,8 @@ def test_a_scale_enters_behind_the_norm_and_the_activation() -> None:
     expected = dense.feature_projection.projection.weight[:, [1, 4, 5]] * factors
     torch.testing.assert_close(model.feature_projection.projection.weight, expected)
     for name in ("conv.weight", "layer_norm.weight", "layer_norm.bias"):
-        ours = model.feature_extractor.conv_layers[2].get_parameter(name)
-        torch.testing.assert_close(ours, dense.feature_extractor.conv_layers[2].get_parameter(name)[[1, 4, 5]])
+        actual = model.feature_extractor.conv_layers[2].get_parameter(name)
+        torch.testing.assert_close(actual, dense.feature_extractor.conv_layers[2].get_parameter(name)[[1, 4, 5]])
 
 
 @pytest.mark.parametrize("family", ["hubert", "wavlm"])
@@ -60,17 +60,17 @@ def test_output_bias_stays_when_all_heads_are_dead_and_goes_with_the_block(famil
     assert torch.equal(
         dead(hidden)[0].expand(2, 5, 24), dense.encoder.layers[1].attention.out_proj.bias.expand(2, 5, 24)
     )
-    gone = cut(dense, Selection(axes={names.attention_block(1): ()})).encoder.layers[1].attention
-    assert not list(gone.parameters())
-    assert torch.equal(gone(hidden)[0].expand(2, 5, 24), torch.zeros_like(hidden))
+    removed = cut(dense, Selection(axes={names.attention_block(1): ()})).encoder.layers[1].attention
+    assert not list(removed.parameters())
+    assert torch.equal(removed(hidden)[0].expand(2, 5, 24), torch.zeros_like(hidden))
 
 
 def test_output_bias_stays_when_all_units_are_dead_and_goes_with_the_block() -> None:
     dense, hidden = double(), torch.randn(2, 5, 24, dtype=torch.float64)
     dead = cut(dense, Selection(axes={names.feed_forward_units(1): ()})).encoder.layers[1].feed_forward
     assert torch.equal(dead(hidden), dense.encoder.layers[1].feed_forward.output_dense.bias)
-    gone = cut(dense, Selection(axes={names.feed_forward_block(1): ()})).encoder.layers[1].feed_forward
-    assert float(gone(hidden).abs().sum()) == 0.0
+    removed = cut(dense, Selection(axes={names.feed_forward_block(1): ()})).encoder.layers[1].feed_forward
+    assert float(removed(hidden).abs().sum()) == 0.0
 
 
 def test_post_norm_layers_apply_both_norms_even_when_both_blocks_are_gone() -> None:
@@ -104,13 +104,13 @@ def test_positional_convolution_keeps_gain_and_direction_together() -> None:
 def test_positional_groups_keep_the_weights_that_the_norm_of_all_gave_them(size: str) -> None:
     dense = double(size=size)
     small = cut(dense, Selection(axes={names.positional_groups(): (1, 3)})).encoder.pos_conv_embed.conv
-    whole = dense.encoder.pos_conv_embed.conv
+    full_result = dense.encoder.pos_conv_embed.conv
     rows = [*range(6, 12), *range(18, 24)]
-    torch.testing.assert_close(small.weight, whole.weight[rows], rtol=1e-12, atol=1e-14)
-    assert torch.equal(small.bias, whole.bias[rows])
+    torch.testing.assert_close(small.weight, full_result.weight[rows], rtol=1e-12, atol=1e-14)
+    assert torch.equal(small.bias, full_result.bias[rows])
     assert small.groups == 2
     direction = "parametrizations.weight.original1"
-    assert torch.equal(small.get_parameter(direction), whole.get_parameter(direction)[rows])
+    assert torch.equal(small.get_parameter(direction), full_result.get_parameter(direction)[rows])
 
 
 def test_a_removed_positional_group_gives_nothing_though_the_activation_of_its_bias_is_not_zero() -> None:
@@ -118,10 +118,10 @@ def test_a_removed_positional_group_gives_nothing_though_the_activation_of_its_b
     dense = double()
     small = cut(dense, Selection(axes={name: (0, 2)}, scales={name: (0.5, 2.0)}))
     hidden = torch.randn(2, 9, 24, dtype=torch.float64)
-    whole = dense.encoder.pos_conv_embed(hidden).detach().unflatten(-1, (4, 6))
-    assert float(whole[..., 1, :].abs().min()) > 0
+    full_result = dense.encoder.pos_conv_embed(hidden).detach().unflatten(-1, (4, 6))
+    assert float(full_result[..., 1, :].abs().min()) > 0
     factors = torch.tensor([0.5, 0.0, 2.0, 0.0], dtype=torch.float64)[:, None]
-    torch.testing.assert_close(small.encoder.pos_conv_embed(hidden), (whole * factors).flatten(2))
+    torch.testing.assert_close(small.encoder.pos_conv_embed(hidden), (full_result * factors).flatten(2))
 
 
 def test_a_positional_group_without_any_weight_gives_its_bias_and_not_nan() -> None:
@@ -136,8 +136,8 @@ def test_a_positional_group_without_any_weight_gives_its_bias_and_not_nan() -> N
 
 @pytest.mark.parametrize("family", ["hubert", "wavlm"])
 def test_softmax_scale_stays_that_of_the_original_head_width(family: str) -> None:
-    every = {names.query_key(0, head): (0, 3) for head in range(4)}
-    attention = cut(double(family), Selection(axes=every)).encoder.layers[0].attention
+    all_widths = {names.query_key(0, head): (0, 3) for head in range(4)}
+    attention = cut(double(family), Selection(axes=all_widths)).encoder.layers[0].attention
     assert attention.scaling == HEAD_DIM**-0.5
     assert attention.q_proj.out_features == 8
 
@@ -168,8 +168,8 @@ def test_the_position_table_outlives_layer_zero(axes: dict[str, tuple[int, ...]]
     dense, small = double("wavlm"), cut(double("wavlm"), selection)
     table = small.encoder.layers[0].attention.rel_attn_embed.weight
     assert torch.equal(table, dense.encoder.layers[0].attention.rel_attn_embed.weight)
-    ours = outputs(small, *audio((2400,), torch.float64))
-    assert difference(ours[-1], masked_outputs("wavlm", "base", selection)[-1]) <= TIGHT
+    actual_outputs = outputs(small, *audio((2400,), torch.float64))
+    assert difference(actual_outputs[-1], masked_outputs("wavlm", "base", selection)[-1]) <= TIGHT
 
 
 def test_the_position_table_goes_with_the_last_head_of_the_last_layer() -> None:
@@ -183,8 +183,8 @@ def test_the_position_gate_reads_the_slices_of_the_original_heads() -> None:
     small = cut(double("wavlm"), Selection(axes={names.heads(1): (1, 3)})).encoder.layers[1].attention
     hidden = torch.randn(2, 5, 24, dtype=torch.float64)
     split = hidden.view(2, 5, 4, HEAD_DIM).permute(0, 2, 1, 3)
-    both = torch.sigmoid(dense.gru_rel_pos_linear(split).view(2, 4, 5, 2, 4).sum(-1))
-    gate = both[..., :1] * (both[..., 1:] * dense.gru_rel_pos_const - 1.0) + 2.0
+    pair = torch.sigmoid(dense.gru_rel_pos_linear(split).view(2, 4, 5, 2, 4).sum(-1))
+    gate = pair[..., :1] * (pair[..., 1:] * dense.gru_rel_pos_const - 1.0) + 2.0
     torch.testing.assert_close(small._gate(hidden), gate[:, [1, 3]])
 
 
@@ -228,15 +228,15 @@ def test_removing_layers_after_an_earlier_cut_keeps_absolute_indices(family: str
 def test_macs_beyond_float32_are_exact() -> None:
     from transformers import HubertConfig
 
-    from secateur.arch import declare
     from secateur.cost import Cost, Terms
+    from secateur.hf.declare import declare
 
     structure = declare(HubertConfig())
-    ten_minutes = Cost.of(Terms(structure), cost="macs", samples=9_600_000)
-    whole = ten_minutes.expected(torch.ones(structure.size, dtype=torch.float64))
-    assert whole.dtype == torch.float64
+    ten_minutes = Cost.from_terms(Terms(structure), cost="macs", samples=9_600_000)
+    full_cost = ten_minutes.expected(torch.ones(structure.size, dtype=torch.float64))
+    assert full_cost.dtype == torch.float64
     frames = structure.lengths(9_600_000)[-1]
     one_layer = 4 * 768 * 768 * frames + 2 * 768 * frames**2 + 2 * 768 * 3072 * frames
-    layers = Cost.of(Terms(structure), cost="macs", samples=9_600_000, scope="encoder.layers.3")
+    layers = Cost.from_terms(Terms(structure), cost="macs", samples=9_600_000, scope="encoder.layers.3")
     assert int(layers.dense) == one_layer
     assert one_layer > 2**24

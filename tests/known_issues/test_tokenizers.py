@@ -17,18 +17,20 @@ import transformers
 from task_toy import TINY, bare, frames_of, saying, spaced, texts, tokenizer_folder
 
 from secateur.errors import ConfigError
-from secateur.objective.tasks import Ctc, Slu, build_task
-from secateur.objective.tasks.ctc import CtcTask
-from secateur.objective.tasks.vocabulary import Vocabulary, load
+from secateur.tasks import Ctc, Slu, build_task
+from secateur.tasks.ctc import CtcTask
+from secateur.tasks.vocabulary import Vocabulary, load_tokenizer
 
 MARKS = ("<pad>", "<unk>", "|")
 TOKENS = (*MARKS, *"abc")
 
 
-def task_of(folder: Path, *said: str, outputs: int | None = None, **fields: Any) -> CtcTask:
+def task_of(folder: Path, *transcripts: str, outputs: int | None = None, **fields: Any) -> CtcTask:
     """A task for a model with a CTC head of so many outputs, or without a head, beside this tokenizer."""
     head = {} if outputs is None else {"architectures": ["Wav2Vec2ForCTC"], "vocab_size": outputs}
-    task = build_task(Ctc(), source=folder, model_config=bare(**head, **fields), corpus=texts(*(said or ("ab",))))
+    task = build_task(
+        Ctc(), source=folder, model_config=bare(**head, **fields), corpus=texts(*(transcripts or ("ab",)))
+    )
     assert isinstance(task, CtcTask)
     return task
 
@@ -57,25 +59,25 @@ def test_the_blank_of_a_models_own_head_is_that_of_its_config_and_of_its_saved_t
     task = task_of(tokenizer_folder(tmp_path / "own", tokens, pad_token=padding), **fields)
     assert task.fields() == {"vocab_size": fields["outputs"], "pad_token_id": blank}
     assert bool(task.notes) == (name != "both in the middle")
-    utterances = task.usable(texts("ab", "b a"), frames_of).corpus.utterances
-    path = [spaced(task.script(utterance).tokens, blank) for utterance in utterances]
+    utterances = task.filter(texts("ab", "b a"), frames_of).corpus.utterances
+    path = [spaced(task.target_tokens(utterance).tokens, blank) for utterance in utterances]
     logits, frames = saying(path, fields["outputs"])
-    said = [utterance.text for utterance in utterances]
-    assert task.read(logits, frames) == said
+    transcript = [utterance.text for utterance in utterances]
+    assert task.decode_texts(logits, frames) == transcript
     config = bare(**TINY, **(task.fields() | {"ctc_loss_reduction": "sum"}))
     head = transformers.Wav2Vec2ForCTC(config).eval()
-    values, script = torch.randn(1, 3200), task.script(utterances[0]).tokens
-    output = head(values, labels=torch.tensor([script]))
-    mine = task.sums(output.logits, torch.tensor([output.logits.shape[1]]), utterances[:1])
-    torch.testing.assert_close(mine, output.loss)
+    values, target_tokens = torch.randn(1, 3200), task.target_tokens(utterances[0]).tokens
+    output = head(values, labels=torch.tensor([target_tokens]))
+    own_values = task.loss(output.logits, torch.tensor([output.logits.shape[1]]), utterances[:1])
+    torch.testing.assert_close(own_values, output.loss)
     task.save(tmp_path)
     plain = transformers.AutoTokenizer.from_pretrained(tmp_path)  # as the library's pipeline reads what a head wrote
     assert plain.pad_token_id == blank
-    for row, text in zip(path, said, strict=True):
+    for row, text in zip(path, transcript, strict=True):
         assert plain.decode(row) == text
-    again = task_of(tmp_path, **(fields | {"pad_token_id": blank}))
-    assert again.fields() == task.fields()
-    assert not again.notes
+    repeated = task_of(tmp_path, **(fields | {"pad_token_id": blank}))
+    assert repeated.fields() == task.fields()
+    assert not repeated.notes
 
 
 @pytest.mark.parametrize(
@@ -110,16 +112,18 @@ def test_the_blank_of_a_head_that_writes_intents_is_that_of_its_config_too(tmp_p
 def test_a_vocabulary_without_an_unknown_token_loses_unknown_characters_alone(tmp_path: Path) -> None:
     task = task_of(tokenizer_folder(tmp_path, ("<pad>", "|", "a", "b")), outputs=4, pad_token_id=0)
     (utterance,) = texts("ab xa x").utterances
-    assert task.written(utterance) == "ab a"
-    assert task.script(utterance).unknown == "xx"
+    assert task.reference_text(utterance) == "ab a"
+    assert task.target_tokens(utterance).unknown_characters == "xx"
 
 
 def test_tokens_behind_the_outputs_of_a_head_are_not_written(tmp_path: Path) -> None:
     folder = tokenizer_folder(tmp_path, TOKENS, pad_token="<pad>", bos_token="<s>", eos_token="</s>")
     task = task_of(folder, outputs=7, pad_token_id=0)  # <s> is an output, </s> is none
-    usable = task.usable(texts("ab", "a</s>"), frames_of)
-    assert [utterance.text for utterance in usable.corpus.utterances] == ["ab", "a</s>"]
-    assert all(token < 6 for utterance in usable.corpus.utterances for token in task.script(utterance).tokens)
+    usable_rows = task.filter(texts("ab", "a</s>"), frames_of)
+    assert [utterance.text for utterance in usable_rows.corpus.utterances] == ["ab", "a</s>"]
+    assert all(
+        token < 6 for utterance in usable_rows.corpus.utterances for token in task.target_tokens(utterance).tokens
+    )
     with pytest.raises(ConfigError, match="has 8 tokens, but the model's CTC head has 9 outputs"):
         task_of(folder, outputs=9, pad_token_id=0)
     with pytest.raises(ConfigError, match="has 8 tokens, but the model's CTC head has 5 outputs"):
@@ -149,17 +153,17 @@ CASES: dict[str, tuple[str, str, str, str, str]] = {
 
 @pytest.mark.parametrize("name", CASES)
 def test_letters_take_the_case_of_most_of_the_vocabulary(name: str, tmp_path: Path) -> None:
-    letters, case, text, written, lost = CASES[name]
+    letters, case, text, written_text, lost_value = CASES[name]
     task = task_of(tokenizer_folder(tmp_path, (*MARKS, *letters)), outputs=3 + len(letters))
     (utterance,) = texts(text).utterances
     assert task.vocabulary.case == case
-    assert task.written(utterance) == written
-    assert task.script(utterance).unknown == lost
+    assert task.reference_text(utterance) == written_text
+    assert task.target_tokens(utterance).unknown_characters == lost_value
 
 
 def test_lost_characters_are_counted_by_name_also_where_they_do_not_show(tmp_path: Path) -> None:
     task = task_of(tokenizer_folder(tmp_path, (*MARKS, *SMALL)), outputs=29)
-    assert task.usable(texts("Straße İyi", "weiß\u200b"), frames_of).notes == (
+    assert task.filter(texts("Straße İyi", "weiß\u200b"), frames_of).notes == (
         "characters outside the vocabulary dropped from the texts, 4 in all: 'ß' (2), U+0307 COMBINING DOT ABOVE (1), "
         "U+200B ZERO WIDTH SPACE (1)",
     )
@@ -177,10 +181,10 @@ def test_a_tokenizer_that_writes_capitals_over_small_letters_is_refused_by_its_f
 def test_a_tokenizer_that_writes_capitals_over_capitals_loses_nothing(tmp_path: Path) -> None:
     task = task_of(tokenizer_folder(tmp_path, (*MARKS, *LARGE), do_lower_case=True), outputs=29)
     (utterance,) = texts("Hello I am").utterances
-    assert task.script(utterance).unknown == ""
-    assert task.written(utterance) == "hello i am"
+    assert task.target_tokens(utterance).unknown_characters == ""
+    assert task.reference_text(utterance) == "hello i am"
 
 
 def test_a_case_that_is_asked_for_is_taken(tmp_path: Path) -> None:
-    tokenizer = load(tokenizer_folder(tmp_path, (*MARKS, *SMALL, "I")))
+    tokenizer = load_tokenizer(tokenizer_folder(tmp_path, (*MARKS, *SMALL, "I")))
     assert Vocabulary(tokenizer, case="keep").clean("I am X") == ("I am", "X")

@@ -15,8 +15,8 @@ from transformers import (
 
 from secateur import config as configs
 from secateur.compress.config import FromGates, PruneConfig
-from secateur.objective.tasks import Rnnt
 from secateur.pipeline import RECIPES, prune
+from secateur.tasks import Rnnt
 
 ROOT = RECIPES / "kumar2025"
 CELLS = [
@@ -74,8 +74,8 @@ def test_a_cell_ends_in_a_transducer_of_the_shape_that_was_chosen(
     if cell.startswith("first/"):
         assert record["task"].get("kind") == (None if "kd" in cell else "best_rq")
         assert "encoder_config" not in shape  # an encoder alone, which the second run begins with and leaves as it is
-        again = two_steps(f"{prefix}first/rnnt", folder, tmp_path / "run" / "model", tmp_path / "rnnt")
-        assert again["stages"][-1]["parameters"] == record["stages"][-1]["parameters"]
+        repeated = two_steps(f"{prefix}first/rnnt", folder, tmp_path / "run" / "model", tmp_path / "rnnt")
+        assert repeated["stages"][-1]["parameters"] == record["stages"][-1]["parameters"]
         end = tmp_path / "rnnt" / "model"
     else:
         assert record["task"]["order"] == "pruned while it was fine-tuned"
@@ -84,9 +84,9 @@ def test_a_cell_ends_in_a_transducer_of_the_shape_that_was_chosen(
     assert type(model).__name__ == (
         "SecateurParakeetForRNNT" if kind == "offline" else "SecateurNemotronAsrStreamingForRNNT"
     )
-    kept = sum(parameter.numel() for parameter in model.encoder.parameters())
+    num_kept = sum(parameter.numel() for parameter in model.encoder.parameters())
     dense = record["stages"][0]["parameters"]
-    assert kept == dense if cell == "dense" else 0.5 * dense < kept <= 0.7 * dense
+    assert num_kept == dense if cell == "dense" else 0.5 * dense < num_kept <= 0.7 * dense
     shape = json.loads((end / "config.json").read_text())["encoder_config"]["secateur"]
     assert ("factorised" in shape) == ("lrf" in cell)
     words = model.generate(torch.randn(1, 40, MELS), max_new_tokens=20).sequences
@@ -97,8 +97,8 @@ def test_the_grid_has_a_recipe_for_every_cell() -> None:
     methods = ("kd", "lrf", "l0", "lrf_kd", "l0_kd")
     assert set(CELLS) == {"dense", *(f"{order}/{method}" for order in ("joint", "first") for method in methods)}
     cells = [*CELLS, "first/rnnt"]
-    found = {path.parent.relative_to(ROOT).as_posix() for path in ROOT.rglob("recipe.yaml")}
-    assert found == {".", *cells, *(f"streaming/{cell}" for cell in cells)}
+    results = {path.parent.relative_to(ROOT).as_posix() for path in ROOT.rglob("recipe.yaml")}
+    assert results == {".", *cells, *(f"streaming/{cell}" for cell in cells)}
 
 
 def test_streaming_recipes_differ_in_the_model_alone() -> None:

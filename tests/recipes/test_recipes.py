@@ -13,9 +13,9 @@ from support import build, tiny_config
 
 from secateur import config as configs
 from secateur.compress.config import FromGates, PruneConfig
-from secateur.compress.pretrain import PretrainConfig
-from secateur.objective.pairing import teacher_layers
+from secateur.losses.layer_mapping import teacher_layers
 from secateur.pipeline import RECIPES, pretrain, prune
+from secateur.pretraining.pretrain import PretrainConfig
 
 FILES = sorted(RECIPES.rglob("recipe.yaml"))
 NAMES = [path.parent.relative_to(RECIPES).as_posix() for path in FILES]
@@ -145,18 +145,23 @@ def test_a_pretraining_recipe_takes_two_steps(name: str, speech: Path, tmp_path:
 
 def test_the_published_settings_are_in_the_recipes() -> None:
     wang: Any = configs.load("wang2023", PruneConfig, search=RECIPES)
-    assert [(c.cost, c.scope, c.sparsity) for c in wang.limits] == [("parameters", "gated", 0.8)]
-    assert set(wang.gated) == {"qk", "vo", "units", "block"}
-    assert all(gate.straight_through for gate in wang.gated.values())
+    assert [(c.cost, c.scope, c.sparsity) for c in wang.targeted_constraints] == [("parameters", "gated", 0.8)]
+    assert set(wang.gate_configs) == {"qk", "vo", "units", "block"}
+    assert all(gate.straight_through for gate in wang.gate_configs.values())
     heads: Any = configs.load("wang2023/without_fahp", PruneConfig, search=RECIPES)
-    assert set(heads.gated) == {"heads", "units", "block"}
+    assert set(heads.gate_configs) == {"heads", "units", "block"}
     plain: Any = configs.load("wang2023/without_ste", PruneConfig, search=RECIPES)
-    assert plain.gated == {kind: replace(gate, straight_through=False) for kind, gate in wang.gated.items()}
+    assert plain.gate_configs == {
+        kind: replace(gate, straight_through=False) for kind, gate in wang.gate_configs.items()
+    }
     dphubert: Any = configs.load("dphubert", PruneConfig, search=RECIPES)
-    assert [(c.scope, c.sparsity) for c in dphubert.limits] == [("whole", 0.75)]
+    assert [(c.scope, c.sparsity) for c in dphubert.targeted_constraints] == [("whole", 0.75)]
     assert teacher_layers(dphubert.distill.pairing, 12) == (0, 4, 8, 12)
     costs = {
-        name: [(c.cost, c.scope, c.kept) for c in configs.load(f"peng2023/{name}", PruneConfig, search=RECIPES).limits]
+        name: [
+            (c.cost, c.scope, c.target_share)
+            for c in configs.load(f"peng2023/{name}", PruneConfig, search=RECIPES).targeted_constraints
+        ]
         for name in ("size", "mac", "sepmac")
     }
     assert costs == {

@@ -15,17 +15,17 @@ from prune_job import recipe
 from pruning_toy import write_teacher, write_wavs
 from safetensors.torch import load_file, save_file
 
-from secateur.cli import BAD_INPUT, BROKEN, _score, _table, command, main
+from secateur.benchmarking import process_settings
+from secateur.cli import BAD_INPUT, BROKEN_CONTRACT, _format_score, _print_table, command, main
 from secateur.engine import checkpoint
-from secateur.evaluate import settings
-from secateur.surgery.contract import Check
+from secateur.surgery.contract import VerificationCheck
 
 Run = tuple[int, str, str]
 
 
 def test_a_score_is_a_percentage_unless_it_is_a_loss() -> None:
-    assert [_score(name, 3.7876) for name in ("wer", "masked_loss")] == ["378.76%", "3.7876"]
-    assert _score("wer", None) == ""
+    assert [_format_score(name, 3.7876) for name in ("wer", "masked_loss")] == ["378.76%", "3.7876"]
+    assert _format_score("wer", None) == ""
 
 
 @pytest.fixture(scope="module")
@@ -65,10 +65,10 @@ def test_a_command_starts_itself_again_with_a_tuned_malloc(monkeypatch: pytest.M
         started.append((words, environment))
         raise KeyboardInterrupt
 
-    for name in settings.MALLOC:
+    for name in process_settings.MALLOC_SETTINGS:
         monkeypatch.delenv(name, raising=False)
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(settings.platform, "libc_ver", lambda: ("glibc", "2.36"))
+    monkeypatch.setattr(process_settings.platform, "libc_ver", lambda: ("glibc", "2.36"))
     monkeypatch.setattr("os.execve", execve)
     words = ["prune", "no such recipe.yaml"]
     monkeypatch.setattr("sys.argv", ["secateur", *words])
@@ -77,7 +77,7 @@ def test_a_command_starts_itself_again_with_a_tuned_malloc(monkeypatch: pytest.M
     assert not started
     assert command() == 130
     assert started[0][0][1:] == ["-X", "secateur_restarted", "-m", "secateur", *words]
-    assert settings.MALLOC.items() <= started[0][1].items()
+    assert process_settings.MALLOC_SETTINGS.items() <= started[0][1].items()
     monkeypatch.setattr("sys.argv", ["secateur", "prune", "--default-settings", "--no-such-field", "1"])
     assert command() == BAD_INPUT
     assert len(started) == 1
@@ -87,22 +87,25 @@ def copy_of(root: Path, name: str) -> Path:
     """A copy of the finished run, with a recipe file that resumes it."""
     folder = root / name
     shutil.copytree(root / "run", folder)
-    for old, new in ((root / "recipe.yaml", root / f"{name}.yaml"), (folder / "recipe.yaml", folder / "recipe.yaml")):
-        new.write_text(old.read_text().replace(str(root / "run"), str(folder)))
+    for source_path, target_path in (
+        (root / "recipe.yaml", root / f"{name}.yaml"),
+        (folder / "recipe.yaml", folder / "recipe.yaml"),
+    ):
+        target_path.write_text(source_path.read_text().replace(str(root / "run"), str(folder)))
     return folder
 
 
 def test_a_broken_line_of_the_contract_leaves_the_model_and_is_told_by_the_exit_code(
     root: Path, run: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    broken = Check(name="bfloat16", holds=False, detail="off [by] far")
-    monkeypatch.setattr("secateur.surgery.verify.contract_checks", lambda subject, *, compile: [broken])
+    failed_check = VerificationCheck(name="bfloat16", holds=False, detail="off [by] far")
+    monkeypatch.setattr("secateur.surgery.verify.contract_checks", lambda subject, *, compile: [failed_check])
     folder = copy_of(root, "broken")
     for name in ("verified.json", "stages.json", "record.json", "report.html"):
         (folder / name).unlink()
     shutil.rmtree(folder / "model")
     code, _, err = run("prune", "@/broken.yaml", "--resume")
-    assert code == BROKEN
+    assert code == BROKEN_CONTRACT
     assert err.count("bfloat16: off [by] far") == 1
     assert "our mistake" not in err
     assert (folder / "model" / "model.safetensors").is_file()
@@ -110,11 +113,11 @@ def test_a_broken_line_of_the_contract_leaves_the_model_and_is_told_by_the_exit_
     assert (record["verification"]["proven"], record["verification"]["holds"]) == (True, False)
     assert "1 line of the drop-in contract broken" in (folder / "report.html").read_text()
     code, out, _ = run("verify", "@/broken")
-    assert code == BROKEN
+    assert code == BROKEN_CONTRACT
     assert "FAILS  bfloat16: off [by] far" in out
     shrink = ("--selection", "@/broken/selection.json", "--out", "small")
     code, out, _ = run("shrink", "@/teacher", *shrink)
-    assert code == BROKEN
+    assert code == BROKEN_CONTRACT
     assert Path("small/model.safetensors").is_file()
 
 
@@ -147,8 +150,8 @@ def test_prune_prints_the_table_and_as_json_the_record(root: Path, run: Any) -> 
     record = json.loads(out)
     assert record["kind"] == "prune"
     assert [stage["name"] for stage in record["stages"]] == ["dense", "shrunk", "recovered"]
-    saved = json.loads((root / "run" / "record.json").read_text())
-    assert {**saved, "folder": record["folder"]} == record
+    saved_record = json.loads((root / "run" / "record.json").read_text())
+    assert {**saved_record, "folder": record["folder"]} == record
 
 
 def test_choose_again_meets_another_target(root: Path, run: Any) -> None:
@@ -180,10 +183,10 @@ def test_choose_again_rounds_sizes_and_tells_what_that_cost(root: Path, run: Any
     assert record["counted"]["parameters-whole"] == sum(
         value.numel() for value in load_file("again/model/model.safetensors").values()
     )
-    without = json.loads(run("choose", "@/run", "--target", "0.5", "--out", "plain", "--json")[1])
-    assert without["rounding"] is None
+    baseline_record = json.loads(run("choose", "@/run", "--target", "0.5", "--out", "plain", "--json")[1])
+    assert baseline_record["rounding"] is None
     dense = json.loads((root / "run" / "record.json").read_text())["constraints"][0]["dense"]
-    difference = without["counted"]["parameters-whole"] - record["counted"]["parameters-whole"]
+    difference = baseline_record["counted"]["parameters-whole"] - record["counted"]["parameters-whole"]
     assert rounding["given_up"]["parameters-whole"] == pytest.approx(difference / dense)
 
 
@@ -191,14 +194,14 @@ def test_shrink_profile_and_verify_agree_on_the_counts(root: Path, run: Any) -> 
     selection = "@/run/selection.json"
     code, out, _ = run("shrink", "@/teacher", "--selection", selection, "--out", "small", "--json")
     assert code == 0
-    after = json.loads(out)["after"]
+    final = json.loads(out)["after"]
     code, out, _ = run("profile", "small", "--json")
     assert code == 0
     assert {key: json.loads(out)[key] for key in ("parameters", "macs")} == {
-        key: after[key] for key in ("parameters", "macs")
+        key: final[key] for key in ("parameters", "macs")
     }
     code, out, _ = run("profile", "@/teacher", "--selection", selection, "--seconds", "1", "--json")
-    assert json.loads(out)["parameters"] == after["parameters"]
+    assert json.loads(out)["parameters"] == final["parameters"]
     code, out, _ = run("verify", "small", "--against", "@/teacher")
     assert code == 0
     assert out.count("holds ") >= 8
@@ -214,7 +217,7 @@ def test_verify_says_so_when_a_weight_is_wrong(run: Any) -> None:
     state["encoder.layers.0.final_layer_norm.weight"] *= 1.01
     save_file(state, path, metadata={"format": "pt"})
     code, out, _ = run("verify", "small", "--against", "@/teacher", "--json")
-    assert code == BROKEN
+    assert code == BROKEN_CONTRACT
     failed = [check["name"] for check in json.loads(out)["checks"] if not check["holds"]]
     assert failed == ["cut model equals masked model"]
 
@@ -236,7 +239,7 @@ def test_a_pretrained_encoder_is_told_and_lies_there(root: Path, run: Any) -> No
 
 
 def test_names_with_brackets_are_printed_as_they_are(capsys: pytest.CaptureFixture[str]) -> None:
-    _table("[bold]", ("[red]target",), [["[/]"], ["[0.5]"]])
+    _print_table("[bold]", ("[red]target",), [["[/]"], ["[0.5]"]])
     out = capsys.readouterr().out
     assert all(word in out for word in ("[bold]", "[red]target", "[/]", "[0.5]"))
 
@@ -253,7 +256,7 @@ def test_report_is_written_again(run: Any) -> None:
 def test_doctor_prints_findings(run: Any) -> None:
     code, out, _ = run("doctor", "--json")
     findings = json.loads(out)
-    assert code == (BROKEN if any(finding["status"] == "problem" for finding in findings) else 0)
+    assert code == (BROKEN_CONTRACT if any(finding["status"] == "problem" for finding in findings) else 0)
     assert all({"name", "status", "detail"} <= finding.keys() for finding in findings)
 
 
@@ -466,21 +469,23 @@ def test_a_teacher_whose_numbers_overflow_is_refused_before_anything_is_learned(
 def test_numbers_that_stop_being_finite_keep_the_last_good_checkpoint(
     run: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from secateur.compress.step import Imitation
+    from secateur.compress.step import DistillUnit
 
-    original = Imitation.loss
+    original = DistillUnit.loss
 
     def poisoned(self: Any, wrapped: Any, batch: Any) -> Any:
-        found = original(self, wrapped, batch)
+        result = original(self, wrapped, batch)
         bad = torch.is_grad_enabled() and getattr(self, "drawn_steps", 0) >= 1
-        return type(found)(total=found.total * torch.nan if bad else found.total, parts=found.parts, files=found.files)
+        return type(result)(
+            total=result.total * torch.nan if bad else result.total, parts=result.parts, files=result.files
+        )
 
-    def counted(self: Any, step: int, reduce: Any, end: Any = Imitation.end) -> Any:
+    def counted(self: Any, step: int, reduce: Any, end: Any = DistillUnit.end) -> Any:
         self.drawn_steps = getattr(self, "drawn_steps", 0) + 1
         return end(self, step, reduce)
 
-    monkeypatch.setattr(Imitation, "loss", poisoned)
-    monkeypatch.setattr(Imitation, "end", counted)
+    monkeypatch.setattr(DistillUnit, "loss", poisoned)
+    monkeypatch.setattr(DistillUnit, "end", counted)
     code, _, err = run("prune", "@/recipe.yaml", "--out", "out")
     assert code == BAD_INPUT
     assert "Step 2: got a loss of nan" in err
@@ -495,11 +500,11 @@ def test_numbers_that_stop_being_finite_keep_the_last_good_checkpoint(
 def test_a_full_disk_names_the_last_good_checkpoint(run: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     original, calls = checkpoint.save_file, [0]
 
-    def full(*arguments: Any, **named: Any) -> None:
+    def full(*arguments: Any, **kwargs: Any) -> None:
         calls[0] += 1
         if calls[0] > 2:  # two files each
             raise OSError(errno.ENOSPC, "No space left on device")
-        original(*arguments, **named)
+        original(*arguments, **kwargs)
 
     monkeypatch.setattr(checkpoint, "save_file", full)
     code, _, err = run("prune", "@/recipe.yaml", "--out", "out")
@@ -517,8 +522,8 @@ def test_recover_steps_of_zero_mean_no_recover_phase(root: Path, run: Any) -> No
         fields["recover"]["steps"] = 0
         path.write_text(yaml.safe_dump(fields, sort_keys=False))
     shutil.rmtree(folder / "model")
-    for saved in (folder / "checkpoints").glob("recover-*"):
-        shutil.rmtree(saved)
+    for checkpoint_folder in (folder / "checkpoints").glob("recover-*"):
+        shutil.rmtree(checkpoint_folder)
     code, out, _ = run("prune", "@/bare.yaml", "--resume", "--json")
     assert code == 0
     record = json.loads(out)

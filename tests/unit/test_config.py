@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 import pytest
 from annotated_types import Ge, Gt, Lt
 
-from secateur.config import dump, load, merge, scalar
+from secateur.config import dump, load, merge, parse_scalar
 from secateur.errors import ConfigError
 
 
@@ -136,8 +136,8 @@ def test_a_number_where_text_is_wanted_is_told_to_be_quoted() -> None:
 
 
 def test_what_looks_like_a_date_is_text() -> None:
-    assert scalar("2026-11-21") == "2026-11-21"
-    assert scalar("0.5") == 0.5
+    assert parse_scalar("2026-11-21") == "2026-11-21"
+    assert parse_scalar("0.5") == 0.5
 
 
 def test_a_base_is_merged_below_and_lists_are_replaced(tmp_path: Path) -> None:
@@ -148,8 +148,8 @@ def test_a_base_is_merged_below_and_lists_are_replaced(tmp_path: Path) -> None:
     )
     write(tmp_path / "a/mid.yaml", "base: root.yaml\nlearn: {layers: [3]}\n")
     leaf = write(tmp_path / "b/leaf.yaml", "base: ../a/mid.yaml\nname: leaf\nlearn: {temperature: {vo: 3}}\n")
-    got = load(leaf, Recipe)
-    assert got == Recipe(name="leaf", learn=Learn(steps=5, layers=(3,), temperature={"qk": 1.0, "vo": 3.0}))
+    loaded_config = load(leaf, Recipe)
+    assert loaded_config == Recipe(name="leaf", learn=Learn(steps=5, layers=(3,), temperature={"qk": 1.0, "vo": 3.0}))
 
 
 def test_a_mapping_of_another_kind_replaces_the_one_below() -> None:
@@ -192,9 +192,9 @@ def test_a_file_that_cannot_be_read_says_where(tmp_path: Path, text: str, messag
 
 def test_overrides_come_last_and_may_be_dotted(tmp_path: Path) -> None:
     path = write(tmp_path / "r.yaml", "name: a\nlearn: {steps: 3, rate: 2}\n")
-    got = load(path, Recipe, {"learn.steps": 9, "learn": {"drop": 0.5}, "data": Folder(path=Path("x"))})
-    assert got.learn == Learn(steps=9, rate=2.0, drop=0.5)
-    assert got.data == Folder(path=Path("x"))
+    loaded_config = load(path, Recipe, {"learn.steps": 9, "learn": {"drop": 0.5}, "data": Folder(path=Path("x"))})
+    assert loaded_config.learn == Learn(steps=9, rate=2.0, drop=0.5)
+    assert loaded_config.data == Folder(path=Path("x"))
 
 
 def test_a_base_in_a_mapping_is_read_and_the_mapping_is_left_alone(tmp_path: Path) -> None:

@@ -28,18 +28,18 @@ def test_the_grid_is_whole_and_has_the_cells_to_be_measured() -> None:
 
 def test_errors_are_counted_against_the_dense_model_of_the_same_kind_and_seeds() -> None:
     def row(cell: str, seed: int, wer: float) -> dict[str, Any]:
-        figures = {"parameters": 0.35, "macs": 0.5, "times_as_fast": 2.0, "seconds": 10.0}
-        return {"cell": cell, "seed": seed, "scores": {"wer": wer}} | figures
+        metric_values = {"parameters": 0.35, "macs": 0.5, "times_as_fast": 2.0, "seconds": 10.0}
+        return {"cell": cell, "seed": seed, "scores": {"wer": wer}} | metric_values
 
     rows = [row("dense", 0, 0.10), row("dense", 1, 0.30), row("streaming/dense", 0, 0.5)]
     rows += [row("joint/l0", 1, 0.33), row("streaming/joint/l0", 0, 0.4), row("joint/kd", 2, 0.4)]
-    found = {line.split(" | ")[0].strip("| "): line.split(" | ")[1:4] for line in table(rows).splitlines()[2:]}
-    assert found["dense"] == ["20.00 % ± 14.14", "10.00 30.00", ""]
-    assert found["joint/l0"] == ["33.00 %", "33.00", "+10.0%"]
-    assert found["streaming/joint/l0"] == ["40.00 %", "40.00", "-20.0%"]
-    assert found["joint/kd"] == ["40.00 %", "40.00", ""]
-    other = {
+    results = {line.split(" | ")[0].strip("| "): line.split(" | ")[1:4] for line in table(rows).splitlines()[2:]}
+    assert results["dense"] == ["20.00 % ± 14.14", "10.00 30.00", ""]
+    assert results["joint/l0"] == ["33.00 %", "33.00", "+10.0%"]
+    assert results["streaming/joint/l0"] == ["40.00 %", "40.00", "-20.0%"]
+    assert results["joint/kd"] == ["40.00 %", "40.00", ""]
+    other_value = {
         line.split(" | ")[0].strip("| "): line.split(" | ")[3] for line in table(rows, "joint/l0").splitlines()[2:]
     }
-    assert other["dense"] == "-9.1%"
-    assert other["streaming/dense"] == "+25.0%"
+    assert other_value["dense"] == "-9.1%"
+    assert other_value["streaming/dense"] == "+25.0%"

@@ -16,7 +16,7 @@ from transformers import AutoModel
 from secateur import config as configs
 from secateur import pipeline
 from secateur.compress.config import PruneConfig
-from secateur.compress.setting import prepare
+from secateur.compress.run_context import prepare_run
 from secateur.engine import Progress
 from secateur.errors import ConfigError, DataError, TargetError
 from secateur.structure import Selection
@@ -35,18 +35,18 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def done(root: Path) -> tuple[dict[str, Any], list[Progress]]:
     """The record of a run from a config, and what it told on its way."""
-    told: list[Progress] = []
+    progress_events: list[Progress] = []
     config = configs.load(recipe(root, root / "run", **CHANGES), PruneConfig)
-    return pipeline.prune(config, on_progress=told.append), told
+    return pipeline.prune(config, on_progress=progress_events.append), progress_events
 
 
 def test_progress_is_told_after_every_step(done: tuple[dict[str, Any], list[Progress]]) -> None:
-    assert [(each.phase, each.step, each.steps) for each in done[1]] == [
+    assert [(item.phase, item.step, item.steps) for item in done[1]] == [
         ("learn", 1, 2),
         ("learn", 2, 2),
         ("recover", 1, 1),
     ]
-    assert all("loss" in each.parts for each in done[1])
+    assert all("loss" in item.parts for item in done[1])
 
 
 def test_the_record_agrees_with_the_files(root: Path, done: tuple[dict[str, Any], list[Progress]]) -> None:
@@ -66,8 +66,8 @@ def test_the_record_agrees_with_the_files(root: Path, done: tuple[dict[str, Any]
 
 
 def test_the_resolved_recipe_in_the_folder_is_the_one_that_was_run(root: Path, done: Any) -> None:
-    written = configs.load(root / "run" / "recipe.yaml", PruneConfig)
-    assert written == configs.load(recipe(root, root / "run", **CHANGES), PruneConfig)
+    written_config = configs.load(root / "run" / "recipe.yaml", PruneConfig)
+    assert written_config == configs.load(recipe(root, root / "run", **CHANGES), PruneConfig)
 
 
 def test_the_task_head_is_kept(root: Path, done: Any) -> None:
@@ -98,9 +98,9 @@ def test_a_student_that_shrinks_while_it_learns_is_chosen_from_like_any_other(ro
     freezing = record["gates"]["freezing"]
     assert record["verification"]["proven"]
     learned = AutoModel.from_pretrained(tmp_path / "run" / "learned")
-    left = sum(value.numel() for value in learned.parameters())
-    assert left == freezing["shrunk"][-1]["parameters"] < freezing["dense"]
-    assert record["constraints"][0]["counted"] <= record["constraints"][0]["limit"] < left
+    num_remaining = sum(value.numel() for value in learned.parameters())
+    assert num_remaining == freezing["shrunk"][-1]["parameters"] < freezing["dense"]
+    assert record["constraints"][0]["counted"] <= record["constraints"][0]["limit"] < num_remaining
     report = (tmp_path / "run" / "report.html").read_text()
     assert f"frozen while learning; the student was shrunk {len(freezing['shrunk'])} time" in report
     assert pipeline.choose(tmp_path / "run", constraint={"target": 0.4})["verification"]["holds"]
@@ -125,9 +125,13 @@ def test_short_utterances_are_told_once_though_both_phases_draw(
     root: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     changes = {"batching": {"seconds": 1.2, "longest": 0.4, "shortest": 0.3}}
-    setting = prepare(configs.load(recipe(root, tmp_path / "run", **changes), PruneConfig), table=pytest.fail)
-    later = setting.feed.behind(3).micro_batches(0, 0, 1)
-    assert [batch.audio.ids for batch in later] == [batch.audio.ids for batch in setting.feed.micro_batches(3, 0, 1)]
+    setting = prepare_run(
+        configs.load(recipe(root, tmp_path / "run", **changes), PruneConfig), make_latency_table=pytest.fail
+    )
+    later_batches = setting.feed.starting_at(3).micro_batches(0, 0, 1)
+    assert [batch.audio.ids for batch in later_batches] == [
+        batch.audio.ids for batch in setting.feed.micro_batches(3, 0, 1)
+    ]
     assert [message for message in caplog.messages if "too short to be drawn" in message] == [
         "speech: 5 of 10 utterances are below 0.3 s, too short to be drawn"
     ]

@@ -16,7 +16,7 @@ import pytest
 import torch
 
 from secateur.errors import SecateurError
-from secateur.records import append_jsonl, environment, plain, read_json, to_line, write_json
+from secateur.records.files import append_jsonl, environment, plain, read_json, to_line, write_json
 
 
 @dataclass(frozen=True)
@@ -84,13 +84,13 @@ def test_lines_are_appended(tmp_path: Path) -> None:
 
 
 def test_the_environment_names_versions_and_cores_but_neither_host_nor_path() -> None:
-    found = environment()
-    assert found["versions"]["torch"] == torch.__version__
-    assert found["threads"] == torch.get_num_threads()
-    assert found["cores"] == len(os.sched_getaffinity(0))
-    text = json.dumps(plain(found))
+    environment_record = environment()
+    assert environment_record["versions"]["torch"] == torch.__version__
+    assert environment_record["threads"] == torch.get_num_threads()
+    assert environment_record["cores"] == len(os.sched_getaffinity(0))
+    text = json.dumps(plain(environment_record))
     host = socket.gethostname()
-    assert host not in text or host in found["cpu"]
+    assert host not in text or host in environment_record["cpu"]
     assert str(Path.home()) not in text
     assert str(Path.cwd()) not in text
     assert getpass.getuser() not in text

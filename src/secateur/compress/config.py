@@ -7,30 +7,32 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
-from secateur.cost.table import Conditions
-from secateur.data.config import DataConfig, SyntheticData
-from secateur.errors import ConfigError, nearest
+from secateur.cost.latency_table import Conditions
+from secateur.data.sources import DataConfig, SyntheticData
+from secateur.errors import ConfigError, did_you_mean
 from secateur.gates import Gate, HardConcrete
-from secateur.objective.constraint import NEEDED, Constraint
-from secateur.objective.distill import Distance, L1Cosine, LogitDistance
-from secateur.objective.pairing import Fixed, Pairing
-from secateur.objective.tasks import TaskConfig
-from secateur.surgery.bundles import AUTO, WIDTHS
-from secateur.surgery.factorise import Start
+from secateur.losses.constraint import TARGET_REQUIRED, Constraint
+from secateur.losses.distances import Distance, L1Cosine, LogitDistance
+from secateur.losses.layer_mapping import FixedLayerMapping, LayerMapping
+from secateur.surgery.factorize import InitialRanks
+from secateur.surgery.unit_groups import AUTO_MULTIPLES, ROUNDABLE_KINDS
+from secateur.tasks import TaskConfig
 
 
-def _refuse(owner: object, **allowed: str) -> None:
+def _check_bounds(owner: object, **allowed: str) -> None:
     """Raise a ConfigError that names every field outside its bounds, such as ``steps=">= 1"``; null is inside."""
-    inside = {">": operator.gt, ">=": operator.ge, "<": operator.lt, "<=": operator.le}
-    wrong = []
+    comparisons = {">": operator.gt, ">=": operator.ge, "<": operator.lt, "<=": operator.le}
+    problems = []
     for name, text in allowed.items():
         value = getattr(owner, name)
         values = value if isinstance(value, tuple) else (value,)
         bounds = [part.split() for part in text.split(" and ")]
-        if not all(inside[sign](each, float(bound)) for each in values if each is not None for sign, bound in bounds):
-            wrong.append(f"{name}: got {value}, allowed is {text}.")
-    if wrong:
-        raise ConfigError(" ".join(wrong))
+        if not all(
+            comparisons[sign](item, float(bound)) for item in values if item is not None for sign, bound in bounds
+        ):
+            problems.append(f"{name}: got {value}, allowed is {text}.")
+    if problems:
+        raise ConfigError(" ".join(problems))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,11 +49,11 @@ class Batching:
     """micro-batches of each process in one step"""
 
     def __post_init__(self) -> None:
-        _refuse(self, seconds="> 0", longest="> 0", shortest=f">= 0 and <= {self.longest}", accumulate=">= 1")
+        _check_bounds(self, seconds="> 0", longest="> 0", shortest=f">= 0 and <= {self.longest}", accumulate=">= 1")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Regularisation:
+class RegularizationConfig:
     """What is random while a task is learned; nothing is by default, nor ever in the teacher and in validation."""
 
     dropout: float = 0.0
@@ -67,7 +69,7 @@ class Regularisation:
     feature_mask_length: int = 10
 
     def __post_init__(self) -> None:
-        _refuse(
+        _check_bounds(
             self,
             dropout=">= 0 and < 1",
             layer_drop=">= 0 and < 1",
@@ -78,13 +80,13 @@ class Regularisation:
         )
 
     @property
-    def any(self) -> bool:
+    def is_active(self) -> bool:
         """Whether anything is random."""
         return any((self.dropout, self.layer_drop, self.time_masks, self.feature_masks))
 
 
 @dataclass(frozen=True, kw_only=True)
-class Training:
+class TrainingConfig:
     """The optimisation of one phase."""
 
     steps: int = 1000
@@ -106,7 +108,7 @@ class Training:
     gradient_checkpointing: bool = False
     """keep no activations inside the layers for the backward pass, which computes them again: a third more time, far
     less memory"""
-    regularise: Regularisation = field(default_factory=Regularisation)
+    regularise: RegularizationConfig = field(default_factory=RegularizationConfig)
     """with a task alone"""
     freeze_frontend: bool = False
     """keep the weights of the convolutional front end; not while its channels are gated, since then they must learn"""
@@ -117,7 +119,7 @@ class Training:
     """mirror the log's figures in ``tensorboard/`` of the run folder"""
 
     def __post_init__(self) -> None:
-        _refuse(
+        _check_bounds(
             self,
             steps=">= 0",
             learning_rate=">= 0",
@@ -133,7 +135,7 @@ class Training:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Freeze:
+class FreezeConfig:
     """When a gate has closed for good: it is frozen at zero from then on, and its unit can be removed at once."""
 
     below: float = 0.2
@@ -150,7 +152,7 @@ class Freeze:
     """share of the student's multiply-accumulates that must have been frozen before it is rebuilt without them"""
 
     def __post_init__(self) -> None:
-        _refuse(
+        _check_bounds(
             self,
             below="> 0 and < 0.5",
             patience=">= 1",
@@ -161,7 +163,7 @@ class Freeze:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Learning(Training):
+class LearnConfig(TrainingConfig):
     """The learn phase: weights and gates together, each with an optimiser of its own."""
 
     gate_learning_rate: float = 2e-2
@@ -173,12 +175,12 @@ class Learning(Training):
     stiffer lambda2 keeps the cost from swinging past its target"""
     gate_schedule: Literal["constant", "weights"] = "constant"
     """``weights``: gates and multipliers follow the schedule of the weights, as in the released codes"""
-    freeze: Freeze | None = None
+    freeze: FreezeConfig | None = None
     """close gates for good while learning goes on; null lets every gate reopen until the last step"""
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        _refuse(
+        _check_bounds(
             self,
             steps=">= 1",
             gate_learning_rate=">= 0",
@@ -192,7 +194,7 @@ class Distillation:
     """What the student imitates."""
 
     distance: Distance = field(default_factory=L1Cosine)
-    pairing: Pairing = field(default_factory=Fixed)
+    pairing: LayerMapping = field(default_factory=FixedLayerMapping)
     weight: float = 1.0
     """of the distance between hidden states"""
     logits: LogitDistance | None = None
@@ -200,16 +202,16 @@ class Distillation:
     logits_weight: float = 1.0
 
     def __post_init__(self) -> None:
-        _refuse(self, weight=">= 0", logits_weight=">= 0")
+        _check_bounds(self, weight=">= 0", logits_weight=">= 0")
 
     @property
-    def weighs(self) -> bool:
+    def has_loss(self) -> bool:
         """Whether there is anything in it to learn."""
         return self.weight > 0 or (self.logits is not None and self.logits_weight > 0)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Rounded:
+class RoundingConfig:
     """Choosing sizes that the hardware likes."""
 
     round_to: Literal["auto"] | dict[str, int | Literal["auto"]] = field(default_factory=dict)
@@ -220,9 +222,9 @@ class Rounded:
 
     def __post_init__(self) -> None:
         for kind, multiple in self.round_to.items() if isinstance(self.round_to, dict) else ():
-            if kind not in WIDTHS:
+            if kind not in ROUNDABLE_KINDS:
                 raise ConfigError(
-                    f"round_to: got the kind {kind!r}, allowed are {', '.join(WIDTHS)}.{nearest(kind, WIDTHS)}"
+                    f"round_to: got the kind {kind!r}, allowed are {', '.join(ROUNDABLE_KINDS)}.{did_you_mean(kind, ROUNDABLE_KINDS)}"
                 )
             if multiple != "auto" and multiple < 1:
                 raise ConfigError(f"round_to.{kind}: got {multiple}, allowed is 'auto' or a whole number from 1 on.")
@@ -236,24 +238,24 @@ class Rounded:
         Raises:
             ConfigError: A kind is to be rounded that is not pruned.
         """
-        auto = AUTO[self.device]
+        auto_multiples = AUTO_MULTIPLES[self.device]
         if isinstance(self.round_to, str):
-            return {kind: auto.get(kind, 1) for kind in WIDTHS if kind in kinds}
-        idle = [kind for kind in self.round_to if kind not in kinds]
-        if idle:
+            return {kind: auto_multiples.get(kind, 1) for kind in ROUNDABLE_KINDS if kind in kinds}
+        unpruned_kinds = [kind for kind in self.round_to if kind not in kinds]
+        if unpruned_kinds:
             raise ConfigError(
-                f"choose.round_to names {idle[0]!r}, which this run does not prune; it prunes {', '.join(kinds)}."
+                f"choose.round_to names {unpruned_kinds[0]!r}, which this run does not prune; it prunes {', '.join(kinds)}."
             )
-        return {kind: auto.get(kind, 1) if m == "auto" else m for kind, m in self.round_to.items()}
+        return {kind: auto_multiples.get(kind, 1) if m == "auto" else m for kind, m in self.round_to.items()}
 
 
 @dataclass(frozen=True, kw_only=True)
-class Factorising:
+class FactorizationConfig:
     """Linear maps that the student has as two each, from their singular values, so that their ranks can be pruned."""
 
     linears: tuple[str, ...]
     """paths, or the last words of them: q_proj, k_proj, v_proj, out_proj, intermediate_dense, output_dense"""
-    start: Start = "full"
+    start: InitialRanks = "full"
     """ranks to begin with: ``full``, from where gates choose among all and the student begins above the dense cost;
     ``break_even``, the largest that cost no more than the dense maps; or a number"""
 
@@ -265,14 +267,14 @@ class Factorising:
 
 
 @dataclass(frozen=True, kw_only=True)
-class FromGates(Rounded):
+class FromGates(RoundingConfig):
     """Learn gates, then choose by their verdicts."""
 
     kind: Literal["gates"] = "gates"
 
 
 @dataclass(frozen=True, kw_only=True)
-class FromScore(Rounded):
+class FromScore(RoundingConfig):
     """No learn phase: the same share of every axis, by the size of its weights, or simply the first units."""
 
     kind: Literal["score"] = "score"
@@ -289,7 +291,7 @@ class FromFile:
     path: str
 
 
-Choosing = FromGates | FromScore | FromFile
+ChooseConfig = FromGates | FromScore | FromFile
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -302,7 +304,7 @@ class Validation:
     """how much of it is used"""
 
     def __post_init__(self) -> None:
-        _refuse(self, seconds="> 0")
+        _check_bounds(self, seconds="> 0")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -324,7 +326,7 @@ class PruneConfig:
     """settings by kind of axis: channels, groups (of the positional convolution; no recipe here gates them, see
     benchmarks/README.md), heads, qk, vo, units, rank (of the maps named by `factorise`), block; of a transducer's head
     predictor and joiner, with a constraint that counts them; null leaves out a kind that a base gates"""
-    factorise: Factorising | None = None
+    factorise: FactorizationConfig | None = None
     """linear maps that are pruned by rank; null: none"""
     target: float | None = None
     """the share that is kept, of every constraint without a target of its own; without `constraints`, of the parameters
@@ -338,29 +340,29 @@ class PruneConfig:
     """of the task's loss while pruning and recovering"""
     distill: Distillation | None = field(default_factory=Distillation)
     """null: the task alone"""
-    choose: Choosing = field(default_factory=FromGates)
-    finetune: Training | None = None
+    choose: ChooseConfig = field(default_factory=FromGates)
+    finetune: TrainingConfig | None = None
     """fine-tune the dense model for its task first, and prune the result; null: prune the model as it is"""
-    learn: Learning = field(default_factory=Learning)
-    recover: Training = field(default_factory=Training)
+    learn: LearnConfig = field(default_factory=LearnConfig)
+    recover: TrainingConfig = field(default_factory=TrainingConfig)
 
     def __post_init__(self) -> None:
-        _refuse(self, seed=">= 0")
-        without = [constraint for constraint in self.constraints if not constraint.given]
-        if without and self.target is None:
-            raise ConfigError(f"{NEEDED}, or the recipe a 'target'; got none for {without[0].name}.")
-        if self.target is not None and self.constraints and not without:
+        _check_bounds(self, seed=">= 0")
+        untargeted = [constraint for constraint in self.constraints if not constraint.target_fields]
+        if untargeted and self.target is None:
+            raise ConfigError(f"{TARGET_REQUIRED}, or the recipe a 'target'; got none for {untargeted[0].name}.")
+        if self.target is not None and self.constraints and not untargeted:
             raise ConfigError(
                 "Every constraint has a target of its own, so that none would take 'target': set it to null."
             )
-        names = [constraint.name for constraint in self.limits]
-        twice = sorted({name for name in names if names.count(name) > 1})
-        if twice:
-            raise ConfigError(f"Two constraints have the same cost and scope: {', '.join(twice)}.")
+        names = [constraint.name for constraint in self.targeted_constraints]
+        repeated_names = sorted({name for name in names if names.count(name) > 1})
+        if repeated_names:
+            raise ConfigError(f"Two constraints have the same cost and scope: {', '.join(repeated_names)}.")
         self._check_task()
-        if isinstance(self.choose, Rounded):
-            self.choose.multiples(self.pruned)  # refuses a kind that is not pruned
-            if self.factorise is not None and "rank" not in self.pruned:
+        if isinstance(self.choose, RoundingConfig):
+            self.choose.multiples(self.pruned_kinds)  # refuses a kind that is not pruned
+            if self.factorise is not None and "rank" not in self.pruned_kinds:
                 raise ConfigError(
                     "factorise: no ranks are pruned, so that every map would end as it began; name the kind 'rank' "
                     "under 'gates' (or under 'choose.kinds' when choosing by score)."
@@ -368,63 +370,63 @@ class PruneConfig:
 
     def _check_task(self) -> None:
         """Refuse what contradicts having a task, or having none."""
-        _refuse(self, task_weight=">= 0")
+        _check_bounds(self, task_weight=">= 0")
         if self.task is None:
-            alone = {
+            task_only_fields = {
                 "distill: null": self.distill is None,
                 "finetune": self.finetune is not None,
                 "task_weight": self.task_weight != 1.0,
                 "distill.logits": self.distill is not None and self.distill.logits is not None,
             }
             for name, phase in self.phases.items():
-                alone[f"{name}.regularise"] = phase.regularise.any
-                alone[f"{name}.head_learning_rate"] = phase.head_learning_rate is not None
-            for name, given in alone.items():
-                if given:
+                task_only_fields[f"{name}.regularise"] = phase.regularise.is_active
+                task_only_fields[f"{name}.head_learning_rate"] = phase.head_learning_rate is not None
+            for name, is_set in task_only_fields.items():
+                if is_set:
                     raise ConfigError(
                         f"{name}: allowed with a task alone; name one under 'task', such as {{kind: ctc}}."
                     )
-            if self.distill is not None and not self.distill.weighs:
+            if self.distill is not None and not self.distill.has_loss:
                 raise ConfigError("distill.weight: got 0 without a task, so that nothing would be learned.")
             return
-        if not self.task_weight and (self.distill is None or not self.distill.weighs):
+        if not self.task_weight and (self.distill is None or not self.distill.has_loss):
             raise ConfigError("task_weight: got 0 with nothing to imitate, so that nothing would be learned.")
         if self.finetune is not None and not self.finetune.steps:
             raise ConfigError("finetune.steps: got 0, allowed is >= 1; set 'finetune' to null to leave it out.")
         if self.learn.regularise.layer_drop:
             raise ConfigError("learn.regularise.layer_drop: layers are not dropped while gates learn; set it to 0.")
-        if self.learn.freeze_frontend and "channels" in self.gated and isinstance(self.choose, FromGates):
+        if self.learn.freeze_frontend and "channels" in self.gate_configs and isinstance(self.choose, FromGates):
             raise ConfigError(
                 "learn.freeze_frontend: the channels of the front end are gated, so its weights must learn; set it to "
                 "false, or leave 'channels' out of 'gates'."
             )
 
     @property
-    def phases(self) -> dict[str, Training]:
+    def phases(self) -> dict[str, TrainingConfig]:
         """The phases that may train, by name; those that the way of choosing leaves out among them."""
         phases = {"finetune": self.finetune, "learn": self.learn, "recover": self.recover}
         return {name: phase for name, phase in phases.items() if phase is not None}
 
     @property
-    def gated(self) -> dict[str, Gate]:
+    def gate_configs(self) -> dict[str, Gate]:
         """Settings of the kinds that are gated."""
         return {kind: gate for kind, gate in self.gates.items() if gate is not None}
 
     @property
-    def pruned(self) -> tuple[str, ...]:
+    def pruned_kinds(self) -> tuple[str, ...]:
         """Kinds of axes that the run prunes; of a selection from a file it is not known."""
-        return self.choose.kinds if isinstance(self.choose, FromScore) else tuple(self.gated)
+        return self.choose.kinds if isinstance(self.choose, FromScore) else tuple(self.gate_configs)
 
     @property
     def round_to(self) -> dict[str, int]:
         """The multiple of each kind that is rounded while choosing."""
-        return self.choose.multiples(self.pruned) if isinstance(self.choose, Rounded) else {}
+        return self.choose.multiples(self.pruned_kinds) if isinstance(self.choose, RoundingConfig) else {}
 
     @property
-    def limits(self) -> tuple[Constraint, ...]:
+    def targeted_constraints(self) -> tuple[Constraint, ...]:
         """The constraints with their targets; a quarter of the parameters when none is given."""
         target = 0.25 if self.target is None else self.target
         return tuple(
-            constraint if constraint.given else replace(constraint, target=target)
+            constraint if constraint.target_fields else replace(constraint, target=target)
             for constraint in self.constraints or (Constraint(),)
         )

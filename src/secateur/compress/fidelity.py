@@ -11,13 +11,13 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import PreTrainedModel
 
-from secateur.arch import declare
-from secateur.compress.batches import MicroBatch
-from secateur.compress.imitate import Imitator, hidden_states, inputs_of, learning_part
-from secateur.masking.attach import base_of
-from secateur.modules.lengths import frames_of
-from secateur.objective.tasks import Task
-from secateur.timing import Timing, interleave
+from secateur.benchmarking.timing import Timing, interleave_timings
+from secateur.compress.audio_batches import MicroBatch
+from secateur.compress.distiller import DistillationModel, hidden_states, model_inputs, trainable_part
+from secateur.hf.declare import declare
+from secateur.hf.frame_counts import frames_of
+from secateur.masking.attach import encoder_of
+from secateur.tasks import Task
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,35 +35,37 @@ class Fidelity:
 
 
 @torch.no_grad()
-def fidelity(imitator: Imitator, teacher: nn.Module, batches: Sequence[MicroBatch]) -> Fidelity:
+def fidelity(distiller: DistillationModel, teacher: nn.Module, batches: Sequence[MicroBatch]) -> Fidelity:
     """Compare a student with its teacher on held-out audio."""
-    imitator.eval()
-    pairs = [(layer, layer) for layer in imitator.layers]
+    distiller.eval()
+    pairs = [(layer, layer) for layer in distiller.layers]
     loss = 0.0
     cosine: Tensor | None = None
     for batch in batches:
         states = hidden_states(teacher, batch.audio)
-        loss += float(imitator(batch.audio, states, pairs).pairs.mean()) / batch.frames
-        mine = hidden_states(imitator.student, batch.audio)
-        each = torch.stack([F.cosine_similarity(mine[i], states[i], dim=-1).sum() for i in mine])
-        cosine = each / batch.frames if cosine is None else cosine + each / batch.frames
+        loss += float(distiller(batch.audio, states, pairs).pairs.mean()) / batch.frames
+        student_states = hidden_states(distiller.student, batch.audio)
+        cosine_sums = torch.stack(
+            [F.cosine_similarity(student_states[i], states[i], dim=-1).sum() for i in student_states]
+        )
+        cosine = cosine_sums / batch.frames if cosine is None else cosine + cosine_sums / batch.frames
     assert cosine is not None
     return Fidelity(loss=loss, cosine=tuple(cosine.tolist()))
 
 
 @torch.no_grad()
-def score(task: Task, model: nn.Module, batches: Sequence[MicroBatch]) -> dict[str, float]:
+def score_task(task: Task, model: nn.Module, batches: Sequence[MicroBatch]) -> dict[str, float]:
     """How well a model does its task on held-out audio: the task's figures, such as ``wer``."""
-    model = learning_part(model, task).eval()
-    scorer = task.scorer()
+    model = trainable_part(model, task).eval()
+    metric = task.metric()
     for batch in batches:
-        answers = task.answers(model, inputs_of(model, batch.heard))
-        scorer.add(answers, frames_of(model, batch.heard.lengths), batch.asked)
-    return dict(scorer.figures())
+        predictions = task.predict(model, model_inputs(model, batch.inputs))
+        metric.update(predictions, frames_of(model, batch.inputs.lengths), batch.task_targets)
+    return dict(metric.compute())
 
 
 @torch.no_grad()
-def speed(
+def time_encoders(
     models: Mapping[str, PreTrainedModel], *, sample_rate: int, seconds: float, repeats: int
 ) -> dict[str, Timing]:
     """Return the time of one forward pass of each encoder over that much audio at batch 1, interleaved in one run."""
@@ -73,5 +75,5 @@ def speed(
     def forward(model: nn.Module) -> Tensor:
         return model(audio.to(next(model.parameters()).device))[0]  # type: ignore[no-any-return]
 
-    bases = {name: base_of(model).eval() for name, model in models.items()}
-    return interleave({name: partial(forward, base) for name, base in bases.items()}, repeats=repeats, warmup=2)
+    bases = {name: encoder_of(model).eval() for name, model in models.items()}
+    return interleave_timings({name: partial(forward, base) for name, base in bases.items()}, repeats=repeats, warmup=2)

@@ -15,20 +15,20 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from secateur.compress.config import Freeze
-from secateur.compress.imitate import Imitator
+from secateur.compress.config import FreezeConfig
+from secateur.compress.distiller import DistillationModel
 from secateur.compress.student import Student, selection_of
 from secateur.cost import Cost, Terms
 from secateur.cost.expected import indicator
 from secateur.gates import GateSet
 from secateur.structure import close
-from secateur.surgery.choose import Limit
+from secateur.surgery.choose import CostLimit
 
 logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Shrunk:
+class ShrinkEvent:
     """One time that the student became smaller."""
 
     step: int
@@ -37,7 +37,7 @@ class Shrunk:
     """of its encoder since"""
 
 
-class Progressive:
+class ProgressiveShrinking:
     """Freezes gates, and shrinks the student where that is wanted and pays.
 
     A gate is frozen when it has been closed at `patience` checks in a row, and with it all that is dead without its
@@ -47,11 +47,11 @@ class Progressive:
 
     def __init__(
         self,
-        config: Freeze,
+        config: FreezeConfig,
         gates: GateSet,
-        limits: Sequence[Limit],
+        cost_limits: Sequence[CostLimit],
         student: Student,
-        imitator: Imitator,
+        distiller: DistillationModel,
         *,
         steps: int,
     ) -> None:
@@ -64,102 +64,118 @@ class Progressive:
             imitator: Which trains it.
             steps: Of the phase.
         """
-        self.config, self.gates, self.limits, self.student, self.imitator = config, gates, limits, student, imitator
-        self.first, self.every = round(config.start * steps), max(1, round(config.every * steps))
-        self.closed = torch.zeros(len(gates.positions), dtype=torch.long)  # checks in a row, by gate
-        self.work = Cost.of(Terms(gates.structure), cost="macs")
-        self.dense = student.parameters
-        self.shrunk: list[Shrunk] = []
+        self.config, self.gates, self.cost_limits, self.student, self.distiller = (
+            config,
+            gates,
+            cost_limits,
+            student,
+            distiller,
+        )
+        self.first_check, self.check_interval = round(config.start * steps), max(1, round(config.every * steps))
+        self.closed_checks = torch.zeros(len(gates.positions), dtype=torch.long)  # checks in a row, by gate
+        self.macs = Cost.from_terms(Terms(gates.structure), cost="macs")
+        self.dense_parameters = student.parameter_count
+        self.shrink_events: list[ShrinkEvent] = []
 
-    def begin(self, step: int, optimiser: torch.optim.Optimizer) -> None:
+    def begin(self, step: int, optimizer: torch.optim.Optimizer) -> None:
         """Check the gates, at some steps, before the masks of the 0-based step are drawn."""
-        if step == 0 or step % self.every or step < self.first:
+        if step == 0 or step % self.check_interval or step < self.first_check:
             return
         self._freeze()
-        if self.config.shrink and self._pays():
-            self._shrink(self.kept, optimiser)
-            self.shrunk.append(Shrunk(step=step, parameters=self.student.parameters))
-            logger.info("step %d: the student has %d of %d parameters left", step, self.student.parameters, self.dense)
+        if self.config.shrink and self._is_worth_shrinking():
+            self._shrink(self.kept_units, optimizer)
+            self.shrink_events.append(ShrinkEvent(step=step, parameters=self.student.parameter_count))
+            logger.info(
+                "step %d: the student has %d of %d parameters left",
+                step,
+                self.student.parameter_count,
+                self.dense_parameters,
+            )
 
     @property
-    def kept(self) -> Tensor:
+    def kept_units(self) -> Tensor:
         """Which units are not frozen: (units,) of booleans."""
-        kept = torch.ones(self.gates.structure.size, dtype=torch.bool)
-        kept[self.gates.positions] = ~self.gates.frozen
-        return kept
+        is_kept = torch.ones(self.gates.structure.size, dtype=torch.bool)
+        is_kept[self.gates.positions] = ~self.gates.is_frozen
+        return is_kept
 
     def _freeze(self) -> None:
         gates, structure = self.gates, self.gates.structure
         probability = gates.open_probability().detach().cpu()[gates.positions]
-        self.closed = torch.where(probability < self.config.below, self.closed + 1, 0)
-        ready = (self.closed >= self.config.patience) & ~gates.frozen
+        self.closed_checks = torch.where(probability < self.config.below, self.closed_checks + 1, 0)
+        is_ready = (self.closed_checks >= self.config.patience) & ~gates.is_frozen
         order = torch.argsort(probability, stable=True)
-        order = self._but_last(gates.positions[order[ready[order]]])
+        order = self._keep_min_units(gates.positions[order[is_ready[order]]])
 
-        def without(count: int) -> Tensor:
-            kept = self.kept
-            kept[order[:count]] = False
-            return kept
+        def keep_without(count: int) -> Tensor:
+            is_kept = self.kept_units
+            is_kept[order[:count]] = False
+            return is_kept
 
-        def too_many(count: int) -> bool:
-            return any(limit.cost.at(without(count)) < limit.most for limit in self.limits)
+        def exceeds_limit(count: int) -> bool:
+            return any(limit.cost.exact(keep_without(count)) < limit.max_cost for limit in self.cost_limits)
 
         counts = range(1, len(order) + 1)
-        count = len(order) if not too_many(len(order)) else bisect.bisect_left(counts, True, key=too_many)
-        closed = close(structure, selection_of(structure, without(count))).selection
-        gates.frozen = indicator(structure, closed.axes)[gates.positions] == 0
+        count = len(order) if not exceeds_limit(len(order)) else bisect.bisect_left(counts, True, key=exceeds_limit)
+        normalized = close(structure, selection_of(structure, keep_without(count))).selection
+        gates.is_frozen = indicator(structure, normalized.axes)[gates.positions] == 0
 
-    def _but_last(self, order: Tensor) -> Tensor:
+    def _keep_min_units(self, order: Tensor) -> Tensor:
         """Positions of units, surest closed first, without those that would be the last of an axis that keeps some."""
-        kept, structure = self.kept, self.gates.structure
+        is_kept, structure = self.kept_units, self.gates.structure
         for axis in structure.axes.values():
-            places = torch.arange(axis.size) + structure.offsets[axis.name]
-            mine = torch.isin(order, places)
-            if axis.least and int(kept[places].sum()) - int(mine.sum()) < axis.least:
-                order = torch.cat([order[~mine], order[mine][: -axis.least]])
+            axis_positions = torch.arange(axis.size) + structure.offsets[axis.name]
+            in_axis = torch.isin(order, axis_positions)
+            if axis.least and int(is_kept[axis_positions].sum()) - int(in_axis.sum()) < axis.least:
+                order = torch.cat([order[~in_axis], order[in_axis][: -axis.least]])
         return order
 
-    def _pays(self) -> bool:
+    def _is_worth_shrinking(self) -> bool:
         """Whether the student has enough in it that can go."""
-        there = self.student.spread(torch.ones(len(self.student.units))).bool()
-        now = self.work.at(there)
-        return now - self.work.at(there & self.student.stays(self.kept)) >= self.config.worth * now
+        present_units = self.student.to_all_units(torch.ones(len(self.student.units))).bool()
+        current_macs = self.macs.exact(present_units)
+        return (
+            current_macs - self.macs.exact(present_units & self.student.remaining_units(self.kept_units))
+            >= self.config.worth * current_macs
+        )
 
-    def _shrink(self, kept: Tensor, optimiser: torch.optim.Optimizer) -> None:
-        with_head = self.imitator.student is self.student.model
-        self.student.shrink(kept, optimiser)
-        self.imitator.take(self.student.model if with_head else self.student.base)
+    def _shrink(self, kept_units: Tensor, optimizer: torch.optim.Optimizer) -> None:
+        has_head = self.distiller.student is self.student.model
+        self.student.shrink(kept_units, optimizer)
+        self.distiller.set_student(self.student.model if has_head else self.student.base)
 
-    def figures(self) -> dict[str, float]:
+    def metrics(self) -> dict[str, float]:
         """What the log tells: the share of gates that is frozen, and of its parameters that the student has."""
         return {
-            "frozen": float(self.gates.frozen.float().mean()),
-            "student": self.student.parameters / self.dense,
+            "frozen": float(self.gates.is_frozen.float().mean()),
+            "student": self.student.parameter_count / self.dense_parameters,
         }
 
     def summary(self) -> dict[str, Any]:
         """What the record tells, plain JSON."""
         return {
-            "gates": len(self.gates.frozen),
-            "frozen": int(self.gates.frozen.sum()),
-            "dense": self.dense,
-            "shrunk": [asdict(shrunk) for shrunk in self.shrunk],
+            "gates": len(self.gates.is_frozen),
+            "frozen": int(self.gates.is_frozen.sum()),
+            "dense": self.dense_parameters,
+            "shrunk": [asdict(event) for event in self.shrink_events],
         }
 
     def state(self) -> dict[str, Tensor]:
         """What is frozen, what is about to be, and the student's shape."""
         return {
-            "progressive.frozen": self.gates.frozen,
-            "progressive.closed": self.closed,
+            "progressive.frozen": self.gates.is_frozen,
+            "progressive.closed": self.closed_checks,
             "progressive.units": self.student.units,
-            "progressive.shrunk": torch.tensor([[s.step, s.parameters] for s in self.shrunk], dtype=torch.long),
+            "progressive.shrunk": torch.tensor([[s.step, s.parameters] for s in self.shrink_events], dtype=torch.long),
         }
 
-    def load(self, state: Mapping[str, Tensor], optimiser: torch.optim.Optimizer) -> None:
+    def load(self, state: Mapping[str, Tensor], optimizer: torch.optim.Optimizer) -> None:
         """Restore them; the student gets its shape, whose weights are restored next."""
-        self.gates.frozen, self.closed = state["progressive.frozen"], state["progressive.closed"]
-        self.shrunk = [Shrunk(step=step, parameters=count) for step, count in state["progressive.shrunk"].tolist()]
+        self.gates.is_frozen, self.closed_checks = state["progressive.frozen"], state["progressive.closed"]
+        self.shrink_events = [
+            ShrinkEvent(step=step, parameters=count) for step, count in state["progressive.shrunk"].tolist()
+        ]
         if len(state["progressive.units"]) < len(self.student.units):
-            there = torch.zeros(self.gates.structure.size, dtype=torch.bool)
-            there[state["progressive.units"]] = True
-            self._shrink(there, optimiser)
+            present_units = torch.zeros(self.gates.structure.size, dtype=torch.bool)
+            present_units[state["progressive.units"]] = True
+            self._shrink(present_units, optimizer)

@@ -15,14 +15,14 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from secateur.compress.config import Regularisation
-from secateur.objective.tasks.best_rq import span_mask
+from secateur.compress.config import RegularizationConfig
+from secateur.tasks.best_rq import span_mask
 
 # What a draw is for, the first part of its key: 0 and 1 are of the noise that BEST-RQ hides frames by.
-_TIME, _FEATURES = 2, 3
+_TIME_KEY, _FEATURES_KEY = 2, 3
 
 #: The method of the library's encoders that masks what their layers get.
-METHOD = "_mask_hidden_states"
+MASK_METHOD = "_mask_hidden_states"
 
 
 class SpecMasks(NamedTuple):
@@ -34,11 +34,11 @@ class SpecMasks(NamedTuple):
     """(B, D), zero these features in every frame"""
 
 
-NOTHING = SpecMasks(None, None)
+NO_MASKS = SpecMasks(None, None)
 
 
 def draw_masks(
-    settings: Regularisation, keys: Sequence[Sequence[int]], frames: Sequence[int], *, width: int
+    settings: RegularizationConfig, keys: Sequence[Sequence[int]], frames: Sequence[int], *, width: int
 ) -> SpecMasks:
     """Return the masks of a micro-batch, those of each row a function of its key alone.
 
@@ -56,57 +56,61 @@ def draw_masks(
         time = torch.zeros(len(frames), max(frames), dtype=torch.bool)
         for row, key, count in zip(time, keys, frames, strict=True):
             span = time_span(settings, count)
-            row[:count] = _spans(settings.time_masks, span, count, (_TIME, *key))
+            row[:count] = _draw_spans(settings.time_masks, span, count, (_TIME_KEY, *key))
     if settings.feature_masks:
         span = settings.feature_mask_length
-        features = torch.stack([_spans(settings.feature_masks, span, width, (_FEATURES, *key)) for key in keys])
+        features = torch.stack(
+            [_draw_spans(settings.feature_masks, span, width, (_FEATURES_KEY, *key)) for key in keys]
+        )
     return SpecMasks(time, features)
 
 
-def time_span(settings: Regularisation, frames: int) -> int:
+def time_span(settings: RegularizationConfig, frames: int) -> int:
     """Return the length of the time masks of an utterance, at most half of it, so that one mask never hides it all."""
     return max(1, min(settings.time_mask_length, frames // 2))
 
 
-def mask_from_here(base: Any) -> None:
+def install_masking(base: Any) -> None:
     """Make an encoder mask what `set_masks` gives it, and nothing else, in place of the library's own draws."""
-    if hasattr(base, METHOD):
-        setattr(base, METHOD, MethodType(_masked, base))
-        set_masks(base, NOTHING)
+    if hasattr(base, MASK_METHOD):
+        setattr(base, MASK_METHOD, MethodType(_apply_masks, base))
+        set_masks(base, NO_MASKS)
 
 
-def masks_from_here(base: Any) -> bool:
+def has_masking(base: Any) -> bool:
     """Return whether `mask_from_here` was called with this encoder."""
-    return METHOD in vars(base)
+    return MASK_METHOD in vars(base)
 
 
-def mask_as_stock(base: Any) -> None:
+def remove_masking(base: Any) -> None:
     """Undo `mask_from_here`."""
-    if masks_from_here(base):
-        delattr(base, METHOD)
+    if has_masking(base):
+        delattr(base, MASK_METHOD)
         del base.spec_masks
 
 
 def set_masks(base: Any, masks: SpecMasks) -> None:
     """Set the masks of an encoder's next pass; an encoder that masks nothing has none."""
-    if masks_from_here(base):
+    if has_masking(base):
         base.spec_masks = masks
 
 
-def _spans(share: float, span: int, count: int, key: Sequence[int]) -> Tensor:
+def _draw_spans(share: float, span: int, count: int, key: Sequence[int]) -> Tensor:
     """Return a mask of `count` places, (count,) of booleans."""
     rng = np.random.default_rng(key)
     return torch.from_numpy(span_mask(batch=1, frames=count, share=share, span=span, rng=rng)[0])
 
 
-def _masked(base: Any, hidden: Tensor, mask_time_indices: None = None, attention_mask: Tensor | None = None) -> Tensor:
+def _apply_masks(
+    base: Any, hidden: Tensor, mask_time_indices: None = None, attention_mask: Tensor | None = None
+) -> Tensor:
     """Return masked hidden states, (B, T, D): the method of the library's classes, and with its arguments."""
     assert mask_time_indices is None, "masks are set before a pass, not given with it"
     time, features = base.spec_masks
     if time is not None:
         # A front end may give a frame or two of padding behind the last valid one.
-        everywhere = F.pad(time.to(hidden.device), (0, hidden.shape[1] - time.shape[1]))
-        hidden = torch.where(everywhere[..., None], base.masked_spec_embed.to(hidden.dtype), hidden)
+        padded_mask = F.pad(time.to(hidden.device), (0, hidden.shape[1] - time.shape[1]))
+        hidden = torch.where(padded_mask[..., None], base.masked_spec_embed.to(hidden.dtype), hidden)
     if features is not None:
         hidden = hidden.masked_fill(features.to(hidden.device)[:, None], 0.0)
     return hidden

@@ -6,14 +6,14 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from secateur.arch import declare
-from secateur.compress.regularise import carry_over
+from secateur.compress.regularization import copy_training_state
+from secateur.hf.declare import declare
 from secateur.masking import attach
-from secateur.masking.attach import base_of
-from secateur.masking.parts import Parts
+from secateur.masking.attach import encoder_of
+from secateur.masking.parameter_view import ParameterView
 from secateur.structure import Selection, Structure
 from secateur.surgery.cut import cut
-from secateur.surgery.slices import Slices
+from secateur.surgery.slices import WeightSlicer
 
 
 class Student:
@@ -29,16 +29,16 @@ class Student:
             structure: Its own, or that of its encoder alone, where nothing of a transducer's head is pruned.
             static: As `attach` takes it.
         """
-        self.original, self.static = structure, static
+        self.original_structure, self.static = structure, static
         # Weight norm has one magnitude for all units: what is cut off would change how the others learn.
-        shared = [bind for weight in structure.weights if weight.magnitude for bind in weight.binds]
-        self.whole = frozenset(name for bind in shared for name in bind.axes)
-        self._take(model, structure)
+        magnitude_bindings = [bind for weight in structure.weights if weight.magnitude for bind in weight.binds]
+        self.uncut_axes = frozenset(name for bind in magnitude_bindings for name in bind.axes)
+        self._attach_masks(model, structure)
 
-    def _take(self, model: PreTrainedModel, structure: Structure) -> None:
+    def _attach_masks(self, model: PreTrainedModel, structure: Structure) -> None:
         self.model, self.structure = model, structure
         self.masking = attach(model, structure, static=self.static)
-        axes, offsets = self.original.axes, self.original.offsets
+        axes, offsets = self.original_structure.axes, self.original_structure.offsets
         self.units = torch.tensor(
             [
                 offsets[axis.name] + axes[axis.name].units.index(unit)
@@ -50,30 +50,30 @@ class Student:
     @property
     def base(self) -> nn.Module:
         """The encoder."""
-        return base_of(self.model)
+        return encoder_of(self.model)
 
     @property
-    def parameters(self) -> int:
+    def parameter_count(self) -> int:
         """How many parameters the encoder has."""
         return sum(parameter.numel() for parameter in self.base.parameters())
 
-    def own(self, values: Tensor) -> Tensor:
+    def to_student_units(self, values: Tensor) -> Tensor:
         """What is given for all units, for those that the model has: (all units,) -> (units,)."""
         return values[self.units.to(values.device)]
 
-    def spread(self, values: Tensor) -> Tensor:
+    def to_all_units(self, values: Tensor) -> Tensor:
         """The reverse, zero for units that it lacks: (units,) -> (all units,)."""
-        return values.new_zeros(self.original.size).index_copy(0, self.units.to(values.device), values)
+        return values.new_zeros(self.original_structure.size).index_copy(0, self.units.to(values.device), values)
 
-    def stays(self, kept: Tensor) -> Tensor:
+    def remaining_units(self, kept_units: Tensor) -> Tensor:
         """Which units a student has without those that are not kept: some axes stay whole; (all units,) of booleans."""
-        out = kept.clone()
-        for name in self.whole:
-            start = self.original.offsets[name]
-            out[start : start + self.original.axes[name].size] = True
-        return out
+        remaining = kept_units.clone()
+        for name in self.uncut_axes:
+            start = self.original_structure.offsets[name]
+            remaining[start : start + self.original_structure.axes[name].size] = True
+        return remaining
 
-    def shrink(self, kept: Tensor, optimiser: torch.optim.Optimizer | None = None) -> None:
+    def shrink(self, kept_units: Tensor, optimizer: torch.optim.Optimizer | None = None) -> None:
         """Go on without some units.
 
         The masks of these have been zero for good, so that what is left computes and learns the same.
@@ -82,50 +82,68 @@ class Student:
             kept: Whether each unit is left: (all units,) of booleans, closed.
             optimiser: That of the weights; it goes on with the smaller parameters and what is left of their moments.
         """
-        before = self.model
+        previous_model = self.model
         self.masking.remove()
         # What is factorised stays so: its ranks are not decided yet.
-        small = cut(before, selection_of(self.structure, self.own(self.stays(kept))), break_even=False)
-        structure = declare(small.config) if self.original.head else declare(small.config).without_head
-        carry_over(before, small)
-        if optimiser is not None:
-            _follow(optimiser, Parts(before, self.structure), small, Slices(self.structure, structure))
-        self._take(small, structure)
+        cut_model = cut(
+            previous_model,
+            selection_of(self.structure, self.to_student_units(self.remaining_units(kept_units))),
+            break_even=False,
+        )
+        structure = (
+            declare(cut_model.config) if self.original_structure.head else declare(cut_model.config).without_head
+        )
+        copy_training_state(previous_model, cut_model)
+        if optimizer is not None:
+            _replace_parameters(
+                optimizer,
+                ParameterView(previous_model, self.structure),
+                cut_model,
+                WeightSlicer(self.structure, structure),
+            )
+        self._attach_masks(cut_model, structure)
 
 
-def selection_of(structure: Structure, kept: Tensor) -> Selection:
+def selection_of(structure: Structure, kept_units: Tensor) -> Selection:
     """The kept units of a structure, (units,) of booleans, as a selection."""
-    flags = kept.tolist()
+    flags = kept_units.tolist()
     return Selection(
         axes={
-            name: tuple(sorted(unit for at, unit in enumerate(axis.units, structure.offsets[name]) if flags[at]))
+            name: tuple(sorted(unit for index, unit in enumerate(axis.units, structure.offsets[name]) if flags[index]))
             for name, axis in structure.axes.items()
         }
     )
 
 
-def _follow(optimiser: torch.optim.Optimizer, parts: Parts, small: PreTrainedModel, slices: Slices) -> None:
+def _replace_parameters(
+    optimizer: torch.optim.Optimizer, parts: ParameterView, small: PreTrainedModel, slices: WeightSlicer
+) -> None:
     """Put a cut model's parameters in the place of those of the model before, with what is left of their state."""
-    ours = {id(parameter): name for name, parameter in parts.parameters().items()}
-    after = dict(small.named_parameters())
-    new = {id(parameter): after.get(name) for name, parameter in parts.model.named_parameters()}
+    parameter_names = {id(parameter): name for name, parameter in parts.parameters().items()}
+    cut_parameters = dict(small.named_parameters())
+    replacements = {id(parameter): cut_parameters.get(name) for name, parameter in parts.model.named_parameters()}
 
-    def moved(state: Tensor, old: Tensor) -> Tensor:
-        return slices.of(ours[id(old)], state) if state.shape == old.shape and id(old) in ours else state
+    def sliced_state(state: Tensor, old: Tensor) -> Tensor:
+        return (
+            slices.extract(parameter_names[id(old)], state)
+            if state.shape == old.shape and id(old) in parameter_names
+            else state
+        )
 
-    for group in optimiser.param_groups:
+    for group in optimizer.param_groups:
         params = []
         for old in group["params"]:
-            if id(old) not in new:  # no part of the model
+            if id(old) not in replacements:  # no part of the model
                 params.append(old)
                 continue
-            states = optimiser.state.pop(old, {})
-            parameter = new[id(old)]
+            states = optimizer.state.pop(old, {})
+            parameter = replacements[id(old)]
             if parameter is None:
                 continue
             params.append(parameter)
             if states:
-                optimiser.state[parameter] = {
-                    name: moved(state, old) if isinstance(state, Tensor) else state for name, state in states.items()
+                optimizer.state[parameter] = {
+                    name: sliced_state(state, old) if isinstance(state, Tensor) else state
+                    for name, state in states.items()
                 }
         group["params"] = params

@@ -10,12 +10,12 @@ from typing import Any
 
 from secateur.data.corpus import SAMPLE_RATE
 from secateur.errors import ConfigError
-from secateur.records import environment, read_json
+from secateur.records.files import environment, read_json
 
 FORMAT = 1
 #: The record of a sweep, in its folder.
-SWEEP = "sweep.json"
-_ODD = re.compile(r"[^\w.+-]")  # what a folder's name had better not hold
+SWEEP_FILE = "sweep.json"
+_UNSAFE_CHARACTERS = re.compile(r"[^\w.+-]")  # what a folder's name had better not hold
 
 
 def combinations(grid: Mapping[str, Sequence[Any]]) -> list[dict[str, Any]]:
@@ -34,18 +34,18 @@ def combinations(grid: Mapping[str, Sequence[Any]]) -> list[dict[str, Any]]:
     runs = [dict(zip(grid, values, strict=True)) for values in itertools.product(*grid.values())]
     folders: dict[str, dict[str, Any]] = {}
     for run in runs:
-        other = folders.setdefault(folder_of(run), run)
-        if other is not run:
-            name = next(name for name in grid if run[name] != other[name])
+        previous_run = folders.setdefault(folder_of(run), run)
+        if previous_run is not run:
+            name = next(name for name in grid if run[name] != previous_run[name])
             raise ConfigError(
-                f"--sweep {name}: runs of {other[name]} and of {run[name]} would share the folder {folder_of(run)!r}."
+                f"--sweep {name}: runs of {previous_run[name]} and of {run[name]} would share the folder {folder_of(run)!r}."
             )
     return runs
 
 
 def folder_of(values: Mapping[str, Any]) -> str:
     """The name of a run's folder, such as ``target=0.9,seed=0``."""
-    return ",".join(f"{name}={_ODD.sub('_', str(value))}" for name, value in values.items())
+    return ",".join(f"{name}={_UNSAFE_CHARACTERS.sub('_', str(value))}" for name, value in values.items())
 
 
 def sweep_record(
@@ -61,10 +61,10 @@ def sweep_record(
     """
     records = [read_json(folder / folder_of(values) / "record.json") for values in runs]
     task = records[0].get("task") or {}
-    headline = task.get("headline", "loss" if all("loss" in stage for stage in records[0]["stages"]) else None)
+    primary_metric = task.get("headline", "loss" if all("loss" in stage for stage in records[0]["stages"]) else None)
 
-    def figures(stage: Mapping[str, Any]) -> dict[str, Any]:
-        score = stage.get("loss") if headline == "loss" else stage.get("scores", {}).get(headline)
+    def summarize_stage(stage: Mapping[str, Any]) -> dict[str, Any]:
+        score = stage.get("loss") if primary_metric == "loss" else stage.get("scores", {}).get(primary_metric)
         return {
             "parameters": stage["parameters"],
             "macs": stage["macs"],
@@ -77,7 +77,7 @@ def sweep_record(
         "kind": "sweep",
         "name": name,
         "fields": list(runs[0]),
-        "headline": headline,
+        "headline": primary_metric,
         "better": task.get("better", "lower"),
         "environment": environment(),
         "samples": records[0]["stages"][0]["samples"],
@@ -86,8 +86,8 @@ def sweep_record(
             {
                 "values": dict(values),
                 "folder": folder_of(values),
-                "dense": figures(record["stages"][0]),
-                "kept": figures(record["stages"][-1]),
+                "dense": summarize_stage(record["stages"][0]),
+                "kept": summarize_stage(record["stages"][-1]),
                 "broken": [check["name"] for check in record["verification"]["checks"] if not check["holds"]],
             }
             for values, record in zip(runs, records, strict=True)

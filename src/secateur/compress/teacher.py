@@ -10,10 +10,10 @@ from typing import Any, Literal
 import torch
 from torch import nn
 
-from secateur.arch import declare
-from secateur.compress.imitate import Passed, compiled, hidden_states, passed
+from secateur.compress.distiller import EncoderOutput, compile_encoder, encode, hidden_states
 from secateur.data.collate import AudioBatch
 from secateur.errors import ModelError
+from secateur.hf.declare import declare
 from secateur.inference import for_inference
 
 logger = logging.getLogger(__name__)
@@ -22,7 +22,7 @@ logger = logging.getLogger(__name__)
 _SAMPLES = 16_000
 
 #: Largest root-mean-square error of a form's hidden states relative to the encoder's own, by the form's dtype.
-TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-4, torch.bfloat16: 5e-2}
+FORM_TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-4, torch.bfloat16: 5e-2}
 
 
 class Teacher:
@@ -50,20 +50,20 @@ class Teacher:
             compile: Whether the form is compiled.
         """
         self.layers = tuple(layers)
-        form = _fastest(model, torch.bfloat16 if precision == "bf16" else _dtype(model))
-        self.form: nn.Module = compiled(form) if compile else form
+        inference_model = _inference_form(model, torch.bfloat16 if precision == "bf16" else _dtype(model))
+        self.inference_model: nn.Module = compile_encoder(inference_model) if compile else inference_model
 
-    def __call__(self, audio: AudioBatch) -> Passed:
+    def __call__(self, audio: AudioBatch) -> EncoderOutput:
         """The imitated hidden states by number, (B, T, D) each, and the logits of a head, without graph."""
-        with torch.no_grad(), torch.autocast(_device(self.form), enabled=False):
-            return passed(self.form, audio, self.layers)
+        with torch.no_grad(), torch.autocast(_device(self.inference_model), enabled=False):
+            return encode(self.inference_model, audio, self.layers)
 
 
-def _fastest(base: nn.Module, dtype: torch.dtype) -> nn.Module:
+def _inference_form(base: nn.Module, dtype: torch.dtype) -> nn.Module:
     """The inference-only form in a dtype if it agrees with the encoder, else the encoder."""
     model: Any = base
     try:
-        form = for_inference(model if dtype == _dtype(base) else copy.deepcopy(model).to(dtype))
+        inference_model = for_inference(model if dtype == _dtype(base) else copy.deepcopy(model).to(dtype))
     except ModelError as error:
         logger.warning("the teacher computes in its stock form: %s", error)
         return base
@@ -71,11 +71,11 @@ def _fastest(base: nn.Module, dtype: torch.dtype) -> nn.Module:
     noise = torch.randn(shape, generator=torch.Generator().manual_seed(0))
     audio = AudioBatch(values=noise, lengths=torch.tensor([shape[1]]), ids=("noise",), mask=None)
     with torch.no_grad(), torch.autocast(_device(base), enabled=False):
-        expected, got = hidden_states(base, audio), hidden_states(form, audio)
-    worst = max(float((got[i].double() - state).norm() / state.double().norm()) for i, state in expected.items())
-    if worst <= TOLERANCE[dtype]:
-        return form
-    logger.warning("the teacher computes in its stock form: its inference-only form is off by %.0e", worst)
+        expected, actual = hidden_states(base, audio), hidden_states(inference_model, audio)
+    max_error = max(float((actual[i].double() - state).norm() / state.double().norm()) for i, state in expected.items())
+    if max_error <= FORM_TOLERANCE[dtype]:
+        return inference_model
+    logger.warning("the teacher computes in its stock form: its inference-only form is off by %.0e", max_error)
     return base
 
 

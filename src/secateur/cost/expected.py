@@ -20,16 +20,16 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from secateur.architectures.transducer import is_of_head
 from secateur.cost.grid import Grids, Squares
 from secateur.errors import ConfigError
-from secateur.modules.transducer import is_of_head
 from secateur.structure import Axis, Bind, Selection, Structure, Unit, Use, Weight
 
 #: The costs that are counted, from the declaration alone.
 COSTS = ("parameters", "macs")
 
 #: How factorised maps count: as two matrices; as what is cheaper, and what is left of them after a cut; as one matrix.
-Form = Literal["two", "cheaper", "one"]
+FactorizedForm = Literal["factorized", "cheaper", "dense"]
 
 
 class Liveness:
@@ -39,45 +39,56 @@ class Liveness:
     """
 
     def __init__(self, structure: Structure) -> None:
-        offsets, nobody = structure.offsets, structure.size  # index `nobody` is always open
+        offsets, always_open = structure.offsets, structure.size  # index `nobody` is always open
         self.axes = list(structure.axes.values())
-        self.number = {axis.name: index for index, axis in enumerate(self.axes)}
-        position = {
-            axis.name: {unit: offsets[axis.name] + at for at, unit in enumerate(axis.units)} for axis in self.axes
+        self.axis_index = {axis.name: index for index, axis in enumerate(self.axes)}
+        unit_positions = {
+            axis.name: {unit: offsets[axis.name] + unit_index for unit_index, unit in enumerate(axis.units)}
+            for axis in self.axes
         }
-        always, atoms, needed, single, common = len(self.axes), [], [], [], []
+        always_open_axis, gate_chains, requirement_rows, own_requirements, shared_rows = len(self.axes), [], [], [], []
         for axis in self.axes:
-            by_all = [self.number[name] for name in needed_by_all(structure, axis)]
-            own_needs = [self.number[name] for name in axis.needs if not by_all] or [always] * axis.size
-            shared = [position[name].get(unit, nobody) for name, unit in axis.parents]
-            inherited = self.implied(structure, axis)
-            for at in range(axis.size):
-                atoms.append([offsets[axis.name] + at, *shared])
-                needed.append([own_needs[at], *by_all, *inherited])
-            single += own_needs
-            common.append(by_all)
-        self.atoms = _pad(atoms, nobody)
-        self.needed = _pad(needed, always)
-        self.single, self.common = torch.tensor(single, dtype=torch.long), _pad(common, always)
-        self.of_axis = torch.repeat_interleave(torch.tensor([axis.size for axis in self.axes]))
-        self.least = torch.tensor([float(axis.least > 0 and axis.size > 0) for axis in self.axes], dtype=torch.float64)
-        by_size: dict[int, list[int]] = {}
+            shared_axes = [self.axis_index[name] for name in shared_requirements(structure, axis)]
+            unit_requirements = [self.axis_index[name] for name in axis.needs if not shared_axes] or [
+                always_open_axis
+            ] * axis.size
+            parent_gates = [unit_positions[name].get(unit, always_open) for name, unit in axis.parents]
+            inherited_axes = self.inherited_requirements(structure, axis)
+            for unit_index in range(axis.size):
+                gate_chains.append([offsets[axis.name] + unit_index, *parent_gates])
+                requirement_rows.append([unit_requirements[unit_index], *shared_axes, *inherited_axes])
+            own_requirements += unit_requirements
+            shared_rows.append(shared_axes)
+        self.gate_chain = _pad(gate_chains, always_open)
+        self.required_axes = _pad(requirement_rows, always_open_axis)
+        self.own_requirement, self.shared_requirements = (
+            torch.tensor(own_requirements, dtype=torch.long),
+            _pad(shared_rows, always_open_axis),
+        )
+        self.axis_of_unit = torch.repeat_interleave(torch.tensor([axis.size for axis in self.axes]))
+        self.has_min_unit = torch.tensor(
+            [float(axis.least > 0 and axis.size > 0) for axis in self.axes], dtype=torch.float64
+        )
+        axes_of_size: dict[int, list[int]] = {}
         for index, axis in enumerate(self.axes):
-            by_size.setdefault(axis.size, []).append(index)
-        self.by_size = [
+            axes_of_size.setdefault(axis.size, []).append(index)
+        self.axes_by_size = [
             (
                 torch.tensor(indices),
-                torch.tensor([[offsets[self.axes[i].name] + at for at in range(size)] for i in indices]),
+                torch.tensor(
+                    [[offsets[self.axes[i].name] + unit_index for unit_index in range(size)] for i in indices]
+                ),
             )
-            for size, indices in by_size.items()
+            for size, indices in axes_of_size.items()
             if size
         ]
-        self.parents = _pad(
-            [[position[name].get(unit, nobody) for name, unit in axis.parents] for axis in self.axes], nobody
+        self.parent_gates = _pad(
+            [[unit_positions[name].get(unit, always_open) for name, unit in axis.parents] for axis in self.axes],
+            always_open,
         )
 
     def __call__(
-        self, open_probability: Tensor, axes: tuple[Tensor, Tensor] | None = None
+        self, open_probability: Tensor, axis_probabilities: tuple[Tensor, Tensor] | None = None
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Liveness of units, expected counts of axes, and the probability that an axis has any living unit.
 
@@ -88,17 +99,17 @@ class Liveness:
         Returns:
             (units + 1,) with a final one, (axes + 1,) with a final one, (axes,).
         """
-        one = open_probability.new_ones(1)
-        own = torch.cat([open_probability, one])
-        some, needy = axes or self.some(open_probability)
-        alive = own[self.atoms].prod(-1) * some[self.needed].prod(-1)  # (units,)
-        counts = torch.zeros_like(needy).index_add(0, self.of_axis, alive)
+        one_probability = open_probability.new_ones(1)
+        p_open = torch.cat([open_probability, one_probability])
+        p_any_open, p_any_alive = axis_probabilities or self.any_unit_probabilities(open_probability)
+        p_alive = p_open[self.gate_chain].prod(-1) * p_any_open[self.required_axes].prod(-1)  # (units,)
+        counts = torch.zeros_like(p_any_alive).index_add(0, self.axis_of_unit, p_alive)
         # A conv axis keeps a unit even when all its gates are closed: E[max(1, n)] = E[n] + P(n = 0).
-        counts = counts + self.least * (1.0 - some[:-1])
-        there = own[self.parents].prod(-1) * needy
-        return torch.cat([alive, one]), torch.cat([counts, one]), there
+        counts = counts + self.has_min_unit * (1.0 - p_any_open[:-1])
+        p_present = p_open[self.parent_gates].prod(-1) * p_any_alive
+        return torch.cat([p_alive, one_probability]), torch.cat([counts, one_probability]), p_present
 
-    def some(self, open_probability: Tensor) -> tuple[Tensor, Tensor]:
+    def any_unit_probabilities(self, open_probability: Tensor) -> tuple[Tensor, Tensor]:
         """The probability that an axis has a unit whose own gate is open, and that it has one with what it needs.
 
         Args:
@@ -107,35 +118,35 @@ class Liveness:
         Returns:
             (axes + 1,) with a final one, (axes,).
         """
-        some = torch.cat([1.0 - self._all_closed(open_probability), open_probability.new_ones(1)])
-        needy = 1.0 - self._all_closed(open_probability * some[self.single])
-        return some, needy * some[self.common].prod(-1)
+        p_any_open = torch.cat([1.0 - self._p_all_closed(open_probability), open_probability.new_ones(1)])
+        p_any_alive = 1.0 - self._p_all_closed(open_probability * p_any_open[self.own_requirement])
+        return p_any_open, p_any_alive * p_any_open[self.shared_requirements].prod(-1)
 
-    def implied(self, structure: Structure, axis: Axis) -> list[int]:
+    def inherited_requirements(self, structure: Structure, axis: Axis) -> list[int]:
         """Numbers of the axes that units of this one need because their parents do."""
-        needed = [
+        requirements = [
             structure.axes[name].needs[structure.axes[name].units.index(unit)]
             for name, unit in axis.parents
             if structure.axes[name].needs and unit in structure.axes[name].units
         ]
         # A unit of the axis that its parent needs meets that need itself.
-        return [self.number[name] for name in needed if name != axis.name]
+        return [self.axis_index[name] for name in requirements if name != axis.name]
 
-    def _all_closed(self, probability: Tensor) -> Tensor:
+    def _p_all_closed(self, probability: Tensor) -> Tensor:
         """P(no unit of the axis is open) for every axis, from its own units' probabilities: (units,) -> (axes,)."""
-        closed = probability.new_ones(len(self.axes))
-        for indices, units in self.by_size:
-            closed = closed.index_copy(0, indices, (1.0 - probability[units]).prod(-1))
-        return closed
+        p_closed = probability.new_ones(len(self.axes))
+        for indices, units in self.axes_by_size:
+            p_closed = p_closed.index_copy(0, indices, (1.0 - probability[units]).prod(-1))
+        return p_closed
 
 
-def needed_by_all(structure: Structure, axis: Axis) -> list[str]:
+def shared_requirements(structure: Structure, axis: Axis) -> list[str]:
     """Other axes that all units of an axis need a unit of, as such or because what they need needs it, by name."""
-    found = [axis.name]
-    while len(set(axis.needs)) == 1 and axis.needs[0] not in found:
-        found.append(axis.needs[0])
+    names = [axis.name]
+    while len(set(axis.needs)) == 1 and axis.needs[0] not in names:
+        names.append(axis.needs[0])
         axis = structure.axes[axis.needs[0]]
-    return found[1:]
+    return names[1:]
 
 
 class Presence:
@@ -144,35 +155,40 @@ class Presence:
     Exact where the axes of a group share no gates but those that all of them share.
     """
 
-    def __init__(self, structure: Structure, alive: Liveness, groups: Sequence[Sequence[str]]) -> None:
-        offsets, nobody, always = structure.offsets, structure.size, len(alive.axes)
+    def __init__(self, structure: Structure, liveness: Liveness, groups: Sequence[Sequence[str]]) -> None:
+        offsets, always_open, always_open_axis = structure.offsets, structure.size, len(liveness.axes)
 
-        def positions(parents: Iterable[Unit]) -> list[int]:
-            there = [(name, structure.axes[name].units, unit) for name, unit in parents]
-            return [offsets[name] + units.index(unit) for name, units, unit in there if unit in units]
+        def positions(group_parents: Iterable[Unit]) -> list[int]:
+            parent_units = [(name, structure.axes[name].units, unit) for name, unit in group_parents]
+            return [offsets[name] + units.index(unit) for name, units, unit in parent_units if unit in units]
 
-        self.alive, self.shape = alive, (len(groups), max((len(group) for group in groups), default=1))
-        parents = [[set(structure.axes[name].parents) for name in group] for group in groups]
-        common = [set.intersection(*each) if each else set() for each in parents]
-        own, implied = [], []
-        for group, shared in zip(groups, common, strict=True):
+        self.liveness, self.shape = liveness, (len(groups), max((len(group) for group in groups), default=1))
+        group_parents = [[set(structure.axes[name].parents) for name in group] for group in groups]
+        shared_parents = [set.intersection(*parent_sets) if parent_sets else set() for parent_sets in group_parents]
+        own_rows, requirement_rows = [], []
+        for group, shared_units in zip(groups, shared_parents, strict=True):
             axes = [structure.axes[name] for name in group]
-            rest = self.shape[1] - len(axes)
-            own += [positions(set(axis.parents) - shared) for axis in axes] + [[]] * rest
-            implied += [alive.implied(structure, axis) for axis in axes] + [[]] * rest
-        self.common = _pad([positions(shared) for shared in common], nobody)
-        self.own, self.implied = _pad(own, nobody), _pad(implied, always)
-        self.axes = _pad([[alive.number[name] for name in group] or [always + 1] for group in groups], always)
+            padding = self.shape[1] - len(axes)
+            own_rows += [positions(set(axis.parents) - shared_units) for axis in axes] + [[]] * padding
+            requirement_rows += [liveness.inherited_requirements(structure, axis) for axis in axes] + [[]] * padding
+        self.shared_gates = _pad([positions(shared_units) for shared_units in shared_parents], always_open)
+        self.own_gates, self.required_axes = _pad(own_rows, always_open), _pad(requirement_rows, always_open_axis)
+        self.axes = _pad(
+            [[liveness.axis_index[name] for name in group] or [always_open_axis + 1] for group in groups],
+            always_open_axis,
+        )
 
-    def __call__(self, open_probability: Tensor, axes: tuple[Tensor, Tensor] | None = None) -> Tensor:
+    def __call__(self, open_probability: Tensor, axis_probabilities: tuple[Tensor, Tensor] | None = None) -> Tensor:
         """(units,) -> (groups,); `axes` is what `Liveness.some` returns for the units, where it is known."""
-        one = open_probability.new_ones(1)
-        own = torch.cat([open_probability, one])
-        some, needy = axes or self.alive.some(open_probability)
-        needy = needy + self.alive.least * (1.0 - needy)
-        parents = (own[self.own].prod(-1) * some[self.implied].prod(-1)).view(self.shape)
-        there = parents * torch.cat([needy, 0 * one, one])[self.axes]  # (groups, axes), zero where there are no more
-        return own[self.common].prod(-1) * (1.0 - (1.0 - there).prod(-1))
+        one_probability = open_probability.new_ones(1)
+        p_open = torch.cat([open_probability, one_probability])
+        p_any_open, p_any_alive = axis_probabilities or self.liveness.any_unit_probabilities(open_probability)
+        p_any_alive = p_any_alive + self.liveness.has_min_unit * (1.0 - p_any_alive)
+        p_parents = (p_open[self.own_gates].prod(-1) * p_any_open[self.required_axes].prod(-1)).view(self.shape)
+        p_present = (
+            p_parents * torch.cat([p_any_alive, 0 * one_probability, one_probability])[self.axes]
+        )  # (groups, axes), zero where there are no more
+        return p_open[self.shared_gates].prod(-1) * (1.0 - (1.0 - p_present).prod(-1))
 
 
 @dataclass(frozen=True)
@@ -188,59 +204,75 @@ class Terms:
 
     def __init__(self, structure: Structure) -> None:
         self.structure = structure
-        self.alive = Liveness(structure)
+        self.liveness = Liveness(structure)
         self.terms = [Term(weight=weight, use=None) for weight in structure.weights]
         self.terms += [Term(weight=None, use=use) for use in structure.uses if use.axes]
-        self.terms += [Term(weight=each.dense, use=None) for each in structure.factorised]
-        self.of_weight = {term.weight.name: index for index, term in enumerate(self.terms) if term.weight}
-        named = [(self.of_weight[name] for name in (f.inner, f.outer, f.dense.name)) for f in structure.factorised]
-        self.two_and_one = torch.tensor([list(row) for row in named], dtype=torch.long).reshape(-1, 3)
-        number, nobody = self.alive.number, structure.size
-        groups: dict[tuple[int, ...], int] = {}
+        self.terms += [Term(weight=linear.dense, use=None) for linear in structure.factorised]
+        self.weight_index = {term.weight.name: index for index, term in enumerate(self.terms) if term.weight}
+        factor_rows = [
+            (self.weight_index[name] for name in (linear.inner, linear.outer, linear.dense.name))
+            for linear in structure.factorised
+        ]
+        self.factorized_terms = torch.tensor([list(row) for row in factor_rows], dtype=torch.long).reshape(-1, 3)
+        axis_index, always_open = self.liveness.axis_index, structure.size
+        group_indices: dict[tuple[int, ...], int] = {}
         grids: dict[int, tuple[str, str]] = {}
         squares: dict[int, str] = {}
 
-        def group(axes: Sequence[str], across: str) -> int:
-            if not across:
-                return groups.setdefault(tuple(number[name] for name in axes), len(groups))
-            (inside,) = axes
-            index = groups.setdefault((-1 - number[across], -1 - number[inside]), len(groups))
-            grids[index] = across, inside
+        def group(axes: Sequence[str], outer: str) -> int:
+            if not outer:
+                return group_indices.setdefault(tuple(axis_index[name] for name in axes), len(group_indices))
+            (inner,) = axes
+            index = group_indices.setdefault((-1 - axis_index[outer], -1 - axis_index[inner]), len(group_indices))
+            grids[index] = outer, inner
             return index
 
-        along, within, any_of, constant = [], [], [], []
+        term_group_rows, containing_units, presence_groups, constant_sizes = [], [], [], []
         for term in self.terms:
             binds = term.weight.binds if term.weight else [term.use] if term.use else []
-            both = _both_sides(binds)
-            if both:
-                index = groups.setdefault((-1 - number[both],), len(groups))
-                squares[index] = both
-            along.append([index] if both else [group(bind.axes, bind.across) for bind in binds])
+            square_axis = _square_axis(binds)
+            if square_axis:
+                index = group_indices.setdefault((-1 - axis_index[square_axis],), len(group_indices))
+                squares[index] = square_axis
+            term_group_rows.append([index] if square_axis else [group(bind.axes, bind.across) for bind in binds])
             unit = term.weight.within if term.weight else None
-            within.append(nobody if unit is None else self._position(*unit))
-            any_of.append(term.weight.any_of if term.weight else ())
-            bound = {bind.dim for bind in term.weight.binds} if term.weight else set()
+            containing_units.append(always_open if unit is None else self._position(*unit))
+            presence_groups.append(term.weight.any_of if term.weight else ())
+            bound_dims = {bind.dim for bind in term.weight.binds} if term.weight else set()
             shape = term.weight.shape if term.weight else ()
-            widths = [bind.width * (len(bind.axes) if both else 1) for bind in term.weight.binds] if term.weight else []
-            constant.append(float(math.prod([*widths, *(size for dim, size in enumerate(shape) if dim not in bound)])))
-        self.along = _pad(along, len(groups))
-        self.within = torch.tensor(within)
-        self.constant = torch.tensor(constant, dtype=torch.float64)
-        conditional = [index for index, axes in enumerate(any_of) if axes]
-        self.conditional = torch.tensor(conditional, dtype=torch.long)
-        self.there = Presence(structure, self.alive, [any_of[index] for index in conditional])
-        plain = {axes: index for axes, index in groups.items() if index not in grids and index not in squares}
-        self.group_of = torch.tensor([index for axes, index in plain.items() for _ in axes], dtype=torch.long)
-        self.axis_of = torch.tensor([axis for axes in plain for axis in axes], dtype=torch.long)
-        self.grids, self.grid_of = Grids(structure, list(grids.values())), torch.tensor(list(grids), dtype=torch.long)
+            widths = (
+                [bind.width * (len(bind.axes) if square_axis else 1) for bind in term.weight.binds]
+                if term.weight
+                else []
+            )
+            constant_sizes.append(
+                float(math.prod([*widths, *(size for dim, size in enumerate(shape) if dim not in bound_dims)]))
+            )
+        self.term_groups = _pad(term_group_rows, len(group_indices))
+        self.containing_unit = torch.tensor(containing_units)
+        self.constant_size = torch.tensor(constant_sizes, dtype=torch.float64)
+        conditional_indices = [index for index, axes in enumerate(presence_groups) if axes]
+        self.conditional_terms = torch.tensor(conditional_indices, dtype=torch.long)
+        self.presence = Presence(structure, self.liveness, [presence_groups[index] for index in conditional_indices])
+        product_groups = {
+            axes: index for axes, index in group_indices.items() if index not in grids and index not in squares
+        }
+        self.product_group_of_axis = torch.tensor(
+            [index for axes, index in product_groups.items() for _ in axes], dtype=torch.long
+        )
+        self.product_axes = torch.tensor([axis for axes in product_groups for axis in axes], dtype=torch.long)
+        self.grids, self.grid_groups = (
+            Grids(structure, list(grids.values())),
+            torch.tensor(list(grids), dtype=torch.long),
+        )
         self.squares = Squares(structure, list(squares.values()))
-        self.square_of = torch.tensor(list(squares), dtype=torch.long)
-        self.groups = len(groups)
+        self.square_groups = torch.tensor(list(squares), dtype=torch.long)
+        self.num_groups = len(group_indices)
 
     def _position(self, axis: str, unit: int) -> int:
         return self.structure.offsets[axis] + self.structure.axes[axis].units.index(unit)
 
-    def sizes(self, open_probability: Tensor, form: Form = "two") -> Tensor:
+    def sizes(self, open_probability: Tensor, form: FactorizedForm = "factorized") -> Tensor:
         """Expected size of every term (elements of a parameter, living units of a product): (units,) -> (terms,).
 
         Args:
@@ -248,23 +280,33 @@ class Terms:
             form: How factorised maps count.
         """
         # With a gradient each has a graph of its own: in which order gradients are summed decides their last digits.
-        axes = None if torch.is_grad_enabled() else self.alive.some(open_probability)
-        alive, counts, _ = self.alive(open_probability, axes)
-        sums = torch.zeros(self.groups, dtype=counts.dtype).index_add(0, self.group_of, counts[self.axis_of])
-        sums = sums.index_copy(0, self.grid_of, self.grids(open_probability))
-        sums = sums.index_copy(0, self.square_of, self.squares(open_probability))
+        axis_probabilities = None if torch.is_grad_enabled() else self.liveness.any_unit_probabilities(open_probability)
+        p_alive, counts, _ = self.liveness(open_probability, axis_probabilities)
+        sums = torch.zeros(self.num_groups, dtype=counts.dtype).index_add(
+            0, self.product_group_of_axis, counts[self.product_axes]
+        )
+        sums = sums.index_copy(0, self.grid_groups, self.grids(open_probability))
+        sums = sums.index_copy(0, self.square_groups, self.squares(open_probability))
         sums = torch.cat([sums, sums.new_ones(1)])
-        sizes = self.constant * sums[self.along].prod(-1) * alive[self.within]
-        if len(self.conditional):
-            sizes = sizes * torch.ones_like(sizes).index_copy(0, self.conditional, self.there(open_probability, axes))
-        if len(self.two_and_one):
-            two, one = sizes[self.two_and_one[:, :2]].sum(-1), sizes[self.two_and_one[:, 2]]
-            as_two = torch.ones_like(two) if form == "two" else (two < one).to(two) if form == "cheaper" else 0 * two
-            shares = torch.stack([as_two, as_two, 1 - as_two], dim=1).detach()
-            sizes = sizes * torch.ones_like(sizes).index_copy(0, self.two_and_one.flatten(), shares.flatten())
+        sizes = self.constant_size * sums[self.term_groups].prod(-1) * p_alive[self.containing_unit]
+        if len(self.conditional_terms):
+            sizes = sizes * torch.ones_like(sizes).index_copy(
+                0, self.conditional_terms, self.presence(open_probability, axis_probabilities)
+            )
+        if len(self.factorized_terms):
+            factor_sizes, dense_sizes = sizes[self.factorized_terms[:, :2]].sum(-1), sizes[self.factorized_terms[:, 2]]
+            factor_share = (
+                torch.ones_like(factor_sizes)
+                if form == "factorized"
+                else (factor_sizes < dense_sizes).to(factor_sizes)
+                if form == "cheaper"
+                else 0 * factor_sizes
+            )
+            shares = torch.stack([factor_share, factor_share, 1 - factor_share], dim=1).detach()
+            sizes = sizes * torch.ones_like(sizes).index_copy(0, self.factorized_terms.flatten(), shares.flatten())
         return sizes
 
-    def weights_of(self, cost: str, samples: int, counts: Callable[[Term, Use | None], bool]) -> Tensor:
+    def unit_costs(self, cost: str, samples: int, is_counted: Callable[[Term, Use | None], bool]) -> Tensor:
         """How much one unit of each term's size costs: (terms,) in float64.
 
         Args:
@@ -275,12 +317,12 @@ class Terms:
         factors = torch.zeros(len(self.terms), dtype=torch.float64)
         if cost == "parameters":
             for index, term in enumerate(self.terms):
-                factors[index] = float(term.weight is not None and counts(term, None))
+                factors[index] = float(term.weight is not None and is_counted(term, None))
             return factors
         products = {id(term.use): index for index, term in enumerate(self.terms) if term.use}
-        for use in (*self.structure.uses, *(each.use for each in self.structure.factorised)):
-            index = self.of_weight[use.weight] if use.weight else products[id(use)]
-            if counts(self.terms[index], use):
+        for use in (*self.structure.uses, *(linear.use for linear in self.structure.factorised)):
+            index = self.weight_index[use.weight] if use.weight else products[id(use)]
+            if is_counted(self.terms[index], use):
                 factors[index] += float(self.structure.times(use.rate, samples))
         return factors
 
@@ -299,26 +341,26 @@ class Cost:
     """
 
     structure: Structure
-    value: Callable[[Tensor, Form], Tensor]
+    value: Callable[[Tensor, FactorizedForm], Tensor]
     dense: float = field(init=False)
     label: str
     unit: Literal["", "ms"] = ""
 
     def __post_init__(self) -> None:
-        whole = torch.ones(self.structure.size, dtype=torch.float64)
-        object.__setattr__(self, "dense", float(self.value(whole, "one")))
+        all_open = torch.ones(self.structure.size, dtype=torch.float64)
+        object.__setattr__(self, "dense", float(self.value(all_open, "dense")))
 
     @property
-    def brief(self) -> str:
+    def short_label(self) -> str:
         """The label without the convention."""
         return self.label.partition(";")[0]
 
     def expected(self, open_probability: Tensor) -> Tensor:
         """What gates learn from, each rank of a factorised map at its price: (units,) -> ()."""
-        return self.value(open_probability, "two")
+        return self.value(open_probability, "factorized")
 
     @classmethod
-    def of(
+    def from_terms(
         cls,
         terms: Terms,
         *,
@@ -347,7 +389,7 @@ class Cost:
                 "said; constrain its parameters."
             )
 
-        def counts(term: Term, use: Use | None) -> bool:
+        def is_counted(term: Term, use: Use | None) -> bool:
             if scope == "gated":
                 if term.weight is not None:
                     return structure.on_axes(term.weight, gated)
@@ -355,7 +397,7 @@ class Cost:
             path = use.module if use else term.weight.name if term.weight else ""
             return structure.in_scope(path, scope)
 
-        factors = terms.weights_of(cost, samples, counts)
+        factors = terms.unit_costs(cost, samples, is_counted)
         length = f" at {samples} samples; {structure.convention}" if cost == "macs" else ""
         return cls(
             structure=structure,
@@ -364,33 +406,33 @@ class Cost:
         )
 
     @torch.no_grad()
-    def at(self, kept: Tensor) -> float:
+    def exact(self, kept_units: Tensor) -> float:
         """Exact cost when these units are kept, whole where it is counted: (units,) of zeros and ones."""
-        value = float(self.value(kept.double(), "cheaper"))
+        value = float(self.value(kept_units.double(), "cheaper"))
         return value if self.unit else round(value)
 
     def count(self, selection: Selection) -> float:
         """Exact cost of a selection, whole where it is counted."""
-        return self.at(indicator(self.structure, selection.axes))
+        return self.exact(indicator(self.structure, selection.axes))
 
 
-def _both_sides(binds: Sequence[Bind | Use]) -> str:
+def _square_axis(binds: Sequence[Bind | Use]) -> str:
     """The axis that lies along both dimensions of a matrix and none beside it; empty where there is none."""
     axes = {name for bind in binds for name in bind.axes}
     return axes.pop() if len(binds) == 2 and len(axes) == 1 and not any(bind.across for bind in binds) else ""
 
 
-def indicator(structure: Structure, kept: Mapping[str, Sequence[int]]) -> Tensor:
+def indicator(structure: Structure, kept_units: Mapping[str, Sequence[int]]) -> Tensor:
     """One for kept units and zero for others; absent axes are whole: (units,) in float64."""
-    out = torch.ones(structure.size, dtype=torch.float64)
-    for name, units in kept.items():
+    indicators = torch.ones(structure.size, dtype=torch.float64)
+    for name, units in kept_units.items():
         axis, start = structure.axis(name), structure.offsets[name]
-        chosen = set(units)
-        if len(chosen) < axis.size:
-            out[start : start + axis.size] = torch.tensor(
-                [float(unit in chosen) for unit in axis.units], dtype=out.dtype
+        kept_set = set(units)
+        if len(kept_set) < axis.size:
+            indicators[start : start + axis.size] = torch.tensor(
+                [float(unit in kept_set) for unit in axis.units], dtype=indicators.dtype
             )
-    return out
+    return indicators
 
 
 def _pad(rows: Sequence[Sequence[int]], filler: int) -> Tensor:

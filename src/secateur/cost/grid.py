@@ -23,15 +23,15 @@ class Grids:
             pairs: The axis across and the axis inside of each grid, which have the same parents.
         """
         axes, self.offsets = structure.axes, structure.offsets
-        self.pairs = [(self._units(structure, across), self._units(structure, inside)) for across, inside in pairs]
+        self.pairs = [(self._units(structure, outer), self._units(structure, inner)) for outer, inner in pairs]
         self.parents = [
-            [self.offsets[name] + axes[name].units.index(unit) for name, unit in axes[inside].parents]
-            for _, inside in pairs
+            [self.offsets[name] + axes[name].units.index(unit) for name, unit in axes[inner].parents]
+            for _, inner in pairs
         ]
         # A unit across that needs the units inside has them wherever the grid is not empty.
-        self.needs = [
-            [self._units(structure, name) for name in sorted(set(axes[across].needs) - {inside})]
-            for across, inside in pairs
+        self.requirements = [
+            [self._units(structure, name) for name in sorted(set(axes[outer].needs) - {inner})]
+            for outer, inner in pairs
         ]
 
     @staticmethod
@@ -41,10 +41,12 @@ class Grids:
     def __call__(self, open_probability: Tensor) -> Tensor:
         """Expected places: (units,) in float64 -> (grids,)."""
         sizes = []
-        for (across, inside), parents, needs in zip(self.pairs, self.parents, self.needs, strict=True):
-            size = open_probability[across].sum() * open_probability[inside].sum() * open_probability[parents].prod()
-            for needed in needs:
-                size = size * (1.0 - (1.0 - open_probability[needed]).prod())
+        for (outer, inner), parents, requirement_slices in zip(
+            self.pairs, self.parents, self.requirements, strict=True
+        ):
+            size = open_probability[outer].sum() * open_probability[inner].sum() * open_probability[parents].prod()
+            for units in requirement_slices:
+                size = size * (1.0 - (1.0 - open_probability[units]).prod())
             sizes.append(size)
         return torch.stack(sizes) if sizes else open_probability.new_zeros(0)
 
@@ -58,16 +60,16 @@ class Squares:
             structure: Of the axes.
             axes: Their names; their units have no conditions but their own gates.
         """
-        own = [structure.axes[name] for name in axes]
-        assert not any(axis.parents or axis.needs or axis.with_any for axis in own)
-        self.units = [slice(start := structure.offsets[axis.name], start + axis.size) for axis in own]
-        self.least = [float(axis.least > 0 and axis.size > 0) for axis in own]
+        square_axes = [structure.axes[name] for name in axes]
+        assert not any(axis.parents or axis.needs or axis.with_any for axis in square_axes)
+        self.units = [slice(start := structure.offsets[axis.name], start + axis.size) for axis in square_axes]
+        self.has_min_unit = [float(axis.least > 0 and axis.size > 0) for axis in square_axes]
 
     def __call__(self, open_probability: Tensor) -> Tensor:
         """Expected squares, mean^2 + variance: (units,) in float64 -> (axes,)."""
         sizes = []
-        for units, least in zip(self.units, self.least, strict=True):
-            own = open_probability[units]
+        for units, has_min_unit in zip(self.units, self.has_min_unit, strict=True):
+            p_open = open_probability[units]
             # Where all are closed one stays.
-            sizes.append(own.sum().square() + (own * (1.0 - own)).sum() + least * (1.0 - own).prod())
+            sizes.append(p_open.sum().square() + (p_open * (1.0 - p_open)).sum() + has_min_unit * (1.0 - p_open).prod())
         return torch.stack(sizes) if sizes else open_probability.new_zeros(0)

@@ -9,9 +9,11 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from secateur.data.batches import Batches, Crop, share
+    from secateur.data.batches import Batches, Crop, split_micro_batches
     from secateur.data.collate import AudioBatch
-    from secateur.data.config import (
+    from secateur.data.corpus import SAMPLE_RATE, Corpus, Skip, Utterance
+    from secateur.data.open import open_corpus
+    from secateur.data.sources import (
         CsvData,
         DataConfig,
         DatasetsData,
@@ -24,30 +26,28 @@ if TYPE_CHECKING:
         SyntheticData,
         TsvData,
     )
-    from secateur.data.corpus import SAMPLE_RATE, Corpus, Skip, Utterance
-    from secateur.data.open import open_corpus
 
-_HOME = {
+_MODULES = {
     "AudioBatch": "collate",
     "Batches": "batches",
     "Corpus": "corpus",
     "Crop": "batches",
-    "CsvData": "config",
-    "DataConfig": "config",
-    "DatasetsData": "config",
-    "FluentSpeechCommandsData": "config",
-    "FolderData": "config",
-    "JsonlData": "config",
-    "LibriSpeechData": "config",
+    "CsvData": "sources",
+    "DataConfig": "sources",
+    "DatasetsData": "sources",
+    "FluentSpeechCommandsData": "sources",
+    "FolderData": "sources",
+    "JsonlData": "sources",
+    "LibriSpeechData": "sources",
     "SAMPLE_RATE": "corpus",
     "Skip": "corpus",
-    "SlurpData": "config",
-    "SpeechCommandsData": "config",
-    "SyntheticData": "config",
-    "TsvData": "config",
+    "SlurpData": "sources",
+    "SpeechCommandsData": "sources",
+    "SyntheticData": "sources",
+    "TsvData": "sources",
     "Utterance": "corpus",
     "open_corpus": "open",
-    "share": "batches",
+    "split_micro_batches": "batches",
 }
 
 __all__ = [
@@ -70,11 +70,11 @@ __all__ = [
     "TsvData",
     "Utterance",
     "open_corpus",
-    "share",
+    "split_micro_batches",
 ]
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _HOME:
+    if name not in _MODULES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f"{__name__}.{_HOME[name]}"), name)
+    return getattr(import_module(f"{__name__}.{_MODULES[name]}"), name)

@@ -16,7 +16,7 @@ import numpy as np
 import soundfile
 from numpy.typing import NDArray
 
-from secateur.data.containers.recording import UnusableAudio, plain
+from secateur.data.containers.recording import UnusableAudio, format_sndfile_error
 from secateur.errors import DataError
 
 logger = logging.getLogger(__name__)
@@ -26,11 +26,11 @@ _UNSIGNED = {"uint8": 8, "uint16": 16, "uint32": 32}
 
 
 @dataclass(frozen=True)
-class Scale:
+class IntegerScale:
     """What integers stand for: `center` for 0, and `full` above that for 1."""
 
     center: float
-    full: float
+    full_scale: float
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ class ArrayColumn:
     column: str
 
     @property
-    def kind(self) -> str | None:
+    def dtype_name(self) -> str | None:
         """The name of the type of its numbers, such as `int16`; None where it is not told."""
         feature = self.dataset.features[self.column]["array"]
         while isinstance(feature, list) or hasattr(feature, "feature"):
@@ -61,13 +61,13 @@ class ArrayColumn:
             if array is not None and array.dtype.kind in "iu" and array.size:
                 yield int(array.min()), int(array.max())
 
-    def content(self, number: int, name: str, scale: Scale | None) -> bytes:
+    def content(self, row_index: int, name: str, scale: IntegerScale | None) -> bytes:
         """Return the samples of row `number`, which is named `name`, as a WAV file; `scale` is that of integers.
 
         Raises:
             UnusableAudio: The row has none, or no sampling rate.
         """
-        row = self.dataset[number][self.column] or {}
+        row = self.dataset[row_index][self.column] or {}
         if row.get("array") is None:
             raise UnusableAudio(name, "holds no audio")
         rate: Any = row.get("sampling_rate")
@@ -75,18 +75,20 @@ class ArrayColumn:
             rate = rate.item()
         is_number = isinstance(rate, int | float) and not isinstance(rate, bool)
         if not is_number or not 1 <= rate < 1 << 31 or rate != int(rate):
-            shown = repr(rate) if isinstance(rate, str) else rate
-            raise UnusableAudio(name, f"needs its `sampling_rate` in Hz, a whole number; got {shown}")
+            rate_text = repr(rate) if isinstance(rate, str) else rate
+            raise UnusableAudio(name, f"needs its `sampling_rate` in Hz, a whole number; got {rate_text}")
         samples = _samples(np.asarray(row["array"]), name, scale)
         file = io.BytesIO()
         try:
             soundfile.write(file, samples, int(rate), format="WAV", subtype="FLOAT")
         except soundfile.LibsndfileError as error:
-            raise UnusableAudio(name, f"cannot be read as audio, shape {samples.shape} ({plain(error)})") from None
+            raise UnusableAudio(
+                name, f"cannot be read as audio, shape {samples.shape} ({format_sndfile_error(error)})"
+            ) from None
         return file.getvalue()
 
 
-def integer_scale(columns: Iterable[ArrayColumn], path: str) -> Scale | None:
+def integer_scale(columns: Iterable[ArrayColumn], path: str) -> IntegerScale | None:
     """Return what integers in the columns of all splits of the dataset at `path` stand for; None where there are none.
 
     Raises:
@@ -95,25 +97,25 @@ def integer_scale(columns: Iterable[ArrayColumn], path: str) -> Scale | None:
     columns = list(columns)
     if not columns:
         return None
-    kinds = sorted({str(column.kind) for column in columns})
-    if len(kinds) > 1:
+    dtype_names = sorted({str(column.dtype_name) for column in columns})
+    if len(dtype_names) > 1:
         raise DataError(
-            f"{path}: the column {columns[0].column!r} holds {' and '.join(kinds)} in different splits; cast them to "
+            f"{path}: the column {columns[0].column!r} holds {' and '.join(dtype_names)} in different splits; cast them to "
             "one type, or name one `split`."
         )
-    kind = columns[0].kind
-    if kind is not None and kind.startswith("float"):
+    dtype_name = columns[0].dtype_name
+    if dtype_name is not None and dtype_name.startswith("float"):
         return None
-    if kind in _SIGNED or kind in _UNSIGNED:
-        bits = {**_SIGNED, **_UNSIGNED}[kind]
+    if dtype_name in _SIGNED or dtype_name in _UNSIGNED:
+        bits = {**_SIGNED, **_UNSIGNED}[dtype_name]
     else:
-        ranges = [pair for column in columns for pair in column.ranges()]
+        ranges = [low_high for column in columns for low_high in column.ranges()]
         if not ranges:
             return None
         bits = _bits(min(low for low, _ in ranges), max(high for _, high in ranges), columns[0].column, path)
-    full = float(1 << bits - 1)
+    full_scale = float(1 << bits - 1)
     logger.info("%s: integers in %r are taken for samples of %d bits", path, columns[0].column, bits)
-    return Scale(full if kind in _UNSIGNED else 0.0, full)
+    return IntegerScale(full_scale if dtype_name in _UNSIGNED else 0.0, full_scale)
 
 
 def _bits(low: int, high: int, column: str, path: str) -> int:
@@ -129,7 +131,7 @@ def _bits(low: int, high: int, column: str, path: str) -> int:
     return next(bits for bits in (16, 24, 32) if peak <= 1 << bits - 1)
 
 
-def _samples(array: NDArray[Any], name: str, scale: Scale | None) -> NDArray[np.float32]:
+def _samples(array: NDArray[Any], name: str, scale: IntegerScale | None) -> NDArray[np.float32]:
     """Return the samples of an array, (samples,) or (samples, channels), between -1 and 1 where they are integers.
 
     Of two axes the longer one is that of samples: the library writes (channels, samples), soundfile reads (samples,
@@ -142,5 +144,5 @@ def _samples(array: NDArray[Any], name: str, scale: Scale | None) -> NDArray[np.
     if array.dtype.kind != "f":
         if scale is None:
             raise UnusableAudio(name, f"holds {array.dtype.name}, where the column is of another type")
-        array = (array - scale.center) / scale.full
+        array = (array - scale.center) / scale.full_scale
     return (array.T if array.ndim == 2 and array.shape[0] < array.shape[1] else array).astype(np.float32)

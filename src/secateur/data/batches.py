@@ -21,7 +21,7 @@ logger = logging.getLogger(__name__)
 
 # Batches whose utterances are sorted by length together: enough that neighbours are of nearly one
 # length, few enough that an epoch stays well mixed.
-WINDOW = 32
+BATCHES_PER_WINDOW = 32
 # What a draw is for, part of its key beside seed and epoch.
 _ORDER, _SHUFFLE, _START = 0, 1, 2
 
@@ -87,20 +87,22 @@ class Batches:
                 f"one batch needs {max(1, minimum_crops)}. Give more speech, a lower min_seconds, or fewer "
                 "processes and less accumulation."
             )
-        self.notes: tuple[str, ...] = ()
+        self.length_warnings: tuple[str, ...] = ()
         if len(self._eligible) < len(corpus):
-            short = f"{len(corpus) - len(self._eligible)} of {len(corpus)} utterances"
-            self.notes = (f"{corpus.name}: {short} are below {min_seconds:g} s, too short to be drawn",)
-            logger.warning("%s", self.notes[0])
+            short_count_text = f"{len(corpus) - len(self._eligible)} of {len(corpus)} utterances"
+            self.length_warnings = (
+                f"{corpus.name}: {short_count_text} are below {min_seconds:g} s, too short to be drawn",
+            )
+            logger.warning("%s", self.length_warnings[0])
         self._lengths = lengths[self._eligible]
-        self._crops = np.minimum(self._lengths, int(max_seconds * corpus.sample_rate))
-        self._seed, self._equal, self._minimum = seed, equal_lengths, max(1, minimum_crops)
-        batches = round(self._crops.sum() / (seconds * corpus.sample_rate))
-        self.steps_per_epoch = int(max(1, min(batches, len(self._eligible) // self._minimum)))
+        self._crop_lengths = np.minimum(self._lengths, int(max_seconds * corpus.sample_rate))
+        self._seed, self._equal_lengths, self._minimum_crops = seed, equal_lengths, max(1, minimum_crops)
+        batches = round(self._crop_lengths.sum() / (seconds * corpus.sample_rate))
+        self.steps_per_epoch = int(max(1, min(batches, len(self._eligible) // self._minimum_crops)))
         if not batches:
             logger.warning("the corpus holds less than half a batch of %g s; each step takes all of it", seconds)
         # Two epochs: batches are asked for in order, and validation may look back over the border.
-        self._epoch = lru_cache(maxsize=2)(self._plan)
+        self._cached_epoch_batches = lru_cache(maxsize=2)(self._epoch_batches)
 
     def epoch_of(self, step: int) -> int:
         """The epoch, from 0, that optimiser step `step` belongs to."""
@@ -109,9 +111,9 @@ class Batches:
     def step(self, step: int) -> tuple[Crop, ...]:
         """The global batch of optimiser step `step`, from 0."""
         epoch, index = divmod(step, self.steps_per_epoch)
-        members = self._epoch(epoch)[index]
-        crops = self._crops[members]
-        if self._equal:
+        members = self._cached_epoch_batches(epoch)[index]
+        crops = self._crop_lengths[members]
+        if self._equal_lengths:
             crops = np.full_like(crops, crops.min())
         return tuple(
             self._crop(epoch, int(member), int(samples)) for member, samples in zip(members, crops, strict=True)
@@ -119,27 +121,31 @@ class Batches:
 
     def _crop(self, epoch: int, member: int, samples: int) -> Crop:
         index = int(self._eligible[member])
-        places = int(self._lengths[member]) - samples + 1
-        start = int(_draw(1, self._seed, epoch, _START, index)[0] % np.uint64(places))
+        start_count = int(self._lengths[member]) - samples + 1
+        start = int(_draw(1, self._seed, epoch, _START, index)[0] % np.uint64(start_count))
         return Crop(index=index, start=start, samples=samples)
 
-    def _plan(self, epoch: int) -> list[NDArray[np.int64]]:
+    def _epoch_batches(self, epoch: int) -> list[NDArray[np.int64]]:
         """The members of each batch of an epoch, as positions among the eligible utterances."""
         count = len(self._eligible)
         order = np.argsort(_draw(count, self._seed, epoch, _ORDER), kind="stable")
-        bounds = _cuts(self._crops[order], parts=self.steps_per_epoch, minimum=self._minimum)
+        bounds = _part_bounds(self._crop_lengths[order], parts=self.steps_per_epoch, minimum=self._minimum_crops)
         batches: list[NDArray[np.int64]] = []
-        windows = np.array_split(np.arange(self.steps_per_epoch), max(1, round(self.steps_per_epoch / WINDOW)))
+        windows = np.array_split(
+            np.arange(self.steps_per_epoch), max(1, round(self.steps_per_epoch / BATCHES_PER_WINDOW))
+        )
         for window in windows:
             members = order[bounds[window[0]] : bounds[window[-1] + 1]]
-            members = members[np.argsort(self._crops[members], kind="stable")]
-            inner = _cuts(self._crops[members], parts=len(window), minimum=self._minimum)
-            batches += np.split(members, inner[1:-1])
+            members = members[np.argsort(self._crop_lengths[members], kind="stable")]
+            inner_bounds = _part_bounds(self._crop_lengths[members], parts=len(window), minimum=self._minimum_crops)
+            batches += np.split(members, inner_bounds[1:-1])
         shuffled = np.argsort(_draw(len(batches), self._seed, epoch, _SHUFFLE), kind="stable")
         return [batches[position] for position in shuffled]
 
 
-def share(crops: Sequence[Crop], *, rank: int, world: int, accumulate: int) -> list[tuple[Crop, ...]]:
+def split_micro_batches(
+    crops: Sequence[Crop], *, rank: int, world_size: int, accumulate: int
+) -> list[tuple[Crop, ...]]:
     """The `accumulate` micro-batches of one process, out of a global batch.
 
     Over all processes they are disjoint and make up the batch; longest first, each crop goes where the
@@ -148,30 +154,30 @@ def share(crops: Sequence[Crop], *, rank: int, world: int, accumulate: int) -> l
     Raises:
         DataError: There are fewer crops than places.
     """
-    places = world * accumulate
-    if len(crops) < places:
+    slot_count = world_size * accumulate
+    if len(crops) < slot_count:
         raise DataError(
-            f"A batch of {len(crops)} crops cannot be shared among {world} processes with accumulation "
+            f"A batch of {len(crops)} crops cannot be shared among {world_size} processes with accumulation "
             f"{accumulate}; ask for more seconds in a batch, or less accumulation."
         )
-    load = np.zeros(places, dtype=np.int64)
-    chosen: list[list[int]] = [[] for _ in range(places)]
+    slot_samples = np.zeros(slot_count, dtype=np.int64)
+    slot_positions: list[list[int]] = [[] for _ in range(slot_count)]
     for position in sorted(range(len(crops)), key=lambda position: -crops[position].samples):
-        place = int(load.argmin())
-        load[place] += crops[position].samples
-        chosen[place].append(position)
+        slot = int(slot_samples.argmin())
+        slot_samples[slot] += crops[position].samples
+        slot_positions[slot].append(position)
     # Place by place around the ranks, so that no rank gets the longest crops of every round.
-    mine = range(rank, places, world)
-    return [tuple(crops[position] for position in sorted(chosen[place])) for place in mine]
+    rank_slots = range(rank, slot_count, world_size)
+    return [tuple(crops[position] for position in sorted(slot_positions[slot])) for slot in rank_slots]
 
 
-def _cuts(lengths: NDArray[np.int64], *, parts: int, minimum: int) -> NDArray[np.int64]:
+def _part_bounds(lengths: NDArray[np.int64], *, parts: int, minimum: int) -> NDArray[np.int64]:
     """Bounds, (parts + 1,), of contiguous parts of about equal total length and `minimum` items or more."""
     count = len(lengths)
-    ends = np.cumsum(lengths)
-    wanted = np.arange(1, parts) * (ends[-1] / parts)
+    item_ends = np.cumsum(lengths)
+    target_ends = np.arange(1, parts) * (item_ends[-1] / parts)
     # The end nearest to each wanted one: ends - half an item are the borders between candidates.
-    bounds = np.concatenate(([0], np.searchsorted(ends - lengths / 2, wanted), [count]))
+    bounds = np.concatenate(([0], np.searchsorted(item_ends - lengths / 2, target_ends), [count]))
     for part in range(1, parts):
         bounds[part] = max(bounds[part], bounds[part - 1] + minimum)
     for part in range(parts - 1, 0, -1):

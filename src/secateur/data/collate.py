@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from secateur.data.batches import Crop
-from secateur.data.corpus import Corpus, printable
-from secateur.data.hearing import Audio, Hearing
+from secateur.data.corpus import Corpus, escape_surrogates
+from secateur.data.input_features import Audio, InputFeatures
 from secateur.errors import DataError
 
 
@@ -32,7 +32,7 @@ class AudioBatch:
     mask: Tensor | None
 
 
-def collate(corpus: Corpus, crops: Sequence[Crop], *, hearing: Hearing) -> AudioBatch:
+def collate(corpus: Corpus, crops: Sequence[Crop], *, input_features: InputFeatures) -> AudioBatch:
     """The batch of `crops`, read from `corpus`.
 
     Args:
@@ -43,23 +43,23 @@ def collate(corpus: Corpus, crops: Sequence[Crop], *, hearing: Hearing) -> Audio
     Raises:
         DataError: A file cannot be read, or is shorter than it was when the corpus was opened.
     """
-    assert corpus.sample_rate == hearing.sample_rate, (corpus.sample_rate, hearing.sample_rate)
-    values, lengths = hearing([_audio(corpus, crop) for crop in crops])
+    assert corpus.sample_rate == input_features.sample_rate, (corpus.sample_rate, input_features.sample_rate)
+    values, lengths = input_features([_read_crop(corpus, crop) for crop in crops])
     positions = np.arange(values.shape[1])
-    padded = bool((lengths < values.shape[1]).any())
+    is_padded = bool((lengths < values.shape[1]).any())
     return AudioBatch(
         values=values,
         lengths=torch.from_numpy(lengths),
         ids=tuple(corpus.utterances[crop.index].id for crop in crops),
-        mask=torch.from_numpy((positions < lengths[:, None]).astype(np.int64)) if padded else None,
+        mask=torch.from_numpy((positions < lengths[:, None]).astype(np.int64)) if is_padded else None,
     )
 
 
-def _audio(corpus: Corpus, crop: Crop) -> Audio:
+def _read_crop(corpus: Corpus, crop: Crop) -> Audio:
     audio = corpus.audio(crop.index)[crop.start : crop.start + crop.samples]
     if len(audio) < crop.samples:
         raise DataError(
-            f"{printable(corpus.utterances[crop.index].path)} ends {crop.samples - len(audio)} samples before its "
+            f"{escape_surrogates(corpus.utterances[crop.index].path)} ends {crop.samples - len(audio)} samples before its "
             "crop; it has changed since the corpus was opened."
         )
     return audio

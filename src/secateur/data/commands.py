@@ -5,16 +5,16 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-from secateur.data.config import CsvData, FluentSpeechCommandsData, SpeechCommandsData
-from secateur.data.entries import Entry, existing, known, lines, some
-from secateur.data.readers import SUFFIXES
+from secateur.data.entries import Entry, read_lines, require_choice, require_entries, require_path
+from secateur.data.readers import AUDIO_SUFFIXES
+from secateur.data.sources import CsvData, FluentSpeechCommandsData, SpeechCommandsData
 from secateur.data.tables import read_csv
 from secateur.errors import DataError
 
 # Minutes of noise without words, which are not utterances.
-_NOISE = "_background_noise_"
-_LISTS = {"dev": "validation_list.txt", "test": "testing_list.txt"}
-_FLUENT = ("train", "valid", "test")
+_NOISE_FOLDER = "_background_noise_"
+_SPLIT_LISTS = {"dev": "validation_list.txt", "test": "testing_list.txt"}
+_FLUENT_SPLITS = ("train", "valid", "test")
 
 
 def read_speech_commands(config: SpeechCommandsData) -> list[Entry]:
@@ -24,39 +24,43 @@ def read_speech_commands(config: SpeechCommandsData) -> list[Entry]:
     https://arxiv.org/abs/1804.03209. The speaker is what stands before `_nohash_` in the file's name. Recordings may
     have been converted to another format than WAV, which the lists name.
     """
-    root = existing(config.path, folder=True)
-    missing = [name for name in _LISTS.values() if not (root / name).is_file()]
+    root = require_path(config.path, folder=True)
+    missing = [name for name in _SPLIT_LISTS.values() if not (root / name).is_file()]
     if missing:
         raise DataError(
             f"{config.path} has no {missing[0]}; expected Speech Commands as downloaded: a folder per word, "
-            f"{' and '.join(_LISTS.values())}."
+            f"{' and '.join(_SPLIT_LISTS.values())}."
         )
-    names = (file.relative_to(root).as_posix() for file in sorted(root.glob("*/*")) if file.suffix.lower() in SUFFIXES)
-    by_stem = {_stem(name): name for name in names if not name.startswith((_NOISE, "."))}
+    names = (
+        file.relative_to(root).as_posix() for file in sorted(root.glob("*/*")) if file.suffix.lower() in AUDIO_SUFFIXES
+    )
+    by_stem = {_stem(name): name for name in names if not name.startswith((_NOISE_FOLDER, "."))}
     splits = dict.fromkeys(by_stem.values(), "train")
-    for split, list_name in _LISTS.items():
-        listed = [name.strip() for _, name in lines(str(root / list_name))]
-        splits |= {by_stem.get(_stem(name), name): split for name in listed}
+    for split, list_name in _SPLIT_LISTS.items():
+        listed_names = [name.strip() for _, name in read_lines(str(root / list_name))]
+        splits |= {by_stem.get(_stem(name), name): split for name in listed_names}
     if config.split is not None:
-        known(config.split, set(splits.values()), path=config.path, what="split")
-    entries = [_word(root, name, split) for name, split in sorted(splits.items()) if config.split in (None, split)]
-    return some(entries, config.path)
+        require_choice(config.split, set(splits.values()), path=config.path, kind="split")
+    entries = [
+        _word_entry(root, name, split) for name, split in sorted(splits.items()) if config.split in (None, split)
+    ]
+    return require_entries(entries, config.path)
 
 
 def _stem(name: str) -> str:
     return name.rpartition(".")[0]
 
 
-def _word(root: Path, name: str, split: str) -> Entry:
+def _word_entry(root: Path, name: str, split: str) -> Entry:
     word, _, file = name.partition("/")
-    speaker, mark, _ = file.partition("_nohash_")
+    speaker, nohash_mark, _ = file.partition("_nohash_")
     return Entry(
         id=name,
-        shown=name,
+        display_path=name,
         path=str(root / name),
         text=word,
         label=word,
-        speaker=speaker if mark else None,
+        speaker=speaker if nohash_mark else None,
         split=split,
     )
 
@@ -67,15 +71,15 @@ def read_fluent_speech_commands(config: FluentSpeechCommandsData) -> list[Entry]
     Lugosch et al., 2019, "Speech Model Pre-training for End-to-End Spoken Language Understanding",
     https://arxiv.org/abs/1904.03670. The three slots are scored as one intent, right only where all are.
     """
-    root = existing(config.path, folder=True)
-    there = [split for split in _FLUENT if (root / "data" / f"{split}_data.csv").is_file()]
-    if not there:
+    root = require_path(config.path, folder=True)
+    available_splits = [split for split in _FLUENT_SPLITS if (root / "data" / f"{split}_data.csv").is_file()]
+    if not available_splits:
         raise DataError(
             f"{config.path} holds no data/train_data.csv; expected Fluent Speech Commands as downloaded: data/*.csv "
             "and wavs."
         )
     if config.split is not None:
-        there = [known(config.split, there, path=config.path, what="split")]
+        available_splits = [require_choice(config.split, available_splits, path=config.path, kind="split")]
     columns: dict[str, str | tuple[str, ...]] = {
         "audio": "path",
         "text": "transcription",
@@ -83,7 +87,7 @@ def read_fluent_speech_commands(config: FluentSpeechCommandsData) -> list[Entry]
         "label": ("action", "object", "location"),
     }
     entries = []
-    for split in there:
+    for split in available_splits:
         table = CsvData(path=str(root / "data" / f"{split}_data.csv"), root=str(root), columns=columns)
         entries += [replace(entry, split=split) for entry in read_csv(table)]
     return entries

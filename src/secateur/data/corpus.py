@@ -8,13 +8,13 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from secateur.errors import DataError, nearest
+from secateur.errors import DataError, did_you_mean
 
 #: Hertz, where a model's files do not name another rate; and what `samples` of a manifest counts.
 SAMPLE_RATE = 16_000
 
 
-def printable(text: str) -> str:
+def escape_surrogates(text: str) -> str:
     """Return text in which what is no UTF-8, as the names of files may hold, is written out: `\\udcff` for a byte 255.
 
     Such names can be opened, but neither printed nor written to a record.
@@ -62,8 +62,8 @@ class Skip:
     reason: str
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "path", printable(self.path))
-        object.__setattr__(self, "reason", printable(self.reason))
+        object.__setattr__(self, "path", escape_surrogates(self.path))
+        object.__setattr__(self, "reason", escape_surrogates(self.reason))
 
 
 @dataclass(frozen=True)
@@ -102,14 +102,14 @@ class Corpus:
         Raises:
             DataError: No utterance has that split.
         """
-        chosen = self.select(lambda utterance: utterance.split == name)
-        if not chosen.utterances:
+        split_corpus = self.select(lambda utterance: utterance.split == name)
+        if not split_corpus.utterances:
             names = sorted({utterance.split for utterance in self.utterances if utterance.split is not None})
             raise DataError(
                 f"Corpus {self.name!r} has no split {name!r}; it has {', '.join(names) or 'no splits'}."
-                + nearest(name, names)
+                + did_you_mean(name, names)
             )
-        return replace(chosen, name=f"{self.name}/{name}")
+        return replace(split_corpus, name=f"{self.name}/{name}")
 
     def select(self, predicate: Callable[[Utterance], bool]) -> Corpus:
         """The utterances for which `predicate` holds, in the same order; possibly none."""

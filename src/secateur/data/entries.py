@@ -9,13 +9,13 @@ from dataclasses import dataclass, replace
 from itertools import count
 from pathlib import Path
 
-from secateur.data.corpus import printable
-from secateur.errors import DataError, nearest
+from secateur.data.corpus import escape_surrogates
+from secateur.errors import DataError, did_you_mean
 
 logger = logging.getLogger(__name__)
 
 # What a Mac leaves beside each file on a disk that is not its own: no audio, whatever its ending.
-MAC = "._"
+MAC_PREFIX = "._"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -33,7 +33,7 @@ class Entry:
     """
 
     id: str
-    shown: str
+    display_path: str
     path: str
     text: str | None = None
     speaker: str | None = None
@@ -45,13 +45,13 @@ class Entry:
     frames: int | None = None
 
     def __post_init__(self) -> None:
-        for name in ("id", "shown", "text", "speaker", "label", "tagged", "split"):
+        for name in ("id", "display_path", "text", "speaker", "label", "tagged", "split"):
             value = getattr(self, name)
             if value is not None and not value.isascii():
-                object.__setattr__(self, name, printable(value))
+                object.__setattr__(self, name, escape_surrogates(value))
 
 
-def some(entries: list[Entry], path: str) -> list[Entry]:
+def require_entries(entries: list[Entry], path: str) -> list[Entry]:
     """The entries of a manifest, of which there must be any."""
     if not entries:
         raise DataError(f"{path} is empty: it names no audio.")
@@ -67,68 +67,68 @@ def with_ids(entries: list[Entry], path: str) -> list[Entry]:
     Raises:
         DataError: The manifest gives an id more than once.
     """
-    given = Counter(entry.id for entry in entries if entry.id)
-    repeated = [id for id, times in given.items() if times > 1]
-    if repeated:
+    id_counts = Counter(entry.id for entry in entries if entry.id)
+    repeated_ids = [id for id, occurrences in id_counts.items() if occurrences > 1]
+    if repeated_ids:
         raise DataError(
-            f"{path} uses {len(repeated)} ids more than once, the first {repeated[0]!r}; give each utterance "
+            f"{path} uses {len(repeated_ids)} ids more than once, the first {repeated_ids[0]!r}; give each utterance "
             "an `id` of its own."
         )
-    unique = list(dict.fromkeys(entries))
-    if len(unique) < len(entries):
-        again = next(entry for entry, times in Counter(entries).items() if times > 1)
+    unique_entries = list(dict.fromkeys(entries))
+    if len(unique_entries) < len(entries):
+        repeated_entry = next(entry for entry, occurrences in Counter(entries).items() if occurrences > 1)
         message = "%s: %d lines repeat another one in every field (first %s); each utterance is used once"
-        logger.warning(message, path, len(entries) - len(unique), again.shown)
-    taken = set(given)
+        logger.warning(message, path, len(entries) - len(unique_entries), repeated_entry.display_path)
+    used_ids = set(id_counts)
     result = []
-    for entry in unique:
-        id = entry.id or next(id for id in _ids(entry) if id not in taken)
-        taken.add(id)
+    for entry in unique_entries:
+        id = entry.id or next(id for id in _candidate_ids(entry) if id not in used_ids)
+        used_ids.add(id)
         result.append(entry if entry.id else replace(entry, id=id))
     return result
 
 
-def _ids(entry: Entry) -> Iterator[str]:
+def _candidate_ids(entry: Entry) -> Iterator[str]:
     """Yield the ids that an entry may have, from the shortest on."""
-    id = f"{entry.shown}@{_number(entry.offset)}" if entry.offset else entry.shown
+    id = f"{entry.display_path}@{_format_number(entry.offset)}" if entry.offset else entry.display_path
     yield id
     if entry.seconds is not None:
-        yield f"{id}+{_number(entry.seconds)}"
+        yield f"{id}+{_format_number(entry.seconds)}"
     yield from (f"{id}#{number}" for number in count(2))
 
 
-def _number(value: float) -> str:
+def _format_number(value: float) -> str:
     """Return a number as text from which the same number is read."""
-    short = f"{value:g}"
-    return short if float(short) == value else repr(value)
+    short_text = f"{value:g}"
+    return short_text if float(short_text) == value else repr(value)
 
 
 def without_mac_files(entries: list[Entry], path: str) -> list[Entry]:
     """Return the entries without those of a Mac's `._` files, whose number is logged."""
-    audio = [entry for entry in entries if not Path(entry.path).name.startswith(MAC)]
+    audio = [entry for entry in entries if not Path(entry.path).name.startswith(MAC_PREFIX)]
     if len(audio) < len(entries):
         logger.warning("%s: left out %d `._` files of a Mac, which hold no audio", path, len(entries) - len(audio))
     return audio
 
 
-def lines(path: str) -> Iterator[tuple[int, str]]:
+def read_lines(path: str) -> Iterator[tuple[int, str]]:
     """The lines of a text file that are not blank, numbered from 1, without their line ends."""
-    file = existing(path, folder=False)
+    file = require_path(path, folder=False)
     try:
         with file.open(encoding="utf-8-sig") as text:
             for number, line in enumerate(text, start=1):
                 if line.strip():
                     yield number, line.rstrip("\r\n")
     except UnicodeDecodeError:
-        raise no_text(path) from None
+        raise not_text_error(path) from None
 
 
-def no_text(path: str) -> DataError:
+def not_text_error(path: str) -> DataError:
     """The error for a manifest that is not text."""
     return DataError(f"{path} is not UTF-8 text; is it the manifest, not an audio file?")
 
 
-def expanded(path: str) -> Path:
+def expand_user(path: str) -> Path:
     """The path with `~` as the home folder of whom it names; as it is where there is nobody of that name."""
     try:
         return Path(path).expanduser()
@@ -136,32 +136,34 @@ def expanded(path: str) -> Path:
         return Path(path)
 
 
-def existing(path: str, *, folder: bool) -> Path:
+def require_path(path: str, *, folder: bool) -> Path:
     """The folder or file at `path`.
 
     Raises:
         DataError: It is not there, or the other of the two.
     """
-    found = expanded(path)
-    if folder and found.is_file():
+    expanded_path = expand_user(path)
+    if folder and expanded_path.is_file():
         raise DataError(f"{path} is a file; a folder is needed here.")
-    if not folder and found.is_dir():
+    if not folder and expanded_path.is_dir():
         raise DataError(f"{path} is a folder; a manifest file is needed here.")
-    if not found.exists():
+    if not expanded_path.exists():
         kind = "Folder" if folder else "File"
-        beside = found.parent.iterdir() if found.parent.is_dir() else ()
-        siblings = [sibling.name for sibling in beside if sibling.is_dir() == folder]
-        raise DataError(f"{kind} {path} is not there.{nearest(found.name, siblings)}")
-    return found
+        parent_items = expanded_path.parent.iterdir() if expanded_path.parent.is_dir() else ()
+        sibling_names = [sibling.name for sibling in parent_items if sibling.is_dir() == folder]
+        raise DataError(f"{kind} {path} is not there.{did_you_mean(expanded_path.name, sibling_names)}")
+    return expanded_path
 
 
-def known(word: str, there: Iterable[str], *, path: str, what: str) -> str:
+def require_choice(choice: str, choices: Iterable[str], *, path: str, kind: str) -> str:
     """`word`, which must be one of those that are there.
 
     Raises:
         DataError: It is not; `what` is the kind of thing, such as "subset".
     """
-    there = sorted(there)
-    if word not in there:
-        raise DataError(f"{path} has no {what} {word!r}; it has {', '.join(there) or 'none'}.{nearest(word, there)}")
-    return word
+    choices = sorted(choices)
+    if choice not in choices:
+        raise DataError(
+            f"{path} has no {kind} {choice!r}; it has {', '.join(choices) or 'none'}.{did_you_mean(choice, choices)}"
+        )
+    return choice

@@ -48,7 +48,7 @@ class Span:
 
 
 @dataclass(frozen=True, slots=True)
-class Spoken:
+class SynthesizedSpeech:
     """What one call said: int16 samples at `sample_rate`, words as they were said together, IPA phones."""
 
     samples: NDArray[np.int16]
@@ -77,7 +77,7 @@ class _Event(ctypes.Structure):
 _Callback = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.POINTER(ctypes.c_short), ctypes.c_int, ctypes.POINTER(_Event))
 
 
-def _loader() -> Any:
+def _import_loader() -> Any:
     try:
         import espeakng_loader
     except ImportError:
@@ -93,14 +93,14 @@ def version() -> str:
     from importlib.metadata import PackageNotFoundError
     from importlib.metadata import version as installed
 
-    _loader()
+    _import_loader()
     try:
         return installed("espeakng-loader")
     except PackageNotFoundError:
         return "unknown"
 
 
-class Synthesiser:
+class Synthesizer:
     """espeak-ng, opened once per process.
 
     The library keeps state between calls, so bytes repeat only for the same sequence of calls in a fresh process.
@@ -109,7 +109,7 @@ class Synthesiser:
     """
 
     def __init__(self) -> None:
-        loader = _loader()
+        loader = _import_loader()
         self._library = ctypes.CDLL(loader.get_library_path())
         folder = os.path.dirname(loader.get_data_path())
         options = _PHONEME_EVENTS | _PHONEMES_AS_IPA | _DO_NOT_EXIT
@@ -135,7 +135,7 @@ class Synthesiser:
             index += 1
         return 0
 
-    def say(self, text: str, *, voice: Voice, seed: int) -> Spoken:
+    def synthesize(self, text: str, *, voice: Voice, seed: int) -> SynthesizedSpeech:
         """Speaks `text` (ASCII words) in `voice`; `seed` decides the noise in its breath.
 
         Raises:
@@ -155,31 +155,33 @@ class Synthesiser:
         if status != 0 or not self._chunks:
             raise DataError(f"espeak-ng could not say {text!r} in the voice {name!r} (status {status}).")
         samples = np.concatenate(self._chunks)
-        words, phones = _spans(self._events, text, len(samples))
-        return Spoken(samples=samples, sample_rate=self.sample_rate, words=words, phones=phones)
+        words, phones = _word_and_phone_spans(self._events, text, len(samples))
+        return SynthesizedSpeech(samples=samples, sample_rate=self.sample_rate, words=words, phones=phones)
 
 
-def _spans(events: list[tuple[int, int, int, str]], text: str, total: int) -> tuple[tuple[Span, ...], tuple[Span, ...]]:
+def _word_and_phone_spans(
+    events: list[tuple[int, int, int, str]], text: str, total_samples: int
+) -> tuple[tuple[Span, ...], tuple[Span, ...]]:
     """The words and phones of a list of events; each lasts until the next one, a pause or the end begins."""
-    marks = [event for event in events if event[0] in (_EVENT_WORD, _EVENT_PHONEME, _EVENT_END)]
+    boundary_events = [event for event in events if event[0] in (_EVENT_WORD, _EVENT_PHONEME, _EVENT_END)]
     words: list[Span] = []
     phones: list[Span] = []
     word: tuple[int, int] | None = None  # start in samples and in the text
-    for index, (kind, sample, position, phone) in enumerate(marks):
-        pause = kind == _EVENT_END or (kind == _EVENT_PHONEME and not phone)
-        if (kind == _EVENT_WORD or pause) and word is not None:
+    for index, (event_type, sample, position, phone) in enumerate(boundary_events):
+        is_pause = event_type == _EVENT_END or (event_type == _EVENT_PHONEME and not phone)
+        if (event_type == _EVENT_WORD or is_pause) and word is not None:
             # A pause inside the text does not end the words still to come: their own event does.
-            rest = [mark[2] for mark in marks[index:] if mark[0] == _EVENT_WORD]
-            stop = rest[0] - 1 if rest else len(text)
+            next_word_positions = [event[2] for event in boundary_events[index:] if event[0] == _EVENT_WORD]
+            text_stop = next_word_positions[0] - 1 if next_word_positions else len(text)
             if sample > word[0]:
-                words.append(Span(word[0], min(sample, total), text[word[1] : stop].strip()))
+                words.append(Span(word[0], min(sample, total_samples), text[word[1] : text_stop].strip()))
             word = None
-        if kind == _EVENT_WORD:
+        if event_type == _EVENT_WORD:
             word = (sample, position - 1)
-        if kind == _EVENT_PHONEME and phone:
-            end = marks[index + 1][1] if index + 1 < len(marks) else total
+        if event_type == _EVENT_PHONEME and phone:
+            end = boundary_events[index + 1][1] if index + 1 < len(boundary_events) else total_samples
             if end > sample:
-                phones.append(Span(sample, min(end, total), phone))
-    if word is not None and total > word[0]:
-        words.append(Span(word[0], total, text[word[1] :].strip()))
+                phones.append(Span(sample, min(end, total_samples), phone))
+    if word is not None and total_samples > word[0]:
+        words.append(Span(word[0], total_samples, text[word[1] :].strip()))
     return tuple(words), tuple(phones)

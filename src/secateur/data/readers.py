@@ -8,27 +8,35 @@ from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
-from secateur.data.config import FolderData, JsonlData, LibriSpeechData, TsvData
-from secateur.data.corpus import printable
-from secateur.data.entries import MAC, Entry, existing, expanded, known, lines, some
-from secateur.data.fields import Wanted, entry, json_object
+from secateur.data.corpus import escape_surrogates
+from secateur.data.entries import (
+    MAC_PREFIX,
+    Entry,
+    expand_user,
+    read_lines,
+    require_choice,
+    require_entries,
+    require_path,
+)
+from secateur.data.fields import RowFilter, make_entry, parse_json_object
+from secateur.data.sources import FolderData, JsonlData, LibriSpeechData, TsvData
 from secateur.errors import DataError
 
 logger = logging.getLogger(__name__)
 
 # What libsndfile reads and has a header; of a name without one (`.raw`, `.pcm`, `.vox`, `.gsm`) nothing is known.
-SUFFIXES = (
+AUDIO_SUFFIXES = (
     ".wav", ".wave", ".bwf", ".rf64", ".w64", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".mp2", ".mpga",
     ".aif", ".aiff", ".aifc", ".au", ".snd", ".caf", ".sph", ".nist", ".voc",
 )  # fmt: skip
 # Audio, or films with it, that libsndfile does not read.
-UNREADABLE = (
+UNREADABLE_SUFFIXES = (
     ".m4a", ".m4b", ".mp4", ".m4v", ".mov", ".aac", ".3gp", ".amr", ".wma", ".wmv", ".webm", ".weba", ".mkv", ".mka",
     ".avi", ".spx", ".ape", ".wv", ".ac3", ".raw", ".pcm", ".vox", ".gsm",
 )  # fmt: skip
 # What Windows leaves in folders.
 _CLUTTER = ("thumbs.db", "desktop.ini")
-_HIDDEN = "hidden "
+_HIDDEN_PREFIX = "hidden "
 
 
 def read_folder(config: FolderData) -> list[Entry]:
@@ -36,70 +44,86 @@ def read_folder(config: FolderData) -> list[Entry]:
 
     What else is there is counted by ending and logged.
     """
-    root = existing(config.path, folder=True)
+    root = require_path(config.path, folder=True)
     names: list[str] = []
-    others: Counter[str] = Counter()
-    for path in _walk(root, others):
-        is_audio = path.suffix.lower() in SUFFIXES
-        if path.name.startswith(".") and not path.name.startswith(MAC):
+    skipped_counts: Counter[str] = Counter()
+    for path in _walk_files(root, skipped_counts):
+        is_audio = path.suffix.lower() in AUDIO_SUFFIXES
+        if path.name.startswith(".") and not path.name.startswith(MAC_PREFIX):
             # Of others, such as `.gitignore`, nobody expects that they are read.
-            others[f"{_HIDDEN}{path.suffix.lower()}"] += is_audio
+            skipped_counts[f"{_HIDDEN_PREFIX}{path.suffix.lower()}"] += is_audio
         elif is_audio:
             names.append(path.relative_to(root).as_posix())
-        elif path.name.lower() not in _CLUTTER and not path.name.startswith(MAC):
-            others[path.suffix.lower() or path.name] += 1
-    others = +others
+        elif path.name.lower() not in _CLUTTER and not path.name.startswith(MAC_PREFIX):
+            skipped_counts[path.suffix.lower() or path.name] += 1
+    skipped_counts = +skipped_counts
     if not names:
-        there = f"only {', '.join(map(printable, sorted(others)[:5]))}" if others else "no files at all"
-        raise DataError(f"Folder {config.path} holds no audio that can be read ({', '.join(SUFFIXES)}), {there}.")
-    _report_others(others, config.path)
-    return [Entry(id=name, shown=name, path=str(root / name)) for name in sorted(names)]
+        skipped_text = (
+            f"only {', '.join(map(escape_surrogates, sorted(skipped_counts)[:5]))}"
+            if skipped_counts
+            else "no files at all"
+        )
+        raise DataError(
+            f"Folder {config.path} holds no audio that can be read ({', '.join(AUDIO_SUFFIXES)}), {skipped_text}."
+        )
+    _log_skipped_files(skipped_counts, config.path)
+    return [Entry(id=name, display_path=name, path=str(root / name)) for name in sorted(names)]
 
 
-def _report_others(others: Counter[str], path: str) -> None:
+def _log_skipped_files(skipped_counts: Counter[str], path: str) -> None:
     """Log what is left out of a folder: as a warning where there is audio among it."""
-    if not others:
+    if not skipped_counts:
         return
-    audio = [ending for ending in others if ending in UNREADABLE or ending.startswith(f"{_HIDDEN}.")]
+    audio_endings = [
+        ending for ending in skipped_counts if ending in UNREADABLE_SUFFIXES or ending.startswith(f"{_HIDDEN_PREFIX}.")
+    ]
     # Audio first, then what is most frequent.
-    order = sorted(others, key=lambda ending: (ending not in audio, -others[ending], ending))
-    counts = ", ".join(f"{others[ending]} {printable(ending)}" for ending in order[:10])
-    more = f" and files of {len(order) - 10} other endings" if len(order) > 10 else ""
-    advice = "; convert audio that cannot be read here, to FLAC for example" if set(audio) & set(UNREADABLE) else ""
-    logger.log(logging.WARNING if audio else logging.INFO, "%s: left out %s%s%s", path, counts, more, advice)
+    ordered_endings = sorted(
+        skipped_counts, key=lambda ending: (ending not in audio_endings, -skipped_counts[ending], ending)
+    )
+    counts = ", ".join(f"{skipped_counts[ending]} {escape_surrogates(ending)}" for ending in ordered_endings[:10])
+    remainder = f" and files of {len(ordered_endings) - 10} other endings" if len(ordered_endings) > 10 else ""
+    advice = (
+        "; convert audio that cannot be read here, to FLAC for example"
+        if set(audio_endings) & set(UNREADABLE_SUFFIXES)
+        else ""
+    )
+    logger.log(
+        logging.WARNING if audio_endings else logging.INFO, "%s: left out %s%s%s", path, counts, remainder, advice
+    )
 
 
 def read_tsv(config: TsvData) -> list[Entry]:
     """The files of a fairseq TSV, each with the length that it claims."""
-    numbered = lines(config.path)
-    number, first = next(numbered, (0, ""))
-    if not number or "\t" in first:
-        raise DataError(f"{config.path} must have the root folder of its paths on line 1; got {first!r}.")
-    root = expanded(config.root) if config.root else expanded(config.path).parent / first.strip()
+    numbered_lines = read_lines(config.path)
+    number, first_line = next(numbered_lines, (0, ""))
+    if not number or "\t" in first_line:
+        raise DataError(f"{config.path} must have the root folder of its paths on line 1; got {first_line!r}.")
+    root = expand_user(config.root) if config.root else expand_user(config.path).parent / first_line.strip()
     if not root.is_dir():
         raise DataError(f"The root folder {root} of {config.path} is not there; set `root` to where it is.")
     entries = []
-    for number, line in numbered:
+    for number, line in numbered_lines:
         name, _, samples = line.rstrip().partition("\t")
         if not name or not samples.isdecimal():
             raise DataError(
                 f"{config.path}, line {number}: got {line!r}, expected a path, a tab and a number of samples."
             )
-        entries.append(Entry(id="", shown=name, path=str(root / name), frames=int(samples)))
-    return some(entries, config.path)
+        entries.append(Entry(id="", display_path=name, path=str(root / name), frames=int(samples)))
+    return require_entries(entries, config.path)
 
 
 def read_jsonl(config: JsonlData) -> list[Entry]:
     """The lines of a JSONL manifest that `split` and `where` let through; `fields.entry` documents their fields."""
-    folder = expanded(config.path).parent
-    wanted = Wanted(config.where, config.split)
+    folder = expand_user(config.path).parent
+    row_filter = RowFilter(config.where, config.split)
     entries = []
-    for number, line in lines(config.path):
-        place = f"{config.path}, line {number}"
-        fields = json_object(line, place)
-        if wanted(fields):
-            entries.append(entry(fields, place, folder))
-    return wanted.some(entries, config.path)
+    for number, line in read_lines(config.path):
+        location = f"{config.path}, line {number}"
+        fields = parse_json_object(line, location)
+        if row_filter(fields):
+            entries.append(make_entry(fields, location, folder))
+    return row_filter.require_entries(entries, config.path)
 
 
 def read_librispeech(config: LibriSpeechData) -> list[Entry]:
@@ -107,8 +131,8 @@ def read_librispeech(config: LibriSpeechData) -> list[Entry]:
 
     Recordings may have been converted to another format; a recording without a line in the transcripts has no text.
     """
-    root = existing(config.path, folder=True)
-    files = sorted(file for file in root.rglob("*.trans.txt") if not file.name.startswith(MAC))
+    root = require_path(config.path, folder=True)
+    files = sorted(file for file in root.rglob("*.trans.txt") if not file.name.startswith(MAC_PREFIX))
     if not files:
         raise DataError(
             f"{config.path} holds no *.trans.txt; expected LibriSpeech as downloaded: "
@@ -121,13 +145,13 @@ def read_librispeech(config: LibriSpeechData) -> list[Entry]:
         subsets.add(subset)
         if config.split not in (None, subset):
             continue
-        recordings = _recordings(file.parent)
-        for id, text in sorted((dict.fromkeys(recordings) | _transcripts(file)).items()):
+        recordings = _recordings_by_stem(file.parent)
+        for id, text in sorted((dict.fromkeys(recordings) | _read_transcripts(file)).items()):
             path = recordings.get(id, file.parent / f"{id}.flac")
             entries.append(
                 Entry(
                     id=id,
-                    shown=path.relative_to(root).as_posix(),
+                    display_path=path.relative_to(root).as_posix(),
                     path=str(path),
                     text=text,
                     speaker=speaker,
@@ -135,32 +159,32 @@ def read_librispeech(config: LibriSpeechData) -> list[Entry]:
                 )
             )
     if config.split is not None:
-        known(config.split, subsets, path=config.path, what="subset")
-    return some(entries, config.path)
+        require_choice(config.split, subsets, path=config.path, kind="subset")
+    return require_entries(entries, config.path)
 
 
-def _recordings(folder: Path) -> dict[str, Path]:
+def _recordings_by_stem(folder: Path) -> dict[str, Path]:
     """Return the audio files of a folder by their names without ending; of two, FLAC, as distributed."""
-    files = [file for file in folder.iterdir() if file.suffix.lower() in SUFFIXES]
+    files = [file for file in folder.iterdir() if file.suffix.lower() in AUDIO_SUFFIXES]
     return {file.stem: file for file in sorted(files, key=lambda file: (file.suffix.lower() == ".flac", file.name))}
 
 
-def _transcripts(file: Path) -> dict[str, str | None]:
+def _read_transcripts(file: Path) -> dict[str, str | None]:
     """Texts by id; None where a line has an id alone, as of what nobody could understand."""
-    split = (line.strip().partition(" ") for _, line in lines(str(file)))
-    return {id: text.strip() or None for id, _, text in split}
+    partitions = (line.strip().partition(" ") for _, line in read_lines(str(file)))
+    return {id: text.strip() or None for id, _, text in partitions}
 
 
-def _walk(root: Path, others: Counter[str]) -> Iterator[Path]:
+def _walk_files(root: Path, skipped_counts: Counter[str]) -> Iterator[Path]:
     """Yield all files below `root`; linked folders are followed, each real folder once, and hidden ones counted."""
-    seen = set()
-    for folder, folders, files in os.walk(root, followlinks=True):
-        real = os.path.realpath(folder)
-        if real in seen:
-            folders.clear()
+    visited_folders = set()
+    for folder, subfolders, files in os.walk(root, followlinks=True):
+        real_path = os.path.realpath(folder)
+        if real_path in visited_folders:
+            subfolders.clear()
             continue
-        seen.add(real)
-        visible = sorted(name for name in folders if not name.startswith("."))
-        others[f"{_HIDDEN}folders"] += len(folders) - len(visible)
-        folders[:] = visible
+        visited_folders.add(real_path)
+        visible_folders = sorted(name for name in subfolders if not name.startswith("."))
+        skipped_counts[f"{_HIDDEN_PREFIX}folders"] += len(subfolders) - len(visible_folders)
+        subfolders[:] = visible_folders
         yield from (Path(folder) / name for name in sorted(files))

@@ -12,16 +12,24 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from secateur.data.config import SlurpData
-from secateur.data.entries import MAC, Entry, existing, expanded, known, lines, some
-from secateur.data.fields import json_object
+from secateur.data.entries import (
+    MAC_PREFIX,
+    Entry,
+    expand_user,
+    read_lines,
+    require_choice,
+    require_entries,
+    require_path,
+)
+from secateur.data.fields import parse_json_object
+from secateur.data.sources import SlurpData
 from secateur.errors import DataError
 
 logger = logging.getLogger(__name__)
 
 SPLITS = ("train", "train_synthetic", "devel", "test")
-AUDIO = ("slurp_real", "slurp_synth")
-_NEEDED = {"sentence": str, "sentence_annotation": str, "scenario": str, "action": str, "recordings": list}
+RECORDING_FOLDERS = ("slurp_real", "slurp_synth")
+_REQUIRED_FIELDS = {"sentence": str, "sentence_annotation": str, "scenario": str, "action": str, "recordings": list}
 
 
 def read_slurp(config: SlurpData) -> list[Entry]:
@@ -37,35 +45,37 @@ def read_slurp(config: SlurpData) -> list[Entry]:
 
     A recording that is named again is left out.
     """
-    folder = _annotations(config)
-    found = [split for split in SPLITS if (folder / f"{split}.jsonl").is_file()]
+    folder = _find_annotations(config)
+    splits = [split for split in SPLITS if (folder / f"{split}.jsonl").is_file()]
     if config.split is not None:
-        asked = (config.split,) if isinstance(config.split, str) else config.split
-        there = [file.stem for file in folder.glob("*.jsonl") if not file.name.startswith(MAC)]
-        found = [known(split, there, path=str(folder), what="split") for split in asked]
-    audio = _audio(config, folder)
-    speakers = _speakers(folder)
+        requested_splits = (config.split,) if isinstance(config.split, str) else config.split
+        available_splits = [file.stem for file in folder.glob("*.jsonl") if not file.name.startswith(MAC_PREFIX)]
+        splits = [require_choice(split, available_splits, path=str(folder), kind="split") for split in requested_splits]
+    audio_folders = _find_audio_folders(config, folder)
+    speakers = _read_speakers(folder)
     entries: dict[str, Entry] = {}
-    unspoken = again = 0
-    for split in found:
+    unrecorded_count = duplicate_count = 0
+    for split in splits:
         path = str(folder / f"{split}.jsonl")
-        for number, line in lines(path):
-            sentence = _sentence(line, f"{path}, line {number}")
-            unspoken += not sentence["recordings"]
+        for number, line in read_lines(path):
+            sentence = _parse_sentence(line, f"{path}, line {number}")
+            unrecorded_count += not sentence["recordings"]
             for recording in sentence["recordings"]:
                 file = recording["file"]
-                again += file in entries
-                entries.setdefault(file, _entry(sentence, file, _place(file, audio), speakers.get(file), split))
-    if unspoken or again:
+                duplicate_count += file in entries
+                entries.setdefault(
+                    file, _make_entry(sentence, file, _recording_path(file, audio_folders), speakers.get(file), split)
+                )
+    if unrecorded_count or duplicate_count:
         message = "%s: %d sentences have no recording, %d recordings are named again and left out"
-        logger.warning(message, config.path, unspoken, again)
-    return some(list(entries.values()), config.path)
+        logger.warning(message, config.path, unrecorded_count, duplicate_count)
+    return require_entries(list(entries.values()), config.path)
 
 
-def _entry(sentence: dict[str, Any], file: str, path: str, speaker: str | None, split: str) -> Entry:
+def _make_entry(sentence: dict[str, Any], file: str, path: str, speaker: str | None, split: str) -> Entry:
     return Entry(
         id=file,
-        shown=file,
+        display_path=file,
         path=path,
         text=sentence["sentence"],
         tagged=sentence["sentence_annotation"].lower(),
@@ -75,55 +85,57 @@ def _entry(sentence: dict[str, Any], file: str, path: str, speaker: str | None, 
     )
 
 
-def _annotations(config: SlurpData) -> Path:
+def _find_annotations(config: SlurpData) -> Path:
     """The folder with the annotations: `path`, or `dataset/slurp` in it."""
-    root = existing(config.path, folder=True)
+    root = require_path(config.path, folder=True)
     for folder in (root, root / "dataset" / "slurp"):
-        if any(not file.name.startswith(MAC) for file in folder.glob("*.jsonl")):
+        if any(not file.name.startswith(MAC_PREFIX) for file in folder.glob("*.jsonl")):
             return folder
     expected = ", ".join(f"{split}.jsonl" for split in SPLITS)
     raise DataError(f"{config.path} holds no annotations of SLURP; expected {expected}, in it or in dataset/slurp.")
 
 
-def _audio(config: SlurpData, folder: Path) -> list[Path]:
+def _find_audio_folders(config: SlurpData, folder: Path) -> list[Path]:
     """The folders that recordings are looked for in, first to last."""
     if config.audio:
-        named = [existing(name, folder=True) for name in config.audio]
-        return [place for name in named for place in (name, *_below(name))]
-    root = expanded(config.path)
+        named_folders = [require_path(name, folder=True) for name in config.audio]
+        return [directory for name in named_folders for directory in (name, *_recording_subfolders(name))]
+    root = expand_user(config.path)
     # Annotations lie in dataset/slurp of the repository, recordings in its audio.
-    around = [root, root / "audio", folder.absolute().parent.parent / "audio"]
-    found = [place for name in around for place in _below(name)]
-    if not found:
+    search_folders = [root, root / "audio", folder.absolute().parent.parent / "audio"]
+    recording_folders = [directory for name in search_folders for directory in _recording_subfolders(name)]
+    if not recording_folders:
         raise DataError(
-            f"{config.path} has no folder {' or '.join(AUDIO)}, and none in audio; name the folders with SLURP's "
+            f"{config.path} has no folder {' or '.join(RECORDING_FOLDERS)}, and none in audio; name the folders with SLURP's "
             "recordings in `audio`."
         )
-    return found
+    return recording_folders
 
 
-def _below(folder: Path) -> Iterable[Path]:
-    return [folder / name for name in AUDIO if (folder / name).is_dir()]
+def _recording_subfolders(folder: Path) -> Iterable[Path]:
+    return [folder / name for name in RECORDING_FOLDERS if (folder / name).is_dir()]
 
 
-def _place(file: str, folders: list[Path]) -> str:
+def _recording_path(file: str, folders: list[Path]) -> str:
     """Where a recording is; in the first folder, where it will be missed, when it is nowhere."""
     paths = [str(folder / file) for folder in folders]
     return next((path for path in paths if os.path.isfile(path)), paths[0])
 
 
-def _sentence(line: str, place: str) -> dict[str, Any]:
+def _parse_sentence(line: str, location: str) -> dict[str, Any]:
     """The annotations of one sentence, with the fields that are needed."""
-    sentence = json_object(line, place, needed="the fields of SLURP")
-    missing = [name for name in _NEEDED if not isinstance(sentence.get(name), _NEEDED[name])]
+    sentence = parse_json_object(line, location, expected="the fields of SLURP")
+    missing = [name for name in _REQUIRED_FIELDS if not isinstance(sentence.get(name), _REQUIRED_FIELDS[name])]
     if missing:
-        raise DataError(f"{place} has no `{missing[0]}`; expected a line of SLURP, with {', '.join(_NEEDED)}.")
+        raise DataError(
+            f"{location} has no `{missing[0]}`; expected a line of SLURP, with {', '.join(_REQUIRED_FIELDS)}."
+        )
     if not all(isinstance(item, dict) and isinstance(item.get("file"), str) for item in sentence["recordings"]):
-        raise DataError(f"{place} has a recording without a `file`.")
+        raise DataError(f"{location} has a recording without a `file`.")
     return sentence
 
 
-def _speakers(folder: Path) -> dict[str, str]:
+def _read_speakers(folder: Path) -> dict[str, str]:
     """Who made each recording, from `metadata.json`; empty without it."""
     path = folder / "metadata.json"
     if not path.is_file():
@@ -132,6 +144,6 @@ def _speakers(folder: Path) -> dict[str, str]:
     try:
         metadata = json.loads(path.read_text(encoding="utf-8"))
         recordings = [item for sentence in metadata.values() for item in sentence["recordings"].items()]
-        return {file: said["usrid"] for file, said in recordings if said.get("usrid")}
+        return {file: recording_info["usrid"] for file, recording_info in recordings if recording_info.get("usrid")}
     except (ValueError, KeyError, AttributeError, TypeError):
         raise DataError(f"{path} is not SLURP's metadata; put it back as downloaded, or remove it.") from None

@@ -24,13 +24,13 @@ import soxr
 from numpy.typing import NDArray
 
 from secateur.cache import cache_folder
-from secateur.data import espeak, rooms
-from secateur.data.config import SyntheticData
+from secateur.data import channel, espeak
 from secateur.data.corpus import SAMPLE_RATE, Corpus, Utterance
-from secateur.data.words import sentence
+from secateur.data.sentences import sentence
+from secateur.data.sources import SyntheticData
 from secateur.errors import DataError
 
-log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 ACCENTS: tuple[str, ...] = tuple(
     f"gmw/{name}"
@@ -132,11 +132,11 @@ SPLITS: dict[str, tuple[float, tuple[int, ...]]] = {
     "dev": (0.1, (2,)),
     "test": (0.1, (7, 9)),
 }
-_FORMAT = 1  # raise it when the same config makes other samples
+_FORMAT_VERSION = 1  # raise it when the same config makes other samples
 
 
 @dataclass(frozen=True, slots=True)
-class _Raw:
+class _RawAudioReader:
     """Reads utterances out of one file of int16 samples."""
 
     path: str
@@ -144,8 +144,8 @@ class _Raw:
 
     def __call__(self, utterance: Utterance) -> NDArray[np.float32]:
         start = round(utterance.offset * self.sample_rate)
-        stored = np.memmap(self.path, dtype="<i2", mode="r", offset=2 * start, shape=(utterance.samples,))
-        return np.asarray(stored, dtype=np.float32) / 32768.0
+        stored_samples = np.memmap(self.path, dtype="<i2", mode="r", offset=2 * start, shape=(utterance.samples,))
+        return np.asarray(stored_samples, dtype=np.float32) / 32768.0
 
 
 def variants_of(split: str) -> tuple[str, ...]:
@@ -157,9 +157,9 @@ def voices_of(config: SyntheticData) -> dict[str, tuple[espeak.Voice, ...]]:
     """The speakers of each split: drawn by the seed, their number in proportion to the splits' timbres."""
     rng = np.random.default_rng([config.seed, 1])
     voices: dict[str, tuple[espeak.Voice, ...]] = {}
-    for split, (_, places) in SPLITS.items():
+    for split, (_, timbre_positions) in SPLITS.items():
         timbres = rng.permutation(variants_of(split))
-        count = max(1, round(config.voices * len(places) / 10))
+        count = max(1, round(config.voices * len(timbre_positions) / 10))
         voices[split] = tuple(
             espeak.Voice(
                 accent=ACCENTS[int(rng.integers(len(ACCENTS)))],
@@ -175,14 +175,14 @@ def voices_of(config: SyntheticData) -> dict[str, tuple[espeak.Voice, ...]]:
 
 def splits_of(config: SyntheticData) -> tuple[str, ...]:
     """The split of every utterance in order: train first, then dev and test (at least one each)."""
-    held = {split: max(1, round(config.utterances * SPLITS[split][0])) for split in ("dev", "test")}
-    train = config.utterances - sum(held.values())
+    held_out_counts = {split: max(1, round(config.utterances * SPLITS[split][0])) for split in ("dev", "test")}
+    train = config.utterances - sum(held_out_counts.values())
     if train < 1:
         raise DataError(
             f"Synthetic data of {config.utterances} utterances cannot be split into train, dev and test. "
             "Set `utterances` to 3 or more."
         )
-    return ("train",) * train + ("dev",) * held["dev"] + ("test",) * held["test"]
+    return ("train",) * train + ("dev",) * held_out_counts["dev"] + ("test",) * held_out_counts["test"]
 
 
 def open_synthetic(config: SyntheticData, *, sample_rate: int = SAMPLE_RATE) -> Corpus:
@@ -193,15 +193,15 @@ def open_synthetic(config: SyntheticData, *, sample_rate: int = SAMPLE_RATE) -> 
     Raises:
         DataError: `espeakng-loader` is not installed, or the process that speaks failed.
     """
-    folder = cache_folder("synthetic") / _key(config, sample_rate)
+    folder = cache_folder("synthetic") / _cache_key(config, sample_rate)
     if not (folder / "index.json").exists():
-        _make(config, folder, sample_rate)
+        _make_corpus(config, folder, sample_rate)
     index = json.loads((folder / "index.json").read_text(encoding="utf-8"))
-    raw = str(folder / "audio.i16")
+    audio_path = str(folder / "audio.i16")
     utterances = tuple(
         Utterance(
             id=item["id"],
-            path=raw,
+            path=audio_path,
             samples=item["samples"],
             text=item["text"],
             speaker=item["speaker"],
@@ -217,31 +217,31 @@ def open_synthetic(config: SyntheticData, *, sample_rate: int = SAMPLE_RATE) -> 
         name=f"synthetic-{index['hash'][:12]}",
         utterances=utterances,
         skipped=(),
-        read=_Raw(raw, sample_rate),
+        read=_RawAudioReader(audio_path, sample_rate),
         sample_rate=sample_rate,
     )
 
 
-def _key(config: SyntheticData, sample_rate: int) -> str:
-    decides = {"config": dataclasses.asdict(config), "espeakng-loader": espeak.version(), "format": _FORMAT}
+def _cache_key(config: SyntheticData, sample_rate: int) -> str:
+    key_fields = {"config": dataclasses.asdict(config), "espeakng-loader": espeak.version(), "format": _FORMAT_VERSION}
     if sample_rate != SAMPLE_RATE:  # what is in a cache from before other rates were made is still found
-        decides["sample_rate"] = sample_rate
-    return hashlib.sha256(json.dumps(decides, sort_keys=True).encode()).hexdigest()[:16]
+        key_fields["sample_rate"] = sample_rate
+    return hashlib.sha256(json.dumps(key_fields, sort_keys=True).encode()).hexdigest()[:16]
 
 
-def _make(config: SyntheticData, folder: Path, sample_rate: int) -> None:
+def _make_corpus(config: SyntheticData, folder: Path, sample_rate: int) -> None:
     """Speaks the corpus in a fresh process into a temporary sibling of `folder`, then renames it."""
     splits_of(config)  # says what is wrong with the config here rather than in the other process
     folder.parent.mkdir(parents=True, exist_ok=True)
-    log.info("making %d synthetic utterances in %d voices", config.utterances, config.voices)
+    logger.info("making %d synthetic utterances in %d voices", config.utterances, config.voices)
     scratch = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
     try:
         command = [sys.executable, "-m", "secateur.data.synthetic", str(scratch)]
         job = json.dumps({"config": dataclasses.asdict(config), "sample_rate": sample_rate})
-        done = subprocess.run(command, input=job, capture_output=True, text=True, check=False)
-        if done.returncode != 0:
-            last = (done.stderr.strip().splitlines() or ["nothing was said"])[-1]
-            raise DataError(f"Synthetic speech could not be made: {last}")
+        process = subprocess.run(command, input=job, capture_output=True, text=True, check=False)
+        if process.returncode != 0:
+            last_line = (process.stderr.strip().splitlines() or ["nothing was said"])[-1]
+            raise DataError(f"Synthetic speech could not be made: {last_line}")
         try:
             os.replace(scratch, folder)
         except OSError:
@@ -258,7 +258,7 @@ def generate(config: SyntheticData, folder: Path, sample_rate: int) -> None:
     Leaves `audio.i16` (little-endian samples) and `index.json`. Call it in a fresh process only: espeak-ng's state
     decides some of the bytes.
     """
-    synthesiser = espeak.Synthesiser()
+    synthesizer = espeak.Synthesizer()
     voices = voices_of(config)
     digest = hashlib.sha256()
     items: list[dict[str, Any]] = []
@@ -267,7 +267,7 @@ def generate(config: SyntheticData, folder: Path, sample_rate: int) -> None:
         for index, split in enumerate(splits_of(config)):
             rng = np.random.default_rng([config.seed, 2, index])
             voice = voices[split][index % len(voices[split])]
-            samples, item = _utterance(synthesiser, voice, config=config, sample_rate=sample_rate, rng=rng)
+            samples, item = _make_utterance(synthesizer, voice, config=config, sample_rate=sample_rate, rng=rng)
             data = samples.astype("<i2").tobytes()
             audio.write(data)
             item |= {"id": f"synthetic-{index:05d}", "split": split, "start": start, "samples": len(samples)}
@@ -279,8 +279,8 @@ def generate(config: SyntheticData, folder: Path, sample_rate: int) -> None:
     (folder / "index.json").write_text(text, encoding="utf-8")
 
 
-def _utterance(
-    synthesiser: espeak.Synthesiser,
+def _make_utterance(
+    synthesizer: espeak.Synthesizer,
     voice: espeak.Voice,
     *,
     config: SyntheticData,
@@ -288,17 +288,17 @@ def _utterance(
     rng: np.random.Generator,
 ) -> tuple[NDArray[np.int16], dict[str, Any]]:
     """Return one sentence at `sample_rate` and its labels; the speaker's rate wavers from sentence to sentence."""
-    shortest, longest = config.words_per_utterance
-    text = sentence(rng, words=int(rng.integers(shortest, longest + 1)))
-    said = dataclasses.replace(voice, rate=round(voice.rate * rng.uniform(0.92, 1.08)))
-    spoken = synthesiser.say(text, voice=said, seed=int(rng.integers(2**31)))
-    wave = soxr.resample(spoken.samples.astype(np.float32) / 32768.0, spoken.sample_rate, sample_rate)
+    min_words, max_words = config.words_per_utterance
+    text = sentence(rng, words=int(rng.integers(min_words, max_words + 1)))
+    sentence_voice = dataclasses.replace(voice, rate=round(voice.rate * rng.uniform(0.92, 1.08)))
+    speech = synthesizer.synthesize(text, voice=sentence_voice, seed=int(rng.integers(2**31)))
+    wave = soxr.resample(speech.samples.astype(np.float32) / 32768.0, speech.sample_rate, sample_rate)
     wave = np.asarray(wave, dtype=np.float32)
     if config.rooms:
-        wave = rooms.roughen(wave, sample_rate=sample_rate, rng=rng)
-    wave = rooms.level(wave, rng=rng)
-    scale = sample_rate / spoken.sample_rate
-    words = [(round(w.start * scale), min(round(w.end * scale), len(wave)), w.text) for w in spoken.words]
+        wave = channel.simulate_channel(wave, sample_rate=sample_rate, rng=rng)
+    wave = channel.random_level(wave, rng=rng)
+    scale = sample_rate / speech.sample_rate
+    words = [(round(word.start * scale), min(round(word.end * scale), len(wave)), word.text) for word in speech.words]
     samples = np.clip(np.round(wave * 32767.0), -32768, 32767).astype(np.int16)
     return samples, {"text": text, "speaker": voice.name, "words": words}
 
@@ -306,9 +306,9 @@ def _utterance(
 def main() -> None:
     """Read a config and a rate as JSON from standard input, and fill the folder named by the first argument."""
     job = json.load(sys.stdin)
-    settings = job["config"]
-    settings["words_per_utterance"] = tuple(settings["words_per_utterance"])
-    generate(SyntheticData(**settings), Path(sys.argv[1]), job["sample_rate"])
+    config_fields = job["config"]
+    config_fields["words_per_utterance"] = tuple(config_fields["words_per_utterance"])
+    generate(SyntheticData(**config_fields), Path(sys.argv[1]), job["sample_rate"])
 
 
 if __name__ == "__main__":

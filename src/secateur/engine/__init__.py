@@ -1,24 +1,24 @@
 """A trainer that has never heard of pruning: one loop, one checkpoint, one resume for every phase."""
 
 from secateur.engine.compiler import check_compiler
+from secateur.engine.distributed import process, run_on_main_rank
 from secateur.engine.loop import LoopConfig, LoopResult, run
-from secateur.engine.optim import Optimiser, Schedule
-from secateur.engine.place import made_once, process
+from secateur.engine.optim import OptimizerSpec, Schedule
 from secateur.engine.progress import Progress
 from secateur.engine.tensorboard import check_tensorboard
-from secateur.engine.trainee import StepLoss, Trainee
+from secateur.engine.train_unit import StepLoss, TrainUnit
 
 __all__ = [
     "LoopConfig",
     "LoopResult",
-    "Optimiser",
+    "OptimizerSpec",
     "Progress",
     "Schedule",
     "StepLoss",
-    "Trainee",
+    "TrainUnit",
     "check_compiler",
     "check_tensorboard",
-    "made_once",
+    "run_on_main_rank",
     "process",
     "run",
 ]

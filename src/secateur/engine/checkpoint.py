@@ -24,7 +24,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from secateur.errors import CheckpointError, SecateurError
-from secateur.records import read_json, write_json
+from secateur.records.files import read_json, write_json
 
 FORMAT = 1
 FOLDER = "checkpoints"
@@ -33,7 +33,7 @@ _NAME = re.compile(r"(?P<phase>[A-Za-z0-9_-]+)-(?P<step>\d{7,})")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Saved:
+class SavedCheckpoint:
     """A whole checkpoint on disk."""
 
     path: Path
@@ -42,7 +42,7 @@ class Saved:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Contents:
+class CheckpointContents:
     """What a checkpoint holds."""
 
     phase: str
@@ -75,28 +75,28 @@ class Checkpoints:
         self.root.mkdir(parents=True, exist_ok=True)
         for leftover in self.root.glob(".*.partial"):
             shutil.rmtree(leftover)
-        self._drop_old()
+        self._remove_oldest()
 
-    def all(self) -> list[Saved]:
+    def list_complete(self) -> list[SavedCheckpoint]:
         """The whole checkpoints of this phase, oldest first."""
-        found = []
+        checkpoints = []
         for path in self.root.glob(f"{self.phase}-*"):
             match = _NAME.fullmatch(path.name)
-            whole = all((path / name).is_file() for name in (_STATE, _OPTIMISERS, _META))
-            if match is not None and match["phase"] == self.phase and whole:
-                found.append(Saved(path=path, phase=self.phase, step=int(match["step"])))
-        return sorted(found, key=lambda saved: saved.step)
+            is_complete = all((path / name).is_file() for name in (_STATE, _OPTIMISERS, _META))
+            if match is not None and match["phase"] == self.phase and is_complete:
+                checkpoints.append(SavedCheckpoint(path=path, phase=self.phase, step=int(match["step"])))
+        return sorted(checkpoints, key=lambda checkpoint: checkpoint.step)
 
-    def latest(self) -> Saved | None:
+    def latest(self) -> SavedCheckpoint | None:
         """The newest whole checkpoint of this phase."""
-        return max(self.all(), key=lambda saved: saved.step, default=None)
+        return max(self.list_complete(), key=lambda checkpoint: checkpoint.step, default=None)
 
-    def last_good(self) -> str:
+    def describe_latest(self) -> str:
         """A phrase that names the newest whole checkpoint, for error messages."""
         latest = self.latest()
         return f"the last good checkpoint is {latest.path}" if latest else "no checkpoint was saved before"
 
-    def save(self, contents: Contents) -> Saved:
+    def save(self, contents: CheckpointContents) -> SavedCheckpoint:
         """Write a checkpoint, then drop the oldest ones beyond `keep`.
 
         Raises:
@@ -114,35 +114,35 @@ class Checkpoints:
             shutil.rmtree(partial, ignore_errors=True)
             raise CheckpointError(
                 f"The checkpoint of phase {contents.phase!r} at step {contents.step} could not be written to "
-                f"{self.root} ({error.strerror or error}); {self.last_good()}. Free some space or choose "
+                f"{self.root} ({error.strerror or error}); {self.describe_latest()}. Free some space or choose "
                 "another run folder, then resume."
             ) from error
-        self._drop_old()
-        return Saved(path=path, phase=contents.phase, step=contents.step)
+        self._remove_oldest()
+        return SavedCheckpoint(path=path, phase=contents.phase, step=contents.step)
 
-    def _drop_old(self) -> None:
+    def _remove_oldest(self) -> None:
         """Remove the oldest checkpoints beyond `keep`."""
-        for old in self.all()[: -self.keep]:
-            removed = old.path.with_name(f".{old.path.name}.removed.partial")
-            old.path.rename(removed)
-            shutil.rmtree(removed)
+        for checkpoint in self.list_complete()[: -self.keep]:
+            partial = checkpoint.path.with_name(f".{checkpoint.path.name}.removed.partial")
+            checkpoint.path.rename(partial)
+            shutil.rmtree(partial)
 
 
-def write(folder: Path, contents: Contents) -> None:
+def write(folder: Path, contents: CheckpointContents) -> None:
     """Write the three files of a checkpoint into an existing folder and force them to the disk."""
     tensors: dict[str, Tensor] = {}
     tree = pack(contents.extras, "", tensors)
     for name, part in ((_STATE, contents.state), (_OPTIMISERS, tensors)):
         try:
-            save_file(_own_storage(part), folder / name)
+            save_file(_separate_storages(part), folder / name)
         except SafetensorError as error:  # the library wraps the operating system's errors in its own
             raise OSError(str(error)) from error
         _sync(folder / name)
-    head = {"format": FORMAT, "phase": contents.phase, "step": contents.step, "steps": contents.steps}
-    write_json(folder / _META, {**head, "extras": tree}, indent=None)
+    header = {"format": FORMAT, "phase": contents.phase, "step": contents.step, "steps": contents.steps}
+    write_json(folder / _META, {**header, "extras": tree}, indent=None)
 
 
-def read(path: Path, *, phase: str) -> Contents:
+def read(path: Path, *, phase: str) -> CheckpointContents:
     """Read a checkpoint of `phase`.
 
     Raises:
@@ -150,10 +150,10 @@ def read(path: Path, *, phase: str) -> Contents:
     """
     try:
         meta = read_json(path / _META)
-        got = meta.get("format")
-        if got != FORMAT:
+        file_format = meta.get("format")
+        if file_format != FORMAT:
             raise CheckpointError(
-                f"{path}: got a checkpoint of format {got!r}, this version reads format {FORMAT}. Resume it "
+                f"{path}: got a checkpoint of format {file_format!r}, this version reads format {FORMAT}. Resume it "
                 "with the version that wrote it, or start the phase again in another run folder."
             )
         if meta["phase"] != phase:
@@ -163,7 +163,7 @@ def read(path: Path, *, phase: str) -> Contents:
             )
         state, tensors = load_file(path / _STATE), load_file(path / _OPTIMISERS)
         extras = unpack(meta["extras"], tensors)
-        return Contents(phase=phase, step=meta["step"], steps=meta["steps"], state=state, extras=extras)
+        return CheckpointContents(phase=phase, step=meta["step"], steps=meta["steps"], state=state, extras=extras)
     except CheckpointError:
         raise
     except (SafetensorError, SecateurError, OSError, KeyError, TypeError, AttributeError) as error:
@@ -185,12 +185,12 @@ def pack(value: Any, name: str, tensors: dict[str, Tensor]) -> Any:
     if isinstance(value, Tensor):
         tensors[name] = value
         return {"tensor": name}
-    inside = f"{name}." if name else ""
+    prefix = f"{name}." if name else ""
     if isinstance(value, Mapping):
-        return {"dict": [[key, pack(item, f"{inside}{key}", tensors)] for key, item in value.items()]}
+        return {"dict": [[key, pack(item, f"{prefix}{key}", tensors)] for key, item in value.items()]}
     if isinstance(value, (list, tuple)):
         kind = "list" if isinstance(value, list) else "tuple"
-        return {kind: [pack(item, f"{inside}{i}", tensors) for i, item in enumerate(value)]}
+        return {kind: [pack(item, f"{prefix}{i}", tensors) for i, item in enumerate(value)]}
     if value is None or isinstance(value, (bool, int, float, str)):
         return value
     raise TypeError(f"{name}: a {type(value).__name__} cannot go into a checkpoint")
@@ -213,19 +213,19 @@ def unpack(tree: Any, tensors: Mapping[str, Tensor]) -> Any:
     raise KeyError(kind)
 
 
-def _own_storage(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def _separate_storages(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """The tensors on the CPU, contiguous, no two in one storage, as safetensors demands; few are copied."""
-    owned: dict[str, Tensor] = {}
-    seen: set[int] = set()
+    separate_tensors: dict[str, Tensor] = {}
+    storage_pointers: set[int] = set()
     for name, tensor in tensors.items():
         tensor = tensor.detach().cpu().contiguous()
         storage = tensor.untyped_storage()
-        if storage.data_ptr() in seen or storage.nbytes() != tensor.nbytes:
+        if storage.data_ptr() in storage_pointers or storage.nbytes() != tensor.nbytes:
             tensor = tensor.clone(memory_format=torch.contiguous_format)
             storage = tensor.untyped_storage()
-        seen.add(storage.data_ptr())
-        owned[name] = tensor
-    return owned
+        storage_pointers.add(storage.data_ptr())
+        separate_tensors[name] = tensor
+    return separate_tensors
 
 
 def _sync(path: Path) -> None:

@@ -6,7 +6,7 @@ import time
 
 import torch
 
-from secateur.engine.place import process
+from secateur.engine.distributed import process
 from secateur.errors import ConfigError
 
 
@@ -16,12 +16,12 @@ def check_compiler() -> None:
     Raises:
         ConfigError: It does not work, most often because no C++ compiler (on a GPU: no Triton) is there.
     """
-    anew = float(time.time_ns())  # a constant that nothing has been compiled for, so that no cache answers
+    unique_constant = float(time.time_ns())  # a constant that nothing has been compiled for, so that no cache answers
     try:
-        torch.compile(lambda x: x.sin() * anew)(torch.ones(2, device=process().device))
+        torch.compile(lambda x: x.sin() * unique_constant)(torch.ones(2, device=process().device))
     except Exception as error:  # of many kinds, by backend and by what is missing
-        first = next(iter(str(error).splitlines()), type(error).__name__)
+        first_line = next(iter(str(error).splitlines()), type(error).__name__)
         raise ConfigError(
-            f"compile: torch.compile does not work here ({first[:200]}): install what it names, or set compile to "
+            f"compile: torch.compile does not work here ({first_line[:200]}): install what it names, or set compile to "
             "false."
         ) from None

@@ -8,9 +8,9 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from secateur.engine.tensorboard import Board
+from secateur.engine.tensorboard import TensorBoardWriter
 from secateur.errors import CheckpointError
-from secateur.records import to_line
+from secateur.records.files import to_line
 
 METRICS = "metrics.jsonl"
 TIMINGS = "timings.jsonl"
@@ -24,12 +24,12 @@ def truncate(path: Path, *, phase: str, step: int) -> None:
     if not path.exists():
         return
     lines = path.read_bytes().splitlines(keepends=True)
-    kept = [line for line in lines if line.endswith(b"\n") and not _is_after(line, phase, step, path)]
-    if kept == lines:
+    kept_lines = [line for line in lines if line.endswith(b"\n") and not _is_after(line, phase, step, path)]
+    if kept_lines == lines:
         return
     temporary = path.with_name(f".{path.name}.partial")
     with temporary.open("wb") as handle:
-        handle.writelines(kept)
+        handle.writelines(kept_lines)
         handle.flush()
         os.fsync(handle.fileno())
     os.replace(temporary, path)
@@ -40,9 +40,9 @@ def _is_after(line: bytes, phase: str, step: int, path: Path) -> bool:
         record = json.loads(line)
         return bool(record["phase"] == phase and record["step"] > step)
     except (ValueError, KeyError, TypeError):
-        shown = line[:40].decode(errors="replace").strip()
+        excerpt = line[:40].decode(errors="replace").strip()
         raise CheckpointError(
-            f"{path}: a line is not one of ours ({shown!r}). Delete that line, or the file, then resume."
+            f"{path}: a line is not one of ours ({excerpt!r}). Delete that line, or the file, then resume."
         ) from None
 
 
@@ -64,15 +64,15 @@ class Log:
         *,
         phase: str,
         step: int,
-        active: bool,
-        last_good: Callable[[], str],
+        is_active: bool,
+        describe_checkpoint: Callable[[], str],
         tensorboard: bool = False,
     ) -> None:
         self.phase = phase
-        self._board = Board(folder, phase=phase, step=step) if tensorboard and active else None
-        self._last_good = last_good
+        self._board = TensorBoardWriter(folder, phase=phase, step=step) if tensorboard and is_active else None
+        self._describe_checkpoint = describe_checkpoint
         self._handles: dict[str, BinaryIO] = {}
-        if active:
+        if is_active:
             for name in (METRICS, TIMINGS):
                 truncate(folder / name, phase=phase, step=step)
                 self._handles[name] = (folder / name).open("ab", buffering=0)  # a line survives kill -9
@@ -110,5 +110,5 @@ class Log:
         except OSError as error:
             raise CheckpointError(
                 f"{name} could not be written at step {step} ({error.strerror or error}); "
-                f"{self._last_good()}. Free some space, then resume."
+                f"{self._describe_checkpoint()}. Free some space, then resume."
             ) from error

@@ -16,15 +16,15 @@ from typing import Literal
 
 import torch
 
-from secateur.engine.checkpoint import Checkpoints, Contents, Saved, read
-from secateur.engine.generators import generator_states, restore_generators, seed_all
+from secateur.engine.checkpoint import CheckpointContents, Checkpoints, SavedCheckpoint, read
+from secateur.engine.distributed import DistributedContext
 from secateur.engine.log import Log
-from secateur.engine.optim import Scheduled
-from secateur.engine.place import Place
-from secateur.engine.progress import Clock, Display, Progress
-from secateur.engine.step import Figures, one_step
+from secateur.engine.optim import ScheduledOptimizer
+from secateur.engine.optimizer_step import Metrics, train_step
+from secateur.engine.progress import Progress, ProgressDisplay, RemainingTime
+from secateur.engine.rng import generator_states, restore_generators, seed_all
 from secateur.engine.tensorboard import check_tensorboard
-from secateur.engine.trainee import Trainee
+from secateur.engine.train_unit import TrainUnit
 from secateur.errors import CheckpointError, ConfigError
 
 logger = logging.getLogger(__name__)
@@ -52,14 +52,14 @@ class LoopConfig:
     """Mirror the log's figures in `tensorboard/PHASE` of the run folder."""
 
     def __post_init__(self) -> None:
-        least = {"steps": 1, "log_every": 1, "validate_every": 0, "save_every": 0, "keep": 1, "seed": 0}
-        wrong = [
-            f"{name}: got {getattr(self, name)}, allowed is {low} or more."
-            for name, low in least.items()
-            if getattr(self, name) < low
+        min_values = {"steps": 1, "log_every": 1, "validate_every": 0, "save_every": 0, "keep": 1, "seed": 0}
+        problems = [
+            f"{name}: got {getattr(self, name)}, allowed is {min_value} or more."
+            for name, min_value in min_values.items()
+            if getattr(self, name) < min_value
         ]
-        if wrong:
-            raise ConfigError(" ".join(wrong))
+        if problems:
+            raise ConfigError(" ".join(problems))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,14 +74,14 @@ class LoopResult:
     """The step this process started after; None when it started at the beginning."""
     seconds: float
     """Wall-clock seconds of this process in the loop."""
-    figures: dict[str, float] = field(default_factory=dict)
+    metrics: dict[str, float] = field(default_factory=dict)
     """Loss and logged figures of the last step; empty when nothing was left to do."""
     validation: dict[str, float] = field(default_factory=dict)
     """The validation after the last step; empty when nothing was left to do."""
 
 
 def run(
-    trainee: Trainee,
+    train_unit: TrainUnit,
     config: LoopConfig,
     *,
     phase: str,
@@ -106,47 +106,49 @@ def run(
     """
     if config.tensorboard:
         check_tensorboard()
-    with Place.open(trainee.module, config.precision, getattr(trainee, "module_has_unused", False)) as place:
+    with DistributedContext.open(
+        train_unit.module, config.precision, getattr(train_unit, "has_unused_parameters", False)
+    ) as context:
         checkpoints = Checkpoints(folder, phase=phase, keep=config.keep)
-        if place.first:
+        if context.is_main:
             checkpoints.clean()
-        place.wait()
-        optimisers = {name: Scheduled(spec) for name, spec in trainee.optimisers().items()}
-        phase_run = _Phase(trainee, config, place, checkpoints, optimisers)
+        context.wait()
+        optimizers = {name: ScheduledOptimizer(spec) for name, spec in train_unit.optimizers().items()}
+        phase_run = _PhaseRun(train_unit, config, context, checkpoints, optimizers)
         resumed_from = phase_run.start(resume)
-        began = time.monotonic()
-        with _display(config.progress and place.first, on_progress if place.first else None) as show:
-            phase_run.loop(folder, resumed_from or 0, show)
-        saved = checkpoints.latest()
-        assert saved is not None, "a phase ends with a checkpoint"
+        start_time = time.monotonic()
+        with _display(config.progress and context.is_main, on_progress if context.is_main else None) as on_step:
+            phase_run.loop(folder, resumed_from or 0, on_step)
+        final_checkpoint = checkpoints.latest()
+        assert final_checkpoint is not None, "a phase ends with a checkpoint"
         return LoopResult(
             phase=phase,
             steps=config.steps,
-            checkpoint=saved.path,
+            checkpoint=final_checkpoint.path,
             resumed_from=resumed_from,
-            seconds=time.monotonic() - began,
-            figures=dict(phase_run.shown),
+            seconds=time.monotonic() - start_time,
+            metrics=dict(phase_run.latest_metrics),
             validation=phase_run.validation,
         )
 
 
-class _Phase:
+class _PhaseRun:
     """One phase on one rank: the trainee and everything the loop keeps for it."""
 
     def __init__(
         self,
-        trainee: Trainee,
+        train_unit: TrainUnit,
         config: LoopConfig,
-        place: Place,
+        context: DistributedContext,
         checkpoints: Checkpoints,
-        optimisers: dict[str, Scheduled],
+        optimizers: dict[str, ScheduledOptimizer],
     ) -> None:
-        self.trainee = trainee
+        self.train_unit = train_unit
         self.config = config
-        self.place = place
+        self.context = context
         self.checkpoints = checkpoints
-        self.optimisers = optimisers
-        self.shown: Figures = {}
+        self.optimizers = optimizers
+        self.latest_metrics: Metrics = {}
         self.validation: dict[str, float] = {}
 
     def start(self, resume: bool) -> int | None:
@@ -154,7 +156,7 @@ class _Phase:
         phase, steps = self.checkpoints.phase, self.config.steps
         latest = self.checkpoints.latest()
         if latest is None:
-            seed_all(self.config.seed, phase=phase, rank=self.place.rank)
+            seed_all(self.config.seed, phase=phase, rank=self.context.rank)
             return None
         if not resume:
             raise CheckpointError(
@@ -173,110 +175,125 @@ class _Phase:
         logger.info("phase %r: resumed after step %d from %s", phase, latest.step, latest.path)
         return latest.step
 
-    def _restore(self, contents: Contents, saved: Saved) -> None:
+    def _restore(self, contents: CheckpointContents, checkpoint: SavedCheckpoint) -> None:
         states = contents.extras["optimisers"]
-        if set(states) != set(self.optimisers):
+        if set(states) != set(self.optimizers):
             raise CheckpointError(
-                f"{saved.path}: got optimisers {sorted(states)}, this run has {sorted(self.optimisers)}. "
+                f"{checkpoint.path}: got optimisers {sorted(states)}, this run has {sorted(self.optimizers)}. "
                 "Resume with the recipe that started the run, or choose another run folder."
             )
-        self.trainee.load(contents.state)
-        self.place.follow()
-        for name, scheduled in self.optimisers.items():
+        self.train_unit.load(contents.state)
+        self.context.rewrap_if_changed()
+        for name, scheduled in self.optimizers.items():
             try:
-                scheduled.spec.optimiser.load_state_dict(states[name])
+                scheduled.spec.optimizer.load_state_dict(states[name])
             except ValueError as error:
                 raise CheckpointError(
-                    f"{saved.path}: the state of optimiser {name!r} does not fit this run ({error}). "
+                    f"{checkpoint.path}: the state of optimiser {name!r} does not fit this run ({error}). "
                     "Resume with the recipe that started the run, or choose another run folder."
                 ) from error
         generators = contents.extras["generators"]
-        if len(generators) != self.place.world:
+        if len(generators) != self.context.world:
             logger.warning(
                 "%s was saved by %d processes and is resumed by %d: random draws will differ",
-                saved.path, len(generators), self.place.world,
+                checkpoint.path, len(generators), self.context.world,
             )  # fmt: skip
-        if self.place.rank < len(generators):
-            restore_generators(generators[self.place.rank])
+        if self.context.rank < len(generators):
+            restore_generators(generators[self.context.rank])
         else:
-            seed_all(self.config.seed + contents.step, phase=contents.phase, rank=self.place.rank)
+            seed_all(self.config.seed + contents.step, phase=contents.phase, rank=self.context.rank)
 
-    def loop(self, folder: Path, done: int, show: Callable[[Progress], None] | None) -> None:
+    def loop(self, folder: Path, completed_steps: int, on_step: Callable[[Progress], None] | None) -> None:
         """All steps after the first `done` ones."""
         config, phase = self.config, self.checkpoints.phase
-        clock = Clock(step=done, steps=config.steps)
+        clock = RemainingTime(step=completed_steps, steps=config.steps)
         log = Log(
             folder,
             phase=phase,
-            step=done,
-            active=self.place.first,
-            last_good=self._last_good,
+            step=completed_steps,
+            is_active=self.context.is_main,
+            describe_checkpoint=self._describe_latest,
             tensorboard=config.tensorboard,
         )
-        since, logged = time.monotonic(), done
+        last_log_time, last_logged_step = time.monotonic(), completed_steps
         with contextlib.closing(log):
-            for step in range(done + 1, config.steps + 1):  # the count of finished steps, once this one is
-                last = step == config.steps
-                due = last or step % config.log_every == 0
-                figures = one_step(
-                    self.trainee, self.place, self.optimisers, step - 1, gather=due, last_good=self._last_good
+            for step in range(completed_steps + 1, config.steps + 1):  # the count of finished steps, once this one is
+                is_last = step == config.steps
+                is_log_due = is_last or step % config.log_every == 0
+                metrics = train_step(
+                    self.train_unit,
+                    self.context,
+                    self.optimizers,
+                    step - 1,
+                    needs_metrics=is_log_due,
+                    describe_checkpoint=self._describe_latest,
                 )
-                self.shown = figures or self.shown
-                if due:
-                    log.metrics(step, figures or {})
+                self.latest_metrics = metrics or self.latest_metrics
+                if is_log_due:
+                    log.metrics(step, metrics or {})
                     now = time.monotonic()
-                    log.timing(step, (now - since) / (step - logged))
-                    since, logged = now, step
-                if last or (config.validate_every and step % config.validate_every == 0):
+                    log.timing(step, (now - last_log_time) / (step - last_logged_step))
+                    last_log_time, last_logged_step = now, step
+                if is_last or (config.validate_every and step % config.validate_every == 0):
                     self.validation = self._validate(step)
                     log.metrics(step, {"validation": self.validation})
-                if last or (config.save_every and step % config.save_every == 0):
+                if is_last or (config.save_every and step % config.save_every == 0):
                     log.sync()
                     self._save(step)
-                left = clock.seconds_left(step)
-                if show is not None:
-                    show(Progress(phase=phase, step=step, steps=config.steps, parts=self.shown, seconds_left=left))
+                seconds_left = clock.seconds_left(step)
+                if on_step is not None:
+                    on_step(
+                        Progress(
+                            phase=phase,
+                            step=step,
+                            steps=config.steps,
+                            parts=self.latest_metrics,
+                            seconds_left=seconds_left,
+                        )
+                    )
 
-    def _last_good(self) -> str:
-        return self.checkpoints.last_good()
+    def _describe_latest(self) -> str:
+        return self.checkpoints.describe_latest()
 
     def _validate(self, step: int) -> dict[str, float]:
-        with torch.no_grad(), self.place.autocast():
-            return dict(self.trainee.validate(step))
+        with torch.no_grad(), self.context.autocast():
+            return dict(self.train_unit.validate(step))
 
     def _save(self, step: int) -> None:
         """Save on the first rank; a failure there is raised on every rank, so that none waits for ever."""
-        generators = self.place.gather(generator_states())
+        generators = self.context.gather(generator_states())
         failure: CheckpointError | None = None
-        if self.place.first:
-            states = {name: scheduled.spec.optimiser.state_dict() for name, scheduled in self.optimisers.items()}
-            contents = Contents(
+        if self.context.is_main:
+            states = {name: scheduled.spec.optimizer.state_dict() for name, scheduled in self.optimizers.items()}
+            contents = CheckpointContents(
                 phase=self.checkpoints.phase,
                 step=step,
                 steps=self.config.steps,
-                state=self.trainee.state(),
+                state=self.train_unit.state(),
                 extras={"optimisers": states, "generators": generators},
             )
             try:
                 self.checkpoints.save(contents)
             except CheckpointError as error:
                 failure = error
-        message = self.place.from_first(None if failure is None else str(failure))
+        message = self.context.broadcast_from_main(None if failure is None else str(failure))
         if message is not None:
             raise CheckpointError(message) from failure
 
 
 @contextlib.contextmanager
-def _display(bar: bool, on_progress: Callable[[Progress], None] | None) -> Iterator[Callable[[Progress], None] | None]:
+def _display(
+    show_bar: bool, on_progress: Callable[[Progress], None] | None
+) -> Iterator[Callable[[Progress], None] | None]:
     """What is called after each step: the progress bar, the caller's function, both, or nothing."""
-    if not bar:
+    if not show_bar:
         yield on_progress
         return
-    with Display() as display:
+    with ProgressDisplay() as display:
 
-        def both(progress: Progress) -> None:
+        def update_all(progress: Progress) -> None:
             display(progress)
             if on_progress is not None:
                 on_progress(progress)
 
-        yield both
+        yield update_all

@@ -29,13 +29,13 @@ class Schedule:
 
     def factor(self, step: float) -> float:
         """The factor at the 0-based optimiser step `step`."""
-        after = bisect.bisect_right([position for position, _ in self.points], step)
-        if after == 0:
+        next_index = bisect.bisect_right([position for position, _ in self.points], step)
+        if next_index == 0:
             return self.points[0][1]
-        if after == len(self.points):
+        if next_index == len(self.points):
             return self.points[-1][1]
-        (left, low), (right, high) = self.points[after - 1], self.points[after]
-        return low + (high - low) * (step - left) / (right - left)
+        (left_step, left_factor), (right_step, right_factor) = self.points[next_index - 1], self.points[next_index]
+        return left_factor + (right_factor - left_factor) * (step - left_step) / (right_step - left_step)
 
     @classmethod
     def constant(cls) -> Schedule:
@@ -55,28 +55,28 @@ class Schedule:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Optimiser:
+class OptimizerSpec:
     """A torch optimiser with the schedule of its learning rates and the norm its gradients are clipped to."""
 
-    optimiser: torch.optim.Optimizer
+    optimizer: torch.optim.Optimizer
     schedule: Schedule = field(default_factory=Schedule.constant)
     clip: float | None = None
     """Largest allowed 2-norm over all gradients of this optimiser's parameters; None does not clip."""
 
 
-class Scheduled:
+class ScheduledOptimizer:
     """An `Optimiser` together with the base learning rates that its schedule multiplies.
 
     The base rates are those the optimiser was built with: make this before a checkpoint is loaded into it.
     """
 
-    def __init__(self, spec: Optimiser) -> None:
+    def __init__(self, spec: OptimizerSpec) -> None:
         self.spec = spec
-        self.base_rates = [group["lr"] for group in spec.optimiser.param_groups]
+        self.base_rates = [group["lr"] for group in spec.optimizer.param_groups]
 
     def gradients(self) -> Iterator[Tensor]:
         """The gradients that are there, in the order of the parameter groups."""
-        for group in self.spec.optimiser.param_groups:
+        for group in self.spec.optimizer.param_groups:
             yield from (p.grad for p in group["params"] if p.grad is not None)
 
     def norm(self) -> Tensor:
@@ -86,15 +86,15 @@ class Scheduled:
     def clip(self, norm: Tensor) -> None:
         """Scale the gradients down to the clipping norm, given their present norm."""
         if self.spec.clip is not None:
-            parameters = [p for group in self.spec.optimiser.param_groups for p in group["params"]]
+            parameters = [p for group in self.spec.optimizer.param_groups for p in group["params"]]
             torch.nn.utils.clip_grads_with_norm_(parameters, self.spec.clip, norm)
 
     def step(self, step: int) -> None:
         """One optimiser step at the learning rates of the 0-based step `step`."""
         factor = self.spec.schedule.factor(step)
-        for group, base in zip(self.spec.optimiser.param_groups, self.base_rates, strict=True):
+        for group, base_rate in zip(self.spec.optimizer.param_groups, self.base_rates, strict=True):
             if isinstance(group["lr"], Tensor):  # a capturable optimiser keeps its rate on the device
-                group["lr"].fill_(float(base) * factor)
+                group["lr"].fill_(float(base_rate) * factor)
             else:
-                group["lr"] = base * factor
-        self.spec.optimiser.step()
+                group["lr"] = base_rate * factor
+        self.spec.optimizer.step()

@@ -26,34 +26,34 @@ class Progress:
     """Estimated wall-clock seconds to the end of the phase; None until two steps are done."""
 
 
-class Clock:
+class RemainingTime:
     """An estimate of the time left, from the steps this process has done, validation and saving included.
 
     The first step is left out of it: it pays for compilation, caches and the first reading of the data.
     """
 
     def __init__(self, *, step: int, steps: int) -> None:
-        self._first = step + 1
+        self._first_step = step + 1
         self._steps = steps
-        self._since: float | None = None
+        self._start_time: float | None = None
 
     def seconds_left(self, step: int) -> float | None:
         """Seconds left after `step` steps; called once after each step."""
         now = time.monotonic()
-        if self._since is None:
-            self._since = now
+        if self._start_time is None:
+            self._start_time = now
             return None
-        return (now - self._since) / (step - self._first) * (self._steps - step)
+        return (now - self._start_time) / (step - self._first_step) * (self._steps - step)
 
 
-class Display:
+class ProgressDisplay:
     """A progress bar in the terminal; a callback for `run` and a context manager.
 
     Shows the first `shown` figures of the step behind the bar, the loss first.
     """
 
-    def __init__(self, *, shown: int = 4) -> None:
-        self._shown = shown
+    def __init__(self, *, max_metrics: int = 4) -> None:
+        self._max_metrics = max_metrics
         self._bar = Bar(
             TextColumn("{task.description}"),
             BarColumn(),
@@ -64,7 +64,7 @@ class Display:
         )
         self._tasks: dict[str, TaskID] = {}
 
-    def __enter__(self) -> Display:
+    def __enter__(self) -> ProgressDisplay:
         return self
 
     def __exit__(
@@ -80,7 +80,9 @@ class Display:
             self._tasks[progress.phase] = self._bar.add_task(
                 progress.phase, total=progress.steps, completed=progress.step - 1, figures=""
             )
-        first = [(name, value) for name, value in progress.parts.items() if name == "loss"]
-        others = [(name, value) for name, value in progress.parts.items() if name != "loss"]
-        figures = "  ".join(f"{name} {value:.4g}" for name, value in (first + others)[: self._shown])
-        self._bar.update(self._tasks[progress.phase], completed=progress.step, figures=figures)
+        loss_items = [(name, value) for name, value in progress.parts.items() if name == "loss"]
+        other_items = [(name, value) for name, value in progress.parts.items() if name != "loss"]
+        metrics_text = "  ".join(
+            f"{name} {value:.4g}" for name, value in (loss_items + other_items)[: self._max_metrics]
+        )
+        self._bar.update(self._tasks[progress.phase], completed=progress.step, figures=metrics_text)

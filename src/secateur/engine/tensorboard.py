@@ -29,7 +29,7 @@ def check_tensorboard() -> None:
         ) from None
 
 
-class Board:
+class TensorBoardWriter:
     """The event files of one phase, one folder each, so that phases are runs that can be laid over each other.
 
     Args:
@@ -45,7 +45,7 @@ class Board:
 
     def show(self, step: int, values: Mapping[str, Any]) -> None:
         """Show the numbers among `values`, those in mappings as `name/inner`, those in lists as `name/0`."""
-        for name, number in numbers(values):
+        for name, number in flatten_numbers(values):
             self._writer.add_scalar(name, number, step)
 
     def close(self) -> None:
@@ -53,12 +53,12 @@ class Board:
         self._writer.close()
 
 
-def numbers(values: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, float]]:
+def flatten_numbers(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, float]]:
     """The numbers in nested mappings and lists, each with its path; anything else is left out."""
     for name, value in values.items():
         if isinstance(value, Mapping):
-            yield from numbers(value, f"{above}{name}/")
+            yield from flatten_numbers(value, f"{prefix}{name}/")
         elif isinstance(value, list | tuple):
-            yield from numbers({str(index): item for index, item in enumerate(value)}, f"{above}{name}/")
+            yield from flatten_numbers({str(index): item for index, item in enumerate(value)}, f"{prefix}{name}/")
         elif isinstance(value, int | float):
-            yield f"{above}{name}", float(value)
+            yield f"{prefix}{name}", float(value)

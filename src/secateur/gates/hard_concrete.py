@@ -49,43 +49,43 @@ class HardConcrete:
             raise ConfigError(f"spread: got {self.spread}, allowed is 0 or more, such as 0.01.")
 
     @property
-    def start(self) -> float:
+    def initial_log_alpha(self) -> float:
         """log alpha at the start."""
         return math.log((1 - self.drop_rate) / self.drop_rate)
 
 
 @dataclass(frozen=True)
-class Shape:
+class GateParameters:
     """The settings of every gate of a set, as vectors of the gates' length."""
 
     temperature: Tensor
     low: Tensor
     high: Tensor
     straight_through: Tensor
-    printed: Tensor
+    as_printed: Tensor
 
     @classmethod
-    def of(cls, settings: list[tuple[HardConcrete, int]]) -> Shape:
+    def from_settings(cls, settings: list[tuple[HardConcrete, int]]) -> GateParameters:
         """Settings, each for a number of gates, one behind the other."""
 
-        def spread(values: list[Any], dtype: torch.dtype) -> Tensor:
+        def repeat_per_gate(values: list[Any], dtype: torch.dtype) -> Tensor:
             counts = torch.tensor([count for _, count in settings], dtype=torch.long)
             return torch.repeat_interleave(torch.tensor(values, dtype=dtype), counts)
 
         return cls(
-            temperature=spread([gate.temperature for gate, _ in settings], torch.float32),
-            low=spread([gate.stretch[0] for gate, _ in settings], torch.float32),
-            high=spread([gate.stretch[1] for gate, _ in settings], torch.float32),
-            straight_through=spread([gate.straight_through for gate, _ in settings], torch.bool),
-            printed=spread([gate.parametrisation == "wang2023" for gate, _ in settings], torch.bool),
+            temperature=repeat_per_gate([gate.temperature for gate, _ in settings], torch.float32),
+            low=repeat_per_gate([gate.stretch[0] for gate, _ in settings], torch.float32),
+            high=repeat_per_gate([gate.stretch[1] for gate, _ in settings], torch.float32),
+            straight_through=repeat_per_gate([gate.straight_through for gate, _ in settings], torch.bool),
+            as_printed=repeat_per_gate([gate.parametrisation == "wang2023" for gate, _ in settings], torch.bool),
         )
 
-    def to(self, device: torch.device) -> Shape:
+    def to(self, device: torch.device) -> GateParameters:
         """The same on a device."""
-        return Shape(*(getattr(self, name).to(device) for name in self.__dataclass_fields__))
+        return GateParameters(*(getattr(self, name).to(device) for name in self.__dataclass_fields__))
 
 
-def sample(log_alpha: Tensor, uniform: Tensor, shape: Shape) -> Tensor:
+def sample(log_alpha: Tensor, uniform: Tensor, parameters: GateParameters) -> Tensor:
     """One draw of each gate.
 
     Args:
@@ -96,27 +96,29 @@ def sample(log_alpha: Tensor, uniform: Tensor, shape: Shape) -> Tensor:
     Returns:
         z in [0, 1], (gates,).
     """
-    u = uniform.clamp(EPSILON, 1 - EPSILON)
-    noise = torch.log(u) - torch.log1p(-u)
-    scaled = torch.where(shape.printed, log_alpha, log_alpha / shape.temperature)
-    s = torch.sigmoid(noise / shape.temperature + scaled)
-    clamped: Tensor = _Clamp.apply(s * (shape.high - shape.low) + shape.low, shape.straight_through)  # type: ignore[no-untyped-call]
+    clamped_uniform = uniform.clamp(EPSILON, 1 - EPSILON)
+    noise = torch.log(clamped_uniform) - torch.log1p(-clamped_uniform)
+    scaled = torch.where(parameters.as_printed, log_alpha, log_alpha / parameters.temperature)
+    stretched_input = torch.sigmoid(noise / parameters.temperature + scaled)
+    clamped: Tensor = _StraightThroughClamp.apply(
+        stretched_input * (parameters.high - parameters.low) + parameters.low, parameters.straight_through
+    )  # type: ignore[no-untyped-call]
     return clamped
 
 
-def open_logit(log_alpha: Tensor, shape: Shape) -> Tensor:
+def open_logit(log_alpha: Tensor, parameters: GateParameters) -> Tensor:
     """Log-odds of P(z != 0), which belong to the sampler above: (gates,) -> (gates,)."""
-    bound = torch.log(-shape.low / shape.high)
-    standard = log_alpha - shape.temperature * bound
-    return torch.where(shape.printed, shape.temperature * (log_alpha - bound), standard)
+    bound = torch.log(-parameters.low / parameters.high)
+    standard = log_alpha - parameters.temperature * bound
+    return torch.where(parameters.as_printed, parameters.temperature * (log_alpha - bound), standard)
 
 
-def typical(log_alpha: Tensor, shape: Shape) -> Tensor:
+def deterministic_mask(log_alpha: Tensor, parameters: GateParameters) -> Tensor:
     """The mask used when nothing is drawn: min(1, max(0, sigmoid(log alpha) (zeta - gamma) + gamma)); (gates,)."""
-    return (torch.sigmoid(log_alpha) * (shape.high - shape.low) + shape.low).clamp(0, 1)
+    return (torch.sigmoid(log_alpha) * (parameters.high - parameters.low) + parameters.low).clamp(0, 1)
 
 
-class _Clamp(torch.autograd.Function):
+class _StraightThroughClamp(torch.autograd.Function):
     """Clamp to [0, 1]; where asked, the gradient passes everywhere, clipped to [-1, 1]."""
 
     @staticmethod
@@ -126,5 +128,5 @@ class _Clamp(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
-        straight_through, inside = ctx.saved_tensors
-        return torch.where(straight_through, gradient.clamp(-1, 1), gradient * inside), None
+        straight_through, is_unclamped = ctx.saved_tensors
+        return torch.where(straight_through, gradient.clamp(-1, 1), gradient * is_unclamped), None

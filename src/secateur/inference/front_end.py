@@ -9,20 +9,22 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from secateur.inference.linear import (
-    ROWS,
+    BLOCK_ROWS,
     Activation,
-    Prepared,
+    CachedWeight,
     channels_last,
     convolution,
     fused_linear,
     is_eager,
     is_fused,
-    linear,
+    linear_activation,
     pack,
 )
-from secateur.modules.norm import ValidGroupNorm
+from secateur.nn.norm import ValidGroupNorm
 
-_WIDE = 400  # channels from which on products are faster than oneDNN's convolution (`benchmarks/convolution.py`)
+_MIN_MATMUL_CHANNELS = (
+    400  # channels from which on products are faster than oneDNN's convolution (`benchmarks/convolution.py`)
+)
 
 
 class FrontEnd(nn.Module):
@@ -39,11 +41,15 @@ class FrontEnd(nn.Module):
             stock: A feature extractor of the library, with GELU behind each layer.
         """
         super().__init__()
-        first = stock.conv_layers[0]
-        self.leaves_padding_out = isinstance(_norm(first), ValidGroupNorm)
+        first_layer = stock.conv_layers[0]
+        self.leaves_padding_out = isinstance(_layer_norm(first_layer), ValidGroupNorm)
         self.lengths: Tensor | None = None
-        self.first = _FirstGroupNorm(first) if isinstance(_norm(first), nn.GroupNorm) else _Layer(first)
-        self.rest = nn.ModuleList([_Layer(layer) for layer in stock.conv_layers[1:]])
+        self.first = (
+            _FirstGroupNorm(first_layer)
+            if isinstance(_layer_norm(first_layer), nn.GroupNorm)
+            else _ConvLayer(first_layer)
+        )
+        self.later_layers = nn.ModuleList([_ConvLayer(layer) for layer in stock.conv_layers[1:]])
 
     def forward(self, input_values: Tensor) -> Tensor:
         """(B, S) -> (B, C, T), channels last in memory; with `lengths`, (B,), as `ValidGroupNorm` has it."""
@@ -53,8 +59,8 @@ class FrontEnd(nn.Module):
             return nn.utils.rnn.pad_sequence(valid, batch_first=True).transpose(1, 2)
         if not is_eager(input_values):
             return self._features(input_values).transpose(1, 2)
-        each = [self._features(values[None]) for values in input_values]
-        return (each[0] if len(each) == 1 else torch.cat(each)).transpose(1, 2)
+        utterances = [self._features(values[None]) for values in input_values]
+        return (utterances[0] if len(utterances) == 1 else torch.cat(utterances)).transpose(1, 2)
 
     def _freeze_parameters(self) -> None:
         """Nothing here is trained; heads of the library call this."""
@@ -62,12 +68,12 @@ class FrontEnd(nn.Module):
     def _features(self, values: Tensor) -> Tensor:
         """(B, S) -> (B, T, C)."""
         hidden: Tensor = self.first(values[:, :, None])
-        for layer in self.rest:
+        for layer in self.later_layers:
             hidden = layer(hidden)
         return hidden
 
 
-class _Layer(nn.Module):
+class _ConvLayer(nn.Module):
     """A convolution with or without a LayerNorm over channels, and GELU."""
 
     weight: Tensor
@@ -79,35 +85,35 @@ class _Layer(nn.Module):
         self.register_buffer("weight", channels_last(convolution_.weight))
         self.register_buffer("bias", None if convolution_.bias is None else convolution_.bias.detach())
         self.stride: int = convolution_.stride[0]
-        self.norm = _norm(stock)
-        self._packed = Prepared(_packed)
+        self.norm = _layer_norm(stock)
+        self._packed = CachedWeight(_pack_conv_weight)
 
     def forward(self, values: Tensor) -> Tensor:
         """(B, T, in) -> (B, T', out)."""
         if self.norm is None:
-            return self._convolved(values, "gelu")
-        hidden: Tensor = self.norm(self._convolved(values, "none"))
+            return self._convolve(values, "gelu")
+        hidden: Tensor = self.norm(self._convolve(values, "none"))
         return F.gelu(hidden)
 
-    def _convolved(self, values: Tensor, activation: Activation) -> Tensor:
-        if self.weight.shape[1] >= _WIDE and is_fused(values):
-            each = [self._by_products(frames, activation) for frames in values.contiguous()]
-            return torch.stack(each) if len(each) > 1 else each[0][None]
+    def _convolve(self, values: Tensor, activation: Activation) -> Tensor:
+        if self.weight.shape[1] >= _MIN_MATMUL_CHANNELS and is_fused(values):
+            products = [self._convolve_by_matmul(frames, activation) for frames in values.contiguous()]
+            return torch.stack(products) if len(products) > 1 else products[0][None]
         return convolution(values, self.weight, self.bias, stride=self.stride, activation=activation)
 
-    def _by_products(self, frames: Tensor, activation: Activation) -> Tensor:
+    def _convolve_by_matmul(self, frames: Tensor, activation: Activation) -> Tensor:
         """Windows of frames, side by side, times the weights: (T, in) -> (T', out)."""
         time, width = frames.shape
         taps = self.weight.shape[-1]
         windows = frames.as_strided(((time - taps) // self.stride + 1, taps * width), (self.stride * width, 1))
         weight = self._packed(self.weight)
         out = frames.new_empty(len(windows), len(self.weight))
-        for some, place in zip(windows.split(ROWS), out.split(ROWS), strict=True):
-            place.copy_(fused_linear(some.contiguous(), weight, self.bias, activation))
+        for window_block, out_block in zip(windows.split(BLOCK_ROWS), out.split(BLOCK_ROWS), strict=True):
+            out_block.copy_(fused_linear(window_block.contiguous(), weight, self.bias, activation))
         return out
 
 
-def _packed(weight: Tensor) -> Tensor:
+def _pack_conv_weight(weight: Tensor) -> Tensor:
     """(out, in, 1, taps) -> a product's weights, (out, taps x in), in oneDNN's own layout."""
     return pack(weight[:, :, 0].transpose(1, 2).flatten(1))
 
@@ -121,7 +127,7 @@ class _FirstGroupNorm(nn.Module):
 
     def __init__(self, stock: Any) -> None:
         super().__init__()
-        norm = _norm(stock)
+        norm = _layer_norm(stock)
         self.register_buffer("weight", stock.conv.weight.detach()[:, 0])  # (C, taps); a bias would not pass the norm
         self.register_buffer("gain", norm.weight.detach())
         self.register_buffer("shift", norm.bias.detach())
@@ -130,22 +136,22 @@ class _FirstGroupNorm(nn.Module):
     def forward(self, values: Tensor) -> Tensor:
         """(B, S, 1) -> (B, T, C)."""
         windows = values[:, :, 0].unfold(1, self.taps, self.stride).contiguous()  # (B, T, taps)
-        centred, weight = self._normalised(windows)
+        centered, weight = self._normalize(windows)
         if len(windows) == 1 and is_fused(windows):
-            return linear(centred, weight[0], self.shift, "gelu")
-        return F.gelu(torch.baddbmm(self.shift, centred, weight.transpose(1, 2)))
+            return linear_activation(centered, weight[0], self.shift, "gelu")
+        return F.gelu(torch.baddbmm(self.shift, centered, weight.transpose(1, 2)))
 
-    def _normalised(self, windows: Tensor) -> tuple[Tensor, Tensor]:
+    def _normalize(self, windows: Tensor) -> tuple[Tensor, Tensor]:
         """(B, T, taps) -> windows without their mean (B, T, taps), and weights (B, C, taps) that give unit variance."""
         dtype = torch.promote_types(windows.dtype, torch.float32)
-        exact = windows.to(dtype)
-        centred = exact - exact.mean(dim=1, keepdim=True)
-        covariance = torch.bmm(centred.transpose(1, 2), centred) / windows.shape[1]
+        promoted = windows.to(dtype)
+        centered = promoted - promoted.mean(dim=1, keepdim=True)
+        covariance = torch.bmm(centered.transpose(1, 2), centered) / windows.shape[1]
         rows = self.weight.to(dtype)
         variance = torch.einsum("ci,bij,cj->bc", rows, covariance, rows)
         scale = self.gain * torch.rsqrt(variance + self.eps)  # (B, C)
-        return centred.to(windows.dtype), (scale[:, :, None] * rows).to(windows.dtype)
+        return centered.to(windows.dtype), (scale[:, :, None] * rows).to(windows.dtype)
 
 
-def _norm(layer: Any) -> Any:
+def _layer_norm(layer: Any) -> Any:
     return getattr(layer, "layer_norm", None)

@@ -11,16 +11,16 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from secateur.modules.low_rank import FactorisedLinear
-from secateur.modules.narrow_convolution import computes_in_bfloat16, is_narrow
+from secateur.nn.low_rank import FactorisedLinear
+from secateur.nn.narrow_convolution import computes_in_bfloat16, is_narrow
 
 Activation = Literal["none", "gelu"]
 
 #: Rows of a product done in blocks: few enough for its input to be reused memory, and not so few that calls cost time.
-ROWS = 2048
+BLOCK_ROWS = 2048
 
 #: The types of numbers of the fused operators, with how far a right result may be from torch's own.
-_NEAR = {torch.float32: 1e-5, torch.bfloat16: 2**-5}
+_TOLERANCE = {torch.float32: 1e-5, torch.bfloat16: 2**-5}
 
 
 @cache
@@ -41,25 +41,27 @@ def has_fused_ops(dtype: torch.dtype = torch.float32) -> bool:
             packed = ops._reorder_linear_weight(weight, 2)
             product = ops._linear_pointwise(values, packed, None, "gelu", [], "none")
             conv = ops._convolution_pointwise(image, kernel, None, [0, 0], [1, 1], [1, 1], 1, "gelu", [], "none")
-            near = partial(torch.allclose, atol=_NEAR[dtype])
-            return near(product, F.gelu(F.linear(values, weight))) and near(conv, F.gelu(F.conv2d(image, kernel)))
+            is_close = partial(torch.allclose, atol=_TOLERANCE[dtype])
+            return is_close(product, F.gelu(F.linear(values, weight))) and is_close(
+                conv, F.gelu(F.conv2d(image, kernel))
+            )
     except (AttributeError, RuntimeError, NotImplementedError, TypeError):
         return False
 
 
 def is_eager(values: Tensor) -> bool:
     """Whether this is a plain forward pass on a CPU: not compiled, not traced, without gradients and autocast."""
-    traced = torch.compiler.is_compiling() or torch.jit.is_tracing()  # type: ignore[attr-defined,no-untyped-call]
-    differentiated = torch.is_grad_enabled() and values.requires_grad
-    return values.device.type == "cpu" and not (traced or differentiated or torch.is_autocast_enabled("cpu"))
+    is_traced = torch.compiler.is_compiling() or torch.jit.is_tracing()  # type: ignore[attr-defined,no-untyped-call]
+    needs_grad = torch.is_grad_enabled() and values.requires_grad
+    return values.device.type == "cpu" and not (is_traced or needs_grad or torch.is_autocast_enabled("cpu"))
 
 
 def is_fused(values: Tensor) -> bool:
     """Whether the fused operators take this tensor."""
-    return values.dtype in _NEAR and is_eager(values) and has_fused_ops(values.dtype)
+    return values.dtype in _TOLERANCE and is_eager(values) and has_fused_ops(values.dtype)
 
 
-def linear(values: Tensor, weight: Tensor, bias: Tensor | None, activation: Activation = "none") -> Tensor:
+def linear_activation(values: Tensor, weight: Tensor, bias: Tensor | None, activation: Activation = "none") -> Tensor:
     """`F.linear` and the activation: (..., in) -> (..., out).
 
     In float32 torch's own product takes another library than oneDNN unless the whole process is told otherwise, and
@@ -79,7 +81,7 @@ def fused_linear(values: Tensor, weight: Tensor, bias: Tensor | None, activation
 
 def pack(weight: Tensor) -> Tensor:
     """(out, in) in oneDNN's own layout, best for products of `ROWS` rows."""
-    return torch.ops.mkldnn._reorder_linear_weight(weight.contiguous(), ROWS)  # type: ignore[no-any-return]
+    return torch.ops.mkldnn._reorder_linear_weight(weight.contiguous(), BLOCK_ROWS)  # type: ignore[no-any-return]
 
 
 def convolution(
@@ -105,43 +107,45 @@ def convolution(
     """
     taps = weight.shape[3]
     if is_narrow(in_channels=values.shape[2], groups=groups, taps=taps) and computes_in_bfloat16(values):
-        exact = values.float(), weight.float(), None if bias is None else bias.float()
+        float_arguments = values.float(), weight.float(), None if bias is None else bias.float()
         with torch.autocast("cpu", enabled=False):
-            out = convolution(*exact, stride=stride, padding=padding, groups=groups, activation=activation)
+            out = convolution(*float_arguments, stride=stride, padding=padding, groups=groups, activation=activation)
         return out.bfloat16()
     image = values.transpose(1, 2)[:, :, None]  # (B, in, 1, T): channels last without a copy
-    places = [0, padding], [1, stride], [1, 1]
+    conv_arguments = [0, padding], [1, stride], [1, 1]
     if is_fused(values):
         algorithm = "none" if activation == "gelu" else ""
-        out = torch.ops.mkldnn._convolution_pointwise(image, weight, bias, *places, groups, activation, [], algorithm)
+        out = torch.ops.mkldnn._convolution_pointwise(
+            image, weight, bias, *conv_arguments, groups, activation, [], algorithm
+        )
     else:
-        out = F.conv2d(image, weight, bias, stride=places[1], padding=places[0], groups=groups)
+        out = F.conv2d(image, weight, bias, stride=conv_arguments[1], padding=conv_arguments[0], groups=groups)
         out = F.gelu(out) if activation == "gelu" else out
     return out[:, :, 0].transpose(1, 2)
 
 
-class Prepared:
+class CachedWeight:
     """Another form of a module's weight, made when it is first asked for, and anew when the module has moved.
 
     It is no buffer: it may be of a layout that the module's own methods know nothing of, and is not worth saving.
     """
 
-    def __init__(self, make: Callable[[Tensor], Tensor]) -> None:
-        self._make = make
-        self._of: Tensor | None = None
-        self._made: Tensor | None = None
+    def __init__(self, convert: Callable[[Tensor], Tensor]) -> None:
+        self._convert = convert
+        self._source: Tensor | None = None
+        self._converted: Tensor | None = None
 
     def __call__(self, weight: Tensor) -> Tensor:
         """The form of this weight."""
-        made = self._made
-        if made is None or self._of is not weight:
+        converted = self._converted
+        if converted is None or self._source is not weight:
             with torch.inference_mode(False), torch.no_grad():
-                made = self._make(weight)
-            self._of, self._made = weight, made
-        return made
+                converted = self._convert(weight)
+            self._source, self._converted = weight, converted
+        return converted
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return Prepared, (self._make,)  # a copy makes its own
+        return CachedWeight, (self._convert,)  # a copy makes its own
 
 
 def channels_last(weight: Tensor) -> Tensor:
@@ -174,10 +178,10 @@ class FusedLinear(nn.Module):
 
     def forward(self, values: Tensor) -> Tensor:
         """(..., in) -> (..., out)."""
-        return linear(values, self.weight, self.bias, self.activation)
+        return linear_activation(values, self.weight, self.bias, self.activation)
 
 
-def fused(layer: nn.Module, activation: Activation = "none") -> nn.Module:
+def fuse_linear(layer: nn.Module, activation: Activation = "none") -> nn.Module:
     """The frozen form of a linear layer, factorised or not, with its activation."""
     if isinstance(layer, FactorisedLinear):
         return nn.Sequential(FusedLinear.like(layer.inner), FusedLinear.like(layer.outer, activation))

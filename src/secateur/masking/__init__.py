@@ -1,6 +1,6 @@
 """Given masks at their taps, exactly: no distributions here."""
 
 from secateur.masking.attach import Masking, attach
-from secateur.masking.taps import Factor, compile_taps, values_of
+from secateur.masking.mask_sites import MaskFactor, compile_mask_factors, mask_values
 
-__all__ = ["Factor", "Masking", "attach", "compile_taps", "values_of"]
+__all__ = ["MaskFactor", "Masking", "attach", "compile_mask_factors", "mask_values"]

@@ -11,12 +11,12 @@ from typing import Any
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from secateur.masking.parts import Parts
-from secateur.masking.sides import Tapped, sides_of
-from secateur.masking.taps import compile_outputs, compile_taps
-from secateur.modules.families import encoder_path
-from secateur.modules.norm import SupportLayerNorm
-from secateur.modules.transducer import Recurrent
+from secateur.architectures.registry import encoder_path
+from secateur.architectures.transducer import Recurrent
+from secateur.masking.mask_placement import MaskParametrization, choose_placement
+from secateur.masking.mask_sites import compile_mask_factors, compile_output_factors
+from secateur.masking.parameter_view import ParameterView
+from secateur.nn.norm import SupportLayerNorm
 from secateur.structure import Structure
 
 
@@ -31,10 +31,10 @@ class Masking:
         self.static = static
         self.values: Tensor | None = None
         self._norms: list[tuple[SupportLayerNorm, slice]] = []
-        self._swapped: list[tuple[nn.Module, str, nn.Module]] = []
-        self._tapped: list[tuple[nn.Module, str]] = []
+        self._swapped_modules: list[tuple[nn.Module, str, nn.Module]] = []
+        self._parametrized: list[tuple[nn.Module, str]] = []
         self._hooks: list[Any] = []
-        self._trimmed: frozenset[int] = frozenset()
+        self._trimmed_units: frozenset[int] = frozenset()
 
     def set(self, values: Tensor | None) -> None:
         """Use a mask from now on; None for no mask.
@@ -45,32 +45,32 @@ class Masking:
         self.values = values
         for norm, units in self._norms:
             support = None if values is None else (values.detach()[units] != 0)
-            alive = support is None or (not self.static and bool(support.all()))
-            norm.support = None if alive else support
+            is_unmasked = support is None or (not self.static and bool(support.all()))
+            norm.support = None if is_unmasked else support
         layers = [self.structure.offsets[axis.name] for axis in self.structure.of_kinds(("layer",)) if axis.size]
-        of_layers = [] if values is None else values.detach()[layers].tolist()
-        self._trimmed = frozenset(unit for unit, value in zip(layers, of_layers, strict=False) if value == 0.0)
+        layer_values = [] if values is None else values.detach()[layers].tolist()
+        self._trimmed_units = frozenset(unit for unit, value in zip(layers, layer_values, strict=False) if value == 0.0)
 
-    def _swap(self, parent: nn.Module, name: str, ours: nn.Module) -> None:
+    def _swap(self, parent: nn.Module, name: str, replacement: nn.Module) -> None:
         """Put a module of ours, which shares its parameters, into the place of a stock one until `remove`."""
-        self._swapped.append((parent, name, getattr(parent, name)))
-        setattr(parent, name, ours)
+        self._swapped_modules.append((parent, name, getattr(parent, name)))
+        setattr(parent, name, replacement)
 
-    def trimmed(self, unit: int) -> bool:
+    def is_trimmed(self, unit: int) -> bool:
         """Whether the mask of a whole layer is zero."""
-        return unit in self._trimmed
+        return unit in self._trimmed_units
 
     def remove(self) -> None:
         """Give the model back as it was, with its parameters as they are now."""
-        for module, name in self._tapped:
+        for module, name in self._parametrized:
             parametrize.remove_parametrizations(module, name, leave_parametrized=False)
-        for parent, name, stock in self._swapped:
+        for parent, name, stock in self._swapped_modules:
             setattr(parent, name, stock)
             if isinstance(stock, nn.LSTM):
                 stock.flatten_parameters()  # it may have been moved to another device meanwhile
         for hook in self._hooks:
             hook.remove()
-        self._tapped, self._swapped, self._norms, self._hooks = [], [], [], []
+        self._parametrized, self._swapped_modules, self._norms, self._hooks = [], [], [], []
         self.set(None)
 
 
@@ -84,58 +84,58 @@ def attach(model: nn.Module, structure: Structure, *, static: bool = False) -> M
         static: Whether norms take the same branch for every mask, as compiled code wants; else a norm of which all is
             alive is the stock one, bit for bit.
     """
-    parts = Parts(model, structure)
+    view = ParameterView(model, structure)
     masking = Masking(structure, static=static)
-    tapped: dict[str, dict[str, Tapped]] = {}
-    for name, factor in compile_taps(structure).items():
+    parametrizations: dict[str, dict[str, MaskParametrization]] = {}
+    for name, factor in compile_mask_factors(structure).items():
         path, _, parameter = name.rpartition(".")
-        if isinstance(lstm := parts.module(path), nn.LSTM):
-            masking._swap(*parts.place(path), Recurrent.like(lstm))
-        module = parts.module(path)
-        mine = tapped.setdefault(path, {})[parameter] = Tapped(masking, factor)
-        parametrize.register_parametrization(module, parameter, mine)
-        masking._tapped.append((module, parameter))
-    for path, parameters in tapped.items():
-        module = parts.module(path)
-        sides = sides_of(module, parameters)
-        if sides is not None:
-            masking._hooks.append(module.register_forward_pre_hook(sides.before))
-            masking._hooks.append(module.register_forward_hook(sides.after, always_call=True))
-    for path, factor in compile_outputs(structure).items():
-        hook = Tapped(masking, factor).hook
-        masking._hooks.append(parts.module(path).register_forward_hook(hook))
+        if isinstance(lstm := view.module(path), nn.LSTM):
+            masking._swap(*view.parent_of(path), Recurrent.like(lstm))
+        module = view.module(path)
+        parametrization = parametrizations.setdefault(path, {})[parameter] = MaskParametrization(masking, factor)
+        parametrize.register_parametrization(module, parameter, parametrization)
+        masking._parametrized.append((module, parameter))
+    for path, parameters in parametrizations.items():
+        module = view.module(path)
+        placement = choose_placement(module, parameters)
+        if placement is not None:
+            masking._hooks.append(module.register_forward_pre_hook(placement.pre_forward_hook))
+            masking._hooks.append(module.register_forward_hook(placement.forward_hook, always_call=True))
+    for path, factor in compile_output_factors(structure).items():
+        hook = MaskParametrization(masking, factor).mask_output
+        masking._hooks.append(view.module(path).register_forward_hook(hook))
     for norm in structure.norms:
-        stock = parts.module(norm.module)
+        stock = view.module(norm.module)
         assert isinstance(stock, nn.LayerNorm)
-        ours = SupportLayerNorm.like(stock)
-        masking._swap(*parts.place(norm.module), ours)
+        support_norm = SupportLayerNorm.like(stock)
+        masking._swap(*view.parent_of(norm.module), support_norm)
         start = structure.offsets[norm.axis]
-        masking._norms.append((ours, slice(start, start + structure.axes[norm.axis].size)))
+        masking._norms.append((support_norm, slice(start, start + structure.axes[norm.axis].size)))
     for axis in structure.of_kinds(("layer",)):
         if axis.size:
-            layer = parts.module(axis.path)
-            bypass = partial(_bypass, masking, structure.offsets[axis.name])
+            layer = view.module(axis.path)
+            bypass = partial(_bypass_layer, masking, structure.offsets[axis.name])
             masking._hooks.append(layer.register_forward_hook(bypass, prepend=True))
     return masking
 
 
 def has_masks(model: nn.Module) -> bool:
     """Whether `attach` put masks into this model that were not removed."""
-    return any(isinstance(module, Tapped) for module in model.modules())
+    return any(isinstance(module, MaskParametrization) for module in model.modules())
 
 
-def _bypass(masking: Masking, unit: int, module: nn.Module, inputs: tuple[Any, ...], output: Any) -> Any:
+def _bypass_layer(masking: Masking, layer_unit: int, module: nn.Module, inputs: tuple[Any, ...], output: Any) -> Any:
     """The hook that hands a layer's input on when the layer is masked; a closure would not be copied with the model."""
-    if not masking.trimmed(unit):
+    if not masking.is_trimmed(layer_unit):
         return None
-    return with_state(output, inputs[0])
+    return replace_hidden_state(output, inputs[0])
 
 
-def with_state(output: Any, state: Any) -> Any:
+def replace_hidden_state(output: Any, state: Any) -> Any:
     """Return the output of a layer with another hidden state, (B, T, D), and all else that it gave."""
     return (state, *output[1:]) if isinstance(output, tuple) else state
 
 
-def base_of(model: nn.Module) -> nn.Module:
+def encoder_of(model: nn.Module) -> nn.Module:
     """The encoder of a Hugging Face model, without its task head."""
     return model.get_submodule(encoder_path(model))

@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from markupsafe import Markup
 
 from secateur.report.charts import WIDTH, Chart
-from secateur.report.record import Blocks, Cost
-from secateur.report.svg import element, picture, rectangle, text
-from secateur.report.words import amount, milliseconds, share
+from secateur.report.formatting import format_milliseconds, format_percent, format_si
+from secateur.report.run_view import BlockCosts, CostRecord
+from secateur.report.svg import element, rectangle, svg_image, text
 
 #: Parts in the order of the data: name, and what its blocks' names begin or end with.
 PARTS = (
@@ -31,88 +31,99 @@ COSTS = (
 
 
 @dataclass(frozen=True, kw_only=True)
-class Segment:
+class BarSegment:
     """One part of a bar."""
 
     part: str
-    colour: int
+    color: int
     value: float
     text: str
 
 
 @dataclass(frozen=True, kw_only=True)
-class Bar:
+class StackedBar:
     """One stacked bar, and the picture of it."""
 
     label: str
     total: str
-    segments: tuple[Segment, ...]
+    segments: tuple[BarSegment, ...]
     svg: Markup
 
 
 @dataclass(frozen=True, kw_only=True)
-class Stack:
+class CostStack:
     """A cost before and after, by part, with each block's own figures."""
 
     title: str
-    bars: tuple[Bar, ...]
+    bars: tuple[StackedBar, ...]
     parts: tuple[tuple[str, int, str, str, str], ...]  # part, colour, before, after, share kept
     blocks: Chart
 
 
-def part_of(block: str) -> int:
+def part_index(block: str) -> int:
     """The index in `PARTS` of the part that a block belongs to."""
     return next(index for index, (_, pattern) in enumerate(PARTS) if pattern.match(block))
 
 
-def stacks(blocks: Blocks) -> list[Stack]:
+def build_stacks(blocks: BlockCosts) -> list[CostStack]:
     """Each cost, before and after; one that is zero everywhere is left out."""
-    found = []
+    cost_stacks = []
     for cost, title, unit in COSTS:
-        before, after = (_by_part(side, cost) for side in (blocks.before, blocks.after))
-        whole: float = sum(before)
-        if not whole:
+        before_sums, after_sums = (_sum_by_part(block_costs, cost) for block_costs in (blocks.before, blocks.after))
+        dense_total: float = sum(before_sums)
+        if not dense_total:
             continue
         rows = tuple(
-            (name, index, _amount(b, unit), _amount(a, unit), share(a / b) if b else "–")
-            for index, ((name, _), b, a) in enumerate(zip(PARTS, before, after, strict=True))
+            (name, index, _format_cost(b, unit), _format_cost(a, unit), format_percent(a / b) if b else "–")
+            for index, ((name, _), b, a) in enumerate(zip(PARTS, before_sums, after_sums, strict=True))
             if b or a
         )
         bars = tuple(
-            _bar(label, values, whole, unit, f"{cost}-{label}", title)
-            for label, values in (("before", before), ("after", after))
+            _bar(label, values, dense_total, unit, f"{cost}-{label}", title)
+            for label, values in (("before", before_sums), ("after", after_sums))
         )
-        found.append(Stack(title=title, bars=bars, parts=rows, blocks=_by_block(blocks, cost, title, unit)))
-    return found
+        cost_stacks.append(
+            CostStack(title=title, bars=bars, parts=rows, blocks=_block_chart(blocks, cost, title, unit))
+        )
+    return cost_stacks
 
 
-def _amount(value: float, unit: str) -> str:
-    return milliseconds(value) if unit == "ms" else amount(value, unit)
+def _format_cost(value: float, unit: str) -> str:
+    return format_milliseconds(value) if unit == "ms" else format_si(value, unit)
 
 
-def _by_part(side: Mapping[str, Cost], cost: str) -> list[float]:
+def _sum_by_part(block_costs: Mapping[str, CostRecord], cost: str) -> list[float]:
     sums = [0.0] * len(PARTS)
-    for block, values in side.items():
-        sums[part_of(block)] += getattr(values, cost)
+    for block, values in block_costs.items():
+        sums[part_index(block)] += getattr(values, cost)
     return sums
 
 
-def _bar(label: str, values: list[float], whole: float, unit: str, name: str, title: str) -> Bar:
+def _bar(label: str, values: list[float], full_width_value: float, unit: str, name: str, title: str) -> StackedBar:
     total = sum(values) or 1
     segments = [
-        Segment(
+        BarSegment(
             part=PARTS[index][0],
-            colour=index,
+            color=index,
             value=value,
-            text=f"{PARTS[index][0]}: {_amount(value, unit)} ({share(value / total)} of this model)",
+            text=f"{PARTS[index][0]}: {_format_cost(value, unit)} ({format_percent(value / total)} of this model)",
         )
         for index, value in enumerate(values)
         if value
     ]
-    return stacked(label, segments, whole=whole, total=_amount(sum(values), unit), name=name, title=title)
+    return stacked_bar(
+        label,
+        segments,
+        full_width_value=full_width_value,
+        total=_format_cost(sum(values), unit),
+        name=name,
+        title=title,
+    )
 
 
-def stacked(label: str, segments: Sequence[Segment], *, whole: float, total: str, name: str, title: str) -> Bar:
+def stacked_bar(
+    label: str, segments: Sequence[BarSegment], *, full_width_value: float, total: str, name: str, title: str
+) -> StackedBar:
     """A bar whose places are percentages, so that it fills any width while its words keep their size.
 
     Args:
@@ -123,77 +134,79 @@ def stacked(label: str, segments: Sequence[Segment], *, whole: float, total: str
         name: A word that is unique on the page.
         title: What is drawn.
     """
-    parts, place = [], 0.0
+    rectangles, x_percent = [], 0.0
     for segment in segments:
-        wide = 100 * segment.value / whole
-        parts.append(
+        width_percent = 100 * segment.value / full_width_value
+        rectangles.append(
             element(
                 "rect",
                 element("title", f"{label}, {segment.text}"),
-                x=f"{place:.3f}%",
+                x=f"{x_percent:.3f}%",
                 y=0,
-                width=f"{wide:.3f}%",
+                width=f"{width_percent:.3f}%",
                 height=30,
-                class_=f"part p{segment.colour}",
+                class_=f"part p{segment.color}",
             )
         )
-        place += wide
+        x_percent += width_percent
     svg = element(
         "svg",
         element("title", f"{title} {label}", id=f"{name}-title"),
         element("desc", "; ".join(segment.text for segment in segments), id=f"{name}-desc"),
-        *parts,
+        *rectangles,
         role="img",
         aria_labelledby=f"{name}-title {name}-desc",
         class_="stack",
         height="30",
         width="100%",
     )
-    return Bar(label=label, total=total, segments=tuple(segments), svg=svg)
+    return StackedBar(label=label, total=total, segments=tuple(segments), svg=svg)
 
 
-def _by_block(blocks: Blocks, cost: str, title: str, unit: str) -> Chart:
+def _block_chart(blocks: BlockCosts, cost: str, title: str, unit: str) -> Chart:
     """A pair of thin bars for each block, layers in one row: before above, after below."""
     rows: dict[str, tuple[list[float], list[float]]] = {}
-    for side, model in enumerate((blocks.before, blocks.after)):
+    for is_after, model in enumerate((blocks.before, blocks.after)):
         for block, values in model.items():
-            row = rows.setdefault(_row(block), ([0.0] * len(PARTS), [0.0] * len(PARTS)))
-            row[side][part_of(block)] += getattr(values, cost)
-    rows = {name: rows[name] for name in sorted(rows, key=_place) if sum(rows[name][0]) or sum(rows[name][1])}
-    largest = max((max(sum(before), sum(after)) for before, after in rows.values()), default=1)
-    left, right, tall = 92.0, WIDTH - 92.0, 26.0
-    parts: list[Markup] = []
+            row = rows.setdefault(_row_name(block), ([0.0] * len(PARTS), [0.0] * len(PARTS)))
+            row[is_after][part_index(block)] += getattr(values, cost)
+    rows = {name: rows[name] for name in sorted(rows, key=_row_order) if sum(rows[name][0]) or sum(rows[name][1])}
+    largest = max(
+        (max(sum(before_values), sum(after_values)) for before_values, after_values in rows.values()), default=1
+    )
+    x_start, x_end, row_height = 92.0, WIDTH - 92.0, 26.0
+    elements: list[Markup] = []
     for index, (name, row) in enumerate(rows.items()):
-        y = 4 + index * tall
-        parts.append(text(left - 8, y + 15, name, anchor="end"))
-        for side, values_of in enumerate(row):
-            place = left
-            for part, value in enumerate(values_of):
-                wide = (right - left) * value / largest
-                tip = f"{name}, {PARTS[part][0]} {'after' if side else 'before'}: {_amount(value, unit)}"
+        y = 4 + index * row_height
+        elements.append(text(x_start - 8, y + 15, name, anchor="end"))
+        for is_after, part_values in enumerate(row):
+            x_position = x_start
+            for part, value in enumerate(part_values):
+                bar_width = (x_end - x_start) * value / largest
+                tooltip = f"{name}, {PARTS[part][0]} {'after' if is_after else 'before'}: {_format_cost(value, unit)}"
                 if value:
-                    parts.append(
+                    elements.append(
                         rectangle(
-                            place,
-                            y + 2 + side * 10,
-                            wide,
-                            9 if side else 8,
-                            class_=f"part p{part}{'' if side else ' was'}",
-                            tip=tip,
+                            x_position,
+                            y + 2 + is_after * 10,
+                            bar_width,
+                            9 if is_after else 8,
+                            class_=f"part p{part}{'' if is_after else ' was'}",
+                            tooltip=tooltip,
                         )
                     )
-                place += wide
-        before, after = sum(row[0]), sum(row[1])
-        kept = share(after / before, 0) if before else "–"
-        parts.append(text(WIDTH - 42, y + 15, amount(after), anchor="end"))
-        parts.append(text(WIDTH, y + 15, kept, anchor="end", class_="quiet"))
-    svg = picture(
-        *parts,
+                x_position += bar_width
+        before_total, after_total = sum(row[0]), sum(row[1])
+        kept_text = format_percent(after_total / before_total, 0) if before_total else "–"
+        elements.append(text(WIDTH - 42, y + 15, format_si(after_total), anchor="end"))
+        elements.append(text(WIDTH, y + 15, kept_text, anchor="end", class_="quiet"))
+    svg = svg_image(
+        *elements,
         width=WIDTH,
-        height=6 + len(rows) * tall,
+        height=6 + len(rows) * row_height,
         name=f"{cost}-blocks",
         title=f"{title} by block",
-        description=f"{len(rows)} blocks, before and after; the largest has {_amount(largest, unit)}.",
+        description=f"{len(rows)} blocks, before and after; the largest has {_format_cost(largest, unit)}.",
     )
     return Chart(title=f"{title} by block", svg=svg, note="Thin bar before, full bar after; what is left.")
 
@@ -201,13 +214,13 @@ def _by_block(blocks: Blocks, cost: str, title: str, unit: str) -> Chart:
 _ROWS = ("conv", "projection", "positional", "layer", "the rest")
 
 
-def _place(row: str) -> tuple[int, int]:
+def _row_order(row: str) -> tuple[int, int]:
     """Rows in the order of the data, numbered ones by number."""
-    word, _, number = row.rpartition(" ") if row[-1].isdigit() else (row, "", "0")
-    return _ROWS.index(word), int(number)
+    row_name, _, number = row.rpartition(" ") if row[-1].isdigit() else (row, "", "0")
+    return _ROWS.index(row_name), int(number)
 
 
-def _row(block: str) -> str:
+def _row_name(block: str) -> str:
     """The row a block is drawn in."""
     if match := re.match(r"feature_extractor\.conv_layers\.(\d+)", block):
         return f"conv {match[1]}"

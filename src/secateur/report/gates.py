@@ -8,13 +8,19 @@ from dataclasses import dataclass
 
 from markupsafe import Markup
 
-from secateur.report.charts import Chart, histogram
-from secateur.report.record import Constraint, Freezing, Gates, Rounding
-from secateur.report.svg import Scale, element
-from secateur.report.words import amount, exact, milliseconds, plural, share
+from secateur.report.charts import Chart, gate_histogram
+from secateur.report.formatting import (
+    format_count,
+    format_exact,
+    format_milliseconds,
+    format_percent,
+    format_si,
+)
+from secateur.report.run_view import ConstraintRecord, FreezingRecord, GatesRecord, RoundingRecord
+from secateur.report.svg import AxisScale, element
 
 #: Kinds of units in words.
-KINDS = {
+UNIT_KIND_LABELS = {
     "channels": "convolution channels",
     "groups": "positional convolution groups",
     "heads": "heads",
@@ -45,24 +51,24 @@ class ConstraintRow:
     """One constraint, in words, with its picture."""
 
     name: str
-    what: str
+    description: str
     target: str
     limit: str
     expected: str
-    verdict: str
+    hard_decision: str
     counted: str
     of_dense: str
     of_limit: str
-    met: bool | None
-    binding: bool
-    picture: Markup | None
+    is_met: bool | None
+    is_binding: bool
+    gauge: Markup | None
 
 
 @dataclass(frozen=True, kw_only=True)
-class Health:
+class GateHealth:
     """Everything the section on gates shows."""
 
-    figures: tuple[tuple[str, str], ...]  # figure, what it is
+    key_numbers: tuple[tuple[str, str], ...]  # figure, what it is
     kinds: tuple[KindRow, ...]
     histograms: tuple[Chart, ...]
     notes: tuple[str, ...]
@@ -76,13 +82,13 @@ class RoundingView:
     sentences: tuple[str, ...]  # one for each constraint
 
 
-def rounding_view(rounding: Rounding) -> RoundingView:
+def build_rounding_view(rounding: RoundingRecord) -> RoundingView:
     """What rounding cost, beside the choice without it."""
     kinds = dict.fromkeys([*rounding.multiples, *rounding.opened, *rounding.closed])
     return RoundingView(
         rows=tuple(
             (
-                KINDS.get(kind, kind),
+                UNIT_KIND_LABELS.get(kind, kind),
                 f"{rounding.multiples[kind]:,}" if kind in rounding.multiples else "–",
                 f"{rounding.opened.get(kind, 0):,}",
                 f"{rounding.closed.get(kind, 0):,}",
@@ -90,90 +96,96 @@ def rounding_view(rounding: Rounding) -> RoundingView:
             for kind in kinds
         ),
         sentences=tuple(
-            f"{name}: rounding keeps {share(abs(part), 2)} of the dense cost {'less' if part >= 0 else 'more'}."
-            for name, part in rounding.given_up.items()
+            f"{name}: rounding keeps {format_percent(abs(given_up_share), 2)} of the dense cost {'less' if given_up_share >= 0 else 'more'}."
+            for name, given_up_share in rounding.given_up.items()
         ),
     )
 
 
-def health(gates: Gates) -> Health:
+def build_gate_health(gates: GatesRecord) -> GateHealth:
     """The gates when the selection was chosen."""
     total = sum(kind.gates for kind in gates.kinds.values())
     undecided = sum(kind.undecided for kind in gates.kinds.values())
     undecided_share = (
         gates.undecided_share if gates.undecided_share is not None else undecided / total if total else None
     )
-    figures = []
+    key_numbers = []
     if total:
-        figures.append((f"{total:,}", "gates"))
+        key_numbers.append((f"{total:,}", "gates"))
     if undecided_share is not None:
-        figures.append((share(undecided_share), "undecided (open probability between 0.05 and 0.95)"))
+        key_numbers.append((format_percent(undecided_share), "undecided (open probability between 0.05 and 0.95)"))
     if gates.moved is not None:
-        of_all = f" ({share(gates.moved_share, 2)})" if gates.moved_share is not None else ""
-        figures.append((f"{gates.moved:,}", f"{'unit' if gates.moved == 1 else 'units'} moved by the repair{of_all}"))
+        share_text = f" ({format_percent(gates.moved_share, 2)})" if gates.moved_share is not None else ""
+        key_numbers.append(
+            (f"{gates.moved:,}", f"{'unit' if gates.moved == 1 else 'units'} moved by the repair{share_text}")
+        )
     if gates.freezing is not None:
-        figures.append((f"{gates.freezing.frozen:,}", _freezing(gates.freezing)))
+        key_numbers.append((f"{gates.freezing.frozen:,}", _describe_freezing(gates.freezing)))
     rows = tuple(
         KindRow(
-            name=KINDS.get(name, name),
+            name=UNIT_KIND_LABELS.get(name, name),
             gates=f"{kind.gates:,}",
-            open=f"{kind.open:,} ({share(kind.open / kind.gates)})" if kind.gates else "0",
+            open=f"{kind.open:,} ({format_percent(kind.open / kind.gates)})" if kind.gates else "0",
             undecided=f"{kind.undecided:,}",
-            undecided_share=share(kind.undecided / kind.gates) if kind.gates else "–",
+            undecided_share=format_percent(kind.undecided / kind.gates) if kind.gates else "–",
         )
         for name, kind in gates.kinds.items()
     )
     histograms = tuple(
-        histogram(counts, name=f"histogram-{index}", title=_title(KINDS.get(name, name)))
+        gate_histogram(counts, name=f"histogram-{index}", title=_capitalize(UNIT_KIND_LABELS.get(name, name)))
         for index, (name, counts) in enumerate(gates.histogram.items())
         if sum(counts)
     )
-    return Health(figures=tuple(figures), kinds=rows, histograms=histograms, notes=gates.notes)
+    return GateHealth(key_numbers=tuple(key_numbers), kinds=rows, histograms=histograms, notes=gates.notes)
 
 
-def _freezing(freezing: Freezing) -> str:
+def _describe_freezing(freezing: FreezingRecord) -> str:
     """What the figure of frozen gates stands for, and what became of the student."""
     words = f"{'gate' if freezing.frozen == 1 else 'gates'} frozen while learning"
     if not freezing.shrunk:
         return words
-    last = freezing.shrunk[-1]
-    left = share(last.parameters / freezing.dense) if freezing.dense else exact(last.parameters)
-    times = plural(len(freezing.shrunk), "time")
-    return f"{words}; the student was shrunk {times}, after step {last.step:,} to {left} of its parameters"
+    last_shrink = freezing.shrunk[-1]
+    kept_text = (
+        format_percent(last_shrink.parameters / freezing.dense)
+        if freezing.dense
+        else format_exact(last_shrink.parameters)
+    )
+    shrink_count = format_count(len(freezing.shrunk), "time")
+    return f"{words}; the student was shrunk {shrink_count}, after step {last_shrink.step:,} to {kept_text} of its parameters"
 
 
-def constraint_rows(constraints: Sequence[Constraint]) -> list[ConstraintRow]:
+def build_constraint_rows(constraints: Sequence[ConstraintRecord]) -> list[ConstraintRow]:
     """Each constraint with its costs and whether the count keeps to its limit."""
-    return [_constraint(constraint, index) for index, constraint in enumerate(constraints)]
+    return [_constraint_row(constraint, index) for index, constraint in enumerate(constraints)]
 
 
-def is_met(constraint: Constraint) -> bool | None:
+def is_met(constraint: ConstraintRecord) -> bool | None:
     """Whether the counted cost is not above the limit; None where either is not in the record."""
     if constraint.limit is None or constraint.counted is None:
         return None
     return constraint.counted <= constraint.limit * (1 + 1e-12)  # the limit is a product of rounded numbers
 
 
-def _constraint(constraint: Constraint, index: int) -> ConstraintRow:
+def _constraint_row(constraint: ConstraintRecord, index: int) -> ConstraintRow:
     limit, counted, dense = constraint.limit, constraint.counted, constraint.dense
-    what = constraint.label or " of ".join(filter(None, (constraint.cost, constraint.scope)))
+    description = constraint.label or " of ".join(filter(None, (constraint.cost, constraint.scope)))
     return ConstraintRow(
         name=constraint.name,
-        what=what if what != constraint.name else "",
-        target=share(constraint.target),
-        limit=_cost(limit, constraint),
-        expected=_cost(constraint.expected, constraint),
-        verdict=_cost(constraint.verdict, constraint),
-        counted=_cost(counted, constraint),
-        of_dense=share(counted / dense, 2) if counted is not None and dense else "–",
-        of_limit=share(counted / limit, 2) if counted is not None and limit else "–",
-        met=is_met(constraint),
-        binding=constraint.binding,
-        picture=_gauge(constraint, index),
+        description=description if description != constraint.name else "",
+        target=format_percent(constraint.target),
+        limit=_format_cost(limit, constraint),
+        expected=_format_cost(constraint.expected, constraint),
+        hard_decision=_format_cost(constraint.verdict, constraint),
+        counted=_format_cost(counted, constraint),
+        of_dense=format_percent(counted / dense, 2) if counted is not None and dense else "–",
+        of_limit=format_percent(counted / limit, 2) if counted is not None and limit else "–",
+        is_met=is_met(constraint),
+        is_binding=constraint.binding,
+        gauge=_draw_gauge(constraint, index),
     )
 
 
-def _gauge(constraint: Constraint, index: int) -> Markup | None:
+def _draw_gauge(constraint: ConstraintRecord, index: int) -> Markup | None:
     """A bar of the counted cost with marks for the limit, the expected cost and the gates' own verdict.
 
     The bar begins at zero; the marks lie so close in a healthy run that one is above and one below, and their
@@ -182,7 +194,7 @@ def _gauge(constraint: Constraint, index: int) -> Markup | None:
     limit, counted = constraint.limit, constraint.counted
     if limit is None or counted is None or not (_is_cost(limit) and _is_cost(counted)):
         return None
-    named = [
+    markers = [
         (label, value, class_)
         for label, value, class_ in (
             ("expected by the gates", constraint.expected, "expected"),
@@ -190,40 +202,42 @@ def _gauge(constraint: Constraint, index: int) -> Markup | None:
         )
         if value is not None and _is_cost(value)
     ]
-    high = max([limit, counted, *(value for _, value, _ in named)]) * 1.08
-    across = Scale(low=0, high=high, start=0, end=100)
+    max_cost = max([limit, counted, *(value for _, value, _ in markers)]) * 1.08
+    x_scale = AxisScale(low=0, high=max_cost, start=0, end=100)
     parts = [
         element("rect", x=0, y=8, width="100%", height=14, class_="gone"),
         element(
             "rect",
-            element("title", f"counted: {_cost(counted, constraint)}"),
+            element("title", f"counted: {_format_cost(counted, constraint)}"),
             x=0,
             y=8,
-            width=f"{across(counted):.3f}%",
+            width=f"{x_scale(counted):.3f}%",
             height=14,
             class_="kept" if is_met(constraint) else "over",
         ),
     ]
-    for label, value, class_ in named:
-        place = f"{across(value):.3f}%"
-        shape = element(
+    for label, value, class_ in markers:
+        x_position = f"{x_scale(value):.3f}%"
+        marker = element(
             "circle",
-            element("title", f"{label}: {_cost(value, constraint)}"),
-            cx=place,
+            element("title", f"{label}: {_format_cost(value, constraint)}"),
+            cx=x_position,
             cy=9 if class_ == "expected" else 21,
             r=4,
             class_=class_,
         )
-        parts.append(shape)
-    place = f"{across(limit):.3f}%"
-    tip = element("title", f"limit: {_cost(limit, constraint)}")
-    parts.append(element("line", tip, x1=place, x2=place, y1=2, y2=28, class_="limit"))
-    said, allowed = (_cost(value, constraint) if constraint.unit else amount(value) for value in (counted, limit))
-    described = f"Counted {said}, allowed {allowed}."
+        parts.append(marker)
+    x_position = f"{x_scale(limit):.3f}%"
+    tooltip = element("title", f"limit: {_format_cost(limit, constraint)}")
+    parts.append(element("line", tooltip, x1=x_position, x2=x_position, y1=2, y2=28, class_="limit"))
+    counted_text, limit_text = (
+        _format_cost(value, constraint) if constraint.unit else format_si(value) for value in (counted, limit)
+    )
+    description = f"Counted {counted_text}, allowed {limit_text}."
     return element(
         "svg",
         element("title", f"Cost against its limit: {constraint.name}", id=f"gauge-{index}-title"),
-        element("desc", described, id=f"gauge-{index}-desc"),
+        element("desc", description, id=f"gauge-{index}-desc"),
         *parts,
         role="img",
         aria_labelledby=f"gauge-{index}-title gauge-{index}-desc",
@@ -233,13 +247,13 @@ def _gauge(constraint: Constraint, index: int) -> Markup | None:
     )
 
 
-def _cost(value: float | None, constraint: Constraint) -> str:
-    return milliseconds(value) if constraint.unit == "ms" else exact(value)
+def _format_cost(value: float | None, constraint: ConstraintRecord) -> str:
+    return format_milliseconds(value) if constraint.unit == "ms" else format_exact(value)
 
 
 def _is_cost(value: float) -> bool:
     return math.isfinite(value) and value >= 0
 
 
-def _title(words: str) -> str:
-    return words[:1].upper() + words[1:]
+def _capitalize(phrase: str) -> str:
+    return phrase[:1].upper() + phrase[1:]

@@ -9,22 +9,33 @@ from itertools import pairwise
 
 from markupsafe import Markup
 
-from secateur.report.charts import frame, tick_words
-from secateur.report.svg import Scale, element, line, linear_ticks, picture, text
+from secateur.report.charts import axis_frame, format_ticks
+from secateur.report.svg import AxisScale, element, line, linear_ticks, svg_image, text
 
 WIDTH, HEIGHT = 340.0, 250.0
 #: Width of a letter and height of a line of a label, in the picture's units.
-_LETTER, _LINE = 6.4, 13.0
+_LETTER_WIDTH, _LINE_HEIGHT = 6.4, 13.0
 #: Labels longer than this are left to the tips and the description.
-_LONGEST = 14
+_MAX_LABEL_LENGTH = 14
 #: Where a label may stand, from the best: in halves of its own width, and in lines.
-_SIDES = ((0.5, -1), (-0.5, -1), (0, -1), (0.5, 1), (-0.5, 1), (0, 1), (0.5, 0), (-0.5, 0), (0.5, 1.6), (0, 1.6))
+_LABEL_OFFSETS = (
+    (0.5, -1),
+    (-0.5, -1),
+    (0, -1),
+    (0.5, 1),
+    (-0.5, 1),
+    (0, 1),
+    (0.5, 0),
+    (-0.5, 0),
+    (0.5, 1.6),
+    (0, 1.6),
+)
 
 Box = tuple[float, float, float, float]  # left, top, right, bottom
 
 
 @dataclass(frozen=True, kw_only=True)
-class Mark:
+class ScatterMark:
     """One point.
 
     Attributes:
@@ -37,27 +48,27 @@ class Mark:
     """
 
     label: str
-    tip: str
+    tooltip: str
     x: float
     y: float
-    x_spread: float = 0.0
-    y_spread: float = 0.0
+    x_std: float = 0.0
+    y_std: float = 0.0
 
 
 @dataclass(frozen=True, kw_only=True)
-class Series:
+class ScatterSeries:
     """Points that belong together, joined by a line."""
 
     name: str
-    marks: tuple[Mark, ...]
-    colour: int = 0
+    marks: tuple[ScatterMark, ...]
+    color: int = 0
     style: str = "solid"
 
 
-def scatter(
-    found: Sequence[Series],
+def scatter_chart(
+    series_list: Sequence[ScatterSeries],
     *,
-    dense: Sequence[Mark],
+    dense: Sequence[ScatterMark],
     name: str,
     title: str,
     x_label: str,
@@ -73,90 +84,97 @@ def scatter(
         x_label: What lies along x.
         unit: Of the heights.
     """
-    marks = [mark for series in found for mark in series.marks]
-    everything = [*marks, *dense]
-    low, high = min(m.y - m.y_spread for m in everything), max(m.y + m.y_spread for m in everything)
+    marks = [mark for series in series_list for mark in series.marks]
+    all_marks = [*marks, *dense]
+    low, high = min(m.y - m.y_std for m in all_marks), max(m.y + m.y_std for m in all_marks)
     ticks = linear_ticks(0.0 if 0 <= low < 0.5 * high else low, high)
-    across = Scale(low=0, high=max(100.0, *(m.x + m.x_spread for m in everything)), start=54, end=WIDTH - 14)
-    below = 0.14 * (ticks[-1] - ticks[0])  # room under the lowest points for their labels
-    up = Scale(low=ticks[0] - below, high=ticks[-1], start=HEIGHT - 36, end=22)
-    words = [word + unit for word in tick_words(ticks)]
-    parts = frame(across, up, list(zip(ticks, words, strict=True)), x_label, HEIGHT)
-    taken = [*_dots(everything, across, up)]
+    x_scale = AxisScale(low=0, high=max(100.0, *(m.x + m.x_std for m in all_marks)), start=54, end=WIDTH - 14)
+    bottom_margin = 0.14 * (ticks[-1] - ticks[0])  # room under the lowest points for their labels
+    y_scale = AxisScale(low=ticks[0] - bottom_margin, high=ticks[-1], start=HEIGHT - 36, end=22)
+    tick_labels = [tick_label + unit for tick_label in format_ticks(ticks)]
+    parts = axis_frame(x_scale, y_scale, list(zip(ticks, tick_labels, strict=True)), x_label, HEIGHT)
+    occupied_boxes = [*_mark_boxes(all_marks, x_scale, y_scale)]
     if len(dense) == 1:
-        level = up(dense[0].y)
-        parts.append(line(across.start, level, across.end, level, class_="reference"))
-        taken.append((across.start, level - 1, across.end, level + 1))
-    for series in found:
-        places = [(across(mark.x), up(mark.y)) for mark in sorted(series.marks, key=lambda mark: mark.x)]
-        taken.extend(_along(places))
-        parts.append(_path(series, places))
-        parts.extend(_dot(mark, across, up, f"s{series.colour % 6}") for mark in series.marks)
-    parts.extend(_dot(mark, across, up, "hollow") for mark in dense)
-    for mark in sorted(everything, key=lambda mark: -mark.y):  # from above, so that the upper ones stand above
-        parts.extend(_label(mark, across, up, taken))
-    return picture(
+        y_position = y_scale(dense[0].y)
+        parts.append(line(x_scale.start, y_position, x_scale.end, y_position, class_="reference"))
+        occupied_boxes.append((x_scale.start, y_position - 1, x_scale.end, y_position + 1))
+    for series in series_list:
+        positions = [(x_scale(mark.x), y_scale(mark.y)) for mark in sorted(series.marks, key=lambda mark: mark.x)]
+        occupied_boxes.extend(_path_boxes(positions))
+        parts.append(_draw_path(series, positions))
+        parts.extend(_draw_mark(mark, x_scale, y_scale, f"s{series.color % 6}") for mark in series.marks)
+    parts.extend(_draw_mark(mark, x_scale, y_scale, "hollow") for mark in dense)
+    for mark in sorted(all_marks, key=lambda mark: -mark.y):  # from above, so that the upper ones stand above
+        parts.extend(_place_label(mark, x_scale, y_scale, occupied_boxes))
+    return svg_image(
         *parts,
         width=WIDTH,
         height=HEIGHT,
         name=name,
         title=title,
-        description=". ".join(mark.tip for mark in (*dense, *marks)) + ".",
+        description=". ".join(mark.tooltip for mark in (*dense, *marks)) + ".",
     )
 
 
-def _path(series: Series, places: Sequence[tuple[float, float]]) -> Markup:
-    d = "M" + "L".join(f"{x:.1f} {y:.1f}" for x, y in places)
-    return element("path", d=d, class_=f"curve s{series.colour % 6} {series.style}") if len(places) > 1 else Markup("")
+def _draw_path(series: ScatterSeries, positions: Sequence[tuple[float, float]]) -> Markup:
+    path_data = "M" + "L".join(f"{x:.1f} {y:.1f}" for x, y in positions)
+    return (
+        element("path", d=path_data, class_=f"curve s{series.color % 6} {series.style}")
+        if len(positions) > 1
+        else Markup("")
+    )
 
 
-def _dot(mark: Mark, across: Scale, up: Scale, class_: str) -> Markup:
+def _draw_mark(mark: ScatterMark, x_scale: AxisScale, y_scale: AxisScale, class_: str) -> Markup:
     """A point, its bars, and its words."""
-    x, y = across(mark.x), up(mark.y)
-    parts = [element("title", mark.tip)]
-    if mark.y_spread:
-        parts.append(line(x, up(mark.y - mark.y_spread), x, up(mark.y + mark.y_spread), class_=f"spread {class_}"))
-    if mark.x_spread:
-        parts.append(
-            line(across(mark.x - mark.x_spread), y, across(mark.x + mark.x_spread), y, class_=f"spread {class_}")
-        )
+    x, y = x_scale(mark.x), y_scale(mark.y)
+    parts = [element("title", mark.tooltip)]
+    if mark.y_std:
+        parts.append(line(x, y_scale(mark.y - mark.y_std), x, y_scale(mark.y + mark.y_std), class_=f"spread {class_}"))
+    if mark.x_std:
+        parts.append(line(x_scale(mark.x - mark.x_std), y, x_scale(mark.x + mark.x_std), y, class_=f"spread {class_}"))
     parts.append(element("circle", cx=x, cy=y, r=4, class_=f"dot {class_}"))
     return element("g", *parts)
 
 
-def _dots(marks: Sequence[Mark], across: Scale, up: Scale) -> Iterator[Box]:
+def _mark_boxes(marks: Sequence[ScatterMark], x_scale: AxisScale, y_scale: AxisScale) -> Iterator[Box]:
     """The room that points and their bars take."""
     for mark in marks:
-        x, y = across(mark.x), up(mark.y)
+        x, y = x_scale(mark.x), y_scale(mark.y)
         yield x - 4, y - 4, x + 4, y + 4
-        yield x - 1, up(mark.y + mark.y_spread), x + 1, up(mark.y - mark.y_spread)
-        yield across(mark.x - mark.x_spread), y - 1, across(mark.x + mark.x_spread), y + 1
+        yield x - 1, y_scale(mark.y + mark.y_std), x + 1, y_scale(mark.y - mark.y_std)
+        yield x_scale(mark.x - mark.x_std), y - 1, x_scale(mark.x + mark.x_std), y + 1
 
 
-def _along(places: Sequence[tuple[float, float]]) -> Iterator[Box]:
+def _path_boxes(positions: Sequence[tuple[float, float]]) -> Iterator[Box]:
     """The room that a line takes, in short pieces."""
-    for (x1, y1), (x2, y2) in pairwise(places):
+    for (x1, y1), (x2, y2) in pairwise(positions):
         pieces = max(1, math.ceil(math.hypot(x2 - x1, y2 - y1) / 4))
         for piece in range(1, pieces):
             x, y = x1 + (x2 - x1) * piece / pieces, y1 + (y2 - y1) * piece / pieces
             yield x - 1, y - 1, x + 1, y + 1
 
 
-def _label(mark: Mark, across: Scale, up: Scale, taken: list[Box]) -> list[Markup]:
+def _place_label(mark: ScatterMark, x_scale: AxisScale, y_scale: AxisScale, occupied_boxes: list[Box]) -> list[Markup]:
     """The words beside a point, at the first side with room for them; none where there is no such side."""
-    if len(mark.label) > _LONGEST:
+    if len(mark.label) > _MAX_LABEL_LENGTH:
         return []
-    x, y, wide = across(mark.x), up(mark.y), _LETTER * len(mark.label)
-    for dx, dy in _SIDES:
-        middle = x + 2 * dx * (wide / 2 + (8 if dy == 0 else 5))
-        bottom = y + dy * (6 + _LINE / 2) + _LINE / 2
-        box = (middle - wide / 2, bottom - _LINE, middle + wide / 2, bottom)
-        inside = box[0] >= across.start and box[2] <= across.end + 12 and box[1] >= 0 and box[3] <= up.start
-        if inside and not any(_meet(box, other) for other in taken):
-            taken.append(box)
-            return [text(middle, bottom - 3, mark.label, anchor="middle")]
+    x, y, label_width = x_scale(mark.x), y_scale(mark.y), _LETTER_WIDTH * len(mark.label)
+    for dx, dy in _LABEL_OFFSETS:
+        x_middle = x + 2 * dx * (label_width / 2 + (8 if dy == 0 else 5))
+        bottom = y + dy * (6 + _LINE_HEIGHT / 2) + _LINE_HEIGHT / 2
+        box = (x_middle - label_width / 2, bottom - _LINE_HEIGHT, x_middle + label_width / 2, bottom)
+        is_in_frame = box[0] >= x_scale.start and box[2] <= x_scale.end + 12 and box[1] >= 0 and box[3] <= y_scale.start
+        if is_in_frame and not any(_overlaps(box, occupied_box) for occupied_box in occupied_boxes):
+            occupied_boxes.append(box)
+            return [text(x_middle, bottom - 3, mark.label, anchor="middle")]
     return []
 
 
-def _meet(one: Box, other: Box) -> bool:
-    return one[0] < other[2] and other[0] < one[2] and one[1] < other[3] and other[1] < one[3]
+def _overlaps(first_box: Box, second_box: Box) -> bool:
+    return (
+        first_box[0] < second_box[2]
+        and second_box[0] < first_box[2]
+        and first_box[1] < second_box[3]
+        and second_box[1] < first_box[3]
+    )

@@ -5,25 +5,32 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from secateur.report.formatting import (
+    format_count,
+    format_exact,
+    format_milliseconds,
+    format_number,
+    format_percent,
+    format_si,
+)
 from secateur.report.gates import is_met
-from secateur.report.record import Record, Stage, Task, Time
-from secateur.report.scores import Score, headline_of, scores_of
-from secateur.report.words import amount, exact, figure, milliseconds, plural, share
+from secateur.report.run_view import RunRecord, StageRecord, TaskRecord, TimeRecord
+from secateur.report.task_scores import Score, list_scores, primary_score
 
 #: Stages in words.
-NAMES = {"dense": "Teacher", "shrunk": "After shrink", "recovered": "After recover"}
+STAGE_LABELS = {"dense": "Teacher", "shrunk": "After shrink", "recovered": "After recover"}
 
 
 @dataclass(frozen=True, kw_only=True)
 class Cell:
     """A figure, and a quieter line below it."""
 
-    main: str
-    more: str = ""
+    text: str
+    detail: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Table:
+class StageTable:
     """Measures down, stages across."""
 
     stages: tuple[str, ...]
@@ -32,244 +39,258 @@ class Table:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Tile:
+class SummaryTile:
     """One large figure of the headline, and its part of the sentence."""
 
-    what: str
-    before: str
-    after: str
+    caption: str
+    dense_text: str
+    final_text: str
     gain: str
     clause: str
 
 
 @dataclass(frozen=True, kw_only=True)
-class Headline:
+class RunSummary:
     """The result: a sentence, and its figures large."""
 
     sentence: str
-    tiles: tuple[Tile, ...]
+    tiles: tuple[SummaryTile, ...]
     badges: tuple[tuple[str, str], ...]  # good, warn or bad; words
 
 
-def headline(record: Record) -> Headline:
+def build_summary(record: RunRecord) -> RunSummary:
     """The result of a run in one sentence."""
-    first = next((stage for stage in record.stages if stage.name == "dense"), None)
-    last = record.stages[-1] if record.stages and record.stages[-1] is not first else None
+    dense_stage = next((stage for stage in record.stages if stage.name == "dense"), None)
+    final_stage = record.stages[-1] if record.stages and record.stages[-1] is not dense_stage else None
     badges = tuple(_badges(record))
-    if last is None:
-        return Headline(sentence=_alone(first), tiles=(), badges=badges)
-    main = headline_of(record.task)
-    tiles = [*_score_tile(main, first, last), *_tiles(first, last)]
+    if final_stage is None:
+        return RunSummary(sentence=_describe_single_stage(dense_stage), tiles=(), badges=badges)
+    primary = primary_score(record.task)
+    tiles = [*_score_tile(primary, dense_stage, final_stage), *_cost_tiles(dense_stage, final_stage)]
     sentence = ", ".join(tile.clause for tile in tiles)
-    return Headline(sentence=sentence[:1].upper() + sentence[1:] + ".", tiles=tuple(tiles), badges=badges)
+    return RunSummary(sentence=sentence[:1].upper() + sentence[1:] + ".", tiles=tuple(tiles), badges=badges)
 
 
-def _badges(record: Record) -> list[tuple[str, str]]:
+def _badges(record: RunRecord) -> list[tuple[str, str]]:
     """What was proven, what was met, and what was left out."""
-    found = []
+    badges = []
     if record.verification:
         proven = record.verification.is_proven
         words = "the cut model equals the masked model" if proven else "the cut model is not proven equal"
-        found.append(("good" if proven else "bad", words))
-        broken = sum(not check.holds for check in record.verification.checks if not check.is_proof)
-        if proven and broken:
-            found.append(("warn", f"{plural(broken, 'line')} of the drop-in contract broken"))
-    met = [is_met(constraint) for constraint in record.constraints]
-    counted, kept = sum(one is not None for one in met), sum(one is True for one in met)
-    if counted:
-        words = plural(counted, "constraint")
-        everything = kept == counted
-        found.append(("good", f"{words} met by count") if everything else ("bad", f"{kept} of {words} met"))
+        badges.append(("good" if proven else "bad", words))
+        broken_lines = sum(not check.holds for check in record.verification.checks if not check.is_proof)
+        if proven and broken_lines:
+            badges.append(("warn", f"{format_count(broken_lines, 'line')} of the drop-in contract broken"))
+    constraint_results = [is_met(constraint) for constraint in record.constraints]
+    counted_constraints, met_count = (
+        sum(is_constraint_met is not None for is_constraint_met in constraint_results),
+        sum(is_constraint_met is True for is_constraint_met in constraint_results),
+    )
+    if counted_constraints:
+        words = format_count(counted_constraints, "constraint")
+        is_all_met = met_count == counted_constraints
+        badges.append(("good", f"{words} met by count") if is_all_met else ("bad", f"{met_count} of {words} met"))
     if record.data and record.data.skipped:
-        found.append(("warn", f"{plural(len(record.data.skipped), 'file')} skipped"))
-    return found
+        badges.append(("warn", f"{format_count(len(record.data.skipped), 'file')} skipped"))
+    return badges
 
 
-def _alone(stage: Stage | None) -> str:
+def _describe_single_stage(stage: StageRecord | None) -> str:
     if stage is None:
         return ""
     parts = []
     if stage.parameters is not None:
-        parts.append(f"{amount(stage.parameters)} parameters")
+        parts.append(f"{format_si(stage.parameters)} parameters")
     if stage.macs is not None:
-        parts.append(f"{amount(stage.macs, 'MAC')}{_at(stage.seconds)}")
+        parts.append(f"{format_si(stage.macs, 'MAC')}{_duration_suffix(stage.seconds)}")
     return ", ".join(parts) + "." if parts else ""
 
 
-def _score_tile(score: Score | None, first: Stage | None, last: Stage) -> list[Tile]:
+def _score_tile(score: Score | None, dense_stage: StageRecord | None, final_stage: StageRecord) -> list[SummaryTile]:
     """The main score of the task, where the last stage has it."""
-    if score is None or score.name not in last.scores:
+    if score is None or score.name not in final_stage.scores:
         return []
-    value, dense = last.scores[score.name], first.scores.get(score.name) if first else None
-    before, after = score.write(dense) if dense is not None else "", score.write(value)
+    value, dense_score = final_stage.scores[score.name], dense_stage.scores.get(score.name) if dense_stage else None
+    dense_text, final_text = score.format(dense_score) if dense_score is not None else "", score.format(value)
     return [
-        Tile(
-            what=f"{score.phrase}, {score.direction}",
-            before=before,
-            after=after,
-            gain=score.judged(dense, value) or "the teacher has no score",
-            clause=f"{score.phrase} {_from_to(before, after) if before else after}",
+        SummaryTile(
+            caption=f"{score.phrase}, {score.direction_text}",
+            dense_text=dense_text,
+            final_text=final_text,
+            gain=score.describe_difference(dense_score, value) or "the teacher has no score",
+            clause=f"{score.phrase} {_format_change(dense_text, final_text) if dense_text else final_text}",
         )
     ]
 
 
-def _tiles(first: Stage | None, last: Stage) -> list[Tile]:
+def _cost_tiles(dense_stage: StageRecord | None, final_stage: StageRecord) -> list[SummaryTile]:
     tiles = []
-    if first and first.parameters and last.parameters is not None:
-        before, after = amount(first.parameters), amount(last.parameters)
+    if dense_stage and dense_stage.parameters and final_stage.parameters is not None:
+        dense_text, final_text = format_si(dense_stage.parameters), format_si(final_stage.parameters)
         tiles.append(
-            Tile(
-                what="parameters",
-                before=before,
-                after=after,
-                gain=f"{share(last.parameters / first.parameters, 0)} kept",
-                clause=f"{_from_to(before, after)} parameters",
+            SummaryTile(
+                caption="parameters",
+                dense_text=dense_text,
+                final_text=final_text,
+                gain=f"{format_percent(final_stage.parameters / dense_stage.parameters, 0)} kept",
+                clause=f"{_format_change(dense_text, final_text)} parameters",
             )
         )
-    if first and first.macs and last.macs is not None and first.seconds == last.seconds:
-        before, after = amount(first.macs, "MAC"), amount(last.macs, "MAC")
+    if dense_stage and dense_stage.macs and final_stage.macs is not None and dense_stage.seconds == final_stage.seconds:
+        dense_text, final_text = format_si(dense_stage.macs, "MAC"), format_si(final_stage.macs, "MAC")
         tiles.append(
-            Tile(
-                what=f"multiply-accumulates{_at(first.seconds)}",
-                before=before,
-                after=after,
-                gain=f"{share(last.macs / first.macs, 0)} kept",
-                clause=_from_to(before, after),
+            SummaryTile(
+                caption=f"multiply-accumulates{_duration_suffix(dense_stage.seconds)}",
+                dense_text=dense_text,
+                final_text=final_text,
+                gain=f"{format_percent(final_stage.macs / dense_stage.macs, 0)} kept",
+                clause=_format_change(dense_text, final_text),
             )
         )
-    if first and first.time and last.time and _alike(first.time, last.time):
-        gain = speed(first.time, last.time)
+    if (
+        dense_stage
+        and dense_stage.time
+        and final_stage.time
+        and _has_same_conditions(dense_stage.time, final_stage.time)
+    ):
+        gain = describe_speedup(dense_stage.time, final_stage.time)
         tiles.append(
-            Tile(
-                what=f"measured here, {_conditions(first.time)}",
-                before=milliseconds(first.time.median_ms),
-                after=milliseconds(last.time.median_ms),
+            SummaryTile(
+                caption=f"measured here, {_describe_conditions(dense_stage.time)}",
+                dense_text=format_milliseconds(dense_stage.time.median_ms),
+                final_text=format_milliseconds(final_stage.time.median_ms),
                 gain=gain,
                 clause=f"{gain} here",
             )
         )
-    if last.cosine:
-        mean = sum(last.cosine) / len(last.cosine)
+    if final_stage.cosine:
+        mean = sum(final_stage.cosine) / len(final_stage.cosine)
         tiles.append(
-            Tile(
-                what=f"cosine to the teacher, mean of {len(last.cosine)} hidden states",
-                before="",
-                after=figure(mean),
-                gain=f"lowest {figure(min(last.cosine))}",
-                clause=f"cosine to the teacher {figure(mean)}",
+            SummaryTile(
+                caption=f"cosine to the teacher, mean of {len(final_stage.cosine)} hidden states",
+                dense_text="",
+                final_text=format_number(mean),
+                gain=f"lowest {format_number(min(final_stage.cosine))}",
+                clause=f"cosine to the teacher {format_number(mean)}",
             )
         )
     return tiles
 
 
-def _from_to(before: str, after: str) -> str:
+def _format_change(dense_text: str, final_text: str) -> str:
     """``6.91 → 1.39 GMAC``: the unit once where it is the same, and no line break within."""
-    figures, _, unit = before.partition("\u202f")
-    same = unit == after.partition("\u202f")[2]
-    return f"{figures if same else before}\u00a0→\u00a0{after}"
+    number, _, unit = dense_text.partition("\u202f")
+    has_same_unit = unit == final_text.partition("\u202f")[2]
+    return f"{number if has_same_unit else dense_text}\u00a0→\u00a0{final_text}"
 
 
-def speed(before: Time, after: Time) -> str:
+def describe_speedup(dense_time: TimeRecord, cut_time: TimeRecord) -> str:
     """How much faster, where the spreads of the two measurements do not touch."""
-    if before.low_ms <= after.high_ms and after.low_ms <= before.high_ms:
+    if dense_time.low_ms <= cut_time.high_ms and cut_time.low_ms <= dense_time.high_ms:
         return "no difference in time beyond the spread"
-    factor = before.median_ms / after.median_ms
-    return f"{figure(factor, 2)}× faster" if factor >= 1 else f"{figure(1 / factor, 2)}× slower"
+    factor = dense_time.median_ms / cut_time.median_ms
+    return f"{format_number(factor, 2)}× faster" if factor >= 1 else f"{format_number(1 / factor, 2)}× slower"
 
 
-def _alike(one: Time, other: Time) -> bool:
-    return (one.seconds_of_audio, one.batch, one.threads) == (
-        other.seconds_of_audio,
-        other.batch,
-        other.threads,
+def _has_same_conditions(first_time: TimeRecord, second_time: TimeRecord) -> bool:
+    return (first_time.seconds_of_audio, first_time.batch, first_time.threads) == (
+        second_time.seconds_of_audio,
+        second_time.batch,
+        second_time.threads,
     )
 
 
-def _conditions(time: Time) -> str:
+def _describe_conditions(time: TimeRecord) -> str:
     parts = []
     if time.seconds_of_audio is not None:
         parts.append(f"{time.seconds_of_audio:g}\u00a0s of audio")
     if time.batch is not None and time.batch != 1:
         parts.append(f"batch {time.batch}")
     if time.threads is not None:
-        parts.append(plural(time.threads, "thread"))
+        parts.append(format_count(time.threads, "thread"))
     return ", ".join(parts)
 
 
-def _at(seconds: float | None) -> str:
+def _duration_suffix(seconds: float | None) -> str:
     return f" at {round(seconds, 2):g}\u00a0s" if seconds else ""
 
 
-def table(stages: Sequence[Stage], task: Task | None = None) -> Table:
+def build_stage_table(stages: Sequence[StageRecord], task: TaskRecord | None = None) -> StageTable:
     """Measures of each stage; a measure that no stage has is left out."""
-    first = stages[0]
+    dense_stage = stages[0]
     times = [stage.time for stage in stages if stage.time]
     seconds = next((stage.seconds for stage in stages if stage.seconds), None)
-    under = _conditions(times[0]) if times else ""
+    conditions = _describe_conditions(times[0]) if times else ""
     rows = [
-        ("Parameters", "of the encoder", _cells(stages, lambda s: _count(s.parameters, first.parameters))),
+        (
+            "Parameters",
+            "of the encoder",
+            _stage_cells(stages, lambda s: _count_cell(s.parameters, dense_stage.parameters)),
+        ),
         (
             "Multiply-accumulates",
-            f"for{_at(seconds).removeprefix(' at')} of audio" if seconds else "",
-            _cells(stages, lambda s: _count(s.macs, first.macs, "MAC")),
+            f"for{_duration_suffix(seconds).removeprefix(' at')} of audio" if seconds else "",
+            _stage_cells(stages, lambda s: _count_cell(s.macs, dense_stage.macs, "MAC")),
         ),
         (
             "Time",
-            f"median and spread, {under}".rstrip(", "),
-            _cells(stages, lambda s: _time(s.time, first.time)),
+            f"median and spread, {conditions}".rstrip(", "),
+            _stage_cells(stages, lambda s: _time_cell(s.time, dense_stage.time)),
         ),
-        *(_score_row(score, stages) for score in scores_of(stages, task)),
-        ("Distillation loss", "on held-out audio", _cells(stages, lambda s: _plain(s.loss))),
-        ("Cosine to the teacher", "mean and lowest hidden state", _cells(stages, _cosine)),
+        *(_score_row(score, stages) for score in list_scores(stages, task)),
+        ("Distillation loss", "on held-out audio", _stage_cells(stages, lambda s: _loss_cell(s.loss))),
+        ("Cosine to the teacher", "mean and lowest hidden state", _stage_cells(stages, _cosine_cell)),
     ]
     notes = []
-    if any(not _alike(times[0], time) for time in times[1:]):
+    if any(not _has_same_conditions(times[0], time) for time in times[1:]):
         notes.append("The times were not measured under the same conditions and cannot be compared.")
-    if not first.scores and any(stage.scores for stage in stages):
+    if not dense_stage.scores and any(stage.scores for stage in stages):
         notes.append("The teacher has no score where its head was new, and no difference to it is shown.")
-    return Table(
-        stages=tuple(NAMES.get(stage.name, stage.name) for stage in stages),
-        rows=tuple(row for row in rows if any(cell.main != "–" for cell in row[2])),
+    return StageTable(
+        stages=tuple(STAGE_LABELS.get(stage.name, stage.name) for stage in stages),
+        rows=tuple(row for row in rows if any(cell.text != "–" for cell in row[2])),
         notes=tuple(notes),
     )
 
 
-def _cells(stages: Sequence[Stage], cell: Callable[[Stage], Cell]) -> tuple[Cell, ...]:
+def _stage_cells(stages: Sequence[StageRecord], cell: Callable[[StageRecord], Cell]) -> tuple[Cell, ...]:
     return tuple(cell(stage) for stage in stages)
 
 
-def _count(value: int | None, dense: int | None, unit: str = "") -> Cell:
+def _count_cell(value: int | None, dense: int | None, unit: str = "") -> Cell:
     if value is None:
-        return Cell(main="–")
-    part = f" · {share(value / dense)}" if dense and value != dense else ""
-    return Cell(main=amount(value, unit), more=exact(value) + part)
+        return Cell(text="–")
+    part = f" · {format_percent(value / dense)}" if dense and value != dense else ""
+    return Cell(text=format_si(value, unit), detail=format_exact(value) + part)
 
 
-def _time(time: Time | None, dense: Time | None) -> Cell:
+def _time_cell(time: TimeRecord | None, dense: TimeRecord | None) -> Cell:
     if time is None:
-        return Cell(main="–")
-    more = f"{milliseconds(time.low_ms)} to {milliseconds(time.high_ms)}"
-    if dense is not None and time is not dense and _alike(time, dense):
-        more += f" · {speed(dense, time)}"
-    return Cell(main=milliseconds(time.median_ms), more=more)
+        return Cell(text="–")
+    detail = f"{format_milliseconds(time.low_ms)} to {format_milliseconds(time.high_ms)}"
+    if dense is not None and time is not dense and _has_same_conditions(time, dense):
+        detail += f" · {describe_speedup(dense, time)}"
+    return Cell(text=format_milliseconds(time.median_ms), detail=detail)
 
 
-def _score_row(score: Score, stages: Sequence[Stage]) -> tuple[str, str, tuple[Cell, ...]]:
+def _score_row(score: Score, stages: Sequence[StageRecord]) -> tuple[str, str, tuple[Cell, ...]]:
     """A score of every stage, with the difference to the first."""
 
-    def cell(stage: Stage) -> Cell:
+    def cell(stage: StageRecord) -> Cell:
         value = stage.scores.get(score.name)
-        difference = score.against(stages[0].scores.get(score.name), value) if stage is not stages[0] else ""
-        return Cell(main=score.write(value), more=difference)
+        difference = score.format_difference(stages[0].scores.get(score.name), value) if stage is not stages[0] else ""
+        return Cell(text=score.format(value), detail=difference)
 
-    return score.title, ", ".join(filter(None, ("on held-out audio", score.direction))), _cells(stages, cell)
-
-
-def _plain(value: float | None) -> Cell:
-    return Cell(main=figure(value, 4))
+    return score.title, ", ".join(filter(None, ("on held-out audio", score.direction_text))), _stage_cells(stages, cell)
 
 
-def _cosine(stage: Stage) -> Cell:
+def _loss_cell(value: float | None) -> Cell:
+    return Cell(text=format_number(value, 4))
+
+
+def _cosine_cell(stage: StageRecord) -> Cell:
     if not stage.cosine:
-        return Cell(main="–")
-    return Cell(main=figure(sum(stage.cosine) / len(stage.cosine)), more=f"lowest {figure(min(stage.cosine))}")
+        return Cell(text="–")
+    return Cell(
+        text=format_number(sum(stage.cosine) / len(stage.cosine)), detail=f"lowest {format_number(min(stage.cosine))}"
+    )

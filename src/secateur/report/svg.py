@@ -14,20 +14,20 @@ from markupsafe import Markup, escape
 
 def element(name: str, *children: str | Markup, **attributes: str | float | None) -> Markup:
     """An element; ``class_`` and ``stroke_width`` become ``class`` and ``stroke-width``, None is left out."""
-    written = Markup("").join(
-        Markup(' {}="{}"').format(key.rstrip("_").replace("_", "-"), _value(value))
+    attribute_text = Markup("").join(
+        Markup(' {}="{}"').format(key.rstrip("_").replace("_", "-"), _attribute_value(value))
         for key, value in attributes.items()
         if value is not None
     )
-    inside = Markup("").join(escape(child) for child in children)
-    return Markup("<{0}{1}>{2}</{0}>").format(Markup(name), written, inside)
+    content = Markup("").join(escape(child) for child in children)
+    return Markup("<{0}{1}>{2}</{0}>").format(Markup(name), attribute_text, content)
 
 
-def _value(value: str | float) -> str:
+def _attribute_value(value: str | float) -> str:
     return value if isinstance(value, str) else f"{value:.2f}".rstrip("0").rstrip(".")
 
 
-def picture(*children: str | Markup, width: float, height: float, name: str, title: str, description: str) -> Markup:
+def svg_image(*children: str | Markup, width: float, height: float, name: str, title: str, description: str) -> Markup:
     """A picture that scales with its column.
 
     Args:
@@ -43,10 +43,10 @@ def picture(*children: str | Markup, width: float, height: float, name: str, tit
         element("title", title, id=f"{name}-title"),
         element("desc", description, id=f"{name}-desc"),
         *children,
-        viewBox=f"0 0 {_value(width)} {_value(height)}",
+        viewBox=f"0 0 {_attribute_value(width)} {_attribute_value(height)}",
         role="img",
         aria_labelledby=f"{name}-title {name}-desc",
-        style=f"max-width:{_value(width * 1.35)}px",
+        style=f"max-width:{_attribute_value(width * 1.35)}px",
     )
 
 
@@ -56,13 +56,13 @@ def text(x: float, y: float, content: str, *, anchor: str | None = None, class_:
 
 
 def rectangle(
-    x: float, y: float, width: float, height: float, *, class_: str, tip: str = "", radius: float = 0
+    x: float, y: float, width: float, height: float, *, class_: str, tooltip: str = "", radius: float = 0
 ) -> Markup:
     """A rectangle, with words that show when it is pointed at."""
-    inside = (element("title", tip),) if tip else ()
+    children = (element("title", tooltip),) if tooltip else ()
     return element(
         "rect",
-        *inside,
+        *children,
         x=x,
         y=y,
         width=max(width, 0),
@@ -77,19 +77,19 @@ def line(x1: float, y1: float, x2: float, y2: float, *, class_: str) -> Markup:
     return element("line", x1=x1, y1=y1, x2=x2, y2=y2, class_=class_)
 
 
-def cross(x: float, y: float, width: float, height: float, *, tip: str) -> Markup:
+def crossed_box(x: float, y: float, width: float, height: float, *, tooltip: str) -> Markup:
     """A place that was removed altogether: an outline with a stroke through it."""
-    middle = y + height / 2
+    y_middle = y + height / 2
     return element(
         "g",
-        element("title", tip),
+        element("title", tooltip),
         rectangle(x, y, width, height, class_="removed", radius=2),
-        line(x + 3, middle, x + width - 3, middle, class_="strike"),
+        line(x + 3, y_middle, x + width - 3, y_middle, class_="strike"),
     )
 
 
 @dataclass(frozen=True, kw_only=True)
-class Scale:
+class AxisScale:
     """From values to places.
 
     Attributes:
@@ -104,23 +104,23 @@ class Scale:
     high: float
     start: float
     end: float
-    log: bool = False
+    is_log: bool = False
 
     def __call__(self, value: float) -> float:
         """The place of a value; values outside are held at the ends."""
-        low, high = self._of(self.low), self._of(self.high)
-        part = (self._of(value) - low) / (high - low) if high > low else 0.5
-        return self.start + min(max(part, 0.0), 1.0) * (self.end - self.start)
+        low, high = self._transform(self.low), self._transform(self.high)
+        fraction = (self._transform(value) - low) / (high - low) if high > low else 0.5
+        return self.start + min(max(fraction, 0.0), 1.0) * (self.end - self.start)
 
-    def _of(self, value: float) -> float:
-        return math.log10(max(value, 1e-300)) if self.log else value
+    def _transform(self, value: float) -> float:
+        return math.log10(max(value, 1e-300)) if self.is_log else value
 
 
 def round_step(span: float, count: int) -> float:
     """The smallest of 1, 2, 2.5 and 5 times a power of ten that covers `span` in at most `count` steps."""
-    rough = span / count
-    power = 10.0 ** math.floor(math.log10(rough))
-    return next(power * factor for factor in (1, 2, 2.5, 5, 10) if power * factor >= rough * (1 - 1e-9))
+    raw_step = span / count
+    power = 10.0 ** math.floor(math.log10(raw_step))
+    return next(power * factor for factor in (1, 2, 2.5, 5, 10) if power * factor >= raw_step * (1 - 1e-9))
 
 
 def linear_ticks(low: float, high: float, count: int = 4) -> list[float]:
@@ -129,22 +129,22 @@ def linear_ticks(low: float, high: float, count: int = 4) -> list[float]:
         margin = abs(low) * 0.1 or 1.0
         low, high = low - margin, high + margin
     step = round_step(high - low, count)
-    first, last = math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9)
-    return [index * step for index in range(first, last + 1)]
+    first_index, last_index = math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9)
+    return [index * step for index in range(first_index, last_index + 1)]
 
 
 def inner_ticks(low: float, high: float, count: int = 5) -> list[float]:
     """Whole numbers at a round step inside [low, high]."""
     step = max(1.0, round_step(max(high - low, 1.0), count))
-    first, last = math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9)
-    return [value for index in range(first, last + 1) if (value := index * step).is_integer()]
+    first_index, last_index = math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9)
+    return [value for index in range(first_index, last_index + 1) if (value := index * step).is_integer()]
 
 
 def log_ticks(low: float, high: float, count: int = 5) -> list[float]:
     """Powers of ten inside [low, high], thinned to about `count`; where fewer than three fit, 1-2-5 steps."""
-    first, last = math.ceil(math.log10(low) - 1e-9), math.floor(math.log10(high) + 1e-9)
-    powers = list(range(first, last + 1))
+    first_power, last_power = math.ceil(math.log10(low) - 1e-9), math.floor(math.log10(high) + 1e-9)
+    powers = list(range(first_power, last_power + 1))
     if len(powers) >= 3:
         return [10.0**power for power in powers[:: math.ceil(len(powers) / count)]]
-    fine = [factor * 10.0**power for power in range(first - 1, last + 1) for factor in (1, 2, 5)]
-    return [value for value in fine if low * (1 - 1e-9) <= value <= high * (1 + 1e-9)]
+    fine_ticks = [factor * 10.0**power for power in range(first_power - 1, last_power + 1) for factor in (1, 2, 5)]
+    return [value for value in fine_ticks if low * (1 - 1e-9) <= value <= high * (1 + 1e-9)]

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from secateur.report.charts import Chart, Curve, curves
-from secateur.report.gates import KINDS
-from secateur.report.record import Point
-from secateur.report.scores import Score
+from secateur.report.charts import Chart, ChartCurve, line_chart
+from secateur.report.gates import UNIT_KIND_LABELS
+from secateur.report.run_view import MetricsPoint
+from secateur.report.task_scores import Score
 
 #: Figures that belong into one chart of losses, and what each is called there.
-_LOSSES = {
+_LOSS_LABELS = {
     "loss": "total",
     "distill": "hidden states",
     "distillation": "distillation",
@@ -21,131 +21,137 @@ _LOSSES = {
 
 
 @dataclass(frozen=True, kw_only=True)
-class Trajectory:
+class PhaseTrajectory:
     """The charts of one phase: those with a place of their own, and the rest."""
 
     phase: str
     charts: tuple[Chart, ...]
-    others: tuple[Chart, ...]
+    other_charts: tuple[Chart, ...]
 
 
-def trajectories(points: Sequence[Point], scores: Sequence[Score] = ()) -> list[Trajectory]:
+def build_trajectories(points: Sequence[MetricsPoint], scores: Sequence[Score] = ()) -> list[PhaseTrajectory]:
     """One for each phase, in the order in which the metrics name them; `scores` are those of the task."""
     phases = dict.fromkeys(point.phase for point in points)
-    found = [_phase(phase, [point for point in points if point.phase == phase], scores) for phase in phases]
-    return [trajectory for trajectory in found if trajectory.charts or trajectory.others]
+    phase_charts = [
+        _phase_trajectory(phase, [point for point in points if point.phase == phase], scores) for phase in phases
+    ]
+    return [trajectory for trajectory in phase_charts if trajectory.charts or trajectory.other_charts]
 
 
-def _phase(phase: str, points: Sequence[Point], scores: Sequence[Score]) -> Trajectory:
+def _phase_trajectory(phase: str, points: Sequence[MetricsPoint], scores: Sequence[Score]) -> PhaseTrajectory:
     series: dict[str, list[tuple[float, float]]] = {}
     for point in points:
         for name, value in point.values.items():
             series.setdefault(name, []).append((float(point.step), value))
-    draw = _Drawer(phase=phase, series=series)
+    drawer = _ChartBuilder(phase=phase, series=series)
     charts = [
-        draw.losses(),
-        draw.scores(scores),
-        draw.kept(),
-        draw.multipliers(),
-        draw.group("open/", "Open share by kind", percent=True),
-        draw.only("undecided", "Undecided share of the gates", percent=True),
-        draw.only("validation/cosine", "Cosine to the teacher, held out", style="dots"),
+        drawer.losses_chart(),
+        drawer.scores_chart(scores),
+        drawer.kept_share_chart(),
+        drawer.multipliers_chart(),
+        drawer.group_chart("open/", "Open share by kind", is_percent=True),
+        drawer.single_chart("undecided", "Undecided share of the gates", is_percent=True),
+        drawer.single_chart("validation/cosine", "Cosine to the teacher, held out", style="dots"),
     ]
     groups = dict.fromkeys(name.partition("/")[0] for name in series)
-    others = [draw.rest(group) for group in groups]
-    return Trajectory(
+    other_charts = [drawer.remaining_chart(group) for group in groups]
+    return PhaseTrajectory(
         phase=phase,
         charts=tuple(chart for chart in charts if chart),
-        others=tuple(chart for chart in others if chart),
+        other_charts=tuple(chart for chart in other_charts if chart),
     )
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Drawer:
+class _ChartBuilder:
     """Takes series out of the phase's figures, chart by chart, until what is left has no place of its own."""
 
     phase: str
     series: dict[str, list[tuple[float, float]]]
 
-    def losses(self) -> Chart | None:
+    def losses_chart(self) -> Chart | None:
         """Losses while training, and on the held-out set as dots."""
-        found: list[Curve] = []
-        if any(self.series.get(name) == self.series.get("loss") for name in _LOSSES if name != "loss"):
+        curves: list[ChartCurve] = []
+        if any(self.series.get(name) == self.series.get("loss") for name in _LOSS_LABELS if name != "loss"):
             self.series.pop("loss", None)  # a part that is all there is: one line, not two on top of each other
-        for name, words in _LOSSES.items():
+        for name, label in _LOSS_LABELS.items():
             if points := self.series.pop(name, None):
-                found.append(Curve(name=words, points=tuple(points), colour=len(found)))
+                curves.append(ChartCurve(name=label, points=tuple(points), color=len(curves)))
         if points := self.series.pop("validation/loss", None):
-            found.append(Curve(name="held out", points=tuple(points), colour=max(3, len(found)), style="dots"))
-        return self._chart(found, "loss", "Loss")
+            curves.append(ChartCurve(name="held out", points=tuple(points), color=max(3, len(curves)), style="dots"))
+        return self._chart(curves, "loss", "Loss")
 
-    def scores(self, scores: Sequence[Score]) -> Chart | None:
+    def scores_chart(self, scores: Sequence[Score]) -> Chart | None:
         """What the task is judged by, on the held-out set."""
-        found = [
-            Curve(name=score.title, points=tuple(points), colour=colour, style="dots")
+        curves = [
+            ChartCurve(name=score.title, points=tuple(points), color=colour, style="dots")
             for colour, score in enumerate(scores)
             if score.is_share and (points := self.series.pop(f"validation/{score.name}", None))
         ]
-        directions = dict.fromkeys(score.direction for score in scores if score.direction)
+        directions = dict.fromkeys(score.direction_text for score in scores if score.direction_text)
         note = f"{next(iter(directions)).capitalize()}." if len(directions) == 1 else ""
-        title = found[0].name if len(found) == 1 else "Scores"
-        return self._chart(found, "scores", f"{title}, held out", percent=True, note=note)
+        title = curves[0].name if len(curves) == 1 else "Scores"
+        return self._chart(curves, "scores", f"{title}, held out", is_percent=True, note=note)
 
-    def kept(self) -> Chart | None:
+    def kept_share_chart(self) -> Chart | None:
         """Kept share against target, each constraint in one colour."""
         names = [name.partition("/")[2] for name in self.series if name.startswith("kept/")]
-        found = []
+        curves = []
         for colour, name in enumerate(names):
-            kept = tuple(self.series.pop(f"kept/{name}"))
-            found.append(Curve(name=f"{name}: expected", points=kept, colour=colour))
-            if target := self.series.pop(f"target/{name}", None):
-                found.append(Curve(name=f"{name}: target", points=tuple(target), colour=colour, style="dashed"))
-        return self._chart(found, "kept", "Kept share against target", percent=True)
+            expected_points = tuple(self.series.pop(f"kept/{name}"))
+            curves.append(ChartCurve(name=f"{name}: expected", points=expected_points, color=colour))
+            if target_points := self.series.pop(f"target/{name}", None):
+                curves.append(
+                    ChartCurve(name=f"{name}: target", points=tuple(target_points), color=colour, style="dashed")
+                )
+        return self._chart(curves, "kept", "Kept share against target", is_percent=True)
 
-    def group(self, prefix: str, title: str, *, percent: bool = False) -> Chart | None:
+    def group_chart(self, prefix: str, title: str, *, is_percent: bool = False) -> Chart | None:
         """All series whose names begin so."""
         names = [name for name in self.series if name.startswith(prefix)]
-        found = [
-            Curve(
-                name=KINDS.get(word := name.removeprefix(prefix), word),
+        curves = [
+            ChartCurve(
+                name=UNIT_KIND_LABELS.get(kind := name.removeprefix(prefix), kind),
                 points=tuple(self.series.pop(name)),
-                colour=colour,
+                color=colour,
             )
             for colour, name in enumerate(names)
         ]
-        return self._chart(found, prefix.strip("/"), title, percent=percent)
+        return self._chart(curves, prefix.strip("/"), title, is_percent=is_percent)
 
-    def multipliers(self) -> Chart | None:
+    def multipliers_chart(self) -> Chart | None:
         """Both multipliers of each constraint in its colour, the first one dashed."""
         names = [name for name in self.series if name.startswith("lambda")]
-        colours = {name: i for i, name in enumerate(dict.fromkeys(n.partition("/")[2] for n in names))}
-        found = []
-        for name in sorted(names, key=lambda name: colours[name.partition("/")[2]]):
-            which, _, constraint = name.partition("/")
-            sign = "\u03bb" + which.removeprefix("lambda").translate(str.maketrans("12", "\u2081\u2082"))
-            points, style = tuple(self.series.pop(name)), "dashed" if which.endswith("1") else "solid"
-            found.append(Curve(name=f"{constraint} {sign}", points=points, colour=colours[constraint], style=style))
-        return self._chart(found, "lambda", "Multipliers")
+        colors = {name: i for i, name in enumerate(dict.fromkeys(n.partition("/")[2] for n in names))}
+        curves = []
+        for name in sorted(names, key=lambda name: colors[name.partition("/")[2]]):
+            multiplier, _, constraint = name.partition("/")
+            symbol = "\u03bb" + multiplier.removeprefix("lambda").translate(str.maketrans("12", "\u2081\u2082"))
+            points, style = tuple(self.series.pop(name)), "dashed" if multiplier.endswith("1") else "solid"
+            curves.append(
+                ChartCurve(name=f"{constraint} {symbol}", points=points, color=colors[constraint], style=style)
+            )
+        return self._chart(curves, "lambda", "Multipliers")
 
-    def only(self, name: str, title: str, *, percent: bool = False, style: str = "solid") -> Chart | None:
+    def single_chart(self, name: str, title: str, *, is_percent: bool = False, style: str = "solid") -> Chart | None:
         """One series."""
         points = self.series.pop(name, None)
-        found = [Curve(name=name, points=tuple(points), style=style)] if points else []
-        return self._chart(found, name, title, percent=percent)
+        curves = [ChartCurve(name=name, points=tuple(points), style=style)] if points else []
+        return self._chart(curves, name, title, is_percent=is_percent)
 
-    def rest(self, group: str) -> Chart | None:
+    def remaining_chart(self, group: str) -> Chart | None:
         """What is left of a group, or the single series of that name."""
         names = [name for name in self.series if name.partition("/")[0] == group]
-        found = [
-            Curve(name=name.partition("/")[2] or name, points=tuple(self.series.pop(name)), colour=colour)
+        curves = [
+            ChartCurve(name=name.partition("/")[2] or name, points=tuple(self.series.pop(name)), color=colour)
             for colour, name in enumerate(names)
         ]
-        return self._chart(found, f"other-{group}", group.replace("_", " "))
+        return self._chart(curves, f"other-{group}", group.replace("_", " "))
 
     def _chart(
-        self, found: Sequence[Curve], name: str, title: str, *, percent: bool = False, note: str = ""
+        self, curves: Sequence[ChartCurve], name: str, title: str, *, is_percent: bool = False, note: str = ""
     ) -> Chart | None:
-        if not found:
+        if not curves:
             return None
         slug = "".join(letter if letter.isalnum() else "-" for letter in f"{self.phase}-{name}")
-        return curves(found, name=slug, title=title, percent=percent, note=note)
+        return line_chart(curves, name=slug, title=title, is_percent=is_percent, note=note)

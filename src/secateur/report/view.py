@@ -9,27 +9,42 @@ from typing import Any
 
 import yaml
 
-from secateur.report.bench import Bench, BenchView, bench_view
-from secateur.report.charts import Chart, cosines, differences
-from secateur.report.costs import Stack, stacks
-from secateur.report.gates import ConstraintRow, Health, RoundingView, constraint_rows, health, rounding_view
-from secateur.report.record import Check, Corpus, Data, Phase, Point, Record, Verification
-from secateur.report.scores import order_of, scores_of
-from secateur.report.shape import Layer, convolutions, layers_of, pictures
-from secateur.report.stages import NAMES, Headline, Table, headline, table
-from secateur.report.trajectories import Trajectory, trajectories
-from secateur.report.words import duration, figure, plural
+from secateur.report.bench_section import BenchRecord, BenchView, build_bench_view
+from secateur.report.charts import Chart, cosine_chart, difference_chart
+from secateur.report.costs import CostStack, build_stacks
+from secateur.report.formatting import format_count, format_duration, format_number
+from secateur.report.gates import (
+    ConstraintRow,
+    GateHealth,
+    RoundingView,
+    build_constraint_rows,
+    build_gate_health,
+    build_rounding_view,
+)
+from secateur.report.kept_units import LayerView, build_layers, conv_channel_axes, shape_charts
+from secateur.report.run_view import (
+    CheckRecord,
+    CorpusRecord,
+    DataRecord,
+    MetricsPoint,
+    PhaseRecord,
+    RunRecord,
+    VerificationRecord,
+)
+from secateur.report.stages import STAGE_LABELS, RunSummary, StageTable, build_stage_table, build_summary
+from secateur.report.task_scores import describe_task, list_scores
+from secateur.report.trajectories import PhaseTrajectory, build_trajectories
 
 #: How many skipped files are listed by name.
-LISTED = 50
+MAX_LISTED_FILES = 50
 
 
 @dataclass(frozen=True, kw_only=True)
-class Proof:
+class ProofView:
     """The verification, line by line."""
 
     sentence: str
-    checks: tuple[Check, ...]
+    checks: tuple[CheckRecord, ...]
     chart: Chart | None
     differences: tuple[str, ...]
 
@@ -40,92 +55,96 @@ class DataView:
 
     sets: tuple[tuple[str, str, str, str], ...]  # use, name, utterances, hours and rate
     reasons: tuple[tuple[str, int], ...]
-    listed: tuple[tuple[str, str], ...]
-    skipped: int
-    unlisted: int
+    listed_files: tuple[tuple[str, str], ...]
+    skipped_count: int
+    unlisted_count: int
     notes: tuple[str, ...]
 
 
 @dataclass(frozen=True, kw_only=True)
-class View:
+class ReportView:
     """The page; a section that the record does not speak of is None or empty."""
 
     title: str
     kind: str
-    headline: Headline
-    order: str  # with a task: what was learned, in which order
-    stages: Table | None
+    summary: RunSummary
+    task_summary: str  # with a task: what was learned, in which order
+    stages: StageTable | None
     cosine: Chart | None
     shapes: tuple[Chart, ...]
-    partial_heads: bool  # whether some kept head lost a part of its dimensions
-    cut_before: bool  # whether the run began with a model that had lost units already
-    layers: tuple[Layer, ...]
+    has_partial_heads: bool  # whether some kept head lost a part of its dimensions
+    had_removed_units: bool  # whether the run began with a model that had lost units already
+    layers: tuple[LayerView, ...]
     channels: tuple[tuple[int, int, int], ...]  # layer, kept, original
     groups: tuple[tuple[int, int], ...]  # of the positional convolution, where it has the axis: kept, original
-    costs: tuple[Stack, ...]
+    costs: tuple[CostStack, ...]
     bench: BenchView | None
-    health: Health | None
+    gate_health: GateHealth | None
     constraints: tuple[ConstraintRow, ...]
     rounding: RoundingView | None
-    trajectories: tuple[Trajectory, ...]
-    proof: Proof | None
+    trajectories: tuple[PhaseTrajectory, ...]
+    proof: ProofView | None
     data: DataView | None
     phases: tuple[tuple[str, str, str], ...]
     recipe: str
     environment: tuple[tuple[str, str], ...]
 
 
-def view(record: Record, points: Sequence[Point], bench: Bench | None = None) -> View:
+def build_view(record: RunRecord, points: Sequence[MetricsPoint], bench: BenchRecord | None = None) -> ReportView:
     """What the page shows of a record, its metrics and what was measured afterwards."""
-    layers = layers_of(record.axes)
-    measured = [
-        (NAMES.get(stage.name, stage.name).lower(), stage.cosine)
+    layers = build_layers(record.axes)
+    stage_cosines = [
+        (STAGE_LABELS.get(stage.name, stage.name).lower(), stage.cosine)
         for stage in record.stages
         if stage.cosine and stage.name != "dense"
     ]
-    return View(
+    return ReportView(
         title=record.name or record.kind,
         kind=record.kind,
-        headline=headline(record),
-        order=order_of(record.task) if record.task else "",
-        stages=table(record.stages, record.task) if record.stages else None,
-        cosine=cosines(measured, name="cosine", title="Cosine to the teacher", note="On held-out audio; 1 is the same.")
-        if measured
+        summary=build_summary(record),
+        task_summary=describe_task(record.task) if record.task else "",
+        stages=build_stage_table(record.stages, record.task) if record.stages else None,
+        cosine=cosine_chart(
+            stage_cosines, name="cosine", title="Cosine to the teacher", note="On held-out audio; 1 is the same."
+        )
+        if stage_cosines
         else None,
-        shapes=tuple(pictures(record.axes)),
-        partial_heads=any(head.partial for layer in layers for head in layer.each),
-        cut_before=any(
+        shapes=tuple(shape_charts(record.axes)),
+        has_partial_heads=any(head.is_partial for layer in layers for head in layer.heads),
+        had_removed_units=any(
             axis.kind not in ("heads", "qk", "vo", "block", "layer") and axis.before < axis.original
             for axis in record.axes
         ),
         layers=tuple(layers),
-        channels=tuple((axis.layer or 0, axis.kept, axis.original) for axis in convolutions(record.axes)),
+        channels=tuple((axis.layer or 0, axis.kept, axis.original) for axis in conv_channel_axes(record.axes)),
         groups=tuple((axis.kept, axis.original) for axis in record.axes if axis.kind == "groups"),
-        costs=tuple(stacks(record.blocks)) if record.blocks else (),
-        bench=bench_view(bench) if bench else None,
-        health=health(record.gates) if record.gates else None,
-        constraints=tuple(constraint_rows(record.constraints)),
-        rounding=rounding_view(record.rounding) if record.rounding else None,
-        trajectories=tuple(trajectories(points, scores_of(record.stages, record.task))),
-        proof=_proof(record.verification) if record.verification else None,
-        data=_data(record.data) if record.data else None,
-        phases=tuple(_phase(phase) for phase in record.phases),
+        costs=tuple(build_stacks(record.blocks)) if record.blocks else (),
+        bench=build_bench_view(bench) if bench else None,
+        gate_health=build_gate_health(record.gates) if record.gates else None,
+        constraints=tuple(build_constraint_rows(record.constraints)),
+        rounding=build_rounding_view(record.rounding) if record.rounding else None,
+        trajectories=tuple(build_trajectories(points, list_scores(record.stages, record.task))),
+        proof=_proof_view(record.verification) if record.verification else None,
+        data=_data_view(record.data) if record.data else None,
+        phases=tuple(_phase_cells(phase) for phase in record.phases),
         recipe=yaml.safe_dump(record.recipe, sort_keys=False, allow_unicode=True) if record.recipe else "",
-        environment=tuple(flat(record.environment)),
+        environment=tuple(flatten_rows(record.environment)),
     )
 
 
-def _proof(verification: Verification) -> Proof:
-    found = verification.differences
-    return Proof(
-        sentence=_verdict(verification),
+def _proof_view(verification: VerificationRecord) -> ProofView:
+    max_differences = verification.differences
+    return ProofView(
+        sentence=_proof_sentence(verification),
         checks=verification.checks,
-        chart=differences(found, name="differences", title="Largest difference, masked against cut") if found else None,
-        differences=tuple(figure(value, 2) for value in found),
+        chart=difference_chart(max_differences, name="differences", title="Largest difference, masked against cut")
+        if max_differences
+        else None,
+        differences=tuple(format_number(value, 2) for value in max_differences),
     )
 
 
-def _verdict(verification: Verification) -> str:
+def _proof_sentence(verification: VerificationRecord) -> str:
     """Return the outcome of the verification in a sentence."""
     if not verification.is_proven:
         return "The cut model is not proven to compute what the masked model computes: do not use this model."
@@ -137,39 +156,39 @@ def _verdict(verification: Verification) -> str:
     )
 
 
-def _data(data: Data) -> DataView:
+def _data_view(data: DataRecord) -> DataView:
     sets = [("learning", data.train), ("held out", data.validation)]
     reasons = Counter(skip.reason.partition(":")[0] for skip in data.skipped)  # behind it, what it is in this one
     return DataView(
-        sets=tuple((use, *_corpus(corpus)) for use, corpus in sets if corpus),
+        sets=tuple((use, *_corpus_cells(corpus)) for use, corpus in sets if corpus),
         reasons=tuple(reasons.most_common()),
-        listed=tuple((skip.path, skip.reason) for skip in data.skipped[:LISTED]),
-        skipped=len(data.skipped),
-        unlisted=max(len(data.skipped) - LISTED, 0),
+        listed_files=tuple((skip.path, skip.reason) for skip in data.skipped[:MAX_LISTED_FILES]),
+        skipped_count=len(data.skipped),
+        unlisted_count=max(len(data.skipped) - MAX_LISTED_FILES, 0),
         notes=data.notes,
     )
 
 
-def _corpus(corpus: Corpus) -> tuple[str, str, str]:
-    length = f"{figure(corpus.hours)} h" if corpus.hours >= 1 else duration(3600 * corpus.hours)
+def _corpus_cells(corpus: CorpusRecord) -> tuple[str, str, str]:
+    length = f"{format_number(corpus.hours)} h" if corpus.hours >= 1 else format_duration(3600 * corpus.hours)
     rate = f" at {corpus.sample_rate / 1000:g}\u00a0kHz" if corpus.sample_rate else ""
-    return corpus.name or "–", plural(corpus.utterances, "utterance"), length + rate
+    return corpus.name or "–", format_count(corpus.utterances, "utterance"), length + rate
 
 
-def _phase(phase: Phase) -> tuple[str, str, str]:
+def _phase_cells(phase: PhaseRecord) -> tuple[str, str, str]:
     steps = f"{phase.steps:,}" if phase.steps is not None else "–"
-    return phase.name, steps, duration(phase.seconds)
+    return phase.name, steps, format_duration(phase.seconds)
 
 
-def flat(values: Any, prefix: str = "") -> list[tuple[str, str]]:
+def flatten_rows(values: Any, prefix: str = "") -> list[tuple[str, str]]:
     """Nested values as rows of a table; what is empty is left out."""
-    found: list[tuple[str, str]] = []
+    rows: list[tuple[str, str]] = []
     for name, value in values.items():
         if isinstance(value, dict):
-            found.extend(flat(value, "" if name == "versions" else f"{prefix}{name} "))
+            rows.extend(flatten_rows(value, "" if name == "versions" else f"{prefix}{name} "))
         elif isinstance(value, list):
             if value:
-                found.append((f"{prefix}{name}", ", ".join(map(str, value))))
+                rows.append((f"{prefix}{name}", ", ".join(map(str, value))))
         elif value is not None:
-            found.append((f"{prefix}{name}", str(value)))
-    return found
+            rows.append((f"{prefix}{name}", str(value)))
+    return rows

@@ -10,11 +10,11 @@ import jinja2
 from markupsafe import Markup
 
 from secateur.errors import SecateurError
-from secateur.report.bench import read_bench
-from secateur.report.record import read_metrics, read_record
-from secateur.report.sweep import read_sweep
-from secateur.report.sweep_view import SweepView, sweep_view
-from secateur.report.view import View, view
+from secateur.report.bench_section import read_bench
+from secateur.report.run_view import read_metrics, read_record
+from secateur.report.sweep_table import read_sweep
+from secateur.report.sweep_view import SweepView, build_sweep_view
+from secateur.report.view import ReportView, build_view
 
 RECORD, METRICS, BENCH, REPORT = "record.json", "metrics.jsonl", "bench.json", "report.html"
 SWEEP = "sweep.json"
@@ -35,7 +35,9 @@ def write_report(run: Path, out: Path | None = None) -> Path:
     """
     run = Path(run)
     path = run if run.suffix == ".json" else run / RECORD
-    page = render(view(read_record(path), read_metrics(path.parent / METRICS), read_bench(path.parent / BENCH)))
+    page = render_page(
+        build_view(read_record(path), read_metrics(path.parent / METRICS), read_bench(path.parent / BENCH))
+    )
     return write_page(page, Path(out) if out is not None else path.parent / REPORT)
 
 
@@ -46,7 +48,7 @@ def write_sweep(folder: Path) -> Path:
         SecateurError: There is no such record, it is not what it should be, or the page cannot be written.
     """
     folder = Path(folder)
-    page = render(sweep_view(read_sweep(folder / SWEEP)), "sweep.html")
+    page = render_page(build_sweep_view(read_sweep(folder / SWEEP)), "sweep.html")
     return write_page(page, folder / "sweep.html")
 
 
@@ -68,9 +70,9 @@ def write_page(page: str, out: Path) -> Path:
     return out
 
 
-def render(page: View | SweepView, template: str = "report.html") -> str:
+def render_page(page: ReportView | SweepView, template: str = "report.html") -> str:
     """The page as HTML; all text of the view is escaped by the template, all pictures by their makers."""
-    style = Markup(_resource("report.css"))  # ours, and without a closing tag
+    style = Markup(_read_resource("report.css"))  # ours, and without a closing tag
     return _templates().get_template(template).render(view=page, style=style)
 
 
@@ -85,5 +87,5 @@ def _templates() -> jinja2.Environment:
     )
 
 
-def _resource(name: str) -> str:
+def _read_resource(name: str) -> str:
     return (Path(__file__).parent / name).read_text(encoding="utf-8")

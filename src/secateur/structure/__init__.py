@@ -1,7 +1,7 @@
 """What can be pruned and where it is bound: plain data, without torch."""
 
 from secateur.structure.axis import Axis, Unit
-from secateur.structure.low_rank import dense_again
+from secateur.structure.break_even import dense_again
 from secateur.structure.selection import Selection, close
 from secateur.structure.structure import (
     Bind,

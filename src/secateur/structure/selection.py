@@ -8,9 +8,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from secateur.errors import SelectionError, nearest
+from secateur.errors import SelectionError, did_you_mean
 from secateur.structure.axis import Axis
-from secateur.structure.low_rank import dense_again
+from secateur.structure.break_even import dense_again
 from secateur.structure.structure import Structure
 
 FORMAT = 1
@@ -58,7 +58,7 @@ class Selection:
         allowed = ("format", "axes", "scales", "sizes", "model")
         for key in data:
             if key not in allowed:
-                raise SelectionError(f"Unknown key {key!r} in the selection.{nearest(str(key), allowed)}")
+                raise SelectionError(f"Unknown key {key!r} in the selection.{did_you_mean(str(key), allowed)}")
         axes = {name: _order(name, kept) for name, kept in _mapping(data, "axes").items()}
         scales: dict[str, tuple[float, ...]] = {}
         for name, values in _mapping(data, "scales").items():
@@ -231,7 +231,7 @@ def _axis(structure: Structure, name: str) -> Axis:
             )
         raise SelectionError(
             f"Unknown axis {name!r} in the selection for this {structure.model_type} model."
-            f"{nearest(name, structure.axes)}"
+            f"{did_you_mean(name, structure.axes)}"
         )
     return structure.axes[name]
 

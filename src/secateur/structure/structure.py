@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 
-from secateur.errors import ConfigError, nearest
+from secateur.errors import ConfigError, did_you_mean
 from secateur.structure.axis import Axis, Unit, ranks
 
 SCOPES = ("whole", "gated", "encoder", "frontend")
@@ -287,7 +287,9 @@ class Structure:
             ConfigError: There is none; the nearest name is told.
         """
         if name not in self.axes:
-            raise ConfigError(f"There is no axis {name!r} in this {self.model_type} model.{nearest(name, self.axes)}")
+            raise ConfigError(
+                f"There is no axis {name!r} in this {self.model_type} model.{did_you_mean(name, self.axes)}"
+            )
         return self.axes[name]
 
     def of_kinds(self, kinds: Sequence[str]) -> Iterator[Axis]:
@@ -354,7 +356,7 @@ class Structure:
         allowed = (*SCOPES, TRANSDUCER) if self.head else SCOPES
         raise ConfigError(
             f"The scope {scope!r} names no part of this {self.model_type} model; allowed are "
-            f"{', '.join(allowed)} or a module path.{nearest(scope, [*allowed, *paths, *self.head])}"
+            f"{', '.join(allowed)} or a module path.{did_you_mean(scope, [*allowed, *paths, *self.head])}"
         )
 
     def counterpart(self, name: str) -> Weight:

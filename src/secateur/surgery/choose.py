@@ -14,7 +14,8 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -23,14 +24,14 @@ from secateur.cost import Cost
 from secateur.errors import TargetError
 from secateur.structure import Selection, Structure, close, dense_again
 from secateur.structure.axis import kind_of
-from secateur.surgery.bundles import Bundles
+from secateur.surgery.unit_groups import UnitGroups
 
 #: How much of the dense cost the binding constraint may leave unused.
-SLACK = 0.005
+DEFAULT_SLACK = 0.005
 
 
 @dataclass(frozen=True, kw_only=True)
-class Limit:
+class CostLimit:
     """A constraint by count: a cost, and the largest value it may have."""
 
     name: str
@@ -39,13 +40,13 @@ class Limit:
     """share of the dense cost that may stay"""
 
     @property
-    def most(self) -> float:
+    def max_cost(self) -> float:
         """The largest allowed cost."""
         return self.share * self.cost.dense
 
 
 @dataclass(frozen=True, kw_only=True)
-class Rounding:
+class RoundingCost:
     """What rounding cost: the choice beside that of the same scores without it.
 
     Attributes:
@@ -63,37 +64,49 @@ class Rounding:
 
 @dataclass(frozen=True, kw_only=True)
 class Choice:
-    """What choosing came to.
+    """The selection that `choose` arrives at, and its costs.
 
     Attributes:
         selection: The closed selection.
-        verdict: Cost of the gates' own verdict under each limit, before any repair.
-        counted: Cost of the selection under each limit.
-        binding: Name of the limit with the least room left.
-        moved: Units whose side the repair changed.
-        gated: Units that had a gate.
-        notes: What closing had to add, in words.
-        rounding: What rounding cost; None where nothing was to be rounded.
+        hard_decision_costs: Cost of the gates' hard decisions under each limit, before any repair.
+        counted_costs: Cost of the selection under each limit.
+        binding_limit: Name of the limit with the least room left.
+        moved_units: Units whose side the repair changed.
+        gated_units: Units that had a gate.
+        notes: Units that closing had to add, in words.
+        rounding: Cost of rounding; None where nothing was rounded.
     """
 
     selection: Selection
-    verdict: dict[str, float]
-    counted: dict[str, float]
-    binding: str
-    moved: int
-    gated: int
+    hard_decision_costs: dict[str, float]
+    counted_costs: dict[str, float]
+    binding_limit: str
+    moved_units: int
+    gated_units: int
     notes: tuple[str, ...]
-    rounding: Rounding | None = None
+    rounding: RoundingCost | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the record of the choice, the selection left out."""
+        return {
+            "verdict": self.hard_decision_costs,
+            "counted": self.counted_costs,
+            "binding": self.binding_limit,
+            "moved": self.moved_units,
+            "gated": self.gated_units,
+            "notes": self.notes,
+            "rounding": None if self.rounding is None else asdict(self.rounding),
+        }
 
 
 def choose(
     structure: Structure,
     scores: Tensor,
     scales: Tensor,
-    limits: Sequence[Limit],
+    limits: Sequence[CostLimit],
     *,
     round_to: Mapping[str, int] | None = None,
-    slack: float = SLACK,
+    slack: float = DEFAULT_SLACK,
 ) -> Choice:
     """The selection nearest to the scores' verdicts that meets every limit.
 
@@ -111,247 +124,269 @@ def choose(
         TargetError: No selection of gated units meets a limit, or what is not gone is far below every limit; the
             smallest or the largest reachable share is told.
     """
-    apart = _apart(structure, scores, limits)
-    if apart:
+    scope_parts = _split_by_part(structure, scores, limits)
+    if scope_parts:
         encoder, head = (
-            choose(structure, torch.where(mine, scores, math.inf), scales, own, round_to=round_to, slack=slack)
-            for mine, own in apart
+            choose(
+                structure, torch.where(in_scope, scores, math.inf), scales, scope_limits, round_to=round_to, slack=slack
+            )
+            for in_scope, scope_limits in scope_parts
         )
-        return _together(structure, encoder, head, limits)
-    bundles = Bundles.of(structure, scores, round_to or {})
-    check_reachable(bundles, limits)
-    _check_left(scores, limits, slack)
-    gated, verdict = scores < math.inf, scores > 0
-    opened = bundles.verdict
-    while any(limit.cost.at(bundles.units(opened)) > limit.most for limit in limits):
-        before = opened
+        return _join_parts(structure, encoder, head, limits)
+    unit_groups = UnitGroups.from_scores(structure, scores, round_to or {})
+    check_limits_reachable(unit_groups, limits)
+    _check_available_units(scores, limits, slack)
+    is_gated, hard_decision = scores < math.inf, scores > 0
+    open_groups = unit_groups.hard_decision
+    while any(limit.cost.exact(unit_groups.to_units(open_groups)) > limit.max_cost for limit in limits):
+        previous_open_groups = open_groups
         for limit in limits:  # and again where closing for one makes another cost more, as it can with latency
-            opened = _close_until(opened, bundles, limit)
-        assert not torch.equal(opened, before), "closing every gate meets every limit"
-    opened = _fill(opened, bundles, limits, slack)
-    kept = _without_idle_moves(structure, bundles.units(opened), verdict)
-    closed = close(structure, _selection(structure, kept, scales, gated), best=_best(structure, scores))
-    counted = {limit.name: limit.cost.count(closed.selection) for limit in limits}
+            open_groups = _close_to_limit(open_groups, unit_groups, limit)
+        assert not torch.equal(open_groups, previous_open_groups), "closing every gate meets every limit"
+    open_groups = _open_to_limits(open_groups, unit_groups, limits, slack)
+    kept_units = _reset_unused_moves(structure, unit_groups.to_units(open_groups), hard_decision)
+    normalized = close(
+        structure, _selection(structure, kept_units, scales, is_gated), best=_best_units(structure, scores)
+    )
+    counted_costs = {limit.name: limit.cost.count(normalized.selection) for limit in limits}
     choice = Choice(
-        selection=closed.selection,
-        verdict={limit.name: limit.cost.at(verdict) for limit in limits},
-        counted=counted,
-        binding=_binding(limits, counted),
-        moved=int((kept != verdict).sum()),
-        gated=int(gated.sum()),
-        notes=closed.notes,
+        selection=normalized.selection,
+        hard_decision_costs={limit.name: limit.cost.exact(hard_decision) for limit in limits},
+        counted_costs=counted_costs,
+        binding_limit=_binding_limit(limits, counted_costs),
+        moved_units=int((kept_units != hard_decision).sum()),
+        gated_units=int(is_gated.sum()),
+        notes=normalized.notes,
     )
     if round_to:
-        without = choose(structure, scores, scales, limits, slack=slack)
-        choice = replace(choice, rounding=_rounding(round_to, choice, without, limits))
+        unrounded_choice = choose(structure, scores, scales, limits, slack=slack)
+        choice = replace(choice, rounding=_rounding_cost(round_to, choice, unrounded_choice, limits))
     return choice
 
 
-def _binding(limits: Sequence[Limit], counted: Mapping[str, float]) -> str:
+def _binding_limit(limits: Sequence[CostLimit], counted_costs: Mapping[str, float]) -> str:
     """The name of the limit with the least room left."""
-    return min(limits, key=lambda limit: (limit.most - counted[limit.name]) / limit.cost.dense).name
+    return min(limits, key=lambda limit: (limit.max_cost - counted_costs[limit.name]) / limit.cost.dense).name
 
 
-def _apart(structure: Structure, scores: Tensor, limits: Sequence[Limit]) -> tuple[tuple[Tensor, Sequence[Limit]], ...]:
+def _split_by_part(
+    structure: Structure, scores: Tensor, limits: Sequence[CostLimit]
+) -> tuple[tuple[Tensor, Sequence[CostLimit]], ...]:
     """The units of the encoder and of the head, (units,) each, with the limits on them.
 
     Empty where one of them has no gates or no limits, or a limit counts both.
     """
-    parts = [torch.full((axis.size,), structure.in_head(axis.path)) for axis in structure.axes.values()]
-    in_head, gated = torch.cat(parts), scores < math.inf
-    counts = [counted_by(limit.cost, structure.size) for limit in limits] if structure.head else []
-    sides = [
-        (mine, [limit for limit, units in zip(limits, counts, strict=True) if bool((units & mine).any())])
-        for mine in ((~in_head, in_head) if counts else ())
+    head_flags = [torch.full((axis.size,), structure.in_head(axis.path)) for axis in structure.axes.values()]
+    in_head, is_gated = torch.cat(head_flags), scores < math.inf
+    counted_units = [units_counted_by(limit.cost, structure.size) for limit in limits] if structure.head else []
+    part_limits = [
+        (in_part, [limit for limit, units in zip(limits, counted_units, strict=True) if bool((units & in_part).any())])
+        for in_part in ((~in_head, in_head) if counted_units else ())
     ]
-    once = sum(len(own) for _, own in sides) == len(limits)
-    return tuple(sides) if once and all(own and bool(gated[mine].any()) for mine, own in sides) else ()
+    is_partition = sum(len(limits_of_part) for _, limits_of_part in part_limits) == len(limits)
+    return (
+        tuple(part_limits)
+        if is_partition and all(own and bool(is_gated[mine].any()) for mine, own in part_limits)
+        else ()
+    )
 
 
-def _together(structure: Structure, encoder: Choice, head: Choice, limits: Sequence[Limit]) -> Choice:
+def _join_parts(structure: Structure, encoder: Choice, head: Choice, limits: Sequence[CostLimit]) -> Choice:
     """What was chosen of an encoder and of its head."""
 
-    def own(name: str) -> Selection:
+    def part_selection(name: str) -> Selection:
         return (head if structure.in_head(structure.axes[name].path) else encoder).selection
 
-    scaled = [name for name in structure.axes if name in own(name).scales]
+    scaled_axes = [name for name in structure.axes if name in part_selection(name).scales]
     selection = replace(
         encoder.selection,
-        axes={name: own(name).axes[name] for name in structure.axes},
-        scales={name: own(name).scales[name] for name in scaled},
+        axes={name: part_selection(name).axes[name] for name in structure.axes},
+        scales={name: part_selection(name).scales[name] for name in scaled_axes},
     )
-    counted = encoder.counted | head.counted
+    counted_costs = encoder.counted_costs | head.counted_costs
     rounding = encoder.rounding
     if rounding is not None and head.rounding is not None:
-        opened, closed = (
-            {kind: first.get(kind, 0) + second.get(kind, 0) for kind in first | second}
-            for first, second in (
+        opened_units, closed_units = (
+            {kind: encoder_counts.get(kind, 0) + head_counts.get(kind, 0) for kind in encoder_counts | head_counts}
+            for encoder_counts, head_counts in (
                 (rounding.opened, head.rounding.opened),
                 (rounding.closed, head.rounding.closed),
             )
         )
         given_up = rounding.given_up | head.rounding.given_up
-        rounding = replace(rounding, given_up=given_up, opened=opened, closed=closed)
+        rounding = replace(rounding, given_up=given_up, opened=opened_units, closed=closed_units)
     return Choice(
         selection=selection,
-        verdict=encoder.verdict | head.verdict,
-        counted=counted,
-        binding=_binding(limits, counted),
-        moved=encoder.moved + head.moved,
-        gated=encoder.gated + head.gated,
+        hard_decision_costs=encoder.hard_decision_costs | head.hard_decision_costs,
+        counted_costs=counted_costs,
+        binding_limit=_binding_limit(limits, counted_costs),
+        moved_units=encoder.moved_units + head.moved_units,
+        gated_units=encoder.gated_units + head.gated_units,
         notes=tuple(dict.fromkeys((*encoder.notes, *head.notes))),
         rounding=rounding,
     )
 
 
-def _rounding(multiples: Mapping[str, int], choice: Choice, without: Choice, limits: Sequence[Limit]) -> Rounding:
+def _rounding_cost(
+    multiples: Mapping[str, int], choice: Choice, unrounded_choice: Choice, limits: Sequence[CostLimit]
+) -> RoundingCost:
     """What a choice of multiples cost, beside the choice without them."""
-    opened, closed = (Counter(dict.fromkeys(multiples, 0)) for _ in range(2))
+    opened_units, closed_units = (Counter(dict.fromkeys(multiples, 0)) for _ in range(2))
     for name, units in choice.selection.axes.items():
-        rounded, plain = set(units), set(without.selection.axes[name])
-        opened[kind_of(name)] += len(rounded - plain)
-        closed[kind_of(name)] += len(plain - rounded)
-    touched = [kind for kind in opened if kind in multiples or opened[kind] or closed[kind]]
-    return Rounding(
+        rounded_units, unrounded_units = set(units), set(unrounded_choice.selection.axes[name])
+        opened_units[kind_of(name)] += len(rounded_units - unrounded_units)
+        closed_units[kind_of(name)] += len(unrounded_units - rounded_units)
+    changed_kinds = [kind for kind in opened_units if kind in multiples or opened_units[kind] or closed_units[kind]]
+    return RoundingCost(
         multiples=dict(multiples),
         given_up={
-            limit.name: (without.counted[limit.name] - choice.counted[limit.name]) / limit.cost.dense
+            limit.name: (unrounded_choice.counted_costs[limit.name] - choice.counted_costs[limit.name])
+            / limit.cost.dense
             for limit in limits
         },
-        opened={kind: opened[kind] for kind in touched},
-        closed={kind: closed[kind] for kind in touched},
+        opened={kind: opened_units[kind] for kind in changed_kinds},
+        closed={kind: closed_units[kind] for kind in changed_kinds},
     )
 
 
-def smallest(limit: Limit, gated: Tensor) -> float:
+def min_reachable_share(limit: CostLimit, is_gated: Tensor) -> float:
     """The smallest share of the dense cost that closing gated units can reach."""
-    return limit.cost.at(~gated) / limit.cost.dense
+    return limit.cost.exact(~is_gated) / limit.cost.dense
 
 
-def check_reachable(bundles: Bundles, limits: Sequence[Limit]) -> None:
+def check_limits_reachable(unit_groups: UnitGroups, limits: Sequence[CostLimit]) -> None:
     """Raise a TargetError when closing all that can be closed would not meet a limit."""
-    rounded = len(bundles.scores) < len(bundles.of_unit)
-    remedy = "raise the target, round to smaller multiples" if rounded else "raise the target"
+    is_rounded = len(unit_groups.scores) < len(unit_groups.group_of_unit)
+    remedy = "raise the target, round to smaller multiples" if is_rounded else "raise the target"
     for limit in limits:
-        least = smallest(limit, bundles.units(bundles.movable | bundles.gone))
-        if least > limit.share + 1e-12:
-            asked, reached = (
+        min_share = min_reachable_share(limit, unit_groups.to_units(unit_groups.is_movable | unit_groups.is_removed))
+        if min_share > limit.share + 1e-12:
+            requested_cost, reachable_cost = (
                 f" ({share * limit.cost.dense:.4g} {limit.cost.unit})" if limit.cost.unit else ""
-                for share in (limit.share, least)
+                for share in (limit.share, min_share)
             )
             raise TargetError(
-                f"The constraint {limit.name} asks to keep {limit.share:.4g}{asked} of {limit.cost.brief}, but with "
-                f"these gates the smallest reachable share is {least:.4g}{reached}: {remedy} or gate more kinds of "
+                f"The constraint {limit.name} asks to keep {limit.share:.4g}{requested_cost} of {limit.cost.short_label}, but with "
+                f"these gates the smallest reachable share is {min_share:.4g}{reachable_cost}: {remedy} or gate more kinds of "
                 "axes."
             )
 
 
-def _check_left(scores: Tensor, limits: Sequence[Limit], slack: float) -> None:
+def _check_available_units(scores: Tensor, limits: Sequence[CostLimit], slack: float) -> None:
     """Raise a TargetError when units are gone that a selection as large as the limits allow would need."""
-    left = scores > -math.inf
-    most = {limit.name: limit.cost.at(left) for limit in limits}
-    if not bool(left.all()) and all(most[limit.name] < limit.most - slack * limit.cost.dense for limit in limits):
-        nearest = min(limits, key=lambda limit: limit.share - most[limit.name] / limit.cost.dense)
+    is_available = scores > -math.inf
+    max_costs = {limit.name: limit.cost.exact(is_available) for limit in limits}
+    if not bool(is_available.all()) and all(
+        max_costs[limit.name] < limit.max_cost - slack * limit.cost.dense for limit in limits
+    ):
+        nearest_limit = min(limits, key=lambda limit: limit.share - max_costs[limit.name] / limit.cost.dense)
         raise TargetError(
-            f"The constraint {nearest.name} allows {nearest.share:.4g} of {nearest.cost.brief}, but the units that are "
-            f"left come to {most[nearest.name] / nearest.cost.dense:.4g}, the others having been frozen shut while "
+            f"The constraint {nearest_limit.name} allows {nearest_limit.share:.4g} of {nearest_limit.cost.short_label}, but the units that are "
+            f"left come to {max_costs[nearest_limit.name] / nearest_limit.cost.dense:.4g}, the others having been frozen shut while "
             "learning: lower the target, or learn again without 'learn.freeze'."
         )
 
 
-def _close_until(opened: Tensor, bundles: Bundles, limit: Limit) -> Tensor:
+def _close_to_limit(open_groups: Tensor, unit_groups: UnitGroups, limit: CostLimit) -> Tensor:
     """Close the least decided open bundles that this cost counts, one after the other, until the limit is met."""
-    if limit.cost.at(bundles.units(opened)) <= limit.most:
-        return opened
-    counts = bundles.with_any(counted_by(limit.cost, len(bundles.of_unit)))
-    order = bundles.order(opened & bundles.movable & counts, descending=False)
-    low, high = 0, len(order)  # closing `high` of them is enough, `low` is not
+    if limit.cost.exact(unit_groups.to_units(open_groups)) <= limit.max_cost:
+        return open_groups
+    is_counted = unit_groups.has_flagged_unit(units_counted_by(limit.cost, len(unit_groups.group_of_unit)))
+    closing_order = unit_groups.ranking(open_groups & unit_groups.is_movable & is_counted, descending=False)
+    low, high = 0, len(closing_order)  # closing `high` of them is enough, `low` is not
     while high - low > 1:
         middle = (low + high) // 2
-        if limit.cost.at(bundles.units(_with(opened, order[:middle], False))) <= limit.most:
+        if (
+            limit.cost.exact(unit_groups.to_units(_with_flags(open_groups, closing_order[:middle], False)))
+            <= limit.max_cost
+        ):
             high = middle
         else:
             low = middle
-    return _with(opened, order[:high], False)
+    return _with_flags(open_groups, closing_order[:high], False)
 
 
-def _fill(opened: Tensor, bundles: Bundles, limits: Sequence[Limit], slack: float) -> Tensor:
+def _open_to_limits(open_groups: Tensor, unit_groups: UnitGroups, limits: Sequence[CostLimit], slack: float) -> Tensor:
     """Open the least decided closed bundles while every limit holds and none is within the slack."""
 
     def fits(candidate: Tensor) -> bool:
-        units = bundles.units(candidate)
-        return all(limit.cost.at(units) <= limit.most for limit in limits)
+        units = unit_groups.to_units(candidate)
+        return all(limit.cost.exact(units) <= limit.max_cost for limit in limits)
 
     def has_room(candidate: Tensor) -> bool:
-        units = bundles.units(candidate)
-        return all(limit.cost.at(units) < limit.most - slack * limit.cost.dense for limit in limits)
+        units = unit_groups.to_units(candidate)
+        return all(limit.cost.exact(units) < limit.max_cost - slack * limit.cost.dense for limit in limits)
 
-    order = bundles.order(~opened & bundles.movable, descending=True)
-    while len(order) and has_room(opened):
+    opening_order = unit_groups.ranking(~open_groups & unit_groups.is_movable, descending=True)
+    while len(opening_order) and has_room(open_groups):
         low, high = 0, 1  # after opening `low` of them there is room left, after `high` there is not
-        while high <= len(order) and has_room(_with(opened, order[:high], True)):
+        while high <= len(opening_order) and has_room(_with_flags(open_groups, opening_order[:high], True)):
             low, high = high, 2 * high
-        high = min(high, len(order) + 1)
+        high = min(high, len(opening_order) + 1)
         while high - low > 1:
             middle = (low + high) // 2
-            low, high = (middle, high) if has_room(_with(opened, order[:middle], True)) else (low, middle)
-        opened = _with(opened, order[:low], True)
-        if low == len(order):
+            low, high = (
+                (middle, high) if has_room(_with_flags(open_groups, opening_order[:middle], True)) else (low, middle)
+            )
+        open_groups = _with_flags(open_groups, opening_order[:low], True)
+        if low == len(opening_order):
             break
-        last = _with(opened, order[low : low + 1], True)
-        opened = last if fits(last) else opened
+        candidate_groups = _with_flags(open_groups, opening_order[low : low + 1], True)
+        open_groups = candidate_groups if fits(candidate_groups) else open_groups
         # What does not fit is passed over: a block, or a bundle with those that open after it.
-        order = order[low + 1 :][bundles.ladder[order[low + 1 :]] != bundles.ladder[order[low]]]
-    return opened
+        opening_order = opening_order[low + 1 :][
+            unit_groups.group_axis[opening_order[low + 1 :]] != unit_groups.group_axis[opening_order[low]]
+        ]
+    return open_groups
 
 
-def _without_idle_moves(structure: Structure, kept: Tensor, verdict: Tensor) -> Tensor:
+def _reset_unused_moves(structure: Structure, kept_units: Tensor, hard_decision: Tensor) -> Tensor:
     """Give units inside a closed one their own verdict back: they are gone whichever side they are on."""
-    out, offsets, inside = kept.clone(), structure.offsets, set()
+    restored, offsets, removed_axes = kept_units.clone(), structure.offsets, set()
     for name, axis in structure.axes.items():
         parents = [(structure.axes[parent].units, offsets[parent], unit) for parent, unit in axis.parents]
-        if any(unit not in units or not kept[start + units.index(unit)] for units, start, unit in parents):
-            mine = slice(offsets[name], offsets[name] + axis.size)
-            out[mine] = verdict[mine]
-            inside.add(name)
+        if any(unit not in units or not kept_units[start + units.index(unit)] for units, start, unit in parents):
+            axis_slice = slice(offsets[name], offsets[name] + axis.size)
+            restored[axis_slice] = hard_decision[axis_slice]
+            removed_axes.add(name)
     for name, axis in structure.axes.items():
-        if axis.with_any and all(other in inside for other in axis.with_any):
-            mine = slice(offsets[name], offsets[name] + axis.size)
-            out[mine] = verdict[mine]
-    return out
+        if axis.with_any and all(child in removed_axes for child in axis.with_any):
+            axis_slice = slice(offsets[name], offsets[name] + axis.size)
+            restored[axis_slice] = hard_decision[axis_slice]
+    return restored
 
 
-def counted_by(cost: Cost, units: int) -> Tensor:
+def units_counted_by(cost: Cost, units: int) -> Tensor:
     """Units whose closing lowers this cost: (units,) of booleans."""
     probability = torch.full((units,), 0.5, dtype=torch.float64, requires_grad=True)
     (gradient,) = torch.autograd.grad(cost.expected(probability), probability)
     return gradient > 0
 
 
-def _with(kept: Tensor, indices: Tensor, value: bool) -> Tensor:
-    out = kept.clone()
-    out[indices] = value
-    return out
+def _with_flags(flags: Tensor, indices: Tensor, value: bool) -> Tensor:
+    changed = flags.clone()
+    changed[indices] = value
+    return changed
 
 
-def _selection(structure: Structure, kept: Tensor, scales: Tensor, gated: Tensor) -> Selection:
+def _selection(structure: Structure, kept_units: Tensor, scales: Tensor, is_gated: Tensor) -> Selection:
     axes, factors = {}, {}
     for name, axis in structure.axes.items():
         units = slice(structure.offsets[name], structure.offsets[name] + axis.size)
-        if not bool(gated[units].any()):
+        if not bool(is_gated[units].any()):
             continue
-        mine = sorted(
+        scaled_units = sorted(
             (unit, float(scale))
-            for unit, keep, scale in zip(axis.units, kept[units].tolist(), scales[units].tolist(), strict=True)
-            if keep
+            for unit, is_kept, scale in zip(axis.units, kept_units[units].tolist(), scales[units].tolist(), strict=True)
+            if is_kept
         )
-        axes[name] = tuple(unit for unit, _ in mine)
-        if any(scale != 1.0 for _, scale in mine):
-            factors[name] = tuple(scale for _, scale in mine)
+        axes[name] = tuple(unit for unit, _ in scaled_units)
+        if any(scale != 1.0 for _, scale in scaled_units):
+            factors[name] = tuple(scale for _, scale in scaled_units)
     return Selection(axes=axes, scales=factors)
 
 
-def _best(structure: Structure, scores: Tensor) -> dict[str, int]:
+def _best_units(structure: Structure, scores: Tensor) -> dict[str, int]:
     """The unit of highest score of each axis that keeps at least one: others may be gone."""
     axes = [axis for axis in structure.axes.values() if axis.least and axis.size]
     starts = [structure.offsets[axis.name] for axis in axes]
@@ -361,11 +396,11 @@ def _best(structure: Structure, scores: Tensor) -> dict[str, int]:
     }
 
 
-def best_share(
+def choose_uniform_share(
     structure: Structure,
     scores: Tensor,
     kinds: Sequence[str],
-    limits: Sequence[Limit],
+    limits: Sequence[CostLimit],
     *,
     round_to: Mapping[str, int] | None = None,
 ) -> Choice:
@@ -387,9 +422,11 @@ def best_share(
         start = structure.offsets[axis.name]
         order = torch.argsort(scores[start : start + axis.size], descending=True, stable=True)
         ranks[start + order] = torch.arange(axis.size) / axis.size
-    ordered = torch.where(ranks >= 0, -ranks, float("inf"))
-    slack = SLACK / 10 if any(limit.share < 1 for limit in limits) else 0.0  # nothing is asked to go
-    choice = choose(structure, ordered, torch.ones(structure.size), limits, round_to=round_to, slack=slack)
-    again = {each.axis: structure.axes[each.axis].units for each in dense_again(structure, choice.selection.axes)}
+    rank_scores = torch.where(ranks >= 0, -ranks, float("inf"))
+    slack = DEFAULT_SLACK / 10 if any(limit.share < 1 for limit in limits) else 0.0  # nothing is asked to go
+    choice = choose(structure, rank_scores, torch.ones(structure.size), limits, round_to=round_to, slack=slack)
+    restored_axes = {
+        linear.axis: structure.axes[linear.axis].units for linear in dense_again(structure, choice.selection.axes)
+    }
     # A map that goes back to one matrix costs the same with all its ranks.
-    return replace(choice, selection=replace(choice.selection, axes={**choice.selection.axes, **again}))
+    return replace(choice, selection=replace(choice.selection, axes={**choice.selection.axes, **restored_axes}))

@@ -14,7 +14,7 @@ from transformers import PreTrainedModel
 from secateur.structure import Structure
 
 #: Frames up to which the shortest audio that a model takes is searched for.
-_LONGEST_SEARCHED = 256
+_MAX_SEARCHED_FRAMES = 256
 
 
 def random_audio(
@@ -24,7 +24,7 @@ def random_audio(
     return torch.randn(structure.input_shape(batch, samples), generator=generator, dtype=dtype)
 
 
-def run_model(model: PreTrainedModel, audio: Tensor, attention: Tensor | None = None) -> Any:
+def run_model(model: PreTrainedModel, audio: Tensor, attention_mask: Tensor | None = None) -> Any:
     """Return a model's outputs, hidden states included.
 
     Args:
@@ -33,7 +33,7 @@ def run_model(model: PreTrainedModel, audio: Tensor, attention: Tensor | None = 
         attention: (B, S) or (B, positions), 1 where the audio is valid.
     """
     device = next(model.parameters()).device
-    mask = None if attention is None else attention.to(device)
+    mask = None if attention_mask is None else attention_mask.to(device)
     # A transducer's logits are of frames and tokens: of its blank, and of the first token behind that.
     blank = getattr(model.config, "blank_token_id", None)
     decoder = {} if blank is None else {"decoder_input_ids": torch.tensor([[blank, 0]] * len(audio), device=device)}
@@ -46,20 +46,20 @@ def final_output(result: Any) -> Tensor:
     return output
 
 
-def relative_difference(reference: Tensor, other: Tensor) -> float:
+def relative_difference(reference: Tensor, candidate: Tensor) -> float:
     """Return the largest difference relative to the root mean square of the reference.
 
     It is NaN where the reference itself is not finite, infinite where only the other is not, or its shape differs.
     """
     if not bool(torch.isfinite(reference).all()):
         return float("nan")
-    if reference.shape != other.shape or not bool(torch.isfinite(other).all()):
+    if reference.shape != candidate.shape or not bool(torch.isfinite(candidate).all()):
         return float("inf")
     scale = reference.double().square().mean().sqrt().clamp(min=1e-30)
-    return float((reference.double() - other.double()).abs().max() / scale)
+    return float((reference.double() - candidate.double()).abs().max() / scale)
 
 
-def shortest_usable(model: PreTrainedModel, structure: Structure) -> int:
+def min_usable_samples(model: PreTrainedModel, structure: Structure) -> int:
     """Return the fewest samples from which a model, its head included, gives finite outputs.
 
     Most models take audio of one frame. An x-vector head takes 16: its windows span 15, and a standard deviation over
@@ -78,25 +78,25 @@ def shortest_usable(model: PreTrainedModel, structure: Structure) -> int:
                 return False
         return bool(torch.isfinite(final_output(result)).all())
 
-    enough = 1
-    while not is_usable(enough):
-        enough *= 2
-        if enough > _LONGEST_SEARCHED:  # broken weights, not a short input: comparing tells
+    usable_frames = 1
+    while not is_usable(usable_frames):
+        usable_frames *= 2
+        if usable_frames > _MAX_SEARCHED_FRAMES:  # broken weights, not a short input: comparing tells
             return structure.shortest
-    too_few = enough // 2
-    while enough - too_few > 1:
-        middle = (enough + too_few) // 2
-        enough, too_few = (middle, too_few) if is_usable(middle) else (enough, middle)
-    return structure.samples_of(enough)
+    too_few = usable_frames // 2
+    while usable_frames - too_few > 1:
+        middle = (usable_frames + too_few) // 2
+        usable_frames, too_few = (middle, too_few) if is_usable(middle) else (usable_frames, middle)
+    return structure.samples_of(usable_frames)
 
 
 @contextmanager
-def inference(model: PreTrainedModel) -> Iterator[None]:
+def inference_mode(model: PreTrainedModel) -> Iterator[None]:
     """Put a model into eval mode without gradients, and back into its own mode afterwards."""
-    training = model.training
+    was_training = model.training
     model.eval()
     try:
         with torch.no_grad():
             yield
     finally:
-        model.train(training)
+        model.train(was_training)

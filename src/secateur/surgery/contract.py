@@ -11,21 +11,21 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from secateur.modules.families import encoder_config
-from secateur.modules.lengths import frames_of
+from secateur.architectures.registry import encoder_config
+from secateur.hf.frame_counts import frames_of
 from secateur.structure import Structure
 from secateur.surgery.comparison import random_audio, relative_difference, run_model
 
 #: Largest allowed difference relative to the root mean square of the activations.
 TOLERANCE = {torch.float64: 1e-10, torch.float32: 1e-4}
 #: Relative error of a model in bfloat16 that needs no comparison with the dense model's.
-_BFLOAT16 = 0.05
+_BFLOAT16_TOLERANCE = 0.05
 #: How many times the dense model's error in bfloat16 a smaller model's may be: fewer units average out less rounding.
-_BFLOAT16_RATIO = 3.0
+_BFLOAT16_ERROR_RATIO = 3.0
 
 
 @dataclass(frozen=True, kw_only=True)
-class Check:
+class VerificationCheck:
     """One line of the verification: what it says, whether it holds, and the figures behind it.
 
     Attributes:
@@ -42,7 +42,7 @@ class Check:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Subject:
+class ModelPair:
     """The cut model and the dense one on random audio of a seeded generator.
 
     Attributes:
@@ -69,7 +69,7 @@ class Subject:
         return random_audio(self.structure, max(samples, self.shortest), self.dtype, self.generator, batch=batch)
 
 
-def contract_checks(subject: Subject, *, compile: bool = False) -> list[Check]:
+def contract_checks(subject: ModelPair, *, compile: bool = False) -> list[VerificationCheck]:
     """Return the lines of the contract.
 
     Args:
@@ -84,19 +84,19 @@ def contract_checks(subject: Subject, *, compile: bool = False) -> list[Check]:
         _attention_implementations(subject),
         _bfloat16(subject),
     ]
-    return [*checks, _compiled(subject)] if compile else checks
+    return [*checks, _torch_compile(subject)] if compile else checks
 
 
-def _frame_counts(subject: Subject) -> Check:
-    structure, least = subject.structure, subject.structure.shortest
-    samples = [*range(least, least + 700, 37), 16000, 79999, 480000]
+def _frame_counts(subject: ModelPair) -> VerificationCheck:
+    structure, min_samples = subject.structure, subject.structure.shortest
+    samples = [*range(min_samples, min_samples + 700, 37), 16000, 79999, 480000]
     lengths = torch.tensor([structure.heard(length) for length in samples])
-    same = torch.equal(frames_of(subject.cut, lengths), frames_of(subject.dense, lengths))
-    detail = f"{len(samples)} lengths from {least} to {samples[-1]} samples"
-    return Check(name="same frame count for every length", holds=same, detail=detail)
+    is_same = torch.equal(frames_of(subject.cut, lengths), frames_of(subject.dense, lengths))
+    detail = f"{len(samples)} lengths from {min_samples} to {samples[-1]} samples"
+    return VerificationCheck(name="same frame count for every length", holds=is_same, detail=detail)
 
 
-def _hidden_states(subject: Subject) -> Check:
+def _hidden_states(subject: ModelPair) -> VerificationCheck:
     audio = subject.audio(8000)
     cut, dense = (run_model(model, audio) for model in (subject.cut, subject.dense))
     expected = encoder_config(subject.cut.config).num_hidden_layers + 1
@@ -106,38 +106,50 @@ def _hidden_states(subject: Subject) -> Check:
     note = f", {trimmed} trailing layers trimmed" if trimmed else ""
     detail = f"{len(cut.hidden_states)} hidden states of width {cut.hidden_states[0].shape[-1]}{note}; output "
     shape = "x".join(map(str, cut[0].shape))
-    return Check(name="same hidden states, widths and head", holds=holds, detail=detail + shape)
+    return VerificationCheck(name="same hidden states, widths and head", holds=holds, detail=detail + shape)
 
 
-def _padding(subject: Subject) -> Check:
+def _padding(subject: ModelPair) -> VerificationCheck:
     audio, structure = subject.audio(9000), subject.structure
-    behind = structure.heard(14000 + subject.shortest) - structure.heard(9000)
-    padded = torch.cat([audio, audio.new_zeros(1, behind, *audio.shape[2:])], dim=1)
-    attention = torch.nn.functional.pad(torch.ones(audio.shape[:2], dtype=torch.long), (0, behind))
-    moved = []
+    padding_length = structure.heard(14000 + subject.shortest) - structure.heard(9000)
+    padded = torch.cat([audio, audio.new_zeros(1, padding_length, *audio.shape[2:])], dim=1)
+    attention = torch.nn.functional.pad(torch.ones(audio.shape[:2], dtype=torch.long), (0, padding_length))
+    differences = []
     for model in (subject.cut, subject.dense):
-        alone, within = run_model(model, audio).hidden_states[-1], run_model(model, padded, attention).hidden_states[-1]
-        moved.append(relative_difference(alone, within[:, : alone.shape[1]]))
-    detail = f"padding moves valid frames by {moved[0]:.1e}; in the dense model by {moved[1]:.1e}"
+        unpadded_states, padded_states = (
+            run_model(model, audio).hidden_states[-1],
+            run_model(model, padded, attention).hidden_states[-1],
+        )
+        differences.append(relative_difference(unpadded_states, padded_states[:, : unpadded_states.shape[1]]))
+    detail = f"padding moves valid frames by {differences[0]:.1e}; in the dense model by {differences[1]:.1e}"
     if structure.sees_padding:
         detail += " (this architecture sees padding, in stock code too)"
-    holds = moved[0] <= 1e-3 or structure.sees_padding
-    return Check(name="padded equals unpadded as far as the dense model's", holds=holds, detail=detail)
+    holds = differences[0] <= 1e-3 or structure.sees_padding
+    return VerificationCheck(name="padded equals unpadded as far as the dense model's", holds=holds, detail=detail)
 
 
-def _short_audio(subject: Subject) -> Check:
-    structure, least = subject.structure, subject.structure.heard(subject.structure.shortest)
+def _short_audio(subject: ModelPair) -> VerificationCheck:
+    structure, min_length = subject.structure, subject.structure.heard(subject.structure.shortest)
     unit = "vectors of features" if structure.features else "samples"
     audio = random_audio(structure, structure.shortest, subject.dtype, subject.generator)
-    (frames, below), dense = (
-        (_outcome(model, audio), _outcome(model, audio[:, :-1])) for model in (subject.cut, subject.dense)
+    (shortest_outcome, shorter_outcome), dense_outcomes = (
+        (_describe_frames(model, audio), _describe_frames(model, audio[:, :-1]))
+        for model in (subject.cut, subject.dense)
     )
-    detail = f"{least} {unit}: {frames}, one less: {below}; "
-    detail += "so does the dense model" if dense == (frames, below) else f"the dense model: {dense[0]}, {dense[1]}"
-    return Check(name="short audio behaves as in the dense model", holds=(frames, below) == dense, detail=detail)
+    detail = f"{min_length} {unit}: {shortest_outcome}, one less: {shorter_outcome}; "
+    detail += (
+        "so does the dense model"
+        if dense_outcomes == (shortest_outcome, shorter_outcome)
+        else f"the dense model: {dense_outcomes[0]}, {dense_outcomes[1]}"
+    )
+    return VerificationCheck(
+        name="short audio behaves as in the dense model",
+        holds=(shortest_outcome, shorter_outcome) == dense_outcomes,
+        detail=detail,
+    )
 
 
-def _outcome(model: PreTrainedModel, audio: Tensor) -> str:
+def _describe_frames(model: PreTrainedModel, audio: Tensor) -> str:
     """Return the number of frames that a model gives, in words, or that it raises."""
     try:
         frames = run_model(model, audio).hidden_states[-1].shape[1]
@@ -146,45 +158,49 @@ def _outcome(model: PreTrainedModel, audio: Tensor) -> str:
     return f"{frames} frame{'' if frames == 1 else 's'}"
 
 
-def _attention_implementations(subject: Subject) -> Check:
+def _attention_implementations(subject: ModelPair) -> VerificationCheck:
     cut, dense, audio = subject.cut, subject.dense, subject.audio(8000, batch=2)
     names = ["eager"] + (["sdpa"] if cut._supports_sdpa else [])
-    allowed, difference = TOLERANCE.get(audio.dtype, 1e-4), _between_implementations(cut, audio, names)
-    detail, holds = _agreement(difference, names), difference <= allowed
+    tolerance, difference = TOLERANCE.get(audio.dtype, 1e-4), _implementation_difference(cut, audio, names)
+    detail, holds = _describe_agreement(difference, names), difference <= tolerance
     if not holds and dense._supports_sdpa:  # rounding that the model multiplies, or a fault of the library
-        reference = _between_implementations(dense, audio, names)
-        holds = not reference <= allowed and math.isfinite(difference) >= math.isfinite(reference)
-        detail += f"; in the dense model {_agreement(reference, names)}"
-    return Check(name="every attention implementation", holds=holds, detail=detail)
+        reference = _implementation_difference(dense, audio, names)
+        holds = not reference <= tolerance and math.isfinite(difference) >= math.isfinite(reference)
+        detail += f"; in the dense model {_describe_agreement(reference, names)}"
+    return VerificationCheck(name="every attention implementation", holds=holds, detail=detail)
 
 
-def _agreement(difference: float, names: Sequence[str]) -> str:
+def _describe_agreement(difference: float, names: Sequence[str]) -> str:
     if math.isfinite(difference):
         return f"{', '.join(names)} agree to {difference:.1e}"
     return f"not all of {', '.join(names)} give finite numbers"
 
 
-def _between_implementations(model: PreTrainedModel, audio: Tensor, names: Sequence[str]) -> float:
+def _implementation_difference(model: PreTrainedModel, audio: Tensor, names: Sequence[str]) -> float:
     """Return the largest relative difference between outputs of some implementations of attention."""
-    before, outputs = model.config._attn_implementation, []
+    original_implementation, outputs = model.config._attn_implementation, []
     try:
         for name in names:
             model.set_attn_implementation(name)
             outputs.append(run_model(model, audio).hidden_states[-1])
     finally:
-        model.set_attn_implementation(before)
-    return max(relative_difference(outputs[0], other) for other in outputs)
+        model.set_attn_implementation(original_implementation)
+    return max(relative_difference(outputs[0], output) for output in outputs)
 
 
-def _bfloat16(subject: Subject) -> Check:
+def _bfloat16(subject: ModelPair) -> VerificationCheck:
     audio = subject.audio(8000).to(torch.float32)
-    error, dense = (_bfloat16_error(model, audio) for model in (subject.cut, subject.dense))
-    holds = error <= max(_BFLOAT16, _BFLOAT16_RATIO * dense) if math.isfinite(dense) else math.isfinite(error)
-    detail = f"{_words(error)}; the dense model {_words(dense)}"
-    return Check(name="bfloat16", holds=holds or error == dense, detail=detail)
+    error, dense_error = (_bfloat16_error(model, audio) for model in (subject.cut, subject.dense))
+    holds = (
+        error <= max(_BFLOAT16_TOLERANCE, _BFLOAT16_ERROR_RATIO * dense_error)
+        if math.isfinite(dense_error)
+        else math.isfinite(error)
+    )
+    detail = f"{_format_error(error)}; the dense model {_format_error(dense_error)}"
+    return VerificationCheck(name="bfloat16", holds=holds or error == dense_error, detail=detail)
 
 
-def _words(error: float) -> str:
+def _format_error(error: float) -> str:
     if math.isfinite(error):
         return f"runs with a relative error of {error:.1e}"
     return "does not run, or gives no finite numbers"
@@ -196,13 +212,13 @@ def _bfloat16_error(model: PreTrainedModel, audio: Tensor) -> float:
     It is infinite where the model does not run, as stock conformers with rotary positions do not, or where its numbers
     are not finite.
     """
-    exact = run_model(model, audio.to(next(model.parameters()).dtype)).hidden_states[-1].double()
+    reference = run_model(model, audio.to(next(model.parameters()).dtype)).hidden_states[-1].double()
     with _in_bfloat16(model):
         try:
             rounded = run_model(model, audio.bfloat16()).hidden_states[-1].double()
         except RuntimeError:
             return math.inf
-    error = float((exact - rounded).square().mean().sqrt() / exact.square().mean().sqrt())
+    error = float((reference - rounded).square().mean().sqrt() / reference.square().mean().sqrt())
     return error if math.isfinite(error) else math.inf
 
 
@@ -222,7 +238,7 @@ def _in_bfloat16(model: PreTrainedModel) -> Iterator[None]:
             buffer.copy_(buffers[name])
 
 
-def _compiled(subject: Subject) -> Check:
+def _torch_compile(subject: ModelPair) -> VerificationCheck:
     audio = subject.audio(8000)
     difference = relative_difference(subject.cut(audio)[0], torch.compile(subject.cut)(audio)[0])
-    return Check(name="torch.compile", holds=difference < 1e-4, detail=f"agrees to {difference:.1e}")
+    return VerificationCheck(name="torch.compile", holds=difference < 1e-4, detail=f"agrees to {difference:.1e}")

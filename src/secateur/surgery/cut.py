@@ -10,14 +10,8 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedConfig, PreTrainedModel
 
-from secateur.arch import declare, fill, skeleton
-from secateur.errors import ModelError, SelectionError
-from secateur.masking.attach import base_of, has_masks
-from secateur.masking.parts import Parts
-from secateur.masking.taps import compile_taps, values_of
-from secateur.modules import obstacles
-from secateur.modules.configs import config_class, holding, stock_config
-from secateur.modules.families import (
+from secateur.architectures import stock_layout
+from secateur.architectures.registry import (
     FAMILIES,
     PREFIX,
     encoder_config,
@@ -28,14 +22,20 @@ from secateur.modules.families import (
     shape_of,
     stock_type,
 )
-from secateur.modules.models import ending_of, endings
-from secateur.modules.positions import direction_norm
-from secateur.modules.transducer import HeadShape, stock_width
+from secateur.architectures.transducer import HeadShape, stock_width
+from secateur.errors import ModelError, SelectionError
+from secateur.hf.configs import config_class, holding, stock_config
+from secateur.hf.declare import declare, fill, skeleton
+from secateur.hf.models import ending_of, endings
+from secateur.masking.attach import encoder_of, has_masks
+from secateur.masking.mask_sites import compile_mask_factors, mask_values
+from secateur.masking.parameter_view import ParameterView
+from secateur.nn.positional_conv import direction_norm
 from secateur.structure import Selection, Structure, Weight, close, dense_again
-from secateur.surgery.slices import Slices
+from secateur.surgery.slices import WeightSlicer
 
 Layout = Literal["registered", "stock"]
-_OF_THE_FILE = ("model_type", "transformers_version", "architectures")  # what a config's file says of itself
+_FILE_FIELDS = ("model_type", "transformers_version", "architectures")  # what a config's file says of itself
 
 
 def cut(
@@ -59,15 +59,15 @@ def cut(
     if has_masks(model):
         raise ModelError("This model has masks in it; call `remove()` on what `attach` gave before cutting it.")
     structure = declare(model.config)
-    closed = close(structure, selection).selection
-    _check_head(model, closed, structure)
-    config = cut_config(model.config, structure, closed, layout=layout, break_even=break_even)
-    state = _state(Parts(model, structure), declare(config), closed)
+    normalized = close(structure, selection).selection
+    _check_head(model, normalized, structure)
+    config = cut_config(model.config, structure, normalized, layout=layout, break_even=break_even)
+    state = _cut_state_dict(ParameterView(model, structure), declare(config), normalized)
     head = {name: value for name, value in state.items() if structure.in_head(name)}
-    return rebuilt(model, config, {name: state[name] for name in state.keys() - head.keys()}, head=head)
+    return rebuild_model(model, config, {name: state[name] for name in state.keys() - head.keys()}, head=head)
 
 
-def rebuilt(
+def rebuild_model(
     model: PreTrainedModel,
     config: PreTrainedConfig,
     encoder: Mapping[str, Tensor],
@@ -86,31 +86,31 @@ def rebuilt(
         ModelError: The model is of a class that cannot be cut.
     """
     model_type = stock_type(encoder_config(model.config).model_type)
-    ending = ending_of(type(model).__name__, model_type)
-    if not ending:
+    head_class = ending_of(type(model).__name__, model_type)
+    if not head_class:
         allowed = ", ".join(endings(model_type))
         raise ModelError(f"A {type(model).__name__} cannot be cut; allowed are the classes {allowed} of its family.")
     if model.config._attn_implementation in ("eager", "sdpa"):  # ours have no other; the default then
         config._attn_implementation = model.config._attn_implementation
-    new = skeleton(config, ending)
-    assert isinstance(new, PreTrainedModel)
-    prefix = "" if base_of(new) is new else f"{encoder_path(new)}."
+    rebuilt_model = skeleton(config, head_class)
+    assert isinstance(rebuilt_model, PreTrainedModel)
+    prefix = "" if encoder_of(rebuilt_model) is rebuilt_model else f"{encoder_path(rebuilt_model)}."
     state = {prefix + name: value for name, value in encoder.items()}
-    before = {name: value for name, value in model.state_dict().items() if prefix and not name.startswith(prefix)}
-    state |= {name: value.detach().clone() for name, value in before.items()} | dict(head or {})
-    fill(new, state, like=model)
-    for parameter in new.parameters():
+    head_state = {name: value for name, value in model.state_dict().items() if prefix and not name.startswith(prefix)}
+    state |= {name: value.detach().clone() for name, value in head_state.items()} | dict(head or {})
+    fill(rebuilt_model, state, like=model)
+    for parameter in rebuilt_model.parameters():
         parameter.requires_grad_(True)
     if hasattr(model, "generation_config"):
-        new.generation_config = copy.deepcopy(model.generation_config)
-    new.train(model.training)
-    return new
+        rebuilt_model.generation_config = copy.deepcopy(model.generation_config)
+    rebuilt_model.train(model.training)
+    return rebuilt_model
 
 
 def cut_config(
     config: PreTrainedConfig,
     structure: Structure,
-    closed: Selection,
+    normalized: Selection,
     *,
     layout: Layout = "registered",
     break_even: bool = True,
@@ -121,22 +121,26 @@ def cut_config(
         SelectionError: The shape does not fit the stock layout; the sentence names what prevents it.
     """
     if encoder_config(config) is not config:
-        held = cut_config(encoder_config(config), structure, closed, layout=layout, break_even=break_even)
-        return _around(config, held, head_record_of(config, structure, closed))
+        encoder_part = cut_config(encoder_config(config), structure, normalized, layout=layout, break_even=break_even)
+        return _with_encoder_config(config, encoder_part, head_record_of(config, structure, normalized))
     family = FAMILIES[structure.model_type]
-    record = record_of(config, structure, closed, again=dense_again(structure, closed.axes) if break_even else ())
+    record = record_of(
+        config, structure, normalized, again=dense_again(structure, normalized.axes) if break_even else ()
+    )
     fields: dict[str, Any] = config.to_dict() | record["original"] | {"secateur": record}
-    for name in _OF_THE_FILE:
+    for name in _FILE_FIELDS:
         fields.pop(name, None)
-    new = config_class(structure.model_type)(**fields)
+    new_config = config_class(structure.model_type)(**fields)
     if layout == "registered":
-        return new
-    shape = shape_of(new)
-    obstacles.refuse(f"{next(iter(shape.factorised))} is two matrices" if shape.factorised else "")
-    return stock_config(structure.model_type, fields | family.stock_fields(new, shape))
+        return new_config
+    shape = shape_of(new_config)
+    stock_layout.refuse(f"{next(iter(shape.factorised))} is two matrices" if shape.factorised else "")
+    return stock_config(structure.model_type, fields | family.stock_fields(new_config, shape))
 
 
-def _around(config: PreTrainedConfig, held: PreTrainedConfig, record: Mapping[str, Any]) -> PreTrainedConfig:
+def _with_encoder_config(
+    config: PreTrainedConfig, encoder_part: PreTrainedConfig, record: Mapping[str, Any]
+) -> PreTrainedConfig:
     """The config of a model with a head, where it holds the encoder's, around another one of the encoder.
 
     Args:
@@ -147,62 +151,71 @@ def _around(config: PreTrainedConfig, held: PreTrainedConfig, record: Mapping[st
     Raises:
         SelectionError: The other encoder is of a stock class, and the head fits none.
     """
-    own = (*_OF_THE_FILE, "encoder_config", "secateur")
-    fields = {name: value for name, value in config.to_dict().items() if name not in own}
-    new: Any = holding(held, ending_held_by(config), fields | ({"secateur": dict(record)} if record else {}))
-    if record and not held.model_type.startswith(PREFIX):
-        new.decoder_hidden_size = stock_width(HeadShape.of(new))
-    return new  # type: ignore[no-any-return]
+    dropped_fields = (*_FILE_FIELDS, "encoder_config", "secateur")
+    fields = {name: value for name, value in config.to_dict().items() if name not in dropped_fields}
+    model_config: Any = holding(
+        encoder_part, ending_held_by(config), fields | ({"secateur": dict(record)} if record else {})
+    )
+    if record and not encoder_part.model_type.startswith(PREFIX):
+        model_config.decoder_hidden_size = stock_width(HeadShape.of(model_config))
+    return model_config  # type: ignore[no-any-return]
 
 
-def _state(parts: Parts, new: Structure, closed: Selection) -> dict[str, Tensor]:
+def _cut_state_dict(dense_view: ParameterView, cut_structure: Structure, normalized: Selection) -> dict[str, Tensor]:
     """Parameters and buffers of the cut encoder and transducer's head: tapped, then sliced to the new layout."""
-    old = parts.structure
-    values, taps, slices = values_of(old, closed), compile_taps(old), Slices(old, new)
-    parameters, buffers = parts.parameters(), parts.buffers()
-    lost = sorted(set(new.unused) - parameters.keys())
-    if lost:
+    dense_structure = dense_view.structure
+    values, mask_factors, slices = (
+        mask_values(dense_structure, normalized),
+        compile_mask_factors(dense_structure),
+        WeightSlicer(dense_structure, cut_structure),
+    )
+    parameters, buffers = dense_view.parameters(), dense_view.buffers()
+    missing_parameters = sorted(set(cut_structure.unused) - parameters.keys())
+    if missing_parameters:
         raise SelectionError(
-            f"This shape does not fit the stock layout: stock classes have {lost[0]}, which this model has not; "
+            f"This shape does not fit the stock layout: stock classes have {missing_parameters[0]}, which this model has not; "
             "cut the dense model."
         )
 
-    def tapped(name: str) -> Tensor:
+    def masked_parameter(name: str) -> Tensor:
         value: Tensor = parameters[name].detach()
-        if name not in taps:
+        if name not in mask_factors:
             return value
-        return value.double() * taps[name].of(values, value.dim()).to(value.device)
+        return value.double() * mask_factors[name].broadcast(values, value.dim()).to(value.device)
 
-    state = {buffer.name: slices.of(buffer.name, buffers[buffer.name]) for buffer in new.buffers}
-    state |= {name: parameters[name].detach().clone() for name in new.unused}  # of a stock class
-    for weight in new.weights:
-        before = old.counterpart(weight.name)
-        if before.name in parameters:
-            value, dtype = tapped(before.name), parameters[before.name].dtype
+    state = {buffer.name: slices.extract(buffer.name, buffers[buffer.name]) for buffer in cut_structure.buffers}
+    state |= {name: parameters[name].detach().clone() for name in cut_structure.unused}  # of a stock class
+    for weight in cut_structure.weights:
+        dense_weight = dense_structure.counterpart(weight.name)
+        if dense_weight.name in parameters:
+            value, dtype = masked_parameter(dense_weight.name), parameters[dense_weight.name].dtype
         else:  # a factorised map that goes back to one matrix
-            linear = old.factorised_of[before.name]
-            value, dtype = tapped(linear.outer).double() @ tapped(linear.inner).double(), parameters[linear.outer].dtype
-        state[weight.name] = slices.of(weight.name, value.to(dtype))
-    for weight in new.weights:
+            linear = dense_structure.factorised_of[dense_weight.name]
+            value, dtype = (
+                masked_parameter(linear.outer).double() @ masked_parameter(linear.inner).double(),
+                parameters[linear.outer].dtype,
+            )
+        state[weight.name] = slices.extract(weight.name, value.to(dtype))
+    for weight in cut_structure.weights:
         if weight.magnitude:
-            _keep_magnitude(state, parameters[weight.name].detach(), weight)
+            _rescale_magnitude(state, parameters[weight.name].detach(), weight)
     return state
 
 
-def _keep_magnitude(state: dict[str, Tensor], before: Tensor, weight: Weight) -> None:
+def _rescale_magnitude(state: dict[str, Tensor], dense_direction: Tensor, weight: Weight) -> None:
     """Weight norm divides by the norm of what is left of a direction: its magnitude shrinks in proportion."""
     direction, magnitude = state[weight.name], state[weight.magnitude]
-    left = direction_norm(direction, magnitude)
-    share = left / direction_norm(before, magnitude)
-    state[weight.magnitude] = (magnitude.double() * share).to(magnitude.dtype)
+    cut_norm = direction_norm(direction, magnitude)
+    norm_ratio = cut_norm / direction_norm(dense_direction, magnitude)
+    state[weight.magnitude] = (magnitude.double() * norm_ratio).to(magnitude.dtype)
     # Nothing has no direction, and weight norm would divide zero by zero: any direction will do, at magnitude zero.
-    state[weight.name] = torch.where((left == 0).expand_as(direction), torch.ones_like(direction), direction)
+    state[weight.name] = torch.where((cut_norm == 0).expand_as(direction), torch.ones_like(direction), direction)
 
 
-def _check_head(model: PreTrainedModel, closed: Selection, structure: Structure) -> None:
+def _check_head(model: PreTrainedModel, normalized: Selection, structure: Structure) -> None:
     """Raise a SelectionError where a task head needs what the selection removes."""
-    trimmed = any(axis.size and not closed.axes[axis.name] for axis in structure.of_kinds(("layer",)))
-    if trimmed and hasattr(model, "layer_weights"):
+    has_trimmed_layers = any(axis.size and not normalized.axes[axis.name] for axis in structure.of_kinds(("layer",)))
+    if has_trimmed_layers and hasattr(model, "layer_weights"):
         raise SelectionError(
             "Trailing layers cannot be removed under a head that weighs all hidden states (use_weighted_layer_sum)."
         )

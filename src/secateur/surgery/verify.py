@@ -12,25 +12,25 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from secateur.arch import declare
 from secateur.cost import Cost, Terms
-from secateur.masking import attach, values_of
-from secateur.masking.attach import base_of
-from secateur.masking.parts import Parts
+from secateur.hf.declare import declare
+from secateur.masking import attach, mask_values
+from secateur.masking.attach import encoder_of
+from secateur.masking.parameter_view import ParameterView
 from secateur.structure import Selection, Structure, close
 from secateur.structure.structure import TRANSDUCER
 from secateur.surgery.comparison import (
     final_output,
-    inference,
+    inference_mode,
+    min_usable_samples,
     random_audio,
     relative_difference,
     run_model,
-    shortest_usable,
 )
-from secateur.surgery.contract import TOLERANCE, Check, Subject, contract_checks
+from secateur.surgery.contract import TOLERANCE, ModelPair, VerificationCheck, contract_checks
 from secateur.surgery.cut import cut as cut_anew
 
-_ROUNDING = 1e-6  # of a parameter in float32
+_WEIGHT_TOLERANCE = 1e-6  # of a parameter in float32
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,7 +44,7 @@ class Verification:
             NaN or infinite values.
     """
 
-    checks: tuple[Check, ...]
+    checks: tuple[VerificationCheck, ...]
     differences: tuple[float, ...]
 
     @property
@@ -67,7 +67,9 @@ class Verification:
                 "The masked model gives NaN or infinite values, so nothing can be proven of the cut one: look for them "
                 "in the checkpoint and in the losses of the run (a lower learning rate, precision fp32)."
             )
-        failed = "; ".join(f"{one.name} ({one.detail})" for one in self.checks if one.is_proof and not one.holds)
+        failed = "; ".join(
+            f"{check.name} ({check.detail})" for check in self.checks if check.is_proof and not check.holds
+        )
         return f"The cut model is not the masked model, which is our mistake, not yours: {failed}."
 
     def to_json(self) -> dict[str, Any]:
@@ -94,17 +96,17 @@ def verify(
     """
     structure = declare(dense.config)
     generator = torch.Generator().manual_seed(seed)
-    checks: list[Check] = []
+    checks: list[VerificationCheck] = []
     differences: tuple[float, ...] = ()
-    with inference(cut), inference(dense):
-        shortest = shortest_usable(dense, structure)
+    with inference_mode(cut), inference_mode(dense):
+        min_samples = min_usable_samples(dense, structure)
         if selection is not None:
-            closed = close(structure, selection).selection
-            checks.append(_parameters(cut, structure, closed))
-            differences = compare(cut, dense, structure, closed, generator, shortest=shortest)
-            checks.append(_equal(cut, dense, structure, closed, differences, shortest=shortest))
-        subject = Subject(cut=cut, dense=dense, structure=structure, shortest=shortest, generator=generator)
-        checks += contract_checks(subject, compile=compile)
+            normalized = close(structure, selection).selection
+            checks.append(_check_parameter_count(cut, structure, normalized))
+            differences = compare(cut, dense, structure, normalized, generator, shortest=min_samples)
+            checks.append(_check_outputs(cut, dense, structure, normalized, differences, shortest=min_samples))
+        model_pair = ModelPair(cut=cut, dense=dense, structure=structure, shortest=min_samples, generator=generator)
+        checks += contract_checks(model_pair, compile=compile)
     return Verification(checks=tuple(checks), differences=differences)
 
 
@@ -112,7 +114,7 @@ def compare(
     cut: PreTrainedModel,
     dense: PreTrainedModel,
     structure: Structure,
-    closed: Selection,
+    normalized: Selection,
     generator: torch.Generator,
     *,
     shortest: int | None = None,
@@ -134,90 +136,101 @@ def compare(
         the masked model's activations.
     """
     dtype = next(cut.parameters()).dtype
-    least = shortest or structure.shortest
+    min_samples = shortest or structure.shortest
     masking = attach(dense, structure)
-    masking.set(values_of(structure, closed, dtype).to(next(dense.parameters()).device))
-    worst: list[float] = []
+    masking.set(mask_values(structure, normalized, dtype).to(next(dense.parameters()).device))
+    max_differences: list[float] = []
     try:
-        for audio, attention in _audio(structure, least, dtype, generator):
-            worst = _worse(worst, _differences(dense, cut, audio, attention))
-        if least > structure.shortest:
+        for audio, attention in _audio_batches(structure, min_samples, dtype, generator):
+            max_differences = _elementwise_max(max_differences, _output_differences(dense, cut, audio, attention))
+        if min_samples > structure.shortest:
             for samples in (structure.shortest, 3 * structure.shortest + 7):
                 audio = random_audio(structure, samples, dtype, generator)
-                worst = _worse(worst, _differences(base_of(dense), base_of(cut), audio, None))
+                max_differences = _elementwise_max(
+                    max_differences, _output_differences(encoder_of(dense), encoder_of(cut), audio, None)
+                )
     finally:
         masking.remove()
-    return tuple(worst)
+    return tuple(max_differences)
 
 
-def _audio(
-    structure: Structure, least: int, dtype: torch.dtype, generator: torch.Generator
+def _audio_batches(
+    structure: Structure, min_samples: int, dtype: torch.dtype, generator: torch.Generator
 ) -> Iterator[tuple[Tensor, Tensor | None]]:
     """Yield batches from the shortest usable audio on, with attention masks where rows are padded."""
-    for samples in (least, least + 1, 3 * least + 7, 8000, 16123):
-        yield random_audio(structure, max(samples, least), dtype, generator), None
-    for rows in ((12000, 7001), (9000, least, 4567)):
-        samples_of = [max(samples, least) for samples in rows]
-        audio = random_audio(structure, max(samples_of), dtype, generator, batch=len(samples_of))
-        lengths = torch.tensor([structure.heard(samples) for samples in samples_of])
+    for samples in (min_samples, min_samples + 1, 3 * min_samples + 7, 8000, 16123):
+        yield random_audio(structure, max(samples, min_samples), dtype, generator), None
+    for rows in ((12000, 7001), (9000, min_samples, 4567)):
+        sample_counts = [max(samples, min_samples) for samples in rows]
+        audio = random_audio(structure, max(sample_counts), dtype, generator, batch=len(sample_counts))
+        lengths = torch.tensor([structure.heard(samples) for samples in sample_counts])
         attention = (torch.arange(audio.shape[1]) < lengths[:, None]).long()
         yield audio * attention.view(*attention.shape, *[1] * (audio.dim() - 2)), attention
 
 
-def _differences(masked: Any, cut: Any, audio: Tensor, attention: Tensor | None) -> list[float]:
+def _output_differences(masked: Any, cut: Any, audio: Tensor, attention: Tensor | None) -> list[float]:
     """Return the relative difference of each hidden state that the cut model has, and of the output."""
-    reference, other = (run_model(model, audio, attention) for model in (masked, cut))
+    reference, candidate = (run_model(model, audio, attention) for model in (masked, cut))
     # Trimmed layers have no hidden state in the cut model; the masked one repeats the last.
-    pairs = [*zip(reference.hidden_states, other.hidden_states, strict=False)]
-    pairs.append((final_output(reference), final_output(other)))
-    return [relative_difference(a, b) for a, b in pairs]
+    pairs = [*zip(reference.hidden_states, candidate.hidden_states, strict=False)]
+    pairs.append((final_output(reference), final_output(candidate)))
+    return [relative_difference(reference_output, candidate_output) for reference_output, candidate_output in pairs]
 
 
-def _worse(first: list[float], second: list[float]) -> list[float]:
+def _elementwise_max(current: list[float], update: list[float]) -> list[float]:
     """Return the larger of each pair of differences; NaN counts as the largest."""
-    if not first:
-        return second
-    return [b if math.isnan(b) or b > a else a for a, b in zip(first, second, strict=True)]
+    if not current:
+        return update
+    return [
+        new_value if math.isnan(new_value) or new_value > current_value else current_value
+        for current_value, new_value in zip(current, update, strict=True)
+    ]
 
 
-def _parameters(cut: PreTrainedModel, structure: Structure, closed: Selection) -> Check:
+def _check_parameter_count(cut: PreTrainedModel, structure: Structure, normalized: Selection) -> VerificationCheck:
     terms, holds, details = Terms(structure), True, []
-    own = Parts(cut, declare(cut.config)).parameters()
+    cut_parameters = ParameterView(cut, declare(cut.config)).parameters()
     for scope in ("whole", TRANSDUCER) if structure.head else ("whole",):
-        expected = Cost.of(terms, cost="parameters", scope=scope).count(closed)
-        counted = sum(value.numel() for name, value in own.items() if structure.in_scope(name, scope))
-        of = " in the head" if scope == TRANSDUCER else ""
-        details.append(f"{counted:,} counted{of}, {expected:,} by the selection")
-        holds &= counted == expected
-    return Check(name="parameters are those of the selection", holds=holds, detail="; ".join(details), is_proof=True)
+        expected = Cost.from_terms(terms, cost="parameters", scope=scope).count(normalized)
+        actual = sum(value.numel() for name, value in cut_parameters.items() if structure.in_scope(name, scope))
+        head_note = " in the head" if scope == TRANSDUCER else ""
+        details.append(f"{actual:,} counted{head_note}, {expected:,} by the selection")
+        holds &= actual == expected
+    return VerificationCheck(
+        name="parameters are those of the selection", holds=holds, detail="; ".join(details), is_proof=True
+    )
 
 
-def _equal(
+def _check_outputs(
     cut: PreTrainedModel,
     dense: PreTrainedModel,
     structure: Structure,
-    closed: Selection,
+    normalized: Selection,
     differences: tuple[float, ...],
     *,
     shortest: int,
-) -> Check:
+) -> VerificationCheck:
     """Check that the differences are rounding; where a trained model has multiplied it, float64 decides."""
     dtype, name = next(cut.parameters()).dtype, "cut model equals masked model"
     if any(map(math.isnan, differences)):
         detail = "the masked model gives NaN or infinite values"
-        return Check(name=name, holds=False, detail=detail, is_proof=True)
-    allowed, worst = TOLERANCE.get(dtype, 1e-4), max(differences)
-    holds = worst <= allowed
-    detail = f"largest relative difference {worst:.1e} over {len(differences)} outputs, allowed {allowed:.0e}"
+        return VerificationCheck(name=name, holds=False, detail=detail, is_proof=True)
+    tolerance, max_difference = TOLERANCE.get(dtype, 1e-4), max(differences)
+    holds = max_difference <= tolerance
+    detail = (
+        f"largest relative difference {max_difference:.1e} over {len(differences)} outputs, allowed {tolerance:.0e}"
+    )
     if not holds and dtype == torch.float32:
-        exact, apart = _in_float64(cut, dense, structure, closed, shortest=shortest)
-        holds = exact <= TOLERANCE[torch.float64] and apart <= _ROUNDING
-        detail += f"; cut and compared in float64 {exact:.1e}, its weights rounded and these {apart:.1e} apart"
-    return Check(name=name, holds=holds, detail=detail, is_proof=True)
+        exact, weight_difference = _compare_in_float64(cut, dense, structure, normalized, shortest=shortest)
+        holds = exact <= TOLERANCE[torch.float64] and weight_difference <= _WEIGHT_TOLERANCE
+        detail += (
+            f"; cut and compared in float64 {exact:.1e}, its weights rounded and these {weight_difference:.1e} apart"
+        )
+    return VerificationCheck(name=name, holds=holds, detail=detail, is_proof=True)
 
 
-def _in_float64(
-    cut: PreTrainedModel, dense: PreTrainedModel, structure: Structure, closed: Selection, *, shortest: int
+def _compare_in_float64(
+    cut: PreTrainedModel, dense: PreTrainedModel, structure: Structure, normalized: Selection, *, shortest: int
 ) -> tuple[float, float]:
     """Return what is left of the difference without rounding.
 
@@ -225,19 +238,23 @@ def _in_float64(
         The largest difference of `cut` from the masked model, both in float64 and `cut` with the weights of a cut that
         was made in float64; and the largest between those weights and the ones that `cut` has.
     """
-    wide = copy.deepcopy(dense).double()
-    exact = dict(cut_anew(wide, closed).named_parameters())
-    rounded = {name: value.clone() for name, value in cut.named_parameters()}
-    if {name: value.shape for name, value in exact.items()} != {name: value.shape for name, value in rounded.items()}:
+    dense_float64 = copy.deepcopy(dense).double()
+    exact_parameters = dict(cut_anew(dense_float64, normalized).named_parameters())
+    original_parameters = {name: value.clone() for name, value in cut.named_parameters()}
+    if {name: value.shape for name, value in exact_parameters.items()} != {
+        name: value.shape for name, value in original_parameters.items()
+    }:
         return float("inf"), float("inf")
-    apart = max(relative_difference(exact[name].float(), value) for name, value in rounded.items())
+    weight_difference = max(
+        relative_difference(exact_parameters[name].float(), value) for name, value in original_parameters.items()
+    )
     try:
         cut.double()
         for name, value in cut.named_parameters():
-            value.copy_(exact[name])
+            value.copy_(exact_parameters[name])
         generator = torch.Generator().manual_seed(0)
-        return max(compare(cut, wide, structure, closed, generator, shortest=shortest)), apart
+        return max(compare(cut, dense_float64, structure, normalized, generator, shortest=shortest)), weight_difference
     finally:
         cut.float()
         for name, value in cut.named_parameters():
-            value.copy_(rounded[name])
+            value.copy_(original_parameters[name])

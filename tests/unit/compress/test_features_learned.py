@@ -11,8 +11,8 @@ from pruning_toy import seeded, write_wavs
 from support import FAST_CONFORMERS, tiny_structure
 
 import secateur
-from secateur.compress.config import Regularisation
-from secateur.compress.regularise import regularised
+from secateur.compress.config import RegularizationConfig
+from secateur.compress.regularization import regularized
 
 
 @pytest.mark.parametrize(
@@ -31,14 +31,14 @@ def test_an_encoder_is_pruned_with_the_features_of_its_folder(tmp_path: Path, fa
     assert constraint["counted"] <= constraint["limit"]
     assert record["verification"]["holds"]
     assert record["data"]["train"]["sample_rate"] == sample_rate
-    again = transformers.AutoModel.from_pretrained(tmp_path / "run" / "model")
-    assert sum(parameter.numel() for parameter in again.parameters()) == constraint["counted"]
+    reloaded = transformers.AutoModel.from_pretrained(tmp_path / "run" / "model")
+    assert sum(parameter.numel() for parameter in reloaded.parameters()) == constraint["counted"]
 
 
 def test_what_is_dropped_while_learning_is_what_a_task_asks_for() -> None:
     model = seeded("parakeet_encoder", "base")
     layer = model.layers[0]
-    with regularised(lambda: model, Regularisation(dropout=0.3)):
+    with regularized(lambda: model, RegularizationConfig(dropout=0.3)):
         assert (model.layerdrop, model.dropout, layer.self_attn.attention_dropout) == (0.0, 0.3, 0.3)
         assert layer.feed_forward1.activation_dropout == 0.3
     assert (model.layerdrop, model.dropout, layer.feed_forward1.activation_dropout) == (0.1, 0.1, 0.1)

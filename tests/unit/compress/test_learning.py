@@ -11,28 +11,31 @@ from pruning_toy import LENGTHS, gradients, one_backward, pruning
 from support import FAMILIES
 from torch import Tensor
 
-from secateur.compress.batches import split_off
-from secateur.compress.step import Pruning
+from secateur.compress.audio_batches import split_held_out
+from secateur.compress.step import PruneUnit
 from secateur.engine import LoopConfig, run
 from secateur.engine.checkpoint import Checkpoints, read
+from secateur.losses.constraint import Constraint, penalty
+from secateur.losses.layer_mapping import LearnedLayerMapping
 from secateur.masking import attach
-from secateur.objective.constraint import Constraint, penalty
-from secateur.objective.pairing import Learned
 
 TWO = (Constraint(target=0.4), Constraint(cost="macs", scope="frontend", sparsity=0.3, ramp=((0, 1),)))
 
 
-def shared_loss(trainee: Pruning, step: int) -> Tensor:
+def shared_loss(trainee: PruneUnit, step: int) -> Tensor:
     """The whole objective of a step as one graph, nothing detached."""
-    trainee.optimisers()
+    trainee.optimizers()
     trainee.begin(step)
     trainee.student.masking.set(trainee.gates.draw(step))
     total = sum(trainee.loss(trainee.module, batch).total for batch in trainee.micro_batches(step, 0, 1))
     goal = torch.tensor(
-        [ramp.factor(step + 1) * (1 - b.constraint.kept) for ramp, b in zip(trainee.ramps, trainee.bounds, strict=True)]
+        [
+            ramp.factor(step + 1) * (1 - b.constraint.target_share)
+            for ramp, b in zip(trainee.ramps, trainee.cost_targets, strict=True)
+        ]
     ).double()
     opened = trainee.gates.open_probability()
-    sparsity = torch.stack([1 - b.cost.expected(opened) / b.cost.dense for b in trainee.bounds])
+    sparsity = torch.stack([1 - b.cost.expected(opened) / b.cost.dense for b in trainee.cost_targets])
     return total + penalty(sparsity, goal, trainee.multipliers.linear, trainee.multipliers.quadratic)
 
 
@@ -42,29 +45,29 @@ def test_the_gates_gradient_is_that_of_one_undetached_graph(family: str) -> None
     with torch.no_grad():
         trainee.multipliers.linear.copy_(torch.tensor([-3.0, -1.0]))
         trainee.multipliers.quadratic.copy_(torch.tensor([5.0, 2.0]))
-    got = one_backward(trainee, step=1)
+    actual = one_backward(trainee, step=1)
     twin = pruning(family=family, size="base" if family == "hubert" else "large", constraints=TWO)
     twin.multipliers.load_state_dict(trainee.multipliers.state_dict())
     shared_loss(twin, step=1).backward()
     expected = gradients(twin)
-    assert got.keys() == expected.keys()
+    assert actual.keys() == expected.keys()
     for name in expected:
         scale = expected[name].abs().max().item()
-        torch.testing.assert_close(got[name], expected[name], rtol=1e-3, atol=1e-4 * scale + 1e-9, msg=name)
-    assert got["log_alpha"].abs().max() > 0
+        torch.testing.assert_close(actual[name], expected[name], rtol=1e-3, atol=1e-4 * scale + 1e-9, msg=name)
+    assert actual["log_alpha"].abs().max() > 0
 
 
 def test_the_straight_through_gradient_is_the_summed_gradient_clipped() -> None:
     # Without constraint (its multipliers are zero) only the masks' gradient reaches the gates.
     trainee = pruning(straight_through=True, accumulate=2, l1=3000.0)
-    got = one_backward(trainee)["log_alpha"]
-    leaf = trainee.leaf.grad
+    actual = one_backward(trainee)["log_alpha"]
+    leaf = trainee.mask_leaf.grad
     assert leaf is not None
-    mine = leaf[trainee.gates.positions]
-    assert (mine.abs() > 1).any()
-    assert (mine.abs() < 1).any()
-    shape, alpha = trainee.gates.shape, trainee.gates.log_alpha.detach()
-    drawn = trainee.drawn.detach()[trainee.gates.positions]
+    gate_positions = leaf[trainee.gates.positions]
+    assert (gate_positions.abs() > 1).any()
+    assert (gate_positions.abs() < 1).any()
+    shape, alpha = trainee.gates.gate_parameters, trainee.gates.log_alpha.detach()
+    drawn = trainee.gate_values.detach()[trainee.gates.positions]
     # By hand: dz/ds~ is one everywhere, ds~/dlog_alpha = (zeta - gamma) s (1 - s) / beta with the step's own draw.
     from secateur.gates.set import _uniform
 
@@ -73,47 +76,49 @@ def test_the_straight_through_gradient_is_the_summed_gradient_clipped() -> None:
     stretched = s * (shape.high - shape.low) + shape.low
     torch.testing.assert_close(drawn, stretched.clamp(0, 1))
     slope = (shape.high - shape.low) * s * (1 - s) / shape.temperature
-    torch.testing.assert_close(got, mine.clamp(-1, 1) * slope, rtol=1e-4, atol=1e-7)
-    closed = (drawn == 0) & (mine != 0)
+    torch.testing.assert_close(actual, gate_positions.clamp(-1, 1) * slope, rtol=1e-4, atol=1e-7)
+    closed = (drawn == 0) & (gate_positions != 0)
     assert closed.any()
-    assert (got[closed] != 0).all()
+    assert (actual[closed] != 0).all()
 
 
 def test_clipping_comes_after_the_sum_over_micro_batches() -> None:
-    whole = one_backward(pruning(straight_through=True, l1=3000.0))["log_alpha"]
+    full_gradients = one_backward(pruning(straight_through=True, l1=3000.0))["log_alpha"]
     parts = one_backward(pruning(straight_through=True, l1=3000.0, accumulate=3))["log_alpha"]
-    torch.testing.assert_close(parts, whole, rtol=2e-3, atol=1e-4)
+    torch.testing.assert_close(parts, full_gradients, rtol=2e-3, atol=1e-4)
 
 
 @pytest.mark.parametrize("straight_through", [False, True])
 @pytest.mark.parametrize("size", ["base", "large"])
 def test_one_batch_and_its_accumulation_have_the_same_gradients(straight_through: bool, size: str) -> None:
     # The large size pads its micro-batches, each to a length of its own.
-    whole = pruning(size=size, straight_through=straight_through, pairing=Learned(layers=(1, 3)))
-    parts = pruning(size=size, straight_through=straight_through, pairing=Learned(layers=(1, 3)), accumulate=2)
+    full_trainee = pruning(size=size, straight_through=straight_through, pairing=LearnedLayerMapping(layers=(1, 3)))
+    parts = pruning(
+        size=size, straight_through=straight_through, pairing=LearnedLayerMapping(layers=(1, 3)), accumulate=2
+    )
     batches = parts.micro_batches(0, 0, 1)
     assert len(batches) == 2
     assert size == "base" or any(batch.audio.mask is not None for batch in batches)
-    first, second = one_backward(whole), one_backward(parts)
+    first, second = one_backward(full_trainee), one_backward(parts)
     assert first.keys() == second.keys()
     for name in first:
         scale = first[name].abs().max().item()
         torch.testing.assert_close(second[name], first[name], rtol=1e-3, atol=1e-4 * scale + 1e-9, msg=name)
-    assert whole.distances is not None
+    assert full_trainee.distances is not None
     assert parts.distances is not None
-    torch.testing.assert_close(parts.distances, whole.distances, rtol=1e-4, atol=1e-3)
+    torch.testing.assert_close(parts.distances, full_trainee.distances, rtol=1e-4, atol=1e-3)
 
 
 def test_the_teacher_stays_frozen_and_in_eval_mode_whatever_is_called(tmp_path: Path) -> None:
     trainee = pruning()
-    before = {name: value.clone() for name, value in trainee.teacher.state_dict().items()}
+    initial_state = {name: value.clone() for name, value in trainee.teacher.state_dict().items()}
     trainee.teacher.train()
     trainee.module.train()
     run(trainee, LoopConfig(steps=2, validate_every=1), phase="learn", folder=tmp_path, resume=False)
     assert not any(module.training for module in trainee.teacher.modules())
     assert not any(module.training for module in trainee.module.modules())
     assert all(value.grad is None and not value.requires_grad for value in trainee.teacher.parameters())
-    assert all(torch.equal(value, before[name]) for name, value in trainee.teacher.state_dict().items())
+    assert all(torch.equal(value, initial_state[name]) for name, value in trainee.teacher.state_dict().items())
 
 
 def test_masks_leave_the_students_weights_as_they_are(tmp_path: Path) -> None:
@@ -127,43 +132,43 @@ def test_masks_leave_the_students_weights_as_they_are(tmp_path: Path) -> None:
 
 def test_gates_and_multipliers_are_outside_weight_decay_and_clipping(tmp_path: Path) -> None:
     trainee = pruning(weight_decay=1e6, learning_rate=1e-6, clip=1e-9, gate_learning_rate=0.0)
-    before = trainee.gates.log_alpha.detach().clone()
-    made = trainee.optimisers()
-    assert made["gates"].clip is None
-    assert made["multipliers"].clip is None
-    owners = {id(p): name for name, o in made.items() for group in o.optimiser.param_groups for p in group["params"]}
+    initial_state = trainee.gates.log_alpha.detach().clone()
+    created = trainee.optimizers()
+    assert created["gates"].clip is None
+    assert created["multipliers"].clip is None
+    owners = {id(p): name for name, o in created.items() for group in o.optimizer.param_groups for p in group["params"]}
     assert [owners[id(p)] for p in trainee.gates.parameters()] == ["gates"]
     assert {owners[id(p)] for p in trainee.multipliers.parameters()} == {"multipliers"}
-    assert len(owners) == sum(len(g["params"]) for o in made.values() for g in o.optimiser.param_groups)
+    assert len(owners) == sum(len(g["params"]) for o in created.values() for g in o.optimizer.param_groups)
     weight = trainee.module.student.encoder.layers[0].feed_forward.output_dense.bias.detach().clone()
     run(trainee, LoopConfig(steps=1), phase="learn", folder=tmp_path, resume=False)
-    assert torch.equal(trainee.gates.log_alpha, before)
-    now = trainee.module.student.encoder.layers[0].feed_forward.output_dense.bias
-    assert now.abs().sum() < weight.abs().sum() * 0.5
+    assert torch.equal(trainee.gates.log_alpha, initial_state)
+    clock = trainee.module.student.encoder.layers[0].feed_forward.output_dense.bias
+    assert clock.abs().sum() < weight.abs().sum() * 0.5
 
 
 def test_a_checkpoint_holds_gates_multipliers_and_the_distances_of_the_last_step(tmp_path: Path) -> None:
-    trainee = pruning(pairing=Learned(layers=(1, 3)), constraints=TWO)
+    trainee = pruning(pairing=LearnedLayerMapping(layers=(1, 3)), constraints=TWO)
     run(trainee, LoopConfig(steps=2), phase="learn", folder=tmp_path, resume=False)
-    saved = Checkpoints(tmp_path, phase="learn", keep=1).latest()
-    assert saved is not None
-    contents = read(saved.path, phase="learn")
+    saved_state = Checkpoints(tmp_path, phase="learn", keep=1).latest()
+    assert saved_state is not None
+    contents = read(saved_state.path, phase="learn")
     assert torch.equal(contents.state["gates"], trainee.gates.log_alpha)
     for name, value in trainee.multipliers.state_dict().items():
         assert torch.equal(contents.state[f"multipliers.{name}"], value)
         assert value.abs().min() > 0
     assert set(contents.extras["optimisers"]) == {"weights", "gates", "multipliers"}
-    twin = pruning(pairing=Learned(layers=(1, 3)), constraints=TWO)
+    twin = pruning(pairing=LearnedLayerMapping(layers=(1, 3)), constraints=TWO)
     twin.load(contents.state)
     for step in (2,):
-        got, expected = one_backward(twin, step), one_backward(trainee, step)
+        actual, expected = one_backward(twin, step), one_backward(trainee, step)
         assert twin.pairs == trainee.pairs
-        assert all(torch.equal(got[name], expected[name]) for name in expected)
+        assert all(torch.equal(actual[name], expected[name]) for name in expected)
 
 
 def test_the_pairs_of_a_step_come_from_the_distances_of_the_step_before() -> None:
-    trainee = pruning(pairing=Learned(layers=(1, 2)))
-    trainee.optimisers()
+    trainee = pruning(pairing=LearnedLayerMapping(layers=(1, 2)))
+    trainee.optimizers()
     trainee.begin(0)
     assert trainee.pairs == ((1, 1), (2, 2))
     trainee.distances = torch.tensor([[5.0, 1.0, 9.0], [9.0, 8.0, 1.0]])
@@ -173,15 +178,15 @@ def test_the_pairs_of_a_step_come_from_the_distances_of_the_step_before() -> Non
 
 
 def test_validation_hears_the_gates_own_verdicts_and_leaves_training_alone() -> None:
-    trainee, alone = pruning(), pruning()
-    trainee.optimisers()
+    trainee, single_result = pruning(), pruning()
+    trainee.optimizers()
     first = trainee.validate(1)
     assert trainee.validate(1) == first
-    after = one_backward(trainee, 1)
-    for name, value in one_backward(alone, 1).items():
-        assert torch.equal(after[name], value), name
+    final = one_backward(trainee, 1)
+    for name, value in one_backward(single_result, 1).items():
+        assert torch.equal(final[name], value), name
     # The same loss from a student whose masks are set by hand.
-    masking, typical = trainee.student.masking, trainee.gates.typical()
+    masking, typical = trainee.student.masking, trainee.gates.deterministic_mask()
     assert ((typical == 0) == (trainee.gates.scores() <= 0)).all()
     masking.set(typical)
     with torch.no_grad():
@@ -191,7 +196,7 @@ def test_validation_hears_the_gates_own_verdicts_and_leaves_training_alone() -> 
 
 def test_the_first_steps_figures_name_every_constraint_kind_and_multiplier() -> None:
     trainee = pruning(constraints=TWO, log_every=2, steps=3)
-    trainee.optimisers()
+    trainee.optimizers()
     trainee.begin(0)
     for batch in trainee.micro_batches(0, 0, 1):
         trainee.loss(trainee.module, batch).total.backward()
@@ -199,22 +204,22 @@ def test_the_first_steps_figures_name_every_constraint_kind_and_multiplier() -> 
     trainee.begin(1)
     for batch in trainee.micro_batches(1, 0, 1):
         trainee.loss(trainee.module, batch).total.backward()
-    figures = trainee.end(1, lambda tensor: tensor)
+    metric_values = trainee.end(1, lambda tensor: tensor)
     names = ("parameters-whole", "macs-frontend")
     expected = {f"{word}/{name}" for name in names for word in ("kept", "target", "lambda1", "lambda2")}
     expected |= {f"open/{kind}" for kind in ("channels", "groups", "heads", "qk", "vo", "units", "block")}
-    assert figures.keys() == expected | {"constraint", "undecided"}
-    assert figures["target/macs-frontend"] == pytest.approx(0.7)
+    assert metric_values.keys() == expected | {"constraint", "undecided"}
+    assert metric_values["target/macs-frontend"] == pytest.approx(0.7)
 
 
 def test_a_crop_is_held_out_from_the_rest() -> None:
     from pruning_toy import corpus
 
-    whole = corpus()
-    train, held = split_off(whole, seconds=0.5)
-    ids = [u.id for u in (*train.utterances, *held.utterances)]
-    assert sorted(ids) == sorted(u.id for u in whole.utterances)
-    assert 0 < len(held) <= len(LENGTHS) // 5
+    full_corpus = corpus()
+    train, held_value = split_held_out(full_corpus, seconds=0.5)
+    ids = [u.id for u in (*train.utterances, *held_value.utterances)]
+    assert sorted(ids) == sorted(u.id for u in full_corpus.utterances)
+    assert 0 < len(held_value) <= len(LENGTHS) // 5
 
 
 @pytest.mark.parametrize(
@@ -233,14 +238,14 @@ def test_nothing_is_learned_from_the_test_split_of_a_corpus_with_others(
 ) -> None:
     from pruning_toy import corpus
 
-    whole = corpus()
-    named = [replace(utterance, split=splits[i % len(splits)]) for i, utterance in enumerate(whole.utterances)]
-    parts = split_off(replace(whole, utterances=tuple(named)), seconds=0.5)
+    full_corpus = corpus()
+    by_name = [replace(utterance, split=splits[i % len(splits)]) for i, utterance in enumerate(full_corpus.utterances)]
+    parts = split_held_out(replace(full_corpus, utterances=tuple(by_name)), seconds=0.5)
     assert [{utterance.split for utterance in part.utterances} for part in parts] == [learned, held]
 
 
 def test_masks_removed_give_stock_modules_back() -> None:
     trainee = pruning()
     trainee.student.masking.remove()
-    again = attach(trainee.module.student, trainee.gates.structure)  # raises when something was left behind
-    again.remove()
+    repeated = attach(trainee.module.student, trainee.gates.structure)  # raises when something was left behind
+    repeated.remove()

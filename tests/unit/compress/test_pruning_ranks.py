@@ -11,7 +11,7 @@ from pruning_toy import write_teacher, write_wavs
 
 import secateur
 from secateur.errors import ConfigError
-from secateur.modules.low_rank import FactorisedLinear
+from secateur.nn.low_rank import FactorisedLinear
 from secateur.surgery import load_model
 
 QUICK: dict[str, Any] = {"steps": 2, "log_every": 1}
@@ -57,8 +57,8 @@ def test_ranks_in_attention_and_units_in_feed_forward_blocks_are_learned_togethe
     assert set(ranks_left(tmp_path / "run" / "learned")) == {24}
     assert "Ranks of q_proj" in (tmp_path / "run" / "report.html").read_text()
     assert secateur.verify(tmp_path / "run")["holds"]
-    again = secateur.choose(tmp_path / "run", constraint={"target": 0.6})
-    assert again["counted"]["parameters-whole"] <= 0.6 * dense
+    repeated = secateur.choose(tmp_path / "run", constraint={"target": 0.6})
+    assert repeated["counted"]["parameters-whole"] <= 0.6 * dense
 
 
 def test_truncated_decomposition_needs_no_gates(root: Path, tmp_path: Path) -> None:
@@ -66,9 +66,9 @@ def test_truncated_decomposition_needs_no_gates(root: Path, tmp_path: Path) -> N
     record = secateur.prune(low_rank(root, tmp_path / "run", choose=by_size, target=0.8))
     assert record["verification"]["holds"]
     assert record["constraints"][0]["counted"] <= 0.8 * record["constraints"][0]["dense"]
-    left = ranks_left(tmp_path / "run" / "model")
-    assert left
-    assert max(left) < 12
+    remaining = ranks_left(tmp_path / "run" / "model")
+    assert remaining
+    assert max(remaining) < 12
     assert secateur.verify(tmp_path / "run")["holds"]
 
 

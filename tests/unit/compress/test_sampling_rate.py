@@ -16,15 +16,15 @@ from pruning_toy import LENGTHS, noise, seeded, write_wavs
 from support import tiny_structure
 
 import secateur
-from secateur.compress import run
+from secateur.compress import phases
 from secateur.compress.config import PruneConfig
-from secateur.compress.pretrain import BestRqTrainee, PretrainConfig
-from secateur.compress.setting import Setting, prepare
+from secateur.compress.run_context import RunContext, prepare_run
 from secateur.config import load
 from secateur.cost import Cost, Terms
-from secateur.cost.table import Table
-from secateur.data.hearing import normalized
+from secateur.cost.latency_table import LatencyTable
+from secateur.data.input_features import normalize_waveform
 from secateur.errors import SecateurError
+from secateur.pretraining.pretrain import BestRqTrainUnit, PretrainConfig
 
 #: Samples models have a frame every 160 samples; those that hear features have one every 320 and every 1280.
 FAMILIES = ("hubert", "wav2vec2-bert", "parakeet_encoder")
@@ -69,9 +69,9 @@ def fields(root: Path, model: Path, **changes: Any) -> dict[str, Any]:
     } | changes
 
 
-def setting_of(root: Path, model: Path, **changes: Any) -> Setting:
+def setting_of(root: Path, model: Path, **changes: Any) -> RunContext:
     config = load(fields(root, model, **changes), PruneConfig)
-    return prepare(config, table=lambda config, rate: pytest.fail("asked for times"))
+    return prepare_run(config, make_latency_table=lambda config, rate: pytest.fail("asked for times"))
 
 
 def resampled(index: int, sample_rate: int) -> NDArray[np.float32]:
@@ -84,39 +84,39 @@ def resampled(index: int, sample_rate: int) -> NDArray[np.float32]:
 def test_recordings_reach_a_model_resampled_to_its_rate(root: Path, tmp_path: Path, sample_rate: int) -> None:
     setting = setting_of(root, teacher(root, tmp_path / "teacher", sample_rate))
     longest = int(0.3 * sample_rate)
-    for batch in setting.held_out():
+    for batch in setting.held_out_batches():
         index = int(batch.audio.ids[0][1:3])
-        wanted = normalized(resampled(index, sample_rate)[:longest])
-        np.testing.assert_array_equal(batch.audio.values[0], wanted)
-    seconds = sum(LENGTHS[int(utterance.id[1:3])] for utterance in setting.held.utterances) / 16_000
-    assert setting.held.seconds == pytest.approx(seconds, abs=1e-4)
+        expected = normalize_waveform(resampled(index, sample_rate)[:longest])
+        np.testing.assert_array_equal(batch.audio.values[0], expected)
+    seconds = sum(LENGTHS[int(utterance.id[1:3])] for utterance in setting.held_out.utterances) / 16_000
+    assert setting.held_out.seconds == pytest.approx(seconds, abs=1e-4)
     (batch,) = setting.feed.micro_batches(0, 0, 1)  # GroupNorm: crops of one length
     assert 0.25 * sample_rate <= batch.audio.values.shape[1] <= longest
     drawn = {setting.train.utterances[crop.index].id for crop in setting.feed.batches.step(0)}
     assert all(LENGTHS[int(id[1:3])] >= 4000 for id in drawn)  # a quarter of a second
-    counted = Cost.of(Terms(setting.structure), cost="macs", scope="whole", samples=2 * sample_rate)
-    assert setting.bounds[0].cost.dense == counted.dense
+    counted = Cost.from_terms(Terms(setting.structure), cost="macs", scope="whole", samples=2 * sample_rate)
+    assert setting.cost_targets[0].cost.dense == counted.dense
 
 
 @pytest.mark.parametrize("family", FAMILIES[1:])
 def test_features_are_those_of_the_extractor_at_its_own_rate(root: Path, tmp_path: Path, family: str) -> None:
     setting = setting_of(root, teacher(root, tmp_path / "teacher", 8_000, family))
-    batch = setting.held_out()[0]
+    batch = setting.held_out_batches()[0]
     audio = resampled(int(batch.audio.ids[0][1:3]), 8_000)[:2400]
-    wanted = extractor(family, 8_000)([audio], sampling_rate=8_000, return_tensors="pt")["input_features"]
-    np.testing.assert_array_equal(batch.audio.values, wanted[:, : batch.audio.values.shape[1]])
+    expected = extractor(family, 8_000)([audio], sampling_rate=8_000, return_tensors="pt")["input_features"]
+    np.testing.assert_array_equal(batch.audio.values, expected[:, : batch.audio.values.shape[1]])
 
 
 @pytest.mark.parametrize(("sample_rate", "steps"), [(8_000, 1), (24_000, 0)])
 def test_a_pruned_model_keeps_its_rate_and_the_record_names_it(
     root: Path, tmp_path: Path, sample_rate: int, steps: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(run, "speed", partial(run.speed, seconds=0.1, repeats=1))
+    monkeypatch.setattr(phases, "time_encoders", partial(phases.time_encoders, seconds=0.1, repeats=1))
     model = teacher(root, tmp_path / "teacher", sample_rate)
     recover = {"steps": steps, "log_every": 1, "save_every": 0}
     record = secateur.prune(fields(root, model, out=str(tmp_path / "run"), recover=recover))
-    written = json.loads((tmp_path / "run" / "model" / "preprocessor_config.json").read_text())
-    assert written["sampling_rate"] == sample_rate
+    written_config = json.loads((tmp_path / "run" / "model" / "preprocessor_config.json").read_text())
+    assert written_config["sampling_rate"] == sample_rate
     assert record["data"]["train"]["sample_rate"] == record["data"]["validation"]["sample_rate"] == sample_rate
     assert {stage["samples"] / stage["sample_rate"] for stage in record["stages"]} == {2.0}
     profile = secateur.profile(tmp_path / "run" / "model", seconds=2.0)
@@ -130,17 +130,17 @@ def test_the_times_of_a_run_are_those_at_its_models_rate(root: Path, tmp_path: P
     model = teacher(root, tmp_path / "teacher", 24_000)
     config = load(fields(root, model, constraints=[{"cost": "latency", "target": 0.5}]), PruneConfig)
 
-    def table(config: Any, sample_rate: int) -> Table:
+    def table(config: Any, sample_rate: int) -> LatencyTable:
         raise SecateurError(f"times at {sample_rate} Hz")
 
     with pytest.raises(SecateurError, match="times at 24000 Hz"):
-        prepare(config, table=table)
+        prepare_run(config, make_latency_table=table)
 
 
 def test_held_out_recordings_of_their_own_are_read_at_the_same_rate(root: Path, tmp_path: Path) -> None:
     validation = {"data": {"kind": "folder", "path": str(root / "speech")}, "seconds": 0.3}
     setting = setting_of(root, teacher(root, tmp_path / "teacher", 8_000), validation=validation)
-    assert (setting.held.sample_rate, setting.held.utterances[0].samples) == (8_000, LENGTHS[0] // 2)
+    assert (setting.held_out.sample_rate, setting.held_out.utterances[0].samples) == (8_000, LENGTHS[0] // 2)
 
 
 @pytest.mark.parametrize("model_type", ["wav2vec2-conformer", "parakeet_encoder"])
@@ -153,7 +153,7 @@ def test_an_encoder_is_pretrained_at_the_rate_of_the_folder_that_its_config_is_f
     config = transformers.AutoConfig.for_model(model_type, **small)
     config.save_pretrained(source)
     transformers.Wav2Vec2FeatureExtractor(sampling_rate=8_000).save_pretrained(source)
-    trainee = BestRqTrainee(
+    trainee = BestRqTrainUnit(
         load(
             {
                 "out": str(tmp_path / "run"),

@@ -16,16 +16,16 @@ from transducer_toy import ENCODER, STREAMING
 from transformers import AutoModel, HubertConfig, HubertModel
 
 from secateur import config as configs
-from secateur.compress.any_encoder import AnyEncoder, FromConfig
 from secateur.compress.config import PruneConfig
-from secateur.compress.imitate import Imitator
-from secateur.compress.setting import Setting, prepare
-from secateur.compress.step import Imitation, Objective
-from secateur.data.hearing import Extracted
+from secateur.compress.distiller import DistillationModel
+from secateur.compress.run_context import RunContext, prepare_run
+from secateur.compress.step import DistillUnit, Objective
+from secateur.data.input_features import ExtractedFeatures
 from secateur.errors import ConfigError
-from secateur.objective.tasks.best_rq import BestRqTask, loss
-from secateur.objective.tasks.guesses import FILE
 from secateur.pipeline import choose, evaluate, pretrain, prune
+from secateur.pretraining.encoder_from_config import ConfigEncoder, FromConfig
+from secateur.tasks.best_rq import BestRqSettings, loss
+from secateur.tasks.best_rq_head import HEAD_FILE
 
 SETTINGS = {"kind": "best_rq", "frame_codebooks": 2, "plain_codebooks": 1, "crop_codebooks": 0, "entries": 8}
 SETTINGS |= {"width": 4, "mask_span": 2}
@@ -85,9 +85,11 @@ def fields_of(model: Path, speech: Path, out: Path, **fields: Any) -> dict[str, 
     } | fields
 
 
-def setting_of(encoders: Path, speech: Path, family: str = "parakeet_encoder", **fields: Any) -> Setting:
+def setting_of(encoders: Path, speech: Path, family: str = "parakeet_encoder", **fields: Any) -> RunContext:
     recipe = fields_of(encoders / family / "model", speech, Path("never")) | fields
-    return prepare(configs.load(recipe, PruneConfig), table=lambda config: pytest.fail("no latency is asked for"))
+    return prepare_run(
+        configs.load(recipe, PruneConfig), make_latency_table=lambda config: pytest.fail("no latency is asked for")
+    )
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -104,40 +106,42 @@ def test_a_run_goes_on_with_what_pre_training_left_and_leaves_a_bare_encoder(
     model, info = AutoModel.from_pretrained(tmp_path / "run" / "model", output_loading_info=True)
     assert not info["missing_keys"] | info["unexpected_keys"]
     assert model.config.architectures == [type(model).__name__]
-    before, after = (load_file(folder / "model" / FILE) for folder in (encoders / family, tmp_path / "run"))
-    assert before.keys() == after.keys()
-    changed = {name for name, value in before.items() if not torch.equal(value, after[name])}
+    initial_state, final_state = (
+        load_file(folder / "model" / HEAD_FILE) for folder in (encoders / family, tmp_path / "run")
+    )
+    assert initial_state.keys() == final_state.keys()
+    changed = {name for name, value in initial_state.items() if not torch.equal(value, final_state[name])}
     assert changed == {"layer.weight", "layer.bias"}
 
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_labels_are_those_of_pre_training_on_the_same_audio(family: str, encoders: Path, speech: Path) -> None:
     task: Any = setting_of(encoders, speech, family).task
-    trained = AnyEncoder(FromConfig(config=str(encoders / family / "model")), configs.load(SETTINGS, BestRqTask))
-    labeller = trained.labeller(task.settings)
-    labeller.load_state_dict(task.labeller.state_dict())
+    trained = ConfigEncoder(FromConfig(config=str(encoders / family / "model")), configs.load(SETTINGS, BestRqSettings))
+    labeller = trained.make_labeler(task.settings)
+    labeller.load_state_dict(task.labeler.state_dict())
     audio = torch.randn(2, 6400, generator=torch.Generator().manual_seed(3))
     audio = (audio - audio.mean(1, keepdim=True)) / audio.std(1, keepdim=True, correction=0)
     if trained.extractor is None:
         heard = audio
     else:  # as loud as pre-training makes it
-        heard = Extracted(trained.extractor)([0.1 * row.numpy() for row in audio])[0]
-    assert torch.equal(task.labeller(task.hiding.labelled(heard)), labeller(trained.hear(audio)))
+        heard = ExtractedFeatures(trained.extractor)([0.1 * row.numpy() for row in audio])[0]
+    assert torch.equal(task.labeler(task.noise_mask.label_inputs(heard)), labeller(trained.to_inputs(audio)))
 
 
-def trainee_of(setting: Setting) -> Imitation:
+def trainee_of(setting: RunContext) -> DistillUnit:
     task: Any = setting.task
-    student: Any = setting.student()
+    student: Any = setting.make_student()
     objective = Objective(distill=setting.config.distill, task=task)
-    imitator = Imitator(student, setting.config.distill, head=task.head)
+    imitator = DistillationModel(student, setting.config.distill, head=task.head)
     training = setting.config.recover
-    made = Imitation(imitator, setting.teacher, setting.feed, setting.held_out(), training, objective)
-    made.optimisers()
-    return made
+    created = DistillUnit(imitator, setting.teacher, setting.feed, setting.held_out_batches(), training, objective)
+    created.optimizers()
+    return created
 
 
 def test_the_loss_and_its_gradients_are_the_same_for_any_accumulation(encoders: Path, speech: Path) -> None:
-    found, gradients = [], []
+    result, gradients = [], []
     for accumulate in (1, 2, 3):
         batching = {"seconds": 1.5, "longest": 0.4, "shortest": 0.1, "accumulate": accumulate}
         trained = trainee_of(setting_of(encoders, speech, batching=batching))
@@ -145,28 +149,28 @@ def test_the_loss_and_its_gradients_are_the_same_for_any_accumulation(encoders: 
         assert len(batches) == accumulate
         losses = [trained.loss(trained.module, batch).total for batch in batches]
         torch.stack(losses).sum().backward()
-        found.append(float(torch.stack(losses).sum().detach()))
+        result.append(float(torch.stack(losses).sum().detach()))
         gradients.append({name: value.grad for name, value in trained.module.named_parameters()})
-    assert found[1:] == pytest.approx(found[:1] * 2, rel=1e-5)
-    for name, whole in gradients[0].items():
+    assert result[1:] == pytest.approx(result[:1] * 2, rel=1e-5)
+    for name, full_gradients in gradients[0].items():
         for parts in gradients[1:]:
-            assert (whole is None) == (parts[name] is None)
-            if whole is not None:
-                torch.testing.assert_close(parts[name], whole, rtol=1e-3, atol=1e-6, msg=name)
+            assert (full_gradients is None) == (parts[name] is None)
+            if full_gradients is not None:
+                torch.testing.assert_close(parts[name], full_gradients, rtol=1e-3, atol=1e-6, msg=name)
 
 
 def test_ranks_share_the_hidden_frames_of_one_step(encoders: Path, speech: Path) -> None:
     batching = {"seconds": 1.5, "longest": 0.4, "shortest": 0.1}
     feed = setting_of(encoders, speech, batching=batching).feed
-    (whole,) = feed.micro_batches(3, 0, 1)
-    rows = {name: place for place, name in enumerate(whole.heard.ids)}
+    (full_batch,) = feed.micro_batches(3, 0, 1)
+    rows = {name: place for place, name in enumerate(full_batch.inputs.ids)}
     parts = [feed.micro_batches(3, rank, 2)[0] for rank in range(2)]
-    assert sorted(name for part in parts for name in part.heard.ids) == sorted(rows)
+    assert sorted(name for part in parts for name in part.inputs.ids) == sorted(rows)
     for part in parts:
-        mine = [rows[name] for name in part.heard.ids]
-        assert torch.equal(part.heard.values, whole.heard.values[mine])
-        assert torch.equal(part.asked.mask, whole.asked.mask[mine])
-        assert part.count == whole.count == int(whole.asked.mask.sum())
+        matching_rows = [rows[name] for name in part.inputs.ids]
+        assert torch.equal(part.inputs.values, full_batch.inputs.values[matching_rows])
+        assert torch.equal(part.task_targets.mask, full_batch.task_targets.mask[matching_rows])
+        assert part.count == full_batch.count == int(full_batch.task_targets.mask.sum())
 
 
 def test_the_loss_of_a_step_is_that_of_pre_training(encoders: Path, speech: Path) -> None:
@@ -175,10 +179,10 @@ def test_the_loss_of_a_step_is_that_of_pre_training(encoders: Path, speech: Path
     task: Any = trained.objective.task
     with torch.no_grad():
         total = trained.loss(trained.module, batch).total
-        logits = task.guesses(trained.module.student(batch.heard.values).last_hidden_state)
-    sums = loss(logits, task.labeller(batch.audio.values), batch.asked.mask)
-    hidden = int(batch.asked.mask.sum())
-    expected = sums.hidden / hidden + 0.5 * sums.visible / (batch.asked.mask.numel() - hidden)
+        logits = task.code_logits(trained.module.student(batch.inputs.values).last_hidden_state)
+    sums = loss(logits, task.labeler(batch.audio.values), batch.task_targets.mask)
+    hidden = int(batch.task_targets.mask.sum())
+    expected = sums.masked / hidden + 0.5 * sums.visible / (batch.task_targets.mask.numel() - hidden)
     torch.testing.assert_close(total, expected)
 
 
@@ -186,18 +190,18 @@ def test_nothing_is_padded_and_held_out_audio_is_hidden_alike_at_every_step(enco
     setting = setting_of(encoders, speech)
     for step in range(6):
         for batch in setting.feed.micro_batches(step, 0, 1):
-            assert batch.heard.mask is None
-            assert len(set(batch.heard.lengths.tolist())) == 1
+            assert batch.inputs.mask is None
+            assert len(set(batch.inputs.lengths.tolist())) == 1
     trained = trainee_of(setting)
     first = trained.validate(0)
     trained.micro_batches(4, 0, 1)
     assert trained.validate(4) == first
     assert set(first) == {"loss", "masked_accuracy", "masked_loss"}
-    for one, other in zip(setting.held_out(), setting.held_out(), strict=True):
-        assert torch.equal(one.heard.values, other.heard.values)
-        assert not torch.equal(one.heard.values, one.audio.values)
-    elsewhere = replace(setting, config=replace(setting.config, seed=1)).held_out()
-    assert not torch.equal(elsewhere[0].heard.values, setting.held_out()[0].heard.values)
+    for first_item, alternative in zip(setting.held_out_batches(), setting.held_out_batches(), strict=True):
+        assert torch.equal(first_item.inputs.values, alternative.inputs.values)
+        assert not torch.equal(first_item.inputs.values, first_item.audio.values)
+    elsewhere = replace(setting, config=replace(setting.config, seed=1)).held_out_batches()
+    assert not torch.equal(elsewhere[0].inputs.values, setting.held_out_batches()[0].inputs.values)
 
 
 def test_a_teacher_hears_what_its_student_hears(encoders: Path, speech: Path) -> None:
@@ -221,10 +225,12 @@ def test_distillation_ranks_and_dense_training_go_beside_it(encoders: Path, spee
     record = prune(fields_of(model, speech, tmp_path / "run", **fields))
     assert record["verification"]["holds"]
     assert set(record["stages"][0]) >= {"loss", "cosine", "scores"}
-    layers = [load_file(tmp_path / "run" / name / FILE)["layer.weight"] for name in ("finetuned", "learned", "model")]
-    assert not any(torch.equal(one, other) for one, other in pairwise(layers))
-    chosen = choose(tmp_path / "run", constraint={"target": 0.9})
-    assert torch.equal(load_file(Path(chosen["folder"]) / "model" / FILE)["layer.weight"], layers[1])
+    layers = [
+        load_file(tmp_path / "run" / name / HEAD_FILE)["layer.weight"] for name in ("finetuned", "learned", "model")
+    ]
+    assert not any(torch.equal(first_item, alternative) for first_item, alternative in pairwise(layers))
+    chosen_units = choose(tmp_path / "run", constraint={"target": 0.9})
+    assert torch.equal(load_file(Path(chosen_units["folder"]) / "model" / HEAD_FILE)["layer.weight"], layers[1])
 
 
 def test_a_resumed_run_ends_as_one_that_was_not_interrupted(encoders: Path, speech: Path, tmp_path: Path) -> None:
@@ -244,13 +250,13 @@ def test_a_resumed_run_ends_as_one_that_was_not_interrupted(encoders: Path, spee
     with pytest.raises(Stop):
         prune(parts, on_progress=stop)
     prune(parts, resume=True)
-    for name in ("model.safetensors", FILE):
-        whole, resumed = ((tmp_path / run / "model" / name).read_bytes() for run in ("whole", "parts"))
-        assert whole == resumed
+    for name in ("model.safetensors", HEAD_FILE):
+        full_run, resumed = ((tmp_path / run / "model" / name).read_bytes() for run in ("whole", "parts"))
+        assert full_run == resumed
     scores = [json.loads((tmp_path / run / "record.json").read_text())["stages"] for run in ("whole", "parts")]
     assert [stage["scores"] for stage in scores[0]] == [stage["scores"] for stage in scores[1]]
-    again = prune(fields_of(tmp_path / "whole" / "model", speech, tmp_path / "again", target=0.9))
-    assert again["stages"][0]["scores"] == pytest.approx(scores[0][-1]["scores"], rel=1e-4)
+    repeated = prune(fields_of(tmp_path / "whole" / "model", speech, tmp_path / "again", target=0.9))
+    assert repeated["stages"][0]["scores"] == pytest.approx(scores[0][-1]["scores"], rel=1e-4)
 
 
 def test_other_settings_begin_a_new_layer_which_the_record_tells(encoders: Path, speech: Path, tmp_path: Path) -> None:

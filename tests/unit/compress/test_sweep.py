@@ -72,19 +72,19 @@ def test_a_sweep_ends_in_one_record_and_goes_on_where_it_stopped(
         {"target": target, "seed": seed} for target in (0.9, 0.7) for seed in (0, 1)
     ]
     for row in record["rows"]:
-        own = json.loads((out / row["folder"] / "record.json").read_text())
-        assert row["kept"]["parameters"] == own["stages"][-1]["parameters"] < row["dense"]["parameters"]
-        assert row["kept"]["score"] == own["stages"][-1]["loss"]
+        run_record = json.loads((out / row["folder"] / "record.json").read_text())
+        assert row["kept"]["parameters"] == run_record["stages"][-1]["parameters"] < row["dense"]["parameters"]
+        assert row["kept"]["score"] == run_record["stages"][-1]["loss"]
     (out / "sweep.html").unlink()
     assert main(["report", str(out)]) == 0
     assert (out / "sweep.html").is_file()
 
     assert main(words) == 2
     assert "is in use: add --resume" in capsys.readouterr().err
-    whole = (out / "target=0.9,seed=0" / "record.json").stat().st_mtime_ns
+    full_run = (out / "target=0.9,seed=0" / "record.json").stat().st_mtime_ns
     (out / "target=0.7,seed=1" / "record.json").unlink()
     assert main([*words, "--resume"]) == 0
-    assert (out / "target=0.9,seed=0" / "record.json").stat().st_mtime_ns == whole
+    assert (out / "target=0.9,seed=0" / "record.json").stat().st_mtime_ns == full_run
 
     assert main([*words, "--resume", "--recover.steps", "2"]) == 2
     assert "was started with another recipe (see its recipe.yaml; other now: recover.steps)" in capsys.readouterr().err
@@ -104,9 +104,9 @@ def test_a_run_that_cannot_be_done_leaves_the_others(
     out = tmp_path / "sweep"
     words = ["prune", str(recipe), "--sweep", "target=0.001,0.9", "--out", str(out)]
     assert main(words) == 2
-    told = capsys.readouterr()
-    assert "target=0.001 failed:" in told.err
-    assert "0.9" in told.out
+    reported = capsys.readouterr()
+    assert "target=0.001 failed:" in reported.err
+    assert "0.9" in reported.out
     record = json.loads((out / "sweep.json").read_text())
     assert [row["values"] for row in record["rows"]] == [{"target": 0.9}]
     assert [run["values"] for run in record["failed"]] == [{"target": 0.001}]

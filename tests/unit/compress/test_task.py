@@ -18,21 +18,21 @@ from task_toy import tokenizer_folder
 from torch import Tensor
 
 from secateur import config as configs
-from secateur.compress.batches import MicroBatch
-from secateur.compress.config import Distillation, PruneConfig, Regularisation, Training
-from secateur.compress.imitate import Imitator
-from secateur.compress.regularise import regularised
-from secateur.compress.setting import prepare
+from secateur.compress.audio_batches import MicroBatch
+from secateur.compress.config import Distillation, PruneConfig, RegularizationConfig, TrainingConfig
+from secateur.compress.distiller import DistillationModel
+from secateur.compress.regularization import regularized
+from secateur.compress.run_context import prepare_run
 from secateur.compress.spec_augment import draw_masks, set_masks
-from secateur.compress.step import Imitation, Objective
+from secateur.compress.step import DistillUnit, Objective
 from secateur.data.collate import AudioBatch
 from secateur.data.corpus import Corpus, Utterance
 from secateur.errors import ConfigError, DataError, ModelError
-from secateur.modules.norm import leave_padding_out
-from secateur.objective.distill import LogitDistance
-from secateur.objective.tasks import Classification, Ctc, build_task
+from secateur.hf.load import load_model, with_head
+from secateur.losses.distances import LogitDistance
+from secateur.nn.norm import leave_padding_out
 from secateur.pipeline import prune, verify
-from secateur.surgery.load import load_model, with_head
+from secateur.tasks import Classification, Ctc, build_task
 
 WORDS = ("ab", "ba", "a b", "b", "aa", "abba")
 
@@ -56,17 +56,17 @@ def batch(rows: tuple[int, ...]) -> MicroBatch:
     mask = (torch.arange(values.shape[1]) < lengths[:, None]).long() if len(rows) > 1 else None
     audio = AudioBatch(values=values, lengths=lengths, ids=tuple(f"u{row}" for row in rows), mask=mask)
     frames = sum(structure.lengths(n)[-1] for n in LENGTHS)
-    said = tuple(corpus.utterances[row] for row in rows)
-    return MicroBatch(audio=audio, heard=audio, frames=frames, asked=said, count=7)
+    transcript = tuple(corpus.utterances[row] for row in rows)
+    return MicroBatch(audio=audio, inputs=audio, frames=frames, task_targets=transcript, count=7)
 
 
-def trainee(config: Ctc | Classification, objective: dict[str, Any], *, recompute: bool = False) -> Imitation:
+def trainee(config: Ctc | Classification, objective: dict[str, Any], *, recompute: bool = False) -> DistillUnit:
     """A student with a head that differs a little from its teacher, in float64."""
     corpus = spoken()
     base = seeded("hubert", "base")
     task = build_task(config, source=Path(__file__).parent, model_config=base.config, corpus=corpus)
-    teacher = with_head(base, task.ending, task.fields(), seed=1).double()
-    student = with_head(base, task.ending, task.fields(), seed=2).double()
+    teacher = with_head(base, task.head_class, task.fields(), seed=1).double()
+    student = with_head(base, task.head_class, task.fields(), seed=2).double()
     for model in (teacher, student):
         leave_padding_out(model.hubert)
     with torch.no_grad():
@@ -74,21 +74,28 @@ def trainee(config: Ctc | Classification, objective: dict[str, Any], *, recomput
             value.mul_(1.05)
     goal = Objective(task=task, **objective)
     feed: Any = None
-    out = Imitation(Imitator(student, goal.distill, recompute=recompute), teacher, feed, [], Training(steps=2), goal)
-    out.optimisers()
+    out = DistillUnit(
+        DistillationModel(student, goal.distill, gradient_checkpointing=recompute),
+        teacher,
+        feed,
+        [],
+        TrainingConfig(steps=2),
+        goal,
+    )
+    out.optimizers()
     return out
 
 
-def gradients_of(trained: Imitation, rows: tuple[int, ...]) -> dict[str, Tensor]:
+def gradients_of(trained: DistillUnit, rows: tuple[int, ...]) -> dict[str, Tensor]:
     """Of the loss of a batch, by parameter."""
     trained.module.zero_grad()
     loss_of(trained, rows)[0].backward()
     return {name: value.grad for name, value in trained.module.named_parameters() if value.grad is not None}
 
 
-def loss_of(trained: Imitation, rows: tuple[int, ...]) -> tuple[Tensor, dict[str, float]]:
-    found = trained.loss(trained.module, batch(rows))
-    return found.total, {name: float(value) for name, value in found.parts.items()}
+def loss_of(trained: DistillUnit, rows: tuple[int, ...]) -> tuple[Tensor, dict[str, float]]:
+    result = trained.loss(trained.module, batch(rows))
+    return result.total, {name: float(value) for name, value in result.parts.items()}
 
 
 OBJECTIVES: dict[str, dict[str, Any]] = {
@@ -103,20 +110,20 @@ OBJECTIVES: dict[str, dict[str, Any]] = {
 def test_a_padded_batch_has_the_loss_of_its_utterances_alone(config: Ctc | Classification, name: str) -> None:
     """GroupNorm front ends too: neither the student nor the teacher, in its fast form, sees padding."""
     trained = trainee(config, OBJECTIVES[name])
-    together, parts = loss_of(trained, (0, 3, 5))
-    each = [loss_of(trained, (row,)) for row in (0, 3, 5)]
-    torch.testing.assert_close(together, torch.stack([total for total, _ in each]).sum(), rtol=1e-9, atol=1e-9)
+    joint_result, parts = loss_of(trained, (0, 3, 5))
+    item = [loss_of(trained, (row,)) for row in (0, 3, 5)]
+    torch.testing.assert_close(joint_result, torch.stack([total for total, _ in item]).sum(), rtol=1e-9, atol=1e-9)
     for part, value in parts.items():
-        assert value == pytest.approx(sum(found[part] for _, found in each), rel=1e-9)
+        assert value == pytest.approx(sum(result[part] for _, result in item), rel=1e-9)
         assert value > 0
 
 
 def test_gradients_of_a_padded_batch_are_the_same_with_activations_computed_again() -> None:
-    plain, again = (trainee(Ctc(), {"distill": None}, recompute=recompute) for recompute in (False, True))
-    expected, found = gradients_of(plain, (0, 3, 5)), gradients_of(again, (0, 3, 5))
-    assert found.keys() == expected.keys()
+    plain, repeated = (trainee(Ctc(), {"distill": None}, recompute=recompute) for recompute in (False, True))
+    expected, result = gradients_of(plain, (0, 3, 5)), gradients_of(repeated, (0, 3, 5))
+    assert result.keys() == expected.keys()
     for name, value in expected.items():
-        torch.testing.assert_close(found[name], value, rtol=1e-9, atol=1e-12, msg=name)
+        torch.testing.assert_close(result[name], value, rtol=1e-9, atol=1e-12, msg=name)
 
 
 def test_lengths_of_the_last_batch_do_not_outlive_a_phase() -> None:
@@ -124,10 +131,10 @@ def test_lengths_of_the_last_batch_do_not_outlive_a_phase() -> None:
     model = trained.module.student
     values = torch.from_numpy(noise(11)).double()[None]
     with torch.no_grad():
-        before = model(values).logits
-        with regularised(lambda: model, Regularisation()):
+        initial_output = model(values).logits
+        with regularized(lambda: model, RegularizationConfig()):
             loss_of(trained, (0, 3, 5))
-        assert torch.equal(model(values).logits, before)
+        assert torch.equal(model(values).logits, initial_output)
 
 
 def test_ctc_is_what_the_library_computes() -> None:
@@ -135,37 +142,37 @@ def test_ctc_is_what_the_library_computes() -> None:
     task: Any = trained.objective.task
     utterance = spoken().utterances[5]
     total, _ = loss_of(trained, (5,))
-    written = task.script(utterance).tokens
-    labels = torch.tensor([written])
+    written_text = task.target_tokens(utterance).tokens
+    labels = torch.tensor([written_text])
     model = trained.module.student
     model.config.ctc_loss_reduction = "sum"
     with torch.no_grad():
-        theirs = model(batch((5,)).audio.values, labels=labels).loss
-    assert float(total) * 7 == pytest.approx(float(theirs), rel=1e-6)
+        reference = model(batch((5,)).audio.values, labels=labels).loss
+    assert float(total) * 7 == pytest.approx(float(reference), rel=1e-6)
 
 
 def test_a_phase_is_random_only_as_its_training_says_and_the_model_is_as_before() -> None:
     model = with_head(seeded("wavlm", "base"), "ForCTC", {"vocab_size": 5}, seed=0)
-    before = model.config.to_dict()
+    initial = model.config.to_dict()
     values = torch.from_numpy(noise(11))[None]
 
-    def outputs(settings: Regularisation) -> list[Tensor]:
+    def outputs(settings: RegularizationConfig) -> list[Tensor]:
         model.train()
-        found = []
+        results = []
         for step in range(2):
             set_masks(model.wavlm, draw_masks(settings, [(step,)], [20], width=24))
             with torch.no_grad():
-                found.append(model(values).logits)
-        return found
+                results.append(model(values).logits)
+        return results
 
-    with regularised(lambda: model, Regularisation()):
-        assert torch.equal(*outputs(Regularisation()))
+    with regularized(lambda: model, RegularizationConfig()):
+        assert torch.equal(*outputs(RegularizationConfig()))
         assert not model.wavlm.masked_spec_embed.requires_grad
-    for settings in (Regularisation(dropout=0.5), Regularisation(time_masks=0.5, time_mask_length=2)):
-        with regularised(lambda: model, settings, freeze_frontend=True):
+    for settings in (RegularizationConfig(dropout=0.5), RegularizationConfig(time_masks=0.5, time_mask_length=2)):
+        with regularized(lambda: model, settings, freeze_frontend=True):
             assert not torch.equal(*outputs(settings))
             assert not any(value.requires_grad for value in model.wavlm.feature_extractor.parameters())
-    assert model.config.to_dict() == before
+    assert model.config.to_dict() == initial
     assert all(value.requires_grad for value in model.parameters())
 
 
@@ -173,7 +180,7 @@ def test_a_phase_is_random_only_as_its_training_says_and_the_model_is_as_before(
     ("fields", "message"),
     [
         ({"distill": None}, "distill: null: allowed with a task alone"),
-        ({"finetune": Training()}, "finetune: allowed with a task alone"),
+        ({"finetune": TrainingConfig()}, "finetune: allowed with a task alone"),
         ({"task_weight": 0.5}, "task_weight: allowed with a task alone"),
         ({"learn": {"regularise": {"dropout": 0.1}}}, "learn.regularise: allowed with a task alone"),
         ({"recover": {"head_learning_rate": 1e-3}}, "recover.head_learning_rate: allowed with a task alone"),
@@ -270,31 +277,31 @@ def test_a_run_with_classification_leaves_a_model_that_classifies(folder: Path, 
     """From a checkpoint that lacks the head which its config names, and has something else beside its encoder."""
     from transformers import AutoModelForAudioClassification, pipeline
 
-    beside = {"final_proj.weight": torch.ones(2, 24), "classifier.dense.weight": torch.ones(4, 24)}
+    sibling = {"final_proj.weight": torch.ones(2, 24), "classifier.dense.weight": torch.ones(4, 24)}
     name = "Wav2Vec2ForSequenceClassification"
-    teacher = with_weights(folder / "teacher", tmp_path / "teacher", beside, architecture=name)
+    teacher = with_weights(folder / "teacher", tmp_path / "teacher", sibling, architecture=name)
     record = prune(fields_of(folder, tmp_path / "run", model=str(teacher), task={"kind": "classification"}))
     assert record["task"]["order"] == "pruned while it was fine-tuned"
-    lost, found, left = record["data"]["notes"]
-    assert f"its config names, {name} (missing classifier.bias" in lost
-    assert "weights beside its encoder" in found
-    assert left == "classifier (1 weights beside the encoder) is left out: the model has a new head of that name"
+    lost_value, result, remaining = record["data"]["notes"]
+    assert f"its config names, {name} (missing classifier.bias" in lost_value
+    assert "weights beside its encoder" in result
+    assert remaining == "classifier (1 weights beside the encoder) is left out: the model has a new head of that name"
     weights = load_file(tmp_path / "run" / "model" / "model.safetensors")
-    assert torch.equal(weights["final_proj.weight"], beside["final_proj.weight"])
+    assert torch.equal(weights["final_proj.weight"], sibling["final_proj.weight"])
     assert set(record["stages"][-1]["scores"]) == {"accuracy", "macro_f1"}
     model = AutoModelForAudioClassification.from_pretrained(tmp_path / "run" / "model")
     assert sorted(model.config.label2id) == ["x", "y", "z"]
-    found = pipeline("audio-classification", model=str(tmp_path / "run" / "model"))(noise(3))
-    assert {entry["label"] for entry in found} == {"x", "y", "z"}
+    result = pipeline("audio-classification", model=str(tmp_path / "run" / "model"))(noise(3))
+    assert {entry["label"] for entry in result} == {"x", "y", "z"}
 
 
 def test_a_fine_tuned_checkpoint_keeps_its_head_and_its_letters(folder: Path, tmp_path: Path) -> None:
     first = prune(fields_of(folder, tmp_path / "first"))
     assert first["task"]["order"] == "pruned while it was fine-tuned"
-    again = prune(fields_of(folder, tmp_path / "again", model=str(tmp_path / "first" / "model"), target=0.9))
-    assert again["task"]["order"] == "pruned as it came, fine-tuned"
-    before, after = (load_model(tmp_path / name / "model").config.vocab_size for name in ("first", "again"))
-    assert before == after
+    repeated = prune(fields_of(folder, tmp_path / "again", model=str(tmp_path / "first" / "model"), target=0.9))
+    assert repeated["task"]["order"] == "pruned as it came, fine-tuned"
+    initial, final = (load_model(tmp_path / name / "model").config.vocab_size for name in ("first", "again"))
+    assert initial == final
     vocabularies = [(tmp_path / name / "model" / "vocab.json").read_text() for name in ("first", "again")]
     assert json.loads(vocabularies[0]) == json.loads(vocabularies[1])
 
@@ -318,8 +325,8 @@ def test_a_resumed_run_ends_as_one_that_was_not_interrupted(folder: Path, tmp_pa
     with pytest.raises(Stop):
         prune(fields_of(folder, tmp_path / "parts", **fields), on_progress=stop)
     prune(fields_of(folder, tmp_path / "parts", **fields), resume=True)
-    whole, parts = ((tmp_path / name / "model" / "model.safetensors").read_bytes() for name in ("whole", "parts"))
-    assert whole == parts
+    full_run, parts = ((tmp_path / name / "model" / "model.safetensors").read_bytes() for name in ("whole", "parts"))
+    assert full_run == parts
 
 
 def test_masks_that_cannot_be_are_told_before_anything_is_learned(folder: Path, tmp_path: Path) -> None:
@@ -332,7 +339,7 @@ def test_masks_that_cannot_be_are_told_before_anything_is_learned(folder: Path, 
 def test_utterances_that_get_shorter_masks_of_time_are_counted(folder: Path, tmp_path: Path) -> None:
     long = {"regularise": {"time_masks": 0.1, "time_mask_length": 14}}
     config = configs.load(fields_of(folder, tmp_path / "run", recover=long), PruneConfig)
-    setting = prepare(config, table=lambda config: pytest.fail("asked for times"))
+    setting = prepare_run(config, make_latency_table=lambda config: pytest.fail("asked for times"))
     training = [samples for index, samples in enumerate(LENGTHS) if index % 4 != 3]
     short = sum(tiny_structure("wav2vec2", "base").lengths(samples)[-1] < 28 for samples in training)
     assert 0 < short < len(training)
@@ -354,16 +361,19 @@ def test_utterances_that_are_too_long_are_left_out_and_counted(folder: Path, tmp
 
 
 def test_utterances_of_a_test_split_are_left_out_and_counted(folder: Path, tmp_path: Path) -> None:
-    there = (folder / "speech" / "manifest.jsonl").read_text().splitlines()
-    splits = ["test" if index % 6 == 1 else "train" for index in range(len(there))]
-    lines = [json.loads(line) | {"split": split} for line, split in zip(there, splits, strict=True)]
+    finished_results = (folder / "speech" / "manifest.jsonl").read_text().splitlines()
+    splits = ["test" if index % 6 == 1 else "train" for index in range(len(finished_results))]
+    lines = [json.loads(line) | {"split": split} for line, split in zip(finished_results, splits, strict=True)]
     speech = tmp_path / "speech"
     shutil.copytree(folder / "speech", speech)
     (speech / "manifest.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     data = {"kind": "jsonl", "path": str(speech / "manifest.jsonl"), "max_skipped": 0.5}
     record = prune(fields_of(folder, tmp_path / "run", data=data))
-    left = splits.count("test")
-    assert f"manifest: {left} utterances of test splits neither learned from nor held out" in record["data"]["notes"]
+    num_remaining = splits.count("test")
+    assert (
+        f"manifest: {num_remaining} utterances of test splits neither learned from nor held out"
+        in record["data"]["notes"]
+    )
 
 
 def test_a_corpus_without_texts_is_refused_in_a_sentence(folder: Path, tmp_path: Path) -> None:
@@ -384,7 +394,9 @@ def test_a_head_that_is_no_numbers_is_refused_where_the_run_uses_it(folder: Path
 
     def setting(**fields: Any) -> Any:
         fields = fields_of(folder, tmp_path / "run", model=str(teacher), **fields)
-        return prepare(configs.load(fields, PruneConfig), table=lambda config: pytest.fail("asked for times"))
+        return prepare_run(
+            configs.load(fields, PruneConfig), make_latency_table=lambda config: pytest.fail("asked for times")
+        )
 
     with pytest.raises(ModelError, match=r"216 of the 216 values of lm_head\.weight are NaN or infinite"):
         setting()
@@ -401,14 +413,18 @@ def test_a_new_head_that_nothing_would_teach_is_refused(folder: Path, tmp_path: 
 
 def test_the_loss_is_divided_by_the_labels_of_the_whole_step() -> None:
     trained = trainee(Ctc(), {"distill": None})
-    one, twice = (trained.loss(trained.module, replace(batch((0, 1)), count=count)).total for count in (7, 14))
-    assert float(one) == pytest.approx(2 * float(twice))
+    first_item, recut_model = (
+        trained.loss(trained.module, replace(batch((0, 1)), count=count)).total for count in (7, 14)
+    )
+    assert float(first_item) == pytest.approx(2 * float(recut_model))
 
 
 def test_a_head_for_another_task_gives_way_to_a_new_one_and_is_told(folder: Path, tmp_path: Path) -> None:
     teacher = write_teacher(tmp_path / "teacher", "wavlm", "base", "ForXVector")
     fields = fields_of(folder, tmp_path / "run", model=str(teacher), task={"kind": "classification"})
-    setting = prepare(configs.load(fields, PruneConfig), table=lambda config: pytest.fail("asked for times"))
+    setting = prepare_run(
+        configs.load(fields, PruneConfig), make_latency_table=lambda config: pytest.fail("asked for times")
+    )
     assert type(setting.teacher).__name__.endswith("WavLMForSequenceClassification")
     assert (
         f"the head of {str(teacher)!r}, a WavLMForXVector, is left out, since this task has a new one" in setting.notes

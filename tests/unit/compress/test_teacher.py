@@ -12,10 +12,10 @@ from support import FAST_MODELS, TOLERANCE, audio, difference
 from torch import nn
 
 from secateur.compress import teacher as module
-from secateur.compress.imitate import hidden_states
+from secateur.compress.distiller import hidden_states
 from secateur.compress.teacher import Teacher
 from secateur.data.collate import AudioBatch
-from secateur.inference.attention import InferenceAttention
+from secateur.inference.fused_attention import InferenceAttention
 
 LENGTHS = (4000, 2501)
 
@@ -26,7 +26,7 @@ def batch(lengths: tuple[int, ...] = LENGTHS) -> AudioBatch:
 
 
 def is_fast(teacher: Teacher) -> bool:
-    return any(isinstance(part, InferenceAttention) for part in teacher.form.modules())
+    return any(isinstance(part, InferenceAttention) for part in teacher.inference_model.modules())
 
 
 @pytest.mark.parametrize(("family", "size"), FAST_MODELS)
@@ -48,14 +48,16 @@ def test_targets_are_the_encoders_hidden_states_and_only_those_asked_for(family:
 def test_in_a_bf16_phase_the_teacher_computes_in_bfloat16_as_near_as_autocast_does(family: str) -> None:
     base = seeded(family, "base")
     teacher = Teacher(base, (1, 3), precision="bf16")
-    assert {value.dtype for value in teacher.form.state_dict().values()} == {torch.bfloat16}
+    assert {value.dtype for value in teacher.inference_model.state_dict().values()} == {torch.bfloat16}
     assert {value.dtype for value in base.state_dict().values()} == {torch.float32}
     exact = hidden_states(base, batch((4000, 4000)))
     with torch.autocast("cpu", torch.bfloat16):
         cast, targets = hidden_states(base, batch((4000, 4000))), teacher(batch((4000, 4000))).states
     for layer, state in targets.items():
-        ours, theirs = (float((x.float() - exact[layer]).norm() / exact[layer].norm()) for x in (state, cast[layer]))
-        assert 0 < ours < 1.5 * theirs
+        actual, reference = (
+            float((x.float() - exact[layer]).norm() / exact[layer].norm()) for x in (state, cast[layer])
+        )
+        assert 0 < actual < 1.5 * reference
 
 
 def test_a_form_that_does_not_agree_is_not_used_and_the_log_says_so(
@@ -72,14 +74,14 @@ def test_a_form_that_does_not_agree_is_not_used_and_the_log_says_so(
     monkeypatch.setattr(module, "for_inference", off)
     with caplog.at_level(logging.WARNING):
         teacher = Teacher(base, (1, 3))
-    assert teacher.form is base
+    assert teacher.inference_model is base
     assert "stock form" in caplog.text
 
 
 def test_an_encoder_without_such_a_form_is_used_as_it_is(caplog: pytest.LogCaptureFixture) -> None:
     base = seeded("hubert", "base")
-    form = Teacher(base, (1, 3)).form
+    form = Teacher(base, (1, 3)).inference_model
     with caplog.at_level(logging.WARNING):
-        again = Teacher(form, (1, 3))  # it is in its inference-only form already
-    assert again.form is form
+        repeated = Teacher(form, (1, 3))  # it is in its inference-only form already
+    assert repeated.inference_model is form
     assert "stock form" in caplog.text

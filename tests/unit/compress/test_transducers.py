@@ -14,8 +14,8 @@ from transformers import (
 )
 
 from secateur.errors import ConfigError, ModelError, SecateurError
+from secateur.hf.load import load_model
 from secateur.pipeline import choose, evaluate, prune, verify
-from secateur.surgery.load import load_model
 
 
 @pytest.fixture(scope="module")
@@ -57,10 +57,10 @@ def test_a_run_leaves_a_transducer_that_writes_and_can_be_pruned_again(kind: str
     assert model.config.vocab_size == 5  # blank, unknown, delimiter, a, b
     words = model.generate(torch.randn(1, 80, MELS), max_new_tokens=50).sequences
     assert int(words[0, 0]) == model.config.blank_token_id == 0
-    again = prune(fields_of(folder, run / "model", tmp_path / "again", target=0.8))
-    kept, first = (load_model(tmp_path / name / "model") for name in ("again", "run"))
-    assert kept.config.vocab_size == first.config.vocab_size
-    assert again["verification"]["holds"]
+    repeated = prune(fields_of(folder, run / "model", tmp_path / "again", target=0.8))
+    kept_units, first = (load_model(tmp_path / name / "model") for name in ("again", "run"))
+    assert kept_units.config.vocab_size == first.config.vocab_size
+    assert repeated["verification"]["holds"]
 
 
 @pytest.mark.parametrize("shrink", [False, True])
@@ -79,8 +79,8 @@ def test_ranks_of_a_streaming_encoder_are_pruned_together_with_a_transducer(
     (constraint,) = record["constraints"]
     encoder = load_model(tmp_path / "run" / "model").get_submodule("encoder")
     assert constraint["counted"] == sum(p.numel() for p in encoder.parameters()) <= 0.6 * constraint["dense"]
-    again = prune(fields_of(folder, tmp_path / "run" / "model", tmp_path / "again", target=0.8, gates={"rank": {}}))
-    assert again["verification"]["holds"]
+    repeated = prune(fields_of(folder, tmp_path / "run" / "model", tmp_path / "again", target=0.8, gates={"rank": {}}))
+    assert repeated["verification"]["holds"]
 
 
 def test_predictor_and_joiner_learn_beside_the_encoder(folder: Path, tmp_path: Path) -> None:
@@ -107,8 +107,10 @@ def test_a_head_learns_at_a_rate_of_its_own(folder: Path, tmp_path: Path) -> Non
     assert dense["stages"][-1]["parameters"] == dense["stages"][0]["parameters"]  # nothing was asked to go
     still = {"steps": 1, "learning_rate": 0.0, "head_learning_rate": 1e-3}
     prune(fields_of(folder, folder / "offline", tmp_path / "still", **fields | {"recover": still}))
-    before, after = (load_model(tmp_path / name / "model").state_dict() for name in ("dense", "still"))
-    moved = {name.partition(".")[0] for name in before if not torch.equal(before[name], after[name])}
+    initial_state, final_state = (load_model(tmp_path / name / "model").state_dict() for name in ("dense", "still"))
+    moved = {
+        name.partition(".")[0] for name in initial_state if not torch.equal(initial_state[name], final_state[name])
+    }
     assert moved == {"encoder_projector", "decoder", "joint"}
 
 
@@ -147,13 +149,13 @@ def test_predictor_and_joiner_are_pruned_with_a_constraint_of_their_own(
     assert record["verification"]["holds"]
     assert verify(tmp_path / "run")["holds"]
     model = load_model(tmp_path / "run" / "model")
-    inside = sum(value.numel() for value in model.get_submodule("encoder").parameters())
-    counts = {"parameters-whole": inside, "parameters-transducer": model.num_parameters() - inside}
+    inner_settings = sum(value.numel() for value in model.get_submodule("encoder").parameters())
+    counts = {"parameters-whole": inner_settings, "parameters-transducer": model.num_parameters() - inner_settings}
     for constraint in record["constraints"]:
         assert constraint["counted"] == counts[constraint["name"]]
         assert 0 <= constraint["limit"] - constraint["counted"] < 0.1 * constraint["dense"]
-    kept = {axis["name"]: axis["kept"] for axis in record["axes"] if axis["kind"] in ("predictor", "joiner")}
-    rows = [kept[f"decoder.lstm/layer{number}.predictor"] for number in (0, 1)]
+    kept_units = {axis["name"]: axis["kept"] for axis in record["axes"] if axis["kind"] in ("predictor", "joiner")}
+    rows = [kept_units[f"decoder.lstm/layer{number}.predictor"] for number in (0, 1)]
     assert [model.get_parameter(f"decoder.lstm.bias_hh_l{number}").numel() for number in (0, 1)] == [
         4 * n for n in rows
     ]
@@ -165,17 +167,17 @@ def test_predictor_and_joiner_are_pruned_with_a_constraint_of_their_own(
         "constraints": [{"target": 0.9}, {"scope": "transducer", "target": 0.3}],
         "target": None,
     }
-    again = prune(fields_of(folder, tmp_path / "run" / "model", tmp_path / "again", **scored))
-    assert again["verification"]["holds"]
-    for constraint in again["constraints"]:  # chosen apart, so that neither holds the other back
+    repeated = prune(fields_of(folder, tmp_path / "run" / "model", tmp_path / "again", **scored))
+    assert repeated["verification"]["holds"]
+    for constraint in repeated["constraints"]:  # chosen apart, so that neither holds the other back
         assert constraint["limit"] - constraint["counted"] < 0.05 * constraint["dense"]
-    before = {axis["name"]: axis["before"] for axis in again["axes"]}
-    assert {name: before[name] for name in kept} == kept
-    chosen = choose(tmp_path / "run", constraint={"scope": "transducer", "target": 0.7})
-    assert chosen["verification"]["holds"]
-    other = load_model(Path(chosen["folder"]) / "model")
-    assert other.get_submodule("encoder").num_parameters() <= next(c["limit"] for c in record["constraints"])
-    assert other.num_parameters() > model.num_parameters()
+    initial = {axis["name"]: axis["before"] for axis in repeated["axes"]}
+    assert {name: initial[name] for name in kept_units} == kept_units
+    chosen_units = choose(tmp_path / "run", constraint={"scope": "transducer", "target": 0.7})
+    assert chosen_units["verification"]["holds"]
+    other_value = load_model(Path(chosen_units["folder"]) / "model")
+    assert other_value.get_submodule("encoder").num_parameters() <= next(c["limit"] for c in record["constraints"])
+    assert other_value.num_parameters() > model.num_parameters()
 
 
 def test_a_student_that_loses_units_of_its_head_learns_what_one_that_does_not_learns(
@@ -195,8 +197,8 @@ def test_a_student_that_loses_units_of_its_head_learns_what_one_that_does_not_le
     assert len(losses[0]) >= 6
     assert losses[0] == pytest.approx(losses[1], rel=1e-4)
     for part in ("joint", "decoder.lstm"):  # the student before the cut is smaller already
-        whole, small = (load_model(tmp_path / name / "learned").get_submodule(part) for name in ("False", "True"))
-        assert sum(p.numel() for p in small.parameters()) < sum(p.numel() for p in whole.parameters())
+        full_result, small = (load_model(tmp_path / name / "learned").get_submodule(part) for name in ("False", "True"))
+        assert sum(p.numel() for p in small.parameters()) < sum(p.numel() for p in full_result.parameters())
 
 
 def test_a_default_run_leaves_the_head_out(folder: Path, tmp_path: Path) -> None:

@@ -18,8 +18,8 @@ def noise(seconds: float, rate: int, channels: int = 1, *, seed: int = 0) -> Sam
     """Noise that swells, (samples, channels), so that no stretch of it passes for another."""
     samples = round(seconds * rate)
     swell = 1 + np.sin(np.arange(samples) / rate * 9)[:, None]
-    made = 0.1 * np.random.default_rng(seed).standard_normal((samples, channels)) * swell
-    return made.clip(-1, 1).astype(np.float32)
+    num_made = 0.1 * np.random.default_rng(seed).standard_normal((samples, channels)) * swell
+    return num_made.clip(-1, 1).astype(np.float32)
 
 
 def encoded(audio: Samples, rate: int, kind: str, subtype: str | None = None, **options: object) -> bytes:

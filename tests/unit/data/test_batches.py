@@ -8,7 +8,7 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from secateur.data.batches import Batches, Crop, share
+from secateur.data.batches import Batches, Crop, split_micro_batches
 from secateur.data.corpus import Corpus, Utterance
 from secateur.errors import ConfigError, DataError
 
@@ -55,8 +55,8 @@ def test_seconds_are_those_of_the_corpus() -> None:
     slow = batches_of(corpus_of([length // 2 for length in lengths], 8_000))
     fast = batches_of(corpus_of([length // 2 * 2 for length in lengths]))
     assert slow.steps_per_epoch == fast.steps_per_epoch
-    for one, other in zip(slow.step(0), fast.step(0), strict=True):
-        assert (one.index, 2 * one.samples) == (other.index, other.samples)
+    for first_item, alternative in zip(slow.step(0), fast.step(0), strict=True):
+        assert (first_item.index, 2 * first_item.samples) == (alternative.index, alternative.samples)
 
 
 def test_a_step_is_the_same_whatever_was_asked_before() -> None:
@@ -76,10 +76,10 @@ def test_the_draw_is_pinned_across_versions() -> None:
 
 def test_seeds_and_epochs_give_other_orders_and_other_crops() -> None:
     corpus = corpus_of([160_000] * 60)
-    batches, other = batches_of(corpus), batches_of(corpus, seed=1)
+    batches, other_value = batches_of(corpus), batches_of(corpus, seed=1)
     epoch = batches.steps_per_epoch
     assert [crop.index for crop in batches.step(0)] != [crop.index for crop in batches.step(epoch)]
-    assert [crop.index for crop in batches.step(0)] != [crop.index for crop in other.step(0)]
+    assert [crop.index for crop in batches.step(0)] != [crop.index for crop in other_value.step(0)]
     starts = [{c.index: c.start for s in range(e, e + epoch) for c in batches.step(s)} for e in (0, epoch)]
     assert sum(starts[0][index] == starts[1][index] for index in range(60)) <= 2
 
@@ -146,7 +146,7 @@ def test_contradictory_lengths_are_refused() -> None:
 @pytest.mark.parametrize(("world", "accumulate"), [(1, 1), (2, 2), (3, 2), (1, 5)])
 def test_shares_are_disjoint_and_make_up_the_batch(world: int, accumulate: int) -> None:
     crops = batches_of(corpus_of(lengths_of(200)), equal_lengths=False, seconds=60).step(4)
-    shares = [share(crops, rank=rank, world=world, accumulate=accumulate) for rank in range(world)]
+    shares = [split_micro_batches(crops, rank=rank, world_size=world, accumulate=accumulate) for rank in range(world)]
     assert all(len(micro_batches) == accumulate for micro_batches in shares)
     dealt = [crop for micro_batches in shares for crops_ in micro_batches for crop in crops_]
     assert all(crops_ for micro_batches in shares for crops_ in micro_batches)
@@ -158,4 +158,4 @@ def test_shares_are_disjoint_and_make_up_the_batch(world: int, accumulate: int) 
 
 def test_too_few_crops_for_the_places_are_refused() -> None:
     with pytest.raises(DataError, match=r"2 crops cannot be shared among 3 processes with accumulation 2"):
-        share([Crop(0, 0, 1), Crop(1, 0, 1)], rank=0, world=3, accumulate=2)
+        split_micro_batches([Crop(0, 0, 1), Crop(1, 0, 1)], rank=0, world_size=3, accumulate=2)

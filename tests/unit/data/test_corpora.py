@@ -62,11 +62,11 @@ def test_slurp_has_one_utterance_per_recording_with_entities_and_intent(tmp_path
         (name, "dim it on sunday", "dim it on [date : sunday]", "lamp_dim", None, "train")
         for name in ("a.flac", "a-headset.flac")
     ]
-    both = open_corpus(SlurpData(path=str(tmp_path / "slurp"), split=("train_synthetic", "devel")))
-    assert [(u.id, u.label) for u in both.utterances] == [("s.flac", "lamp_off"), ("d.flac", "lamp_dim")]
-    whole = open_corpus(SlurpData(path=str(tmp_path / "slurp")))
-    assert [u.split for u in whole.utterances] == ["train", "train", "train_synthetic", "devel"]
-    np.testing.assert_array_equal(whole.split("devel").audio(0), both.audio(1))
+    pair = open_corpus(SlurpData(path=str(tmp_path / "slurp"), split=("train_synthetic", "devel")))
+    assert [(u.id, u.label) for u in pair.utterances] == [("s.flac", "lamp_off"), ("d.flac", "lamp_dim")]
+    full_corpus = open_corpus(SlurpData(path=str(tmp_path / "slurp")))
+    assert [u.split for u in full_corpus.utterances] == ["train", "train", "train_synthetic", "devel"]
+    np.testing.assert_array_equal(full_corpus.split("devel").audio(0), pair.audio(1))
 
 
 @pytest.mark.parametrize("below", ["", "dataset/slurp"])
@@ -140,8 +140,8 @@ def test_a_folder_that_is_not_slurp_and_a_split_it_does_not_have_are_one_sentenc
     with pytest.raises(DataError, match=r"holds no annotations of SLURP; expected train\.jsonl, .*dataset/slurp"):
         open_corpus(SlurpData(path=str(tmp_path)))
     slurp(tmp_path / "slurp", write)
-    wanted = r"no split 'dev'; it has devel, train, train_synthetic\. Did you mean 'devel'\?"
-    with pytest.raises(DataError, match=wanted):
+    expected = r"no split 'dev'; it has devel, train, train_synthetic\. Did you mean 'devel'\?"
+    with pytest.raises(DataError, match=expected):
         open_corpus(SlurpData(path=str(tmp_path / "slurp"), split="dev"))
     (tmp_path / "slurp/metadata.json").write_text("[]")
     with pytest.raises(DataError, match=r"metadata\.json is not SLURP's metadata"):

@@ -12,16 +12,16 @@ import pytest
 from numpy.typing import NDArray
 from scipy.signal import resample_poly
 
-from secateur.data.decode import UnusableAudio, decode, fault, locate, resampled_length
+from secateur.data.decode import UnusableAudio, decode, find_audio_fault, locate, resampled_length
 
 Write = Callable[..., NDArray[np.float32]]  # the fixture in conftest.py
 
 
 def test_sixteen_kilohertz_mono_comes_back_sample_for_sample(tmp_path: Path, write: Write) -> None:
-    wanted = write("a.wav", subtype="FLOAT")
-    got = decode(str(tmp_path / "a.wav"))
-    assert got.dtype == np.float32
-    np.testing.assert_array_equal(got, wanted)
+    expected = write("a.wav", subtype="FLOAT")
+    actual = decode(str(tmp_path / "a.wav"))
+    assert actual.dtype == np.float32
+    np.testing.assert_array_equal(actual, expected)
 
 
 def test_channels_are_averaged(tmp_path: Path, write: Write) -> None:
@@ -39,20 +39,20 @@ def test_channels_of_opposite_phase_are_told_from_silence(tmp_path: Path, write:
             with pytest.raises(UnusableAudio, match=r"is silent as the average of its channels, which cancel each"):
                 decode(path, offset=0.1)
             write("a.wav", np.concatenate([noise, -0.5 * noise], axis=1), rate=rate, subtype=subtype)
-            assert fault(decode(path)) is None
+            assert find_audio_fault(decode(path)) is None
     write("a.wav", np.zeros((16_000, 2), dtype=np.float32))
-    assert fault(decode(path)) == "is silent"
+    assert find_audio_fault(decode(path)) == "is silent"
 
 
 @pytest.mark.parametrize(("rate", "up", "down"), [(8_000, 2, 1), (48_000, 1, 3), (44_100, 160, 441)])
 def test_resampling_agrees_with_scipy_on_a_tone(tmp_path: Path, write: Write, rate: int, up: int, down: int) -> None:
     tone = (0.5 * np.sin(2 * np.pi * 440 * np.arange(rate) / rate)).astype(np.float32)
     write("a.wav", tone, rate=rate, subtype="FLOAT")
-    got = decode(str(tmp_path / "a.wav"))
-    wanted = resample_poly(tone, up, down)
-    assert len(got) == 16_000
+    actual = decode(str(tmp_path / "a.wav"))
+    expected = resample_poly(tone, up, down)
+    assert len(actual) == 16_000
     # The ends differ: each resampler has its own idea of what lies outside.
-    np.testing.assert_allclose(got[800:-800], wanted[800:-800], atol=2e-3)
+    np.testing.assert_allclose(actual[800:-800], expected[800:-800], atol=2e-3)
 
 
 @pytest.mark.parametrize("suffix", [".wav", ".flac", ".ogg", ".opus", ".mp3"])
@@ -69,10 +69,10 @@ def test_the_header_tells_the_decoded_length_of_every_format(
 def test_a_file_held_in_memory_is_read_like_one_on_the_disk(tmp_path: Path, write: Write, suffix: str) -> None:
     write(f"a{suffix}", seconds=2, rate=48_000)
     path = tmp_path / f"a{suffix}"
-    held = path.read_bytes()
+    held_value = path.read_bytes()
     for place in ({}, {"offset": 0.5, "duration": 1.0}):
-        assert locate("a name", content=held, **place) == locate(str(path), **place)
-        np.testing.assert_array_equal(decode("a name", content=held, **place), decode(str(path), **place))
+        assert locate("a name", content=held_value, **place) == locate(str(path), **place)
+        np.testing.assert_array_equal(decode("a name", content=held_value, **place), decode(str(path), **place))
     with pytest.raises(UnusableAudio, match="a name: is empty"):
         locate("a name", content=b"")
 
@@ -81,9 +81,9 @@ def test_a_file_held_in_memory_is_read_like_one_on_the_disk(tmp_path: Path, writ
 def test_a_segment_is_the_slice_of_the_whole(tmp_path: Path, write: Write, suffix: str) -> None:
     write(f"a{suffix}", seconds=2)
     path = str(tmp_path / f"a{suffix}")
-    whole = decode(path)
-    np.testing.assert_array_equal(decode(path, offset=0.5, duration=0.25), whole[8_000:12_000])
-    np.testing.assert_array_equal(decode(path, offset=1.75), whole[28_000:])
+    full_audio = decode(path)
+    np.testing.assert_array_equal(decode(path, offset=0.5, duration=0.25), full_audio[8_000:12_000])
+    np.testing.assert_array_equal(decode(path, offset=1.75), full_audio[28_000:])
 
 
 def test_a_rounded_duration_may_overhang_a_little_but_not_much(tmp_path: Path, write: Write) -> None:
@@ -133,10 +133,10 @@ def test_bytes_changed_at_random_never_end_in_another_error(tmp_path: Path, writ
     for suffix in (".wav", ".flac", ".ogg", ".opus", ".mp3"):
         write(f"a{suffix}", seconds=0.5)
         path = tmp_path / f"a{suffix}"
-        whole = path.read_bytes()
+        full_run = path.read_bytes()
         for _ in range(10):
-            damaged = bytearray(whole)
-            for place in rng.integers(0, min(len(whole), 200), size=8):
+            damaged = bytearray(full_run)
+            for place in rng.integers(0, min(len(full_run), 200), size=8):
                 damaged[place] = rng.integers(256)
             path.write_bytes(damaged)
             with contextlib.suppress(UnusableAudio):
@@ -155,4 +155,4 @@ def test_bytes_changed_at_random_never_end_in_another_error(tmp_path: Path, writ
     ],
 )
 def test_faults_are_named(audio: list[float], reason: str | None) -> None:
-    assert fault(np.array(audio, dtype=np.float32)) == reason
+    assert find_audio_fault(np.array(audio, dtype=np.float32)) == reason

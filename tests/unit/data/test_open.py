@@ -28,8 +28,8 @@ def spoil(folder: Path, write: Write) -> None:
     (folder / "empty.wav").touch()
     (folder / "text.mp3").write_text("this is no audio at all" * 40)
     write("broken.flac", seconds=4)
-    broken = folder / "broken.flac"
-    broken.write_bytes(broken.read_bytes()[:20_000])
+    damaged = folder / "broken.flac"
+    damaged.write_bytes(damaged.read_bytes()[:20_000])
 
 
 def manifest(folder: Path, *lines: object) -> str:
@@ -54,11 +54,11 @@ def test_bad_files_are_skipped_and_each_is_listed_with_its_reason(tmp_path: Path
 
 def test_too_large_a_share_of_bad_files_is_an_error_that_names_the_first(tmp_path: Path, write: Write) -> None:
     spoil(tmp_path, write)
-    wanted = (
+    expected = (
         r"7 of 8 files of .* \(87\.5%\) cannot be used, more than max_skipped allows \(10\.0%\): "
         r"broken\.flac \(.*\), constant\.wav \(is silent \(a constant\)\), empty\.wav \(is empty\) and 4 more"
     )
-    with pytest.raises(DataError, match=wanted):
+    with pytest.raises(DataError, match=expected):
         open_corpus(FolderData(path=str(tmp_path)))
     (tmp_path / "good.wav").unlink()
     with pytest.raises(DataError, match="None of the 7 files"):
@@ -78,7 +78,7 @@ def test_without_a_scan_a_silent_file_is_found_when_it_is_read(tmp_path: Path, w
 def test_audio_is_the_same_kept_in_memory_or_not(
     tmp_path: Path, write: Write, scan: bool, hours: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    wanted = write("a.wav", subtype="FLOAT")
+    expected = write("a.wav", subtype="FLOAT")
     calls: list[str] = []
     decode = opening.decode
 
@@ -89,7 +89,7 @@ def test_audio_is_the_same_kept_in_memory_or_not(
     monkeypatch.setattr(opening, "decode", counted)
     corpus = open_corpus(FolderData(path=str(tmp_path), scan=scan, memory_hours=hours))
     for _ in range(3):
-        np.testing.assert_array_equal(corpus.audio(0), wanted)
+        np.testing.assert_array_equal(corpus.audio(0), expected)
     assert len(calls) == (1 if hours else 3 + scan)
     assert not corpus.audio(0).flags.writeable
 
@@ -161,8 +161,8 @@ def test_our_manifest_and_nemos_give_the_same_corpus(tmp_path: Path, write: Writ
             "lang": "en",
         },
     ]
-    ours = open_corpus(JsonlData(path=manifest(tmp_path, *lines)))
-    assert [(u.id, u.samples, u.text, u.speaker) for u in ours.utterances] == [
+    actual = open_corpus(JsonlData(path=manifest(tmp_path, *lines)))
+    assert [(u.id, u.samples, u.text, u.speaker) for u in actual.utterances] == [
         ("1", 16_000, "one", "7"),
         ("2", 16_000, "two", None),
     ]
@@ -172,10 +172,10 @@ def test_our_manifest_and_nemos_give_the_same_corpus(tmp_path: Path, write: Writ
         {"audio_filepath": str(tmp_path / "a/long.wav"), "duration": 1.0, "offset": offset, "text": text}
         for offset, text in ((0.5, "one"), (2.0, "two"))
     ]
-    theirs = open_corpus(JsonlData(path=manifest(tmp_path, *nemo)))
+    reference = open_corpus(JsonlData(path=manifest(tmp_path, *nemo)))
     for index in range(2):
-        np.testing.assert_array_equal(ours.audio(index), theirs.audio(index))
-    assert theirs.utterances[0].id.endswith("a/long.wav@0.5")
+        np.testing.assert_array_equal(actual.audio(index), reference.audio(index))
+    assert reference.utterances[0].id.endswith("a/long.wav@0.5")
 
 
 def test_a_manifest_carries_texts_with_entities_and_empty_texts_are_counted(

@@ -130,11 +130,11 @@ def test_the_files_that_a_mac_leaves_are_left_out_by_every_reader(
     for path in [path for path in tmp_path.rglob("*") if path.is_file()]:
         (path.parent / f"._{path.name}").write_bytes(APPLE)
     audio = "commands/bed/0a_nohash_0.wav"
-    beside = "commands/bed/._0a_nohash_0.wav"
-    jsonl = manifest(tmp_path, {"audio": beside}, {"audio": audio})
-    (tmp_path / "m.tsv").write_text(f".\n{beside}\t100\n{audio}\t16000\n")
-    (tmp_path / "m.csv").write_text(f"audio\n{beside}\n{audio}\n")
-    for config, told in (
+    sibling = "commands/bed/._0a_nohash_0.wav"
+    jsonl = manifest(tmp_path, {"audio": sibling}, {"audio": audio})
+    (tmp_path / "m.tsv").write_text(f".\n{sibling}\t100\n{audio}\t16000\n")
+    (tmp_path / "m.csv").write_text(f"audio\n{sibling}\n{audio}\n")
+    for config, reported in (
         (FolderData(path=str(tmp_path / "LibriSpeech")), True),
         (LibriSpeechData(path=str(tmp_path / "LibriSpeech")), True),
         (SpeechCommandsData(path=str(tmp_path / "commands")), True),
@@ -148,7 +148,7 @@ def test_the_files_that_a_mac_leaves_are_left_out_by_every_reader(
             corpus = open_corpus(config)
         assert len(corpus) == 1
         assert not corpus.skipped
-        assert ("left out 1 `._` files of a Mac" in caplog.text) == told
+        assert ("left out 1 `._` files of a Mac" in caplog.text) == reported
 
 
 def test_a_folder_of_nothing_but_what_a_mac_leaves_is_one_sentence(tmp_path: Path) -> None:

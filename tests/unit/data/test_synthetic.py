@@ -10,11 +10,11 @@ import pytest
 import soxr
 
 from secateur.data import synthetic
-from secateur.data.config import SyntheticData
 from secateur.data.corpus import Corpus
 from secateur.data.espeak import Voice
+from secateur.data.sentences import WORDS
+from secateur.data.sources import SyntheticData
 from secateur.data.synthetic import open_synthetic, splits_of, variants_of, voices_of
-from secateur.data.words import WORDS
 from secateur.errors import DataError
 
 SMALL = SyntheticData(utterances=20, voices=20, seed=3, words_per_utterance=(2, 4))
@@ -32,23 +32,23 @@ def test_another_cache_gets_the_same_samples_and_labels(
     corpus: Corpus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("SECATEUR_CACHE", str(tmp_path))
-    again = open_synthetic(SMALL)
-    assert again.name == corpus.name
-    assert all(np.array_equal(again.audio(i), corpus.audio(i)) for i in range(len(corpus)))
+    repeated = open_synthetic(SMALL)
+    assert repeated.name == corpus.name
+    assert all(np.array_equal(repeated.audio(i), corpus.audio(i)) for i in range(len(corpus)))
 
 
 def test_another_seed_makes_another_corpus(corpus: Corpus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SECATEUR_CACHE", str(tmp_path))
-    other = open_synthetic(SyntheticData(utterances=3, voices=3, seed=4, words_per_utterance=(2, 4)))
-    assert other.utterances[0].text != corpus.utterances[0].text
-    assert other.name != corpus.name
+    other_value = open_synthetic(SyntheticData(utterances=3, voices=3, seed=4, words_per_utterance=(2, 4)))
+    assert other_value.utterances[0].text != corpus.utterances[0].text
+    assert other_value.name != corpus.name
 
 
 def test_what_is_in_the_cache_is_not_made_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SECATEUR_CACHE", str(tmp_path))
     config = SyntheticData(utterances=3, voices=3, words_per_utterance=(1, 1))
     first = open_synthetic(config)
-    monkeypatch.setattr(synthetic, "_make", lambda *_: pytest.fail("made again"))
+    monkeypatch.setattr(synthetic, "_make_corpus", lambda *_: pytest.fail("made again"))
     assert open_synthetic(config).name == first.name
     assert len(list((tmp_path / "synthetic").iterdir())) == 1  # no temporary folder is left behind
 
@@ -81,14 +81,14 @@ def test_words_are_where_the_sound_is(tmp_path: Path, monkeypatch: pytest.Monkey
 
 
 def test_no_timbre_speaks_in_two_splits_whatever_the_seed() -> None:
-    heard = {voice.variant for seed in range(5) for voice in voices_of(SyntheticData(seed=seed))["train"]}
+    inputs = {voice.variant for seed in range(5) for voice in voices_of(SyntheticData(seed=seed))["train"]}
     held_out = {
         voice.variant
         for seed in range(5)
         for split in ("dev", "test")
         for voice in voices_of(SyntheticData(seed=seed))[split]
     }
-    assert not heard & held_out
+    assert not inputs & held_out
     assert sorted(sum((variants_of(split) for split in ("train", "dev", "test")), ())) == sorted(synthetic.VARIANTS)
 
 
@@ -110,21 +110,21 @@ def test_without_the_loader_the_message_holds_the_pip_command(tmp_path: Path, mo
 
 
 def test_voices_that_differ_have_names_that_differ() -> None:
-    one = Voice(accent="gmw/en", variant="f1", rate=150, pitch=50, range=50)
-    assert one.name == "gmw/en+f1-r150-p50-i50"
+    first_item = Voice(accent="gmw/en", variant="f1", rate=150, pitch=50, range=50)
+    assert first_item.name == "gmw/en+f1-r150-p50-i50"
 
 
 def test_another_rate_has_the_same_sentences_and_voices(
     corpus: Corpus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("SECATEUR_CACHE", str(tmp_path))
-    other = open_synthetic(SMALL, sample_rate=8_000)
-    assert other.name != corpus.name
-    assert other.seconds == pytest.approx(corpus.seconds, abs=1e-2)
+    other_value = open_synthetic(SMALL, sample_rate=8_000)
+    assert other_value.name != corpus.name
+    assert other_value.seconds == pytest.approx(corpus.seconds, abs=1e-2)
     likeness = []
-    for index, (one, two) in enumerate(zip(corpus.utterances, other.utterances, strict=True)):
-        assert (two.text, two.speaker, two.split) == (one.text, one.speaker, one.split)
-        assert two.words[-1][1] / 8_000 == pytest.approx(one.words[-1][1] / 16_000, abs=1e-3)
-        wanted = soxr.resample(corpus.audio(index), 16_000, 8_000)[: two.samples]
-        likeness.append(np.corrcoef(wanted, other.audio(index)[: len(wanted)])[0, 1])
+    for index, (first_item, two) in enumerate(zip(corpus.utterances, other_value.utterances, strict=True)):
+        assert (two.text, two.speaker, two.split) == (first_item.text, first_item.speaker, first_item.split)
+        assert two.words[-1][1] / 8_000 == pytest.approx(first_item.words[-1][1] / 16_000, abs=1e-3)
+        expected = soxr.resample(corpus.audio(index), 16_000, 8_000)[: two.samples]
+        likeness.append(np.corrcoef(expected, other_value.audio(index)[: len(expected)])[0, 1])
     assert np.median(likeness) > 0.9  # rooms and noise are drawn at the rate of the corpus

@@ -27,15 +27,15 @@ def table(folder: Path, *rows: str, name: str = "t.csv") -> str:
 def test_columns_of_our_names_need_no_mapping_and_others_are_named(tmp_path: Path, write: Write) -> None:
     for name in "ab":
         write(f"{name}.wav", seconds=2)
-    ours = table(tmp_path, "id,audio,text,offset,duration,split", "1,a.wav,go on,0.5,1,x", "2,b.wav,stop,,,y")
-    corpus = open_corpus(CsvData(path=ours))
+    actual = table(tmp_path, "id,audio,text,offset,duration,split", "1,a.wav,go on,0.5,1,x", "2,b.wav,stop,,,y")
+    corpus = open_corpus(CsvData(path=actual))
     assert [(u.id, u.text, u.samples, u.split) for u in corpus.utterances] == [
         ("1", "go on", 16_000, "x"),
         ("2", "stop", 32_000, "y"),
     ]
-    theirs = table(tmp_path, "client\tpath\tsentence", "s1\ta\tgo on", "s2\tb.wav\tstop", name="t.tsv")
+    reference = table(tmp_path, "client\tpath\tsentence", "s1\ta\tgo on", "s2\tb.wav\tstop", name="t.tsv")
     columns = {"audio": "path", "text": "sentence", "speaker": "client"}
-    read = CsvData(path=theirs, delimiter="\t", columns=columns, max_skipped=0.5)
+    read = CsvData(path=reference, delimiter="\t", columns=columns, max_skipped=0.5)
     corpus = open_corpus(read)
     assert [(u.id, u.text, u.speaker) for u in corpus.utterances] == [("b.wav", "stop", "s2")]
     assert [(skip.path, skip.reason) for skip in corpus.skipped] == [("a", "is not there")]
@@ -45,8 +45,8 @@ def test_several_columns_are_joined_and_what_is_empty_among_them_is_left_out(tmp
     for name in "abc":
         write(f"{name}.wav")
     path = table(tmp_path, "audio,act,on", "a.wav,turn,lamp", "b.wav,turn,", "c.wav,,")
-    one = open_corpus(CsvData(path=path, columns={"label": ("act", "on")}))
-    assert [u.label for u in one.utterances] == ["turn_lamp", "turn", None]
+    first_item = open_corpus(CsvData(path=path, columns={"label": ("act", "on")}))
+    assert [u.label for u in first_item.utterances] == ["turn_lamp", "turn", None]
     two = open_corpus(CsvData(path=path, columns={"text": ("act", "on")}, joint=" "))
     assert [u.text for u in two.utterances] == ["turn lamp", "turn", None]
 
@@ -94,14 +94,14 @@ def test_lone_quotes_are_found_where_names_have_no_ending_or_come_last(tmp_path:
     for name in ("c0.wav", "c1.wav"):
         write(name)
         (tmp_path / name).rename(tmp_path / Path(name).stem)
-    told = "their quotes make one row"
+    reported = "their quotes make one row"
     tabs = table(tmp_path, "audio\ttext", 'x/c0\t"one', 'x/c1\ttwo"')
-    with pytest.raises(DataError, match=told):
+    with pytest.raises(DataError, match=reported):
         open_corpus(CsvData(path=tabs, delimiter="\t"))
     commas = table(tmp_path, "text,audio", '"one,c0', 'two",c1')
-    with pytest.raises(DataError, match=told):
+    with pytest.raises(DataError, match=reported):
         open_corpus(CsvData(path=commas))
-    with pytest.raises(DataError, match=told):  # with another number of values, too
+    with pytest.raises(DataError, match=reported):  # with another number of values, too
         open_corpus(CsvData(path=table(tmp_path, "audio,text,votes", 'c0,"one,2', 'c1,two",2,3,4')))
 
 

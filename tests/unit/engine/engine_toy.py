@@ -17,7 +17,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from secateur.engine import LoopConfig, LoopResult, Optimiser, Schedule, StepLoss, checkpoint, run
+from secateur.engine import LoopConfig, LoopResult, OptimizerSpec, Schedule, StepLoss, checkpoint, run
 from secateur.errors import CheckpointError
 
 ITEMS = 7  # in a global step: does not divide by two
@@ -41,13 +41,13 @@ class Toy:
         self.gradients: dict[str, Tensor] = {}
         self.poison: Callable[[int], float] = lambda step: 0.0
 
-    def optimisers(self) -> dict[str, Optimiser]:
+    def optimizers(self) -> dict[str, OptimizerSpec]:
         weights = torch.optim.AdamW(self.module.parameters(), lr=1e-2)
         gains = torch.optim.SGD([self.gain], lr=1e-2, momentum=0.9)
         schedule = Schedule.warmup_decay(self.steps, 3)
         return {
-            "weights": Optimiser(optimiser=weights, schedule=schedule, clip=1.0),
-            "gains": Optimiser(optimiser=gains),
+            "weights": OptimizerSpec(optimizer=weights, schedule=schedule, clip=1.0),
+            "gains": OptimizerSpec(optimizer=gains),
         }
 
     def micro_batches(self, step: int, rank: int, world: int) -> Sequence[tuple[Tensor, Tensor, list[int]]]:
@@ -56,7 +56,10 @@ class Toy:
         y = torch.randn(ITEMS, 1, generator=generator)
         places = world * self.accumulate
         rows = [list(range(ITEMS))[place::places] for place in range(places)]
-        return [(x[own], y[own], own) for own in rows[rank * self.accumulate : (rank + 1) * self.accumulate]]
+        return [
+            (x[own_values], y[own_values], own_values)
+            for own_values in rows[rank * self.accumulate : (rank + 1) * self.accumulate]
+        ]
 
     def begin(self, step: int) -> None:
         self.step = step
@@ -70,8 +73,8 @@ class Toy:
     def end(self, step: int, reduce: Callable[[Tensor], Tensor]) -> dict[str, float]:
         assert self.gain.grad is not None
         self.gain.grad = reduce(self.gain.grad)
-        named = [*self.module.named_parameters(), ("gain", self.gain)]
-        self.gradients = {name: p.grad.clone() for name, p in named if p.grad is not None}
+        by_name = [*self.module.named_parameters(), ("gain", self.gain)]
+        self.gradients = {name: p.grad.clone() for name, p in by_name if p.grad is not None}
         return {"gain": float(self.gain.detach().sum())}
 
     def validate(self, step: int) -> dict[str, float]:
@@ -124,12 +127,12 @@ def kill_at(where: str, step: int, toy: Toy) -> None:
     owner, name, hit = replaced[where]
     original = getattr(owner, name)
 
-    def wrapper(first: Any, *rest: Any, **named: Any) -> Any:
+    def wrapper(first: Any, *remaining_lines: Any, **kwargs: Any) -> Any:
         if hit(first):
             if where == "removal":
                 next(first.iterdir()).unlink()
             die()
-        return original(first, *rest, **named)
+        return original(first, *remaining_lines, **kwargs)
 
     setattr(owner, name, wrapper)
 

@@ -12,13 +12,13 @@ import pytest
 import torch
 
 from secateur.engine import checkpoint
-from secateur.engine.checkpoint import Checkpoints, Contents, pack, read, unpack
-from secateur.engine.generators import generator_states, restore_generators, seed_all
+from secateur.engine.checkpoint import CheckpointContents, Checkpoints, pack, read, unpack
+from secateur.engine.rng import generator_states, restore_generators, seed_all
 from secateur.errors import CheckpointError
 
 
-def contents(step: int, phase: str = "learn") -> Contents:
-    return Contents(phase=phase, step=step, steps=9, state={"w": torch.arange(4.0) + step})
+def contents(step: int, phase: str = "learn") -> CheckpointContents:
+    return CheckpointContents(phase=phase, step=step, steps=9, state={"w": torch.arange(4.0) + step})
 
 
 def names(folder: Path) -> list[str]:
@@ -47,8 +47,8 @@ def test_the_generators_go_on_where_they_were(tmp_path: Path) -> None:
 
     seed_all(7, phase="learn", rank=0)
     draw()  # an odd number of normals: Python and NumPy each hold one back
-    saved = Contents(phase="learn", step=1, steps=9, state={}, extras={"g": generator_states()})
-    path = Checkpoints(tmp_path, phase="learn", keep=1).save(saved).path
+    saved_state = CheckpointContents(phase="learn", step=1, steps=9, state={}, extras={"g": generator_states()})
+    path = Checkpoints(tmp_path, phase="learn", keep=1).save(saved_state).path
     expected = [draw() for _ in range(3)]
     seed_all(8, phase="learn", rank=0)
     restore_generators(read(path, phase="learn").extras["g"])
@@ -69,10 +69,12 @@ def test_seeds_differ_by_phase_and_rank_and_repeat() -> None:
 def test_tied_and_sliced_tensors_are_stored_each_by_itself(tmp_path: Path) -> None:
     table = torch.arange(12.0).reshape(3, 4)
     state = {"a": table, "tied": table, "row": table[1], "column": table[:, 2], "turned": table.T}
-    saved = Checkpoints(tmp_path, phase="learn", keep=1).save(Contents(phase="learn", step=1, steps=1, state=state))
-    got = read(saved.path, phase="learn").state
+    saved_state = Checkpoints(tmp_path, phase="learn", keep=1).save(
+        CheckpointContents(phase="learn", step=1, steps=1, state=state)
+    )
+    actual = read(saved_state.path, phase="learn").state
     for name, tensor in state.items():
-        assert torch.equal(got[name], tensor), name
+        assert torch.equal(actual[name], tensor), name
 
 
 def test_only_the_newest_are_kept_and_other_phases_are_left_alone(tmp_path: Path) -> None:
@@ -94,7 +96,7 @@ def test_half_written_ones_are_ignored_and_removed(tmp_path: Path) -> None:
     shutil.copytree(good, good.with_name(".learn-0000000.removed.partial"))
     shutil.copytree(good, good.with_name("learn-0000003"))
     (good.with_name("learn-0000003") / "meta.json").unlink()
-    assert [saved.step for saved in checkpoints.all()] == [1]
+    assert [checkpoint_folder.step for checkpoint_folder in checkpoints.list_complete()] == [1]
     checkpoints.clean()
     assert [name for name in names(tmp_path) if name.startswith(".")] == []
 

@@ -78,33 +78,33 @@ def test_two_phases_share_a_folder_and_a_finished_one_is_passed_over(tmp_path: P
     toy = Toy(dropout=0.2)
     train(toy, tmp_path, phase="learn")
     train(toy, tmp_path, phase="recover", precision="bf16")
-    before, weights = metrics(tmp_path), {name: t.clone() for name, t in toy.state().items()}
-    again = Toy(dropout=0.2)
-    result = train(again, tmp_path, phase="recover", resume=True)
+    initial_state, weights = metrics(tmp_path), {name: t.clone() for name, t in toy.state().items()}
+    repeated = Toy(dropout=0.2)
+    result = train(repeated, tmp_path, phase="recover", resume=True)
     assert result.resumed_from == 12
-    assert metrics(tmp_path) == before
-    assert [line["phase"] for line in before] == ["learn"] * 9 + ["recover"] * 9
-    torch.testing.assert_close(again.state(), weights, rtol=0, atol=0)
+    assert metrics(tmp_path) == initial_state
+    assert [line["phase"] for line in initial_state] == ["learn"] * 9 + ["recover"] * 9
+    torch.testing.assert_close(repeated.state(), weights, rtol=0, atol=0)
 
 
 @pytest.mark.processor
 def test_bf16_runs_forward_in_bf16_and_keeps_weights_in_float32(tmp_path: Path) -> None:
-    toy, seen = Toy(dropout=0.0), set()
-    toy.module[0].register_forward_hook(lambda module, args, out: seen.add(out.dtype))
+    toy, visited = Toy(dropout=0.0), set()
+    toy.module[0].register_forward_hook(lambda module, args, out: visited.add(out.dtype))
     forward = toy.module.forward
     train(toy, tmp_path, precision="bf16", validate_every=0, steps=2)
-    assert seen == {torch.bfloat16}
+    assert visited == {torch.bfloat16}
     assert {p.dtype for p in toy.module.parameters()} == {torch.float32}
     assert toy.module.forward == forward
 
 
 def test_a_loss_that_is_not_finite_stops_before_anything_changes(tmp_path: Path) -> None:
     toy = Toy(dropout=0.0, accumulate=3)
-    before: dict[str, torch.Tensor] = {}
+    initial: dict[str, torch.Tensor] = {}
 
     def poison(step: int) -> float:
         if step == 7:
-            before.update({name: t.clone() for name, t in toy.state().items()})
+            initial.update({name: t.clone() for name, t in toy.state().items()})
             return float("nan")
         return 0.0
 
@@ -115,7 +115,7 @@ def test_a_loss_that_is_not_finite_stops_before_anything_changes(tmp_path: Path)
     assert "Step 8: got a loss of nan" in message
     assert all(f"{row}.wav" in message for row in range(ITEMS))
     assert f"the last good checkpoint is {tmp_path / 'checkpoints' / 'learn-0000006'}" in message
-    torch.testing.assert_close(toy.state(), before, rtol=0, atol=0)
+    torch.testing.assert_close(toy.state(), initial, rtol=0, atol=0)
     assert metrics(tmp_path)[-1]["step"] == 6
 
 
@@ -137,10 +137,10 @@ def test_only_the_files_of_the_micro_batch_that_broke_are_named(tmp_path: Path) 
 def test_a_gradient_that_is_not_finite_stops_too(tmp_path: Path) -> None:
     toy = Toy(dropout=0.0)
     next(toy.module.parameters()).register_hook(lambda grad: grad * float("inf"))  # type: ignore[no-untyped-call]
-    before = {name: t.clone() for name, t in toy.state().items()}
+    initial_state = {name: t.clone() for name, t in toy.state().items()}
     with pytest.raises(NumericsError, match=r"Step 1: got a gradient norm of (nan|inf) in optimiser 'weights'"):
         train(toy, tmp_path)
-    torch.testing.assert_close(toy.state(), before, rtol=0, atol=0)
+    torch.testing.assert_close(toy.state(), initial_state, rtol=0, atol=0)
 
 
 def test_starting_again_over_a_checkpoint_is_refused(tmp_path: Path) -> None:
@@ -154,28 +154,28 @@ def test_starting_again_over_a_checkpoint_is_refused(tmp_path: Path) -> None:
 def test_resuming_with_other_optimisers_is_refused(tmp_path: Path) -> None:
     train(Toy(dropout=0.0), tmp_path)
     toy = Toy(dropout=0.0)
-    only = {"weights": toy.optimisers()["weights"]}
-    toy.optimisers = lambda: only  # type: ignore[method-assign]
+    single_limit = {"weights": toy.optimizers()["weights"]}
+    toy.optimizers = lambda: single_limit  # type: ignore[method-assign]
     with pytest.raises(CheckpointError, match=r"got optimisers \['gains', 'weights'\], this run has \['weights'\]"):
         train(toy, tmp_path, resume=True)
 
 
 def test_progress_counts_up_with_the_loss_and_the_time_left(tmp_path: Path) -> None:
-    seen: list[Progress] = []
-    run(Toy(dropout=0.0), config(), phase="learn", folder=tmp_path, resume=False, on_progress=seen.append)
-    assert [progress.step for progress in seen] == list(range(1, 13))
-    assert all("loss" in progress.parts and progress.steps == 12 for progress in seen)
-    assert seen[0].seconds_left is None
-    assert seen[-1].seconds_left == 0
-    assert all(progress.seconds_left is not None and progress.seconds_left > 0 for progress in seen[1:-1])
+    visited: list[Progress] = []
+    run(Toy(dropout=0.0), config(), phase="learn", folder=tmp_path, resume=False, on_progress=visited.append)
+    assert [progress.step for progress in visited] == list(range(1, 13))
+    assert all("loss" in progress.parts and progress.steps == 12 for progress in visited)
+    assert visited[0].seconds_left is None
+    assert visited[-1].seconds_left == 0
+    assert all(progress.seconds_left is not None and progress.seconds_left > 0 for progress in visited[1:-1])
 
 
 def test_the_progress_bar_shows_phase_step_and_loss(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     train(Toy(dropout=0.0), tmp_path, progress=True)
-    shown = capsys.readouterr().err
-    assert "learn" in shown
-    assert "12/12" in shown
-    assert "loss" in shown
+    displayed = capsys.readouterr().err
+    assert "learn" in displayed
+    assert "12/12" in displayed
+    assert "loss" in displayed
 
 
 def test_wrong_lengths_are_told_all_at_once() -> None:

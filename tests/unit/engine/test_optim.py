@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from secateur.engine.optim import Optimiser, Schedule, Scheduled
+from secateur.engine.optim import OptimizerSpec, Schedule, ScheduledOptimizer
 from secateur.errors import ConfigError
 
 
@@ -16,8 +16,8 @@ def test_a_schedule_is_numpys_piecewise_linear_interpolation() -> None:
     points = ((2.0, 0.1), (5.0, 1.0), (9.0, 0.4))
     steps = np.arange(0, 12, 0.25)
     expected = np.interp(steps, [2.0, 5.0, 9.0], [0.1, 1.0, 0.4])
-    got = [Schedule(points=points).factor(step) for step in steps]
-    np.testing.assert_allclose(got, expected, rtol=1e-12)
+    actual = [Schedule(points=points).factor(step) for step in steps]
+    np.testing.assert_allclose(actual, expected, rtol=1e-12)
 
 
 @pytest.mark.parametrize("warmup", [0, 1, 4, 10])
@@ -53,7 +53,7 @@ def test_clipping_is_over_all_groups_and_leaves_a_small_gradient_alone() -> None
     parameters = [torch.nn.Parameter(torch.zeros(2)) for _ in range(3)]
     groups: list[dict[str, Any]] = [{"params": parameters[:1]}, {"params": parameters[1:], "lr": 0.5}]
     sgd = torch.optim.SGD(groups, lr=1.0)
-    scheduled = Scheduled(Optimiser(optimiser=sgd, clip=1.0))
+    scheduled = ScheduledOptimizer(OptimizerSpec(optimizer=sgd, clip=1.0))
     for parameter, value in zip(parameters[:2], (3.0, 4.0), strict=True):  # the third has no gradient
         parameter.grad = torch.tensor([value, 0.0])
     norm = scheduled.norm()
@@ -70,7 +70,7 @@ def test_each_group_steps_at_its_own_rate_times_the_factor() -> None:
     parameters = [torch.nn.Parameter(torch.zeros(1)) for _ in range(2)]
     groups: list[dict[str, Any]] = [{"params": parameters[:1]}, {"params": parameters[1:], "lr": 0.5}]
     sgd = torch.optim.SGD(groups, lr=2.0)
-    scheduled = Scheduled(Optimiser(optimiser=sgd, schedule=Schedule(points=((0, 1), (4, 0)))))
+    scheduled = ScheduledOptimizer(OptimizerSpec(optimizer=sgd, schedule=Schedule(points=((0, 1), (4, 0)))))
     for step in range(4):
         for parameter in parameters:
             parameter.grad = torch.ones(1)

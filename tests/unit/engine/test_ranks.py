@@ -35,10 +35,10 @@ def assert_two_equal_one(two: Path, one: tuple[Toy, Path]) -> None:
         torch.testing.assert_close(weights, toy.state(), rtol=0, atol=1e-6)
         torch.testing.assert_close(gradients, toy.gradients, rtol=0, atol=1e-6)
     lines = zip(*((path / "metrics.jsonl").read_text().splitlines() for path in (two, folder)), strict=True)
-    for got, expected in ((json.loads(a), json.loads(b)) for a, b in lines):
-        assert got.keys() == expected.keys()
-        for name in got.keys() - {"phase", "validation"}:
-            assert got[name] == pytest.approx(expected[name], rel=1e-4, abs=1e-6), name
+    for actual, expected in ((json.loads(a), json.loads(b)) for a, b in lines):
+        assert actual.keys() == expected.keys()
+        for name in actual.keys() - {"phase", "validation"}:
+            assert actual[name] == pytest.approx(expected[name], rel=1e-4, abs=1e-6), name
 
 
 @pytest.mark.parametrize("accumulate", [1, 2])

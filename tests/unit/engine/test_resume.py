@@ -32,10 +32,10 @@ def whole(start: Start, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def assert_same_end(folder: Path, whole: Path) -> None:
     """Weights bit-equal, metrics byte-equal, the same checkpoints, nothing half-written left."""
-    got, expected = load_file(folder / "final-0.safetensors"), load_file(whole / "final-0.safetensors")
-    assert got.keys() == expected.keys()
+    actual, expected = load_file(folder / "final-0.safetensors"), load_file(whole / "final-0.safetensors")
+    assert actual.keys() == expected.keys()
     for name, tensor in expected.items():
-        assert torch.equal(got[name], tensor), name
+        assert torch.equal(actual[name], tensor), name
     assert (folder / "metrics.jsonl").read_bytes() == (whole / "metrics.jsonl").read_bytes()
     for name in ("state.safetensors", "optimisers.safetensors", "meta.json"):
         final = f"checkpoints/learn-0000012/{name}"

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from engine_toy import Toy, train
 
-from secateur.engine.tensorboard import numbers
+from secateur.engine.tensorboard import flatten_numbers
 from secateur.errors import ConfigError
 
 
@@ -50,8 +50,8 @@ def test_every_logged_number_is_shown_at_its_step(tmp_path: Path, writers: list[
     (writer,) = writers
     assert writer.folder == str(tmp_path / "tensorboard" / "learn")
     assert writer.closed
-    shown = {(name, step): value for name, value, step in writer.scalars}
-    assert shown == {(name, step): pytest.approx(value, abs=1e-6) for name, value, step in expected}
+    displayed = {(name, step): value for name, value, step in writer.scalars}
+    assert displayed == {(name, step): pytest.approx(value, abs=1e-6) for name, value, step in expected}
 
 
 def test_a_resumed_phase_drops_what_was_shown_beyond_its_checkpoint(tmp_path: Path, writers: list[Writer]) -> None:
@@ -76,7 +76,7 @@ def test_without_the_package_it_is_said_before_the_first_step(tmp_path: Path, mo
 
 def test_nested_numbers_are_named_by_their_path_and_the_rest_is_left_out() -> None:
     values = {"a": 1, "b": {"c": [2.5, None]}, "d": "text", "e": {"f": {"g": True}}}
-    assert list(numbers(values)) == [("a", 1.0), ("b/c/0", 2.5), ("e/f/g", 1.0)]
+    assert list(flatten_numbers(values)) == [("a", 1.0), ("b/c/0", 2.5), ("e/f/g", 1.0)]
 
 
 def test_the_package_itself_reads_back_what_was_shown(tmp_path: Path) -> None:
@@ -87,5 +87,5 @@ def test_the_package_itself_reads_back_what_was_shown(tmp_path: Path) -> None:
     events = EventAccumulator(str(tmp_path / "tensorboard" / "learn"))
     events.Reload()
     lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
-    wanted = [(line["step"], pytest.approx(line["loss"])) for line in lines if "loss" in line]
-    assert [(event.step, event.value) for event in events.Scalars("loss")] == wanted
+    expected = [(line["step"], pytest.approx(line["loss"])) for line in lines if "loss" in line]
+    assert [(event.step, event.value) for event in events.Scalars("loss")] == expected

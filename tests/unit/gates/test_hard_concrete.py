@@ -11,7 +11,7 @@ import torch
 from scipy import integrate, special
 
 from secateur.errors import ConfigError
-from secateur.gates.hard_concrete import HardConcrete, Shape, open_logit, sample, typical
+from secateur.gates.hard_concrete import GateParameters, HardConcrete, deterministic_mask, open_logit, sample
 
 #: Temperature, stretch and parametrisation.
 SETTINGS: list[dict[str, Any]] = [
@@ -26,8 +26,8 @@ SETTINGS: list[dict[str, Any]] = [
 DRAWS = 200_000
 
 
-def shape_of(count: int, **fields: Any) -> Shape:
-    return Shape.of([(HardConcrete(**fields), count)])
+def shape_of(count: int, **fields: Any) -> GateParameters:
+    return GateParameters.from_settings([(HardConcrete(**fields), count)])
 
 
 def cdf(z: float, log_alpha: float, gate: HardConcrete) -> float:
@@ -47,9 +47,9 @@ def test_the_open_probability_is_the_samplers(fields: dict[str, Any], log_alpha:
     opened = torch.sigmoid(open_logit(torch.tensor([log_alpha]), shape_of(1, **fields)).double()).item()
     assert opened == pytest.approx(1 - cdf(0.0, log_alpha, gate), abs=1e-6)
     assert (z > 0).double().mean().item() == pytest.approx(opened, abs=3 / DRAWS + 1e-6)
-    whole = 1 - cdf(1.0, log_alpha, gate)
-    assert (z == 1).double().mean().item() == pytest.approx(whole, abs=3 / DRAWS + 1e-6)
-    mean = whole + integrate.quad(lambda x: cdf(1.0, log_alpha, gate) - cdf(x, log_alpha, gate), 0, 1)[0]
+    full_result = 1 - cdf(1.0, log_alpha, gate)
+    assert (z == 1).double().mean().item() == pytest.approx(full_result, abs=3 / DRAWS + 1e-6)
+    mean = full_result + integrate.quad(lambda x: cdf(1.0, log_alpha, gate) - cdf(x, log_alpha, gate), 0, 1)[0]
     assert z.double().mean().item() == pytest.approx(mean, abs=1e-4)
 
 
@@ -65,8 +65,8 @@ def test_random_draws_are_open_as_often_as_the_probability_says(fields: dict[str
 @pytest.mark.parametrize("drop_rate", [0.5, 0.01, 5e-5])
 def test_a_gate_starts_where_its_drop_rate_says(drop_rate: float) -> None:
     gate = HardConcrete(drop_rate=drop_rate)
-    assert gate.start == pytest.approx(math.log((1 - drop_rate) / drop_rate))
-    assert 1 / (1 + math.exp(gate.start)) == pytest.approx(drop_rate)
+    assert gate.initial_log_alpha == pytest.approx(math.log((1 - drop_rate) / drop_rate))
+    assert 1 / (1 + math.exp(gate.initial_log_alpha)) == pytest.approx(drop_rate)
 
 
 @pytest.mark.parametrize("fields", SETTINGS)
@@ -76,14 +76,14 @@ def test_without_straight_through_the_gradient_is_that_of_the_written_out_formul
     alpha = torch.randn(count, generator=generator, dtype=torch.float64).requires_grad_()
     u = torch.rand(count, generator=generator, dtype=torch.float64).clamp(1e-4, 1 - 1e-4)
     z = sample(alpha, u, shape_of(count, **fields))
-    (got,) = torch.autograd.grad((z * torch.arange(count)).sum(), alpha)
+    (actual,) = torch.autograd.grad((z * torch.arange(count)).sum(), alpha)
     noise, beta = torch.log(u / (1 - u)), gate.temperature
     inner = noise / beta + alpha if gate.parametrisation == "wang2023" else (noise + alpha) / beta
     low, high = gate.stretch
     plain = (torch.sigmoid(inner) * (high - low) + low).clamp(0, 1)
     torch.testing.assert_close(z, plain, rtol=1e-5, atol=1e-6)
     (expected,) = torch.autograd.grad((plain * torch.arange(count)).sum(), alpha)
-    torch.testing.assert_close(got, expected, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(actual, expected, rtol=1e-4, atol=1e-4)
 
 
 def test_straight_through_passes_the_gradient_everywhere_clipped_to_one() -> None:
@@ -114,15 +114,15 @@ def test_numbers_at_the_ends_of_the_interval_give_no_infinity() -> None:
 def test_the_typical_mask_is_the_stretched_sigmoid() -> None:
     alpha = torch.tensor([-9.0, -2.0, 0.0, 1.0, 9.0])
     expected = [min(1.0, max(0.0, 1.3 / (1 + math.exp(-a)) - 0.2)) for a in alpha.tolist()]
-    torch.testing.assert_close(typical(alpha, shape_of(5, stretch=(-0.2, 1.1))), torch.tensor(expected))
+    torch.testing.assert_close(deterministic_mask(alpha, shape_of(5, stretch=(-0.2, 1.1))), torch.tensor(expected))
 
 
 def test_settings_of_several_gates_stand_one_behind_the_other() -> None:
     first, second = HardConcrete(temperature=0.4, straight_through=True), HardConcrete(parametrisation="wang2023")
-    shape = Shape.of([(first, 2), (second, 1)])
+    shape = GateParameters.from_settings([(first, 2), (second, 1)])
     torch.testing.assert_close(shape.temperature, torch.tensor([0.4, 0.4, 2 / 3]))
     assert shape.straight_through.tolist() == [True, True, False]
-    assert shape.printed.tolist() == [False, False, True]
+    assert shape.as_printed.tolist() == [False, False, True]
 
 
 @pytest.mark.parametrize(

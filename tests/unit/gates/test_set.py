@@ -11,9 +11,9 @@ import torch
 from scipy import stats
 from support import Plan, realise, tiny, tiny_structure
 
-from secateur.arch import declare
 from secateur.errors import ConfigError
 from secateur.gates import GateSet, HardConcrete
+from secateur.hf.declare import declare
 from secateur.structure import Structure
 from secateur.surgery import cut
 
@@ -34,9 +34,9 @@ PLAN = Plan(
 def by_unit(gates: GateSet, values: torch.Tensor) -> dict[tuple[str, int], float]:
     structure = gates.structure
     return {
-        (axis.name, unit): values[structure.offsets[axis.name] + at].item()
+        (axis.name, unit): values[structure.offsets[axis.name] + position].item()
         for axis in gates.axes
-        for at, unit in enumerate(axis.units)
+        for position, unit in enumerate(axis.units)
     }
 
 
@@ -47,29 +47,29 @@ def structure() -> Structure:
 
 def test_a_unit_draws_the_same_in_a_model_from_which_others_were_cut(structure: Structure) -> None:
     small = cut(tiny("wavlm", "base"), realise(structure, PLAN))
-    whole, rest = GateSet(structure, KINDS, seed=7), GateSet(declare(small.config), KINDS, seed=7)
-    assert len(rest.log_alpha) < len(whole.log_alpha)
+    full_result, remaining_lines = GateSet(structure, KINDS, seed=7), GateSet(declare(small.config), KINDS, seed=7)
+    assert len(remaining_lines.log_alpha) < len(full_result.log_alpha)
     for values in ("log_alpha", "draw"):
         pair = []
-        for gates in (whole, rest):
+        for gates in (full_result, remaining_lines):
             if values == "draw":
                 pair.append(by_unit(gates, gates.draw(11).detach()))
             else:
                 start = torch.zeros(gates.structure.size).index_copy(0, gates.positions, gates.log_alpha.detach())
                 pair.append(by_unit(gates, start))
-        all_of, some = pair
-        assert some
+        all_of, subset = pair
+        assert subset
         # A vectorised sigmoid may round the last digit by the place in its vector.
-        assert all(all_of[unit] == pytest.approx(value, abs=1e-6) for unit, value in some.items())
+        assert all(all_of[unit] == pytest.approx(value, abs=1e-6) for unit, value in subset.items())
 
 
 def test_a_draw_does_not_depend_on_which_other_kinds_are_gated(structure: Structure) -> None:
-    alone = GateSet(structure, {"units": KINDS["units"]}, seed=7)
+    single_result = GateSet(structure, {"units": KINDS["units"]}, seed=7)
     mixed = GateSet(structure, KINDS, seed=7)
     expected = by_unit(mixed, mixed.draw(3).detach())
-    got = by_unit(alone, alone.draw(3).detach())
-    assert got
-    assert all(expected[unit] == pytest.approx(value, abs=1e-6) for unit, value in got.items())
+    actual = by_unit(single_result, single_result.draw(3).detach())
+    assert actual
+    assert all(expected[unit] == pytest.approx(value, abs=1e-6) for unit, value in actual.items())
 
 
 def test_a_draw_depends_on_seed_and_step_and_on_nothing_that_ran_before(structure: Structure) -> None:
@@ -79,10 +79,10 @@ def test_a_draw_depends_on_seed_and_step_and_on_nothing_that_ran_before(structur
     gates.draw(6)
     assert torch.equal(gates.draw(5), first)
     assert not torch.equal(gates.draw(6), first)
-    other = GateSet(structure, KINDS, seed=8)
+    other_value = GateSet(structure, KINDS, seed=8)
     with torch.no_grad():
-        other.log_alpha.copy_(gates.log_alpha)
-    assert not torch.equal(other.draw(5), first)
+        other_value.log_alpha.copy_(gates.log_alpha)
+    assert not torch.equal(other_value.draw(5), first)
 
 
 def test_draws_are_uniform_and_independent_across_units_and_steps(structure: Structure) -> None:
@@ -95,10 +95,10 @@ def test_draws_are_uniform_and_independent_across_units_and_steps(structure: Str
     assert stats.kstest(drawn[0], "uniform").pvalue > 1e-3
     between_units = np.corrcoef(drawn.T)[np.triu_indices(drawn.shape[1], 1)]
     between_steps = np.corrcoef(drawn)[np.triu_indices(drawn.shape[0], 1)]
-    for found, count in ((between_units, drawn.shape[0]), (between_steps, drawn.shape[1])):
-        assert abs(found.mean()) < 5 / math.sqrt(count * len(found)) + 1e-3
-        assert found.std() == pytest.approx(1 / math.sqrt(count), rel=0.1)
-        assert abs(found).max() < 7 / math.sqrt(count)
+    for candidate, count in ((between_units, drawn.shape[0]), (between_steps, drawn.shape[1])):
+        assert abs(candidate.mean()) < 5 / math.sqrt(count * len(candidate)) + 1e-3
+        assert candidate.std() == pytest.approx(1 / math.sqrt(count), rel=0.1)
+        assert abs(candidate).max() < 7 / math.sqrt(count)
 
 
 def test_start_values_scatter_around_the_drop_rates_log_odds() -> None:
@@ -113,11 +113,11 @@ def test_start_values_scatter_around_the_drop_rates_log_odds() -> None:
 def test_what_is_not_gated_is_one_and_has_an_infinite_score(structure: Structure) -> None:
     gates = GateSet(structure, {"units": HardConcrete(drop_rate=0.5, spread=2.0)}, seed=1)
     free = torch.ones(structure.size, dtype=torch.bool).index_fill(0, gates.positions, False)
-    for values in (gates.draw(0), gates.open_probability(), gates.scales(), gates.typical()):
+    for values in (gates.draw(0), gates.open_probability(), gates.scales(), gates.deterministic_mask()):
         assert (values[free] == 1).all()
     assert torch.isinf(gates.scores()[free]).all()
     assert torch.isfinite(gates.scores()[~free]).all()
-    assert gates.gated == {f"encoder.layers.{i}.feed_forward/units" for i in range(3)}
+    assert gates.gated_axes == {f"encoder.layers.{i}.feed_forward/units" for i in range(3)}
     assert gates.open_probability().dtype == torch.float64
 
 
@@ -125,13 +125,17 @@ def test_what_is_not_gated_is_one_and_has_an_infinite_score(structure: Structure
 def test_verdict_score_and_open_probability_agree(structure: Structure, parametrisation: str) -> None:
     gate = HardConcrete(drop_rate=0.5, spread=3.0, parametrisation=parametrisation)  # type: ignore[arg-type]
     gates = GateSet(structure, {"qk": gate, "units": gate}, seed=2)
-    mine = gates.positions
-    opened, scores, masks = gates.open_probability().detach()[mine], gates.scores()[mine], gates.typical()[mine]
+    gate_positions = gates.positions
+    opened, scores, masks = (
+        gates.open_probability().detach()[gate_positions],
+        gates.scores()[gate_positions],
+        gates.deterministic_mask()[gate_positions],
+    )
     torch.testing.assert_close(opened, torch.sigmoid(scores.double()))
     assert ((masks > 0) == (opened > 0.5)).all()
     assert ((masks > 0) == (scores > 0)).all()
-    between = ((opened > 0.05) & (opened < 0.95)).double().mean().item()
-    assert gates.undecided() == pytest.approx(between)
+    interval = ((opened > 0.05) & (opened < 0.95)).double().mean().item()
+    assert gates.undecided_share() == pytest.approx(interval)
 
 
 @pytest.mark.parametrize(

@@ -10,12 +10,12 @@ import torch
 from transformers import HubertConfig
 from transformers.models.hubert.modeling_hubert import HubertFeatureEncoder, HubertPositionalConvEmbedding
 
-from secateur.inference import front_end, positions
+from secateur.inference import front_end, position_bias
 from secateur.inference.front_end import FrontEnd
-from secateur.inference.linear import Prepared
-from secateur.inference.positions import PositionalConv
-from secateur.modules.positions import CutPositionalConv
-from secateur.modules.shape import PositionShape
+from secateur.inference.linear import CachedWeight
+from secateur.inference.position_bias import InferencePositionalConv
+from secateur.nn.positional_conv import CutPositionalConv
+from secateur.structure.encoder_shape import PositionShape
 
 pytestmark = pytest.mark.processor
 
@@ -38,7 +38,7 @@ def conv(dtype: torch.dtype, taps: int = 64, groups: int = 4) -> Any:
 def test_positional_convolution_at_every_block_border(time: int, taps: int, dtype: torch.dtype) -> None:
     stock = conv(dtype, taps)
     values = torch.randn(2, time, 32, dtype=dtype)
-    torch.testing.assert_close(PositionalConv(stock)(values), stock(values), rtol=0, atol=TOLERANCE[dtype])
+    torch.testing.assert_close(InferencePositionalConv(stock)(values), stock(values), rtol=0, atol=TOLERANCE[dtype])
 
 
 @torch.no_grad()
@@ -49,16 +49,18 @@ def test_positional_convolution_with_fewer_groups(taps: int, time: int, dtype: t
     shape = PositionShape(original=4, groups=(0, 3), scales=(0.5, 2.0))
     small = CutPositionalConv(conv(dtype, taps), shape).to(dtype)
     values = torch.randn(2, time, 32, dtype=dtype)
-    torch.testing.assert_close(PositionalConv(small)(values), small(values), rtol=0, atol=TOLERANCE[dtype])
+    torch.testing.assert_close(InferencePositionalConv(small)(values), small(values), rtol=0, atol=TOLERANCE[dtype])
 
 
 @torch.no_grad()
 def test_long_convolutions_go_by_blocks_and_short_ones_do_not(monkeypatch: pytest.MonkeyPatch) -> None:
     went: list[int] = []
-    whole = PositionalConv._by_blocks
-    monkeypatch.setattr(PositionalConv, "_by_blocks", lambda self, x: went.append(self.taps) or whole(self, x))
-    for taps, time in ((64, 32), (64, 31), (positions._LONG - 1, 200)):
-        PositionalConv(conv(torch.float32, taps))(torch.randn(1, time, 32))
+    full_result = InferencePositionalConv._convolve_by_fft
+    monkeypatch.setattr(
+        InferencePositionalConv, "_convolve_by_fft", lambda self, x: went.append(self.taps) or full_result(self, x)
+    )
+    for taps, time in ((64, 32), (64, 31), (position_bias._MIN_FFT_TAPS - 1, 200)):
+        InferencePositionalConv(conv(torch.float32, taps))(torch.randn(1, time, 32))
     assert went == [64]
 
 
@@ -66,9 +68,9 @@ def test_long_convolutions_go_by_blocks_and_short_ones_do_not(monkeypatch: pytes
 @pytest.mark.parametrize("norm", ["group", "layer"])
 @pytest.mark.parametrize("rows", [7, 2048])
 def test_wide_convolutions_as_products(norm: str, rows: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(front_end, "ROWS", rows)
+    monkeypatch.setattr(front_end, "BLOCK_ROWS", rows)
     torch.manual_seed(0)
-    wide = front_end._WIDE
+    wide = front_end._MIN_MATMUL_CHANNELS
     config: Any = HubertConfig(
         conv_dim=(wide, wide, 24), conv_kernel=(10, 3, 2), conv_stride=(5, 2, 2), feat_extract_norm=norm, conv_bias=True
     )
@@ -79,16 +81,16 @@ def test_wide_convolutions_as_products(norm: str, rows: int, monkeypatch: pytest
 
 @torch.no_grad()
 def test_prepared_forms_follow_a_module_that_moves_and_are_not_copied() -> None:
-    fast = PositionalConv(conv(torch.float64))
+    fast = InferencePositionalConv(conv(torch.float64))
     values = torch.randn(1, 100, 32, dtype=torch.float64)
-    before = fast(values)
-    other = copy.deepcopy(fast)
-    assert other._spectra._made is None
-    assert torch.equal(other(values), before)
-    torch.testing.assert_close(fast.float()(values.float()).double(), before, rtol=0, atol=1e-5)
+    initial_output = fast(values)
+    other_value = copy.deepcopy(fast)
+    assert other_value._spectra._converted is None
+    assert torch.equal(other_value(values), initial_output)
+    torch.testing.assert_close(fast.float()(values.float()).double(), initial_output, rtol=0, atol=1e-5)
     with torch.inference_mode():
-        made = Prepared(torch.clone)
+        created = CachedWeight(torch.clone)
         weight = torch.ones(2)
-        assert made(weight) is made(weight)
-        assert not made(weight).is_inference()
-    assert made(torch.ones(2)) is not made(weight)
+        assert created(weight) is created(weight)
+        assert not created(weight).is_inference()
+    assert created(torch.ones(2)) is not created(weight)

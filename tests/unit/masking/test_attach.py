@@ -9,35 +9,35 @@ import torch
 from support import MODELS, audio, build, outputs, tiny_config, tiny_structure
 from torch import nn
 
-from secateur.masking import attach, compile_taps, values_of
-from secateur.modules.norm import SupportLayerNorm
+from secateur.architectures import wav2vec2_axes as names
+from secateur.masking import attach, compile_mask_factors, mask_values
+from secateur.nn.norm import SupportLayerNorm
 from secateur.structure import Selection, close
-from secateur.structure import wav2vec2 as names
 
 
 @pytest.mark.parametrize(("family", "size"), MODELS)
 def test_a_mask_of_ones_changes_no_bit(family: str, size: str) -> None:
     structure, model = tiny_structure(family, size), build(tiny_config(family, size))
-    before = outputs(model, *audio((1600,)))
+    initial_output = outputs(model, *audio((1600,)))
     masking = attach(model, structure)
     masking.set(torch.ones(structure.size))
-    assert all(torch.equal(a, b) for a, b in zip(before, outputs(model, *audio((1600,))), strict=True))
+    assert all(torch.equal(a, b) for a, b in zip(initial_output, outputs(model, *audio((1600,))), strict=True))
 
 
 @pytest.mark.parametrize(("family", "size"), MODELS)
 def test_removal_gives_back_the_same_parameters_under_the_same_names(family: str, size: str) -> None:
     structure, model = tiny_structure(family, size), build(tiny_config(family, size))
-    before = {name: (id(value), value.detach().clone()) for name, value in model.named_parameters()}
+    initial_state = {name: (id(value), value.detach().clone()) for name, value in model.named_parameters()}
     kinds = {name: type(module) for name, module in model.named_modules()}
     masking = attach(model, structure)
     masking.set(torch.rand(structure.size))
     outputs(model, *audio((1600,)))
     masking.remove()
-    after = dict(model.named_parameters())
-    assert before.keys() == after.keys()
-    for name, (identity, value) in before.items():
-        assert id(after[name]) == identity, name
-        assert torch.equal(after[name], value), name
+    final = dict(model.named_parameters())
+    assert initial_state.keys() == final.keys()
+    for name, (identity, value) in initial_state.items():
+        assert id(final[name]) == identity, name
+        assert torch.equal(final[name], value), name
     assert {name: type(module) for name, module in model.named_modules()} == kinds
 
 
@@ -65,9 +65,9 @@ def test_the_gradient_of_a_mask_is_that_of_scaling_by_hand() -> None:
 def test_the_mask_of_positional_groups_scales_what_they_add_to_the_residual_stream() -> None:
     structure, model = tiny_structure("hubert", "base"), build(tiny_config("hubert", "base"), dtype=torch.float64)
     hidden, name = torch.randn(2, 9, 24, dtype=torch.float64), names.positional_groups()
-    before = model.encoder.pos_conv_embed(hidden)
+    initial_output = model.encoder.pos_conv_embed(hidden)
     factors = torch.tensor([0.5, 0.0, 1.0, 2.0], dtype=torch.float64, requires_grad=True)
-    by_hand = (before.unflatten(-1, (4, 6)) * factors[:, None]).flatten(2)
+    by_hand = (initial_output.unflatten(-1, (4, 6)) * factors[:, None]).flatten(2)
     start = structure.offsets[name]
     masking = attach(model, structure)
     mask = torch.ones(structure.size, dtype=torch.float64)
@@ -75,10 +75,12 @@ def test_the_mask_of_positional_groups_scales_what_they_add_to_the_residual_stre
     masking.set(mask.requires_grad_())
     masked = model.encoder.pos_conv_embed(hidden)
     assert torch.equal(masked, by_hand)
-    ours, theirs = (torch.autograd.grad(out.square().sum(), z)[0] for out, z in ((masked, mask), (by_hand, factors)))
-    torch.testing.assert_close(ours[start : start + 4], theirs)
+    actual, reference = (
+        torch.autograd.grad(out.square().sum(), z)[0] for out, z in ((masked, mask), (by_hand, factors))
+    )
+    torch.testing.assert_close(actual[start : start + 4], reference)
     masking.remove()
-    assert torch.equal(model.encoder.pos_conv_embed(hidden), before)
+    assert torch.equal(model.encoder.pos_conv_embed(hidden), initial_output)
 
 
 def test_a_query_key_mask_multiplies_the_logit_once() -> None:
@@ -103,8 +105,8 @@ def test_factors_of_heads_and_their_dimensions_multiply() -> None:
         axes={units: (0, 2), head: (1, 3)},
         scales={units: (0.5, 2.0), head: (3.0, 1.0)},
     )
-    values = values_of(structure, close(structure, selection).selection)
-    factor = compile_taps(structure)["encoder.layers.0.attention.out_proj.weight"].of(values, 2)
+    values = mask_values(structure, close(structure, selection).selection)
+    factor = compile_mask_factors(structure)["encoder.layers.0.attention.out_proj.weight"].broadcast(values, 2)
     assert factor.shape == (1, 24)
     assert factor[0].tolist() == [0.0] * 6 + [1.5, 0.0, 6.0, 0.0, 0.0, 0.0] + [0.0] * 6 + [1.0] * 6
 
@@ -128,37 +130,37 @@ def test_masks_do_not_break_a_deep_copy() -> None:
     masking.set(torch.rand(structure.size).requires_grad_(True))
     model(audio((1600,))[0])[0].sum().backward()
     twin = copy.deepcopy(model)
-    before = outputs(model, *audio((1600,)))
-    assert torch.equal(outputs(twin, *audio((1600,)))[-1], before[-1])
-    other = torch.rand(structure.size)
-    other[structure.offsets[names.whole_layer(2)]] = 0.0
-    masking.set(other)
-    after, theirs = outputs(model, *audio((1600,))), outputs(twin, *audio((1600,)))
-    assert not torch.equal(after[0], before[0])
-    assert torch.equal(after[3], after[2])
-    assert all(torch.equal(a, b) for a, b in zip(theirs, before, strict=True))  # it has masks of its own
+    initial_output = outputs(model, *audio((1600,)))
+    assert torch.equal(outputs(twin, *audio((1600,)))[-1], initial_output[-1])
+    other_tensor = torch.rand(structure.size)
+    other_tensor[structure.offsets[names.whole_layer(2)]] = 0.0
+    masking.set(other_tensor)
+    final, reference = outputs(model, *audio((1600,))), outputs(twin, *audio((1600,)))
+    assert not torch.equal(final[0], initial_output[0])
+    assert torch.equal(final[3], final[2])
+    assert all(torch.equal(a, b) for a, b in zip(reference, initial_output, strict=True))  # it has masks of its own
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
 def test_a_norm_over_a_support_is_the_stock_norm_of_the_gathered_channels(dtype: torch.dtype) -> None:
-    features, kept = 512, torch.randperm(512)[:301].sort().values
+    features, kept_units = 512, torch.randperm(512)[:301].sort().values
     stock = nn.LayerNorm(features).to(dtype)
     with torch.no_grad():
         stock.weight.copy_(torch.randn(features))
         stock.bias.copy_(torch.randn(features))
-    ours = SupportLayerNorm.like(stock)
-    ours.support = torch.zeros(features, dtype=torch.bool)
-    ours.support[kept] = True
-    small = nn.LayerNorm(len(kept)).to(dtype)
+    module = SupportLayerNorm.like(stock)
+    module.support = torch.zeros(features, dtype=torch.bool)
+    module.support[kept_units] = True
+    small = nn.LayerNorm(len(kept_units)).to(dtype)
     with torch.no_grad():
-        small.weight.copy_(stock.weight[kept])
-        small.bias.copy_(stock.bias[kept])
+        small.weight.copy_(stock.weight[kept_units])
+        small.bias.copy_(stock.bias[kept_units])
     values = (torch.randn(3, 7, features) * 2 + 5).to(dtype)
-    result = ours(values)
+    result = module(values)
     # bfloat16 rounds the normed value before and after the bias; its unit in the last place at 8 is 1/32.
     tolerance = {torch.float64: 1e-12, torch.float32: 1e-5, torch.bfloat16: 7e-2}[dtype]
-    assert float((result[..., kept] - small(values[..., kept])).detach().abs().max()) <= tolerance
-    assert float(result[..., ~ours.support].detach().abs().max()) == 0.0
+    assert float((result[..., kept_units] - small(values[..., kept_units])).detach().abs().max()) <= tolerance
+    assert float(result[..., ~module.support].detach().abs().max()) == 0.0
 
 
 def test_a_norm_without_any_support_gives_zero_and_not_nan() -> None:
@@ -169,6 +171,6 @@ def test_a_norm_without_any_support_gives_zero_and_not_nan() -> None:
 
 def test_a_norm_shares_its_parameters_with_the_stock_one_and_gives_its_bits_when_all_is_alive() -> None:
     stock = nn.LayerNorm(16)
-    ours, values = SupportLayerNorm.like(stock), torch.randn(3, 16)
-    assert ours.weight is stock.weight
-    assert torch.equal(ours(values), stock(values))
+    module, values = SupportLayerNorm.like(stock), torch.randn(3, 16)
+    assert module.weight is stock.weight
+    assert torch.equal(module(values), stock(values))

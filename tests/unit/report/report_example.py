@@ -8,7 +8,7 @@ import random
 from pathlib import Path
 from typing import Any
 
-from secateur.records import append_jsonl, write_json
+from secateur.records.files import append_jsonl, write_json
 
 LAYERS, HEADS, WIDTH, UNITS, CHANNELS, GROUPS, GROUPS_LEFT = 12, 12, 64, 3072, 512, 16, 11
 KERNELS = (10, 3, 3, 3, 3, 2, 2)
@@ -30,21 +30,21 @@ def shape(seed: int = 3) -> dict[str, Any]:
     return {"heads": heads, "units": units, "channels": [90, 161, 173, 181, 351, 155, 137]}
 
 
-def axes(left: dict[str, Any]) -> list[dict[str, Any]]:
+def axes(remaining_shape: dict[str, Any]) -> list[dict[str, Any]]:
     """The record's axes for what is left."""
-    found: list[dict[str, Any]] = []
+    results: list[dict[str, Any]] = []
 
-    def add(name: str, kind: str, layer: int | None, original: int, kept: int, gated: bool = True) -> None:
-        found.append(
-            {"name": name, "kind": kind, "layer": layer, "original": original, "before": original, "kept": kept}
+    def add(name: str, kind: str, layer: int | None, original: int, num_kept: int, gated: bool = True) -> None:
+        results.append(
+            {"name": name, "kind": kind, "layer": layer, "original": original, "before": original, "kept": num_kept}
             | {"gated": gated}
         )
 
-    for layer, kept in enumerate(left["channels"]):
-        add(f"feature_extractor.conv_layers.{layer}/channels", "channels", layer, CHANNELS, kept)
+    for layer, kept_units in enumerate(remaining_shape["channels"]):
+        add(f"feature_extractor.conv_layers.{layer}/channels", "channels", layer, CHANNELS, kept_units)
     add("encoder.pos_conv_embed.conv/groups", "groups", None, GROUPS, GROUPS_LEFT)
     for layer in range(LAYERS):
-        path, alive, units = f"encoder.layers.{layer}", left["heads"][layer], left["units"][layer]
+        path, alive, units = f"encoder.layers.{layer}", remaining_shape["heads"][layer], remaining_shape["units"][layer]
         add(f"{path}.attention/heads", "heads", layer, HEADS, len(alive or ()))
         for head in range(HEADS):
             wide, deep = (alive or {}).get(head, (0, 0))
@@ -54,41 +54,46 @@ def axes(left: dict[str, Any]) -> list[dict[str, Any]]:
         add(f"{path}.feed_forward/units", "units", layer, UNITS, units or 0)
         add(f"{path}.feed_forward/block", "block", layer, 1, int(units is not None))
         add(f"{path}/layer", "layer", layer, 1, 1, gated=False)
-    return found
+    return results
 
 
-def blocks(left: dict[str, Any] | None) -> dict[str, dict[str, int]]:
+def blocks(remaining_shape: dict[str, Any] | None) -> dict[str, dict[str, int]]:
     """Parameters and MACs at one second by block; None for the dense model. Plausible rather than exact."""
-    channels = left["channels"] if left else [CHANNELS] * 7
-    found: dict[str, dict[str, int]] = {}
+    channels = remaining_shape["channels"] if remaining_shape else [CHANNELS] * 7
+    results: dict[str, dict[str, int]] = {}
     for layer, (kernel, frames) in enumerate(zip(KERNELS, FRAMES, strict=True)):
         weights = kernel * channels[layer] * (channels[layer - 1] if layer else 1)
-        found[f"feature_extractor.conv_layers.{layer}"] = {"parameters": weights, "macs": weights * frames}
-    found["feature_projection"] = {"parameters": channels[-1] * 770 + 768, "macs": channels[-1] * 768 * 49}
-    found["masked_spec_embed"] = {"parameters": 768, "macs": 0}
-    groups = GROUPS_LEFT if left else GROUPS
-    found["encoder.pos_conv_embed"] = {"parameters": groups * 294960 + 128, "macs": groups * 14745600}
-    found["encoder"] = {"parameters": 1536, "macs": 0}
+        results[f"feature_extractor.conv_layers.{layer}"] = {"parameters": weights, "macs": weights * frames}
+    results["feature_projection"] = {"parameters": channels[-1] * 770 + 768, "macs": channels[-1] * 768 * 49}
+    results["masked_spec_embed"] = {"parameters": 768, "macs": 0}
+    groups = GROUPS_LEFT if remaining_shape else GROUPS
+    results["encoder.pos_conv_embed"] = {"parameters": groups * 294960 + 128, "macs": groups * 14745600}
+    results["encoder"] = {"parameters": 1536, "macs": 0}
     for layer in range(LAYERS):
-        alive = left["heads"][layer] if left else dict.fromkeys(range(HEADS), (WIDTH, WIDTH))
-        units = left["units"][layer] if left else UNITS
+        alive = remaining_shape["heads"][layer] if remaining_shape else dict.fromkeys(range(HEADS), (WIDTH, WIDTH))
+        units = remaining_shape["units"][layer] if remaining_shape else UNITS
         if alive is not None:
             wide, deep = (sum(pair[side] for pair in alive.values()) for side in (0, 1))
             weights = 2 * 768 * (wide + deep)
             macs = 49 * weights + 49 * 49 * (wide + deep)
-            found[f"encoder.layers.{layer}.attention"] = {"parameters": weights + 3000, "macs": macs}
+            results[f"encoder.layers.{layer}.attention"] = {"parameters": weights + 3000, "macs": macs}
         if units is not None:
             weights = 2 * 768 * units
-            found[f"encoder.layers.{layer}.feed_forward"] = {"parameters": weights + units + 768, "macs": 49 * weights}
-        found[f"encoder.layers.{layer}"] = {"parameters": 3072, "macs": 0}
-    return found
+            results[f"encoder.layers.{layer}.feed_forward"] = {
+                "parameters": weights + units + 768,
+                "macs": 49 * weights,
+            }
+        results[f"encoder.layers.{layer}"] = {"parameters": 3072, "macs": 0}
+    return results
 
 
 def record() -> dict[str, Any]:
     """The whole record."""
-    left = shape()
-    before, after = blocks(None), blocks(left)
-    total = {cost: [sum(b[cost] for b in side.values()) for side in (before, after)] for cost in ("parameters", "macs")}
+    remaining_shape = shape()
+    initial, final = blocks(None), blocks(remaining_shape)
+    total = {
+        cost: [sum(b[cost] for b in side.values()) for side in (initial, final)] for cost in ("parameters", "macs")
+    }
     rng = random.Random(1)
     dips = [1.0, *(0.985 - 0.008 * i + rng.uniform(-0.006, 0.006) for i in range(LAYERS))]
     return {
@@ -124,7 +129,7 @@ def record() -> dict[str, Any]:
                 for index in range(61)
             ],
         },
-        "axes": axes(left),
+        "axes": axes(remaining_shape),
         "gates": gates(),
         "constraints": [
             {
@@ -241,7 +246,7 @@ def record() -> dict[str, Any]:
                 "cosine": dips,
             },
         ],
-        "blocks": {"before": before, "after": after},
+        "blocks": {"before": initial, "after": final},
         "phases": [
             {"name": "learn", "steps": 20000, "seconds": 40213.0},
             {"name": "choose", "steps": 0, "seconds": 2.3},
@@ -264,11 +269,11 @@ def gates() -> dict[str, Any]:
         "block": (24, 0.875),
     }
     kinds, histogram = {}, {}
-    for kind, (total, kept) in sizes.items():
-        between = [int(total * 0.002 * rng.random() * (1.5 + abs(i - 9) / 6)) for i in range(1, 19)]
-        opened = round((total - sum(between)) * kept)
-        histogram[kind] = [total - sum(between) - opened, *between, opened]
-        kinds[kind] = {"gates": total, "open": opened + sum(between[9:]), "undecided": sum(between)}
+    for kind, (total, kept_units) in sizes.items():
+        interval = [int(total * 0.002 * rng.random() * (1.5 + abs(i - 9) / 6)) for i in range(1, 19)]
+        opened = round((total - sum(interval)) * kept_units)
+        histogram[kind] = [total - sum(interval) - opened, *interval, opened]
+        kinds[kind] = {"gates": total, "open": opened + sum(interval[9:]), "undecided": sum(interval)}
     undecided = sum(kind["undecided"] for kind in kinds.values()) / sum(size for size, _ in sizes.values())
     notes = ["Closing attention block 8 took 3 open heads with it."]
     return {
@@ -283,13 +288,13 @@ def gates() -> dict[str, Any]:
 
 def metrics() -> list[dict[str, Any]]:
     """The lines of metrics.jsonl."""
-    rng, found = random.Random(4), []
+    rng, result = random.Random(4), []
     for step in range(100, 20001, 100):
         part = step / 20000
         target = 1 - 0.8 * min(part / 0.4, 1)
         lag = 0.06 * math.exp(-(((part - 0.3) / 0.2) ** 2))
         loss = 0.25 + 0.5 * math.exp(-12 * part) + 0.18 * min(part / 0.5, 1) + rng.gauss(0, 0.012)
-        found.append(
+        result.append(
             {
                 "phase": "learn",
                 "step": step,
@@ -314,50 +319,50 @@ def metrics() -> list[dict[str, Any]]:
             }
         )
         if step % 2000 == 0:
-            found.append(
+            result.append(
                 {"phase": "learn", "step": step, "validation": {"loss": loss + 0.02, "cosine": 0.97 - 0.08 * part}}
             )
     for step in range(50, 5001, 50):
         loss = 0.29 + 0.13 * math.exp(-step / 900) + rng.gauss(0, 0.006)
-        found.append({"phase": "recover", "step": step, "loss": loss, "distill": loss})
+        result.append({"phase": "recover", "step": step, "loss": loss, "distill": loss})
         if step % 1000 == 0:
-            found.append(
+            result.append(
                 {"phase": "recover", "step": step, "validation": {"loss": loss + 0.01, "cosine": 0.9 + step / 1e5}}
             )
-    return found
+    return result
 
 
 def task_record() -> dict[str, Any]:
     """The record of the same model pruned for speech recognition, fine-tuned before, with all that is learned."""
-    made = record()
-    made["task"] = {
+    created = record()
+    created["task"] = {
         "kind": "ctc",
         "headline": "wer",
         "better": "lower",
         "order": "fine-tuned first, then pruned",
         "weights": {"task": 1.0, "hidden states": 1.0, "logits": 0.5},
     }
-    for stage, wer, cer in zip(made["stages"], (0.101, 0.187, 0.123), (0.031, 0.0622, 0.039), strict=True):
+    for stage, wer, cer in zip(created["stages"], (0.101, 0.187, 0.123), (0.031, 0.0622, 0.039), strict=True):
         stage["scores"] = {"cer": cer, "wer": wer}
-    made["phases"].insert(0, {"name": "finetune", "steps": 3000, "seconds": 3600.0})
-    return made
+    created["phases"].insert(0, {"name": "finetune", "steps": 3000, "seconds": 3600.0})
+    return created
 
 
 def task_metrics() -> list[dict[str, Any]]:
     """Its metrics: fine-tuning by the task alone, then all three parts, and scores of the held-out set."""
-    found: list[dict[str, Any]] = []
+    results: list[dict[str, Any]] = []
     for phase, steps, start, end in (("finetune", 3000, 1.02, 0.101), ("recover", 5000, 0.187, 0.123)):
         for step in range(50, steps + 1, 50):
             part = math.exp(-4 * step / steps)
             parts = {"task": 0.2 + 2 * part}
             if phase == "recover":
                 parts |= {"distill": 0.29 + 0.1 * part, "logits": 0.05 + 0.2 * part}
-            found.append({"phase": phase, "step": step, "loss": sum(parts.values()), **parts})
+            results.append({"phase": phase, "step": step, "loss": sum(parts.values()), **parts})
             if step % 500 == 0:
                 wer = end + (start - end) * part
                 scores = {"loss": 0.25 + 2 * part, "wer": wer, "cer": 0.3 * wer}
-                found.append({"phase": phase, "step": step, "validation": scores})
-    return found
+                results.append({"phase": phase, "step": step, "validation": scores})
+    return results
 
 
 def sweep() -> dict[str, Any]:
@@ -366,7 +371,7 @@ def sweep() -> dict[str, Any]:
     for kind, worse in (("hard_concrete", 1.0), ("low_rank", 1.3)):
         for target in (0.8, 0.5, 0.35, 0.2):
             for seed in range(3):
-                taken = 861.0 + rng.gauss(0, 4)
+                selected_items = 861.0 + rng.gauss(0, 4)
                 rows.append(
                     {
                         "values": {"gates.kind": kind, "target": target, "seed": seed},
@@ -374,13 +379,13 @@ def sweep() -> dict[str, Any]:
                         "dense": {
                             "parameters": 94381936,
                             "macs": 6911374336,
-                            "milliseconds": taken,
+                            "milliseconds": selected_items,
                             "score": 0.101,
                         },
                         "kept": {
                             "parameters": round(94381936 * target) - rng.randint(0, 400000),
                             "macs": round(6911374336 * (target * 0.9 + 0.02) * rng.uniform(0.96, 1)),
-                            "milliseconds": taken * (0.15 + 0.8 * target) * rng.uniform(0.98, 1.02),
+                            "milliseconds": selected_items * (0.15 + 0.8 * target) * rng.uniform(0.98, 1.02),
                             "score": 0.101 + worse * 0.012 / target**1.2 - 0.012 + rng.gauss(0, 0.002),
                         },
                     }

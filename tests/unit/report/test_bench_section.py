@@ -39,10 +39,10 @@ def test_without_a_record_there_is_no_section(page: BeautifulSoup) -> None:
 
 
 def test_the_table_has_a_row_for_each_model_form_and_case(section: Section) -> None:
-    found = section(report_example.bench())
-    assert "Example Processor" in words(found)
-    assert "medians of 9 runs" in words(found)
-    rows = [[words(cell) for cell in row.select("th, td")] for row in found.select("table")[0].select("tbody tr")]
+    result = section(report_example.bench())
+    assert "Example Processor" in words(result)
+    assert "medians of 9 runs" in words(result)
+    rows = [[words(cell) for cell in row.select("th, td")] for row in result.select("table")[0].select("tbody tr")]
     assert len(rows) == 8
     assert rows[0] == [
         "example/dense as it is, random weights",
@@ -67,7 +67,9 @@ def test_bars_of_one_case_have_one_scale_and_add_up_to_the_time(section: Section
         longest = max(sum(row["blocks_ms"].values()) for row in rows)
         for picture, row in zip(box.find_all("svg"), rows, strict=True):
             widths = [float(part["width"].rstrip("%")) for part in picture.find_all("rect")]
-            assert widths == pytest.approx([100 * taken / longest for taken in row["blocks_ms"].values()], abs=1e-3)
+            assert widths == pytest.approx(
+                [100 * selected_items / longest for selected_items in row["blocks_ms"].values()], abs=1e-3
+            )
             assert [part["class"][1] for part in picture.find_all("rect")] == [f"p{i}" for i in range(6)]
 
 
@@ -91,9 +93,9 @@ def test_markup_in_names_is_shown_and_never_run(section: Section) -> None:
     record["rows"][0] |= {"name": evil, "form": evil, "dtype": evil}
     record["rows"][0]["blocks_ms"][evil] = 3.0
     record["environment"]["cpu"] = record["config"]["repeats"] = evil
-    found = section(record)
-    assert not found.find_all(["script", "img"])
-    assert evil in found.get_text()
+    result = section(record)
+    assert not result.find_all(["script", "img"])
+    assert evil in result.get_text()
 
 
 def test_a_record_without_blocks_or_rows_has_as_much_of_a_section_as_it_can(section: Section) -> None:
@@ -101,9 +103,9 @@ def test_a_record_without_blocks_or_rows_has_as_much_of_a_section_as_it_can(sect
     for row in record["rows"]:
         row["blocks_ms"] = {"rest": 0.0}
         del row["peak_mib"]
-    found = section(record)
-    assert not found.find_all("svg")
-    assert words(found.select("tbody tr")[0]).endswith("–")
+    result = section(record)
+    assert not result.find_all("svg")
+    assert words(result.select("tbody tr")[0]).endswith("–")
     assert section(record | {"rows": []}) is None
 
 

@@ -11,9 +11,24 @@ from bs4 import BeautifulSoup
 from hypothesis import given
 from hypothesis import strategies as st
 
-from secateur.report.charts import Curve, curves, differences, histogram, thin, tick_words
-from secateur.report.svg import Scale, element, inner_ticks, linear_ticks, log_ticks, text
-from secateur.report.words import amount, duration, exact, figure, milliseconds, plural, share
+from secateur.report.charts import (
+    ChartCurve,
+    difference_chart,
+    format_ticks,
+    gate_histogram,
+    line_chart,
+    thin_points,
+)
+from secateur.report.formatting import (
+    format_count,
+    format_duration,
+    format_exact,
+    format_milliseconds,
+    format_number,
+    format_percent,
+    format_si,
+)
+from secateur.report.svg import AxisScale, element, inner_ticks, linear_ticks, log_ticks, text
 
 finite = st.floats(min_value=-1e6, max_value=1e6, allow_nan=False)
 
@@ -44,26 +59,28 @@ def test_ticks_of_known_ranges() -> None:
 
 
 def test_ticks_of_one_axis_are_written_alike() -> None:
-    assert tick_words([0, 0.25, 0.5]) == ["0.00", "0.25", "0.50"]
-    assert tick_words([0, 1000, 2000]) == ["0", "1,000", "2,000"]
-    assert [plain(word) for word in tick_words([0, 5e-5, 1e-4])] == ["0", "5e-5", "1e-4"]
-    assert [plain(word) for word in tick_words([-10, 0, 10])] == ["-10", "0", "10"]
+    assert format_ticks([0, 0.25, 0.5]) == ["0.00", "0.25", "0.50"]
+    assert format_ticks([0, 1000, 2000]) == ["0", "1,000", "2,000"]
+    assert [plain(word) for word in format_ticks([0, 5e-5, 1e-4])] == ["0", "5e-5", "1e-4"]
+    assert [plain(word) for word in format_ticks([-10, 0, 10])] == ["-10", "0", "10"]
 
 
 @given(value=st.floats(min_value=0.01, max_value=100), log=st.booleans())
 def test_a_scale_is_linear_in_the_value_or_in_its_logarithm(value: float, log: bool) -> None:
-    scale = Scale(low=0.01, high=100, start=200, end=0, log=log)
+    scale = AxisScale(low=0.01, high=100, start=200, end=0, is_log=log)
     part = math.log10(value / 0.01) / 4 if log else (value - 0.01) / 99.99
     assert scale(value) == pytest.approx(200 * (1 - part), abs=1e-9)
 
 
 def test_a_scale_holds_what_is_outside_at_its_ends() -> None:
-    scale = Scale(low=0, high=1, start=10, end=20)
+    scale = AxisScale(low=0, high=1, start=10, end=20)
     assert (scale(-5), scale(7)) == (10, 20)
 
 
 def test_a_curve_goes_through_its_points() -> None:
-    chart = curves([Curve(name="a", points=((0, 0.0), (50, 0.5), (100, 1.0)))], name="x", title="t", percent=True)
+    chart = line_chart(
+        [ChartCurve(name="a", points=((0, 0.0), (50, 0.5), (100, 1.0)))], name="x", title="t", is_percent=True
+    )
     path = BeautifulSoup(chart.svg, "html.parser").select_one("path.curve")["d"]  # type: ignore[index]
     places = [tuple(map(float, pair.split())) for pair in re.split("[ML]", str(path))[1:]]
     (x0, y0), (x1, y1), (x2, y2) = places
@@ -75,17 +92,17 @@ def test_a_curve_goes_through_its_points() -> None:
 @given(st.lists(st.floats(min_value=-10, max_value=10), min_size=1, max_size=3000))
 def test_thinning_keeps_ends_and_extremes(values: list[float]) -> None:
     points = [(float(step), value) for step, value in enumerate(values)]
-    kept = thin(points, 100)
-    assert len(kept) <= 110
-    assert set(kept) <= set(points)
-    assert list(kept) == sorted(kept, key=lambda point: point[0])
-    assert (kept[0], kept[-1]) == (points[0], points[-1])
-    assert (min(p[1] for p in kept), max(p[1] for p in kept)) == (min(values), max(values))
+    kept_units = thin_points(points, 100)
+    assert len(kept_units) <= 110
+    assert set(kept_units) <= set(points)
+    assert list(kept_units) == sorted(kept_units, key=lambda point: point[0])
+    assert (kept_units[0], kept_units[-1]) == (points[0], points[-1])
+    assert (min(p[1] for p in kept_units), max(p[1] for p in kept_units)) == (min(values), max(values))
 
 
 def test_a_histogram_marks_the_undecided_and_lets_one_gate_show_beside_thousands() -> None:
     counts = [10000, *[0] * 9, 1, *[0] * 8, 400]
-    bars = BeautifulSoup(histogram(counts, name="h", title="t").svg, "html.parser").select("rect")
+    bars = BeautifulSoup(gate_histogram(counts, name="h", title="t").svg, "html.parser").select("rect")
     assert [bar["class"] for bar in bars] == [["kept"], *[["undecided"]] * 18, ["kept"]]
     heights = [float(bar["height"]) for bar in bars]
     assert heights[0] == pytest.approx(5 * heights[-1], rel=0.01)  # the square root of 25
@@ -95,7 +112,7 @@ def test_a_histogram_marks_the_undecided_and_lets_one_gate_show_beside_thousands
 
 @pytest.mark.parametrize("values", [[0.0], [0.0, 0.0], [1e-9], [math.inf, 1e-7], [math.nan, 0.0, 3.0]])
 def test_differences_of_any_size_are_drawn(values: list[float]) -> None:
-    chart = differences(values, name="d", title="t")
+    chart = difference_chart(values, name="d", title="t")
     assert len(BeautifulSoup(chart.svg, "html.parser").select("circle")) == len(values)
     assert "nan" not in re.sub(r"<desc.*?</desc>", "", str(chart.svg))
 
@@ -108,27 +125,27 @@ def test_text_and_attributes_are_escaped() -> None:
 @pytest.mark.parametrize(
     ("words", "expected"),
     [
-        (amount(94_381_936), "94.4 M"),
-        (amount(6_911_374_336, "MAC"), "6.91 GMAC"),
-        (amount(999_960), "1.00 M"),
-        (amount(900), "900"),
-        (exact(94_381_936), "94,381,936"),
-        (exact(None), "–"),
-        (share(0.2801), "28.0 %"),
-        (share(0.0001), "< 0.1 %"),
-        (share(0.0), "0.0 %"),
-        (figure(0.96949), "0.969"),
-        (figure(1234.6), "1,235"),
-        (figure(3.14e-7, 2), "3.1e-7"),
-        (figure(math.nan), "not a number"),
-        (figure(-0.5, 1), "-0.5"),
-        (milliseconds(861.4), "861 ms"),
-        (milliseconds(1240), "1.24 s"),
-        (duration(42), "42 s"),
-        (duration(312), "5 min 12 s"),
-        (duration(40213), "11 h 10 min"),
-        (plural(1, "file"), "1 file"),
-        (plural(2000, "file"), "2,000 files"),
+        (format_si(94_381_936), "94.4 M"),
+        (format_si(6_911_374_336, "MAC"), "6.91 GMAC"),
+        (format_si(999_960), "1.00 M"),
+        (format_si(900), "900"),
+        (format_exact(94_381_936), "94,381,936"),
+        (format_exact(None), "–"),
+        (format_percent(0.2801), "28.0 %"),
+        (format_percent(0.0001), "< 0.1 %"),
+        (format_percent(0.0), "0.0 %"),
+        (format_number(0.96949), "0.969"),
+        (format_number(1234.6), "1,235"),
+        (format_number(3.14e-7, 2), "3.1e-7"),
+        (format_number(math.nan), "not a number"),
+        (format_number(-0.5, 1), "-0.5"),
+        (format_milliseconds(861.4), "861 ms"),
+        (format_milliseconds(1240), "1.24 s"),
+        (format_duration(42), "42 s"),
+        (format_duration(312), "5 min 12 s"),
+        (format_duration(40213), "11 h 10 min"),
+        (format_count(1, "file"), "1 file"),
+        (format_count(2000, "file"), "2,000 files"),
     ],
 )
 def test_figures_are_written_for_people(words: str, expected: str) -> None:

@@ -18,9 +18,9 @@ from bs4 import BeautifulSoup
 
 from secateur.errors import SecateurError
 from secateur.report import write_report
-from secateur.report.record import to_record
-from secateur.report.view import view
-from secateur.report.write import render
+from secateur.report.run_view import parse_record
+from secateur.report.view import build_view
+from secateur.report.write import render_page
 
 PageOf = Callable[[dict[str, Any]], BeautifulSoup]
 SECTIONS = ["stages", "shape", "costs", "gates", "trajectories", "proof", "data", "recipe"]
@@ -123,8 +123,8 @@ def test_markup_in_metrics_is_shown_and_never_run(tmp_path: Path) -> None:
 def test_a_part_that_the_record_lacks_is_left_out(part: str, page_of: PageOf) -> None:
     record = report_example.record()
     del record[part]
-    lost = {"axes": "shape", "blocks": "costs", "verification": "proof", "stages": "stages", "data": "data"}
-    expected = [name for name in SECTIONS if name not in ("trajectories", lost.get(part))]
+    lost_value = {"axes": "shape", "blocks": "costs", "verification": "proof", "stages": "stages", "data": "data"}
+    expected = [name for name in SECTIONS if name not in ("trajectories", lost_value.get(part))]
     assert sections(page_of(record)) == expected
 
 
@@ -239,13 +239,13 @@ def test_any_part_may_be_of_any_value_and_gives_a_page_or_one_sentence() -> None
     pages = sentences = 0
     for way in [way for way in _leaves(record) if way]:
         for value in ("nan", "inf", -1, {}):
-            broken = copy.deepcopy(record)
-            part = broken
+            damaged = copy.deepcopy(record)
+            part = damaged
             for name in way[:-1]:
                 part = part[name]
             part[way[-1]] = value
             try:
-                page = render(view(to_record(broken, Path("record.json")), ()))
+                page = render_page(build_view(parse_record(damaged, Path("record.json")), ()))
             except SecateurError:
                 sentences += 1
             else:

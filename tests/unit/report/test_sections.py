@@ -9,53 +9,61 @@ import pytest
 import report_example
 from bs4 import BeautifulSoup
 
-from secateur.report.costs import stacks
-from secateur.report.gates import constraint_rows
-from secateur.report.record import Axis, Blocks, Constraint, Cost, Point, Stage, Time
-from secateur.report.shape import layers_of
-from secateur.report.stages import speed
-from secateur.report.trajectories import trajectories
+from secateur.report.costs import build_stacks
+from secateur.report.gates import build_constraint_rows
+from secateur.report.kept_units import build_layers
+from secateur.report.run_view import (
+    AxisRecord,
+    BlockCosts,
+    ConstraintRecord,
+    CostRecord,
+    MetricsPoint,
+    StageRecord,
+    TimeRecord,
+)
+from secateur.report.stages import describe_speedup
+from secateur.report.trajectories import build_trajectories
 
 PageOf = Callable[[dict[str, Any]], BeautifulSoup]
 
 
 def test_the_grid_of_heads_shows_exactly_the_kept_ones(page: BeautifulSoup) -> None:
-    left = report_example.shape()["heads"]
+    remaining_shape = report_example.shape()["heads"]
     picture = page.select_one("svg[aria-labelledby^='heads-title']")
     tips = {tip.get_text() for tip in picture.select("rect > title")}  # type: ignore[union-attr]
-    for layer, alive in enumerate(left):
+    for layer, alive in enumerate(remaining_shape):
         for head in range(report_example.HEADS) if alive is not None else ():
             name = f"layer {layer}, head {head}"
             wide, deep = alive.get(head, (0, 0))
-            kept = f"{name}: query/key {wide} of 64, value/output {deep} of 64"
-            assert (kept if head in alive else f"{name}: removed") in tips
+            kept_units = f"{name}: query/key {wide} of 64, value/output {deep} of 64"
+            assert (kept_units if head in alive else f"{name}: removed") in tips
         if alive is None:
             assert not any(tip.startswith(f"layer {layer}, head") for tip in tips)
 
 
 def test_removed_blocks_are_crossed(page: BeautifulSoup) -> None:
-    left = report_example.shape()
-    for name, gone in (
-        ("heads", sum(alive is None for alive in left["heads"])),
-        ("units", sum(units is None for units in left["units"])),
+    remaining_shape = report_example.shape()
+    for name, removed in (
+        ("heads", sum(alive is None for alive in remaining_shape["heads"])),
+        ("units", sum(units is None for units in remaining_shape["units"])),
     ):
         picture = page.select_one(f"svg[aria-labelledby^='{name}-title']")
-        assert len(picture.select("line.strike")) == gone  # type: ignore[union-attr]
+        assert len(picture.select("line.strike")) == removed  # type: ignore[union-attr]
 
 
 def test_bars_are_as_long_as_the_share_that_is_kept(page: BeautifulSoup) -> None:
     picture = page.select_one("svg[aria-labelledby^='channels-title']")
     full = [float(bar["width"]) + 2 for bar in picture.select("rect.gone")]  # type: ignore[union-attr]
-    kept = [float(bar["width"]) + 2 for bar in picture.select("rect.kept")]  # type: ignore[union-attr]
+    kept_units = [float(bar["width"]) + 2 for bar in picture.select("rect.kept")]  # type: ignore[union-attr]
     shares = [channels / 512 for channels in report_example.shape()["channels"]]
-    assert [k / f for k, f in zip(kept, full, strict=True)] == pytest.approx(shares, abs=1e-3)
+    assert [k / f for k, f in zip(kept_units, full, strict=True)] == pytest.approx(shares, abs=1e-3)
 
 
 def test_groups_of_the_positional_convolution_are_drawn_and_told(page: BeautifulSoup) -> None:
     picture = page.select_one("svg[aria-labelledby^='groups-title']")
     assert picture.select_one("title").text == "Positional convolution groups left"  # type: ignore[union-attr]
-    full, kept = (float(picture.select_one(f"rect.{kind}")["width"]) + 2 for kind in ("gone", "kept"))  # type: ignore
-    assert kept / full == pytest.approx(11 / 16, abs=1e-3)
+    full, kept_units = (float(picture.select_one(f"rect.{kind}")["width"]) + 2 for kind in ("gone", "kept"))  # type: ignore
+    assert kept_units / full == pytest.approx(11 / 16, abs=1e-3)
     assert "Groups left in the positional convolution: 11 of 16" in page.text
     assert "positional convolution groups" in page.select_one("#gates").text  # type: ignore[union-attr]
 
@@ -63,20 +71,20 @@ def test_groups_of_the_positional_convolution_are_drawn_and_told(page: Beautiful
 def test_dimensions_that_all_heads_share_count_once_for_each_head_that_is_left() -> None:
     path = "layers.0.self_attn"
     sizes = {"heads": (4, 3), "qk": (8, 5), "vo": (8, 2)}
-    found = [
-        Axis(name=f"{path}/{kind}", kind=kind, layer=0, original=before, before=before, kept=kept)
-        for kind, (before, kept) in sizes.items()
+    result = [
+        AxisRecord(name=f"{path}/{kind}", kind=kind, layer=0, original=initial, before=initial, kept=kept_units)
+        for kind, (initial, kept_units) in sizes.items()
     ]
-    (layer,) = layers_of(found)
-    assert [head.alive for head in layer.each] == [True, True, True, False]
+    (layer,) = build_layers(result)
+    assert [head.is_alive for head in layer.heads] == [True, True, True, False]
     assert (layer.query_key, layer.value_output) == ((15, 32), (6, 32))
 
 
 def test_where_heads_are_not_known_only_their_number_is_shown() -> None:
-    axis = Axis(name="encoder.layers.0.attention/heads", kind="heads", layer=0, original=4, before=4, kept=3)
-    layer = layers_of([axis])[0]
-    assert not layer.placed
-    assert [head.alive for head in layer.each] == [True, True, True, False]
+    axis = AxisRecord(name="encoder.layers.0.attention/heads", kind="heads", layer=0, original=4, before=4, kept=3)
+    layer = build_layers([axis])[0]
+    assert not layer.has_head_positions
+    assert [head.is_alive for head in layer.heads] == [True, True, True, False]
 
 
 def test_a_removed_layer_takes_its_blocks_with_it() -> None:
@@ -86,22 +94,26 @@ def test_a_removed_layer_takes_its_blocks_with_it() -> None:
         f"{path}.feed_forward/units": ("units", 8),
         f"{path}/layer": ("layer", 0),
     }
-    found = [
-        Axis(name=name, kind=kind, layer=1, original=8, before=8, kept=kept) for name, (kind, kept) in sizes.items()
+    result = [
+        AxisRecord(name=name, kind=kind, layer=1, original=8, before=8, kept=kept_units)
+        for name, (kind, kept_units) in sizes.items()
     ]
-    layer = layers_of(found)[0]
-    assert layer.gone
-    assert layer.attention_gone
-    assert [other.gone for other in layer.others] == [True]
+    layer = build_layers(result)[0]
+    assert layer.is_removed
+    assert layer.is_attention_removed
+    assert [alternative.is_removed for alternative in layer.other_blocks] == [True]
 
 
 def test_stacked_bars_are_as_long_as_the_cost_and_sum_to_it() -> None:
-    before = {
-        "feature_extractor.conv_layers.0": Cost(parameters=100),
-        "encoder.layers.0.attention": Cost(parameters=300),
+    initial = {
+        "feature_extractor.conv_layers.0": CostRecord(parameters=100),
+        "encoder.layers.0.attention": CostRecord(parameters=300),
     }
-    after = {"feature_extractor.conv_layers.0": Cost(parameters=40), "encoder.layers.0.attention": Cost(parameters=60)}
-    (stack,) = stacks(Blocks(before=before, after=after))
+    final = {
+        "feature_extractor.conv_layers.0": CostRecord(parameters=40),
+        "encoder.layers.0.attention": CostRecord(parameters=60),
+    }
+    (stack,) = build_stacks(BlockCosts(before=initial, after=final))
     widths = [
         [float(bar["width"].rstrip("%")) for bar in BeautifulSoup(bar.svg, "html.parser").select("rect")]
         for bar in stack.bars
@@ -112,9 +124,9 @@ def test_stacked_bars_are_as_long_as_the_cost_and_sum_to_it() -> None:
 
 @pytest.mark.parametrize(("counted", "met"), [(100, True), (99, True), (101, False)])
 def test_a_constraint_is_met_when_its_count_is_not_above_its_limit(counted: int, met: bool) -> None:
-    (row,) = constraint_rows([Constraint(name="a", limit=100, counted=counted, dense=500)])
-    assert row.met is met
-    assert ('class="over"' in str(row.picture)) is not met
+    (row,) = build_constraint_rows([ConstraintRecord(name="a", limit=100, counted=counted, dense=500)])
+    assert row.is_met is met
+    assert ('class="over"' in str(row.gauge)) is not met
 
 
 @pytest.mark.parametrize(
@@ -128,8 +140,10 @@ def test_a_constraint_is_met_when_its_count_is_not_above_its_limit(counted: int,
 def test_faster_is_only_said_where_the_spreads_do_not_touch(
     before: tuple[float, ...], after: tuple[float, ...], words: str
 ) -> None:
-    one, other = (Time(low_ms=low, median_ms=median, high_ms=high) for low, median, high in (before, after))
-    assert speed(one, other) == words
+    first_item, other_value = (
+        TimeRecord(low_ms=low, median_ms=median, high_ms=high) for low, median, high in (before, after)
+    )
+    assert describe_speedup(first_item, other_value) == words
 
 
 def test_seconds_are_counted_at_the_rate_of_the_record_and_without_one_at_16_khz(page_of: PageOf) -> None:
@@ -140,7 +154,7 @@ def test_seconds_are_counted_at_the_rate_of_the_record_and_without_one_at_16_khz
     text = page_of(record).get_text()
     assert "multiply-accumulates at 2\u00a0s" in text
     assert "at 8\u00a0kHz" in text
-    assert Stage(name="dense", samples=24_000).seconds == 1.5
+    assert StageRecord(name="dense", samples=24_000).seconds == 1.5
 
 
 def test_times_under_different_conditions_are_not_compared(page_of: PageOf) -> None:
@@ -181,15 +195,17 @@ def test_what_rounding_cost_is_told_by_constraint_and_by_kind(page_of: PageOf) -
 def test_each_group_of_metrics_has_its_chart_and_the_unknown_ones_theirs() -> None:
     values = {"loss": 1.0, "kept/a": 0.9, "target/a": 1.0, "lambda1/a": 0.1, "lambda2/a": 0.2, "open/heads": 0.8}
     values |= {"undecided": 0.5, "novel": 3.0, "tail/x": 1.0, "tail/y": 2.0}
-    points = [Point(phase="learn", step=step, values=values) for step in (1, 2, 3)]
-    (found,) = trajectories(points)
+    points = [MetricsPoint(phase="learn", step=step, values=values) for step in (1, 2, 3)]
+    (result,) = build_trajectories(points)
     titles = ["Loss", "Kept share against target", "Multipliers", "Open share by kind", "Undecided share of the gates"]
-    assert [chart.title for chart in found.charts] == titles
-    assert [(chart.title, len(chart.legend)) for chart in found.others] == [("novel", 1), ("tail", 2)]
-    assert [curve.style for curve in found.charts[1].legend] == ["solid", "dashed"]
+    assert [chart.title for chart in result.charts] == titles
+    assert [(chart.title, len(chart.legend)) for chart in result.other_charts] == [("novel", 1), ("tail", 2)]
+    assert [curve.style for curve in result.charts[1].legend] == ["solid", "dashed"]
 
 
 def test_a_loss_that_is_of_hidden_states_alone_is_one_line() -> None:
-    points = [Point(phase="recover", step=step, values={"loss": 1 / step, "distill": 1 / step}) for step in (1, 2)]
-    (found,) = trajectories(points)
-    assert [curve.name for curve in found.charts[0].legend] == ["hidden states"]
+    points = [
+        MetricsPoint(phase="recover", step=step, values={"loss": 1 / step, "distill": 1 / step}) for step in (1, 2)
+    ]
+    (result,) = build_trajectories(points)
+    assert [curve.name for curve in result.charts[0].legend] == ["hidden states"]

@@ -11,9 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from support import tiny_structure
 
+from secateur.architectures import wav2vec2_axes as names
 from secateur.errors import ConfigError, SelectionError
 from secateur.structure import Selection, close
-from secateur.structure import wav2vec2 as names
 from secateur.structure.axis import from_ranges, kind_of, to_ranges
 
 STRUCTURE = tiny_structure("hubert", "base")
@@ -153,13 +153,13 @@ def test_closing_twice_changes_nothing() -> None:
         axes={names.value_output(0, 1): (), names.attention_block(1): (), UNITS: (1, 2), names.channels(0): ()},
         scales={UNITS: (0.5, 2.0)},
     )
-    once = close(STRUCTURE, selection).selection
-    assert close(STRUCTURE, once).selection == once
+    original = close(STRUCTURE, selection).selection
+    assert close(STRUCTURE, original).selection == original
 
 
 def test_closing_a_removed_layer_takes_all_inside_with_it() -> None:
     closed = close(STRUCTURE, Selection(axes={names.whole_layer(2): ()})).selection
-    assert not any(kept for name, kept in closed.axes.items() if name.startswith("encoder.layers.2"))
+    assert not any(kept_units for name, kept_units in closed.axes.items() if name.startswith("encoder.layers.2"))
 
 
 def test_closing_a_removed_block_leaves_the_layers_other_block() -> None:

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from secateur.cost import Cost, Terms
 from secateur.structure import Axis, Bind, Selection, Structure, Weight
-from secateur.surgery.choose import Choice, Limit, choose
+from secateur.surgery.choose import Choice, CostLimit, choose
 
 INFINITE = float("inf")
 KINDS = ("channels", "groups", "heads", "qk", "vo", "units", "block")
@@ -46,9 +46,11 @@ def limit(
     cost: str = "parameters",
     scope: str = "whole",
     gated: frozenset[str] = frozenset(),
-) -> Limit:
+) -> CostLimit:
     name = f"{cost}-{scope}"
-    return Limit(name=name, cost=Cost.of(Terms(structure), cost=cost, scope=scope, gated=gated), share=share)
+    return CostLimit(
+        name=name, cost=Cost.from_terms(Terms(structure), cost=cost, scope=scope, gated=gated), share=share
+    )
 
 
 def scores_of(structure: Structure, kinds: Sequence[str], seed: int, shift: float = 0.0) -> Tensor:
@@ -62,5 +64,5 @@ def kept_of(structure: Structure, selection: Selection) -> list[bool]:
     return [unit in selection.axes[name] for name, axis in structure.axes.items() for unit in axis.units]
 
 
-def pick(structure: Structure, scores: Tensor, *limits: Limit, **named: Any) -> Choice:
-    return choose(structure, scores, torch.ones(structure.size), limits, **named)
+def pick(structure: Structure, scores: Tensor, *limits: CostLimit, **kwargs: Any) -> Choice:
+    return choose(structure, scores, torch.ones(structure.size), limits, **kwargs)

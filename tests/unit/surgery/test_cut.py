@@ -10,25 +10,25 @@ import torch
 import transformers
 from support import audio, build, outputs, tiny, tiny_config
 
-from secateur.arch import declare
+from secateur.architectures import wav2vec2_axes as names
 from secateur.errors import ModelError, SecateurError, SelectionError
+from secateur.hf.declare import declare
+from secateur.hf.save import atomic_folder, save_model
 from secateur.masking import attach
 from secateur.structure import Selection
-from secateur.structure import wav2vec2 as names
 from secateur.surgery import cut, load_config, load_model
-from secateur.surgery.folder import save_model, whole_folder
 
 SMALL = Selection(axes={names.heads(0): (1, 2), names.channels(0): (0, 3)})
 
 
 def test_cutting_leaves_the_model_as_it_was() -> None:
     model = build(tiny_config("wavlm", "base"))
-    before = {name: value.clone() for name, value in model.state_dict().items()}
+    initial_state = {name: value.clone() for name, value in model.state_dict().items()}
     small = cut(model, SMALL)
     with torch.no_grad():
         for parameter in small.parameters():
             parameter.zero_()
-    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+    assert all(torch.equal(value, initial_state[name]) for name, value in model.state_dict().items())
 
 
 def test_a_model_with_masks_in_it_is_refused() -> None:
@@ -84,7 +84,7 @@ def test_trimming_under_a_weighted_layer_sum_is_refused() -> None:
     [({"add_adapter": True}, "add_adapter"), ({"conv_pos_batch_norm": True}, "conv_pos_batch_norm")],
 )
 def test_a_config_that_switches_on_something_unsupported_is_refused(fields: dict[str, bool], sentence: str) -> None:
-    from secateur.arch import declare
+    from secateur.hf.declare import declare
 
     family = "wav2vec2" if "add_adapter" in fields else "hubert"
     with pytest.raises(ModelError, match=sentence):
@@ -145,7 +145,7 @@ def _fail_in(folder: Path) -> None:
 
 def test_a_folder_appears_whole_or_not_at_all(tmp_path: Path) -> None:
     folder = tmp_path / "model"
-    with pytest.raises(RuntimeError, match="stop"), whole_folder(folder) as partial:
+    with pytest.raises(RuntimeError, match="stop"), atomic_folder(folder) as partial:
         _fail_in(partial)
     assert list(folder.parent.iterdir()) == []
     save_model(folder, cut(tiny("hubert", "base"), SMALL), source=None)

@@ -24,10 +24,10 @@ class Claim:
 
     start: int
     size: int
-    stops: tuple[int, ...]
+    next_starts: tuple[int, ...]
 
 
-def claimed_layout(size: int, claim: Callable[[int], Claim | None], *, bounded: bool = True) -> Layout:
+def claimed_layout(size: int, read_claim: Callable[[int], Claim | None], *, is_bounded: bool = True) -> Layout:
     """Return the layout of a file of `size` bytes: a stream for each of the files that were joined.
 
     Args:
@@ -37,17 +37,19 @@ def claimed_layout(size: int, claim: Callable[[int], Claim | None], *, bounded: 
     """
     starts: list[int] = []
     end = size
-    there = claimed = 0
-    following: int | None = 0
-    while following is not None and (made := claim(following)) is not None:
-        starts.append(following)
-        claimed += made.size
-        there += max(0, min(made.size, size - made.start))
-        end = min(size, made.stops[0]) if made.size and not bounded else size
-        inside = (stop for stop in made.stops if following < stop < size)
-        following = next((stop for stop in inside if claim(stop) is not None), None)
-    lacking = (float(there), float(claimed)) if there < claimed else None
+    available_bytes = claimed_bytes = 0
+    next_start: int | None = 0
+    while next_start is not None and (header_claim := read_claim(next_start)) is not None:
+        starts.append(next_start)
+        claimed_bytes += header_claim.size
+        available_bytes += max(0, min(header_claim.size, size - header_claim.start))
+        end = min(size, header_claim.next_starts[0]) if header_claim.size and not is_bounded else size
+        candidates = (stop for stop in header_claim.next_starts if next_start < stop < size)
+        next_start = next((stop for stop in candidates if read_claim(stop) is not None), None)
+    shortfall = (float(available_bytes), float(claimed_bytes)) if available_bytes < claimed_bytes else None
     if len(starts) < 2 and end == size:
-        return Layout(lacking=lacking)
+        return Layout(shortfall=shortfall)
     stops = [*starts[1:], end]
-    return Layout(tuple(Stream(((start, stop),)) for start, stop in zip(starts, stops, strict=True)), lacking=lacking)
+    return Layout(
+        tuple(Stream(((start, stop),)) for start, stop in zip(starts, stops, strict=True)), shortfall=shortfall
+    )

@@ -15,20 +15,20 @@ from typing import BinaryIO, Literal
 import numpy as np
 import soundfile
 
-from secateur.data.containers.flac_frames import ends, written
+from secateur.data.containers.flac_frames import count_written_samples, frame_ends
 from secateur.data.containers.layout import Layout, Stream
-from secateur.data.containers.splice import Piece, Splice, without_front
+from secateur.data.containers.splice import Piece, SplicedFile, drop_front
 
 MAGIC = b"fLaC"
 #: Where the last byte of the 28 bits is, whose lower half is the upper end of the number of samples.
-_TOTAL = 21
-_BLOCK = 1 << 16
+_SAMPLE_COUNT_OFFSET = 21
+_BLOCK_SAMPLES = 1 << 16
 #: What a file begins with: the second is of one without any other block. No audio holds these 8 bytes by chance.
-_BEGINS = (MAGIC + b"\0\0\0\x22", MAGIC + b"\x80\0\0\x22")
+_FILE_STARTS = (MAGIC + b"\0\0\0\x22", MAGIC + b"\x80\0\0\x22")
 #: Bytes of a file that are searched at a time, and that libFLAC reads at a time.
-_SEARCHED, _BUFFER = 1 << 20, 1 << 13
+_SEARCH_BYTES, _BUFFER_BYTES = 1 << 20, 1 << 13
 #: What a frame has beside its samples, in bytes, at most.
-_FRAME = 1 << 10
+_FRAME_OVERHEAD = 1 << 10
 
 
 def flac_stream(file: BinaryIO, pieces: tuple[Piece, ...]) -> Stream:
@@ -38,37 +38,45 @@ def flac_stream(file: BinaryIO, pieces: tuple[Piece, ...]) -> Stream:
         file: The file that it is in.
         pieces: Where it lies there, from `fLaC` on.
     """
-    head = Splice(file, pieces).read(_TOTAL + 5) or b""
-    if len(head) < _TOTAL + 5:
+    head = SplicedFile(file, pieces).read(_SAMPLE_COUNT_OFFSET + 5) or b""
+    if len(head) < _SAMPLE_COUNT_OFFSET + 5:
         return Stream(pieces)
     block_size = int.from_bytes(head[10:12], "big")
-    largest = block_size * ((head[20] >> 1 & 7) + 1) * 4 + _FRAME
-    tail = _tail(Splice(file, pieces), largest)
-    claimed = (head[_TOTAL] & 15) << 32 | int.from_bytes(head[_TOTAL + 1 :], "big")
-    if claimed and (claimed in ends(tail, block_size) or written(tail, block_size) is None):
+    max_frame_bytes = block_size * ((head[20] >> 1 & 7) + 1) * 4 + _FRAME_OVERHEAD
+    tail = _read_tail(SplicedFile(file, pieces), max_frame_bytes)
+    claimed_samples = (head[_SAMPLE_COUNT_OFFSET] & 15) << 32 | int.from_bytes(head[_SAMPLE_COUNT_OFFSET + 1 :], "big")
+    if claimed_samples and (
+        claimed_samples in frame_ends(tail, block_size) or count_written_samples(tail, block_size) is None
+    ):
         return Stream(pieces)  # it is right, or the file breaks off, which will be found where it is decoded
-    front = bytes([*head[:_TOTAL], head[_TOTAL] & 0xF0]) + bytes(4)
-    behind = without_front(pieces, len(head))
-    raw = Splice(file, (front, *behind))
+    header_bytes = bytes([*head[:_SAMPLE_COUNT_OFFSET], head[_SAMPLE_COUNT_OFFSET] & 0xF0]) + bytes(4)
+    remaining_pieces = drop_front(pieces, len(head))
+    spliced_file = SplicedFile(file, (header_bytes, *remaining_pieces))
     try:
-        with soundfile.SoundFile(raw) as audio:
-            frames = count(audio)
+        with soundfile.SoundFile(spliced_file) as audio:
+            frames = count_samples(audio)
     except soundfile.LibsndfileError:
         return Stream(pieces)  # it will be refused where it is opened
     fault: Literal["cut", "damaged"] | None = None
-    place, size = raw.tell(), raw.seek(0, io.SEEK_END)
-    last = written(tail, block_size)
+    read_position, size = spliced_file.tell(), spliced_file.seek(0, io.SEEK_END)
+    written_samples = count_written_samples(tail, block_size)
     # An error ends whole streams too. Beyond a damaged frame libFLAC has read what it holds, and maybe the next frame.
-    if last is None or last != frames:
-        fault = "damaged" if last is not None or size - place > largest + _BUFFER else "cut"
-    total = bytes([front[_TOTAL] | frames >> 32]) + (frames & 0xFFFFFFFF).to_bytes(4, "big")
-    return Stream((head[:_TOTAL] + total, *behind), frames=frames, fault=fault)
+    if written_samples is None or written_samples != frames:
+        fault = (
+            "damaged"
+            if written_samples is not None or size - read_position > max_frame_bytes + _BUFFER_BYTES
+            else "cut"
+        )
+    sample_count_bytes = bytes([header_bytes[_SAMPLE_COUNT_OFFSET] | frames >> 32]) + (frames & 0xFFFFFFFF).to_bytes(
+        4, "big"
+    )
+    return Stream((head[:_SAMPLE_COUNT_OFFSET] + sample_count_bytes, *remaining_pieces), frames=frames, fault=fault)
 
 
-def _tail(raw: Splice, size: int) -> bytes:
+def _read_tail(spliced_file: SplicedFile, size: int) -> bytes:
     """Return the last `size` bytes of a file, or all of it."""
-    raw.seek(max(0, raw.seek(0, io.SEEK_END) - size))
-    return raw.read(size) or b""
+    spliced_file.seek(max(0, spliced_file.seek(0, io.SEEK_END) - size))
+    return spliced_file.read(size) or b""
 
 
 def flac_layout(file: BinaryIO, size: int, start: int) -> Layout:
@@ -77,41 +85,45 @@ def flac_layout(file: BinaryIO, size: int, start: int) -> Layout:
     Where the header says as many samples as the last frame, nothing else is read, so that the headers of a large corpus
     are soon looked at. Only a file that was joined to one of exactly its own length goes unseen by that.
     """
-    whole = flac_stream(file, ((start, size),))
-    if whole.frames is None:
+    full_stream = flac_stream(file, ((start, size),))
+    if full_stream.frames is None:
         return Layout()
-    starts = [start, *_joined(file, start + len(MAGIC))]
+    starts = [start, *_find_joined_files(file, start + len(MAGIC))]
     parts = zip(starts, [*starts[1:], size], strict=True)
-    streams = (whole,) if len(starts) == 1 else tuple(flac_stream(file, ((a, b),)) for a, b in parts)
-    return Layout(streams, open_end=streams[-1].fault == "cut")
+    streams = (
+        (full_stream,)
+        if len(starts) == 1
+        else tuple(flac_stream(file, ((part_start, part_stop),)) for part_start, part_stop in parts)
+    )
+    return Layout(streams, is_truncated=streams[-1].fault == "cut")
 
 
-def _joined(file: BinaryIO, position: int) -> Iterator[int]:
+def _find_joined_files(file: BinaryIO, position: int) -> Iterator[int]:
     """Yield where other FLAC files begin, from `position` on."""
-    kept = b""
+    overlap = b""
     file.seek(position)
-    while block := file.read(_SEARCHED):
-        block, base = kept + block, position - len(kept)
-        place = block.find(MAGIC)
-        while place >= 0:
-            if block[place : place + 8] in _BEGINS:
-                yield base + place
-            place = block.find(MAGIC, place + 1)
-        position = base + len(block)
-        kept = block[-7:]
+    while block := file.read(_SEARCH_BYTES):
+        block, block_start = overlap + block, position - len(overlap)
+        match_start = block.find(MAGIC)
+        while match_start >= 0:
+            if block[match_start : match_start + 8] in _FILE_STARTS:
+                yield block_start + match_start
+            match_start = block.find(MAGIC, match_start + 1)
+        position = block_start + len(block)
+        overlap = block[-7:]
         file.seek(position)
 
 
-def count(audio: soundfile.SoundFile) -> int:
+def count_samples(audio: soundfile.SoundFile) -> int:
     """Return the number of samples of each channel that can be decoded, from the file's position on."""
-    total = 0
+    sample_count = 0
     while True:
         # An error at the end hides how much came before it, so that is seen in what was written over.
-        block = np.full((_BLOCK, audio.channels), np.nan, dtype=np.float32)
+        block = np.full((_BLOCK_SAMPLES, audio.channels), np.nan, dtype=np.float32)
         try:
-            read = len(audio.read(out=block))
+            samples_read = len(audio.read(out=block))
         except soundfile.LibsndfileError:
-            return total + int(np.isfinite(block[:, 0]).sum())
-        total += read
-        if read < _BLOCK:
-            return total
+            return sample_count + int(np.isfinite(block[:, 0]).sum())
+        sample_count += samples_read
+        if samples_read < _BLOCK_SAMPLES:
+            return sample_count

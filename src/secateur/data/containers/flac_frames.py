@@ -12,10 +12,10 @@ import re
 
 _SYNC = re.compile(rb"(?=\xff[\xf8\xf9])")
 #: The longest header of a frame, in bytes.
-_HEADER = 16
+_HEADER_BYTES = 16
 
 
-def _table(polynomial: int, bits: int) -> list[int]:
+def _crc_table(polynomial: int, bits: int) -> list[int]:
     top, mask = 1 << bits - 1, (1 << bits) - 1
     table = []
     for byte in range(256):
@@ -26,16 +26,16 @@ def _table(polynomial: int, bits: int) -> list[int]:
     return table
 
 
-_CRC8, _CRC16 = _table(0x07, 8), _table(0x8005, 16)
+_CRC8, _CRC16 = _crc_table(0x07, 8), _crc_table(0x8005, 16)
 
 
-def ends(tail: bytes, block_size: int) -> set[int]:
+def frame_ends(tail: bytes, block_size: int) -> set[int]:
     """Return where frames in `tail` seem to end, in samples of the stream; for the arguments see `written`."""
-    heads = (tail[match.start() : match.start() + _HEADER] for match in _SYNC.finditer(tail))
-    return {end for head in heads if (end := _end(head, block_size)) is not None}
+    frame_headers = (tail[match.start() : match.start() + _HEADER_BYTES] for match in _SYNC.finditer(tail))
+    return {end for head in frame_headers if (end := _frame_end(head, block_size)) is not None}
 
 
-def written(tail: bytes, block_size: int) -> int | None:
+def count_written_samples(tail: bytes, block_size: int) -> int | None:
     """Return the number of samples up to the end of the last frame, or None where a stream does not end in a whole one.
 
     Args:
@@ -44,33 +44,33 @@ def written(tail: bytes, block_size: int) -> int | None:
     """
     tail = tail[:-128] if tail[-128:-125] == b"TAG" else tail  # ID3v1
     for match in reversed(list(_SYNC.finditer(tail))):
-        end = _end(tail[match.start() : match.start() + _HEADER], block_size)
+        end = _frame_end(tail[match.start() : match.start() + _HEADER_BYTES], block_size)
         if end is not None and _crc16(tail[match.start() :]) == 0:
             return end
     return None
 
 
-def _end(head: bytes, block_size: int) -> int | None:
+def _frame_end(head: bytes, block_size: int) -> int | None:
     """Return the number of samples up to the end of the frame of this header, or None where it is no header."""
     if len(head) < 6:
         return None
     size_code, rate_code = head[2] >> 4, head[2] & 15
-    ones = 8 - (head[4] ^ 0xFF).bit_length()  # of the number's first byte: how many bytes it has
-    place = 4 + max(1, ones)
-    if size_code == 0 or rate_code == 15 or ones in (1, 8) or any(byte >> 6 != 2 for byte in head[5:place]):
+    leading_ones = 8 - (head[4] ^ 0xFF).bit_length()  # of the number's first byte: how many bytes it has
+    position = 4 + max(1, leading_ones)
+    if size_code == 0 or rate_code == 15 or leading_ones in (1, 8) or any(byte >> 6 != 2 for byte in head[5:position]):
         return None
-    number = head[4] & (0x7F >> ones)
-    for byte in head[5:place]:
+    number = head[4] & (0x7F >> leading_ones)
+    for byte in head[5:position]:
         number = number << 6 | byte & 63
-    extra = {6: 1, 7: 2}.get(size_code, 0)
-    size = int.from_bytes(head[place : place + extra], "big") + 1
-    if not extra:
+    extra_bytes = {6: 1, 7: 2}.get(size_code, 0)
+    size = int.from_bytes(head[position : position + extra_bytes], "big") + 1
+    if not extra_bytes:
         size = 192 if size_code == 1 else 576 << size_code - 2 if size_code < 6 else 256 << size_code - 8
-    place += extra + {12: 1, 13: 2, 14: 2}.get(rate_code, 0)
-    check = 0
-    for byte in head[: place + 1]:
-        check = _CRC8[check ^ byte]
-    return None if check else (number if head[1] & 1 else number * block_size) + size
+    position += extra_bytes + {12: 1, 13: 2, 14: 2}.get(rate_code, 0)
+    crc = 0
+    for byte in head[: position + 1]:
+        crc = _CRC8[crc ^ byte]
+    return None if crc else (number if head[1] & 1 else number * block_size) + size
 
 
 def _crc16(data: bytes) -> int:

@@ -27,8 +27,8 @@ class Stream:
 
     pieces: tuple[Piece, ...] = ()
     frames: int | None = None
-    lead: int = 0
-    tail: int = 0
+    preroll: int = 0
+    tail_samples: int = 0
     fault: Literal["cut", "damaged"] | None = None
 
 
@@ -44,12 +44,12 @@ class Layout:
     """
 
     streams: tuple[Stream, ...] = (Stream(),)
-    lacking: tuple[float, float] | None = None
-    open_end: bool = False
-    gaps: bool = False
+    shortfall: tuple[float, float] | None = None
+    is_truncated: bool = False
+    has_gaps: bool = False
 
     @property
-    def damaged(self) -> bool:
+    def is_damaged(self) -> bool:
         """True where a stream is not all of what was written, for another reason than that the file is cut off."""
         return any(stream.fault == "damaged" for stream in self.streams) or any(
             stream.fault == "cut" for stream in self.streams[:-1]

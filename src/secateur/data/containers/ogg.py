@@ -14,21 +14,21 @@ from typing import BinaryIO
 
 from secateur.data.containers.flac import flac_stream
 from secateur.data.containers.layout import Layout, Stream
-from secateur.data.containers.splice import without_front
+from secateur.data.containers.splice import drop_front
 
 MAGIC = b"OggS"
-_HEADER = 27
-_FIRST, _LAST = 2, 4
+_HEADER_BYTES = 27
+_FIRST_PAGE_FLAG, _LAST_PAGE_FLAG = 2, 4
 #: What the first segment of a Vorbis stream begins with.
 _VORBIS = b"\x01vorbis"
 _FLAC = b"\x7fFLAC"
 _OPUS = b"OpusHead"
 #: Samples to decode in front of a segment of Opus. RFC 7845 asks for 80 ms; this is 100 at 48 kHz, the highest rate.
-_OPUS_LEAD = 4800
+_OPUS_PREROLL = 4800
 #: Bytes in front of the FLAC file.
-_FLAC_FRONT = 9
+_FLAC_MAPPING_BYTES = 9
 #: What is read at a time where pages are looked for, in bytes.
-_BLOCK = 1 << 16
+_BLOCK_BYTES = 1 << 16
 
 
 @dataclass(frozen=True)
@@ -46,12 +46,12 @@ class _Page:
 
     start: int
     stop: int
-    first: bool
-    last: bool
+    is_first: bool
+    is_last: bool
     stream: int
     position: int
     body: int
-    begins: bytes
+    body_head: bytes
 
 
 @dataclass
@@ -71,27 +71,27 @@ class _Link:
     vorbis: int | None = None
     flac: int | None = None
     opus: int | None = None
-    ended: dict[int, bool] = field(default_factory=dict)
+    has_last_page: dict[int, bool] = field(default_factory=dict)
     positions: tuple[int, int] = (0, 0)
     bodies: list[tuple[int, int]] = field(default_factory=list)
 
     def add(self, page: _Page, size: int) -> None:
         """Add a page; a file of `size` bytes may end in it."""
-        if page.first and page.begins.startswith(_VORBIS):
+        if page.is_first and page.body_head.startswith(_VORBIS):
             self.vorbis = page.stream
-        if page.first and page.begins.startswith(_FLAC):
+        if page.is_first and page.body_head.startswith(_FLAC):
             self.flac = page.stream
-        if page.first and page.begins.startswith(_OPUS):
+        if page.is_first and page.body_head.startswith(_OPUS):
             self.opus = page.stream
         if page.stream in (self.vorbis, self.flac, self.opus):
-            self.ended[page.stream] = page.last and page.stop <= size
+            self.has_last_page[page.stream] = page.is_last and page.stop <= size
         if page.stream == self.vorbis and page.position >= 0:
             self.positions = (self.positions[1], page.position)
         if page.stream == self.flac:
             self.bodies.append((min(page.body, size), min(page.stop, size)))
 
     @property
-    def tail(self) -> int:
+    def tail_samples(self) -> int:
         """Samples in the last page of Vorbis.
 
         That page may end in the middle of a block, which its position tells. libvorbis, sent into it, counts back from
@@ -103,57 +103,63 @@ class _Link:
 def ogg_layout(file: BinaryIO, size: int) -> Layout:
     """Return the links of an Ogg file of `size` bytes; only the headers of its pages are read."""
     links: list[_Link] = []
-    position, inside, beginning, in_page = 0, 0, False, False
-    while (page := _next_page(file, position, inside)) is not None:
-        if page.first and not beginning:
+    position, body_start, is_behind_first_page, ends_inside_page = 0, 0, False, False
+    while (page := _next_page(file, position, body_start)) is not None:
+        if page.is_first and not is_behind_first_page:
             links.append(_Link(page.start))
         if links:
             links[-1].add(page, size)
-        beginning, position, inside = page.first, page.stop, page.body
-        in_page = page.stop > size
+        is_behind_first_page, position, body_start = page.is_first, page.stop, page.body
+        ends_inside_page = page.stop > size
     if not links:
-        return Layout(open_end=in_page)  # it will be refused where it is opened
+        return Layout(is_truncated=ends_inside_page)  # it will be refused where it is opened
     stops = [*(link.start for link in links[1:]), size]
     streams = []
     for link, stop in zip(links, stops, strict=True):
         if link.flac is not None:
-            streams.append(flac_stream(file, without_front(link.bodies, _FLAC_FRONT)))
+            streams.append(flac_stream(file, drop_front(link.bodies, _FLAC_MAPPING_BYTES)))
         else:
-            lead = _OPUS_LEAD if link.opus is not None else 0
-            streams.append(Stream(((link.start, stop),) if len(links) > 1 else (), lead=lead, tail=link.tail))
-    cut = in_page or not all(ended for link in links for ended in link.ended.values()) or streams[-1].fault == "cut"
-    return Layout(tuple(streams), open_end=cut)
+            preroll = _OPUS_PREROLL if link.opus is not None else 0
+            streams.append(
+                Stream(((link.start, stop),) if len(links) > 1 else (), preroll=preroll, tail_samples=link.tail_samples)
+            )
+    is_truncated = (
+        ends_inside_page
+        or not all(has_ended for link in links for has_ended in link.has_last_page.values())
+        or streams[-1].fault == "cut"
+    )
+    return Layout(tuple(streams), is_truncated=is_truncated)
 
 
-def _next_page(file: BinaryIO, position: int, inside: int) -> _Page | None:
+def _next_page(file: BinaryIO, position: int, body_start: int) -> _Page | None:
     """Return the next page from `position` on, behind any bytes that are no page.
 
     Where there is none at `position`, the page in front, whose segments start at `inside`, may have been cut off.
     """
-    head = _read(file, position, _HEADER + 255)
+    head = _read_at(file, position, _HEADER_BYTES + 255)
     if head[:4] != MAGIC:
-        position, head = inside, _read(file, inside, _HEADER + 255)
+        position, head = body_start, _read_at(file, body_start, _HEADER_BYTES + 255)
     while head[:4] != MAGIC:
-        if len(head) < _HEADER:
+        if len(head) < _HEADER_BYTES:
             return None
-        offset = _read(file, position, _BLOCK).find(MAGIC, 1)
-        position += offset if offset > 0 else _BLOCK - len(MAGIC)
-        head = _read(file, position, _HEADER + 255)
-    if len(head) < _HEADER:
+        offset = _read_at(file, position, _BLOCK_BYTES).find(MAGIC, 1)
+        position += offset if offset > 0 else _BLOCK_BYTES - len(MAGIC)
+        head = _read_at(file, position, _HEADER_BYTES + 255)
+    if len(head) < _HEADER_BYTES:
         return None
-    body = _HEADER + head[26]
+    body = _HEADER_BYTES + head[26]
     return _Page(
         start=position,
-        stop=position + body + sum(head[_HEADER:body]),
-        first=bool(head[5] & _FIRST),
-        last=bool(head[5] & _LAST),
+        stop=position + body + sum(head[_HEADER_BYTES:body]),
+        is_first=bool(head[5] & _FIRST_PAGE_FLAG),
+        is_last=bool(head[5] & _LAST_PAGE_FLAG),
         stream=int.from_bytes(head[14:18], "little"),
         position=int.from_bytes(head[6:14], "little", signed=True),
         body=position + body,
-        begins=head[body : body + 8],
+        body_head=head[body : body + 8],
     )
 
 
-def _read(file: BinaryIO, position: int, size: int) -> bytes:
+def _read_at(file: BinaryIO, position: int, size: int) -> bytes:
     file.seek(position)
     return file.read(size)

@@ -12,7 +12,7 @@ from typing import BinaryIO
 Piece = bytes | tuple[int, int]
 
 
-class Splice(io.RawIOBase):
+class SplicedFile(io.RawIOBase):
     """A read-only file made of pieces of another one, in the order given."""
 
     def __init__(self, file: BinaryIO, pieces: Sequence[Piece]) -> None:
@@ -39,33 +39,33 @@ class Splice(io.RawIOBase):
     def readinto(self, buffer: memoryview) -> int:  # type: ignore[override]
         """Fill `buffer` as far as the pieces go; return the number of bytes."""
         view = memoryview(buffer).cast("B")
-        filled = 0
+        filled_bytes = 0
         index = bisect_right(self._starts, self._position) - 1
-        while filled < len(view) and index < len(self._pieces):
-            inside = self._position - self._starts[index]
-            wanted = min(len(view) - filled, self._starts[index + 1] - self._position)
-            part = self._part(self._pieces[index], inside, wanted)
-            view[filled : filled + len(part)] = part
-            filled += len(part)
+        while filled_bytes < len(view) and index < len(self._pieces):
+            piece_offset = self._position - self._starts[index]
+            read_size = min(len(view) - filled_bytes, self._starts[index + 1] - self._position)
+            part = self._read_part(self._pieces[index], piece_offset, read_size)
+            view[filled_bytes : filled_bytes + len(part)] = part
+            filled_bytes += len(part)
             self._position += len(part)
-            if len(part) < wanted:  # the file became shorter
+            if len(part) < read_size:  # the file became shorter
                 break
             index += 1
-        return filled
+        return filled_bytes
 
-    def _part(self, piece: Piece, start: int, size: int) -> bytes:
+    def _read_part(self, piece: Piece, start: int, size: int) -> bytes:
         if isinstance(piece, bytes):
             return piece[start : start + size]
         self._file.seek(piece[0] + start)
         return self._file.read(size)
 
 
-def without_front(pieces: Sequence[Piece], size: int) -> tuple[Piece, ...]:
+def drop_front(pieces: Sequence[Piece], size: int) -> tuple[Piece, ...]:
     """Return pieces without their first `size` bytes."""
-    rest = []
+    remaining_pieces = []
     for piece in pieces:
         length = len(piece) if isinstance(piece, bytes) else piece[1] - piece[0]
         if length > size:
-            rest.append(piece[size:] if isinstance(piece, bytes) else (piece[0] + size, piece[1]))
+            remaining_pieces.append(piece[size:] if isinstance(piece, bytes) else (piece[0] + size, piece[1]))
         size = max(0, size - length)
-    return tuple(rest)
+    return tuple(remaining_pieces)

@@ -1,0 +1,1 @@
+"""Tables of axes, one file for each group of Hugging Face architectures."""

@@ -1,0 +1,10 @@
+"""wav2vec 2.0 (and XLS-R, MMS)."""
+
+from __future__ import annotations
+
+from secateur.architectures.blocks import Table, encoder
+
+
+def declare(table: Table) -> None:
+    """The shared rows are all there is."""
+    encoder(table)

@@ -1,0 +1,309 @@
+"""Measured time and memory of models side by side: all in one process, in turn, under the same settings.
+
+The measuring is done by processes of its own, `python -m secateur.benchmarking.bench`.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import statistics
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from functools import partial
+from itertools import product
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from secateur.benchmarking.block_timer import BLOCK_KINDS, block_timer, timed_blocks
+from secateur.benchmarking.isolated_process import measure_in_subprocess, serve
+from secateur.benchmarking.timing import interleave_timings
+from secateur.errors import ConfigError
+from secateur.records.files import environment
+
+if TYPE_CHECKING:
+    from torch import Tensor
+    from transformers import PreTrainedModel
+
+    from secateur.structure import Structure
+
+logger = logging.getLogger(__name__)
+
+DTYPES = {"fp32": "float32", "bf16": "bfloat16"}
+FORMS = ("as it is", "for_inference")
+_MAX_SECONDS = 3600.0  # seconds
+
+
+@dataclass(frozen=True, kw_only=True)
+class BenchConfig:
+    """What is measured.
+
+    Attributes:
+        models: Folders, config files or hub ids; the first is what the others are compared with. Of a folder that has
+            no weights the shape is measured, with random ones.
+        forms: ``as it is``, ``for_inference``.
+        seconds: Audio lengths.
+        batches: Batch sizes.
+        dtypes: ``fp32``, ``bf16``.
+        threads: Numbers of threads of the processor; none given is what torch takes.
+        repeats: Measurements of each model in each case.
+        tuned: Keep large buffers in the process, and let float32 products take the faster library where that is as
+            exact, as `prune` does; else leave the process as it is.
+        memory: Whether peak memory is measured too, each in a process of its own.
+    """
+
+    models: tuple[str, ...]
+    forms: tuple[str, ...] = FORMS
+    seconds: tuple[float, ...] = (10.0,)
+    batches: tuple[int, ...] = (1,)
+    dtypes: tuple[str, ...] = ("fp32",)
+    threads: tuple[int, ...] = ()
+    repeats: int = 9
+    tuned: bool = True
+    memory: bool = True
+
+    def __post_init__(self) -> None:
+        problems = [
+            f"{name}: got {value}, allowed is above 0."
+            for name, values in (("batch", self.batches), ("repeats", (self.repeats,)))
+            for value in values
+            if value < 1
+        ]
+        problems += [
+            f"seconds: got {value:g}, allowed is above 0 and at most {_MAX_SECONDS:g}."
+            for value in self.seconds
+            if not 0 < value <= _MAX_SECONDS
+        ]
+        unknown_dtypes = [name for name in self.dtypes if name not in DTYPES]
+        problems += [f"dtype: got {name!r}, allowed are {', '.join(DTYPES)}." for name in unknown_dtypes]
+        cores = int(environment()["cores"])
+        problems += [
+            f"threads: got {value}, allowed is 1 to {cores}, the cores that this process may use."
+            for value in self.threads
+            if not 1 <= value <= cores
+        ]
+        names = [str(Path(name).resolve()) if Path(name).exists() else name for name in self.models]
+        values_by_field: dict[str, Sequence[Any]] = {"model": names, "seconds": self.seconds, "batch": self.batches}
+        for field_name, values in (values_by_field | {"dtype": self.dtypes, "threads": self.threads}).items():
+            duplicates = sorted({str(value) for value in values if values.count(value) > 1})
+            if duplicates:
+                problems.append(f"{field_name}: got {duplicates[0]} twice, allowed is once.")
+        if problems:
+            raise ConfigError(" ".join(problems))
+
+
+def bench(config: BenchConfig) -> dict[str, Any]:
+    """Measure every model, as it is and in its inference-only form, and write down on what.
+
+    Returns:
+        A record. Of each row `real_time_factor` is the median time over the length of one utterance, and `throughput`
+        the seconds of audio in a second of time, over the whole batch.
+
+    Raises:
+        SecateurError: A model cannot be loaded, or a measuring process failed.
+    """
+    job = asdict(config)
+    time_record = _measure(config, job | {"kind": "time", "sample_rates": _check_sample_rates(config)})
+    rows = time_record["rows"]
+    if config.memory:
+        for row in rows:
+            logger.info("memory of %s, %s", row["model"], row["form"])
+            row["peak_mib"] = _measure(config, job | {"kind": "memory", "row": row})["peak_mib"]
+    return {"format": 1, "kind": "bench", **time_record, "config": job}
+
+
+def _check_sample_rates(config: BenchConfig) -> dict[str, int]:
+    """Return the sampling rate of each model; raise a SecateurError for what would only come up while measuring."""
+    from secateur.hf.declare import declare
+    from secateur.hf.feature_extractor import read_sample_rate
+    from secateur.inference import INFERENCE_MODEL_TYPES
+    from secateur.surgery import load_config
+
+    sample_rates: dict[str, int] = {}
+    for name in config.models:
+        structure = declare(load_config(name))
+        sample_rates[name] = read_sample_rate(name)
+        if structure.model_type not in INFERENCE_MODEL_TYPES and FORMS[1] in config.forms:
+            logger.warning("%s has no inference-only form: it is measured as it is", name)
+            if FORMS[0] not in config.forms:
+                raise ConfigError(f"forms: got {FORMS[1]!r}, allowed is {FORMS[0]!r}: {name!r} has no other.")
+        min_samples, sample_rate = structure.shortest, sample_rates[name]
+        short_lengths = [seconds for seconds in config.seconds if round(sample_rate * seconds) < min_samples]
+        if short_lengths:
+            raise ConfigError(
+                f"seconds: got {short_lengths[0]:g}, allowed is at least {min_samples / sample_rate:g}: one frame of {name!r} needs "
+                f"{min_samples} samples."
+            )
+    return sample_rates
+
+
+def _measure(config: BenchConfig, job: dict[str, Any]) -> dict[str, Any]:
+    return measure_in_subprocess(
+        "secateur.benchmarking.bench", job, threads=max(config.threads, default=None), tuned=config.tuned
+    )
+
+
+def _measure_time(job: dict[str, Any]) -> dict[str, Any]:
+    """Every model and form in every case, interleaved."""
+    import torch
+
+    from secateur.hf.declare import declare
+    from secateur.inference import INFERENCE_MODEL_TYPES
+    from secateur.surgery import load_config
+
+    rows: list[dict[str, Any]] = []
+    environment_record = environment()  # before threads are set
+    names = short_names(job["models"])
+    structures = {name: declare(load_config(name)) for name in job["models"]}
+    rates = job["sample_rates"]
+    cases = list(product(job["threads"] or [torch.get_num_threads()], job["seconds"], job["batches"]))
+    for dtype in job["dtypes"]:
+        models = {
+            (name, form): _load(name, form, dtype)
+            for name in job["models"]
+            for form in job["forms"]
+            if form == FORMS[0] or structures[name].model_type in INFERENCE_MODEL_TYPES
+        }
+        for threads, seconds, batch in cases:
+            torch.set_num_threads(threads)
+            case = {"seconds": seconds, "batch": batch, "dtype": dtype, "threads": threads}
+            audio = {key: make_audio(structures[key[0]], rates[key[0]], seconds, batch, dtype) for key in models}
+            with torch.inference_mode():
+                runs = {json.dumps(key): partial(_forward, model, audio[key]) for key, model in models.items()}
+                timings = interleave_timings(runs, repeats=job["repeats"], warmup=2)
+                blocks = {key: _measure_blocks(model, audio[key], job["repeats"]) for key, model in models.items()}
+            reference_ms = timings[json.dumps((job["models"][0], job["forms"][0]))].median_ms
+            for key in models:
+                timing = timings[json.dumps(key)]
+                rows.append(
+                    {
+                        "model": key[0],
+                        "name": names[key[0]],
+                        "form": key[1],
+                        "weights": "random" if _has_no_weights(key[0]) else "loaded",
+                        **case,
+                        "sample_rate": rates[key[0]],
+                        **asdict(timing),
+                        "real_time_factor": timing.median_ms / 1e3 / seconds,
+                        "throughput": batch * seconds / (timing.median_ms / 1e3),
+                        "ratio": reference_ms / timing.median_ms,
+                        "blocks_ms": blocks[key],
+                    }
+                )
+    return {"rows": rows, "environment": environment_record}
+
+
+def short_names(models: Sequence[str]) -> dict[str, str]:
+    """The ends of some paths, two folders long, or as long as it takes to tell them apart."""
+    longest = max(len(Path(name).parts) for name in models)
+    for count in range(2, longest + 1):
+        names = {name: "/".join(Path(name).parts[-count:]) for name in models}
+        if len(set(names.values())) == len(names):
+            return names
+    return {name: name for name in models}
+
+
+def _measure_memory(job: dict[str, Any]) -> dict[str, Any]:
+    """The most that one model and its activations take in one case, above a process that has only loaded torch."""
+    import torch
+
+    from secateur.hf.declare import declare
+
+    row = job["row"]
+    torch.set_num_threads(row["threads"])
+    baseline_kib = _process_memory_kib("VmRSS")
+    model = _load(row["model"], row["form"], row["dtype"])
+    structure = declare(model.config)
+    audio = make_audio(structure, row["sample_rate"], row["seconds"], row["batch"], row["dtype"])
+    _reset_peak_memory()
+    with torch.inference_mode():
+        for _ in range(2):
+            _forward(model, audio)
+    peak_kib = _process_memory_kib("VmHWM")
+    return {"peak_mib": None if baseline_kib is None or peak_kib is None else (peak_kib - baseline_kib) / 1024}
+
+
+def _load(name: str, form: str, dtype: str) -> PreTrainedModel:
+    """The encoder of a model in one of its forms."""
+    import torch
+
+    from secateur.architectures.registry import encoder_config
+    from secateur.hf.models import build_model
+    from secateur.inference import for_inference
+    from secateur.masking.attach import encoder_of
+    from secateur.surgery import load_config, load_model
+
+    if _has_no_weights(name):
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            config = encoder_config(load_config(name))
+            model: Any = build_model(config)
+    else:
+        model = load_model(name)
+    encoder: Any = encoder_of(model).eval().to(getattr(torch, DTYPES[dtype]))
+    encoder.requires_grad_(False)
+    return for_inference(encoder) if form == "for_inference" else encoder
+
+
+def _has_no_weights(name: str) -> bool:
+    from secateur.hf.weight_files import find_weights_file
+
+    folder = Path(name)
+    return folder.suffix == ".json" or (folder.is_dir() and find_weights_file(folder) is None)
+
+
+def make_audio(structure: Structure, sample_rate: int, seconds: float, batch: int, dtype: str) -> Tensor:
+    """Return random audio at a rate in hertz as a model hears it: (B, S), or (B, positions, width) of features."""
+    import torch
+
+    shape = structure.input_shape(batch, round(sample_rate * seconds))
+    values = torch.randn(shape, generator=torch.Generator().manual_seed(0))
+    return values.to(getattr(torch, DTYPES[dtype]))
+
+
+def _forward(model: Any, audio: Tensor) -> Tensor:
+    return model(audio).last_hidden_state  # type: ignore[no-any-return]
+
+
+def _measure_blocks(model: Any, audio: Tensor, repeats: int) -> dict[str, float]:
+    """Median milliseconds in each kind of block, and in all else."""
+    kinds = [BLOCK_KINDS[path.rpartition(".")[2]] for path in timed_blocks(model)]
+    passes: list[dict[str, float]] = []
+    with block_timer(model) as block_times:
+        for _ in range(repeats + 1):
+            start = time.perf_counter()
+            _forward(model, audio)
+            total_seconds = time.perf_counter() - start
+            kind_seconds = dict.fromkeys(kinds, 0.0)
+            for path, block_seconds in block_times.items():
+                kind_seconds[BLOCK_KINDS[path.rpartition(".")[2]]] += block_seconds
+            passes.append({**kind_seconds, "rest": total_seconds - sum(kind_seconds.values())})
+    return {name: 1e3 * statistics.median(pass_times[name] for pass_times in passes[1:]) for name in passes[0]}
+
+
+def _process_memory_kib(field: str) -> int | None:
+    """A size of this process in KiB, from ``/proc``; None where that is not."""
+    try:
+        lines = Path("/proc/self/status").read_text().splitlines()
+    except OSError:
+        return None
+    return next((int(line.split()[1]) for line in lines if line.startswith(f"{field}:")), None)
+
+
+def _reset_peak_memory() -> None:
+    """Give back what loading needed, and begin to watch the peak anew."""
+    import ctypes
+    import gc
+
+    gc.collect()
+    try:
+        ctypes.CDLL(None).malloc_trim(0)
+        Path("/proc/self/clear_refs").write_text("5")
+    except (OSError, AttributeError):
+        logger.warning("the peak of memory while loading cannot be forgotten here, and is counted")
+
+
+if __name__ == "__main__":
+    sys.exit(serve(lambda job: (_measure_time if job["kind"] == "time" else _measure_memory)(job)))

@@ -1,0 +1,54 @@
+"""Time spent in the blocks of an encoder while it runs, by where they lie in the stock classes."""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+#: Kinds of blocks whose time is told apart, by the last word of their path.
+BLOCK_KINDS = {
+    "feature_extractor": "front end",
+    "subsampling": "front end",
+    "feature_projection": "projection",
+    "pos_conv_embed": "positional conv",
+    "attention": "attention",
+    "self_attn": "attention",
+    "conv_module": "convolution",
+    "conv": "convolution",
+    "feed_forward": "feed-forward",
+    "feed_forward1": "feed-forward",
+    "feed_forward2": "feed-forward",
+    "ffn1": "feed-forward",
+    "ffn2": "feed-forward",
+}
+_BLOCK_PATH = re.compile(rf"(encoder\.)?(layers\.\d+\.)?({'|'.join(BLOCK_KINDS)})")
+
+
+def timed_blocks(model: Any) -> dict[str, Any]:
+    """The blocks of a base model by module path."""
+    return {path: module for path, module in model.named_modules() if _BLOCK_PATH.fullmatch(path)}
+
+
+@contextmanager
+def block_timer(model: Any) -> Iterator[dict[str, float]]:
+    """Seconds that each block took in the last forward pass, by module path, while the context lasts."""
+    block_seconds: dict[str, float] = {}
+    start_times: dict[str, float] = {}
+    hooks = []
+    for name, module in timed_blocks(model).items():
+
+        def start_timer(*_: Any, name: str = name) -> None:
+            start_times[name] = time.perf_counter()
+
+        def stop_timer(*_: Any, name: str = name) -> None:
+            block_seconds[name] = time.perf_counter() - start_times[name]
+
+        hooks += [module.register_forward_pre_hook(start_timer), module.register_forward_hook(stop_timer)]
+    try:
+        yield block_seconds
+    finally:
+        for hook in hooks:
+            hook.remove()

@@ -1,0 +1,130 @@
+"""Measuring in a process of its own: glibc's malloc and the number of threads are settled when a process starts.
+
+The process reads a job from its standard input, and writes lines of JSON to its output: how far it is, and at last what
+it found.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from secateur.benchmarking.process_settings import MALLOC_SETTINGS, tune_products
+from secateur.errors import SecateurError
+
+#: Settings of the process, where the environment does not say otherwise.
+PROCESS_SETTINGS = {
+    # Threads that wait sleep rather than spin, as under the command line: beside another busy process spinning makes
+    # everything many times slower.
+    "OMP_WAIT_POLICY": "PASSIVE",
+    # oneDNN keeps the kernels of the last 1024 shapes that it met and makes others anew each time, which takes longer
+    # than running them: models that take turns must not push each other's out.
+    "ONEDNN_PRIMITIVE_CACHE_CAPACITY": "65536",
+}
+
+#: Told with (steps done, steps in all).
+StepCallback = Callable[[int, int], None]
+
+
+def measure_in_subprocess(
+    module: str, job: Mapping[str, Any], *, threads: int | None, tuned: bool, on_step: StepCallback | None = None
+) -> dict[str, Any]:
+    """What a process of its own measured.
+
+    Args:
+        module: Run by ``python -m``; it calls `serve`.
+        job: For it, as plain JSON.
+        threads: Of the processor; None takes what torch takes.
+        tuned: Keep large buffers in the process, and let float32 products take the faster library where that is as
+            exact; else leave the process as it is.
+        on_step: Told how far it is.
+
+    Raises:
+        SecateurError: It failed, or was ended.
+    """
+    process_environment = {name: value for name, value in os.environ.items() if name not in MALLOC_SETTINGS}
+    process_environment = PROCESS_SETTINGS | process_environment | (MALLOC_SETTINGS if tuned else {})
+    if threads is not None:
+        process_environment |= {"OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads)}
+    # -P: what lies in the current folder is no part of the measuring.
+    command = [sys.executable, "-P", "-W", "ignore", "-m", module]
+    message: dict[str, Any] = {}
+    with (
+        tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace") as error_output,
+        subprocess.Popen(
+            command,
+            env=process_environment,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=error_output,
+            text=True,
+        ) as process,
+    ):
+        assert process.stdin is not None
+        assert process.stdout is not None
+        try:
+            process.stdin.write(json.dumps({"job": job, "threads": threads, "tuned": tuned}))
+            process.stdin.close()
+            for line in process.stdout:
+                message = _parse_message(line)
+                if "step" in message and on_step is not None:
+                    on_step(*message["step"])
+        except BaseException:
+            process.kill()
+            raise
+        code = process.wait()
+        error_output.seek(0)
+        last_line = (error_output.read().strip().splitlines() or ["without a word"])[-1]
+    if code < 0:
+        raise SecateurError(
+            f"The measuring process was ended by signal {-code}; 9 most often means that memory ran out: "
+            "measure shorter audio or smaller batches."
+        )
+    if "error" in message:
+        raise SecateurError(message["error"])
+    if "found" not in message:
+        raise SecateurError(f"The measuring process failed: {last_line}")
+    return message["found"]  # type: ignore[no-any-return]
+
+
+def serve(measure: Callable[[dict[str, Any]], dict[str, Any]]) -> int:
+    """Do the job that stands in the standard input, under the settings that it names; the process's exit code."""
+    import torch
+
+    request = json.loads(sys.stdin.read())
+    if request["threads"] is not None:
+        torch.set_num_threads(request["threads"])
+    try:
+        if request["tuned"]:
+            tune_products()
+        response: dict[str, Any] = {"found": measure(request["job"])}
+    except SecateurError as error:
+        response = {"error": str(error)}
+    except Exception as error:  # memory that cannot be had, for one; the parent says it in a sentence
+        response = {"error": f"Measuring failed: {' '.join(str(error).split())[:300] or type(error).__name__}"}
+    _write_message(response)
+    return 0
+
+
+def report_step(completed_steps: int, steps: int) -> None:
+    """Tell the process that waits how far this one is."""
+    _write_message({"step": [completed_steps, steps]})
+
+
+def _write_message(message: dict[str, Any]) -> None:
+    sys.stdout.write(json.dumps(message) + "\n")
+    sys.stdout.flush()
+
+
+def _parse_message(line: str) -> dict[str, Any]:
+    """A line of the process; empty for what a library printed."""
+    try:
+        value = json.loads(line)
+    except json.JSONDecodeError:
+        return {}
+    return value if isinstance(value, dict) else {}

@@ -1,0 +1,5 @@
+"""Measured times of an architecture's blocks on this machine, for the cost `latency`."""
+
+from secateur.benchmarking.latency.find import load_or_measure_table
+
+__all__ = ["load_or_measure_table"]

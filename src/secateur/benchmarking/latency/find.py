@@ -1,0 +1,174 @@
+"""The table of an architecture's latencies: measured once, kept in the cache under all that decides it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+from collections.abc import Mapping
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+from secateur.benchmarking.isolated_process import PROCESS_SETTINGS, StepCallback, measure_in_subprocess
+from secateur.cache import cache_folder
+from secateur.cost.latency_table import Conditions, LatencyTable
+from secateur.data.corpus import SAMPLE_RATE
+from secateur.errors import ConfigError, SecateurError
+from secateur.records.files import environment, plain, write_json
+
+logger = logging.getLogger(__name__)
+
+#: Folders of this package whose code decides how fast a model is, or how that is measured.
+_HASHED_FOLDERS = ("inference", "modules", "evaluate/latency")
+#: Fields of a config that decide nothing about time.
+_IGNORED_FIELDS = (
+    "_name_or_path",
+    "architectures",
+    "dtype",
+    "id2label",
+    "label2id",
+    "torch_dtype",
+    "transformers_version",
+)
+
+
+def load_or_measure_table(
+    config: Any, conditions: Conditions, *, sample_rate: int = SAMPLE_RATE, on_step: StepCallback | None = None
+) -> LatencyTable:
+    """Return the table of the architecture that a config is of, cut or not, from the cache or measured now.
+
+    Args:
+        config: A model's config, of a supported family.
+        conditions: What is measured under.
+        sample_rate: Hertz, of the audio that the model takes.
+        on_step: Told how far the measuring is.
+
+    Raises:
+        ConfigError: The conditions cannot be had on this machine, or blocks of this family are not measured.
+        SecateurError: Measuring failed.
+    """
+    _check_family(config)
+    conditions = _resolve_conditions(config, conditions, sample_rate)
+    architecture = dense_architecture(config)
+    key_fields = table_key_fields(architecture, conditions, sample_rate)
+    path = cache_folder("latency") / f"{_hash_fields(key_fields)}.json"
+    table = _load_cached(path, key_fields)
+    if table is None:
+        table = _measure_table(architecture, conditions, key_fields, on_step)
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            write_json(path, table.to_json())
+        except OSError as error:
+            logger.warning("the table of latencies is not kept for other runs: %s", error)
+    return table
+
+
+def _check_family(config: Any) -> None:
+    from secateur.architectures.registry import stock_type
+    from secateur.inference import INFERENCE_MODEL_TYPES
+
+    model_type = stock_type(config.model_type)
+    if model_type not in INFERENCE_MODEL_TYPES:
+        raise ConfigError(
+            f"There is no cost 'latency' for {model_type} models; there is for {', '.join(INFERENCE_MODEL_TYPES)}."
+        )
+
+
+def dense_architecture(config: Any) -> dict[str, Any]:
+    """Fields of the stock config of the first, dense model; the same for all that were cut from it."""
+    fields: dict[str, Any] = plain(config.to_dict())
+    original = (fields.pop("secateur", None) or {}).get("original", {})
+    fields |= original
+    return {name: value for name, value in sorted(fields.items()) if name not in _IGNORED_FIELDS}
+
+
+def table_key_fields(architecture: Mapping[str, Any], conditions: Conditions, sample_rate: int) -> dict[str, Any]:
+    """Return all that decides what a table holds: machine, versions, settings, architecture, conditions, rate."""
+    machine = environment()
+    return {
+        "cpu": machine["cpu"],
+        "cores": machine["cores"],
+        "platform": machine["platform"],
+        "versions": {name: machine["versions"][name] for name in ("torch", "transformers")},
+        "code": _code_hash(),
+        "settings": {name: os.environ.get(name, value) for name, value in PROCESS_SETTINGS.items()},
+        "conditions": asdict(conditions),
+        "sample_rate": sample_rate,
+        "architecture": dict(architecture),
+    }
+
+
+def _resolve_conditions(config: Any, conditions: Conditions, sample_rate: int) -> Conditions:
+    """Conditions with the number of threads written out.
+
+    Raises:
+        ConfigError: More threads than cores, or audio too short for one frame.
+    """
+    import torch
+
+    from secateur.hf.declare import declare
+
+    cores = int(environment()["cores"])
+    threads = conditions.threads or torch.get_num_threads()
+    if threads > cores:
+        raise ConfigError(
+            f"latency.threads: got {threads}, allowed is 1 to {cores}, the cores that this process may use."
+        )
+    min_samples = declare(config).shortest
+    if round(sample_rate * conditions.seconds) < min_samples:
+        raise ConfigError(
+            f"latency.seconds: got {conditions.seconds:g}, allowed is at least {min_samples / sample_rate:g}: one frame "
+            f"needs {min_samples} samples."
+        )
+    return replace(conditions, threads=threads)
+
+
+def _code_hash() -> str:
+    """A hash of the code that decides how fast a model is."""
+    package_root = Path(__file__).parents[2]
+    digest = hashlib.sha256()
+    for folder in _HASHED_FOLDERS:
+        for path in sorted((package_root / folder).rglob("*.py")):
+            digest.update(path.relative_to(package_root).as_posix().encode() + b"\0" + path.read_bytes() + b"\0")
+    return digest.hexdigest()[:16]
+
+
+def _hash_fields(key_fields: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(key_fields, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def _load_cached(path: Path, key_fields: Mapping[str, Any]) -> LatencyTable | None:
+    """The table in a file of the cache; None when there is none, or none to be trusted."""
+    if not path.exists():
+        return None
+    try:
+        table = LatencyTable.load(path)
+        if plain(table.decides) == plain(key_fields):
+            return table
+        reason = "it was measured for something else"
+    except (SecateurError, OSError) as error:
+        reason = str(error).removeprefix(f"{path}: ").rstrip(".")
+    logger.warning("the cached table of latencies %s is left aside and measured anew: %s", path, reason)
+    return None
+
+
+def _measure_table(
+    architecture: Mapping[str, Any], conditions: Conditions, key_fields: Mapping[str, Any], on_step: StepCallback | None
+) -> LatencyTable:
+    """The table of what a process of its own measures now."""
+    from secateur.benchmarking.latency.fit import fit_table_parts, predicted_to_measured
+
+    logger.info("measuring the latency of blocks, %s", conditions)
+    job = {"architecture": dict(architecture), "sample_rate": key_fields["sample_rate"], **asdict(conditions)}
+    rows = measure_in_subprocess(
+        "secateur.benchmarking.latency.measure",
+        job,
+        threads=conditions.threads,
+        tuned=conditions.tuned,
+        on_step=on_step,
+    )["rows"]
+    parts, errors = fit_table_parts(architecture, rows)
+    table = LatencyTable(model_type=architecture["model_type"], conditions=conditions, decides=key_fields, **parts)
+    return replace(table, agreement={"fitted": errors, "whole": predicted_to_measured(architecture, rows, table)})

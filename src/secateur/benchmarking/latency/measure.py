@@ -1,0 +1,99 @@
+"""Times of every block of every shape that a table of latencies is made from, measured in a process of its own.
+
+Shapes take turns, round by round, so that a stretch in which the machine is slow falls on all of them alike; a block's
+time is the median over rounds, as `bench` takes it, whose sums are near the medians of sums (those of minima are not).
+"""
+
+from __future__ import annotations
+
+import statistics
+import sys
+import time
+from collections.abc import Mapping
+from typing import Any
+
+from secateur.benchmarking.bench import make_audio
+from secateur.benchmarking.block_timer import block_timer
+from secateur.benchmarking.isolated_process import report_step, serve
+from secateur.benchmarking.latency.shapes import ModelShape, shapes_to_measure
+
+ROUNDS = 7
+DTYPES = {"fp32": "float32", "bf16": "bfloat16"}
+
+
+def measure(job: Mapping[str, Any]) -> dict[str, Any]:
+    """Milliseconds of every block of every shape, and of what lies between blocks.
+
+    Args:
+        job: ``architecture``, ``sample_rate`` and the fields of `Conditions`.
+
+    Returns:
+        ``rows``: of each shape its widths, and ``ms`` by module path, with ``rest`` and ``whole``.
+    """
+    import torch
+
+    from secateur.hf.declare import declare
+
+    measured_shapes = shapes_to_measure(job["architecture"])
+    models = [build_model_of_shape(shape, job["architecture"], job["dtype"]) for shape in measured_shapes]
+    structure = declare(models[0].config)
+    audio = make_audio(structure, job["sample_rate"], job["seconds"], job["batch"], job["dtype"])
+    times: list[dict[str, list[float]]] = [{} for _ in models]
+    rounds, step = job.get("rounds", ROUNDS), 0
+    with torch.inference_mode():
+        for round_index in range(rounds + 1):  # the first one warms up
+            for model, block_times in zip(models, times, strict=True):
+                for name, seconds in _forward(model, audio).items():
+                    block_times.setdefault(name, []).extend([1e3 * seconds] if round_index else [])
+                step += 1
+                report_step(step, len(models) * (rounds + 1))
+    rows = [
+        {
+            "name": shape.name,
+            "channels": shape.channels,
+            "groups": shape.groups,
+            "heads": shape.heads,
+            "units": shape.units,
+            "ms": {name: statistics.median(values) for name, values in block_times.items()},
+        }
+        for shape, block_times in zip(measured_shapes, times, strict=True)
+    ]
+    return {"rows": rows}
+
+
+def build_model_of_shape(shape: ModelShape, architecture: Mapping[str, Any], dtype: str) -> Any:
+    """A model of that shape with random weights, in its inference-only form."""
+    import torch
+
+    from secateur.hf.configs import stock_config
+    from secateur.hf.declare import declare
+    from secateur.hf.models import build_model
+    from secateur.inference import for_inference
+    from secateur.structure import close
+    from secateur.surgery.cut import cut_config
+
+    fields = dict(architecture) | {"num_hidden_layers": len(shape.units)}
+    if shape.name == "front end":  # what stands behind it is not measured, and need not fill the memory
+        fields |= {"num_conv_pos_embeddings": 2}
+    if shape.name in ("front end", "positions"):
+        fields |= {"intermediate_size": 1}
+    dense = stock_config(fields.pop("model_type"), fields)
+    structure = declare(dense)
+    config = cut_config(dense, structure, close(structure, shape.selection(structure)).selection)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model = build_model(config)
+    return for_inference(model.eval().requires_grad_(False).to(getattr(torch, DTYPES[dtype])))
+
+
+def _forward(model: Any, audio: Any) -> dict[str, float]:
+    """Seconds of one forward pass by block."""
+    with block_timer(model) as block_seconds:
+        start = time.perf_counter()
+        model(audio)
+        total_seconds = time.perf_counter() - start
+    return {**block_seconds, "rest": total_seconds - sum(block_seconds.values()), "whole": total_seconds}
+
+
+if __name__ == "__main__":
+    sys.exit(serve(measure))

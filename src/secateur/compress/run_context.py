@@ -1,0 +1,348 @@
+"""What every phase of a run needs: teacher, structure, costs, audio."""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import cached_property, partial
+from importlib.resources import files
+from pathlib import Path
+from typing import cast
+
+import torch
+from transformers import PreTrainedConfig, PreTrainedModel
+
+from secateur.compress.audio_batches import AudioFeed, MicroBatch, held_out_micro_batches, split_held_out
+from secateur.compress.config import PruneConfig
+from secateur.compress.regularization import check_regularization
+from secateur.compress.step import CostTarget
+from secateur.compress.targets import (
+    check_cost_targets,
+    check_new_head,
+    cost_targets_of,
+    make_student_model,
+    needs_new_head,
+    pruned_axes,
+    pruned_structure,
+)
+from secateur.cost.latency_table import LatencyTable
+from secateur.data.corpus import Corpus, Skip
+from secateur.data.input_features import InputFeatures
+from secateur.data.open import open_corpus
+from secateur.engine import check_compiler, check_tensorboard, process
+from secateur.errors import ConfigError, DataError, ModelError
+from secateur.hf.extra_weights import ExtraWeights
+from secateur.hf.feature_extractor import load_input_features
+from secateur.hf.hub_files import find_file
+from secateur.hf.load import LoadedCheckpoint, load_checkpoint, with_head
+from secateur.losses.layer_mapping import teacher_layers
+from secateur.masking.attach import encoder_of
+from secateur.nn.norm import leave_padding_out
+from secateur.structure import Structure
+from secateur.surgery.choose import CostLimit
+from secateur.surgery.comparison import inference_mode, random_audio, run_model
+from secateur.tasks import EncoderInfo, Task, build_task
+from secateur.tasks.base import filter_short_audio
+
+logger = logging.getLogger(__name__)
+
+#: The name of the teacher that ships with the package.
+TINY_MODEL = "tiny"
+
+
+def model_path(model: str) -> str | Path:
+    """The folder or hub id that a recipe's `model` stands for."""
+    return Path(str(files("secateur") / "teacher")) if model == TINY_MODEL else model
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunContext:
+    """The fixed part of a run.
+
+    Attributes:
+        source: The teacher's folder or hub id.
+        teacher: The dense model, frozen, with its head; with a task, the task's.
+        task: What is learned beside or instead of imitating the teacher, with a head of its own as it is before that.
+        new_head: Whether the teacher's head is new and has learned nothing.
+        extra: Weights beside the teacher's encoder and head, in the file that it came from.
+        notes: What was left out of the audio or the model's file, or mended, in sentences.
+        structure: Of what is pruned: the teacher's encoder, factorised where the recipe asks for it, and of its head
+            where that is pruned.
+        table: Measured times of its blocks; None where no constraint is on latency.
+        bounds: The constraints with their costs.
+        train: Training audio.
+        held: Held-out audio.
+        hearing: How the teacher hears audio.
+        equal: Whether the crops of a step have one length.
+    """
+
+    config: PruneConfig
+    source: str | Path
+    teacher: PreTrainedModel
+    structure: Structure
+    table: LatencyTable | None
+    cost_targets: tuple[CostTarget, ...]
+    train: Corpus
+    held_out: Corpus
+    input_features: InputFeatures
+    equal_lengths: bool
+    task: Task | None
+    has_new_head: bool
+    extra: ExtraWeights
+    notes: tuple[str, ...]
+
+    @cached_property
+    def feed(self) -> AudioFeed:
+        """Training audio as micro-batches."""
+        return AudioFeed(
+            self.train,
+            self.structure,
+            self.config.batching,
+            seed=self.config.seed,
+            input_features=self.input_features,
+            equal_lengths=self.equal_lengths,
+            task=self.task,
+            world=process().num_processes,
+        )
+
+    def make_student(self) -> PreTrainedModel:
+        """What is pruned, with weights that learn."""
+        return make_student_model(self.teacher, self.config.factorise).requires_grad_(True)
+
+    def held_out_batches(self) -> list[MicroBatch]:
+        """Held-out audio as micro-batches."""
+        return held_out_micro_batches(
+            self.held_out,
+            self.structure,
+            seconds=self.config.validation.seconds,
+            max_seconds=self.config.batching.longest,
+            input_features=self.input_features,
+            task=self.task,
+            seed=self.config.seed,
+        )
+
+    def cost_limits(self) -> list[CostLimit]:
+        """The constraints by count."""
+        return [CostLimit(name=b.constraint.name, cost=b.cost, share=b.share) for b in self.cost_targets]
+
+
+def prepare_run(
+    config: PruneConfig,
+    *,
+    make_latency_table: Callable[[PreTrainedConfig, int], LatencyTable],
+    has_learned_gates: bool = False,
+) -> RunContext:
+    """Load the teacher, open the audio, and check that every constraint can be met.
+
+    Args:
+        config: The recipe.
+        table: Where measured times of the teacher's blocks come from, given its config and its sampling rate; asked
+            last, and only for a constraint on latency.
+        learned: Whether gates have learned already, so that each has a verdict that needs no constraint.
+
+    Raises:
+        SecateurError: A part is missing, unfit, or a target cannot be reached; told before anything is trained.
+    """
+    phases = config.phases
+    if any(phase.compile for phase in phases.values()):
+        check_compiler()
+    if any(phase.tensorboard for phase in phases.values()):
+        check_tensorboard()
+    source = model_path(config.model)
+    checkpoint = _load_teacher(config, source)
+    teacher = checkpoint.model.requires_grad_(False)
+    for name, phase in phases.items():
+        check_regularization(teacher, phase, phase=name)
+    structure = pruned_structure(config, teacher.config)
+    _check_finite(teacher, structure, config.model)
+    gated_axes = frozenset() if needs_new_head(config, structure) else pruned_axes(config, structure)
+    if config.distill is not None:
+        teacher_layers(config.distill.pairing, len(list(structure.of_kinds(("layer",)))))
+    input_features = load_input_features(source, structure)
+    train, held_out_corpus, notes = _open_audio(config, input_features.sample_rate)
+    task = None
+    if config.task is None:
+        train, train_notes = filter_corpus(None, train, structure)
+        held_out_corpus, held_out_notes = filter_corpus(None, held_out_corpus, structure)
+        notes = (*notes, *train_notes, *held_out_notes)
+    else:
+        encoder_info = EncoderInfo(
+            input_features=input_features, structure=structure, find_file=partial(find_file, source)
+        )
+        task = build_task(
+            config.task, source=source, model_config=teacher.config, corpus=train, encoder_info=encoder_info
+        )
+        train, train_notes = filter_corpus(task, train, structure, max_seconds=config.batching.longest)
+        held_out_corpus, held_out_notes = filter_corpus(task, held_out_corpus, structure)
+        if not task.new_head:
+            checkpoint.require_intact()
+        notes = (
+            *notes,
+            *_head_notes(task, teacher, config.model),
+            *train_notes,
+            *held_out_notes,
+            *_short_mask_notes(config, train, structure),
+        )
+        teacher = _add_task_head(config, teacher, task).requires_grad_(False)
+        if task.new_head:
+            headless_structure, structure = structure, pruned_structure(config, teacher.config)
+            gated_axes = (
+                gated_axes
+                if structure.axes.keys() == headless_structure.axes.keys()
+                else pruned_axes(config, structure)
+            )
+            check_new_head(config, structure)
+    needs_latency_table = any(constraint.cost == "latency" for constraint in config.targeted_constraints)
+    latency_table = make_latency_table(teacher.config, input_features.sample_rate) if needs_latency_table else None
+    cost_targets = cost_targets_of(config, structure, gated_axes, latency_table, input_features.sample_rate)
+    check_cost_targets(config, structure, cost_targets, gated_axes, has_learned_gates=has_learned_gates)
+    context = RunContext(
+        config=config,
+        source=source,
+        teacher=teacher,
+        structure=structure,
+        table=latency_table,
+        cost_targets=cost_targets,
+        train=train,
+        held_out=held_out_corpus,
+        input_features=input_features,
+        equal_lengths=structure.sees_padding if task is None else not task.needs_full_utterance,
+        task=task,
+        has_new_head=task is not None and task.new_head,
+        extra=checkpoint.extra,
+        notes=(*checkpoint.notes, *notes),
+    )
+    _ = context.feed, context.held_out_batches()  # too little audio, or too short, is told now
+    return context
+
+
+def _check_finite(teacher: PreTrainedModel, structure: Structure, name: str) -> None:
+    """Raise a ModelError where a model with finite weights gives NaN or infinite hidden states for noise."""
+    generator = torch.Generator().manual_seed(0)
+    with inference_mode(teacher):
+        audio = random_audio(structure, max(8000, structure.shortest), teacher.dtype, generator)
+        states = run_model(cast(PreTrainedModel, encoder_of(teacher)), audio).hidden_states
+    if not all(bool(torch.isfinite(state).all()) for state in states):
+        raise ModelError(
+            f"The model {name!r} gives NaN or infinite values for noise, although its weights are finite: they are too "
+            "large, or not those that its config describes."
+        )
+
+
+def _load_teacher(config: PruneConfig, source: str | Path) -> LoadedCheckpoint:
+    """Return the teacher's checkpoint, without a head that is damaged where the run has no use for one."""
+    checkpoint = load_checkpoint(source)
+    ignores_head = config.task is None or config.task.kind == "best_rq"
+    return checkpoint.drop_damaged_head() if ignores_head else checkpoint
+
+
+def filter_corpus(
+    task: Task | None, corpus: Corpus, structure: Structure, *, max_seconds: float = math.inf
+) -> tuple[Corpus, tuple[str, ...]]:
+    """Return the utterances of a corpus that can be learned from; the rest is told.
+
+    Args:
+        task: What they are for; None: of any that gives a frame the hidden states can be imitated.
+        corpus: All of them.
+        structure: Of the encoder, for frame counts.
+        longest: Seconds above which those are left out that the task could learn from as a whole alone.
+
+    Returns:
+        The corpus, and what was left out of it or mended, in sentences.
+    """
+
+    def count_frames(samples: int) -> int:
+        return structure.lengths(samples)[-1]
+
+    filtered = filter_short_audio(corpus, count_frames) if task is None else task.filter(corpus, count_frames)
+    max_samples = (max_seconds if task is not None and task.needs_full_utterance else math.inf) * corpus.sample_rate
+    long_utterances = [utterance for utterance in filtered.corpus.utterances if utterance.samples > max_samples]
+    if long_utterances and len(long_utterances) == len(filtered.corpus.utterances):
+        raise DataError(
+            f"Every utterance of {corpus.name!r} is longer than batching.longest, {max_seconds:g} s, and with a "
+            "task none can be cropped: raise it."
+        )
+    corpus_notes = [*filtered.notes] + (
+        [f"{len(long_utterances)} utterances above {max_seconds:g} s left out"] if long_utterances else []
+    )
+    notes = tuple(f"{corpus.name}: {note}" for note in corpus_notes)
+    for note in notes:
+        logger.warning("%s", note)
+    reason = f"is longer than batching.longest, {max_seconds:g} s"
+    skipped = (
+        *filtered.corpus.skipped,
+        *filtered.skipped,
+        *(Skip(utterance.path, reason) for utterance in long_utterances),
+    )
+    return replace(filtered.corpus.select(lambda utterance: utterance.samples <= max_samples), skipped=skipped), notes
+
+
+def _short_mask_notes(config: PruneConfig, train: Corpus, structure: Structure) -> tuple[str, ...]:
+    """Return how many utterances get shorter masks of time than the recipe asks for, in a sentence for each length."""
+    settings = [phase.regularise for phase in config.phases.values() if phase.regularise.time_masks]
+    frames = [structure.lengths(utterance.samples)[-1] for utterance in train.utterances] if settings else []
+    notes = []
+    for length in sorted({regularization.time_mask_length for regularization in settings}):
+        short_count = sum(count < 2 * length for count in frames)
+        if short_count:
+            notes.append(
+                f"{train.name}: {short_count} of {len(frames)} utterances have fewer than {2 * length} frames, and get time "
+                f"masks of half their frames instead of {length}"
+            )
+    for note in notes:
+        logger.warning("%s", note)
+    return tuple(notes)
+
+
+def _head_notes(task: Task, teacher: PreTrainedModel, model: str) -> tuple[str, ...]:
+    """Return what becomes of a model's head, in sentences."""
+    notes: tuple[str, ...] = ()
+    if encoder_of(teacher) is not teacher and (task.new_head or not task.head_class):
+        reason = "this task has a new one" if task.head_class else "this task leaves a bare encoder"
+        notes = (f"the head of {model!r}, a {type(teacher).__name__}, is left out, since {reason}",)
+    for note in (*task.notes, *notes):
+        logger.warning("%s", note)
+    return (*task.notes, *notes)
+
+
+def _add_task_head(config: PruneConfig, teacher: PreTrainedModel, task: Task) -> PreTrainedModel:
+    """The dense model with the head of a task, its own where it has one, and a front end that leaves padding out."""
+    if not task.head_class and config.distill is not None and config.distill.logits is not None:
+        raise ConfigError("distill.logits: this task leaves a bare encoder, which has none to imitate; set it to null.")
+    if task.new_head:
+        if config.distill is not None and config.distill.logits is not None and config.finetune is None:
+            raise ConfigError(
+                f"distill.logits: {config.model!r} has no head for this task to imitate; fine-tune it first, by "
+                "'finetune'."
+            )
+        if not config.task_weight and config.finetune is None:
+            raise ConfigError(
+                f"task_weight: got 0, but {config.model!r} has no head for this task yet, and a new one would learn "
+                "nothing; give the task's loss a weight, or fine-tune first, by 'finetune'."
+            )
+        logger.info("%s gets a new head for the task", config.model)
+        teacher = with_head(teacher, task.head_class, task.fields(), seed=config.seed) if task.head_class else teacher
+        task.init_head(teacher)
+    elif task.head_class == "ForCTC":
+        teacher.config.update(task.fields())  # its blank, where the config names none that it could be
+    leave_padding_out(encoder_of(teacher))
+    return teacher
+
+
+def _open_audio(config: PruneConfig, sample_rate: int) -> tuple[Corpus, Corpus, tuple[str, ...]]:
+    """Return training and held-out audio at a rate in hertz, and what was left out of both, in sentences."""
+    corpus = open_corpus(config.data, sample_rate=sample_rate)
+    if config.validation.data is not None:
+        try:
+            return corpus, open_corpus(config.validation.data, sample_rate=sample_rate), ()
+        except DataError as error:
+            raise DataError(f"validation.data: {error}") from None
+    train, held_out_corpus = split_held_out(corpus, seconds=config.validation.seconds)
+    unused_count = len(corpus) - len(train) - len(held_out_corpus)
+    if not unused_count:
+        return train, held_out_corpus, ()
+    note = f"{corpus.name}: {unused_count} utterances of test splits neither learned from nor held out"
+    logger.info("%s", note)
+    return train, held_out_corpus, (note,)

@@ -1,0 +1,104 @@
+"""Parameters, MACs and predicted time of a model by block, for `profile` and the report."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+
+from secateur.cost.expected import COSTS, FactorizedForm, Terms, indicator
+from secateur.cost.latency_table import LatencyTable
+from secateur.cost.predicted_time import LatencyPredictor
+from secateur.structure import Selection, Structure
+
+#: Kinds of axes whose modules are told apart, and what has no such axis but is told apart, too.
+_BLOCK_AXIS_KINDS = ("block", "layer", "channels")
+POSITIONAL_CONV = "encoder.pos_conv_embed"
+
+#: The block of what belongs to none.
+REST_BLOCK = "rest"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Breakdown:
+    """What a model costs, in all and by block.
+
+    Attributes:
+        parameters: Parameters of the base model, without a task head.
+        head: Parameters of a transducer's head; 0 without one. They stand in no block and no scope.
+        macs: Multiply-accumulates at `samples` samples.
+        latency: Predicted milliseconds; None without a table of measured times.
+        samples: Audio length that the MACs are for.
+        frames: Output frames at that length.
+        blocks: Parameters and MACs by block, in the order of the data, and with a table the predicted milliseconds.
+        scopes: The same by scope.
+        convention: What the MACs count.
+    """
+
+    parameters: int
+    head: int
+    macs: int
+    latency: float | None
+    samples: int
+    frames: int
+    blocks: dict[str, dict[str, float]]
+    scopes: dict[str, dict[str, int]]
+    convention: str
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain JSON."""
+        return asdict(self)
+
+
+def breakdown(
+    structure: Structure, *, samples: int, selection: Selection | None = None, table: LatencyTable | None = None
+) -> Breakdown:
+    """The cost of a structure, whole or cut by a selection; with predicted times where a table is given."""
+    terms = Terms(structure)
+    kept_units = indicator(structure, selection.axes if selection else {})
+    form: FactorizedForm = "cheaper" if selection else "factorized"
+    sizes = terms.sizes(kept_units, form)
+    blocks: dict[str, dict[str, float]] = {}
+    head = 0
+    for cost in COSTS:
+        factors = terms.unit_costs(cost, samples, lambda term, use: True)
+        values = (sizes * factors).to(torch.float64).tolist()
+        for term, value in zip(terms.terms, values, strict=True):
+            path = term.weight.name if term.weight else term.use.module if term.use else ""
+            if structure.in_head(path):
+                head += round(value)
+                continue
+            block = blocks.setdefault(_block_of_path(structure, path), dict.fromkeys(COSTS, 0))
+            block[cost] += round(value)
+    times = LatencyPredictor(terms, table) if table is not None else None
+    if times is not None:
+        for path, value in zip(times.paths, times(kept_units, form).tolist(), strict=True):
+            block = blocks.setdefault(_block_of_path(structure, path) or REST_BLOCK, dict.fromkeys(COSTS, 0))
+            block["latency"] = block.get("latency", 0.0) + value
+    scopes = {
+        scope: {
+            cost: round(sum(values[cost] for block, values in blocks.items() if structure.in_scope(block, scope)))
+            for cost in COSTS
+        }
+        for scope in ("whole", "encoder", "frontend")
+    }
+    return Breakdown(
+        parameters=scopes["whole"]["parameters"],
+        head=head,
+        macs=scopes["whole"]["macs"],
+        latency=None if times is None else sum(block.get("latency", 0.0) for block in blocks.values()),
+        samples=samples,
+        frames=structure.lengths(samples)[-1],
+        blocks=blocks,
+        scopes=scopes,
+        convention=structure.convention,
+    )
+
+
+def _block_of_path(structure: Structure, path: str) -> str:
+    """The block that a parameter or module belongs to: the innermost block, convolution or layer, or the first word."""
+    prefix = path
+    while prefix and not any(name in structure.axes for name in (f"{prefix}/{kind}" for kind in _BLOCK_AXIS_KINDS)):
+        prefix = prefix.rpartition(".")[0]
+    return prefix or (POSITIONAL_CONV if structure.in_scope(path, POSITIONAL_CONV) else path.partition(".")[0])

@@ -1,0 +1,233 @@
+"""A table of measured times: milliseconds of every block of an architecture, as functions of its widths."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from itertools import pairwise
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from secateur.errors import ConfigError, SecateurError
+from secateur.records.files import plain, read_json, to_line
+from secateur.schema import Problems, build
+
+_MAX_SECONDS = 3600.0  # seconds
+
+
+@dataclass(frozen=True, kw_only=True)
+class Conditions:
+    """What latency is measured under: the inference-only form of the model (`for_inference`), on the CPU."""
+
+    seconds: float = 10.0
+    """length of each recording"""
+    batch: int = 1
+    threads: int | None = None
+    """of the processor; None takes what torch takes"""
+    dtype: Literal["fp32", "bf16"] = "fp32"
+    tuned: bool = True
+    """large buffers stay in the process and float32 products take the faster library where that is as exact, as in
+    `bench`; False leaves both as they are"""
+
+    def __post_init__(self) -> None:
+        if not 0 < self.seconds <= _MAX_SECONDS:
+            raise ConfigError(f"seconds: got {self.seconds:g}, allowed is above 0 and at most {_MAX_SECONDS:g}.")
+        for name in ("batch", "threads"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ConfigError(f"{name}: got {value}, allowed is at least 1.")
+
+    @property
+    def audio(self) -> float:
+        """Seconds of audio in one measurement."""
+        return self.seconds * self.batch
+
+    def __str__(self) -> str:
+        threads = "" if self.threads is None else f", {self.threads} thread{'s' if self.threads > 1 else ''}"
+        settings = "tuned" if self.tuned else "default"
+        return f"{self.batch} x {self.seconds:g} s, {self.dtype}{threads}, {settings} settings"
+
+
+@dataclass(frozen=True, kw_only=True)
+class LatencyCurve:
+    """Milliseconds at some widths, linear in between.
+
+    Attributes:
+        widths: From 0 to the dense model's, ascending.
+        ms: At each width, ascending.
+    """
+
+    widths: tuple[float, ...]
+    ms: tuple[float, ...]
+
+    def __post_init__(self) -> None:
+        _check_grid(self.widths)
+        if len(self.ms) != len(self.widths):
+            raise ConfigError(f"{len(self.widths)} widths need as many times, got {len(self.ms)}.")
+        _check_times(self.ms)
+
+    def interpolate(self, width: Tensor) -> Tensor:
+        """Any shape -> milliseconds of the same shape, with a graph to the widths."""
+        interval, fraction = _locate(self.widths, width)
+        values = torch.tensor(self.ms, dtype=torch.float64)
+        return values[interval] * (1 - fraction) + values[interval + 1] * fraction
+
+
+@dataclass(frozen=True, kw_only=True)
+class LatencySurface:
+    """Milliseconds over a grid of inputs and outputs, bilinear in between.
+
+    Attributes:
+        inputs: From 0 to the dense model's, ascending.
+        outputs: From 0 to the dense model's, ascending.
+        ms: At each pair, 0 without outputs and ascending along both: (inputs, outputs).
+    """
+
+    inputs: tuple[float, ...]
+    outputs: tuple[float, ...]
+    ms: tuple[tuple[float, ...], ...]
+
+    def __post_init__(self) -> None:
+        _check_grid(self.inputs)
+        _check_grid(self.outputs)
+        if len(self.ms) != len(self.inputs) or any(len(row) != len(self.outputs) for row in self.ms):
+            raise ConfigError(f"A grid of {len(self.inputs)} x {len(self.outputs)} widths needs a time for each.")
+        columns = list(zip(*self.ms, strict=True))
+        for times in [*self.ms, *columns[1:]]:
+            _check_times(times)
+        if any(columns[0]):
+            raise ConfigError(f"A convolution without outputs takes no time, got {list(columns[0])}.")
+
+    def interpolate(self, inputs: Tensor, outputs: Tensor) -> Tensor:
+        """Two tensors of one shape -> milliseconds of the same shape, with a graph to both."""
+        row, row_fraction = _locate(self.inputs, inputs)
+        column, column_fraction = _locate(self.outputs, outputs)
+        values = torch.tensor(self.ms, dtype=torch.float64)
+        lower_values, upper_values = (
+            values[row_index, column] * (1 - column_fraction) + values[row_index, column + 1] * column_fraction
+            for row_index in (row, row + 1)
+        )
+        return lower_values * (1 - row_fraction) + upper_values * row_fraction
+
+
+@dataclass(frozen=True, kw_only=True)
+class AttentionTime:
+    """Milliseconds of an attention block: what it takes with any head, and what each of its heads adds.
+
+    Attributes:
+        block: A block with heads, whatever they are.
+        run: Each run of heads of equal dimensions, which are computed together.
+        head: Each head, whatever its dimensions.
+        query_key: By a head's query/key dimensions, its share of the projections included; 0 at 0.
+        value_output: By a head's value/output dimensions; 0 at 0.
+    """
+
+    block: float
+    run: float
+    head: float
+    query_key: LatencyCurve
+    value_output: LatencyCurve
+
+    def __post_init__(self) -> None:
+        _check_nonnegative(block=self.block, run=self.run, head=self.head)
+        for name, curve in (("query_key", self.query_key), ("value_output", self.value_output)):
+            if curve.ms[0]:
+                raise ConfigError(f"{name}: no dimensions take no time, got {curve.ms[0]}.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class LatencyTable:
+    """Measured times of the blocks of one architecture on one machine.
+
+    Attributes:
+        model_type: Stock model type of the architecture.
+        conditions: What they were measured under, threads resolved.
+        first_convolution: By its outputs; at 0 what the front end takes besides.
+        convolutions: Of each later front-end layer, by inputs and outputs.
+        projection: The feature projection, by the last layer's channels; at 0 what it takes besides.
+        positional: The positional convolution, by its groups; at 0 what it takes besides.
+        attention: Of one layer.
+        feed_forward: Of one layer, by units; at 0 what a block with any unit takes besides.
+        layer: Norms and residuals of one layer.
+        rest: All else.
+        decides: What a cached table is found by: machine, versions, architecture, conditions.
+        agreement: Predicted over measured time: of the measured parts, and of whole models measured beside them.
+        format: Of the file.
+    """
+
+    model_type: str
+    conditions: Conditions
+    first_convolution: LatencyCurve
+    convolutions: tuple[LatencySurface, ...]
+    projection: LatencyCurve
+    positional: LatencyCurve
+    attention: AttentionTime
+    feed_forward: LatencyCurve
+    layer: float
+    rest: float
+    decides: Mapping[str, Any]
+    agreement: Mapping[str, Any] = field(default_factory=dict)
+    format: Literal[1] = 1
+
+    def __post_init__(self) -> None:
+        _check_nonnegative(layer=self.layer, rest=self.rest)
+
+    @property
+    def identity(self) -> str:
+        """Sixteen hexadecimal digits that stand for all that is in the table."""
+        numbers = json.loads(to_line(self), parse_int=float)  # 4 and 4.0 are the same width
+        return hashlib.sha256(to_line(numbers).encode()).hexdigest()[:16]
+
+    @property
+    def machine(self) -> str:
+        """The processor that was measured."""
+        return str(self.decides.get("cpu", "an unknown processor"))
+
+    @classmethod
+    def load(cls, path: str | Path) -> LatencyTable:
+        """A table read from a file.
+
+        Raises:
+            SecateurError: The file is missing, or is not such a table.
+        """
+        data = read_json(path)
+        problems = Problems()
+        table = build(cls, data, "", problems)
+        if problems.messages:
+            raise SecateurError(f"{path}: not a table of latencies: {problems.messages[0]}")
+        assert isinstance(table, cls)
+        return table
+
+    def to_json(self) -> Any:
+        """Plain JSON; `load` reads it back as it was, to the last bit."""
+        return plain(self)
+
+
+def _locate(grid: tuple[float, ...], width: Tensor) -> tuple[Tensor, Tensor]:
+    """The interval of the grid that each width lies in, and how far into it: two tensors of the widths' shape."""
+    knots = torch.tensor(grid, dtype=torch.float64)
+    interval = (torch.searchsorted(knots, width.detach(), right=True) - 1).clamp(0, len(grid) - 2)
+    return interval, (width - knots[interval]) / (knots[interval + 1] - knots[interval])
+
+
+def _check_grid(widths: tuple[float, ...]) -> None:
+    if len(widths) < 2 or widths[0] != 0 or any(b <= a for a, b in pairwise(widths)):
+        raise ConfigError(f"Widths go from 0 up, got {list(widths)}.")
+
+
+def _check_times(times: tuple[float, ...]) -> None:
+    is_rising = all(b > a for a, b in pairwise(times))
+    if not (times[0] >= 0 and times[-1] < math.inf and is_rising):
+        raise ConfigError(f"Times rise with widths, got {list(times)}.")
+
+
+def _check_nonnegative(**times: float) -> None:
+    for name, value in times.items():
+        if not 0 <= value < math.inf:
+            raise ConfigError(f"{name}: got {value}, a time is not below 0.")

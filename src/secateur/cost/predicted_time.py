@@ -1,0 +1,234 @@
+"""Predicted time as a cost: measured times of blocks, interpolated at the sizes that gates expect.
+
+    time = convolutions + projection + positional convolution + sum over layers of (attention + feed-forward + rest)
+
+Every part is a piecewise linear function of widths that rises everywhere: of a convolution's inputs and outputs, of a
+head's query/key and value/output dimensions, of feed-forward units. So there is a slope to learn from at every width. A
+part that may be gone altogether counts by the probability that it is there, at the widths that are expected if it is; a
+removed block costs nothing. At open probabilities of 0 and 1 the cost is the prediction for the closed selection,
+exactly.
+
+Heads of equal dimensions are computed together, and each such run takes something of its own. How many runs there are
+is no smooth function of widths: heads are taken to be alike while their expected widths round to the same numbers. This
+alone can make a cost rise when a unit is closed, the first one of a head that was like others before.
+
+Factorised maps are not measured. A feed-forward block of u units is two products of D features and u, so half of what
+its units take is the time of one, and a product of D' features and u takes D' / D of that: so are priced the two
+products of a factorised map, and what the dense one is taken to have been in the time of its block.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from secateur.architectures import wav2vec2_axes as names
+from secateur.cost.expected import Cost, FactorizedForm, Presence, Terms
+from secateur.cost.latency_table import LatencyCurve, LatencyTable
+from secateur.errors import ConfigError
+from secateur.structure import Structure
+
+
+class LatencyPredictor:
+    """Predicted milliseconds of every part of a structure, given open probabilities.
+
+    Attributes:
+        paths: Module path of each part; empty for what belongs to none.
+    """
+
+    def __init__(self, terms: Terms, table: LatencyTable) -> None:
+        """
+        Args:
+            terms: The structure's cost terms.
+            table: Of the structure's architecture.
+
+        Raises:
+            ConfigError: The table is of another architecture.
+        """
+        structure = terms.structure
+        self.liveness, self.table = terms.liveness, table
+        _check_architecture(structure, table)
+        axis_index = self.liveness.axis_index
+        channels = [axis.name for axis in structure.of_kinds(("channels",))]
+        layers = range(len(list(structure.of_kinds(("layer",)))))
+        layer_heads = [(layer, head) for layer in layers for head in structure.axes[names.heads(layer)].units]
+        self.channels = torch.tensor([axis_index[name] for name in channels])
+        self.groups = axis_index.get(names.positional_groups())  # None where the positional convolution is no axis
+        self.layers = torch.tensor([axis_index[names.whole_layer(layer)] for layer in layers])
+        self.blocks = torch.tensor([axis_index[names.heads(layer)] for layer in layers])
+        self.units = torch.tensor([axis_index[names.feed_forward_units(layer)] for layer in layers])
+        self.query_key = torch.tensor([axis_index[names.query_key(*head)] for head in layer_heads], dtype=torch.long)
+        self.value_output = torch.tensor(
+            [axis_index[names.value_output(*head)] for head in layer_heads], dtype=torch.long
+        )
+        self.layer_of_head = torch.tensor([layer for layer, _ in layer_heads], dtype=torch.long)
+        convolutions = [name.rpartition("/")[0] for name in channels]
+        blocks = [[f"encoder.layers.{i}.{block}" for i in layers] for block in ("attention", "feed_forward")]
+        layer_paths = [f"encoder.layers.{layer}" for layer in layers]
+        self.paths = [
+            *convolutions,
+            "feature_projection",
+            "encoder.pos_conv_embed",
+            *blocks[0],
+            *blocks[1],
+            *layer_paths,
+            "",
+        ]
+        self.products = FactorizedProducts(terms, table.feed_forward, self.paths) if structure.factorised else None
+
+    def __call__(self, open_probability: Tensor, form: FactorizedForm = "factorized") -> Tensor:
+        """(units,), and how factorised maps count -> (parts,) in float64."""
+        parts = self._dense(open_probability)
+        return parts if self.products is None or form == "dense" else parts + self.products(open_probability, form)
+
+    def _dense(self, open_probability: Tensor) -> Tensor:
+        """Every linear map taken as one matrix: (units,) -> (parts,)."""
+        table = self.table
+        _, counts, p_present = self.liveness(open_probability)
+        channels = counts[self.channels]
+        pairs = zip(table.convolutions, channels[:-1], channels[1:], strict=True)
+        convolutions = [
+            table.first_convolution.interpolate(channels[0]),
+            *(grid.interpolate(i, o) for grid, i, o in pairs),
+        ]
+        groups = channels.new_tensor(table.positional.widths[-1]) if self.groups is None else counts[self.groups]
+        p_feed_forward = p_present[self.units]
+        projection_and_positional = [table.projection.interpolate(channels[-1]), table.positional.interpolate(groups)]
+        return torch.cat(
+            [
+                torch.stack([*convolutions, *projection_and_positional]),
+                self._attention(counts, p_present),
+                p_feed_forward * table.feed_forward.interpolate(_conditional_count(counts[self.units], p_feed_forward)),
+                p_present[self.layers] * table.layer,
+                channels.new_tensor([table.rest]),
+            ]
+        )
+
+    def _attention(self, counts: Tensor, p_present: Tensor) -> Tensor:
+        """Expected counts and presence of every axis -> (layers,)."""
+        times, p_heads = self.table.attention, p_present[self.value_output]
+        query_key, value_output = (
+            _conditional_count(counts[axes], p_heads) for axes in (self.query_key, self.value_output)
+        )
+        heads = p_heads * (
+            times.head + times.query_key.interpolate(query_key) + times.value_output.interpolate(value_output)
+        )
+        head_keys = torch.stack(
+            [self.layer_of_head.double(), query_key.detach().round(), value_output.detach().round()]
+        )
+        runs, run_index = torch.unique(head_keys, dim=1, return_inverse=True)
+        p_runs = p_heads.new_zeros(runs.shape[1]).scatter_reduce(0, run_index, p_heads, "amax")
+        layers = (times.block * p_present[self.blocks]).index_add(0, self.layer_of_head, heads)
+        return layers.index_add(0, runs[0].long(), times.run * p_runs)
+
+
+class FactorizedProducts:
+    """What factorised maps take more than the dense ones that they stand for, in each part of a `Prediction`."""
+
+    def __init__(self, terms: Terms, feed_forward: LatencyCurve, paths: Sequence[str]) -> None:
+        """
+        Args:
+            terms: The structure's cost terms.
+            feed_forward: Milliseconds of a block of D features by its units.
+            paths: Module path of each part.
+        """
+        structure, self.liveness, self.curve = terms.structure, terms.liveness, feed_forward
+        axis_index, linears = self.liveness.axis_index, structure.factorised
+        self.features = structure.counterpart("feature_projection.projection.bias").shape[0]
+        self.ranks = torch.tensor([axis_index[linear.axis] for linear in linears])
+        linear_axes = [structure.axes[linear.axis].with_any for linear in linears]
+        self.presence = Presence(structure, self.liveness, linear_axes)
+        self.part_index = torch.tensor([_part_index(linear.module, paths) for linear in linears])
+        self.num_parts = len(paths)
+        # Of each map's outputs and inputs: its size, or the axes along it.
+        self.sizes = torch.tensor([linear.dense.shape for linear in linears], dtype=torch.float64)
+        self.bindings = [
+            (index, bind.dim, bind.width, torch.tensor([axis_index[name] for name in bind.axes]))
+            for index, linear in enumerate(linears)
+            for bind in linear.dense.binds
+        ]
+
+    def __call__(self, open_probability: Tensor, form: FactorizedForm) -> Tensor:
+        """(units,), and how factorised maps count -> (parts,) in milliseconds."""
+        _, counts, _ = self.liveness(open_probability)
+        p_present, ranks = self.presence(open_probability), counts[self.ranks]
+        sizes = self.sizes.clone()
+        for index, dim, width, axes in self.bindings:
+            sizes[index, dim] = width * _conditional_count(counts[axes].sum(), p_present[index])
+        bound_dims = [(index, dim) for index, dim, _, _ in self.bindings]
+        # One product between the features that lie on no axis and the units that do.
+        unit_dims = torch.tensor([int((index, 0) not in bound_dims) for index in range(len(sizes))])
+        units, features = (sizes.gather(1, dim[:, None])[:, 0] for dim in (unit_dims, 1 - unit_dims))
+        extra_ms = self._product(ranks, sizes.sum(1)) - self._product(units, features)
+        if form == "cheaper":
+            extra_ms = extra_ms * (ranks * sizes.sum(1) < sizes.prod(1))
+        return torch.zeros(self.num_parts, dtype=extra_ms.dtype).index_add(0, self.part_index, p_present * extra_ms)
+
+    def _product(self, units: Tensor, features: Tensor) -> Tensor:
+        """Milliseconds of the product of a frame's features with a matrix of so many units."""
+        return (self.curve.interpolate(units) - self.curve.ms[0]) / 2 * features / self.features
+
+
+def _part_index(module: str, paths: Sequence[str]) -> int:
+    """The part that a module belongs to: the innermost around it."""
+    containing_parts = [index for index, path in enumerate(paths) if path and module.startswith(f"{path}.")]
+    return max(containing_parts, key=lambda index: len(paths[index])) if containing_parts else len(paths) - 1
+
+
+def latency(terms: Terms, table: LatencyTable, *, scope: str = "whole") -> Cost:
+    """Predicted time as a cost.
+
+    Args:
+        terms: The structure's terms.
+        table: Measured times.
+        scope: ``whole``, ``encoder``, ``frontend`` or a module path.
+
+    Raises:
+        ConfigError: The table is of another architecture, or the scope has no time of its own.
+    """
+    structure = terms.structure
+    structure.check_scope(scope)
+    predict = LatencyPredictor(terms, table)
+    is_in_scope = [scope == "whole" or (bool(path) and structure.in_scope(path, scope)) for path in predict.paths]
+    if scope == "gated" or not any(is_in_scope):
+        raise ConfigError(
+            f"There is no latency of the scope {scope!r}; allowed are whole, encoder, frontend and the paths of "
+            "convolutions, layers and their blocks."
+        )
+    factors = torch.tensor(is_in_scope, dtype=torch.float64)
+    machine, identity = table.machine, table.identity
+    return Cost(
+        structure=structure,
+        value=lambda open_probability, form: predict(open_probability, form) @ factors,
+        label=f"predicted latency of scope {scope}, {table.conditions}, for_inference on {machine} (table {identity})",
+        unit="ms",
+    )
+
+
+def _conditional_count(counts: Tensor, p_present: Tensor) -> Tensor:
+    """The count expected of something if it is there at all: expected counts and the probability that it is."""
+    return counts / p_present.clamp_min(1e-30)
+
+
+def _check_architecture(structure: Structure, table: LatencyTable) -> None:
+    """Raise a ConfigError when a table was measured for another architecture."""
+    convolutions = [axis.original for axis in structure.of_kinds(("channels",))]
+    curves = [table.first_convolution.widths, *(surface.outputs for surface in table.convolutions)]
+    groups = [axis.original for axis in structure.of_kinds(("groups",))]
+    grids = [
+        (groups, [table.positional.widths[-1]] if groups else []),
+        (convolutions, [grid[-1] for grid in curves]),
+        ([convolutions[-1]], [table.projection.widths[-1]]),
+        (sorted({axis.original for axis in structure.of_kinds(("units",))}), [table.feed_forward.widths[-1]]),
+        (sorted({axis.original for axis in structure.of_kinds(("qk",))}), [table.attention.query_key.widths[-1]]),
+        (sorted({axis.original for axis in structure.of_kinds(("vo",))}), [table.attention.value_output.widths[-1]]),
+    ]
+    if structure.model_type != table.model_type or any(
+        expected_widths != table_widths for expected_widths, table_widths in grids
+    ):
+        raise ConfigError(
+            f"The table of latencies was measured for another architecture, a {table.model_type} with "
+            f"{[int(grid[-1]) for grid in curves]} channels: remove it, and it is measured anew."
+        )

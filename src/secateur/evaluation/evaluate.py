@@ -1,0 +1,143 @@
+"""How well a model with a task head does its task on some audio."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from transformers import PreTrainedModel
+
+from secateur.compress.audio_batches import held_out_micro_batches
+from secateur.compress.fidelity import score_task
+from secateur.compress.run_context import filter_corpus, model_path
+from secateur.data.open import open_corpus
+from secateur.data.sources import DataConfig
+from secateur.errors import ConfigError, ModelError
+from secateur.hf.declare import declare
+from secateur.hf.feature_extractor import load_input_features
+from secateur.hf.hub_files import find_file
+from secateur.hf.load import load_checkpoint
+from secateur.masking.attach import encoder_of
+from secateur.records.files import environment, plain, read_json
+from secateur.tasks import Classification, Ctc, EncoderInfo, Rnnt, Slu, Task, TaskConfig, build_task, decoding
+from secateur.tasks.ctc import CtcTask
+from secateur.tasks.rnnt import RnntTask
+from secateur.tasks.slurp_tags import is_intent
+
+logger = logging.getLogger(__name__)
+
+#: What a head is for, by the ending of its class, where the task is not named.
+_TASK_OF_HEAD: dict[str, TaskConfig] = {
+    "ForCTC": Ctc(),
+    "ForRNNT": Rnnt(),
+    "ForSequenceClassification": Classification(),
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluateConfig:
+    """What is evaluated on what."""
+
+    model: str
+    """a model folder or hub id, dense or cut, with a task head"""
+    data: DataConfig
+    task: TaskConfig | None = None
+    """null: what the model's head is for; of a CTC head transcription, or understanding where it writes intents"""
+    streaming: bool = False
+    """whether a streaming transducer hears each utterance chunk by chunk"""
+    lookahead: int | None = None
+    """frames that it hears ahead, chunk by chunk or offline; null: as many as its config says"""
+
+
+def evaluate(config: EvaluateConfig) -> dict[str, Any]:
+    """The record of an evaluation: the task's figures over all utterances that can be used, each by itself.
+
+    Raises:
+        SecateurError: The model has no head for the task, or the audio does not tell what the task asks for.
+    """
+    source = model_path(config.model)
+    checkpoint = load_checkpoint(source).require_intact()
+    model = checkpoint.model
+    head_tasks = (task for ending, task in _TASK_OF_HEAD.items() if type(model).__name__.endswith(ending))
+    task_config = config.task or next(head_tasks, None)
+    if task_config is None and checkpoint.missing_head:
+        raise ModelError(f"{checkpoint.missing_head}: evaluate a fine-tuned model.")
+    if task_config is None:
+        allowed = " or ".join(_TASK_OF_HEAD)
+        raise ModelError(
+            f"{config.model!r} is a {type(model).__name__}: allowed are models with a head, {allowed}; and with the "
+            "task 'best_rq' encoders that were pre-trained by it."
+        )
+    structure = declare(model.config)
+    input_features = load_input_features(source, structure)
+    corpus = open_corpus(config.data, sample_rate=input_features.sample_rate)
+    encoder_info = EncoderInfo(input_features=input_features, structure=structure, find_file=partial(find_file, source))
+    task = build_task(task_config, source=source, model_config=model.config, corpus=corpus, encoder_info=encoder_info)
+    if config.task is None and isinstance(task, CtcTask) and any(map(is_intent, task.vocabulary.tokens)):
+        task_config = Slu()
+        task = build_task(task_config, source=source, model_config=model.config, corpus=corpus)
+    if task.new_head and not task.head_class:
+        raise ModelError(f"{config.model!r} has nothing to guess with: {'; '.join(task.notes)}.")
+    if task.new_head:
+        reason = checkpoint.missing_head or f"{config.model!r} has no head for the task {task_config.kind!r}"
+        raise ModelError(f"{reason}: evaluate a fine-tuned model.")
+    if config.streaming or config.lookahead is not None:
+        _set_streaming(task, model, config, allowed=_lookaheads(source, model))
+    for note in task.notes:
+        logger.warning("%s", note)
+    corpus, notes = filter_corpus(task, corpus, structure)
+    batches = held_out_micro_batches(
+        corpus, structure, seconds=float("inf"), max_seconds=float("inf"), input_features=input_features, task=task
+    )
+    return {
+        "format": 1,
+        "kind": "evaluate",
+        "model": config.model,
+        "parameters": sum(value.numel() for value in encoder_of(model).parameters()),
+        "environment": environment(),
+        "data": {
+            "name": corpus.name,
+            "utterances": len(batches),
+            "hours": corpus.seconds / 3600,
+            "sample_rate": corpus.sample_rate,
+        },
+        "skipped": plain(corpus.skipped),
+        "notes": [*task.notes, *notes],
+        **_streaming_record(config, model),
+        "headline": task.primary_metric,
+        "scores": score_task(task, model, batches),
+    }
+
+
+def _set_streaming(task: Task, model: PreTrainedModel, config: EvaluateConfig, *, allowed: Sequence[int]) -> None:
+    """Make a transducer decode chunk by chunk, or with another lookahead than its config's."""
+    if not isinstance(task, RnntTask):
+        raise ConfigError("streaming, lookahead: allowed with the task 'rnnt' alone; leave both out.")
+    decoding.require_streaming(model)
+    if config.lookahead is not None and config.lookahead not in allowed:
+        raise ConfigError(
+            f"lookahead: got {config.lookahead}, which {config.model!r} was not built for; allowed "
+            f"{'are' if len(allowed) > 1 else 'is'} {', '.join(map(str, allowed))}, and what its "
+            "processor_config.json lists as supported_num_lookahead_tokens."
+        )
+    task.decode = partial(decoding.stream if config.streaming else decoding.greedy, lookahead=config.lookahead)
+
+
+def _lookaheads(source: str | Path, model: PreTrainedModel) -> tuple[int, ...]:
+    """Lookaheads that a streaming model was built for: those of its processor, and its config's own."""
+    path = find_file(source, "processor_config.json")
+    processor_lookaheads = read_json(path).get("supported_num_lookahead_tokens") if path is not None else None
+    config_lookaheads = [decoding.default_lookahead(model)] if decoding.can_stream(model) else []
+    return tuple(sorted({*(processor_lookaheads or ()), *config_lookaheads}))
+
+
+def _streaming_record(config: EvaluateConfig, model: PreTrainedModel) -> dict[str, Any]:
+    """How a streaming model heard the utterances, for the record."""
+    if not decoding.can_stream(model):
+        return {}
+    lookahead = decoding.default_lookahead(model) if config.lookahead is None else config.lookahead
+    return {"streaming": config.streaming, "lookahead": lookahead}

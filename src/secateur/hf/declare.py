@@ -1,0 +1,152 @@
+"""From a config to the `Structure` of its model: real parameter shapes, and the family's table of axes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import lru_cache
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers.activations import ACT2FN
+from transformers.initialization import no_init_weights
+
+from secateur.architectures import (
+    data2vec_audio,
+    fast_conformer_table,
+    hubert,
+    transducer_table,
+    unispeech_sat,
+    wav2vec2_bert,
+    wav2vec2_conformer,
+    wav2vec2_table,
+    wavlm,
+)
+from secateur.architectures.blocks import Table
+from secateur.architectures.registry import encoder_config, encoder_path, ending_held_by, stock_type
+from secateur.architectures.transducer import ENDINGS, HeadShape
+from secateur.errors import ModelError, SecateurError, describe_cause, did_you_mean
+from secateur.hf.models import build_model
+from secateur.structure import Structure
+
+TABLES: dict[str, Callable[[Table], None]] = {
+    "wav2vec2": wav2vec2_table.declare,
+    "hubert": hubert.declare,
+    "wavlm": wavlm.declare,
+    "data2vec-audio": data2vec_audio.declare,
+    "unispeech-sat": unispeech_sat.declare,
+    "parakeet_encoder": fast_conformer_table.declare,
+    "nemotron_asr_streaming_encoder": fast_conformer_table.declare,
+    "wav2vec2-conformer": wav2vec2_conformer.declare,
+    "wav2vec2-bert": wav2vec2_bert.declare,
+}
+
+
+def skeleton(config: Any, ending: str = "Model") -> nn.Module:
+    """Return the model of that config without memory for its weights (on the meta device), drawing no random number.
+
+    Raises:
+        ModelError: The library has no model for it.
+    """
+    try:
+        # Initial values on the meta device are nothing, yet computing them takes half of the time.
+        with torch.random.fork_rng(devices=[]), no_init_weights(), torch.device("meta"):
+            return build_model(config, ending)
+    except SecateurError:
+        raise
+    except Exception as error:  # the classes raise many kinds; each means that the config is of no use
+        cause = _unknown_activation(config) or f"{describe_cause(error)}."
+        raise ModelError(f"The config describes no {config.model_type} model that can be built: {cause}") from None
+
+
+def _unknown_activation(config: Any) -> str:
+    """Return which activation of a config the library lacks, in a sentence; empty where it has all."""
+    for part in (config, encoder_config(config)):
+        for name, value in vars(part).items():
+            if name.endswith(("_act", "_activation")) and isinstance(value, str) and value not in ACT2FN:
+                return f"{name}: got {value!r}, expected an activation of transformers.{did_you_mean(value, ACT2FN)}"
+    return ""
+
+
+def fill(model: nn.Module, state: Mapping[str, Tensor], *, like: nn.Module) -> None:
+    """Give a skeleton its tensors.
+
+    Args:
+        model: The skeleton.
+        state: All that a saved model has, exactly.
+        like: Whose buffers it takes over that are not saved, such as tables of positions.
+    """
+    model.load_state_dict(state, strict=True, assign=True)
+    for path, module in model.named_modules():
+        for name, buffer in module.named_buffers(recurse=False):
+            if buffer.is_meta:
+                setattr(module, name, like.get_submodule(path).get_buffer(name).clone())
+    assert not any(value.is_meta for value in (*model.parameters(), *model.buffers())), "something was not filled"
+
+
+@dataclass(frozen=True)
+class _Described:
+    """A config as a key: configs that say the same are equal."""
+
+    name: str
+    content: str
+    config: Any = field(compare=False)
+
+
+def declare(config: Any) -> Structure:
+    """Return the structure of the model that a config describes, stock or cut: of its encoder, and a transducer's head.
+
+    Those of the last few configs are kept, by what the configs say.
+
+    Raises:
+        ModelError: The architecture, or something that this config switches on, is not supported.
+    """
+    return _declare(_Described(type(config).__qualname__, repr(config.to_dict()), config))
+
+
+@lru_cache(maxsize=64)
+def _declare(described: _Described) -> Structure:
+    config = described.config
+    whole, ending, config = config, ending_held_by(config), encoder_config(config)
+    model_type = stock_type(config.model_type)
+    if getattr(config, "add_adapter", False):
+        raise ModelError(
+            f"This {model_type} model has convolutional adapters after its encoder (add_adapter), "
+            "which are not supported; set add_adapter to false if they are not needed."
+        )
+    if getattr(config, "conv_pos_batch_norm", False):
+        raise ModelError("A positional convolution with batch norm (conv_pos_batch_norm) is not supported.")
+    try:
+        model = skeleton(whole, ending) if ending in ENDINGS else None
+        table = Table(skeleton(config) if model is None else model.get_submodule(encoder_path(model)), config)
+    except SecateurError:
+        raise
+    except (ValueError, TypeError, ZeroDivisionError, IndexError, RuntimeError) as error:
+        cause = describe_cause(error)
+        raise ModelError(f"The config describes no {model_type} model that can be built: {cause}.") from None
+    if not table.shape.layers:
+        raise ModelError(f"The config has {config.num_hidden_layers} layers (num_hidden_layers); at least 1 is needed.")
+    TABLES[model_type](table)
+    if strides := [stage.stride for stage in table.stages if stage.stride < 1]:
+        raise ModelError(f"The config has a front end with a stride of {strides[0]}; each is at least 1.")
+    kept = dict(table.shape.axes)
+    if model is not None:
+        head = HeadShape.of(whole)
+        transducer_table.declare(table, model, head)
+        kept |= head.axes
+    structure = table.structure(model_type)
+    _check_kept(structure, kept)
+    return structure
+
+
+def _check_kept(structure: Structure, kept: Mapping[str, Sequence[int]]) -> None:
+    """Raise a ModelError where a config keeps units that its model never had."""
+    for name, units in kept.items():
+        if name not in structure.axes:
+            raise ModelError(
+                f"The 'secateur' entry has the axis {name!r}, which this model lacks.{did_you_mean(name, structure.axes)}"
+            )
+        size = structure.axes[name].original
+        if units and units[-1] >= size:
+            raise ModelError(f"The 'secateur' entry keeps unit {units[-1]} of the axis {name!r}, which had {size}.")

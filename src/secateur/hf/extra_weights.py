@@ -1,0 +1,228 @@
+"""What lies in a model's folder beside encoder and head, and goes with the cut model where it fits."""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from safetensors.torch import save_file
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from secateur.architectures.registry import encoder_config, encoder_path
+from secateur.errors import ModelError
+from secateur.hf.hub_files import find_file
+from secateur.hf.weight_files import check_tensors, read_tensors
+from secateur.masking.attach import encoder_of
+
+logger = logging.getLogger(__name__)
+
+#: Of adapter files, one for each language, as MMS has them beside its weights.
+_ADAPTERS = ("adapter.*.safetensors", "adapter.*.bin")
+
+#: What pre-training guesses from: the library's classes have it on the last convolution.
+_QUANTIZER = "quantizer"
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExtraWeights:
+    """Weights beside an encoder and the head of its class, such as a projection behind it.
+
+    Attributes:
+        tensors: By their names in the file.
+        prefix: What stands in front of the encoder's names there.
+    """
+
+    tensors: Mapping[str, Tensor] = field(default_factory=dict)
+    prefix: str = ""
+
+    def select_fitting(self, dense_config: Any, model: PreTrainedModel) -> tuple[dict[str, Tensor], tuple[str, ...]]:
+        """Return those that a cut model can still have, and why others are left out, in sentences.
+
+        They are taken by the first word of their names. What takes the encoder's output fits, since its width is never
+        cut; what takes channels of the front end, or weighs all hidden states, does not where these are fewer now, nor
+        does another copy of the encoder, such as a moving average of its weights.
+
+        Args:
+            before: Config of the model that they came with.
+            model: The cut one.
+        """
+        old_encoder, new_encoder = encoder_config(dense_config), encoder_config(model.config)
+        prefix = f"{path}." if (path := encoder_path(model)) else ""
+        heads = {name.partition(".")[0] for name in model.state_dict() if prefix and not name.startswith(prefix)}
+        encoder = encoder_of(model).state_dict().keys()
+        kept_tensors: dict[str, Tensor] = {}
+        reasons: list[str] = []
+        output_widths = _output_widths(self.tensors)
+        for group in dict.fromkeys(name.partition(".")[0] for name in self.tensors):
+            group_tensors = {name: value for name, value in self.tensors.items() if name.partition(".")[0] == group}
+            input_widths = _output_widths(group_tensors) if group == _QUANTIZER else output_widths
+            reason = (
+                "the model has a new head of that name"
+                if group in heads
+                else _misfit_reason(group_tensors, old_encoder, new_encoder, available_widths=input_widths)
+            )
+            reason = "it is another encoder, of the old shape" if _is_encoder(group_tensors, encoder) else reason
+            if reason:
+                reasons.append(f"{group} ({len(group_tensors)} weights beside the encoder) is left out: {reason}")
+            else:
+                kept_tensors |= group_tensors
+        return kept_tensors, tuple(reasons)
+
+    def state_dict(self, dense_config: Any, model: PreTrainedModel) -> dict[str, Tensor]:
+        """Return all weights of a cut model's file: its own, and those of these that fit.
+
+        A bare encoder beside which some are kept has the names that the file had, for classes of the user's own that
+        hold it under that path.
+        """
+        kept_tensors, _ = self.select_fitting(dense_config, model)
+        model_state = model.state_dict()
+        if kept_tensors and encoder_of(model) is model and self.prefix == f"{model.base_model_prefix}.":
+            model_state = {self.prefix + name: value for name, value in model_state.items()}
+        return model_state | {
+            name: value.clone() for name, value in kept_tensors.items()
+        }  # no file has memory that two of them share
+
+
+def _is_encoder(group: Collection[str], encoder: Collection[str]) -> bool:
+    """Whether some names are, behind a prefix, most of those of an encoder."""
+    split_names = [name.split(".") for name in group]
+    name_suffixes = {".".join(words[start:]) for words in split_names for start in range(1, len(words))}
+    return 2 * len(name_suffixes.intersection(encoder)) > len(encoder)
+
+
+def _misfit_reason(
+    group: Mapping[str, Tensor], old_config: Any, new_config: Any, *, available_widths: Collection[int]
+) -> str:
+    """Return what of the encoder some weights take that the cut one lacks, in words; empty where there is nothing.
+
+    Args:
+        group: The weights.
+        old: Config of the encoder that they came with.
+        new: Config of the cut one.
+        given: Widths that these weights or others beside the encoder may take from each other.
+    """
+    layers, remaining_layers = old_config.num_hidden_layers, new_config.num_hidden_layers
+    if remaining_layers < layers and (name := _find_layer_weights(group, layers, available_widths=available_widths)):
+        count = group[name].numel()
+        return f"{name} has {count} values, as many as there were {'layers' if count == layers else 'hidden states'}"
+    channels = list(getattr(old_config, "conv_dim", ())) or [0]
+    if channels[-1] != (list(getattr(new_config, "conv_dim", ())) or [0])[-1]:
+        input_widths = (
+            {value.shape[1] for value in group.values() if value.dim() > 1}
+            - set(available_widths)
+            - {old_config.hidden_size}
+        )
+        if channels[-1] in input_widths:
+            return (
+                f"it takes {channels[-1]} channels of the front end, of which {list(new_config.conv_dim)[-1]} are left"
+            )
+    return ""
+
+
+def _find_layer_weights(group: Mapping[str, Tensor], layers: int, *, available_widths: Collection[int]) -> str:
+    """Return the name of a tensor that weighs layers or hidden states; empty where none looks like it.
+
+    Such a tensor has no other dimension and no companion of its size, as norms have.
+
+    Args:
+        group: Weights by name.
+        layers: Of the encoder.
+        given: Widths that weights beside the encoder yield, which a map to a single value may take.
+    """
+    output_widths = _output_widths(group)
+    size_counts = Counter((name.rpartition(".")[0], value.numel()) for name, value in group.items())
+    for name, value in group.items():
+        size = value.numel()
+        is_plain = (
+            size in (layers, layers + 1) and size in value.shape and size_counts[name.rpartition(".")[0], size] == 1
+        )
+        is_map = value.dim() == 2 and value.shape[1] == size
+        if is_plain and not name.endswith("bias") and size not in (available_widths if is_map else output_widths):
+            return name
+    return ""
+
+
+def _output_widths(tensors: Mapping[str, Tensor]) -> set[int]:
+    """Return the widths that matrices and convolutions yield, and recurrent layers in one direction or two."""
+    recurrent_widths = {value.shape[1] for name, value in tensors.items() if "weight_hh" in name and value.dim() > 1}
+    matrix_widths = {len(value) for value in tensors.values() if value.dim() > 1 and value.numel() > len(value)}
+    return matrix_widths | recurrent_widths | {2 * width for width in recurrent_widths}
+
+
+@dataclass(frozen=True, kw_only=True)
+class AdapterFiles:
+    """The adapters of other languages beside a model's weights, one file for each.
+
+    Attributes:
+        files: Those that can be read.
+        notes: Why others cannot, in sentences.
+    """
+
+    files: tuple[Path, ...]
+    notes: tuple[str, ...]
+
+
+def find_adapters(source: str | Path, config: Any) -> AdapterFiles:
+    """Return the adapters of a folder or hub id; of a hub id those that were fetched before.
+
+    Args:
+        source: The folder or hub id.
+        config: Of its model.
+    """
+    config_file = (
+        find_file(source, "config.json") if getattr(encoder_config(config), "adapter_attn_dim", None) else None
+    )
+    paths = [path for pattern in _ADAPTERS for path in sorted(config_file.parent.glob(pattern))] if config_file else []
+    files: list[Path] = []
+    notes: list[str] = []
+    for path in filter(Path.is_file, paths):
+        try:
+            check_tensors(path)
+        except ModelError as error:
+            notes.append(f"{error} It is left out")
+        else:
+            files.append(path)
+    return AdapterFiles(files=tuple(files), notes=tuple(notes))
+
+
+def copy_adapters(source: str | Path, model: PreTrainedModel, folder: Path) -> None:
+    """Copy the adapters of other languages into a model's folder, as far as they fit and can be read.
+
+    Those of layers that were removed are left out. What was pickled is written as safetensors.
+
+    Args:
+        source: The folder or hub id that the model came from.
+        model: The cut model.
+        folder: Where to.
+    """
+    files = find_adapters(source, model.config).files
+    encoder_state = encoder_of(model).state_dict()
+    dropped_count = 0
+    for path in files:
+        target = folder / f"{path.stem}.safetensors"
+        if target.exists():
+            continue
+        tensors = read_tensors(path)
+        kept_tensors = {name: value for name, value in tensors.items() if _adapter_fits(name, value, encoder_state)}
+        dropped_count += len(tensors) - len(kept_tensors)
+        save_file(
+            {name: value.clone().contiguous() for name, value in kept_tensors.items()},
+            target,
+            metadata={"format": "pt"},
+        )
+    if files:
+        dropped_note = f"; {dropped_count} weights of layers that were removed are left out" if dropped_count else ""
+        logger.warning("%d adapters of languages go with the model%s", len(files), dropped_note)
+
+
+def _adapter_fits(name: str, value: Tensor, encoder_state: Mapping[str, Tensor]) -> bool:
+    """Whether a cut encoder has the adapter layer that a weight is of; those outside the encoder fit."""
+    _, layers, layer_suffix = name.partition("encoder.layers.")
+    return not layers or (
+        (cut_value := encoder_state.get(layers + layer_suffix)) is not None and cut_value.shape == value.shape
+    )

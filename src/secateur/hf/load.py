@@ -1,0 +1,309 @@
+"""Models in: a folder or a hub id to a config and a model, exactly or not at all."""
+
+from __future__ import annotations
+
+import copy
+import json
+import logging
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlparse
+
+import torch
+from huggingface_hub import constants
+from transformers import AutoConfig, GenerationConfig, PreTrainedConfig, PreTrainedModel
+
+from secateur.architectures.registry import FAMILIES, encoder_config, ending_held_by, stock_type
+from secateur.errors import ModelError, describe_cause
+from secateur.hf.configs import holding, register_configs
+from secateur.hf.declare import skeleton
+from secateur.hf.extra_weights import ExtraWeights, find_adapters
+from secateur.hf.hub_files import find_file, is_reachable
+from secateur.hf.match_tensors import (
+    TensorMatch,
+    describe_head_misfit,
+    describe_misfit,
+    describe_non_finite,
+    format_names,
+    match_tensors,
+)
+from secateur.hf.models import build_model, class_for, ending_of, endings, refuse_inexact
+from secateur.hf.weight_files import CheckpointTensors, read_weights
+from secateur.masking.attach import encoder_of
+from secateur.nn.narrow_convolution import guard_convolutions
+
+logger = logging.getLogger(__name__)
+
+#: Parameters that some published checkpoints lack and that inference never uses: of the encoder, and of the loss of
+#: speaker verification.
+OPTIONAL_PARAMETERS = ("masked_spec_embed", "objective.weight")
+
+#: Implementations of attention that need no other package.
+_TORCH_ATTENTION = ("eager", "sdpa")
+
+
+def load_config(model: str | Path) -> PreTrainedConfig:
+    """The config of a model folder (``config.json`` is enough) or hub id.
+
+    Raises:
+        ModelError: There is none, it cannot be read, or its architecture is not supported.
+    """
+    register_configs()
+    folder = Path(model)
+    if folder.is_dir() or folder.suffix == ".json" or str(model).startswith((".", "/")):
+        path = folder if folder.suffix == ".json" else folder / "config.json"
+        if not path.is_file():
+            run_model_folder = folder / "model"
+            hint = (
+                f" The model of this run is {str(run_model_folder)!r}."
+                if (run_model_folder / path.name).is_file()
+                else ""
+            )
+            raise ModelError(
+                f"There is no {path.name} in {str(folder)!r}: give a model folder, a config or a hub id.{hint}"
+            )
+        try:
+            fields = json.loads(path.read_text(encoding="utf-8"))
+        except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+            raise ModelError(f"The config {str(path)!r} is not readable JSON: {error}.") from None
+        if not isinstance(fields, dict) or not isinstance(fields.get("model_type"), str):
+            raise ModelError(f"The config {str(path)!r} has no model_type.")
+        stock_type(fields["model_type"])
+        source: str | Path = path.parent if path.name == "config.json" else path
+    else:
+        source = model
+    not_found_note = "" if folder.exists() else "there is no such folder here, and as a hub id: "
+    try:
+        if source is model and not is_reachable(str(model)):
+            host = urlparse(constants.ENDPOINT).hostname
+            raise ModelError(
+                f"The config of {str(model)!r} cannot be used: {not_found_note}the name {host} does not resolve; check the path, "
+                "or the network."
+            )
+        config = AutoConfig.from_pretrained(source)
+    except ModelError:
+        raise
+    except Exception as error:  # the library raises many kinds; each means the config is of no use
+        raise ModelError(
+            f"The config of {str(model)!r} cannot be used: {not_found_note}{describe_cause(error)}."
+        ) from None
+    stock_type(config.model_type)
+    classes = config.architectures
+    if classes is not None and not (isinstance(classes, list) and all(isinstance(name, str) for name in classes)):
+        raise ModelError(
+            f"The config of {str(model)!r} cannot be used: architectures: got {classes!r}, expected a list with the "
+            "name of a class, such as ['WavLMModel']."
+        )
+    _reset_unknown_attention(str(model), config)
+    return config  # type: ignore[no-any-return]
+
+
+def _reset_unknown_attention(name: str, config: Any) -> None:
+    """Leave the choice of how attention is computed to the library where a config asks for more than torch has."""
+    for part in {id(part): part for part in (config, encoder_config(config))}.values():
+        if part._attn_implementation not in (None, *_TORCH_ATTENTION):
+            logger.warning("%r asks for %s: attention is computed by torch", name, part._attn_implementation)
+            part._attn_implementation = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoadedCheckpoint:
+    """A model as its folder or hub id has it, and what a user should know of that.
+
+    Attributes:
+        model: With the head that its config names where the file has all of it, else a bare encoder.
+        extra: Weights beside the encoder and that head.
+        headless: What of the head that its config names the file lacks, in words; empty where there is all of it.
+        damaged: Which weights of the head are no numbers, in a sentence; empty where all are.
+        notes: What was mended or left out, in sentences.
+    """
+
+    model: PreTrainedModel
+    extra: ExtraWeights
+    missing_head: str
+    head_damage: str
+    notes: tuple[str, ...]
+
+    def require_intact(self) -> LoadedCheckpoint:
+        """Return this checkpoint; raise a ModelError where its head is damaged."""
+        if self.head_damage:
+            raise ModelError(self.head_damage)
+        return self
+
+    def drop_damaged_head(self) -> LoadedCheckpoint:
+        """Return this checkpoint, without its head where that is damaged."""
+        if not self.head_damage:
+            return self
+        message = f"{self.head_damage} It is left out"
+        logger.warning("%s", message)
+        encoder: Any = encoder_of(self.model)
+        encoder.config.architectures = [type(encoder).__name__]
+        return replace(self, model=encoder, head_damage="", notes=(*self.notes, message))
+
+
+def load_model(model: str | Path, *, dtype: torch.dtype = torch.float32) -> PreTrainedModel:
+    """Return a model with the head that its checkpoint has, in eval mode.
+
+    A head that the config names and of which the file lacks a part is left out, which the log tells; so are heads that
+    only pre-training used.
+
+    Raises:
+        ModelError: As `load_checkpoint` does, or a weight of the head is NaN or infinite.
+    """
+    return load_checkpoint(model, dtype=dtype).require_intact().model
+
+
+def load_checkpoint(model: str | Path, *, dtype: torch.dtype = torch.float32) -> LoadedCheckpoint:
+    """Return the model of a folder or hub id in eval mode, and what lies beside it.
+
+    Raises:
+        ModelError: The weights cannot be read; one of the encoder is missing, unexpected, of another shape than the
+            config says, NaN or infinite; or the head is of another shape than the config says.
+    """
+    config: Any = load_config(model)
+    name = repr(str(model))
+    _check_not_quantized(name, config)
+    saved_class = (getattr(config, "architectures", None) or [""])[0]
+    head_class = ending_of(saved_class, stock_type(config.model_type)) or ending_held_by(config) or "Model"
+    weights = read_weights(model)
+    tensor_match = _match_checkpoint(name, config, head_class, weights)
+    headless = ""
+    if tensor_match.missing_head:
+        headless = (
+            f"{name} has no weights for all of the head that its config names, {saved_class or head_class} (missing "
+            f"{format_names(tensor_match.missing_head)})"
+        )
+        head_class = "Model"
+        tensor_match = _match_checkpoint(name, config, head_class, weights)
+    if problem := describe_head_misfit(tensor_match):
+        raise ModelError(f"The head of {name} does not fit its config: {problem}.")
+    non_finite = describe_non_finite(tensor_match.head)
+    notes = (*_checkpoint_notes(name, weights, tensor_match, headless), *find_adapters(model, config).notes)
+    for note in notes:
+        logger.warning("%s", note)
+    return LoadedCheckpoint(
+        model=_load_weights(model, config, head_class, tensor_match, dtype=dtype),
+        extra=ExtraWeights(tensors=tensor_match.extra, prefix=tensor_match.prefix),
+        missing_head=headless,
+        head_damage=f"The head of {name} cannot be used: {non_finite}." if non_finite else "",
+        notes=notes,
+    )
+
+
+def _check_not_quantized(name: str, config: Any) -> None:
+    """Raise a ModelError when a config says that the weights are quantized."""
+    for part in (config, encoder_config(config)):
+        if (settings := getattr(part, "quantization_config", None)) is not None:
+            method = settings.get("quant_method") if isinstance(settings, dict) else None
+            raise ModelError(
+                f"{name} is quantized{f' ({method})' if method else ''}, by the quantization_config in its config: "
+                "expected a model with floating-point weights, such as the one it was made from."
+            )
+
+
+def _match_checkpoint(name: str, config: Any, head_class: str, weights: CheckpointTensors) -> TensorMatch:
+    """Return what the weights of a checkpoint are to the model of a config.
+
+    Raises:
+        ModelError: They are not those of its encoder, or of a head that was cut, which cannot be new.
+    """
+    tensor_match = match_tensors(
+        weights.tensors, skeleton(_class_config(config, head_class), head_class), optional=OPTIONAL_PARAMETERS
+    )
+    is_cut = encoder_config(config) is not config and bool(getattr(config, "secateur", None))
+    if (
+        problem := f"missing {format_names(tensor_match.missing_head)}"
+        if tensor_match.missing_head and is_cut
+        else describe_misfit(tensor_match)
+    ):
+        raise ModelError(f"The weights of {name} do not fit its config: {problem}.")
+    if problem := describe_non_finite(tensor_match.encoder):
+        raise ModelError(f"The weights of {name} cannot be used: {problem}.")
+    return tensor_match
+
+
+def _checkpoint_notes(name: str, weights: CheckpointTensors, tensor_match: TensorMatch, headless: str) -> Iterator[str]:
+    """Yield what a user should know of a checkpoint, in sentences."""
+    if weights.load_note:
+        yield f"{name}: {weights.load_note}"
+    if headless:
+        yield f"{headless}: the encoder is read without it, and a task begins with a new head"
+    if tensor_match.split_weight_norms:
+        yield f"{name}: the weight norm folded into {format_names(tensor_match.split_weight_norms)} is split off again"
+    if tensor_match.extra:
+        owner = "its encoder and head" if tensor_match.head else "its encoder"
+        yield f"{name} has weights beside {owner}, which a cut model keeps where they fit: {format_names(tensor_match.extra)}"
+    if problem := describe_non_finite(tensor_match.extra):
+        yield f"{name}: beside its encoder {problem}"
+
+
+def _load_weights(
+    source: str | Path, config: Any, head_class: str, tensor_match: TensorMatch, *, dtype: torch.dtype
+) -> PreTrainedModel:
+    """Return the model of a config with the weights of a checkpoint; the few that may be missing follow from a seed."""
+    config = copy.deepcopy(_class_config(config, head_class))
+    cls: Any = class_for(config, head_class)
+    config.architectures = [cls.__name__]
+    settings = _load_generation_config(source) if cls.can_generate() else {}
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        loaded_model, info = cls.from_pretrained(
+            None, config=config, state_dict=tensor_match.state_dict, dtype=dtype, output_loading_info=True, **settings
+        )
+    refuse_inexact(loaded_model, info, optional=OPTIONAL_PARAMETERS)
+    guard_convolutions(loaded_model)
+    loaded_model.config.name_or_path = str(source)  # where the library looks for adapters
+    return loaded_model.eval()  # type: ignore[no-any-return]
+
+
+def _class_config(config: Any, head_class: str) -> Any:
+    """Return the config of the class with an ending: that of the encoder alone where it has no head."""
+    return config if head_class != "Model" else encoder_config(config)
+
+
+def _load_generation_config(source: str | Path) -> dict[str, GenerationConfig]:
+    """Return how a model writes text, as `from_pretrained` takes it.
+
+    Raises:
+        ModelError: The file cannot be read, or holds settings of other kinds than the library's.
+    """
+    path = find_file(source, "generation_config.json")
+    if path is None:
+        return {}
+    try:
+        return {"generation_config": GenerationConfig.from_pretrained(path.parent)}
+    except Exception as error:  # the library raises many kinds
+        raise ModelError(f"{str(path)!r} cannot be used: {describe_cause(error)}.") from None
+
+
+def with_head(model: PreTrainedModel, head_class: str, fields: dict[str, Any], *, seed: int) -> PreTrainedModel:
+    """A model with a new task head on the same encoder, whose weights it takes over.
+
+    Args:
+        model: The encoder, with or without another head, which is left behind.
+        ending: Of the class with the head, such as ``ForCTC``.
+        fields: What the head needs in the config, such as ``vocab_size``.
+        seed: Of the head's weights.
+
+    Raises:
+        ModelError: The family has no such class.
+    """
+    config = copy.deepcopy(encoder_config(model.config))
+    model_type = stock_type(config.model_type)
+    if head_class not in endings(model_type):
+        allowed = ", ".join(endings(model_type))
+        supporting_families = ", ".join(family for family in FAMILIES if head_class in endings(family))
+        alternatives_note = f"; there is of {supporting_families}" if supporting_families else ""
+        raise ModelError(f"There is no {head_class} of {model_type} models; allowed are {allowed}{alternatives_note}.")
+    if head_class in FAMILIES[model_type].heads:
+        config = holding(config, head_class, fields)
+    else:
+        config.update(fields)
+    config.architectures = [class_for(config, head_class).__name__]
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        new_model: Any = build_model(config, head_class)
+    encoder_of(new_model).load_state_dict(encoder_of(model).state_dict(), strict=True, assign=True)
+    return new_model.to(model.dtype).eval()  # type: ignore[no-any-return]

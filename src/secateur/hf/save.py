@@ -1,0 +1,112 @@
+"""Model folders out: weights, config, selection and what came with the source model, written whole or not at all."""
+
+from __future__ import annotations
+
+import logging
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from secateur.errors import SecateurError
+from secateur.hf.extra_weights import copy_adapters
+from secateur.hf.hub_files import find_file
+from secateur.records.files import write_json
+from secateur.structure import Selection
+
+logger = logging.getLogger(__name__)
+
+#: Files beside the weights that a user of the model needs, where the source has them.
+SIDECAR_FILES = (
+    "preprocessor_config.json",
+    "processor_config.json",
+    "tokenizer_config.json",
+    "tokenizer.json",
+    "vocab.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "LICENSE",
+)
+
+
+def check_replaceable(path: Path, *, replace: bool = False) -> None:
+    """Raise a SecateurError when something is at `path` that may not be replaced."""
+    if path.exists() and not path.is_dir():
+        raise SecateurError(f"{str(path)!r} is a file: choose another folder.")
+    if path.is_dir() and not replace and any(path.iterdir()):
+        raise SecateurError(f"{str(path)!r} exists already and is not empty: choose another folder or remove it.")
+
+
+@contextmanager
+def atomic_folder(path: Path, *, replace: bool = False) -> Iterator[Path]:
+    """A folder that appears at `path` complete, or not at all.
+
+    Args:
+        path: Where it shall lie.
+        replace: Whether an existing folder there may be replaced.
+
+    Raises:
+        SecateurError: Something is there already.
+    """
+    check_replaceable(path, replace=replace)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial_folder = path.with_name(f".{path.name}.partial-{os.getpid()}")
+    shutil.rmtree(partial_folder, ignore_errors=True)
+    partial_folder.mkdir()
+    try:
+        yield partial_folder
+        if path.is_dir():
+            old_folder = path.with_name(f".{path.name}.old-{os.getpid()}")
+            path.rename(old_folder)
+            partial_folder.rename(path)
+            shutil.rmtree(old_folder)
+        else:
+            partial_folder.rename(path)
+    finally:
+        shutil.rmtree(partial_folder, ignore_errors=True)
+
+
+def write_model(
+    folder: Path,
+    model: PreTrainedModel,
+    *,
+    source: str | Path | None,
+    selection: Selection | None = None,
+    weights: dict[str, Tensor] | None = None,
+) -> None:
+    """Write a model and its companions into an existing folder.
+
+    Args:
+        folder: Where to.
+        model: The model.
+        source: The folder or hub id that it came from, for its feature extractor, tokenizer and licence; None when it
+            came from nowhere.
+        selection: The closed selection that made it.
+        weights: All that its file has, by name; None for the model's own alone.
+    """
+    model.save_pretrained(folder, state_dict=weights)
+    if source is not None:
+        copy_adapters(source, model, folder)
+    copied_files = [name for name in SIDECAR_FILES if source is not None and _copy_file(source, name, folder)]
+    if "preprocessor_config.json" not in copied_files and "processor_config.json" not in copied_files:
+        logger.warning("%s has no preprocessor_config.json: the model is written without a feature extractor", source)
+    if selection is not None:
+        write_json(folder / "selection.json", selection.to_json(), indent=None)
+
+
+def save_model(path: str | Path, model: PreTrainedModel, *, replace: bool = False, **kwargs: Any) -> None:
+    """`write_model` into a folder that appears complete or not at all."""
+    with atomic_folder(Path(path), replace=replace) as folder:
+        write_model(folder, model, **kwargs)
+
+
+def _copy_file(source: str | Path, name: str, folder: Path) -> bool:
+    path = find_file(source, name)
+    if path is not None:
+        shutil.copyfile(path, folder / name)
+    return path is not None

@@ -1,0 +1,130 @@
+"""Positions for inference: the positional convolution, and WavLM's bias as one vector for each head."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from secateur.inference.linear import CachedWeight, channels_last, convolution, is_eager
+from secateur.nn.attention import bias_by_distance
+from secateur.nn.positional_conv import CutPositionalConv, gather, scatter
+
+_MIN_FFT_TAPS = 32  # taps
+
+
+class InferencePositionalConv(nn.Module):
+    """What the positional convolution computes, stock or cut, its weight norm folded.
+
+    Its many taps make it a fifth of the arithmetic of a small model. On a CPU it is done by blocks of frames in the
+    frequency domain (overlap-save), with spectra of the taps computed once: twice the taps' own memory, a thirtieth
+    of their products.
+    """
+
+    weight: Tensor
+    bias: Tensor | None
+
+    def __init__(self, stock: Any) -> None:
+        """
+        Args:
+            stock: A positional convolution of the library or ours, with GELU behind it.
+        """
+        super().__init__()
+        self.register_buffer("weight", channels_last(stock.conv.weight))
+        self.register_buffer("bias", None if stock.conv.bias is None else stock.conv.bias.detach())
+        self.padding, self.groups = stock.conv.padding[0], stock.conv.groups
+        self.cut_shape = stock.shape if isinstance(stock, CutPositionalConv) else None
+        self.taps: int = stock.conv.kernel_size[0]
+        self._spectra = CachedWeight(partial(_spectra, groups=self.groups))
+
+    def forward(self, hidden_states: Tensor) -> Tensor:
+        """(B, T, D) -> (B, T, D)."""
+        if self.cut_shape is None:
+            return self._convolve(hidden_states)
+        return scatter(self._convolve(gather(hidden_states, self.cut_shape)), self.cut_shape)
+
+    def _convolve(self, hidden_states: Tensor) -> Tensor:
+        """The channels of the groups that are there: (B, T, K) -> (B, T, K)."""
+        time = hidden_states.shape[1]
+        if is_eager(hidden_states) and self.taps >= _MIN_FFT_TAPS and 2 * time >= self.taps:
+            return self._convolve_by_fft(hidden_states)
+        out = convolution(
+            hidden_states.contiguous(),
+            self.weight,
+            self.bias,
+            padding=self.padding,
+            groups=self.groups,
+            activation="gelu",
+        )
+        return out[:, :time]  # an even number of taps gives one frame more
+
+    def _convolve_by_fft(self, hidden_states: Tensor) -> Tensor:
+        batch, time, width = hidden_states.shape
+        promoted = hidden_states.to(torch.promote_types(hidden_states.dtype, torch.float32))
+        size = 2 * self.taps
+        block_frames = size - self.taps + 1  # frames that a block gives
+        blocks = -(-time // block_frames)
+        right_padding = blocks * block_frames + self.taps - 1 - time - self.padding
+        padded = F.pad(promoted.transpose(1, 2), (self.padding, right_padding))
+        spectrum = torch.fft.rfft(padded.unfold(2, size, block_frames))  # (B, D, blocks, bins)
+        split = spectrum.view(batch, self.groups, -1, blocks, spectrum.shape[-1])
+        rows = split.permute(4, 1, 0, 3, 2).flatten(0, 1).flatten(1, 2)  # (bins x groups, B x blocks, in)
+        product = torch.bmm(rows, self._spectra(self.weight))
+        output_spectrum = product.view(-1, self.groups, batch, blocks, product.shape[-1]).permute(2, 1, 4, 3, 0)
+        out = torch.fft.irfft(output_spectrum, n=size)[..., :block_frames].reshape(batch, width, -1)[..., :time]
+        dense = out.transpose(1, 2).contiguous()
+        return F.gelu(dense if self.bias is None else dense.add_(self.bias)).to(hidden_states.dtype)
+
+
+def _spectra(weight: Tensor, *, groups: int) -> Tensor:
+    """(out, in / groups, 1, taps) -> factors for blocks of twice as many frames, (bins x groups, in, out)."""
+    out, width, _, taps = weight.shape
+    dtype = torch.complex128 if weight.dtype == torch.float64 else torch.complex64
+    spectra = torch.empty(taps + 1, groups, width, out // groups, dtype=dtype)
+    for group, group_weight in enumerate(
+        weight[:, :, 0].chunk(groups)
+    ):  # one by one: in double precision all are a lot
+        # Its conjugate, as torch's convolution does not turn its taps round.
+        spectra[:, group] = torch.fft.rfft(group_weight.double(), n=2 * taps).conj().permute(2, 1, 0)
+    return spectra.flatten(0, 1)
+
+
+class RelativePositionBias(nn.Module):
+    """WavLM's position bias by distance, of every original head; kept for the lengths that came last."""
+
+    MAX_CACHED_LENGTHS = 8
+    table: Tensor
+
+    def __init__(self, table: Tensor, *, farthest: int) -> None:
+        """
+        Args:
+            table: (buckets, H).
+            farthest: Distances from here on share a bucket.
+        """
+        super().__init__()
+        self.register_buffer("table", table.detach())
+        self.farthest = farthest
+        self._cache: dict[tuple[int, torch.device, torch.dtype], Tensor] = {}
+
+    def forward(self, time: int) -> Tensor:
+        """(H, 2T - 1): at n the bias of query i and key T - 1 - r with i + r = n.
+
+        With the keys in reverse order the whole (T, T) bias of a head is a view of its vector: row i, column r is
+        element i + r.
+        """
+        if torch.compiler.is_compiling():  # a dictionary would make a graph of its own for every length
+            return self._compute_bias(time)
+        key = (time, self.table.device, self.table.dtype)
+        bias = self._cache.get(key)
+        if bias is None:
+            bias = self._compute_bias(time)
+            while len(self._cache) >= self.MAX_CACHED_LENGTHS:
+                self._cache.pop(next(iter(self._cache)), None)
+            self._cache[key] = bias
+        return bias
+
+    def _compute_bias(self, time: int) -> Tensor:
+        return bias_by_distance(self.table, time, farthest=self.farthest).flip(1).contiguous()

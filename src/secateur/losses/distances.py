@@ -1,0 +1,85 @@
+"""Distances between student and teacher, of hidden states or of a head's outputs, summed over valid frames."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from secateur.errors import ConfigError
+
+_TINY = 1e-6  # mean square of a teacher's frame; guards silence
+
+
+@dataclass(frozen=True, kw_only=True)
+class L1Cosine:
+    """Mean absolute difference plus one minus the cosine similarity (DPHuBERT, arXiv 2305.17651, section 2.2).
+
+    Differs from the released code by the constant one, so that a perfect student has loss zero.
+    """
+
+    kind: Literal["l1_cosine"] = "l1_cosine"
+    l1: float = 1.0
+    cosine: float = 1.0
+
+    def per_frame(self, student: Tensor, teacher: Tensor) -> Tensor:
+        """(..., T, D) and (..., T, D) -> (..., T)."""
+        distance = (student - teacher).abs().mean(-1)
+        return self.l1 * distance + self.cosine * (1.0 - F.cosine_similarity(student, teacher, dim=-1))
+
+
+@dataclass(frozen=True, kw_only=True)
+class SquaredError:
+    """Mean squared difference (CoFi, arXiv 2204.00408; Wang et al. 2023, arXiv 2306.01385, Eq. 5)."""
+
+    kind: Literal["mse"] = "mse"
+    relative: bool = False
+    """divide by the teacher's mean square in the frame. Hidden states between pre-norm layers are not normalised: they
+    grow from layer to layer, and with them the loss that the multipliers have to outweigh"""
+
+    def per_frame(self, student: Tensor, teacher: Tensor) -> Tensor:
+        """(..., T, D) and (..., T, D) -> (..., T)."""
+        error = (student - teacher).square().mean(-1)
+        return error / (teacher.square().mean(-1) + _TINY) if self.relative else error
+
+
+Distance = L1Cosine | SquaredError
+
+
+@dataclass(frozen=True, kw_only=True)
+class LogitDistance:
+    """Temperature squared times KL(teacher ‖ student) of two heads' outputs (Hinton et al., arXiv 1503.02531).
+
+    The square keeps the gradient's size where the temperature is high. At 1, the default, a logit's gradient is the
+    difference of the two posteriors, as large as that of a cross-entropy or of CTC on a frame, so that both losses
+    share one weight; and what is imitated is the teacher as it is decoded. A higher temperature asks for the order of
+    unlikely outputs, which helps among many classes, less so on CTC frames that say blank or one letter.
+    """
+
+    temperature: float = 1.0
+
+    def __post_init__(self) -> None:
+        if not 0 < self.temperature < math.inf:
+            raise ConfigError(f"temperature: got {self.temperature:g}, allowed is above 0.")
+
+    def per_row(self, student: Tensor, teacher: Tensor) -> Tensor:
+        """(..., V) and (..., V) -> (...), in float32 or better; one value per frame, or per utterance."""
+        dtype = torch.promote_types(torch.promote_types(student.dtype, teacher.dtype), torch.float32)
+        student_log_probs = (student.to(dtype) / self.temperature).log_softmax(-1)
+        teacher_log_probs = (teacher.to(dtype) / self.temperature).log_softmax(-1)
+        divergence = F.kl_div(student_log_probs, teacher_log_probs, reduction="none", log_target=True).sum(-1)
+        return self.temperature**2 * divergence
+
+
+def sum_over(frames: Tensor, valid: Tensor | None) -> Tensor:
+    """Sum over the frames that are not padding.
+
+    Args:
+        frames: (B, T).
+        valid: (B, T) of booleans, or None when every frame is valid.
+    """
+    return frames.sum() if valid is None else torch.where(valid, frames, 0.0).sum()

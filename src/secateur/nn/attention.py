@@ -1,0 +1,293 @@
+"""Self-attention of a cut model: heads of unequal width, the original softmax scale, WavLM's gated position bias."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from secateur.structure.encoder_shape import AttentionShape
+
+
+class OutputBias(nn.Module):
+    """What is left of an output projection whose inputs are all gone: its bias, a constant added to every frame.
+
+    It is called like the projection, so that hooks that fetch weights when a module is called fetch it.
+    """
+
+    def __init__(self, features: int) -> None:
+        super().__init__()
+        self.bias = nn.Parameter(torch.zeros(features))
+
+    def forward(self, hidden_states: Tensor) -> Tensor:
+        """Return the bias, (D,), which broadcasts to any frames (B, T, D)."""
+        return self.bias
+
+
+class CutAttention(nn.Module):
+    """Multi-head self-attention in which every head has its own numbers of query/key and value/output dimensions.
+
+    Parameter names and the meaning of their rows are those of the stock classes; the rows of heads with equal
+    dimensions stand together, so that each such group is one batched product and nothing is padded. A head without
+    query/key dimensions attends uniformly. Relative to the stock classes, the softmax scale stays that of the
+    original head width, and a removed block returns a zero that broadcasts.
+    """
+
+    #: What the family calls the projections of queries, keys and values, and that of the output.
+    names = ("q_proj", "k_proj", "v_proj", "out_proj")
+
+    def __init__(self, config: Any, shape: AttentionShape) -> None:
+        """
+        Args:
+            config: Model config (`hidden_size`, `attention_dropout`, and the attention implementation).
+            shape: Heads and dimensions of this block.
+        """
+        super().__init__()
+        width = config.hidden_size
+        self.config = config
+        self.dropout = config.attention_dropout
+        self.scaling = shape.head_dim**-0.5
+        self.groups = shape.groups
+        query_key = sum(len(kept) for kept in shape.query_key)
+        value_output = sum(len(kept) for kept in shape.value_output)
+        for name, rows in zip(self.names[:3], (query_key, query_key, value_output), strict=True):
+            setattr(self, name, nn.Linear(width, rows) if rows else None)
+        gone = OutputBias(width) if shape.kept else None
+        setattr(self, self.names[3], nn.Linear(value_output, width) if value_output else gone)
+
+    def forward(
+        self, hidden_states: Tensor, attention_mask: Tensor | None = None, **kwargs: Any
+    ) -> tuple[Tensor, Tensor | None]:
+        """Attend.
+
+        Args:
+            hidden_states: (B, T, D).
+            attention_mask: None, boolean (True attends) or additive, broadcastable to (B, heads, T, T).
+
+        Returns:
+            The block's output (B, T, D), or a constant that broadcasts to it; and the attention weights
+            (B, heads, T, T) in storage order of the heads when the implementation is eager, else None.
+        """
+        if not self.groups:
+            return self._constant(hidden_states), _no_weights(hidden_states) if self._eager else None
+        return self._attend(hidden_states, attention_mask, eager=self._eager)
+
+    def _constant(self, hidden_states: Tensor) -> Tensor:
+        out = getattr(self, self.names[3])
+        constant: Tensor = hidden_states.new_zeros(1) if out is None else out(hidden_states)
+        return constant
+
+    @property
+    def _eager(self) -> bool:
+        return getattr(self.config, "_attn_implementation", "eager") == "eager"
+
+    def _attend(
+        self,
+        hidden_states: Tensor,
+        bias: Tensor | None,
+        *,
+        eager: bool,
+        turned: Tensor | None = None,
+        place: Callable[[slice, Tensor, Tensor | None], tuple[Tensor, Tensor | None]] | None = None,
+    ) -> tuple[Tensor, Tensor | None]:
+        """Attend.
+
+        Args:
+            hidden_states: (B, T, D).
+            bias: A mask or bias with one or all heads.
+            eager: Whether attention weights are wanted.
+            turned: What queries and keys are made of, (B, T, D); None for the hidden states.
+            place: What positions do to some heads' queries (B, heads, T, qk) and bias; None for nothing.
+
+        Returns:
+            (B, T, D), and the weights when eager.
+        """
+        batch, time, _ = hidden_states.shape
+        to_query, to_key, to_value, out = (getattr(self, name) for name in self.names)
+        placed = hidden_states if turned is None else turned
+        query, key = (placed[..., :0] if to is None else to(placed) for to in (to_query, to_key))
+        value = to_value(hidden_states)
+        outputs: list[Tensor] = []
+        weights: list[Tensor] = []
+        for heads, q, k, v in split_heads(query, key, value, self.groups):
+            own = bias if bias is None or bias.shape[1] == 1 else bias[:, heads]
+            if place is not None:
+                q, own = place(heads, q, own)
+            context, weight = self._product(q, k, v, own, eager)
+            outputs.append(context.transpose(1, 2).reshape(batch, time, -1))
+            if weight is not None:
+                weights.append(weight)
+        merged = outputs[0] if len(outputs) == 1 else torch.cat(outputs, dim=-1)  # (B, T, all vo)
+        if len(weights) > 1:  # concatenating one copies it
+            weights = [torch.cat(weights, dim=1)]
+        return out(merged), (weights[0] if weights else None)
+
+    def _product(
+        self, q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, eager: bool
+    ) -> tuple[Tensor, Tensor | None]:
+        """Heads of one width: (B, heads, T, qk), (B, heads, T, vo) -> (B, heads, T, vo), weights when eager."""
+        dropout = self.dropout if self.training else 0.0
+        # torch's fused kernels want equal widths; with unequal ones they fall back to something slower than this.
+        if not eager and q.shape[-1] == v.shape[-1]:
+            return F.scaled_dot_product_attention(q, k, v, attn_mask=bias, dropout_p=dropout, scale=self.scaling), None
+        q, k = q * self.scaling, k.transpose(2, 3)
+        if bias is not None and bias.shape[:2] == q.shape[:2] and bias.dtype == q.dtype:
+            # Product and sum in one pass over memory.
+            logits = torch.baddbmm(bias.flatten(0, 1), q.flatten(0, 1), k.flatten(0, 1)).view(*q.shape[:3], -1)
+        else:
+            logits = torch.matmul(q, k)
+            if bias is not None:
+                logits = logits.masked_fill_(~bias, float("-inf")) if bias.dtype == torch.bool else logits.add_(bias)
+        weight = F.dropout(torch.softmax(logits, dim=-1), p=dropout, training=self.training)
+        return torch.matmul(weight, v), (weight if eager else None)
+
+
+class CutWavLMAttention(CutAttention):
+    """`CutAttention` with WavLM's gated relative position bias, for kept heads only.
+
+    The bias table of the whole model lives in layer 0 and outlives that layer's own heads. Layers hand each other its
+    values for every pair of frames, (H, T, T), once for the whole batch, where the stock class repeats them for every
+    utterance; each layer gates those of its own heads. The gate reads the unprojected input split by all original
+    heads, hence the absolute head indices.
+    Unlike the stock class, which always computes attention weights and returns their mean over heads, this one gives
+    those of each head, and only when they are asked for: without them torch's fused kernel does the work.
+    """
+
+    def __init__(self, config: Any, shape: AttentionShape, *, holds_table: bool) -> None:
+        """
+        Args:
+            config: Model config.
+            shape: Heads and dimensions of this block.
+            holds_table: Whether the position table of the whole model lives here.
+        """
+        super().__init__(config, shape)
+        self.heads = shape.heads
+        self.head_dim = shape.head_dim
+        self.num_heads = config.hidden_size // shape.head_dim
+        self.in_order = shape.heads == tuple(range(self.num_heads))
+        self.max_distance = config.max_bucket_distance
+        if shape.heads:
+            self.gru_rel_pos_const = nn.Parameter(torch.ones(1, len(shape.heads), 1, 1))
+            self.gru_rel_pos_linear = nn.Linear(shape.head_dim, 8)
+        self.rel_attn_embed = nn.Embedding(config.num_buckets, self.num_heads) if holds_table else None
+
+    def forward(  # type: ignore[override]
+        self,
+        hidden_states: Tensor,
+        attention_mask: Tensor | None = None,
+        position_bias: Tensor | None = None,
+        index: int = 0,
+        **kwargs: Any,
+    ) -> tuple[Tensor, Tensor | None, Tensor | None]:
+        """Attend.
+
+        Args:
+            hidden_states: (B, T, D).
+            attention_mask: (B, T), one where a frame is valid, or None.
+            position_bias: Bias of all original heads (H, T, T) from the layer that holds the table, or None there.
+            index: Layer number; not used.
+
+        Returns:
+            Output, weights (B, heads, T, T) when `output_attentions` is asked for, and the position bias for the next
+            layer.
+        """
+        wanted = bool(kwargs.get("output_attentions", getattr(self.config, "output_attentions", False)))
+        if self.rel_attn_embed is not None:
+            position_bias = _spread(self.bias_by_distance(hidden_states.shape[1], hidden_states.device))
+        if not self.groups:
+            return self._constant(hidden_states), _no_weights(hidden_states) if wanted else None, position_bias
+        assert position_bias is not None
+        own = position_bias if self.in_order else position_bias[list(self.heads)]
+        bias = self._gate(hidden_states) * own  # (B, heads, T, T)
+        if attention_mask is not None:
+            bias = bias.masked_fill(attention_mask.ne(1)[:, None, None, :], float("-inf"))
+        output, weights = self._attend(hidden_states, bias, eager=wanted)
+        return output, weights, position_bias
+
+    def bias_by_distance(self, time: int, device: torch.device | None = None) -> Tensor:
+        """Bias of every original head at key minus query distances -(T-1) ... T-1: (H, 2T - 1)."""
+        table = self.rel_attn_embed
+        assert table is not None
+        # The module is called, and its weight not taken from it, for hooks that fetch weights.
+        bias: Tensor = table(distance_buckets(time, table.num_embeddings, farthest=self.max_distance, device=device))
+        return bias.t()
+
+    def _gate(self, hidden_states: Tensor) -> Tensor:
+        """(B, T, D) -> (B, heads, T, 1), in (1, 3) at initialisation."""
+        batch, time, _ = hidden_states.shape
+        split = hidden_states.view(batch, time, self.num_heads, self.head_dim)
+        if not self.in_order:
+            split = split[:, :, list(self.heads)]
+        both = self.gru_rel_pos_linear(split).view(batch, time, len(self.heads), 2, 4).sum(-1)
+        first, second = torch.sigmoid(both).permute(3, 0, 2, 1).unsqueeze(-1)  # each (B, heads, T, 1)
+        gate: Tensor = first * (second * self.gru_rel_pos_const - 1.0) + 2.0
+        return gate
+
+
+def split_heads(
+    query: Tensor, key: Tensor, value: Tensor, groups: Sequence[tuple[int, int, int]]
+) -> Iterator[tuple[slice, Tensor, Tensor, Tensor]]:
+    """Group by group: which heads, their queries and keys (B, heads, T, qk), and their values (B, heads, T, vo).
+
+    Args:
+        query: (B, T, all qk).
+        key: (B, T, all qk).
+        value: (B, T, all vo).
+        groups: Heads, query/key dimensions and value/output dimensions of each run of heads of equal shape.
+    """
+    batch, time, _ = value.shape
+    head = at_qk = at_vo = 0
+    for count, qk, vo in groups:
+        q, k = (x[..., at_qk : at_qk + count * qk].view(batch, time, count, qk).transpose(1, 2) for x in (query, key))
+        v = value[..., at_vo : at_vo + count * vo].view(batch, time, count, vo).transpose(1, 2)
+        yield slice(head, head + count), q, k, v
+        head, at_qk, at_vo = head + count, at_qk + count * qk, at_vo + count * vo
+
+
+def bias_by_distance(table: Tensor, time: int, *, farthest: int) -> Tensor:
+    """WavLM's position bias at key minus query distances -(T-1) ... T-1.
+
+    Args:
+        table: (buckets, H).
+        time: T.
+        farthest: Distances from here on share a bucket.
+
+    Returns:
+        (H, 2T - 1).
+    """
+    return F.embedding(distance_buckets(time, len(table), farthest=farthest, device=table.device), table).t()
+
+
+def distance_buckets(time: int, buckets: int, *, farthest: int, device: torch.device | None) -> Tensor:
+    """Return the bucket of each key minus query distance -(T-1) ... T-1 in WavLM's table: (2T - 1,).
+
+    Args:
+        time: T.
+        buckets: Rows of the table.
+        farthest: Distances from here on share a bucket.
+        device: Where to.
+    """
+    distance = torch.arange(1 - time, time, device=device)
+    half = buckets // 2
+    exact = half // 2
+    size = distance.abs()
+    # The same operations as the stock class, in float32, so that no distance falls into another bucket.
+    large = torch.log(size.float() / exact) / math.log(farthest / exact) * (half - exact)
+    large = (exact + large).to(torch.long).clamp(max=half - 1)
+    return (distance > 0).long() * half + torch.where(size < exact, size, large)
+
+
+def _no_weights(hidden_states: Tensor) -> Tensor:
+    """Weights of no head, (B, 0, T, T), so that a model's attentions stay one for each layer."""
+    batch, time, _ = hidden_states.shape
+    return hidden_states.new_zeros(batch, 0, time, time)
+
+
+def _spread(by_distance: Tensor) -> Tensor:
+    """(H, 2T - 1) -> (H, T, T): row i holds the distances -i ... T-1-i."""
+    time = (by_distance.shape[1] + 1) // 2
+    return by_distance.unfold(1, time, 1).flip(1)

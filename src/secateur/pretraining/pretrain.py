@@ -1,0 +1,370 @@
+"""Pre-training a small encoder from nothing by BEST-RQ, on the engine that also prunes."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import math
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from secateur.compress.audio_batches import split_held_out
+from secateur.data.batches import Batches, Crop, split_micro_batches
+from secateur.data.collate import collate
+from secateur.data.corpus import Corpus
+from secateur.data.input_features import Waveform
+from secateur.data.open import open_corpus
+from secateur.data.sources import DataConfig, SyntheticData
+from secateur.engine import process
+from secateur.engine.loop import LoopConfig, run
+from secateur.engine.optim import OptimizerSpec, Schedule
+from secateur.engine.progress import Progress
+from secateur.engine.train_unit import StepLoss
+from secateur.errors import ConfigError
+from secateur.pretraining.augment import mix_noise, random_eq, random_gain
+from secateur.pretraining.encoder_from_config import ConfigEncoder, FromConfig
+from secateur.pretraining.wavlm_encoder import WavLMEncoder, WavLMShape
+from secateur.records.files import environment, write_json
+from secateur.tasks import best_rq
+from secateur.tasks.best_rq import BestRqSettings
+from secateur.tasks.best_rq_head import save_best_rq_head
+
+log = logging.getLogger(__name__)
+
+_HELD_OUT = 600.0  # seconds of audio, where there is no dev split
+_VALIDATION_STEPS = 8  # batches of dev, the same ones each time
+_MEASURED_STEPS = 50  # batches of train that the corpus statistics of the labels come from
+
+
+@dataclass(frozen=True, kw_only=True)
+class PretrainConfig:
+    """One pre-training run.
+
+    Attributes:
+        out: The run folder; the encoder lands in its `model/`.
+        data: Speech; its own dev split is held out, or a part of it where it has none.
+        seconds: Audio in one optimiser step.
+        crop: The longest crop, in seconds; utterances shorter than half of it are never drawn.
+        equalise: Share of the crops that another microphone hears; labels are of what it hears.
+        fade: Share of the crops whose level comes and goes; labels are of what is left.
+        disturb: Share of the crops that get noise or another voice laid over them; labels are of what was before.
+        front_steps: So many steps first train the front end alone, to give the log-mel energies of what it hears:
+            the paper's encoder is given those, a small one of ours has to make them, and learns what to say of them
+            only then. 0 for an encoder of a config.
+        front_weight: Of that error (mean square, in units of the corpus's variance) in all later steps.
+        drift_weight: Of the error in a crop's average spectrum, beside 1 for the error frame by frame: it is what tells
+            speakers and microphones apart, and what a GroupNorm takes out of what is heard.
+        rate: The highest learning rate of AdamW, for vectors and the guesses; `_schedules` gives its course.
+        matrix_rate: And of Muon, for the matrices of the encoder.
+        warmup: Steps of its rise, in the front end's steps and again when the others begin.
+        hold: The share of the others that it is held for, before it falls to zero.
+        accumulate: Micro-batches in one optimiser step.
+    """
+
+    out: str
+    data: DataConfig = field(default_factory=SyntheticData)
+    task: BestRqSettings = field(default_factory=BestRqSettings)
+    encoder: WavLMShape | FromConfig = field(default_factory=WavLMShape)
+    loop: LoopConfig
+    seconds: float = 12.0
+    crop: float = 3.0
+    equalise: float = 0.8
+    fade: float = 0.5
+    disturb: float = 0.3
+    front_steps: int = 0
+    front_weight: float = 0.0
+    drift_weight: float = 0.0
+    rate: float = 4e-3
+    matrix_rate: float = 0.05
+    warmup: int = 200
+    hold: float = 0.3
+    weight_decay: float = 0.01
+    clip: float = 1.0
+    accumulate: int = 1
+
+    def __post_init__(self) -> None:
+        shares = ("equalise", "fade", "disturb", "hold")
+        problems = [
+            f"{name}: got {getattr(self, name)}, allowed is 0 to 1."
+            for name in shares
+            if not 0 <= getattr(self, name) <= 1
+        ]
+        problems += [
+            f"{name}: got {getattr(self, name)}, allowed is above 0."
+            for name in ("seconds", "crop", "rate", "matrix_rate", "clip", "accumulate")
+            if not 0 < getattr(self, name) < math.inf
+        ]
+        problems += [
+            f"{name}: got {getattr(self, name)}, allowed is 0 or more."
+            for name in ("warmup", "front_weight", "drift_weight", "weight_decay")
+            if not 0 <= getattr(self, name) < math.inf
+        ]
+        if isinstance(self.encoder, FromConfig):
+            problems += [
+                f"{name}: got {getattr(self, name)}, allowed is 0 for an encoder that is given its input's spectrum or "
+                "finds it by itself."
+                for name in ("front_steps", "front_weight", "drift_weight")
+                if getattr(self, name)
+            ]
+        if problems:
+            raise ConfigError(" ".join(problems))
+        if not 0 <= self.front_steps < self.loop.steps:
+            raise ConfigError(
+                f"front_steps: got {self.front_steps}, allowed is 0 to {self.loop.steps - 1}: fewer than loop.steps, "
+                f"{self.loop.steps}, so that the encoder learns too."
+            )
+
+
+@dataclass(frozen=True)
+class MaskedBatch:
+    """One micro-batch: crops, and which of their frames are hidden."""
+
+    values: Tensor  # (batch, samples) or features, clean: what labels are of
+    inputs: Tensor  # the same, as the encoder gets it
+    mask: Tensor  # (batch, frames), True where hidden
+    front: bool  # train the front end alone
+    hidden: int  # masked frames in the whole optimiser step, all micro-batches and ranks
+    visible: int  # its other frames
+    files: tuple[str, ...]
+
+
+class BestRqTrainUnit:
+    """BEST-RQ as the engine's loop trains it.
+
+    Masks follow from seed, step and place in the global batch, whatever the ranks and the accumulation;
+    disturbances also from the micro-batch, since a crop is disturbed by its neighbour there.
+    """
+
+    def __init__(self, config: PretrainConfig) -> None:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(config.loop.seed)
+            self.model = _build_encoder(config)
+        self.input_features = Waveform(normalize=True, sample_rate=self.model.sample_rate)
+        corpus = open_corpus(config.data, sample_rate=self.input_features.sample_rate)
+        train, dev = split_held_out(corpus, seconds=_HELD_OUT)
+        self.config, self.corpora = config, {"train": train, "dev": dev}
+        self.name = corpus.name
+        self.batches = {part: self._batches(self.corpora[part]) for part in self.corpora}
+        self.module: nn.Module = (
+            self.model.eval()
+        )  # no dropout, layer-drop, SpecAugment: what is masked is what we mask
+        self.labeller = self.model.make_labeler(config.task)
+        crops = (self.batches["train"].step(step) for step in range(_MEASURED_STEPS))
+        self.labeller.fit_statistics(
+            self.model.to_inputs(collate(train, part, input_features=self.input_features).values) for part in crops
+        )
+
+    def _batches(self, corpus: Corpus) -> Batches:
+        config = self.config
+        return Batches(
+            corpus,
+            seconds=config.seconds,
+            min_seconds=config.crop / 2,
+            max_seconds=config.crop,
+            seed=config.loop.seed,
+            equal_lengths=True,
+        )
+
+    def optimizers(self) -> dict[str, OptimizerSpec]:
+        """Muon for matrices and AdamW for what else there is, of the front end and of the rest.
+
+        Biases, norms and the mask vector do not decay.
+        """
+        config, schedules = self.config, _schedules(self.config)
+        matrices = {id(weight) for weight in self.model.matrices()}
+        parts: dict[str, list[nn.Parameter]] = {}
+        for name, parameter in self.module.named_parameters():
+            part = "front" if name.startswith(self.model.front_parts) else "rest"
+            parts.setdefault(f"{part}_matrices" if id(parameter) in matrices else part, []).append(parameter)
+        return {
+            part: OptimizerSpec(
+                optimizer=self._muon(found) if part.endswith("_matrices") else self._adam(found),
+                schedule=schedules[part.removesuffix("_matrices")],
+                clip=config.clip,
+            )
+            for part, found in parts.items()
+        }
+
+    def _adam(self, parameters: Sequence[nn.Parameter]) -> torch.optim.Optimizer:
+        groups = [
+            {"params": [p for p in parameters if p.ndim > 1], "weight_decay": self.config.weight_decay},
+            {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
+        ]
+        return torch.optim.AdamW(groups, lr=self.config.rate, betas=(0.9, 0.98), eps=1e-6)
+
+    def _muon(self, matrices: Sequence[nn.Parameter]) -> torch.optim.Optimizer:
+        return torch.optim.Muon(matrices, lr=self.config.matrix_rate, weight_decay=self.config.weight_decay)
+
+    def micro_batches(self, step: int, rank: int, world: int) -> Sequence[MaskedBatch]:
+        """This rank's crops with their masks."""
+        crops = self.batches["train"].step(step)
+        masks = self._masks(crops, step)
+        parts = split_micro_batches(crops, rank=rank, world_size=world, accumulate=self.config.accumulate)
+        positions = {crop: position for position, crop in enumerate(crops)}
+        return [self._batch("train", part, masks[[positions[crop] for crop in part]], masks, step) for part in parts]
+
+    def _masks(self, crops: Sequence[Crop], step: int) -> Tensor:
+        rng = np.random.default_rng([self.config.loop.seed, 3, step])
+        frames = self.model.frame_count(crops[0].samples)
+        return best_rq.draw_mask(self.config.task, batch=len(crops), frames=frames, rng=rng)
+
+    def _batch(
+        self, split: str, crops: Sequence[Crop], mask: Tensor, masks: Tensor, step: int, *, disturb: bool = True
+    ) -> MaskedBatch:
+        corpus = self.corpora[split]
+        values = collate(corpus, crops, input_features=self.input_features).values
+        rng = np.random.default_rng([self.config.loop.seed, 4, step, crops[0].index])
+        if disturb:
+            values = random_eq(
+                values, probability=self.config.equalise, rng=rng, sample_rate=self.input_features.sample_rate
+            )
+            values = random_gain(values, probability=self.config.fade, rng=rng)
+        inputs = mix_noise(values, probability=self.config.disturb, rng=rng) if disturb else values
+        inputs = self.model.mask_inputs(self.model.to_inputs(inputs), mask, rng)
+        files = tuple(corpus.utterances[crop.index].id for crop in crops)
+        hidden = int(masks.sum())
+        return MaskedBatch(
+            values=self.model.to_inputs(values),
+            inputs=inputs,
+            mask=mask,
+            front=disturb and step < self.config.front_steps,
+            hidden=max(1, hidden),
+            visible=max(1, masks.numel() - hidden),
+            files=files,
+        )
+
+    def begin(self, step: int) -> None:
+        """Nothing is drawn per step; BatchNorm alone learns its statistics."""
+        for module in self.module.modules():
+            module.training = isinstance(module, nn.BatchNorm1d)
+
+    def loss(self, wrapped: nn.Module, batch: MaskedBatch) -> StepLoss:
+        """Cross-entropy per frame of the optimiser step, in nats: hidden ones, plus the visible ones by weight."""
+        config, device = self.config, next(wrapped.parameters()).device
+        labeler, mask = self.labeller.to(device), batch.mask.to(device)
+        inputs = batch.inputs.to(device)
+        front_output, logits = wrapped(inputs, mask, front=batch.front)
+        front_loss, front_metrics = (
+            (torch.zeros(()), {}) if front_output is None else self._front_loss(front_output, inputs, batch)
+        )
+        if logits is None:
+            return StepLoss(total=front_loss, parts=front_metrics, files=batch.files)
+        sums = best_rq.loss(logits, labeler(batch.values.to(device)), mask)
+        hidden, visible = sums.masked / batch.hidden, sums.visible / batch.visible
+        total = hidden + config.task.visible_weight * visible + config.front_weight * front_loss
+        parts = {"hidden": hidden.detach(), "visible": visible.detach(), "accuracy": sums.correct / batch.hidden}
+        return StepLoss(total=total, parts=parts | front_metrics, files=batch.files)
+
+    def _front_loss(self, front_output: Tensor, inputs: Tensor, batch: MaskedBatch) -> tuple[Tensor, dict[str, Tensor]]:
+        """What the front end's account of log-mel lacks, per frame of the optimiser step, and its parts."""
+        residual = front_output.float() - self.labeller.normalized_log_mel(inputs)  # (batch, frames, 2 · mels)
+        frames = batch.hidden + batch.visible
+        error = residual.square().mean(dim=-1).sum() / frames
+        # Rows of a batch are of one length, so a row's share of the frames is its share of the crops.
+        drift = residual.mean(dim=1).square().mean(dim=-1).sum() * residual.shape[1] / frames
+        metrics = {"front": error.detach(), "drift": drift.detach()}
+        return error + self.config.drift_weight * drift, metrics
+
+    def end(self, step: int, reduce: Callable[[Tensor], Tensor]) -> dict[str, float]:
+        """Nothing besides the parts is logged."""
+        return {}
+
+    def validate(self, step: int) -> dict[str, float]:
+        """Cross-entropy and accuracy on undisturbed crops of `dev`, the same at every step."""
+        self.module.eval()
+        sums: Counter[str] = Counter()
+        for index in range(_VALIDATION_STEPS):
+            crops = self.batches["dev"].step(index)
+            masks = self._masks(crops, index)
+            with torch.no_grad():
+                step_loss = self.loss(self.module, self._batch("dev", crops, masks, masks, index, disturb=False))
+            sums.update({name: float(value) for name, value in step_loss.parts.items()})
+        return {name: value / _VALIDATION_STEPS for name, value in sums.items()}
+
+    def state(self) -> dict[str, Tensor]:
+        """The weights; the labels follow from seed and data."""
+        return self.module.state_dict()
+
+    def load(self, state: dict[str, Tensor]) -> None:
+        """Puts the weights back."""
+        self.module.load_state_dict(state)
+
+
+def _build_encoder(config: PretrainConfig) -> WavLMEncoder | ConfigEncoder:
+    if isinstance(config.encoder, FromConfig):
+        return ConfigEncoder(config.encoder, config.task)
+    return WavLMEncoder(config.encoder, config.task)
+
+
+def _schedules(config: PretrainConfig) -> dict[str, Schedule]:
+    """The courses of the learning rate.
+
+    The front end's rises, is held for half of its own steps, falls to a fifth by their end and to zero by the end of
+    all. The others' waits for the front end, rises, is held for a share of their steps and falls to zero.
+    """
+    steps, front_steps = config.loop.steps, config.front_steps
+    warmup = min(config.warmup, max(1, (steps - front_steps) // 4))
+    hold = front_steps + max(warmup, round(config.hold * (steps - front_steps)))
+    encoder_points = ((front_steps - 1, 0.0), (front_steps + warmup, 1.0), (hold, 1.0), (steps, 0.0))
+    if not front_steps:
+        return {"front": Schedule(points=encoder_points), "rest": Schedule(points=encoder_points)}
+    front_points = (
+        (-1, 0.0),
+        (min(warmup, front_steps // 4), 1.0),
+        (front_steps // 2, 1.0),
+        (front_steps, 0.2),
+        (steps, 0.0),
+    )
+    return {"front": Schedule(points=front_points), "rest": Schedule(points=encoder_points)}
+
+
+def pretrain(
+    config: PretrainConfig,
+    *,
+    resume: bool = False,
+    on_start: Callable[[], None] = lambda: None,
+    on_progress: Callable[[Progress], None] | None = None,
+) -> dict[str, Any]:
+    """Trains an encoder from nothing; returns the record that is also left in `out`.
+
+    `out/model` is a plain HF folder: the encoder in float32, and a feature extractor; and beside them, in a file of its
+    own, the layer of guesses, by which the task `best_rq` of `prune` goes on.
+
+    Args:
+        config: The run.
+        resume: Go on from the last checkpoint.
+        on_start: Called by the first process when speech and model are there, before anything is written.
+        on_progress: Called after each step.
+    """
+    folder = Path(config.out)
+    train_unit = BestRqTrainUnit(config)
+    if process().is_main_process:
+        on_start()
+        folder.mkdir(parents=True, exist_ok=True)
+    process().wait_for_everyone()
+    result = run(train_unit, config.loop, phase="pretrain", folder=folder, resume=resume, on_progress=on_progress)
+    record = {
+        "format": 1,
+        "verb": "pretrain",
+        "config": dataclasses.replace(config, out=folder.name),
+        "data": train_unit.name,
+        "sample_rate": train_unit.input_features.sample_rate,
+        "parameters": sum(p.numel() for p in train_unit.model.encoder.parameters()),
+        "seconds": result.seconds,
+        "train": result.metrics,
+        "dev": result.validation,
+        "environment": environment(),
+    }
+    if process().is_main_process:
+        train_unit.model.save(folder / "model")
+        save_best_rq_head(folder / "model", head=train_unit.model.head, labeler=train_unit.labeller)
+        write_json(folder / "record.json", record)
+    log.info("the encoder is in %s", folder / "model")
+    return record

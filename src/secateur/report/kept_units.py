@@ -1,0 +1,374 @@
+"""Pictures of what is left: heads as a grid; units, channels, positional groups, ranks, transducers' widths as bars."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from markupsafe import Markup
+
+from secateur.report.charts import WIDTH, Chart
+from secateur.report.formatting import format_count, format_percent
+from secateur.report.run_view import AxisRecord
+from secateur.report.svg import crossed_box, line, rectangle, svg_image, text
+
+_LABEL_WIDTH, _ROW_HEIGHT = 66.0, 24.0
+_FEED_FORWARD_TITLE = "Feed-forward units"
+#: Pictures of a transducer's head, by the kind of its axes: the title, and the noun for one unit.
+_TRANSDUCER_HEAD_TITLES = {"predictor": ("Predictor units", "unit"), "joiner": ("Joiner dimensions", "dimension")}
+#: The path of a layer of the encoder.
+_LAYER_PATTERN = re.compile(r"(encoder\.)?layers\.\d+\b")
+
+
+@dataclass(frozen=True, kw_only=True)
+class HeadView:
+    """One head: its query/key and value/output dimensions before and after, where they were counted."""
+
+    index: int
+    is_alive: bool
+    query_key: tuple[int, int] | None = None  # kept, before
+    value_output: tuple[int, int] | None = None
+
+    @property
+    def is_partial(self) -> bool:
+        """Whether it is kept and yet lost some of its dimensions."""
+        dimension_pairs = (self.query_key, self.value_output)
+        return self.is_alive and any(pair is not None and pair[0] < pair[1] for pair in dimension_pairs)
+
+
+@dataclass(frozen=True, kw_only=True)
+class LayerBlock:
+    """A block of a layer beside its attention: what its units are called, their axis, and whether it is gone."""
+
+    name: str
+    axis: AxisRecord | None
+    is_removed: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class LayerView:
+    """What is left of one Transformer layer; an axis that the record does not have is None."""
+
+    index: int
+    is_removed: bool
+    heads_axis: AxisRecord | None
+    heads: tuple[HeadView, ...]
+    has_head_positions: bool  # whether it is known which heads are kept, or only how many
+    is_attention_removed: bool
+    other_blocks: tuple[LayerBlock, ...]
+
+    @property
+    def query_key(self) -> tuple[int, int] | None:
+        """Query/key dimensions of all heads: kept, before."""
+        return _sum_pairs([head.query_key for head in self.heads])
+
+    @property
+    def value_output(self) -> tuple[int, int] | None:
+        """Value/output dimensions of all heads: kept, before."""
+        return _sum_pairs([head.value_output for head in self.heads])
+
+
+def _removed_head(head: HeadView) -> HeadView:
+    """A head that is gone, with none of its dimensions."""
+    query_key, value_output = ((0, pair[1]) if pair else None for pair in (head.query_key, head.value_output))
+    return replace(head, is_alive=False, query_key=query_key, value_output=value_output)
+
+
+def _sum_pairs(pairs: Sequence[tuple[int, int] | None]) -> tuple[int, int] | None:
+    counted_pairs = [pair for pair in pairs if pair is not None]
+    return (
+        (sum(kept_units for kept_units, _ in counted_pairs), sum(dense_units for _, dense_units in counted_pairs))
+        if counted_pairs
+        else None
+    )
+
+
+def build_layers(axes: Sequence[AxisRecord]) -> list[LayerView]:
+    """The encoder's layers that axes speak of, in order."""
+    by_path: dict[str, dict[str, AxisRecord]] = {}
+    for axis in axes:
+        if match := _LAYER_PATTERN.match(axis.name):
+            by_path.setdefault(match[0], {})[axis.name] = axis
+    return sorted(
+        (_layer_view(path, layer_axes) for path, layer_axes in by_path.items()), key=lambda layer: layer.index
+    )
+
+
+def _layer_view(path: str, axes: Mapping[str, AxisRecord]) -> LayerView:
+    heads_axis = next((axis for axis in axes.values() if axis.kind == "heads"), None)
+    attention = heads_axis.name.rpartition("/")[0] if heads_axis else f"{path}.attention"
+    is_removed = _is_removed(axes.get(f"{path}/layer"))
+    heads = []
+    for index in range(heads_axis.original if heads_axis else 0):
+        # Dimensions are each head's own, or of all heads alike.
+        query_key_axis = axes.get(f"{attention}/head{index}.qk", axes.get(f"{attention}/qk"))
+        value_output_axis = axes.get(f"{attention}/head{index}.vo", axes.get(f"{attention}/vo"))
+        heads.append(
+            HeadView(
+                index=index,
+                is_alive=value_output_axis is not None and value_output_axis.kept > 0,
+                query_key=(query_key_axis.kept, query_key_axis.before) if query_key_axis else None,
+                value_output=(value_output_axis.kept, value_output_axis.before) if value_output_axis else None,
+            )
+        )
+    kept_heads = heads_axis.kept if heads_axis else 0
+    has_head_positions = any(head.value_output for head in heads) and sum(head.is_alive for head in heads) == kept_heads
+    if not has_head_positions:
+        has_shared_dimensions = f"{attention}/vo" in axes
+        layer_heads = [head if has_shared_dimensions else HeadView(index=head.index, is_alive=True) for head in heads]
+        heads = [head if head.index < kept_heads else _removed_head(head) for head in layer_heads]
+    return LayerView(
+        index=int(path.rpartition(".")[2]),
+        is_removed=is_removed,
+        heads_axis=heads_axis,
+        heads=tuple(heads),
+        has_head_positions=has_head_positions,
+        is_attention_removed=is_removed
+        or _is_removed(axes.get(f"{attention}/block"))
+        or (heads_axis is not None and not kept_heads),
+        other_blocks=tuple(_other_blocks(axes, is_removed)),
+    )
+
+
+def _other_blocks(axes: Mapping[str, AxisRecord], is_layer_removed: bool) -> Iterator[LayerBlock]:
+    """The blocks of a layer that has those axes, less its attention."""
+    for axis in axes.values():
+        if axis.kind in ("units", "channels"):
+            block = axis.name.rpartition("/")[0]
+            block_name = block.rpartition(".")[2]
+            name = _FEED_FORWARD_TITLE if block_name == "feed_forward" else f"{block_name} {axis.kind}"
+            yield LayerBlock(
+                name=name,
+                axis=axis,
+                is_removed=is_layer_removed or _is_removed(axes.get(f"{block}/block")) or _is_removed(axis),
+            )
+
+
+def conv_channel_axes(axes: Sequence[AxisRecord]) -> list[AxisRecord]:
+    """The channels of convolutions in front of the layers, in order."""
+    conv_axes = (axis for axis in axes if axis.kind == "channels" and not _LAYER_PATTERN.match(axis.name))
+    return sorted(conv_axes, key=lambda axis: axis.layer or 0)
+
+
+def _is_removed(axis: AxisRecord | None) -> bool:
+    return axis is not None and axis.kept == 0
+
+
+def heads_chart(layers: Sequence[LayerView]) -> Chart:
+    """Layers down, heads across; in a kept head the upper bar is its query/key width, the lower its value/output's."""
+    max_heads = max((len(layer.heads) for layer in layers), default=1)
+    x_end = WIDTH - 66
+    width = (x_end - _LABEL_WIDTH) / max(max_heads, 1)
+    parts: list[Markup] = []
+    stride = max(1, round(max_heads / 12))
+    for column in range(0, max_heads, stride) if any(layer.has_head_positions for layer in layers) else ():
+        parts.append(text(_LABEL_WIDTH + (column + 0.5) * width, 14, str(column), anchor="middle"))
+    for row, layer in enumerate(layers):
+        y = 22 + row * _ROW_HEIGHT
+        parts.append(_row_label(y, f"layer {layer.index}"))
+        if layer.is_attention_removed:
+            removed_part = "layer" if layer.is_removed else "attention"
+            parts.append(
+                crossed_box(
+                    _LABEL_WIDTH + 1,
+                    y + 2,
+                    x_end - _LABEL_WIDTH - 2,
+                    _ROW_HEIGHT - 4,
+                    tooltip=f"layer {layer.index}: {removed_part} removed",
+                )
+            )
+            parts.append(text(WIDTH - 58, y + 16, "removed", class_="quiet"))
+            continue
+        for head in layer.heads:
+            parts.extend(_draw_head(head, layer, _LABEL_WIDTH + head.index * width, y, width))
+        if layer.heads_axis is not None:
+            parts.append(text(WIDTH - 58, y + 16, f"{layer.heads_axis.kept} / {layer.heads_axis.original}"))
+    kept_heads = sum(layer.heads_axis.kept for layer in layers if layer.heads_axis and not layer.is_attention_removed)
+    total = sum(layer.heads_axis.original for layer in layers if layer.heads_axis)
+    removed_attentions = sum(layer.is_attention_removed for layer in layers)
+    notes = [f"{kept_heads:,} of {format_count(total, 'head')} left"]
+    if removed_attentions:
+        notes.append(f"{format_count(removed_attentions, 'attention block')} removed")
+    note = "; ".join(notes) + "."
+    if any(not layer.has_head_positions and layer.heads_axis and not layer.is_attention_removed for layer in layers):
+        note += " The record says how many, not which."
+    svg = svg_image(
+        *parts,
+        width=WIDTH,
+        height=26 + len(layers) * _ROW_HEIGHT,
+        name="heads",
+        title="Attention heads left in each layer",
+        description=note,
+    )
+    return Chart(title="Attention heads", svg=svg, note=note)
+
+
+def _draw_head(head: HeadView, layer: LayerView, x: float, y: float, width: float) -> list[Markup]:
+    bar_width, bar_height = width - 2, _ROW_HEIGHT - 4
+    name = f"layer {layer.index}, head {head.index}"
+    if not head.is_alive:
+        return [rectangle(x + 1, y + 2, bar_width, bar_height, class_="gone", tooltip=f"{name}: removed", radius=2)]
+    query_key, value_output = head.query_key, head.value_output
+    if query_key is None or value_output is None:
+        tooltip = f"{name}: kept" if layer.has_head_positions else f"layer {layer.index}: a kept head"
+        return [rectangle(x + 1, y + 2, bar_width, bar_height, class_="kept", tooltip=tooltip, radius=2)]
+    tooltip = f"{name}: query/key {query_key[0]} of {query_key[1]}, value/output {value_output[0]} of {value_output[1]}"
+    if not head.is_partial:
+        return [rectangle(x + 1, y + 2, bar_width, bar_height, class_="kept", tooltip=tooltip, radius=2)]
+    half_height = bar_height / 2
+    return [
+        rectangle(x + 1, y + 2, bar_width, bar_height, class_="pale", tooltip=tooltip, radius=2),
+        rectangle(
+            x + 1,
+            y + 2,
+            bar_width * query_key[0] / max(query_key[1], 1),
+            half_height - 0.5,
+            class_="kept",
+            tooltip=tooltip,
+        ),
+        rectangle(
+            x + 1,
+            y + 2.5 + half_height,
+            bar_width * value_output[0] / max(value_output[1], 1),
+            half_height - 0.5,
+            class_="kept second",
+            tooltip=tooltip,
+        ),
+    ]
+
+
+def bars_chart(
+    rows: Sequence[tuple[str, AxisRecord | None, bool]],
+    *,
+    name: str,
+    title: str,
+    unit: str,
+    has_header_line: bool = False,
+) -> Chart:
+    """A bar per row: the outline is what the first model had, the filled part what is left.
+
+    Args:
+        rows: The row's name, its axis, and whether the block around it is gone.
+        name: A word that is unique on the page.
+        title: What is drawn.
+        unit: The noun for one unit.
+        stacked: Whether there is a line above the first row to leave room for, as in the picture beside it.
+    """
+    top = 22.0 if has_header_line else 4.0
+    x_end = WIDTH - 92
+    largest = max((axis.original for _, axis, _ in rows if axis), default=1)
+    parts: list[Markup] = []
+    for row, (label, axis, is_removed) in enumerate(rows):
+        y = top + row * _ROW_HEIGHT
+        parts.append(_row_label(y, label))
+        if is_removed or axis is None:
+            parts.append(
+                crossed_box(
+                    _LABEL_WIDTH + 1,
+                    y + 2,
+                    x_end - _LABEL_WIDTH - 2,
+                    _ROW_HEIGHT - 4,
+                    tooltip=f"{label}: the block is removed",
+                )
+            )
+            parts.append(text(WIDTH - 84, y + 16, "removed", class_="quiet"))
+            continue
+        original_width, before_width, kept_width = (
+            (x_end - _LABEL_WIDTH) * value / max(largest, 1) for value in (axis.original, axis.before, axis.kept)
+        )
+        tooltip = f"{label}: {axis.kept:,} of {format_count(axis.original, unit)} ({format_percent(axis.kept / max(axis.original, 1))})"
+        parts.append(
+            rectangle(
+                _LABEL_WIDTH + 1, y + 2, original_width - 2, _ROW_HEIGHT - 4, class_="gone", tooltip=tooltip, radius=2
+            )
+        )
+        parts.append(
+            rectangle(
+                _LABEL_WIDTH + 1, y + 2, kept_width - 2, _ROW_HEIGHT - 4, class_="kept", tooltip=tooltip, radius=2
+            )
+        )
+        if axis.before != axis.original:
+            parts.append(
+                line(
+                    _LABEL_WIDTH + before_width, y + 1, _LABEL_WIDTH + before_width, y + _ROW_HEIGHT - 1, class_="mark"
+                )
+            )
+        parts.append(text(WIDTH - 84, y + 16, f"{axis.kept:,} / {axis.original:,}"))
+    kept_units = sum(axis.kept for _, axis, is_removed in rows if axis and not is_removed)
+    total = sum(axis.original for _, axis, _ in rows if axis)
+    note = f"{kept_units:,} of {format_count(total, unit)} left ({format_percent(kept_units / max(total, 1))})."
+    removed_blocks = sum(is_removed for _, _, is_removed in rows)
+    if removed_blocks:
+        note = f"{note[:-1]}; {format_count(removed_blocks, 'block')} removed."
+    svg = svg_image(
+        *parts,
+        width=WIDTH,
+        height=top + 4 + len(rows) * _ROW_HEIGHT,
+        name=name,
+        title=f"{title} left{' in each layer' if len(rows) > 1 else ''}",
+        description=note,
+    )
+    return Chart(title=title, svg=svg, note=note)
+
+
+def _row_label(y: float, label: str) -> Markup:
+    return text(_LABEL_WIDTH - 8, y + 16, label, anchor="end")
+
+
+def shape_charts(axes: Sequence[AxisRecord]) -> list[Chart]:
+    """One picture for each kind of unit that the record has."""
+    layers, charts = build_layers(axes), []
+    if any(layer.heads_axis for layer in layers):
+        charts.append(heads_chart(layers))
+    for name in dict.fromkeys(block.name for layer in layers for block in layer.other_blocks):
+        rows = [
+            (f"layer {layer.index}", block.axis, block.is_removed)
+            for layer in layers
+            for block in layer.other_blocks
+            if block.name == name
+        ]
+        unit = name.rpartition(" ")[2].removesuffix("s")
+        slug = "units" if name == _FEED_FORWARD_TITLE else name.replace(" ", "-")
+        charts.append(bars_chart(rows, name=slug, title=name, unit=unit, has_header_line=bool(charts)))
+    conv_axes = conv_channel_axes(axes)
+    if conv_axes:
+        rows = [(f"conv {axis.layer}", axis, False) for axis in conv_axes]
+        charts.append(bars_chart(rows, name="channels", title="Convolution channels", unit="channel"))
+    rows = [("positional", axis, False) for axis in axes if axis.kind == "groups"]
+    if rows:
+        charts.append(bars_chart(rows, name="groups", title="Positional convolution groups", unit="group"))
+    charts += [chart for kind in _TRANSDUCER_HEAD_TITLES if (chart := transducer_head_chart(axes, kind)) is not None]
+    return charts + rank_charts([axis for axis in axes if axis.kind == "rank"])
+
+
+def transducer_head_chart(axes: Sequence[AxisRecord], kind: str) -> Chart | None:
+    """The widths that are left of a transducer's predictor or joiner; None where they were not to be pruned."""
+    kind_axes = [axis for axis in axes if axis.kind == kind]
+    if not any(axis.gated or axis.kept < axis.original for axis in kind_axes):
+        return None
+    title, unit = _TRANSDUCER_HEAD_TITLES[kind]
+    rows = [(_head_row_name(axis), axis, False) for axis in kind_axes]
+    return bars_chart(rows, name=kind, title=title, unit=unit)
+
+
+def _head_row_name(axis: AxisRecord) -> str:
+    """What a row is called: the number of a layer, or the last word of the path."""
+    match = re.search(r"layer(\d+)\.", axis.name)
+    return f"layer {match[1]}" if match else axis.name.rpartition("/")[0].rpartition(".")[2]
+
+
+def rank_charts(axes: Sequence[AxisRecord]) -> list[Chart]:
+    """One picture for the factorised maps of each name: the ranks that are left of it in each layer."""
+    by_name: dict[str, list[AxisRecord]] = {}
+    for axis in axes:
+        by_name.setdefault(axis.name.rpartition("/")[0].rpartition(".")[2], []).append(axis)
+    return [
+        bars_chart(
+            [(name if axis.layer is None else f"layer {axis.layer}", axis, axis.kept == 0) for axis in name_axes],
+            name=f"ranks-{name}",
+            title=f"Ranks of {name}",
+            unit="rank",
+        )
+        for name, name_axes in by_name.items()
+    ]

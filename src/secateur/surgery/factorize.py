@@ -1,0 +1,127 @@
+"""Factorising: linear maps of a model as two each, from their singular values, so that ranks can be pruned."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
+
+from transformers import PreTrainedConfig, PreTrainedModel
+
+from secateur.architectures.registry import encoder_config
+from secateur.errors import ConfigError, did_you_mean
+from secateur.hf.declare import declare
+from secateur.masking.attach import encoder_of
+from secateur.nn.low_rank import factors
+from secateur.structure import Selection, Structure, close
+from secateur.structure import axis as names
+from secateur.surgery.cut import cut, cut_config, rebuild_model
+
+#: Ranks that a factorised map starts with: all; as many as cost no more than the dense map; or a number.
+InitialRanks = Literal["full", "break_even"] | int
+
+
+def factorize(model: PreTrainedModel, ranks: Mapping[str, int]) -> PreTrainedModel:
+    """The same model with linear maps factorised, of our classes; the model itself is not touched.
+
+    With all ranks it computes the same but for rounding; with fewer, each map is the nearest of so many ranks.
+
+    Args:
+        model: A supported model, stock or cut, with or without a task head.
+        ranks: How many ranks each map keeps, by its path in the base model.
+
+    Raises:
+        ConfigError: A path that is no linear map, or more ranks than it has.
+    """
+    config = factorized_config(model.config, ranks)
+    registered_model = cut(model, Selection(axes={}), break_even=False)
+    new_structure, base = declare(config), encoder_of(registered_model)
+    parameters, buffers = dict(base.named_parameters()), dict(base.named_buffers())
+    state = {buffer.name: buffers[buffer.name] for buffer in new_structure.buffers}
+    state |= {
+        weight.name: parameters[weight.name].detach() for weight in new_structure.weights if weight.name in parameters
+    }
+    for linear in (each for each in new_structure.factorised if each.module in ranks):
+        outer, inner = factors(parameters[linear.dense.name])
+        state[linear.outer] = outer[:, : ranks[linear.module]].contiguous()
+        state[linear.inner] = inner[: ranks[linear.module]].contiguous()
+        if f"{linear.module}.bias" in parameters:
+            state[f"{linear.module}.outer.bias"] = parameters[f"{linear.module}.bias"].detach()
+    return rebuild_model(registered_model, config, state)
+
+
+def factorized_config(config: PreTrainedConfig, ranks: Mapping[str, int]) -> PreTrainedConfig:
+    """The config of a model with linear maps factorised.
+
+    Raises:
+        ConfigError: A path that is no linear map, or more ranks than it has.
+    """
+    structure = declare(config)
+    new_config = cut_config(config, structure, close(structure, Selection(axes={})).selection, break_even=False)
+    max_ranks = max_ranks_by_path(structure)
+    record: dict[str, Any] = getattr(encoder_config(new_config), "secateur")  # noqa: B009 - of the config classes that we make
+    for path, count in ranks.items():
+        if path not in max_ranks:
+            raise ConfigError(
+                f"{path!r} is no linear map of this {structure.model_type} model.{did_you_mean(path, max_ranks)}"
+            )
+        if not 1 <= count <= max_ranks[path]:
+            raise ConfigError(f"{path!r} has {max_ranks[path]} ranks: got {count}, allowed are 1 to {max_ranks[path]}.")
+        record.setdefault("factorised", {})[path] = max_ranks[path]
+        if count < max_ranks[path]:
+            record["axes"][names.ranks(path)] = names.to_ranges(range(count))
+    return new_config
+
+
+def max_ranks_by_path(structure: Structure) -> dict[str, int]:
+    """Ranks of the matrix of every linear map that can be factorised, by its path."""
+    shapes = {use.module: structure.weight_by_name[use.weight].shape for use in structure.uses if use.weight}
+    factor_paths = {name.rpartition(".")[0] for linear in structure.factorised for name in (linear.inner, linear.outer)}
+    return {path: min(shape) for path, shape in shapes.items() if len(shape) == 2 and path not in factor_paths}
+
+
+def resolve_ranks(structure: Structure, linears: Sequence[str], start: InitialRanks = "full") -> dict[str, int]:
+    """The ranks that named linear maps start with, by path.
+
+    Args:
+        structure: Of the model that is to be factorised.
+        linears: Paths, or the last words of them, such as ``q_proj`` for that of every layer.
+        start: How many ranks of each.
+
+    Raises:
+        ConfigError: A name of no linear map, or more ranks than one has.
+    """
+    max_ranks = max_ranks_by_path(structure)
+    ranks: dict[str, int] = {}
+    for name in linears:
+        matching_paths = [path for path in max_ranks if f".{path}".endswith(f".{name}")]
+        if not matching_paths:
+            raise ConfigError(f"factorise.linears: {_explain_unknown_linear(structure, name, max_ranks)}")
+        for path in matching_paths:
+            outputs, inputs = structure.weight_by_name[f"{path}.weight"].shape
+            break_even_rank = max(1, outputs * inputs // (outputs + inputs))
+            ranks[path] = (
+                {"full": max_ranks[path], "break_even": break_even_rank}[start] if isinstance(start, str) else start
+            )
+            if ranks[path] > max_ranks[path]:
+                raise ConfigError(
+                    f"factorise.start: got {start}, but {path!r} has {max_ranks[path]} ranks: allowed are 'full', "
+                    f"'break_even' and whole numbers from 1 to {max_ranks[path]}."
+                )
+    return ranks
+
+
+def _explain_unknown_linear(structure: Structure, name: str, max_ranks: Mapping[str, int]) -> str:
+    """What a name is that names no linear map, in a sentence."""
+    if any(f".{linear.module}".endswith(f".{name}") for linear in structure.factorised):
+        return f"{name!r} is factorised already in this model."
+    if any(f".{weight.module}.".endswith(f".{name}.") for weight in structure.weights):
+        return f"{name!r} is no linear map of this {structure.model_type} model; allowed are {_last_path_parts(max_ranks)}."
+    allowed = [*dict.fromkeys(path.rpartition(".")[2] for path in max_ranks), *max_ranks]
+    return (
+        f"there is no {name!r} in this {structure.model_type} model; allowed are {_last_path_parts(max_ranks)}, or whole paths."
+        f"{did_you_mean(name, allowed)}"
+    )
+
+
+def _last_path_parts(paths: Mapping[str, int]) -> str:
+    return ", ".join(dict.fromkeys(path.rpartition(".")[2] for path in paths))

@@ -1,0 +1,56 @@
+"""Tasks that an encoder is pruned with, or pre-trained by: each a config, a loss and a metric.
+
+Names load when they are used, so that BEST-RQ alone asks for none of the libraries that the others score with.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from secateur.tasks.base import FilteredCorpus, Metric, StepTargets, Task, UtteranceTargets
+    from secateur.tasks.best_rq_task import BestRq, EncoderInfo
+    from secateur.tasks.build import TaskConfig, build_task
+    from secateur.tasks.classification import Classification
+    from secateur.tasks.ctc import Ctc
+    from secateur.tasks.rnnt import Rnnt
+    from secateur.tasks.slu import Slu
+
+_MODULES = {
+    "BestRq": "best_rq_task",
+    "Classification": "classification",
+    "Ctc": "ctc",
+    "EncoderInfo": "best_rq_task",
+    "FilteredCorpus": "base",
+    "Metric": "base",
+    "Rnnt": "rnnt",
+    "Slu": "slu",
+    "StepTargets": "base",
+    "Task": "base",
+    "TaskConfig": "build",
+    "UtteranceTargets": "base",
+    "build_task": "build",
+}
+
+__all__ = [
+    "BestRq",
+    "Classification",
+    "Ctc",
+    "EncoderInfo",
+    "FilteredCorpus",
+    "Metric",
+    "Rnnt",
+    "Slu",
+    "StepTargets",
+    "Task",
+    "TaskConfig",
+    "UtteranceTargets",
+    "build_task",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _MODULES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_MODULES[name]}"), name)

@@ -1,0 +1,172 @@
+"""Classification of whole utterances, scored by accuracy and macro-averaged F1."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from transformers import PreTrainedConfig
+
+from secateur.data.corpus import Corpus, Utterance
+from secateur.errors import DataError
+from secateur.tasks.base import (
+    TOO_SHORT,
+    FilteredCorpus,
+    Metric,
+    StepTargets,
+    UtteranceTargets,
+    filter_utterances,
+    has_task_head,
+    logits_of,
+)
+
+_MAX_LISTED_CLASSES = 10  # classes in a message
+
+
+@dataclass(frozen=True, kw_only=True)
+class Classification:
+    """One class for each utterance."""
+
+    kind: Literal["classification"] = "classification"
+    label: Literal["label", "speaker"] = "label"
+    """which field of the manifest is the class"""
+
+
+class ClassificationTask:
+    """Tells classes apart, by cross-entropy."""
+
+    head_class: str = "ForSequenceClassification"
+    primary_metric: str = "accuracy"
+    metric_direction: Literal["lower", "higher"] = "higher"
+    needs_full_utterance: bool = True
+    notes: tuple[str, ...] = ()
+
+    def __init__(self, labels: Sequence[str], *, field: Literal["label", "speaker"], new_head: bool) -> None:
+        """
+        Args:
+            labels: Names of the classes, in the order of the head's outputs.
+            field: Of an utterance, that holds its class.
+            new_head: Whether the head starts from nothing.
+        """
+        self.labels = tuple(labels)
+        self.field = field
+        self.new_head = new_head
+        self.head = nn.Module()
+        self.label_ids = {label: number for number, label in enumerate(self.labels)}
+
+    def fields(self) -> dict[str, Any]:
+        """Names of the classes, both ways, and how many there are."""
+        return {
+            "id2label": dict(enumerate(self.labels)),
+            "label2id": dict(self.label_ids),
+            "num_labels": len(self.labels),
+        }
+
+    def init_head(self, model: Any) -> None:
+        """A new head knows nothing."""
+
+    def filter(self, corpus: Corpus, frames: Callable[[int], int]) -> FilteredCorpus:
+        """Utterances of a known class whose audio gives at least one frame.
+
+        Raises:
+            DataError: Nothing is left.
+        """
+
+        def problem(utterance: Utterance) -> str | None:
+            label = getattr(utterance, self.field)
+            if not label:
+                return f"has no {self.field}"
+            if label not in self.label_ids:
+                return f"has a {self.field} that the head does not know: {label!r}, it knows {self._label_names_text}"
+            return None if frames(utterance.samples) > 0 else TOO_SHORT
+
+        return filter_utterances(corpus, problem)
+
+    @property
+    def _label_names_text(self) -> str:
+        """The first of the names that the head knows."""
+        names = list(self.label_ids)
+        return ", ".join(names[:_MAX_LISTED_CLASSES]) + (" …" if len(names) > _MAX_LISTED_CLASSES else "")
+
+    def step_targets(
+        self, utterances: Sequence[Utterance], frames: Sequence[int], *, key: Sequence[int] = ()
+    ) -> StepTargets:
+        """The classes of whole utterances."""
+        return UtteranceTargets(utterances, len(utterances))
+
+    def loss(self, output: Tensor, frames: Tensor, utterances: Sequence[Utterance], *, model: Any = None) -> Tensor:
+        """The sum of cross-entropies, in float32 or better; `output` is logits (B, classes)."""
+        exact = output.to(torch.promote_types(output.dtype, torch.float32))
+        classes = torch.tensor(self.class_ids(utterances), device=output.device)
+        with torch.autocast(output.device.type, enabled=False):
+            return F.cross_entropy(exact, classes, reduction="sum")
+
+    def predict(self, model: Any, inputs: Mapping[str, Tensor]) -> Tensor:
+        """Logits, (B, classes)."""
+        return logits_of(model, inputs)
+
+    def class_ids(self, utterances: Sequence[Utterance]) -> list[int]:
+        """Numbers of the utterances' classes."""
+        return [self.label_ids[getattr(utterance, self.field)] for utterance in utterances]
+
+    def metric(self) -> Metric:
+        """Accuracy and macro-averaged F1."""
+        return ClassificationMetric(self)
+
+    def save(self, folder: Path) -> None:
+        """Nothing: the model's config holds the names."""
+
+    def restore(self, folder: Path) -> None:
+        """Nothing: the model has the head."""
+
+
+class ClassificationMetric:
+    """Accuracy, and F1 averaged over the classes that occur, said or predicted, whatever their frequency."""
+
+    def __init__(self, task: ClassificationTask) -> None:
+        self.task = task
+        self.references: list[int] = []
+        self.predictions: list[int] = []
+
+    def update(self, predictions: Tensor, frames: Tensor, utterances: Sequence[Utterance]) -> None:
+        """Take in a batch: logits (B, classes)."""
+        self.references += self.task.class_ids(utterances)
+        self.predictions += predictions.argmax(-1).tolist()
+
+    def compute(self) -> dict[str, float]:
+        """``accuracy`` and ``macro_f1``."""
+        from sklearn.metrics import accuracy_score, f1_score
+
+        return {
+            "accuracy": float(accuracy_score(self.references, self.predictions)),
+            "macro_f1": float(f1_score(self.references, self.predictions, average="macro", zero_division=0)),
+        }
+
+
+def build_classification(
+    config: Classification, *, model_config: PreTrainedConfig, corpus: Corpus
+) -> ClassificationTask:
+    """The task for a model: with its own classes where it has a head, else with those of the corpus, sorted.
+
+    Raises:
+        DataError: The corpus has fewer than two classes.
+    """
+    settings: Any = model_config
+    if has_task_head(settings.architectures, "ForSequenceClassification"):
+        label_names = {int(number): str(label) for number, label in settings.id2label.items()}
+        return ClassificationTask(
+            [label_names[number] for number in sorted(label_names)], field=config.label, new_head=False
+        )
+    label_values = {getattr(utterance, config.label) for utterance in corpus.utterances}
+    labels = sorted(label for label in label_values if label)
+    if len(labels) < 2:
+        raise DataError(
+            f"Corpus {corpus.name!r} has {len(labels)} different values of {config.label!r}, and a classification "
+            f"needs two; {'label: speaker' if config.label == 'label' else 'label: label'} takes the other field."
+        )
+    return ClassificationTask(labels, field=config.label, new_head=True)

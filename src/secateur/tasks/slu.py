@@ -1,0 +1,171 @@
+"""Spoken language understanding by CTC: intent, words and entities written as one sequence, scored as SLURP does."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+from torch import Tensor
+from transformers import PreTrainedConfig
+
+from secateur.data.corpus import Corpus, Utterance
+from secateur.errors import DataError
+from secateur.tasks import slurp_tags, vocabulary
+from secateur.tasks.base import Metric, has_task_head
+from secateur.tasks.ctc import CtcTask, model_blank
+from secateur.tasks.error_rate import ErrorRate
+from secateur.tasks.slu_metrics import EntityMetric
+from secateur.tasks.slurp_tags import SemanticFrame, TextSpan
+from secateur.tasks.transcription import TargetTokens, require_texts
+from secateur.tasks.vocabulary import LetterCase, Vocabulary
+
+
+@dataclass(frozen=True, kw_only=True)
+class Slu:
+    """Intent and slots as a tagged sequence of characters.
+
+    The intent is the label of an utterance, its entities are those of `tagged`; without `tagged` it has none.
+    """
+
+    kind: Literal["slu"] = "slu"
+    case: LetterCase = "auto"
+    """how letters are written; ``auto``: as the vocabulary writes them, and a new one as the training texts do"""
+    unknown: Literal["drop", "skip"] = "drop"
+    """characters outside the vocabulary are dropped from the text, or the utterance is skipped"""
+
+
+class SluTask(CtcTask):
+    """Writes what an utterance means, by CTC."""
+
+    metric_direction: Literal["lower", "higher"] = "higher"
+
+    def __init__(
+        self, vocabulary: Vocabulary, *, unknown: Literal["drop", "skip"], outputs: int, new_head: bool
+    ) -> None:
+        super().__init__(vocabulary, unknown=unknown, outputs=outputs, new_head=new_head)
+        self.tokens = vocabulary.tokens
+        # Where only intents are told, as in Fluent Speech Commands, an F1 of entities would be zero for ever.
+        self.headline = "slu_f1" if slurp_tags.SLOT_END in self.tokens else "intent_accuracy"
+
+    def label_and_text(self, utterance: Utterance) -> tuple[str | None, str | None]:
+        """Intent and tagged text; the plain one has no entities."""
+        return utterance.label, _tagged_text(utterance)
+
+    def reference_frame(self, utterance: Utterance) -> SemanticFrame:
+        """What a perfect head would be read as."""
+        return slurp_tags.parse_frame(self.reference_text(utterance))
+
+    def metric(self) -> Metric:
+        """Intent accuracy, F1 of entities, word error rate."""
+        return SluMetric(self)
+
+    def make_target_tokens(self, label: str | None, text: str | None) -> TargetTokens:
+        """Intent, words and entities as one sequence."""
+        problem, parts = self._problem(label, text)
+        if label is None or problem is not None:
+            return TargetTokens(problem=problem)
+        unknown, known_spans = "", []
+        for part in parts:
+            words, unknown_characters = self.vocabulary.clean(part.words)
+            unknown += unknown_characters
+            if words:
+                known_spans.append(replace(part, words=words))
+        return (
+            self.encode_target(slurp_tags.format_target(label, known_spans), unknown)
+            if known_spans
+            else self.encode_target("", unknown)
+        )
+
+    def _problem(self, intent: str | None, tagged: str | None) -> tuple[str | None, tuple[TextSpan, ...]]:
+        if not intent:
+            return "has no label, which names its intent", ()
+        if slurp_tags.intent_token(intent) not in self.tokens:
+            return f"has an intent outside the vocabulary: {intent!r}", ()
+        parts = slurp_tags.parse_brackets(tagged or "")
+        if parts is None:
+            return "has tags that cannot be read", ()
+        if not parts:
+            return "has no text", ()
+        unknown_types = [
+            type for type in slurp_tags.entity_types([parts]) if slurp_tags.slot_token(type) not in self.tokens
+        ]
+        return (f"has an entity outside the vocabulary: {unknown_types[0]!r}" if unknown_types else None), parts
+
+
+class SluMetric:
+    """Intent accuracy, F1 of entities and word error rate of greedy reading, against the scripts."""
+
+    def __init__(self, task: SluTask) -> None:
+        self.task = task
+        self.entities = EntityMetric()
+        self.words = ErrorRate("word")
+        self.correct_intents = self.utterances = 0
+
+    def update(self, predictions: Tensor, frames: Tensor, utterances: Sequence[Utterance]) -> None:
+        """Take in a batch: logits (B, T, V), valid frames (B,)."""
+        references = [self.task.reference_frame(utterance) for utterance in utterances]
+        hypotheses = [slurp_tags.parse_frame(text) for text in self.task.decode_texts(predictions, frames)]
+        for reference, hypothesis in zip(references, hypotheses, strict=True):
+            self.entities.update(reference.entities, hypothesis.entities)
+            self.correct_intents += reference.intent == hypothesis.intent
+        self.words.update(
+            [reference.words for reference in references], [hypothesis.words for hypothesis in hypotheses]
+        )
+        self.utterances += len(references)
+
+    def compute(self) -> dict[str, float]:
+        """``slu_f1``, ``intent_accuracy``, ``entity_f1``, ``word_f1``, ``char_f1`` and ``wer``."""
+        entity_scores = self.entities.compute()
+        accuracy = {"intent_accuracy": self.correct_intents / max(1, self.utterances)}
+        return {"slu_f1": entity_scores["slu_f1"], **accuracy, **entity_scores, "wer": self.words.value}
+
+
+def build_slu(config: Slu, *, source: str | Path, model_config: PreTrainedConfig, corpus: Corpus) -> SluTask:
+    """The task for a model: with its own head where that head writes intents, else with a new one.
+
+    Raises:
+        DataError: No utterance has an intent and a text.
+    """
+    settings: Any = model_config
+    if has_task_head(settings.architectures, "ForCTC") and vocabulary.has_tokenizer(source):
+        tokenizer = vocabulary.load_tokenizer(source)
+        if any(slurp_tags.is_intent(token) for token in tokenizer.get_vocab()):
+            blank, notes = model_blank(tokenizer, settings)
+            task_vocabulary = Vocabulary(tokenizer, case=config.case, blank=blank, outputs=settings.vocab_size)
+            if task_vocabulary.fits_head(settings.vocab_size):
+                task = SluTask(task_vocabulary, unknown=config.unknown, outputs=settings.vocab_size, new_head=False)
+                task.notes = notes
+                return task
+    task_vocabulary = Vocabulary(_new_tokenizer(config, corpus), case=config.case)
+    return SluTask(task_vocabulary, unknown=config.unknown, outputs=len(task_vocabulary), new_head=True)
+
+
+def _new_tokenizer(config: Slu, corpus: Corpus) -> Any:
+    """Characters of the words, one token for each intent and type of entity, and the closing one if there are any."""
+    require_texts(corpus)
+    intents = sorted({utterance.label for utterance in corpus.utterances if utterance.label})
+    if not intents:
+        raise DataError(
+            f"None of the {len(corpus)} utterances of corpus {corpus.name!r} has a label, which names its intent; "
+            "name a manifest with labels, such as JSONL with 'label', or SLURP."
+        )
+    texts = map(_tagged_text, corpus.utterances)
+    parsed = [parts for parts in (slurp_tags.parse_brackets(text) for text in texts if text) if parts]
+    slots = slurp_tags.entity_types(parsed)
+    invalid_names = [name for name in (*intents, *slots) if any(sign in name for sign in slurp_tags.RESERVED)]
+    if invalid_names:
+        raise DataError(
+            f"Got an intent or entity named {invalid_names[0]!r}; a name may hold none of {' '.join(slurp_tags.RESERVED)}."
+        )
+    word_characters = vocabulary.characters((part.words for parts in parsed for part in parts), config.case)
+    signs = [sign for sign in word_characters if sign not in slurp_tags.RESERVED]
+    tokens = [slurp_tags.intent_token(intent) for intent in intents]
+    if slots:
+        tokens += [*(slurp_tags.slot_token(type) for type in slots), slurp_tags.SLOT_END]
+    return vocabulary.make_tokenizer(signs, extra=tokens)
+
+
+def _tagged_text(utterance: Utterance) -> str | None:
+    return utterance.text if utterance.tagged is None else utterance.tagged

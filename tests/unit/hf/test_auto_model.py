@@ -1,0 +1,62 @@
+"""`AutoModel` reads the encoder of every cut model, whatever lies beside it, and refuses one that is not whole."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from checkpoint_toy import NARROW, Change, add, drop, folder_of, same, with_head_of
+from support import FAST_CONFORMERS, RAGGED, realise, tiny
+from transformers import AutoModel
+
+from secateur.architectures.registry import FAMILIES
+from secateur.errors import ModelError
+from secateur.hf.declare import declare
+from secateur.hf.models import endings
+from secateur.masking.attach import encoder_of
+from secateur.surgery import cut, load_checkpoint
+
+#: Every ending once, and those of x-vectors in every family: their head has a part that is called as the front end is.
+ENDINGS = [
+    *((family, "ForXVector") for family in FAMILIES if "ForXVector" in endings(family)),
+    *(("wav2vec2", ending) for ending in endings("wav2vec2") if ending != "ForXVector"),
+    *((FAST_CONFORMERS[0], ending) for ending in endings(FAST_CONFORMERS[0])),
+]
+
+
+@pytest.mark.parametrize(("family", "ending"), ENDINGS)
+def test_auto_model_reads_a_cut_model_with_any_head(tmp_path: Path, family: str, ending: str) -> None:
+    dense = tiny(family, "base") if ending == "Model" else with_head_of(family, ending)
+    small = cut(dense, realise(declare(dense.config), RAGGED))
+    small.save_pretrained(tmp_path)
+    assert same(encoder_of(AutoModel.from_pretrained(tmp_path)), encoder_of(small))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        drop("classifier", "tdnn"),
+        add(encoder__layers__9__self_attn__weight=(3, 3), encoder__weight=(2, 24), feature_projection=(2,)),
+    ],
+)
+def test_auto_model_takes_what_lies_beside_an_encoder_under_its_path_for_no_part_of_it(
+    tmp_path: Path, change: Change
+) -> None:
+    small: Any = cut(tiny("wavlm", "base", "ForXVector"), NARROW)
+    folder_of(tmp_path, small, change)
+    assert same(AutoModel.from_pretrained(tmp_path), small.wavlm)
+    assert same(encoder_of(load_checkpoint(tmp_path).model), small.wavlm)
+
+
+@pytest.mark.parametrize("ending", ["Model", "ForCTC"])
+def test_auto_model_refuses_a_layer_that_the_config_has_no_place_for(tmp_path: Path, ending: str) -> None:
+    prefix = "" if ending == "Model" else "hubert."
+
+    def change(state: dict[str, torch.Tensor]) -> None:
+        state[f"{prefix}encoder.layers.3.layer_norm.weight"] = torch.ones(24)
+
+    folder_of(tmp_path, cut(tiny("hubert", "base", ending), NARROW), change)
+    with pytest.raises(ModelError, match=r"unexpected encoder\.layers\.3\.layer_norm\.weight"):
+        AutoModel.from_pretrained(tmp_path)
