@@ -6,7 +6,7 @@ import argparse
 import json
 import logging
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NoReturn
 
 from secateur.errors import ConfigError, SecateurError, did_you_mean
@@ -316,8 +316,11 @@ def _print_stages(record: dict[str, Any]) -> None:
     dense_value = stages[0]["time"]["median_ms"]
     seconds, timed_seconds = stages[0]["samples"] / stages[0]["sample_rate"], stages[0]["time"]["seconds_of_audio"]
     scores = dict.fromkeys(name for stage in stages for name in stage.get("scores", {}))
+    infos = (record.get("task") or {}).get("score_info", {})
     measured = {  # a stage lacks what its run did not measure
-        **{name: [_format_score(name, stage.get("scores", {}).get(name)) for stage in stages] for name in scores},
+        **{
+            name: [_format_score(name, stage.get("scores", {}).get(name), infos) for stage in stages] for name in scores
+        },
         "held-out loss": [_format_fidelity(stage.get("loss")) for stage in stages],
         "cosine to teacher": [_format_fidelity(_mean(stage.get("cosine"))) for stage in stages],
     }
@@ -370,12 +373,11 @@ def _print_sweep(record: dict[str, Any]) -> None:
         print(f"secateur: {run['folder']} failed: {run['reason']}", file=sys.stderr)
 
 
-def _format_score(name: str, value: float | None) -> str:
-    from secateur.report.task_scores import Score
-
+def _format_score(name: str, value: float | None, infos: Mapping[str, Any]) -> str:
     if value is None:
         return ""
-    return f"{float(value):.2%}" if Score(name=name).is_share else f"{float(value):.4f}"
+    is_share = infos.get(name, {}).get("is_share", not name.endswith("loss"))
+    return f"{float(value):.2%}" if is_share else f"{float(value):.4f}"
 
 
 def _format_fidelity(value: float | None) -> str:
@@ -445,7 +447,7 @@ def _print_evaluation(record: dict[str, Any]) -> None:
     data = record["data"]
     print(f"{data['name']}: {data['utterances']} utterances, {data['hours']:.2f} h; {len(record['skipped'])} left out")
     for name, value in record["scores"].items():
-        print(f"{name:16} {_format_score(name, value)}")
+        print(f"{name:16} {_format_score(name, value, record['score_info'])}")
 
 
 def _print_bench(record: dict[str, Any]) -> None:

@@ -24,8 +24,10 @@ Run = tuple[int, str, str]
 
 
 def test_a_score_is_a_percentage_unless_it_is_a_loss() -> None:
-    assert [_format_score(name, 3.7876) for name in ("wer", "masked_loss")] == ["378.76%", "3.7876"]
-    assert _format_score("wer", None) == ""
+    infos = {"perplexity": {"is_share": False}}
+    names = ("wer", "masked_loss", "perplexity")
+    assert [_format_score(name, 3.7876, infos) for name in names] == ["378.76%", "3.7876", "3.7876"]
+    assert _format_score("wer", None, {}) == ""
 
 
 @pytest.fixture(scope="module")

@@ -92,8 +92,10 @@ def _task_record(context: RunContext) -> dict[str, Any]:
         order = "pruned while it was fine-tuned" if context.has_new_head else "pruned as it came, fine-tuned"
     return {
         "kind": config.task.kind,
+        "title": task.title,
         "headline": task.primary_metric,
-        "better": task.metric_direction,
+        "better": task.scores[task.primary_metric].direction,
+        "score_info": plain(dict(task.scores)),
         "order": order,
         "weights": {name: weight for name, weight in weights.items() if weight},
     }

@@ -79,6 +79,7 @@ def sweep_record(
         "fields": list(runs[0]),
         "headline": primary_metric,
         "better": task.get("better", "lower"),
+        "score_info": task.get("score_info", {}),
         "environment": environment(),
         "samples": records[0]["stages"][0]["samples"],
         "sample_rate": records[0]["stages"][0].get("sample_rate", SAMPLE_RATE),

@@ -23,19 +23,13 @@ from secateur.hf.hub_files import find_file
 from secateur.hf.load import load_checkpoint
 from secateur.masking.attach import encoder_of
 from secateur.records.files import environment, plain, read_json
-from secateur.tasks import Classification, Ctc, EncoderInfo, Rnnt, Slu, Task, TaskConfig, build_task, decoding
+from secateur.tasks import EncoderInfo, Slu, Task, TaskConfig, build_task, decoding
+from secateur.tasks.build import supported_heads, task_for_head
 from secateur.tasks.ctc import CtcTask
 from secateur.tasks.rnnt import RnntTask
 from secateur.tasks.slurp_tags import is_intent
 
 logger = logging.getLogger(__name__)
-
-#: What a head is for, by the ending of its class, where the task is not named.
-_TASK_OF_HEAD: dict[str, TaskConfig] = {
-    "ForCTC": Ctc(),
-    "ForRNNT": Rnnt(),
-    "ForSequenceClassification": Classification(),
-}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,12 +56,11 @@ def evaluate(config: EvaluateConfig) -> dict[str, Any]:
     source = model_path(config.model)
     checkpoint = load_checkpoint(source).require_intact()
     model = checkpoint.model
-    head_tasks = (task for ending, task in _TASK_OF_HEAD.items() if type(model).__name__.endswith(ending))
-    task_config = config.task or next(head_tasks, None)
+    task_config = config.task or task_for_head(type(model).__name__)
     if task_config is None and checkpoint.missing_head:
         raise ModelError(f"{checkpoint.missing_head}: evaluate a fine-tuned model.")
     if task_config is None:
-        allowed = " or ".join(_TASK_OF_HEAD)
+        allowed = " or ".join(supported_heads())
         raise ModelError(
             f"{config.model!r} is a {type(model).__name__}: allowed are models with a head, {allowed}; and with the "
             "task 'best_rq' encoders that were pre-trained by it."
@@ -109,6 +102,7 @@ def evaluate(config: EvaluateConfig) -> dict[str, Any]:
         "notes": [*task.notes, *notes],
         **_streaming_record(config, model),
         "headline": task.primary_metric,
+        "score_info": plain(dict(task.scores)),
         "scores": score_task(task, model, batches),
     }
 

@@ -7,19 +7,19 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, TypeVar
 
 import pydantic
 
 from secateur.data.corpus import SAMPLE_RATE
 from secateur.errors import SecateurError
 from secateur.records.files import read_json
+from secateur.records.score import Direction, ScoreInfo
 
 FORMAT = 1
 Count = Annotated[int, pydantic.Field(ge=0)]
 Hertz = Annotated[int, pydantic.Field(gt=0)]
 Milliseconds = Annotated[float, pydantic.Field(gt=0)]
-Direction = Literal["lower", "higher"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -224,8 +224,10 @@ class TaskRecord:
     each thing that was learned from."""
 
     kind: str
+    title: str = ""
     headline: str = ""
     better: Direction = "higher"
+    score_info: Mapping[str, ScoreInfo] = field(default_factory=dict)
     order: str = ""
     weights: Mapping[str, float] = field(default_factory=dict)
 

@@ -14,8 +14,9 @@ import pydantic
 
 from secateur.data.corpus import SAMPLE_RATE
 from secateur.records.files import plain, read_json
+from secateur.records.score import Direction, ScoreInfo, find_score_info
 from secateur.report.formatting import MINUS, THIN
-from secateur.report.run_view import Count, Direction, Hertz, Milliseconds, validate_record
+from secateur.report.run_view import Count, Hertz, Milliseconds, validate_record
 from secateur.report.task_scores import Score
 
 #: The field over which runs are averaged.
@@ -64,6 +65,7 @@ class SweepRecord:
     fields: tuple[str, ...] = ()
     headline: str | None = None
     better: Direction | None = None
+    score_info: Mapping[str, ScoreInfo] = field(default_factory=dict)
     environment: Mapping[str, Any] = field(default_factory=dict)
     samples: Count | None = None
     sample_rate: Hertz = SAMPLE_RATE
@@ -73,7 +75,9 @@ class SweepRecord:
     @property
     def score(self) -> Score | None:
         """What the runs are judged by."""
-        return Score(name=self.headline, direction=self.better) if self.headline else None
+        if not self.headline:
+            return None
+        return Score(name=self.headline, info=find_score_info(self.headline, self.score_info, direction=self.better))
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -6,34 +6,10 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+from secateur.records.score import Direction, ScoreInfo, find_score_info
 from secateur.report.formatting import MINUS, format_number, format_percent
-from secateur.report.run_view import Direction, StageRecord, TaskRecord
+from secateur.report.run_view import StageRecord, TaskRecord
 
-#: Tasks in words.
-TASK_LABELS = {
-    "ctc": "Speech recognition (CTC)",
-    "rnnt": "Speech recognition (RNN-T)",
-    "classification": "Classification",
-    "slu": "Spoken language understanding",
-    "best_rq": "Self-supervision (BEST-RQ)",
-}
-#: Scores in words; another name stands as it is.
-SCORE_LABELS = {
-    "wer": "Word error rate",
-    "cer": "Character error rate",
-    "accuracy": "Accuracy",
-    "macro_f1": "Macro F1",
-    "intent_accuracy": "Intent accuracy",
-    "entity_f1": "Entity F1",
-    "slu_f1": "SLU-F1",
-    "loss": "Held-out loss",
-    "masked_accuracy": "Accuracy under the mask",
-    "masked_loss": "Loss under the mask",
-}
-#: Scores that are no shares.
-_LOSS_NAMES = ("loss", "masked_loss")
-#: Scores that are errors.
-_LOWER_IS_BETTER = ("wer", "cer", *_LOSS_NAMES)
 #: What was learned, in words.
 _LOSS_TERM_LABELS = {
     "task": "the task",
@@ -44,15 +20,20 @@ _LOSS_TERM_LABELS = {
 
 @dataclass(frozen=True, kw_only=True)
 class Score:
-    """A score: its name in the record, and which way is better where that is known."""
+    """A score: its name in the record and its presentation."""
 
     name: str
-    direction: Direction | None = None
+    info: ScoreInfo
 
     @property
     def title(self) -> str:
-        """Its name in words."""
-        return SCORE_LABELS.get(self.name, self.name.replace("_", " "))
+        """Name in words."""
+        return self.info.title
+
+    @property
+    def direction(self) -> Direction | None:
+        """Direction in which the score improves, where known."""
+        return self.info.direction
 
     @property
     def phrase(self) -> str:
@@ -67,7 +48,7 @@ class Score:
     @property
     def is_share(self) -> bool:
         """Whether it is written as a percentage; a loss is not."""
-        return self.name not in _LOSS_NAMES
+        return self.info.is_share
 
     def format(self, value: float | None) -> str:
         """A value of it: ``12.30 %``."""
@@ -93,29 +74,26 @@ class Score:
 
 
 def primary_score(task: TaskRecord | None) -> Score | None:
-    """The main score of a task."""
-    return Score(name=task.headline, direction=task.better) if task and task.headline else None
+    """Return the main score of a task."""
+    if not task or not task.headline:
+        return None
+    return Score(name=task.headline, info=find_score_info(task.headline, task.score_info, direction=task.better))
 
 
 def list_scores(stages: Iterable[StageRecord], task: TaskRecord | None) -> list[Score]:
-    """Every score of any stage, the main one first."""
-    task_score = primary_score(task)
+    """Return every score of any stage, the main one first."""
+    primary = primary_score(task)
+    declared = task.score_info if task else {}
     names = dict.fromkeys(name for stage in stages for name in stage.scores)
-    scores = [task_score] if task_score and task_score.name in names else []
-    scores += [
-        Score(name=name, direction=_direction(name)) for name in names if not task_score or name != task_score.name
-    ]
-    return scores
-
-
-def _direction(name: str) -> Direction | None:
-    return "lower" if name in _LOWER_IS_BETTER else "higher" if name in SCORE_LABELS else None
+    scores = [Score(name=name, info=find_score_info(name, declared)) for name in names]
+    if primary is None or primary.name not in names:
+        return scores
+    return [primary, *(score for score in scores if score.name != primary.name)]
 
 
 def describe_task(task: TaskRecord) -> str:
     """What the model was pruned for, the order of the work and what was learned, in one sentence."""
-    kind = TASK_LABELS.get(task.kind, task.kind)
-    parts = [", ".join(filter(None, (kind, task.order)))]
+    parts = [", ".join(filter(None, (task.title or task.kind, task.order)))]
     if task.weights:
         loss_terms = [
             f"{_LOSS_TERM_LABELS.get(name, name)} (weight {weight:g})" for name, weight in task.weights.items()

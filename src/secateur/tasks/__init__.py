@@ -9,8 +9,8 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from secateur.tasks.base import FilteredCorpus, Metric, StepTargets, Task, UtteranceTargets
-    from secateur.tasks.best_rq_task import BestRq, EncoderInfo
+    from secateur.tasks.base import EncoderInfo, FilteredCorpus, Metric, StepTargets, Task, UtteranceTargets
+    from secateur.tasks.best_rq_task import BestRq
     from secateur.tasks.build import TaskConfig, build_task
     from secateur.tasks.classification import Classification
     from secateur.tasks.ctc import Ctc
@@ -21,7 +21,7 @@ _MODULES = {
     "BestRq": "best_rq_task",
     "Classification": "classification",
     "Ctc": "ctc",
-    "EncoderInfo": "best_rq_task",
+    "EncoderInfo": "base",
     "FilteredCorpus": "base",
     "Metric": "base",
     "Rnnt": "rnnt",

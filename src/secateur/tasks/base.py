@@ -6,16 +6,16 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Protocol
 
 from torch import Tensor, nn
 
 from secateur.data.collate import AudioBatch
 from secateur.data.corpus import Corpus, Skip, Utterance
+from secateur.data.input_features import InputFeatures
 from secateur.errors import DataError
-
-#: Endings of the Hugging Face model classes with a task's head.
-HeadClass = Literal["ForCTC", "ForSequenceClassification", "ForRNNT"]
+from secateur.records.score import ScoreInfo
+from secateur.structure import Structure
 
 #: Why an utterance is left out of which no frame can be made.
 TOO_SHORT = "is too short for one frame"
@@ -34,6 +34,21 @@ class FilteredCorpus:
     corpus: Corpus
     notes: tuple[str, ...]
     skipped: tuple[Skip, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class EncoderInfo:
+    """Facts about an encoder beyond its config, for tasks that mask its inputs.
+
+    Attributes:
+        input_features: Conversion of audio to the inputs of the encoder.
+        structure: Structure of the encoder.
+        find_file: Function from a file name to its path beside the encoder; None where there is no such file.
+    """
+
+    input_features: InputFeatures
+    structure: Structure
+    find_file: Callable[[str], Path | None]
 
 
 @dataclass(frozen=True)
@@ -106,8 +121,9 @@ class Task(Protocol):
 
     head_class: str
     head: nn.Module
+    title: str
     primary_metric: str
-    metric_direction: Literal["lower", "higher"]
+    scores: Mapping[str, ScoreInfo]
     new_head: bool
     needs_full_utterance: bool
     notes: tuple[str, ...]
@@ -175,7 +191,7 @@ def logits_of(model: Any, inputs: Mapping[str, Tensor]) -> Tensor:
     return logits
 
 
-def has_task_head(architectures: Sequence[str] | None, head_class: HeadClass) -> bool:
+def has_task_head(architectures: Sequence[str] | None, head_class: str) -> bool:
     """Whether a model's config tells of a head of this kind: ``Wav2Vec2ForCTC`` ends in ``ForCTC``."""
     return any(name.endswith(head_class) for name in architectures or ())
 

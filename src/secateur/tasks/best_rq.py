@@ -12,6 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
+from transformers.audio_utils import mel_filter_bank
 
 from secateur.data.corpus import SAMPLE_RATE
 from secateur.errors import ConfigError
@@ -86,20 +87,6 @@ def frame_count(samples: int) -> int:
     return max(0, (samples - FIELD) // STRIDE + 1)
 
 
-def mel_filters(mels: int, sample_rate: int = SAMPLE_RATE) -> NDArray[np.float32]:
-    """Return triangular filters on the mel scale of HTK: (mels, 257).
-
-    Corners are evenly spaced between 20 Hz and half the sampling rate on 2595 log10(1 + f / 700); each triangle peaks
-    at 1.
-    """
-    low, high = (2595.0 * math.log10(1.0 + hertz / 700.0) for hertz in (20.0, sample_rate / 2))
-    corners = 700.0 * (10.0 ** (np.linspace(low, high, mels + 2) / 2595.0) - 1.0)
-    bins = np.arange(_FFT // 2 + 1) * (sample_rate / _FFT)
-    rising = (bins[None, :] - corners[:-2, None]) / (corners[1:-1] - corners[:-2])[:, None]
-    falling = (corners[2:, None] - bins[None, :]) / (corners[2:] - corners[1:-1])[:, None]
-    return np.maximum(0.0, np.minimum(rising, falling)).astype(np.float32)
-
-
 class LogMel(nn.Module):
     """Log-mel filterbank energies every 160 samples, placed so that pairs of them sit under the encoder's frames."""
 
@@ -109,7 +96,17 @@ class LogMel(nn.Module):
     def __init__(self, mels: int = 80, sample_rate: int = SAMPLE_RATE) -> None:
         super().__init__()
         self.register_buffer("window", torch.hann_window(_WINDOW), persistent=False)
-        self.register_buffer("filters", torch.from_numpy(mel_filters(mels, sample_rate)), persistent=False)
+        # Triangles that peak at 1 on HTK's mel scale, 2595 log10(1 + f / 700), from 20 Hz to half the sampling rate.
+        filters = mel_filter_bank(
+            num_frequency_bins=_FFT // 2 + 1,
+            num_mel_filters=mels,
+            min_frequency=20.0,
+            max_frequency=sample_rate / 2,
+            sampling_rate=sample_rate,
+            norm=None,
+            mel_scale="htk",
+        )  # (257, mels), float64
+        self.register_buffer("filters", torch.from_numpy(np.ascontiguousarray(filters.T, np.float32)), persistent=False)
 
     @torch.no_grad()
     def forward(self, values: Tensor) -> Tensor:

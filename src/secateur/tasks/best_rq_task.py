@@ -5,18 +5,22 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import Any, Literal
+from types import MappingProxyType
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import torch
 from torch import Tensor, nn
+from transformers import PreTrainedConfig
 
+from secateur.architectures.registry import encoder_config
 from secateur.data.collate import AudioBatch
 from secateur.data.corpus import Corpus, Utterance
-from secateur.data.input_features import Audio, InputFeatures
+from secateur.data.input_features import Audio
+from secateur.records.score import ScoreInfo
 from secateur.structure import Structure
 from secateur.tasks import best_rq
-from secateur.tasks.base import FilteredCorpus, Metric, StepTargets, TaskBatch, filter_short_audio
+from secateur.tasks.base import EncoderInfo, FilteredCorpus, Metric, StepTargets, TaskBatch, filter_short_audio
 from secateur.tasks.best_rq import BestRqSettings, RandomProjectionLabeler
 from secateur.tasks.best_rq_head import HEAD_FILE, read_best_rq_head, save_best_rq_head
 from secateur.tasks.noise_mask import NoiseMask
@@ -35,23 +39,22 @@ class BestRq:
     """The loss that an encoder is pre-trained by: what is under stretches of noise, as labels that nobody wrote."""
 
     kind: Literal["best_rq"] = "best_rq"
+    head_class: ClassVar[str] = ""
     settings: BestRqSettings | None = None
     """what is guessed and how much is hidden; null: as the encoder was pre-trained, or the defaults where it was not"""
 
-
-@dataclass(frozen=True, kw_only=True)
-class EncoderInfo:
-    """What a task may want to know of an encoder besides its config.
-
-    Attributes:
-        hearing: How it hears.
-        structure: Its structure.
-        beside: From the name of a file to its path beside the encoder; None where there is none.
-    """
-
-    input_features: InputFeatures
-    structure: Structure
-    find_file: Callable[[str], Path | None]
+    def build(
+        self,
+        *,
+        source: str | Path,
+        model_config: PreTrainedConfig,
+        corpus: Corpus,
+        encoder_info: EncoderInfo | None = None,
+    ) -> BestRqTask:
+        """Return the task for a model; see `build_task`."""
+        assert encoder_info is not None
+        width = encoder_config(model_config).hidden_size
+        return build_best_rq(self, source=source, width=width, corpus=corpus, encoder_info=encoder_info)
 
 
 @dataclass(frozen=True)
@@ -103,9 +106,15 @@ class MaskedStepTargets:
 class BestRqTask:
     """Guesses the labels of hidden frames. The layer that does is the task's, so that a bare encoder stays one."""
 
-    head_class: str = ""
+    head_class: str = BestRq.head_class
+    title: str = "Self-supervision (BEST-RQ)"
     primary_metric: str = "masked_accuracy"
-    metric_direction: Literal["lower", "higher"] = "higher"
+    scores: Mapping[str, ScoreInfo] = MappingProxyType(
+        {
+            "masked_accuracy": ScoreInfo(title="Accuracy under the mask", direction="higher"),
+            "masked_loss": ScoreInfo(title="Loss under the mask", direction="lower", is_share=False),
+        }
+    )
     needs_full_utterance: bool = False
 
     def __init__(

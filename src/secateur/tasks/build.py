@@ -1,19 +1,19 @@
-"""From a task's config and a model to the task."""
+"""Union of all task configs, and the way from a config to its task."""
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import get_args
 
 from transformers import PreTrainedConfig
 
-from secateur.architectures.registry import encoder_config
 from secateur.data.corpus import Corpus
-from secateur.tasks.base import Task
-from secateur.tasks.best_rq_task import BestRq, EncoderInfo, build_best_rq
-from secateur.tasks.classification import Classification, build_classification
-from secateur.tasks.ctc import Ctc, build_ctc
-from secateur.tasks.rnnt import Rnnt, build_rnnt
-from secateur.tasks.slu import Slu, build_slu
+from secateur.tasks.base import EncoderInfo, Task
+from secateur.tasks.best_rq_task import BestRq
+from secateur.tasks.classification import Classification
+from secateur.tasks.ctc import Ctc
+from secateur.tasks.rnnt import Rnnt
+from secateur.tasks.slu import Slu
 
 #: Every task that a recipe can name; a new one is a file and a member of this union.
 TaskConfig = Ctc | Rnnt | Classification | Slu | BestRq
@@ -27,29 +27,37 @@ def build_task(
     corpus: Corpus,
     encoder_info: EncoderInfo | None = None,
 ) -> Task:
-    """The task of a run. The same inputs give the same vocabulary, in the same order.
+    """Return the task of a run. The same inputs give the same vocabulary, in the same order.
 
     Args:
-        config: What is asked for.
+        config: Config of the task.
         source: Folder or hub id of the model, where its tokenizer is looked for.
-        model_config: Of the model. A model with the task's head keeps that head, its tokenizer and its classes; a
+        model_config: Config of the model. A model with the task's head keeps the head, its tokenizer and its classes; a
             bare encoder gets new ones, from the corpus.
-        corpus: The training audio, with what is said in it.
-        around: Of the model; wanted by a task that hides something of what it hears.
+        corpus: Training audio with its labels.
+        encoder_info: Further facts about the encoder, required by a task that masks its inputs.
 
     Raises:
-        ConfigError: A tokenizer cannot be loaded, or does not fit the head that the model has; or the task is not for
-            what it hears.
-        DataError: The corpus does not tell what the task asks for.
+        ConfigError: A tokenizer cannot be loaded, or does not fit the head of the model; or the task does not support
+            the inputs of the encoder.
+        DataError: The corpus lacks the labels of the task.
     """
-    if isinstance(config, BestRq):
-        assert encoder_info is not None
-        width = encoder_config(model_config).hidden_size
-        return build_best_rq(config, source=source, width=width, corpus=corpus, encoder_info=encoder_info)
-    if isinstance(config, Classification):
-        return build_classification(config, model_config=model_config, corpus=corpus)
-    if isinstance(config, Slu):
-        return build_slu(config, source=source, model_config=model_config, corpus=corpus)
-    if isinstance(config, Rnnt):
-        return build_rnnt(config, source=source, model_config=model_config, corpus=corpus)
-    return build_ctc(config, source=source, model_config=model_config, corpus=corpus)
+    return config.build(source=source, model_config=model_config, corpus=corpus, encoder_info=encoder_info)
+
+
+def task_for_head(class_name: str) -> TaskConfig | None:
+    """Return the default config of the first task whose head a model class has; None for other classes.
+
+    Of two tasks with the same head, such as `Ctc` and `Slu`, the first in `TaskConfig` counts.
+    """
+    for config_class in get_args(TaskConfig):
+        if config_class.head_class and class_name.endswith(config_class.head_class):
+            config: TaskConfig = config_class()
+            return config
+    return None
+
+
+def supported_heads() -> tuple[str, ...]:
+    """Return the endings of the model classes that a task has a head in, such as ``ForCTC``."""
+    heads = (config_class.head_class for config_class in get_args(TaskConfig))
+    return tuple(dict.fromkeys(filter(None, heads)))

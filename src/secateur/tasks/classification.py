@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from types import MappingProxyType
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
@@ -14,8 +15,10 @@ from transformers import PreTrainedConfig
 
 from secateur.data.corpus import Corpus, Utterance
 from secateur.errors import DataError
+from secateur.records.score import ScoreInfo
 from secateur.tasks.base import (
     TOO_SHORT,
+    EncoderInfo,
     FilteredCorpus,
     Metric,
     StepTargets,
@@ -33,16 +36,34 @@ class Classification:
     """One class for each utterance."""
 
     kind: Literal["classification"] = "classification"
+    head_class: ClassVar[str] = "ForSequenceClassification"
     label: Literal["label", "speaker"] = "label"
     """which field of the manifest is the class"""
+
+    def build(
+        self,
+        *,
+        source: str | Path,
+        model_config: PreTrainedConfig,
+        corpus: Corpus,
+        encoder_info: EncoderInfo | None = None,
+    ) -> ClassificationTask:
+        """Return the task for a model; see `build_task`."""
+        return build_classification(self, model_config=model_config, corpus=corpus)
 
 
 class ClassificationTask:
     """Tells classes apart, by cross-entropy."""
 
-    head_class: str = "ForSequenceClassification"
+    head_class: str = Classification.head_class
+    title: str = "Classification"
     primary_metric: str = "accuracy"
-    metric_direction: Literal["lower", "higher"] = "higher"
+    scores: Mapping[str, ScoreInfo] = MappingProxyType(
+        {
+            "accuracy": ScoreInfo(title="Accuracy", direction="higher"),
+            "macro_f1": ScoreInfo(title="Macro F1", direction="higher"),
+        }
+    )
     needs_full_utterance: bool = True
     notes: tuple[str, ...] = ()
 

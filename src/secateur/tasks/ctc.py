@@ -6,7 +6,7 @@ import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from torch import Tensor
 from transformers import PreTrainedConfig
@@ -14,7 +14,7 @@ from transformers import PreTrainedConfig
 from secateur.data.corpus import Corpus, Utterance
 from secateur.errors import ConfigError
 from secateur.tasks import ctc_ops
-from secateur.tasks.base import has_task_head, logits_of
+from secateur.tasks.base import EncoderInfo, has_task_head, logits_of
 from secateur.tasks.transcription import Transcription, TranscriptTask, check_vocabulary_fits, select_tokenizer
 from secateur.tasks.vocabulary import Vocabulary
 
@@ -24,12 +24,25 @@ class Ctc(Transcription):
     """Transcription: the text as characters, or as the tokens of a given tokenizer."""
 
     kind: Literal["ctc"] = "ctc"
+    head_class: ClassVar[str] = "ForCTC"
+
+    def build(
+        self,
+        *,
+        source: str | Path,
+        model_config: PreTrainedConfig,
+        corpus: Corpus,
+        encoder_info: EncoderInfo | None = None,
+    ) -> CtcTask:
+        """Return the task for a model; see `build_task`."""
+        return build_ctc(self, source=source, model_config=model_config, corpus=corpus)
 
 
 class CtcTask(TranscriptTask):
     """Writes a script, by CTC."""
 
-    head_class: str = "ForCTC"
+    head_class: str = Ctc.head_class
+    title: str = "Speech recognition (CTC)"
 
     def fields(self) -> dict[str, Any]:
         """Size of the head, and the blank."""

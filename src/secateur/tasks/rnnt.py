@@ -7,7 +7,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -15,7 +15,7 @@ from transformers import PreTrainedConfig
 
 from secateur.data.corpus import Corpus, Utterance
 from secateur.errors import ConfigError
-from secateur.tasks.base import has_task_head
+from secateur.tasks.base import EncoderInfo, has_task_head
 from secateur.tasks.decoding import greedy
 from secateur.tasks.rnnt_loss import fused_losses
 from secateur.tasks.transcription import Transcription, TranscriptTask, check_vocabulary_fits, select_tokenizer
@@ -34,6 +34,7 @@ class Rnnt(Transcription):
     """Transcription by an encoder, a predictor of the tokens so far (an LSTM), and a joiner of both."""
 
     kind: Literal["rnnt"] = "rnnt"
+    head_class: ClassVar[str] = "ForRNNT"
     width: int = 320
     """of the predictor and joiner of a new head, which the library's classes make equally wide"""
     layers: int = 1
@@ -47,6 +48,17 @@ class Rnnt(Transcription):
             if getattr(self, name) < 1:
                 raise ConfigError(f"{name}: got {getattr(self, name)}, allowed is 1 or more.")
 
+    def build(
+        self,
+        *,
+        source: str | Path,
+        model_config: PreTrainedConfig,
+        corpus: Corpus,
+        encoder_info: EncoderInfo | None = None,
+    ) -> RnntTask:
+        """Return the task for a model; see `build_task`."""
+        return build_rnnt(self, source=source, model_config=model_config, corpus=corpus)
+
 
 class RnntTask(TranscriptTask):
     """Writes a script, by a transducer.
@@ -55,7 +67,8 @@ class RnntTask(TranscriptTask):
         decode: How tokens are found, given the model and the inputs of its forward pass.
     """
 
-    head_class: str = "ForRNNT"
+    head_class: str = Rnnt.head_class
+    title: str = "Speech recognition (RNN-T)"
 
     def __init__(
         self,

@@ -2,23 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from types import MappingProxyType
+from typing import Any, ClassVar, Literal
 
 from torch import Tensor
 from transformers import PreTrainedConfig
 
 from secateur.data.corpus import Corpus, Utterance
 from secateur.errors import DataError
+from secateur.records.score import ScoreInfo
 from secateur.tasks import slurp_tags, vocabulary
-from secateur.tasks.base import Metric, has_task_head
+from secateur.tasks.base import EncoderInfo, Metric, has_task_head
 from secateur.tasks.ctc import CtcTask, model_blank
 from secateur.tasks.error_rate import ErrorRate
 from secateur.tasks.slu_metrics import EntityMetric
 from secateur.tasks.slurp_tags import SemanticFrame, TextSpan
-from secateur.tasks.transcription import TargetTokens, require_texts
+from secateur.tasks.transcription import WORD_ERROR_RATE, TargetTokens, require_texts
 from secateur.tasks.vocabulary import LetterCase, Vocabulary
 
 
@@ -30,16 +32,38 @@ class Slu:
     """
 
     kind: Literal["slu"] = "slu"
+    head_class: ClassVar[str] = "ForCTC"
     case: LetterCase = "auto"
     """how letters are written; ``auto``: as the vocabulary writes them, and a new one as the training texts do"""
     unknown: Literal["drop", "skip"] = "drop"
     """characters outside the vocabulary are dropped from the text, or the utterance is skipped"""
 
+    def build(
+        self,
+        *,
+        source: str | Path,
+        model_config: PreTrainedConfig,
+        corpus: Corpus,
+        encoder_info: EncoderInfo | None = None,
+    ) -> SluTask:
+        """Return the task for a model; see `build_task`."""
+        return build_slu(self, source=source, model_config=model_config, corpus=corpus)
+
 
 class SluTask(CtcTask):
     """Writes what an utterance means, by CTC."""
 
-    metric_direction: Literal["lower", "higher"] = "higher"
+    title: str = "Spoken language understanding"
+    scores: Mapping[str, ScoreInfo] = MappingProxyType(
+        {
+            "slu_f1": ScoreInfo(title="SLU-F1", direction="higher"),
+            "intent_accuracy": ScoreInfo(title="Intent accuracy", direction="higher"),
+            "entity_f1": ScoreInfo(title="Entity F1", direction="higher"),
+            "word_f1": ScoreInfo(title="Word F1", direction="higher"),
+            "char_f1": ScoreInfo(title="Character F1", direction="higher"),
+            "wer": WORD_ERROR_RATE,
+        }
+    )
 
     def __init__(
         self, vocabulary: Vocabulary, *, unknown: Literal["drop", "skip"], outputs: int, new_head: bool
@@ -47,7 +71,7 @@ class SluTask(CtcTask):
         super().__init__(vocabulary, unknown=unknown, outputs=outputs, new_head=new_head)
         self.tokens = vocabulary.tokens
         # Where only intents are told, as in Fluent Speech Commands, an F1 of entities would be zero for ever.
-        self.headline = "slu_f1" if slurp_tags.SLOT_END in self.tokens else "intent_accuracy"
+        self.primary_metric = "slu_f1" if slurp_tags.SLOT_END in self.tokens else "intent_accuracy"
 
     def label_and_text(self, utterance: Utterance) -> tuple[str | None, str | None]:
         """Intent and tagged text; the plain one has no entities."""

@@ -9,12 +9,14 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Literal
 
 from torch import Tensor, nn
 
 from secateur.data.corpus import Corpus, Utterance
 from secateur.errors import ConfigError, DataError
+from secateur.records.score import ScoreInfo
 from secateur.tasks import vocabulary
 from secateur.tasks.base import FilteredCorpus, Metric, StepTargets, UtteranceTargets, filter_utterances
 from secateur.tasks.error_rate import ErrorRate
@@ -22,6 +24,8 @@ from secateur.tasks.vocabulary import LetterCase, Vocabulary
 
 #: Scripts that a task remembers; some 50 MB of sentences.
 TARGET_CACHE_SIZE = 1 << 15
+
+WORD_ERROR_RATE = ScoreInfo(title="Word error rate", direction="lower")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,8 +65,11 @@ class TranscriptTask(ABC):
     """Writes the text of an utterance as tokens of a vocabulary."""
 
     head_class: str
+    title: str
     primary_metric: str = "wer"
-    metric_direction: Literal["lower", "higher"] = "lower"
+    scores: Mapping[str, ScoreInfo] = MappingProxyType(
+        {"wer": WORD_ERROR_RATE, "cer": ScoreInfo(title="Character error rate", direction="lower")}
+    )
     needs_full_utterance: bool = True
     notes: tuple[str, ...] = ()
 

@@ -332,15 +332,23 @@ def metrics() -> list[dict[str, Any]]:
     return result
 
 
+SCORE_INFO = {
+    "wer": {"title": "Word error rate", "direction": "lower", "is_share": True},
+    "cer": {"title": "Character error rate", "direction": "lower", "is_share": True},
+}
+
+
 def task_record() -> dict[str, Any]:
     """The record of the same model pruned for speech recognition, fine-tuned before, with all that is learned."""
     created = record()
     created["task"] = {
         "kind": "ctc",
+        "title": "Speech recognition (CTC)",
         "headline": "wer",
         "better": "lower",
         "order": "fine-tuned first, then pruned",
         "weights": {"task": 1.0, "hidden states": 1.0, "logits": 0.5},
+        "score_info": dict(SCORE_INFO),
     }
     for stage, wer, cer in zip(created["stages"], (0.101, 0.187, 0.123), (0.031, 0.0622, 0.039), strict=True):
         stage["scores"] = {"cer": cer, "wer": wer}
@@ -397,6 +405,7 @@ def sweep() -> dict[str, Any]:
         "fields": ["gates.kind", "target", "seed"],
         "headline": "wer",
         "better": "lower",
+        "score_info": dict(SCORE_INFO),
         "environment": record()["environment"],
         "samples": 16000,
         "rows": rows,

@@ -209,3 +209,21 @@ def test_a_loss_that_is_of_hidden_states_alone_is_one_line() -> None:
     ]
     (result,) = build_trajectories(points)
     assert [curve.name for curve in result.charts[0].legend] == ["hidden states"]
+
+
+def test_the_scores_of_a_task_are_named_and_formatted_as_its_record_declares(page_of: PageOf) -> None:
+    data = report_example.task_record()
+    data["task"]["score_info"]["wer"] = {"title": "Perplexity", "direction": "lower", "is_share": False}
+    text = page_of(data).get_text()
+    assert "Speech recognition (CTC), fine-tuned first" in text
+    assert "Perplexity" in text
+    assert "Character error rate" in text
+    assert "0.1230" in text  # a number, not a percentage
+
+
+def test_the_scores_of_a_record_without_declarations_are_shown_by_their_names(page_of: PageOf) -> None:
+    data = report_example.task_record()
+    del data["task"]["title"], data["task"]["score_info"]
+    text = page_of(data).get_text().replace("\u202f", " ").replace("\u00a0", " ")
+    assert "wer, lower is better" in text
+    assert "12.30 %" in text

@@ -20,27 +20,14 @@ from secateur.tasks.best_rq import (
 )
 
 
-@pytest.mark.parametrize("sample_rate", [8_000, 16_000, 48_000])
-def test_mel_filters_are_those_of_transformers(sample_rate: int) -> None:
-    reference = mel_filter_bank(
-        num_frequency_bins=257,
-        num_mel_filters=80,
-        min_frequency=20.0,
-        max_frequency=sample_rate / 2,
-        sampling_rate=sample_rate,
-        norm=None,
-        mel_scale="htk",
-    )
-    np.testing.assert_allclose(best_rq.mel_filters(80, sample_rate), reference.T, atol=1e-5)
-
-
 def test_log_mel_frame_is_the_spectrum_of_the_samples_it_names() -> None:
     values = torch.randn(1, 16_000, generator=torch.Generator().manual_seed(0))
     result = LogMel()(values)[0, 7].numpy()  # frame 7 = the second half of encoder frame 3: starts at 3 · 320 + 80
     frame = values[0, 3 * 320 + 80 :][:400].double().numpy()
     hann = 0.5 - 0.5 * np.cos(2 * np.pi * np.arange(400) / 400)
     power = np.abs(np.fft.rfft(frame * hann, n=512)) ** 2
-    np.testing.assert_allclose(result, np.log(best_rq.mel_filters(80) @ power + 1e-5), atol=1e-4)
+    filters = mel_filter_bank(257, 80, 20.0, 8000.0, 16_000, norm=None, mel_scale="htk")
+    np.testing.assert_allclose(result, np.log(power @ filters + 1e-5), atol=1e-4)
 
 
 @pytest.mark.parametrize("samples", [400, 719, 720, 8000, 16_000, 16_321])

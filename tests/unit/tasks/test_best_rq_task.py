@@ -20,9 +20,10 @@ from secateur.data.corpus import Corpus, Utterance
 from secateur.errors import ConfigError, ModelError
 from secateur.hf.declare import declare
 from secateur.hf.frame_counts import frames_of
+from secateur.tasks.base import EncoderInfo
 from secateur.tasks.best_rq import BestRqSettings
 from secateur.tasks.best_rq_head import HEAD_FILE, save_best_rq_head
-from secateur.tasks.best_rq_task import BestRq, BestRqTask, EncoderInfo, MaskedTargets, build_best_rq
+from secateur.tasks.best_rq_task import BestRq, BestRqTask, MaskedTargets, build_best_rq
 from secateur.tasks.noise_mask import NoiseMask
 
 SETTINGS = BestRqSettings(

@@ -20,6 +20,7 @@ from secateur.hf.declare import declare
 from secateur.schema import Problems, build
 from secateur.tasks import BestRq, Classification, Ctc, EncoderInfo, Rnnt, Slu, Task, TaskConfig, build_task
 from secateur.tasks.best_rq import BestRqSettings
+from secateur.tasks.build import supported_heads, task_for_head
 
 CORPUS = corpus_of(
     {"text": "call bob", "tagged": "call [person : bob]", "label": "call", "speaker": "a"},
@@ -51,6 +52,13 @@ def test_a_recipe_names_a_task_by_its_kind() -> None:
 def test_every_kind_is_tested_here() -> None:
     assert {type(config) for config in CONFIGS} == set(get_args(TaskConfig))
     assert all(getattr(tasks, name) for name in tasks.__all__)
+
+
+def test_a_head_names_its_task_and_the_first_of_two_that_share_it() -> None:
+    assert task_for_head("Wav2Vec2ForCTC") == Ctc()
+    assert task_for_head("ParakeetForRNNT") == Rnnt()
+    assert task_for_head("Wav2Vec2Model") is None
+    assert supported_heads() == ("ForCTC", "ForRNNT", "ForSequenceClassification")
 
 
 def passed(task: Task) -> tuple[Any, dict[str, Tensor], Tensor, Tensor]:
@@ -90,7 +98,10 @@ def test_a_task_fits_the_librarys_head_and_scores_it(config: TaskConfig, tmp_pat
     scorer = task.metric()
     with torch.no_grad():
         scorer.update(task.predict(model, inputs), frames, requests)
-    assert task.primary_metric in scorer.compute()
-    assert task.metric_direction == ("lower" if task.primary_metric == "wer" else "higher")
+    assert task.primary_metric in task.scores
+    assert set(task.scores) == set(scorer.compute())
+    for name, info in task.scores.items():
+        assert info.direction == ("lower" if name in ("wer", "cer", "masked_loss") else "higher")
+        assert info.is_share == (not name.endswith("loss"))
     repeated = build_task(config, source=tmp_path, model_config=BARE, corpus=CORPUS, encoder_info=AROUND)
     assert repeated.fields() == task.fields()

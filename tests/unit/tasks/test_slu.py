@@ -80,7 +80,7 @@ def test_figures_are_those_counted_by_hand(tmp_path: Path) -> None:
         "wer": 0.0,
     }
     assert scorer.compute() == pytest.approx(expected)
-    assert (task.headline, task.metric_direction) == ("slu_f1", "higher")
+    assert task.primary_metric == "slu_f1"
 
 
 def test_silence_scores_nothing_and_does_not_fail(tmp_path: Path) -> None:
@@ -92,9 +92,9 @@ def test_silence_scores_nothing_and_does_not_fail(tmp_path: Path) -> None:
     assert scorer.compute() == zero | {"wer": 1.0}
 
 
-def test_without_entities_the_intent_is_the_headline(tmp_path: Path) -> None:
+def test_without_entities_the_intent_is_the_primary_metric(tmp_path: Path) -> None:
     task = task_of(tmp_path, corpus_of({"label": "on", "text": "lights on"}, {"label": "off", "text": "lights off"}))
-    assert task.headline == "intent_accuracy"
+    assert task.primary_metric == "intent_accuracy"
     assert "</slot>" not in task.vocabulary.tokens
 
 
