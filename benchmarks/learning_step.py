@@ -66,7 +66,7 @@ def trainee(teacher: Any, feed: Any, *, gates: bool, **training: Any) -> Any:
     from secateur.compress.step import CostTarget, DistillUnit, PruneUnit
     from secateur.compress.student import Student
     from secateur.cost import Cost, Terms
-    from secateur.gates import GateSet, HardConcrete
+    from secateur.gates import HardConcrete, HardConcreteGates
     from secateur.hf.declare import declare
     from secateur.losses.constraint import Constraint
 
@@ -77,7 +77,7 @@ def trainee(teacher: Any, feed: Any, *, gates: bool, **training: Any) -> Any:
         return DistillUnit(imitator, teacher, feed, [], learning)
     structure = declare(teacher.config)
     cost, constraint = Cost.from_terms(Terms(structure), cost="parameters"), Constraint(target=0.25)
-    gate_set = GateSet(structure, dict.fromkeys(KINDS, HardConcrete()), seed=0)
+    gate_set = HardConcreteGates(structure, dict.fromkeys(KINDS, HardConcrete()), seed=0)
     with torch.no_grad():  # of each axis of several units, or of all blocks, the first 38 % open, the last 38 % closed
         counts = [axis.size for axis in gate_set.axes if axis.size > 1]
         blocks = sum(axis.size == 1 for axis in gate_set.axes)

@@ -23,7 +23,7 @@ from secateur.compress.student import Student
 from secateur.cost import Cost, Terms
 from secateur.data.corpus import Corpus, Utterance
 from secateur.data.input_features import ExtractedFeatures, InputFeatures, Waveform
-from secateur.gates import GateSet, HardConcrete
+from secateur.gates import Gate, HardConcrete, make_gates
 from secateur.losses.constraint import Constraint
 from secateur.losses.distances import L1Cosine
 from secateur.losses.layer_mapping import FixedLayerMapping, LayerMapping
@@ -90,6 +90,7 @@ def pruning(
     seconds: float = 2.4,
     kinds: tuple[str, ...] = ("channels", "groups", "heads", "qk", "vo", "units", "block"),
     constraints: tuple[Constraint, ...] = (Constraint(target=0.4),),
+    gate: Gate | None = None,
     edit: Callable[[Any], None] = lambda model: None,
     **training: Any,
 ) -> PruneUnit:
@@ -100,8 +101,8 @@ def pruning(
     structure = tiny_structure(family, size)
     terms = Terms(structure)
     # Gates that are half decided, so that draws are closed, open and in between.
-    gate = HardConcrete(drop_rate=0.4, spread=1.0, straight_through=straight_through)
-    gates = GateSet(structure, dict.fromkeys(kinds, gate), seed=5)
+    gate = gate or HardConcrete(drop_rate=0.4, spread=1.0, straight_through=straight_through)
+    gates = make_gates(structure, dict.fromkeys(kinds, gate), seed=5)
     audio = corpus()
     learning = LearnConfig(**({"steps": 8, "log_every": 1} | training))
     learner = Student(student, structure, static=learning.compile)

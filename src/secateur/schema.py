@@ -35,6 +35,13 @@ class Problems:
         self.messages.append(f"{path}: {text}" if path else text)
 
 
+@dataclass(frozen=True)
+class DefaultKind:
+    """The member of an `Annotated` union of dataclasses that a mapping without a `kind` is read as."""
+
+    kind: str
+
+
 def build(kind: Any, value: Any, path: str, problems: Problems) -> Any:
     """`value` as an instance of the type `kind`; on a mistake, notes it and returns anything."""
     origin, arguments = get_origin(kind), get_args(kind)
@@ -259,6 +266,9 @@ def _mapping(kind: Any, value: Any, path: str, problems: Problems) -> Any:
 def _annotated(kind: Any, value: Any, path: str, problems: Problems) -> Any:
     """A type with bounds: its inside by the walk, the bounds by pydantic."""
     inner_type, problem_count = get_args(kind)[0], len(problems.messages)
+    for metadata in kind.__metadata__:
+        if isinstance(metadata, DefaultKind) and isinstance(value, Mapping):
+            value = {"kind": metadata.kind, **value}
     if get_origin(inner_type) is None and not dataclasses.is_dataclass(inner_type):
         return _leaf(kind, value, path, problems)
     result = build(inner_type, value, path, problems)

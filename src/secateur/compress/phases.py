@@ -36,7 +36,7 @@ from secateur.compress.step import DistillUnit, Objective, PruneUnit
 from secateur.compress.student import Student
 from secateur.engine import LoopConfig, LoopResult, Progress, process, run
 from secateur.errors import CheckpointError, SecateurError
-from secateur.gates import GateSet
+from secateur.gates import GateSet, make_gates
 from secateur.hf.load import load_model
 from secateur.hf.save import atomic_folder, write_model
 from secateur.masking.attach import encoder_of
@@ -96,7 +96,7 @@ def learn(context: RunContext, folder: Path, *, resume: bool, on_progress: OnPro
         return
     config = context.config
     dense = context.make_student()
-    gates = GateSet(context.structure, config.gate_configs, seed=config.seed)
+    gates = make_gates(context.structure, config.gate_configs, seed=config.seed)
     student = Student(dense, context.structure, static=config.learn.compile)
     objective = _objective(context)
     distiller = _make_distiller(dense, config.learn, objective)

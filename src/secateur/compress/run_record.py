@@ -16,7 +16,7 @@ from secateur.cost import breakdown
 from secateur.cost.breakdown import Breakdown
 from secateur.cost.latency_table import LatencyTable
 from secateur.data.corpus import Corpus
-from secateur.gates.set import UNDECIDED_BOUNDS
+from secateur.gates import UNDECIDED_BOUNDS
 from secateur.hf.declare import declare
 from secateur.records.files import environment, plain
 from secateur.structure import Selection, Structure

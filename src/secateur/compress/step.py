@@ -244,6 +244,7 @@ class PruneUnit(DistillUnit):
         """
         super().__init__(distiller, teacher, feed, held_out, training, objective)
         self.gates, self.student, self.cost_targets, self.progressive = gates, student, cost_targets, progressive
+        gates.bind_weights(student.squared_norms)
         self.multipliers = Multipliers(len(cost_targets))
         self.ramps = [
             Schedule(points=tuple((x * training.steps, y) for x, y in b.constraint.ramp)) for b in cost_targets
@@ -341,7 +342,7 @@ class PruneUnit(DistillUnit):
 
     def state(self) -> dict[str, Tensor]:
         """Weights, maps, gates, multipliers, and the distances that the next pairing is made from."""
-        tensors = {"gates": self.gates.log_alpha.detach()}
+        tensors = self.gates.state()
         tensors |= {f"multipliers.{name}": value for name, value in self.multipliers.state_dict().items()}
         if self.distances is not None:
             tensors["distances"] = self.distances
@@ -354,8 +355,7 @@ class PruneUnit(DistillUnit):
         if self.progressive is not None:
             self.progressive.load(state, self.weight_optimizer)
         super().load(state)
-        with torch.no_grad():
-            self.gates.log_alpha.copy_(state["gates"])
+        self.gates.load(state)
         self.multipliers.load_state_dict(
             {
                 name.removeprefix("multipliers."): value

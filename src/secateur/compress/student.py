@@ -13,6 +13,7 @@ from secateur.masking.attach import encoder_of
 from secateur.masking.parameter_view import ParameterView
 from secateur.structure import Selection, Structure
 from secateur.surgery.cut import cut
+from secateur.surgery.importance import squared_norms
 from secateur.surgery.slices import WeightSlicer
 
 
@@ -37,6 +38,8 @@ class Student:
 
     def _attach_masks(self, model: PreTrainedModel, structure: Structure) -> None:
         self.model, self.structure = model, structure
+        # Masks rename what they are on, so that the names of the structure are looked up before.
+        self.parameters = ParameterView(model, structure).parameters()
         self.masking = attach(model, structure, static=self.static)
         axes, offsets = self.original_structure.axes, self.original_structure.offsets
         self.units = torch.tensor(
@@ -56,6 +59,10 @@ class Student:
     def parameter_count(self) -> int:
         """How many parameters the encoder has."""
         return sum(parameter.numel() for parameter in self.base.parameters())
+
+    def squared_norms(self) -> Tensor:
+        """Return the squared 2-norm of the weights of each unit, zero for units that are gone: (all units,)."""
+        return self.to_all_units(squared_norms(self.parameters, self.structure))
 
     def to_student_units(self, values: Tensor) -> Tensor:
         """What is given for all units, for those that the model has: (all units,) -> (units,)."""

@@ -17,7 +17,7 @@ from secateur.cost import Cost, Terms
 from secateur.cost.latency_table import LatencyTable
 from secateur.cost.predicted_time import latency
 from secateur.errors import ConfigError
-from secateur.gates.set import check_kinds
+from secateur.gates import check_kinds
 from secateur.hf.declare import declare
 from secateur.losses.constraint import Constraint
 from secateur.structure import Selection, Structure, close

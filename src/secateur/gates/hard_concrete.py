@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
+import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from secateur.errors import ConfigError
+from secateur.gates.base import GateSet
+from secateur.gates.keyed_random import normal, uniform, unit_keys
+from secateur.structure import Structure
 
 EPSILON = 1e-6
 
@@ -52,6 +57,70 @@ class HardConcrete:
     def initial_log_alpha(self) -> float:
         """log alpha at the start."""
         return math.log((1 - self.drop_rate) / self.drop_rate)
+
+    @staticmethod
+    def make_gates(structure: Structure, configs: Mapping[str, HardConcrete], *, seed: int) -> HardConcreteGates:
+        """Return the gates of a structure, given settings by kind of axis."""
+        return HardConcreteGates(structure, configs, seed=seed)
+
+
+class HardConcreteGates(GateSet):
+    """Hard concrete gates with one learned number each, log alpha.
+
+    The draw of a step is a function of (seed, step, axis, original unit) and log alpha alone. So all ranks and all
+    micro-batches draw the same, and so does a model from which other units have been removed.
+    """
+
+    def __init__(self, structure: Structure, configs: Mapping[str, HardConcrete], *, seed: int) -> None:
+        """
+        Args:
+            structure: The structure of the model.
+            configs: Settings by kind of axis; kinds that are absent are not gated.
+            seed: The seed of the draws and of the initial log alpha.
+
+        Raises:
+            ConfigError: A kind is unknown or cannot be gated, or no axis of the model is of these kinds.
+        """
+        super().__init__(structure, configs.keys())
+        self.seed = seed
+        settings = [(configs[axis.kind], axis.size) for axis in self.axes]
+        self.gate_parameters = GateParameters.from_settings(settings)
+        self.keys = unit_keys(self.axes)
+        mean = np.repeat([gate.initial_log_alpha for gate, _ in settings], [size for _, size in settings])
+        spread = np.repeat([gate.spread for gate, _ in settings], [size for _, size in settings])
+        initial = mean + spread * normal(self.keys, seed)
+        self.log_alpha = nn.Parameter(torch.tensor(initial, dtype=torch.float32))
+
+    def sample_gates(self, step: int) -> Tensor:
+        """Return one draw of each gate: (gates,), with a graph to log alpha."""
+        uniform_numbers = torch.from_numpy(uniform(self.keys, self.seed, step)).to(self.log_alpha)
+        return sample(self.log_alpha, uniform_numbers, self._parameters_on_device())
+
+    def gate_logits(self) -> Tensor:
+        """Return the log-odds of P(z != 0): (gates,), with a graph to log alpha."""
+        return open_logit(self.log_alpha, self._parameters_on_device())
+
+    def gate_scales(self) -> Tensor:
+        """Return the deterministic mask of each gate, at least that of a gate at the decision boundary: (gates,)."""
+        parameters = self._parameters_on_device()
+        bound = torch.log(-parameters.low / parameters.high)
+        # log alpha where P(z != 0) = 1/2
+        boundary = torch.where(parameters.as_printed, bound, parameters.temperature * bound)
+        return deterministic_mask(torch.maximum(self.log_alpha, boundary), parameters)
+
+    def state(self) -> dict[str, Tensor]:
+        """Return log alpha as ``gates``."""
+        return {"gates": self.log_alpha.detach()}
+
+    def load(self, state: Mapping[str, Tensor]) -> None:
+        """Restore log alpha."""
+        with torch.no_grad():
+            self.log_alpha.copy_(state["gates"])
+
+    def _parameters_on_device(self) -> GateParameters:
+        if self.gate_parameters.low.device != self.log_alpha.device:
+            self.gate_parameters = self.gate_parameters.to(self.log_alpha.device)
+        return self.gate_parameters
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import torch
 from torch import Tensor, nn
 
@@ -17,8 +19,17 @@ def magnitude_scores(model: nn.Module, structure: Structure) -> Tensor:
     Heads and blocks have the norm of what they contain, summed over their dimensions. A rank has the norm of the matrix
     that it adds, right after factorising its singular value; on other axes a factorised map counts as the one matrix.
     """
+    return squared_norms(ParameterView(model, structure).parameters(), structure).sqrt().float()
+
+
+def squared_norms(parameters: Mapping[str, Tensor], structure: Structure) -> Tensor:
+    """Return the squares of `magnitude_scores`: (units,) in float64 on the CPU, with a graph to the parameters.
+
+    Args:
+        parameters: The parameters of a model by their names in its structure.
+        structure: The structure of the model.
+    """
     squares = torch.zeros(structure.size, dtype=torch.float64)
-    parameters = ParameterView(model, structure).parameters()
 
     def matrix(name: str) -> Tensor:
         return parameters[name].double().cpu()
@@ -58,7 +69,7 @@ def magnitude_scores(model: nn.Module, structure: Structure) -> Tensor:
                             unit_squares.sum()
                         )
                 offset += axis.size * bind.width
-    return squares.sqrt().float()
+    return squares
 
 
 def order_scores(structure: Structure) -> Tensor:

@@ -69,9 +69,9 @@ def test_the_straight_through_gradient_is_the_summed_gradient_clipped() -> None:
     shape, alpha = trainee.gates.gate_parameters, trainee.gates.log_alpha.detach()
     drawn = trainee.gate_values.detach()[trainee.gates.positions]
     # By hand: dz/ds~ is one everywhere, ds~/dlog_alpha = (zeta - gamma) s (1 - s) / beta with the step's own draw.
-    from secateur.gates.set import _uniform
+    from secateur.gates.keyed_random import uniform
 
-    u = torch.tensor(_uniform(trainee.gates.keys, trainee.gates.seed, 0), dtype=torch.float32).clamp(1e-6, 1 - 1e-6)
+    u = torch.tensor(uniform(trainee.gates.keys, trainee.gates.seed, 0), dtype=torch.float32).clamp(1e-6, 1 - 1e-6)
     s = torch.sigmoid((torch.log(u) - torch.log1p(-u) + alpha) / shape.temperature)
     stretched = s * (shape.high - shape.low) + shape.low
     torch.testing.assert_close(drawn, stretched.clamp(0, 1))

@@ -12,7 +12,7 @@ from scipy import stats
 from support import Plan, realise, tiny, tiny_structure
 
 from secateur.errors import ConfigError
-from secateur.gates import GateSet, HardConcrete
+from secateur.gates import HardConcrete, HardConcreteGates
 from secateur.hf.declare import declare
 from secateur.structure import Structure
 from secateur.surgery import cut
@@ -31,7 +31,7 @@ PLAN = Plan(
 )
 
 
-def by_unit(gates: GateSet, values: torch.Tensor) -> dict[tuple[str, int], float]:
+def by_unit(gates: HardConcreteGates, values: torch.Tensor) -> dict[tuple[str, int], float]:
     structure = gates.structure
     return {
         (axis.name, unit): values[structure.offsets[axis.name] + position].item()
@@ -47,7 +47,10 @@ def structure() -> Structure:
 
 def test_a_unit_draws_the_same_in_a_model_from_which_others_were_cut(structure: Structure) -> None:
     small = cut(tiny("wavlm", "base"), realise(structure, PLAN))
-    full_result, remaining_lines = GateSet(structure, KINDS, seed=7), GateSet(declare(small.config), KINDS, seed=7)
+    full_result, remaining_lines = (
+        HardConcreteGates(structure, KINDS, seed=7),
+        HardConcreteGates(declare(small.config), KINDS, seed=7),
+    )
     assert len(remaining_lines.log_alpha) < len(full_result.log_alpha)
     for values in ("log_alpha", "draw"):
         pair = []
@@ -64,8 +67,8 @@ def test_a_unit_draws_the_same_in_a_model_from_which_others_were_cut(structure: 
 
 
 def test_a_draw_does_not_depend_on_which_other_kinds_are_gated(structure: Structure) -> None:
-    single_result = GateSet(structure, {"units": KINDS["units"]}, seed=7)
-    mixed = GateSet(structure, KINDS, seed=7)
+    single_result = HardConcreteGates(structure, {"units": KINDS["units"]}, seed=7)
+    mixed = HardConcreteGates(structure, KINDS, seed=7)
     expected = by_unit(mixed, mixed.draw(3).detach())
     actual = by_unit(single_result, single_result.draw(3).detach())
     assert actual
@@ -73,23 +76,23 @@ def test_a_draw_does_not_depend_on_which_other_kinds_are_gated(structure: Struct
 
 
 def test_a_draw_depends_on_seed_and_step_and_on_nothing_that_ran_before(structure: Structure) -> None:
-    gates = GateSet(structure, KINDS, seed=7)
+    gates = HardConcreteGates(structure, KINDS, seed=7)
     first = gates.draw(5)
     torch.manual_seed(123)
     gates.draw(6)
     assert torch.equal(gates.draw(5), first)
     assert not torch.equal(gates.draw(6), first)
-    other_value = GateSet(structure, KINDS, seed=8)
+    other_value = HardConcreteGates(structure, KINDS, seed=8)
     with torch.no_grad():
         other_value.log_alpha.copy_(gates.log_alpha)
     assert not torch.equal(other_value.draw(5), first)
 
 
 def test_draws_are_uniform_and_independent_across_units_and_steps(structure: Structure) -> None:
-    from secateur.gates.set import _uniform
+    from secateur.gates.keyed_random import uniform
 
-    gates = GateSet(structure, KINDS, seed=0)
-    drawn = np.stack([_uniform(gates.keys, 0, step) for step in range(400)])  # (steps, gates)
+    gates = HardConcreteGates(structure, KINDS, seed=0)
+    drawn = np.stack([uniform(gates.keys, 0, step) for step in range(400)])  # (steps, gates)
     assert len(np.unique(gates.keys)) == len(gates.keys)
     assert stats.kstest(drawn.ravel(), "uniform").pvalue > 1e-3
     assert stats.kstest(drawn[0], "uniform").pvalue > 1e-3
@@ -103,15 +106,15 @@ def test_draws_are_uniform_and_independent_across_units_and_steps(structure: Str
 
 def test_start_values_scatter_around_the_drop_rates_log_odds() -> None:
     structure = tiny_structure("hubert", "large")
-    gates = GateSet(structure, {"qk": HardConcrete(drop_rate=0.1, spread=0.5)}, seed=1)
+    gates = HardConcreteGates(structure, {"qk": HardConcrete(drop_rate=0.1, spread=0.5)}, seed=1)
     scatter = (gates.log_alpha.detach().numpy() - math.log(9)) / 0.5
     assert stats.kstest(scatter, "norm").pvalue > 1e-3
-    exact = GateSet(structure, {"qk": HardConcrete(drop_rate=0.1, spread=0.0)}, seed=1)
+    exact = HardConcreteGates(structure, {"qk": HardConcrete(drop_rate=0.1, spread=0.0)}, seed=1)
     assert exact.log_alpha.detach().numpy() == pytest.approx(math.log(9))
 
 
 def test_what_is_not_gated_is_one_and_has_an_infinite_score(structure: Structure) -> None:
-    gates = GateSet(structure, {"units": HardConcrete(drop_rate=0.5, spread=2.0)}, seed=1)
+    gates = HardConcreteGates(structure, {"units": HardConcrete(drop_rate=0.5, spread=2.0)}, seed=1)
     free = torch.ones(structure.size, dtype=torch.bool).index_fill(0, gates.positions, False)
     for values in (gates.draw(0), gates.open_probability(), gates.scales(), gates.deterministic_mask()):
         assert (values[free] == 1).all()
@@ -124,7 +127,7 @@ def test_what_is_not_gated_is_one_and_has_an_infinite_score(structure: Structure
 @pytest.mark.parametrize("parametrisation", ["standard", "wang2023"])
 def test_verdict_score_and_open_probability_agree(structure: Structure, parametrisation: str) -> None:
     gate = HardConcrete(drop_rate=0.5, spread=3.0, parametrisation=parametrisation)  # type: ignore[arg-type]
-    gates = GateSet(structure, {"qk": gate, "units": gate}, seed=2)
+    gates = HardConcreteGates(structure, {"qk": gate, "units": gate}, seed=2)
     gate_positions = gates.positions
     opened, scores, masks = (
         gates.open_probability().detach()[gate_positions],
@@ -149,7 +152,7 @@ def test_verdict_score_and_open_probability_agree(structure: Structure, parametr
 def test_a_unit_kept_against_its_verdict_has_the_scale_of_one_at_the_boundary(
     structure: Structure, fields: dict[str, Any], expected: float
 ) -> None:
-    gates = GateSet(structure, {"units": HardConcrete(**fields)}, seed=2)
+    gates = HardConcreteGates(structure, {"units": HardConcrete(**fields)}, seed=2)
     with torch.no_grad():
         gates.log_alpha.copy_(torch.linspace(-12, 12, len(gates.log_alpha)))
     scales, scores = gates.scales()[gates.positions], gates.scores()[gates.positions]
@@ -158,7 +161,7 @@ def test_a_unit_kept_against_its_verdict_has_the_scale_of_one_at_the_boundary(
 
 
 def test_open_shares_are_means_by_kind(structure: Structure) -> None:
-    gates = GateSet(structure, KINDS, seed=2)
+    gates = HardConcreteGates(structure, KINDS, seed=2)
     probability = gates.open_probability().detach()
     for kind, share in gates.open_shares().items():
         units = [structure.offsets[a.name] + i for a in structure.of_kinds((kind,)) for i in range(a.size)]
@@ -169,14 +172,14 @@ def test_an_unknown_kind_is_told_with_the_nearest(structure: Structure) -> None:
     with pytest.raises(
         ConfigError, match=r"Unknown kind of axis 'unit'; allowed are channels.* Did you mean 'units'\?"
     ):
-        GateSet(structure, {"unit": HardConcrete()}, seed=0)
+        HardConcreteGates(structure, {"unit": HardConcrete()}, seed=0)
 
 
 def test_layers_are_not_gated(structure: Structure) -> None:
     with pytest.raises(ConfigError, match="Whole layers are chosen, not gated"):
-        GateSet(structure, {"layer": HardConcrete()}, seed=0)
+        HardConcreteGates(structure, {"layer": HardConcrete()}, seed=0)
 
 
 def test_nothing_to_gate_is_told(structure: Structure) -> None:
     with pytest.raises(ConfigError, match=r"No axis of this model is of the gated kinds \(none\)"):
-        GateSet(structure, {}, seed=0)
+        HardConcreteGates(structure, {}, seed=0)
