@@ -1,4 +1,4 @@
-"""``python -m secateur``."""
+"""Entry point of ``python -m secateur``."""
 
 import sys
 

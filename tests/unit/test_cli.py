@@ -16,7 +16,10 @@ from pruning_toy import write_teacher, write_wavs
 from safetensors.torch import load_file, save_file
 
 from secateur.benchmarking import process_settings
-from secateur.cli import BAD_INPUT, BROKEN_CONTRACT, _format_score, _print_table, command, main
+from secateur.cli import command
+from secateur.cli.main import main
+from secateur.cli.tables import format_score, print_table
+from secateur.cli.verb import BAD_INPUT, BROKEN_CONTRACT
 from secateur.engine import checkpoint
 from secateur.surgery.contract import VerificationCheck
 
@@ -26,8 +29,8 @@ Run = tuple[int, str, str]
 def test_a_score_is_a_percentage_unless_it_is_a_loss() -> None:
     infos = {"perplexity": {"is_share": False}}
     names = ("wer", "masked_loss", "perplexity")
-    assert [_format_score(name, 3.7876, infos) for name in names] == ["378.76%", "3.7876", "3.7876"]
-    assert _format_score("wer", None, {}) == ""
+    assert [format_score(name, 3.7876, infos) for name in names] == ["378.76%", "3.7876", "3.7876"]
+    assert format_score("wer", None, {}) == ""
 
 
 @pytest.fixture(scope="module")
@@ -241,7 +244,7 @@ def test_a_pretrained_encoder_is_told_and_lies_there(root: Path, run: Any) -> No
 
 
 def test_names_with_brackets_are_printed_as_they_are(capsys: pytest.CaptureFixture[str]) -> None:
-    _print_table("[bold]", ("[red]target",), [["[/]"], ["[0.5]"]])
+    print_table("[bold]", ("[red]target",), [["[/]"], ["[0.5]"]])
     out = capsys.readouterr().out
     assert all(word in out for word in ("[bold]", "[red]target", "[/]", "[0.5]"))
 
@@ -266,9 +269,14 @@ def test_help_loads_no_torch() -> None:
     import subprocess
     import sys
 
-    code = "import sys, secateur.cli as c\ntry: c.main(['--help'])\nfinally: print('torch' in sys.modules)"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
-    assert done.stdout.strip().endswith("False")
+    heavy = "{'torch', 'transformers', 'pydantic'}"
+    code = (
+        f"import sys; from secateur.cli.main import main\ntry: main(WORDS)\nfinally: print({heavy} & set(sys.modules))"
+    )
+    for words in (["--help"], ["prune", "--help"], ["--print-completion", "bash"]):
+        script = code.replace("WORDS", repr(words))
+        done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60)
+        assert done.stdout.strip().endswith("set()")
 
 
 MISTAKES: list[tuple[list[str], str]] = [

@@ -14,7 +14,8 @@ from pruning_toy import write_teacher
 
 from secateur.benchmarking import bench
 from secateur.benchmarking.bench import FORMS
-from secateur.cli import BAD_INPUT, main
+from secateur.cli.main import main
+from secateur.cli.verb import BAD_INPUT
 from secateur.errors import ConfigError, ModelError
 from secateur.hf.declare import declare
 from secateur.records.files import environment

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from pruning_toy import write_teacher, write_wavs
 
-from secateur.cli import main
+from secateur.cli.main import main
 from secateur.compress.sweep import combinations, folder_of
 from secateur.errors import ConfigError, SecateurError
 from secateur.pipeline import sweep

@@ -14,7 +14,7 @@ from pruning_toy import LENGTHS, noise, seeded, write_teacher, write_wavs
 from safetensors.torch import save_file
 from task_toy import tokenizer_folder
 
-from secateur.cli import main
+from secateur.cli.main import main
 from secateur.errors import ConfigError, ModelError
 from secateur.hf.load import with_head
 from secateur.pipeline import evaluate

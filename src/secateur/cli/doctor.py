@@ -1,0 +1,31 @@
+"""The verb ``doctor``."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from typing import Any
+
+from secateur.cli.verb import BROKEN_CONTRACT, print_record
+
+SUMMARY = "Look at this machine and installation."
+
+
+def add_flags(parser: argparse.ArgumentParser) -> None:
+    pass
+
+
+def run(options: argparse.Namespace, fields: dict[str, Any]) -> int:
+    from secateur import pipeline
+
+    findings = pipeline.doctor()
+    print_record(options, findings, print_findings)
+    return BROKEN_CONTRACT if any(finding.status == "problem" for finding in findings) else 0
+
+
+def print_findings(findings: Sequence[Any]) -> None:
+    """Print each finding with its remedy."""
+    for finding in findings:
+        print(f"{finding.status:8} {finding.name}: {finding.detail}")
+        if finding.remedy:
+            print(f"         {finding.remedy}")

@@ -1,0 +1,104 @@
+"""The verb ``prune``, for one run or a sweep."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from typing import Any
+
+from secateur.cli.fields import parse_grid
+from secateur.cli.tables import (
+    format_fidelity,
+    format_score,
+    mean,
+    print_broken_contract,
+    print_rounding,
+    print_table,
+)
+from secateur.cli.verb import BAD_INPUT, BROKEN_CONTRACT, Recipe, add_recipe_flags, print_record
+
+SUMMARY = "Prune a model: learn, choose, shrink, recover, report."
+RECIPE = Recipe(module="secateur.compress.config", config="PruneConfig", value_flags=("sweep",), trains=True)
+
+
+def add_flags(parser: argparse.ArgumentParser) -> None:
+    add_recipe_flags(parser)
+    parser.add_argument(
+        "--sweep",
+        action="append",
+        metavar="FIELD=A,B,…",
+        help="one run for each value; may be repeated, for each combination: --sweep target=0.9,0.5 --sweep seed=0,1,2",
+    )
+
+
+def run(options: argparse.Namespace, fields: dict[str, Any]) -> int:
+    from secateur import pipeline
+    from secateur.engine.progress import ProgressDisplay
+
+    if options.sweep:
+        grid = parse_grid(options.sweep)
+        with ProgressDisplay() as display:
+            record = pipeline.sweep(
+                options.recipe, grid=grid, overrides=fields, resume=options.resume, on_progress=display
+            )
+        print_record(options, record, print_sweep)
+        if record["failed"]:
+            return BAD_INPUT
+        return BROKEN_CONTRACT if any(row["broken"] for row in record["rows"]) else 0
+    with ProgressDisplay() as display:
+        record = pipeline.prune(options.recipe, overrides=fields, resume=options.resume, on_progress=display)
+    print_record(options, record, print_run)
+    return 0 if record["verification"]["holds"] else BROKEN_CONTRACT
+
+
+def print_run(record: dict[str, Any]) -> None:
+    """Print the models of a run side by side, and where its files are."""
+    stages = record["stages"]
+    dense_time = stages[0]["time"]["median_ms"]
+    seconds = stages[0]["samples"] / stages[0]["sample_rate"]
+    timed_seconds = stages[0]["time"]["seconds_of_audio"]
+    measured = _measured_columns(record)
+    rows = []
+    for index, stage in enumerate(stages):
+        time = stage["time"]["median_ms"]
+        sizes = (f"{stage['parameters'] / 1e6:.3f} M", f"{stage['macs'] / 1e9:.4f} G")
+        cells = [column[index] for column in measured.values()]
+        rows.append((stage["name"], *sizes, f"{time:.1f} ms ({dense_time / time:.2f}x)", *cells))
+    columns = ("model", "parameters", f"MACs, {seconds:g} s", f"time, {timed_seconds:g} s", *measured)
+    print_table("Before and after", columns, rows)
+    print_rounding(record["rounding"])
+    dense_head = stages[0].get("head", 0)
+    final_head = stages[-1].get("head", 0)
+    if final_head:
+        before = f", {dense_head:,} before" if dense_head != final_head else ""
+        print(f"Head:   {final_head:,} parameters beside the encoder's{before}")
+    print(f"Model:  {record['folder']}/model")
+    print(f"Report: {record['folder']}/report.html")
+    print_broken_contract(record["verification"])
+
+
+def _measured_columns(record: dict[str, Any]) -> dict[str, list[str]]:
+    """Return the cells of every figure that the run measured for some stage."""
+    stages = record["stages"]
+    infos = (record.get("task") or {}).get("score_info", {})
+    columns: dict[str, list[str]] = {}
+    for name in dict.fromkeys(name for stage in stages for name in stage.get("scores", {})):
+        columns[name] = [format_score(name, stage.get("scores", {}).get(name), infos) for stage in stages]
+    columns["held-out loss"] = [format_fidelity(stage.get("loss")) for stage in stages]
+    columns["cosine to teacher"] = [format_fidelity(mean(stage.get("cosine"))) for stage in stages]
+    return {name: cells for name, cells in columns.items() if any(cells)}
+
+
+def print_sweep(record: dict[str, Any]) -> None:
+    """Print a row for each run of a sweep, and what failed."""
+    from secateur.report.sweep_table import sweep_table
+
+    columns, rows = sweep_table(record)
+    print_table("Sweep", columns, rows)
+    print(f"Runs:   {record['folder']}")
+    print(f"Report: {record['folder']}/sweep.html")
+    for row in record["rows"]:
+        for name in row["broken"]:
+            print(f"secateur: {row['folder']}: contract: {name} does not hold", file=sys.stderr)
+    for failure in record["failed"]:
+        print(f"secateur: {failure['folder']} failed: {failure['reason']}", file=sys.stderr)

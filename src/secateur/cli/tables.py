@@ -1,0 +1,70 @@
+"""Tables and lines that several verbs print."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+
+def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """Print a table whose first column is left-aligned and whose other columns are right-aligned."""
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(title=Text(title), title_justify="left")  # names may hold brackets, which a str would be styled by
+    for index, column in enumerate(columns):
+        table.add_column(Text(column), justify="left" if index == 0 else "right")
+    for row in rows:
+        table.add_row(*map(Text, row))
+    Console().print(table)
+
+
+def print_broken_contract(verification: dict[str, Any]) -> None:
+    """Print the lines of the drop-in contract that do not hold."""
+    for check in verification["checks"]:
+        if not check["holds"]:
+            print(f"secateur: contract: {check['name']}: {check['detail']}", file=sys.stderr)
+
+
+def print_verification(record: dict[str, Any]) -> None:
+    """Print every check of a verification, and the differences that were measured."""
+    for check in record["checks"]:
+        print(f"{'holds ' if check['holds'] else 'FAILS '} {check['name']}: {check['detail']}")
+    differences = record["differences"]
+    for index, difference in enumerate(differences):
+        name = "output" if index == len(differences) - 1 else f"hidden state {index}"
+        print(f"        {name}: {difference:.1e}")
+
+
+def print_rounding(rounding: dict[str, Any] | None) -> None:
+    """Print the cost of rounding sizes to multiples, where sizes were rounded."""
+    if not rounding:
+        return
+    rows = [
+        (kind, str(rounding["multiples"].get(kind, "")), f"{kept_units:,}", f"{rounding['closed'][kind]:,}")
+        for kind, kept_units in rounding["opened"].items()
+    ]
+    print_table("What rounding cost", ("kind", "multiples of", "units kept for it", "units removed for it"), rows)
+    for name, given_up_share in rounding["given_up"].items():
+        change = "less" if given_up_share >= 0 else "more"
+        print(f"{name}: {abs(given_up_share):.2%} of the dense cost {change} kept than without rounding")
+
+
+def format_score(name: str, value: float | None, infos: Mapping[str, Any]) -> str:
+    """Return a score as a percentage where it is a share, and nothing where it was not measured."""
+    if value is None:
+        return ""
+    is_share = infos.get(name, {}).get("is_share", not name.endswith("loss"))
+    return f"{float(value):.2%}" if is_share else f"{float(value):.4f}"
+
+
+def format_fidelity(value: float | None) -> str:
+    """Return a loss or cosine with four decimals, and nothing where it was not measured."""
+    return "" if value is None else f"{round(float(value), 4) + 0.0:.4f}"  # + 0.0: no minus before a zero
+
+
+def mean(values: Sequence[float] | None) -> float | None:
+    """Return the mean of values, or None where there are none."""
+    return sum(map(float, values)) / len(values) if values else None
