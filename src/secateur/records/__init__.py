@@ -1,0 +1,1 @@
+"""Records of all commands: dataclasses that are written to JSON, read back and printed; without torch."""

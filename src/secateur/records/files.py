@@ -1,27 +1,32 @@
-"""Records: the JSON a stage leaves behind, written whole or not at all, and what it ran on."""
+"""JSON files that are written whole or not at all."""
 
 from __future__ import annotations
 
 import dataclasses
 import enum
-import importlib.metadata
 import json
 import math
 import os
-import platform
-import sys
 from collections.abc import Mapping, Set
 from pathlib import Path, PurePath
 from typing import Any
 
 from secateur.errors import SecateurError
 
+#: Metadata of a dataclass field whose key is left out of the JSON where the value is None or empty.
+OMITTED: Mapping[str, Any] = {"json": "omitted if empty"}
+#: Metadata of a dataclass field that is written as ``{}`` where the value is None.
+EMPTY_IF_NONE: Mapping[str, Any] = {"json": "{} if None"}
+
 
 def plain(obj: Any) -> Any:
-    """The JSON-safe form of a value: dataclasses and mappings as dicts, sequences and arrays as lists.
+    """Return the JSON form of a value: dataclasses and mappings as dicts, sequences and arrays as lists.
 
-    Sets are sorted; paths and enum values become text. A number that is not finite becomes "nan", "inf" or
-    "-inf", which `float` reads back, since JSON has no word for it.
+    Sets are sorted; paths and enum values become text. A number that is not finite becomes "nan", "inf" or "-inf",
+    which `float` reads back, since JSON cannot represent it.
+
+    Raises:
+        TypeError: The value has a type that JSON cannot represent.
     """
     match obj:
         case None | bool() | str() if not isinstance(obj, enum.Enum):
@@ -41,10 +46,22 @@ def plain(obj: Any) -> Any:
         case Set():
             return sorted(plain(value) for value in obj)
     if dataclasses.is_dataclass(obj) and not isinstance(obj, type):
-        return {f.name: plain(getattr(obj, f.name)) for f in dataclasses.fields(obj)}
+        return _plain_fields(obj)
     if hasattr(obj, "tolist"):  # NumPy arrays and scalars, torch tensors; without importing either
         return plain(obj.tolist())
     raise TypeError(f"a {type(obj).__name__} cannot go into a record: {obj!r}")
+
+
+def _plain_fields(obj: Any) -> dict[str, Any]:
+    """Return the fields of a dataclass by name; `OMITTED` and `EMPTY_IF_NONE` fields as their metadata says."""
+    values: dict[str, Any] = {}
+    for field in dataclasses.fields(obj):
+        value = getattr(obj, field.name)
+        if field.metadata == OMITTED and (value is None or value == {} or value == ()):
+            continue
+        is_empty_section = field.metadata == EMPTY_IF_NONE and value is None
+        values[field.name] = {} if is_empty_section else plain(value)
+    return values
 
 
 def _key(key: Any) -> str:
@@ -53,17 +70,17 @@ def _key(key: Any) -> str:
 
 
 def to_line(obj: Any) -> str:
-    """One line of JSON with sorted keys, its newline included: the same value gives the same bytes."""
+    """Return one line of JSON with sorted keys and a newline; equal values give equal bytes."""
     return json.dumps(plain(obj), sort_keys=True, ensure_ascii=False, allow_nan=False) + "\n"
 
 
 def write_json(path: str | Path, obj: Any, *, indent: int | None = 2) -> None:
-    """Write a record so that a reader finds the old one or the new one, whole, whenever it looks.
+    """Replace a JSON file in one step, so that a reader finds the old or the new content, never a part.
 
     Args:
-        path: the file.
-        obj: anything `plain` takes.
-        indent: spaces a level; None writes one line.
+        path: File to write.
+        obj: Any value that `plain` accepts.
+        indent: Spaces a level; None writes one line.
     """
     path = Path(path)
     text = json.dumps(plain(obj), indent=indent, ensure_ascii=False, allow_nan=False) + "\n"
@@ -80,10 +97,10 @@ def write_json(path: str | Path, obj: Any, *, indent: int | None = 2) -> None:
 
 
 def read_json(path: str | Path) -> Any:
-    """Read a record.
+    """Return the content of a JSON file.
 
     Raises:
-        SecateurError: the file is not there, or is not JSON.
+        SecateurError: The file is missing, or is not JSON.
     """
     path = Path(path)
     try:
@@ -101,48 +118,7 @@ def append_jsonl(path: str | Path, obj: Any) -> None:
 
 
 def environment() -> dict[str, Any]:
-    """What a figure was made on: versions, processor, threads and accelerators.
+    """Return the environment of this process as plain JSON."""
+    from secateur.records.environment import Environment
 
-    Holds no host name, user or path. Threads and accelerators are torch's where torch is loaded already.
-    """
-    torch = sys.modules.get("torch")
-    accelerators: list[str] = []
-    if torch is not None and torch.cuda.is_available():
-        accelerators = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
-    return {
-        "python": platform.python_version(),
-        "versions": {name: _version(name) for name in ("secateur", "torch", "transformers", "accelerate")},
-        "platform": f"{platform.system()} {platform.machine()}",
-        "cpu": _cpu_model(),
-        "cores": _cores(),
-        "threads": torch.get_num_threads() if torch is not None else _cores(),
-        "accelerators": accelerators,
-        "float32_products": torch.get_float32_matmul_precision() if torch is not None else None,
-        "malloc": {name: value for name, value in os.environ.items() if name.startswith("MALLOC_")},
-    }
-
-
-def _version(package: str) -> str | None:
-    try:
-        return importlib.metadata.version(package)
-    except importlib.metadata.PackageNotFoundError:
-        return None
-
-
-def _cores() -> int:
-    """The cores this process may use, which in a container are often fewer than the machine has."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
-
-
-def _cpu_model() -> str:
-    try:
-        with open("/proc/cpuinfo", encoding="utf-8", errors="replace") as handle:
-            for line in handle:
-                name, _, value = line.partition(":")
-                if name.strip() == "model name":
-                    return value.strip()
-    except OSError:
-        pass  # not Linux
-    return platform.processor() or platform.machine()
+    return Environment.current().to_dict()

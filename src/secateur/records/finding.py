@@ -1,29 +1,28 @@
-"""What `doctor` found: one line per thing examined."""
+"""Result of one check of `secateur doctor`."""
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Literal
+
+from secateur.records.base import Section
 
 Status = Literal["ok", "note", "problem"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Finding:
-    """One thing examined.
+class Finding(Section):
+    """Result of one check of the installation.
 
     Attributes:
-        name: What was examined.
-        status: ``ok``; ``note``, good to know, nothing is broken; ``problem``, something will not work.
-        detail: What was found.
-        remedy: What to do about it; empty where there is nothing to do.
+        name: Name of the check.
+        status: ``ok``; ``note``, where nothing is broken but something is worth knowing; ``problem``, where something
+            will not work.
+        detail: Result in words.
+        remedy: Command or advice that solves the problem; empty where nothing is to be done.
     """
 
     name: str
     status: Status
     detail: str
     remedy: str = ""
-
-    def to_json(self) -> dict[str, str]:
-        """Plain JSON."""
-        return asdict(self)

@@ -34,7 +34,7 @@ def test_a_sound_installation_has_no_problem_and_every_remark_a_remedy(found: di
 
 
 def test_findings_are_plain_json(found: dict[str, Finding]) -> None:
-    second_record = json.loads(json.dumps([finding.to_json() for finding in found.values()]))
+    second_record = json.loads(json.dumps([finding.to_dict() for finding in found.values()]))
     assert [finding["name"] for finding in second_record] == list(found)
 
 

@@ -1,0 +1,89 @@
+"""Parameters, MACs and predicted time of a model, in total and by block."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from secateur.records.base import Count, Hertz, NonNegative, Number, Record, Section
+from secateur.records.files import OMITTED
+
+
+@dataclass(frozen=True, kw_only=True)
+class CostRecord(Section):
+    """Cost of one block.
+
+    Attributes:
+        parameters: Parameters of the block.
+        macs: Multiply-accumulates of the block.
+        latency: Predicted milliseconds; None without a table of measured times.
+    """
+
+    parameters: Count = 0
+    macs: Count = 0
+    latency: NonNegative | None = field(default=None, metadata=OMITTED)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Breakdown(Section):
+    """Cost of a model, in total and by block.
+
+    Attributes:
+        parameters: Parameters of the base model, without a task head.
+        head: Parameters of a transducer's head; 0 without one. No block and no scope contains them.
+        macs: Multiply-accumulates at `samples` samples.
+        latency: Predicted milliseconds; None without a table of measured times.
+        samples: Audio length that the MACs are for.
+        frames: Output frames at that length.
+        blocks: Cost by module path of the block, from the input to the output of the model.
+        scopes: Parameters and MACs by scope.
+        convention: Sentence that says which operations the MACs count.
+    """
+
+    parameters: Count
+    head: Count
+    macs: Count
+    latency: Number | None = None
+    samples: Count
+    frames: Count
+    blocks: Mapping[str, CostRecord]
+    scopes: Mapping[str, Mapping[str, Count]]
+    convention: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class BlockCosts(Section):
+    """Cost by block, before and after the cut."""
+
+    before: Mapping[str, CostRecord]
+    after: Mapping[str, CostRecord]
+
+
+@dataclass(frozen=True, kw_only=True)
+class _ProfileHeader(Record):
+    kind: str = "profile"
+    model_type: str = ""
+    sample_rate: Hertz | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class ProfileRecord(Breakdown, _ProfileHeader):  # fields of the last base come first in the JSON
+    """Record of `secateur profile`: the cost of one model."""
+
+    @property
+    def seconds(self) -> float:
+        """Seconds of audio that the MACs are for."""
+        assert self.sample_rate is not None
+        return self.samples / self.sample_rate
+
+
+@dataclass(frozen=True, kw_only=True)
+class LatencyRecord(Section):
+    """Predicted time of the dense and the pruned model, and the table of measured times behind the prediction."""
+
+    table: str = ""
+    conditions: Mapping[str, object] = field(default_factory=dict)
+    machine: Mapping[str, object] = field(default_factory=dict)
+    agreement: Mapping[str, object] = field(default_factory=dict)
+    dense_ms: Number | None = None
+    kept_ms: Number | None = None
