@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from secateur.compress.config import PruneConfig
     from secateur.compress.phases import OnProgress
     from secateur.cost.latency_table import LatencyTable
+    from secateur.hf.model_view import ModelView
 
 logger = logging.getLogger(__name__)
 
@@ -228,8 +229,8 @@ def shrink(
         force: Replace `out` if it exists.
     """
     from secateur.cost import breakdown
-    from secateur.hf.declare import declare
     from secateur.hf.feature_extractor import read_sample_rate
+    from secateur.hf.model_view import ModelView
     from secateur.hf.save import check_replaceable, save_model
     from secateur.structure import Selection, close
     from secateur.surgery import cut, load_checkpoint
@@ -244,14 +245,14 @@ def shrink(
     requested_selection = Selection.load(selection)
     source = _resolve_source(model)
     checkpoint = load_checkpoint(source).drop_damaged_head()
-    dense, extra = checkpoint.model, checkpoint.extra
-    structure, sample_rate = declare(dense.config), read_sample_rate(source)
+    dense, extra = checkpoint.view, checkpoint.extra
+    structure, sample_rate = dense.structure, read_sample_rate(source)
     normalized = close(structure, requested_selection)
     for note in normalized.notes:
         logger.warning("%s", note)
-    cut_model = cut(dense, normalized.selection, layout=layout)  # type: ignore[arg-type]
+    cut_model = ModelView.of(cut(dense, normalized.selection, layout=layout))  # type: ignore[arg-type]
     proof = prove(cut_model, dense, normalized.selection)
-    _, dropped_weights = extra.select_fitting(dense.config, cut_model)
+    _, dropped_weights = extra.select_fitting(dense, cut_model)
     for note in dropped_weights:
         logger.warning("%s", note)
     record = {
@@ -259,15 +260,15 @@ def shrink(
         "kind": "shrink",
         "sample_rate": sample_rate,
         "before": breakdown(structure, samples=sample_rate).to_json(),
-        "after": breakdown(declare(cut_model.config), samples=sample_rate).to_json(),
+        "after": breakdown(cut_model.structure, samples=sample_rate).to_json(),
         "notes": [*checkpoint.notes, *normalized.notes, *dropped_weights],
         "verification": proof.to_json(),
         "folder": str(out),
     }
     if not proof.is_proven:
         raise SecateurError(f"{proof.refusal} Nothing was written.")
-    weights = extra.state_dict(dense.config, cut_model)
-    save_model(out, cut_model, source=source, selection=normalized.selection, weights=weights, replace=force)
+    weights = extra.state_dict(dense, cut_model)
+    save_model(out, cut_model.model, source=source, selection=normalized.selection, weights=weights, replace=force)
     return record
 
 
@@ -280,15 +281,15 @@ def profile(model: str | Path, *, seconds: float = 1.0, selection: str | Path | 
         selection: Count what a selection would leave instead.
     """
     from secateur.cost import breakdown
-    from secateur.hf.declare import declare
     from secateur.hf.feature_extractor import read_sample_rate
+    from secateur.hf.model_view import ConfigView
     from secateur.structure import Selection, close
     from secateur.surgery import load_config
 
     if not 0 < seconds < math.inf:
         raise ConfigError(f"seconds: got {seconds:g}, allowed is above 0.")
     source = _resolve_source(model)
-    structure, sample_rate = declare(load_config(source)), read_sample_rate(source)
+    structure, sample_rate = ConfigView(load_config(source)).structure, read_sample_rate(source)
     normalized_selection = close(structure, Selection.load(selection)).selection if selection else None
     costs = breakdown(structure, samples=round(sample_rate * seconds), selection=normalized_selection)
     model_fields = {"model_type": structure.model_type, "sample_rate": sample_rate}
@@ -311,7 +312,7 @@ def verify(
         compile: Also run `torch.compile`.
     """
     from secateur.compress.targets import make_student_model
-    from secateur.masking.attach import encoder_of
+    from secateur.hf.model_view import ModelView
     from secateur.structure import Selection
     from secateur.surgery import cut, load_model
     from secateur.surgery.verify import verify as prove
@@ -337,13 +338,14 @@ def verify(
     )
     chosen_selection = Selection.load(selection or folder / "selection.json")
     proof = prove(cut(dense, chosen_selection), dense, chosen_selection, compile=compile)
-    cut_model: Any = load_model(model_folder)
-    teacher_model: Any = load_model(teacher)
-    if _load_run_recipe(folder).task is not None and _head_shapes(cut_model) != _head_shapes(
-        teacher_model
+    cut_view, teacher_view = ModelView.of(load_model(model_folder)), ModelView.of(load_model(teacher))
+    cut_model: Any = cut_view
+    teacher_model: Any = teacher_view
+    if _load_run_recipe(folder).task is not None and _head_shapes(cut_view) != _head_shapes(
+        teacher_view
     ):  # its head is new
         cut_model, teacher_model = (
-            (cut_model, dense) if learned_folder.is_dir() else (encoder_of(cut_model), encoder_of(teacher_model))
+            (cut_model, dense) if learned_folder.is_dir() else (cut_view.encoder, teacher_view.encoder)
         )
     contract = prove(cut_model, teacher_model, None, compile=compile)
     return {
@@ -459,11 +461,10 @@ def _load_run_recipe(run: Path) -> PruneConfig:
     return configs.load(run / RECIPE_FILE, PruneConfig)
 
 
-def _head_shapes(model: Any) -> dict[str, tuple[int, ...]]:
+def _head_shapes(view: ModelView) -> dict[str, tuple[int, ...]]:
     """The shapes of a model's weights outside its encoder."""
-    from secateur.architectures.registry import encoder_path
-
-    encoder_prefix = f"{encoder_path(model) or model.base_model_prefix}."
+    model = view.model
+    encoder_prefix = view.prefix or f"{model.base_model_prefix}."
     return {
         name: tuple(value.shape) for name, value in model.state_dict().items() if not name.startswith(encoder_prefix)
     }

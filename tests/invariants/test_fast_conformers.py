@@ -38,8 +38,8 @@ from secateur.errors import ModelError
 from secateur.hf.configs import holding
 from secateur.hf.declare import declare
 from secateur.hf.load import with_head
+from secateur.hf.model_view import ModelView
 from secateur.masking import attach, mask_values
-from secateur.masking.attach import encoder_of
 from secateur.structure import Selection, Structure, close, dense_again
 from secateur.structure import axis as names
 from secateur.surgery import cut, load_model
@@ -343,7 +343,7 @@ def test_an_encoder_gets_a_transducers_head_dense_or_cut() -> None:
     for encoder, stem in ((dense, ""), (small, "Secateur")):
         model = with_head(encoder, "ForRNNT", fields, seed=0)
         assert type(model).__name__ == f"{stem}ParakeetForRNNT"
-        state = encoder_of(model).state_dict()
+        state = ModelView.of(model).encoder.state_dict()
         assert all(torch.equal(value, state[name]) for name, value in encoder.state_dict().items())
 
 

@@ -21,8 +21,8 @@ from support import (
 )
 
 from secateur.hf.declare import declare
+from secateur.hf.model_view import ModelView
 from secateur.masking import attach, mask_values
-from secateur.masking.attach import encoder_of
 from secateur.structure import Selection, close, dense_again
 from secateur.surgery import cut
 
@@ -38,7 +38,7 @@ def check(
     closed = close(structure, selection).selection
     small = cut(dense, selection)
     values, mask = audio(lengths, dtype)
-    masking = attach(encoder_of(dense), structure)
+    masking = attach(ModelView.of(dense).encoder, structure)
     try:
         masking.set(mask_values(structure, closed, dtype))
         masked = outputs(dense, values, mask)

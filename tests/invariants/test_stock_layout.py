@@ -12,8 +12,8 @@ from support import FAST_CONFORMERS, MODELS, TOLERANCE, audio, difference, outpu
 from secateur.architectures import wav2vec2_axes as names
 from secateur.architectures.registry import FAMILIES
 from secateur.errors import SelectionError
+from secateur.hf.model_view import ModelView
 from secateur.masking import attach, mask_values
-from secateur.masking.attach import encoder_of
 from secateur.structure import Selection, Structure, close
 from secateur.surgery import cut
 
@@ -51,7 +51,7 @@ def test_stock_layout_loads_in_the_stock_class_and_equals_the_masked_model(
     loaded, info = stock.from_pretrained(tmp_path, output_loading_info=True)
     assert not any(info.values())
     values, mask = audio((2400, 1200))
-    masking = attach(encoder_of(dense), structure)
+    masking = attach(ModelView.of(dense).encoder, structure)
     try:
         masking.set(mask_values(structure, close(structure, selection).selection, torch.float32))
         masked = outputs(dense, values, mask)

@@ -22,8 +22,8 @@ from secateur.architectures.transducer import Recurrent
 from secateur.cost import Cost, Terms, breakdown
 from secateur.errors import ConfigError, ModelError, SelectionError
 from secateur.hf.declare import declare
+from secateur.hf.model_view import ModelView
 from secateur.masking import attach, mask_values
-from secateur.masking.attach import encoder_of
 from secateur.structure import Selection, Structure, close
 from secateur.structure.axis import HEAD_KINDS
 from secateur.surgery import cut, load_model
@@ -146,7 +146,7 @@ def test_costs_are_hand_counts(kind: str) -> None:
     for model, count in ((small, by_hand), (dense, head.dense)):
         assert count == sum(p.numel() for name, p in model.named_parameters() if not name.startswith("encoder."))
     full_cost = Cost.from_terms(terms, cost="parameters").dense
-    assert full_cost == sum(value.numel() for value in encoder_of(dense).parameters())
+    assert full_cost == sum(value.numel() for value in ModelView.of(dense).encoder.parameters())
     part = Cost.from_terms(terms, cost="parameters", scope="decoder.lstm")
     assert part.count(selection) == sum(value.numel() for value in small.decoder.lstm.parameters())
     assert breakdown(structure, samples=16_000, selection=selection).head == by_hand
@@ -304,7 +304,7 @@ def test_masks_of_a_head_get_the_gradient_of_a_loss_that_is_made_piece_by_piece(
 def test_masks_of_a_head_want_the_whole_model() -> None:
     dense = dense_of("rnnt")
     with pytest.raises(ModelError, match="has no 'encoder_projector': give the whole model"):
-        attach(encoder_of(dense), declare(dense.config))
+        attach(ModelView.of(dense).encoder, declare(dense.config))
 
 
 def test_an_lstm_of_equal_layers_is_the_one_of_torch_and_states_go_on() -> None:

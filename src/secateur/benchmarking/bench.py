@@ -25,8 +25,8 @@ from secateur.records.files import environment
 
 if TYPE_CHECKING:
     from torch import Tensor
-    from transformers import PreTrainedModel
 
+    from secateur.hf.model_view import ModelView
     from secateur.structure import Structure
 
 logger = logging.getLogger(__name__)
@@ -116,14 +116,14 @@ def bench(config: BenchConfig) -> dict[str, Any]:
 
 def _check_sample_rates(config: BenchConfig) -> dict[str, int]:
     """Return the sampling rate of each model; raise a SecateurError for what would only come up while measuring."""
-    from secateur.hf.declare import declare
     from secateur.hf.feature_extractor import read_sample_rate
+    from secateur.hf.model_view import ConfigView
     from secateur.inference import INFERENCE_MODEL_TYPES
     from secateur.surgery import load_config
 
     sample_rates: dict[str, int] = {}
     for name in config.models:
-        structure = declare(load_config(name))
+        structure = ConfigView(load_config(name)).structure
         sample_rates[name] = read_sample_rate(name)
         if structure.model_type not in INFERENCE_MODEL_TYPES and FORMS[1] in config.forms:
             logger.warning("%s has no inference-only form: it is measured as it is", name)
@@ -149,19 +149,19 @@ def _measure_time(job: dict[str, Any]) -> dict[str, Any]:
     """Every model and form in every case, interleaved."""
     import torch
 
-    from secateur.hf.declare import declare
+    from secateur.hf.model_view import ConfigView
     from secateur.inference import INFERENCE_MODEL_TYPES
     from secateur.surgery import load_config
 
     rows: list[dict[str, Any]] = []
     environment_record = environment()  # before threads are set
     names = short_names(job["models"])
-    structures = {name: declare(load_config(name)) for name in job["models"]}
+    structures = {name: ConfigView(load_config(name)).structure for name in job["models"]}
     rates = job["sample_rates"]
     cases = list(product(job["threads"] or [torch.get_num_threads()], job["seconds"], job["batches"]))
     for dtype in job["dtypes"]:
         models = {
-            (name, form): _load(name, form, dtype)
+            (name, form): _load(name, form, dtype).model
             for name in job["models"]
             for form in job["forms"]
             if form == FORMS[0] or structures[name].model_type in INFERENCE_MODEL_TYPES
@@ -209,42 +209,37 @@ def _measure_memory(job: dict[str, Any]) -> dict[str, Any]:
     """The most that one model and its activations take in one case, above a process that has only loaded torch."""
     import torch
 
-    from secateur.hf.declare import declare
-
     row = job["row"]
     torch.set_num_threads(row["threads"])
     baseline_kib = _process_memory_kib("VmRSS")
-    model = _load(row["model"], row["form"], row["dtype"])
-    structure = declare(model.config)
-    audio = make_audio(structure, row["sample_rate"], row["seconds"], row["batch"], row["dtype"])
+    view = _load(row["model"], row["form"], row["dtype"])
+    audio = make_audio(view.structure, row["sample_rate"], row["seconds"], row["batch"], row["dtype"])
     _reset_peak_memory()
     with torch.inference_mode():
         for _ in range(2):
-            _forward(model, audio)
+            _forward(view.model, audio)
     peak_kib = _process_memory_kib("VmHWM")
     return {"peak_mib": None if baseline_kib is None or peak_kib is None else (peak_kib - baseline_kib) / 1024}
 
 
-def _load(name: str, form: str, dtype: str) -> PreTrainedModel:
+def _load(name: str, form: str, dtype: str) -> ModelView:
     """The encoder of a model in one of its forms."""
     import torch
 
-    from secateur.architectures.registry import encoder_config
+    from secateur.hf.model_view import ConfigView, ModelView
     from secateur.hf.models import build_model
     from secateur.inference import for_inference
-    from secateur.masking.attach import encoder_of
     from secateur.surgery import load_config, load_model
 
     if _has_no_weights(name):
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
-            config = encoder_config(load_config(name))
-            model: Any = build_model(config)
+            model = build_model(ConfigView(load_config(name)).encoder_config)
     else:
         model = load_model(name)
-    encoder: Any = encoder_of(model).eval().to(getattr(torch, DTYPES[dtype]))
-    encoder.requires_grad_(False)
-    return for_inference(encoder) if form == "for_inference" else encoder
+    view = ModelView.of(model).encoder_view
+    view.model.eval().to(getattr(torch, DTYPES[dtype])).requires_grad_(False)
+    return ModelView.of(for_inference(view)) if form == "for_inference" else view
 
 
 def _has_no_weights(name: str) -> bool:

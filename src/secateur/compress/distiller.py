@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 from functools import partial
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -12,11 +12,11 @@ from torch.utils.checkpoint import checkpoint
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.utils.output_capturing import maybe_install_capturing_hooks
 
-from secateur.architectures.registry import encoder_config
 from secateur.compress.config import Distillation
 from secateur.compress.spec_augment import NO_MASKS, SpecMasks, set_masks
 from secateur.data.collate import AudioBatch
 from secateur.hf.frame_counts import frames_of
+from secateur.hf.model_view import ModelView
 from secateur.losses.distances import sum_over
 from secateur.losses.layer_mapping import (
     FixedLayerMapping,
@@ -24,7 +24,6 @@ from secateur.losses.layer_mapping import (
     StudentProjections,
     teacher_layers,
 )
-from secateur.masking.attach import encoder_of
 from secateur.nn.norm import tell_lengths
 from secateur.tasks import Task
 
@@ -41,25 +40,26 @@ class EncoderOutput(NamedTuple):
     """logits of the task head, (B, T, V) or (B, classes); of an encoder its last hidden state, (B, T, D)"""
 
 
-def model_inputs(model: nn.Module, audio: AudioBatch) -> dict[str, Tensor]:
+def model_inputs(model: nn.Module | ModelView, audio: AudioBatch) -> dict[str, Tensor]:
     """What a model's forward pass takes of a batch, by name, and the lengths told to a front end that wants them."""
-    weight = next(model.parameters())
-    tell_lengths(encoder_of(model), None if audio.mask is None else audio.lengths)
-    inputs = {cast(Any, model).main_input_name: audio.values.to(weight.device, weight.dtype)}
+    view = ModelView.of(model)
+    weight = next(view.model.parameters())
+    tell_lengths(view.encoder, None if audio.mask is None else audio.lengths)
+    inputs = {view.model.main_input_name: audio.values.to(weight.device, weight.dtype)}
     return inputs if audio.mask is None else inputs | {"attention_mask": audio.mask.to(weight.device)}
 
 
-def audio_part(model: nn.Module) -> nn.Module:
+def audio_part(view: ModelView) -> ModelView:
     """What of a model can be run on audio alone: all of it; the encoder of a transducer, whose head wants tokens."""
-    return encoder_of(model) if hasattr(model, "joint") else model
+    return view.encoder_view if hasattr(view.model, "joint") else view
 
 
-def trainable_part(model: nn.Module, task: Task | None) -> nn.Module:
+def trainable_part(view: ModelView, task: Task | None) -> ModelView:
     """What of a model learns: all of it with the head of a task, else the encoder alone."""
-    return model if task is not None and task.head_class else encoder_of(model)
+    return view if task is not None and task.head_class else view.encoder_view
 
 
-def encode(model: nn.Module, audio: AudioBatch, layers: Collection[int] | None = None) -> EncoderOutput:
+def encode(model: nn.Module | ModelView, audio: AudioBatch, layers: Collection[int] | None = None) -> EncoderOutput:
     """One forward pass of an encoder, with or without a task head.
 
     The number of hidden states is asserted, since layer-drop and stale hooks shift layers silently.
@@ -70,30 +70,31 @@ def encode(model: nn.Module, audio: AudioBatch, layers: Collection[int] | None =
         layers: Numbers of the hidden states that are kept; None keeps all.
     """
     requested_layers: Any = True if layers is None else sorted(layers)
-    model = audio_part(model)
-    result = model(**model_inputs(model, audio), output_hidden_states=requested_layers or False)
+    view = audio_part(ModelView.of(model))
+    result = view.model(**model_inputs(view, audio), output_hidden_states=requested_layers or False)
     output = result.logits if hasattr(result, "logits") else result.last_hidden_state
     if not requested_layers:
         return EncoderOutput({}, output)
-    config = encoder_config(model.config)
-    expected_count = config.num_hidden_layers + 1
+    expected_count = view.encoder_config.num_hidden_layers + 1
     states = result.hidden_states
     assert len(states) == expected_count, f"got {len(states)} hidden states of {expected_count}"
     return EncoderOutput({layer: state for layer, state in enumerate(states) if state is not None}, output)
 
 
-def hidden_states(model: nn.Module, audio: AudioBatch, layers: Collection[int] | None = None) -> dict[int, Tensor]:
+def hidden_states(
+    model: nn.Module | ModelView, audio: AudioBatch, layers: Collection[int] | None = None
+) -> dict[int, Tensor]:
     """The hidden states of `passed`."""
     return encode(model, audio, layers).states
 
 
-def compile_encoder(base: Any) -> Any:
+def compile_encoder(model: nn.Module | ModelView) -> Any:
     """An encoder, with or without a head, behind `torch.compile`, its parameters shared."""
     # The library would in the first pass, where it breaks the graph. Asked for the whole of a model with a head, it
     # would do so again where its encoder had a pass before, and hidden states would come twice.
-    encoder: Any = encoder_of(base)
-    maybe_install_capturing_hooks(encoder)
-    return torch.compile(base)
+    view = ModelView.of(model)
+    maybe_install_capturing_hooks(view.encoder)
+    return torch.compile(view.model)
 
 
 class LossSums(NamedTuple):
@@ -115,7 +116,7 @@ class DistillationModel(nn.Module):
 
     def __init__(
         self,
-        student: nn.Module,
+        student: nn.Module | ModelView,
         distill: Distillation | None,
         *,
         head: nn.Module | None = None,
@@ -135,7 +136,7 @@ class DistillationModel(nn.Module):
         self.set_student(student)
         self.distill = distill
         self.head = nn.Module() if head is None else head
-        config = encoder_config(student.config)
+        config = self.student_view.encoder_config
         self.depth, self.width = config.num_hidden_layers, config.hidden_size
         pairing = FixedLayerMapping() if distill is None else distill.pairing
         self.layers = () if distill is None else teacher_layers(pairing, self.depth)
@@ -145,13 +146,16 @@ class DistillationModel(nn.Module):
             raise TypeError(pairing)
         self.eval()
 
-    def set_student(self, student: nn.Module) -> None:
+    def set_student(self, student: nn.Module | ModelView) -> None:
         """Use this student from now on: the same encoder, or a smaller one that computes the same."""
-        self.student: Any = student
+        self.student_view = ModelView.of(student)
+        self.student: Any = self.student_view.model
         if self.gradient_checkpointing:
-            _enable_gradient_checkpointing(encoder_of(student))
-        # In a tuple, since the compiled encoder is no part of this module: its parameters are the student's.
-        self._compiled = (compile_encoder(audio_part(student)),) if self.compile_forward else ()
+            _enable_gradient_checkpointing(self.student_view.encoder)
+        # In a view, which registers no module: the parameters of the compiled encoder are the student's.
+        self._compiled_view = (
+            ModelView.of(compile_encoder(audio_part(self.student_view))) if self.compile_forward else None
+        )
 
     def forward(
         self,
@@ -173,8 +177,8 @@ class DistillationModel(nn.Module):
             asked: What the task takes beside.
             masks: What the student does not get of its front end's frames.
         """
-        set_masks(encoder_of(self.student), masks)
-        student = self._compiled[0] if self._compiled and torch.is_grad_enabled() else self.student
+        set_masks(self.student_view.encoder, masks)
+        student = self._compiled_view if self._compiled_view and torch.is_grad_enabled() else self.student_view
         states, output = encode(
             student, audio, None if self.has_learned_mapping else {student_layer for student_layer, _ in pairs}
         )

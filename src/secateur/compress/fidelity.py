@@ -9,14 +9,12 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from transformers import PreTrainedModel
 
 from secateur.benchmarking.timing import Timing, interleave_timings
 from secateur.compress.audio_batches import MicroBatch
 from secateur.compress.distiller import DistillationModel, hidden_states, model_inputs, trainable_part
-from secateur.hf.declare import declare
 from secateur.hf.frame_counts import frames_of
-from secateur.masking.attach import encoder_of
+from secateur.hf.model_view import ModelView
 from secateur.tasks import Task
 
 
@@ -35,16 +33,17 @@ class Fidelity:
 
 
 @torch.no_grad()
-def fidelity(distiller: DistillationModel, teacher: nn.Module, batches: Sequence[MicroBatch]) -> Fidelity:
+def fidelity(distiller: DistillationModel, teacher: nn.Module | ModelView, batches: Sequence[MicroBatch]) -> Fidelity:
     """Compare a student with its teacher on held-out audio."""
     distiller.eval()
     pairs = [(layer, layer) for layer in distiller.layers]
     loss = 0.0
     cosine: Tensor | None = None
+    teacher = ModelView.of(teacher)
     for batch in batches:
         states = hidden_states(teacher, batch.audio)
         loss += float(distiller(batch.audio, states, pairs).pairs.mean()) / batch.frames
-        student_states = hidden_states(distiller.student, batch.audio)
+        student_states = hidden_states(distiller.student_view, batch.audio)
         cosine_sums = torch.stack(
             [F.cosine_similarity(student_states[i], states[i], dim=-1).sum() for i in student_states]
         )
@@ -54,26 +53,27 @@ def fidelity(distiller: DistillationModel, teacher: nn.Module, batches: Sequence
 
 
 @torch.no_grad()
-def score_task(task: Task, model: nn.Module, batches: Sequence[MicroBatch]) -> dict[str, float]:
+def score_task(task: Task, model: nn.Module | ModelView, batches: Sequence[MicroBatch]) -> dict[str, float]:
     """How well a model does its task on held-out audio: the task's figures, such as ``wer``."""
-    model = trainable_part(model, task).eval()
+    view = trainable_part(ModelView.of(model), task)
+    model = view.model.eval()
     metric = task.metric()
     for batch in batches:
-        predictions = task.predict(model, model_inputs(model, batch.inputs))
+        predictions = task.predict(model, model_inputs(view, batch.inputs))
         metric.update(predictions, frames_of(model, batch.inputs.lengths), batch.task_targets)
     return dict(metric.compute())
 
 
 @torch.no_grad()
 def time_encoders(
-    models: Mapping[str, PreTrainedModel], *, sample_rate: int, seconds: float, repeats: int
+    views: Mapping[str, ModelView], *, sample_rate: int, seconds: float, repeats: int
 ) -> dict[str, Timing]:
     """Return the time of one forward pass of each encoder over that much audio at batch 1, interleaved in one run."""
-    shape = declare(next(iter(models.values())).config).input_shape(1, round(sample_rate * seconds))
+    shape = next(iter(views.values())).structure.input_shape(1, round(sample_rate * seconds))
     audio = torch.randn(shape, generator=torch.Generator().manual_seed(0))
 
     def forward(model: nn.Module) -> Tensor:
         return model(audio.to(next(model.parameters()).device))[0]  # type: ignore[no-any-return]
 
-    bases = {name: encoder_of(model).eval() for name, model in models.items()}
+    bases = {name: view.encoder.eval() for name, view in views.items()}
     return interleave_timings({name: partial(forward, base) for name, base in bases.items()}, repeats=repeats, warmup=2)

@@ -38,8 +38,8 @@ from secateur.engine import LoopConfig, LoopResult, Progress, process, run
 from secateur.errors import CheckpointError, SecateurError
 from secateur.gates import GateSet, make_gates
 from secateur.hf.load import load_model
+from secateur.hf.model_view import ModelView
 from secateur.hf.save import atomic_folder, write_model
-from secateur.masking.attach import encoder_of
 from secateur.nn.norm import leave_padding_out
 from secateur.records.files import read_json, write_json
 from secateur.structure import Selection, Structure, close
@@ -72,7 +72,7 @@ def finetune(context: RunContext, folder: Path, *, resume: bool, on_progress: On
         objective = Objective(distill=None, task=task)
         distiller = _make_distiller(student, training, objective)
         train_unit = DistillUnit(
-            distiller, context.teacher, context.feed, context.held_out_batches(), training, objective
+            distiller, context.teacher_view, context.feed, context.held_out_batches(), training, objective
         )
         result = _train_phase(
             train_unit, training, context, folder, phase="finetune", resume=resume, on_progress=on_progress
@@ -83,7 +83,7 @@ def finetune(context: RunContext, folder: Path, *, resume: bool, on_progress: On
                 write_json(partial_folder / "finetuned.json", _timing_record(result))
         process().wait_for_everyone()
     teacher = load_model(finetuned_folder).requires_grad_(False)
-    leave_padding_out(encoder_of(teacher))
+    leave_padding_out(ModelView.of(teacher).encoder)
     task.head.cpu()
     task.restore(finetuned_folder)
     return replace(context, teacher=teacher, task=task, has_new_head=False)
@@ -108,7 +108,7 @@ def learn(context: RunContext, folder: Path, *, resume: bool, on_progress: OnPro
         )
     train_unit = PruneUnit(
         distiller,
-        context.teacher,
+        context.teacher_view,
         _feed(context, "learn"),
         context.held_out_batches(),
         config.learn,
@@ -247,7 +247,7 @@ def recover(
         if config.recover.steps:
             train_unit = DistillUnit(
                 distiller,
-                context.teacher,
+                context.teacher_view,
                 _feed(context, "recover"),
                 context.held_out_batches(),
                 config.recover,
@@ -257,13 +257,15 @@ def recover(
                 train_unit, config.recover, context, folder, phase="recover", resume=resume, on_progress=on_progress
             )
         distiller.cpu()
-        dense_stage = _RunStage(context.teacher.cpu(), DistillationModel(context.teacher, config.distill), context.task)
+        dense_stage = _RunStage(
+            context.teacher.cpu(), DistillationModel(context.teacher_view, config.distill), context.task
+        )
         recovered_stage = _RunStage(cut_model.eval(), distiller, objective.task)
         if _is_main_process():
             stages = _stage_records(
                 context, {"dense": dense_stage, "shrunk": shrunk_stage, "recovered": recovered_stage}
             )
-            _, left_out = context.extra.select_fitting(context.teacher.config, cut_model)
+            _, left_out = context.extra.select_fitting(context.teacher_view, cut_model)
             for note in left_out:
                 logger.warning("%s", note)
             timing = _timing_record(result) if result else {}
@@ -284,15 +286,15 @@ class _RunStage(NamedTuple):
 
 def _stage_records(context: RunContext, stages: Mapping[str, _RunStage]) -> list[dict[str, Any]]:
     """Fidelity, figures of the task and speed of the dense, the shrunk and the recovered model."""
-    batches, teacher = context.held_out_batches(), context.teacher
+    batches = context.held_out_batches()
     threads = torch.get_num_threads()
-    models = {name: stage.model for name, stage in stages.items()}
+    views = {name: ModelView.of(stage.model) for name, stage in stages.items()}
     rate = context.input_features.sample_rate
-    times = time_encoders(models, sample_rate=rate, seconds=TIMED_SECONDS, repeats=TIMED_REPEATS)
+    times = time_encoders(views, sample_rate=rate, seconds=TIMED_SECONDS, repeats=TIMED_REPEATS)
     stage_records = []
     for name, (model, distiller, task) in stages.items():
         time = {**asdict(times[name]), "seconds_of_audio": TIMED_SECONDS, "batch": 1, "threads": threads}
-        encoder_parameters = sum(parameter.numel() for parameter in encoder_of(model).parameters())
+        encoder_parameters = sum(parameter.numel() for parameter in views[name].encoder.parameters())
         head_parameters = sum(parameter.numel() for parameter in model.parameters()) - encoder_parameters
         stage_record: dict[str, Any] = {
             "name": name,
@@ -301,10 +303,10 @@ def _stage_records(context: RunContext, stages: Mapping[str, _RunStage]) -> list
             "time": time,
         }
         if context.config.distill is not None:
-            distance = fidelity(distiller.cpu(), encoder_of(teacher), batches)
+            distance = fidelity(distiller.cpu(), context.teacher_view.encoder, batches)
             stage_record |= {"loss": distance.loss, "cosine": list(distance.cosine)}
         if task is not None and not (name == "dense" and context.has_new_head):
-            stage_record["scores"] = score_task(task, model, batches)
+            stage_record["scores"] = score_task(task, views[name], batches)
         stage_records.append(stage_record)
     return stage_records
 
@@ -334,11 +336,11 @@ def _objective(context: RunContext) -> Objective:
 
 def _make_distiller(student: PreTrainedModel, training: TrainingConfig, objective: Objective) -> DistillationModel:
     """The student with its maps, and with a head where the task has one."""
-    task = objective.task
+    view, task = ModelView.of(student), objective.task
     if task is not None:
-        leave_padding_out(encoder_of(student))
+        leave_padding_out(view.encoder)
     return DistillationModel(
-        trainable_part(student, task),
+        trainable_part(view, task),
         objective.distill,
         head=None if task is None else task.head,
         compile=training.compile,
@@ -358,7 +360,7 @@ def _train_phase(
 ) -> LoopResult:
     """Train one phase, its model set up for it."""
     module = train_unit.module
-    with regularized(lambda: module.student, training.regularise, freeze_frontend=training.freeze_frontend):
+    with regularized(lambda: module.student_view, training.regularise, freeze_frontend=training.freeze_frontend):
         return run(
             train_unit,
             _loop_config(training, context.config.seed),
@@ -373,7 +375,7 @@ def write_run_model(
     folder: Path, model: PreTrainedModel, context: RunContext, task: Task | None, selection: Selection | None = None
 ) -> None:
     """A model with its companions, and what belongs to its task."""
-    weights = context.extra.state_dict(context.teacher.config, model)
+    weights = context.extra.state_dict(context.teacher_view, model)
     write_model(folder, model, source=context.source, selection=selection, weights=weights)
     if task is not None:
         task.save(folder)

@@ -11,19 +11,18 @@ import torch
 from torch import nn
 from torch.utils.hooks import RemovableHandle
 
-from secateur.architectures.registry import encoder_path, family_of
 from secateur.compress.config import RegularizationConfig, TrainingConfig
 from secateur.compress.spec_augment import MASK_METHOD, has_masking, install_masking, remove_masking
 from secateur.errors import ConfigError
-from secateur.hf.declare import declare
-from secateur.masking.attach import encoder_of, replace_hidden_state
+from secateur.hf.model_view import ModelView
+from secateur.masking.attach import replace_hidden_state
 from secateur.nn.norm import ValidGroupNorm, leave_padding_out, tell_lengths
 
 #: Attributes of modules with the chance that something is dropped, where no module of its own has it.
 DROPOUT_ATTRIBUTES = ("dropout", "activation_dropout", "attention_dropout", "dropout_positions", "layerdrop")
 
 
-def check_regularization(model: nn.Module, training: TrainingConfig, *, phase: str) -> None:
+def check_regularization(model: nn.Module | ModelView, training: TrainingConfig, *, phase: str) -> None:
     """Raise a ConfigError where a model lacks what the training of a phase asks for.
 
     Args:
@@ -35,7 +34,7 @@ def check_regularization(model: nn.Module, training: TrainingConfig, *, phase: s
         ConfigError: Frames are to be masked in a model that has no vector to put there, features in one that masks
             none or has fewer, or a front end is to keep its weights where there is none.
     """
-    base: Any = encoder_of(model)
+    base = ModelView.of(model).encoder
     settings = training.regularise
     if settings.time_masks and not hasattr(base, "masked_spec_embed"):
         if hasattr(base.config, "mask_time_prob"):
@@ -62,7 +61,7 @@ def check_regularization(model: nn.Module, training: TrainingConfig, *, phase: s
 
 @contextmanager
 def regularized(
-    student: Callable[[], nn.Module], settings: RegularizationConfig, *, freeze_frontend: bool = False
+    student: Callable[[], nn.Module | ModelView], settings: RegularizationConfig, *, freeze_frontend: bool = False
 ) -> Iterator[None]:
     """A model set up for a phase, and as it was afterwards.
 
@@ -71,9 +70,8 @@ def regularized(
         settings: What its training mode switches on; all else is switched off.
         freeze_frontend: Whether the convolutional front end keeps its weights.
     """
-    model = student()
-    base: Any = encoder_of(model)
-    encoder_prefix = "" if base is model else f"{encoder_path(model)}."
+    view = ModelView.of(student())
+    model, base, encoder_prefix = view.model, view.encoder, view.prefix
     vector = getattr(base, "masked_spec_embed", None)
     # The library's own layer-drop leaves the hidden states of dropped layers out: `_drop_layers` does it instead.
     changes: list[tuple[str, str, Any]] = []
@@ -89,7 +87,7 @@ def regularized(
     if vector is not None:
         changes.append((f"{encoder_prefix}masked_spec_embed", "requires_grad", settings.time_masks > 0))
     if freeze_frontend:
-        front_end_name = declare(base.config).front_end
+        front_end_name = view.structure.front_end
         front_end = f"{encoder_prefix}{front_end_name}"
         parameters = base.get_submodule(front_end_name).named_parameters()
         changes += [(f"{front_end}.{name}", "requires_grad", False) for name, _ in parameters]
@@ -103,15 +101,16 @@ def regularized(
     for path, name, value in changes:
         setattr(_resolve_path(model, path), name, value)
     install_masking(base)
-    hooks = _drop_layers(base, settings.layer_drop) if settings.layer_drop else []
+    hooks = _drop_layers(view, settings.layer_drop) if settings.layer_drop else []
     try:
         yield
     finally:
         for hook in hooks:
             hook.remove()
-        model = student()
-        remove_masking(encoder_of(model))
-        tell_lengths(encoder_of(model), None)  # those of the last batch stay until its backward pass is over
+        view = ModelView.of(student())
+        model = view.model
+        remove_masking(view.encoder)
+        tell_lengths(view.encoder, None)  # those of the last batch stay until its backward pass is over
         for path, name, value in original_values:
             owner = _resolve_path(model, path)
             if owner is not None:
@@ -125,10 +124,11 @@ def freeze_batch_norm(model: nn.Module) -> None:
             module.eval()
 
 
-def copy_training_state(source: nn.Module, target: nn.Module) -> None:
+def copy_training_state(source_view: ModelView, target_view: ModelView) -> None:
     """Set a model that was cut while it learned up as the one before it is."""
-    if has_masking(encoder_of(source)):
-        install_masking(encoder_of(target))
+    source, target = source_view.model, target_view.model
+    if has_masking(source_view.encoder):
+        install_masking(target_view.encoder)
     modules, parameters = dict(source.named_modules()), dict(source.named_parameters())
     for path, module in target.named_modules():
         for name in ("p", *DROPOUT_ATTRIBUTES, "_requires_grad"):
@@ -138,15 +138,15 @@ def copy_training_state(source: nn.Module, target: nn.Module) -> None:
     for name, parameter in target.named_parameters():
         parameter.requires_grad_(parameters[name].requires_grad)
     if any(isinstance(module, ValidGroupNorm) for module in modules.values()):
-        leave_padding_out(encoder_of(target))
+        leave_padding_out(target_view.encoder)
 
 
-def _drop_layers(base: Any, share: float) -> list[RemovableHandle]:
+def _drop_layers(view: ModelView, share: float) -> list[RemovableHandle]:
     """Make layers hand their input on in training passes, each with a chance of `share`, and return the hooks.
 
     The hidden state of such a layer is its input, so that a pass gives as many states as ever, in their order.
     """
-    layers = base.get_submodule(family_of(base.config).layers)
+    layers = view.encoder.get_submodule(view.family.layers)
     return [layer.register_forward_hook(partial(_drop_layer, share), prepend=True) for layer in layers]
 
 

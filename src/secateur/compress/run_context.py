@@ -9,7 +9,6 @@ from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from importlib.resources import files
 from pathlib import Path
-from typing import cast
 
 import torch
 from transformers import PreTrainedConfig, PreTrainedModel
@@ -37,8 +36,8 @@ from secateur.hf.extra_weights import ExtraWeights
 from secateur.hf.feature_extractor import load_input_features
 from secateur.hf.hub_files import find_file
 from secateur.hf.load import LoadedCheckpoint, load_checkpoint, with_head
+from secateur.hf.model_view import ModelView
 from secateur.losses.layer_mapping import teacher_layers
-from secateur.masking.attach import encoder_of
 from secateur.nn.norm import leave_padding_out
 from secateur.structure import Structure
 from secateur.surgery.choose import CostLimit
@@ -94,6 +93,11 @@ class RunContext:
     notes: tuple[str, ...]
 
     @cached_property
+    def teacher_view(self) -> ModelView:
+        """The view of the teacher."""
+        return ModelView.of(self.teacher)
+
+    @cached_property
     def feed(self) -> AudioFeed:
         """Training audio as micro-batches."""
         return AudioFeed(
@@ -109,7 +113,7 @@ class RunContext:
 
     def make_student(self) -> PreTrainedModel:
         """What is pruned, with weights that learn."""
-        return make_student_model(self.teacher, self.config.factorise).requires_grad_(True)
+        return make_student_model(self.teacher_view, self.config.factorise).requires_grad_(True)
 
     def held_out_batches(self) -> list[MicroBatch]:
         """Held-out audio as micro-batches."""
@@ -152,11 +156,12 @@ def prepare_run(
         check_tensorboard()
     source = model_path(config.model)
     checkpoint = _load_teacher(config, source)
-    teacher = checkpoint.model.requires_grad_(False)
+    teacher_view = checkpoint.view
+    teacher = teacher_view.model.requires_grad_(False)
     for name, phase in phases.items():
-        check_regularization(teacher, phase, phase=name)
-    structure = pruned_structure(config, teacher.config)
-    _check_finite(teacher, structure, config.model)
+        check_regularization(teacher_view, phase, phase=name)
+    structure = pruned_structure(config, teacher_view)
+    _check_finite(teacher_view, structure, config.model)
     gated_axes = frozenset() if needs_new_head(config, structure) else pruned_axes(config, structure)
     if config.distill is not None:
         teacher_layers(config.distill.pairing, len(list(structure.of_kinds(("layer",)))))
@@ -180,14 +185,15 @@ def prepare_run(
             checkpoint.require_intact()
         notes = (
             *notes,
-            *_head_notes(task, teacher, config.model),
+            *_head_notes(task, teacher_view, config.model),
             *train_notes,
             *held_out_notes,
             *_short_mask_notes(config, train, structure),
         )
-        teacher = _add_task_head(config, teacher, task).requires_grad_(False)
+        teacher_view = _add_task_head(config, teacher_view, task)
+        teacher = teacher_view.model.requires_grad_(False)
         if task.new_head:
-            headless_structure, structure = structure, pruned_structure(config, teacher.config)
+            headless_structure, structure = structure, pruned_structure(config, teacher_view)
             gated_axes = (
                 gated_axes
                 if structure.axes.keys() == headless_structure.axes.keys()
@@ -218,12 +224,13 @@ def prepare_run(
     return context
 
 
-def _check_finite(teacher: PreTrainedModel, structure: Structure, name: str) -> None:
+def _check_finite(teacher_view: ModelView, structure: Structure, name: str) -> None:
     """Raise a ModelError where a model with finite weights gives NaN or infinite hidden states for noise."""
     generator = torch.Generator().manual_seed(0)
+    teacher = teacher_view.model
     with inference_mode(teacher):
         audio = random_audio(structure, max(8000, structure.shortest), teacher.dtype, generator)
-        states = run_model(cast(PreTrainedModel, encoder_of(teacher)), audio).hidden_states
+        states = run_model(teacher_view.encoder, audio).hidden_states
     if not all(bool(torch.isfinite(state).all()) for state in states):
         raise ModelError(
             f"The model {name!r} gives NaN or infinite values for noise, although its weights are finite: they are too "
@@ -296,18 +303,18 @@ def _short_mask_notes(config: PruneConfig, train: Corpus, structure: Structure) 
     return tuple(notes)
 
 
-def _head_notes(task: Task, teacher: PreTrainedModel, model: str) -> tuple[str, ...]:
+def _head_notes(task: Task, teacher_view: ModelView, model: str) -> tuple[str, ...]:
     """Return what becomes of a model's head, in sentences."""
     notes: tuple[str, ...] = ()
-    if encoder_of(teacher) is not teacher and (task.new_head or not task.head_class):
+    if teacher_view.has_head and (task.new_head or not task.head_class):
         reason = "this task has a new one" if task.head_class else "this task leaves a bare encoder"
-        notes = (f"the head of {model!r}, a {type(teacher).__name__}, is left out, since {reason}",)
+        notes = (f"the head of {model!r}, a {type(teacher_view.model).__name__}, is left out, since {reason}",)
     for note in (*task.notes, *notes):
         logger.warning("%s", note)
     return (*task.notes, *notes)
 
 
-def _add_task_head(config: PruneConfig, teacher: PreTrainedModel, task: Task) -> PreTrainedModel:
+def _add_task_head(config: PruneConfig, teacher_view: ModelView, task: Task) -> ModelView:
     """The dense model with the head of a task, its own where it has one, and a front end that leaves padding out."""
     if not task.head_class and config.distill is not None and config.distill.logits is not None:
         raise ConfigError("distill.logits: this task leaves a bare encoder, which has none to imitate; set it to null.")
@@ -323,12 +330,13 @@ def _add_task_head(config: PruneConfig, teacher: PreTrainedModel, task: Task) ->
                 "nothing; give the task's loss a weight, or fine-tune first, by 'finetune'."
             )
         logger.info("%s gets a new head for the task", config.model)
-        teacher = with_head(teacher, task.head_class, task.fields(), seed=config.seed) if task.head_class else teacher
-        task.init_head(teacher)
+        if task.head_class:
+            teacher_view = ModelView.of(with_head(teacher_view, task.head_class, task.fields(), seed=config.seed))
+        task.init_head(teacher_view.model)
     elif task.head_class == "ForCTC":
-        teacher.config.update(task.fields())  # its blank, where the config names none that it could be
-    leave_padding_out(encoder_of(teacher))
-    return teacher
+        teacher_view.config.update(task.fields())  # its blank, where the config names none that it could be
+    leave_padding_out(teacher_view.encoder)
+    return teacher_view
 
 
 def _open_audio(config: PruneConfig, sample_rate: int) -> tuple[Corpus, Corpus, tuple[str, ...]]:

@@ -17,7 +17,6 @@ from secateur.cost.breakdown import Breakdown
 from secateur.cost.latency_table import LatencyTable
 from secateur.data.corpus import Corpus
 from secateur.gates import UNDECIDED_BOUNDS
-from secateur.hf.declare import declare
 from secateur.records.files import environment, plain
 from secateur.structure import Selection, Structure
 
@@ -33,7 +32,7 @@ def record_of_run(context: RunContext, folder: Path) -> dict[str, Any]:
     learn_result = read_result(folder, "learned/learned.json")
     sample_rate = context.train.sample_rate
     samples = round(config.targeted_constraints[0].audio_seconds * sample_rate)
-    dense_breakdown = breakdown(declare(context.teacher.config), samples=samples, table=context.table)
+    dense_breakdown = breakdown(context.teacher_view.structure, samples=samples, table=context.table)
     pruned_breakdown = breakdown(structure, samples=samples, selection=selection, table=context.table)
     for stage in stages.get("stages", []):
         stage["macs"] = (dense_breakdown if stage["name"] == "dense" else pruned_breakdown).macs

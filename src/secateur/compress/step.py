@@ -24,10 +24,10 @@ from secateur.compress.teacher import Teacher
 from secateur.cost import Cost
 from secateur.engine import OptimizerSpec, Schedule, StepLoss
 from secateur.gates import GateSet
+from secateur.hf.model_view import ModelView
 from secateur.losses.constraint import Constraint, Multipliers, penalty
 from secateur.losses.distances import LogitDistance, sum_over
 from secateur.losses.layer_mapping import match_layers
-from secateur.masking.attach import encoder_of
 from secateur.structure import axis as names
 from secateur.tasks import Task
 
@@ -50,7 +50,7 @@ class DistillUnit:
     def __init__(
         self,
         distiller: DistillationModel,
-        teacher: nn.Module,
+        teacher: nn.Module | ModelView,
         feed: AudioFeed,
         held_out: Sequence[MicroBatch],
         training: TrainingConfig,
@@ -65,9 +65,10 @@ class DistillUnit:
             training: The phase's optimisation.
             objective: What is learned; None: to imitate hidden states.
         """
-        self.module, self.teacher, self.feed, self.held_out, self.training = (
+        self.teacher_view = ModelView.of(teacher)
+        self.teacher: nn.Module = self.teacher_view.model
+        self.module, self.feed, self.held_out, self.training = (
             distiller,
-            teacher,
             feed,
             held_out,
             training,
@@ -81,8 +82,9 @@ class DistillUnit:
         self.device = next(self.module.parameters()).device
         training, distill = self.training, self.objective.distill
         if distill is not None:
+            self.teacher.to(self.device)
             self.targets = Teacher(
-                self.teacher.to(self.device) if distill.logits else encoder_of(self.teacher.to(self.device)),
+                self.teacher_view if distill.logits else self.teacher_view.encoder,
                 self.module.layers,
                 precision=training.precision,
                 compile=training.compile,
@@ -103,7 +105,7 @@ class DistillUnit:
         if rate is None:
             return [{"params": weights}]
         student = self.module.student
-        encoder_ids = {id(parameter) for parameter in encoder_of(student).parameters()}
+        encoder_ids = {id(parameter) for parameter in self.module.student_view.encoder.parameters()}
         head_ids = {
             id(parameter) for parameter in (*student.parameters(), *self.module.head.parameters())
         } - encoder_ids
@@ -183,7 +185,7 @@ class DistillUnit:
         self.module.eval()
         task = self.objective.task
         loss = sum(float(self.loss(self.module, batch).total) for batch in self.held_out)
-        return {"loss": loss} | ({} if task is None else score_task(task, self.module.student, self.held_out))
+        return {"loss": loss} | ({} if task is None else score_task(task, self.module.student_view, self.held_out))
 
     def state(self) -> dict[str, Tensor]:
         """The student's weights and maps."""
@@ -218,7 +220,7 @@ class PruneUnit(DistillUnit):
     def __init__(
         self,
         distiller: DistillationModel,
-        teacher: nn.Module,
+        teacher: nn.Module | ModelView,
         feed: AudioFeed,
         held_out: Sequence[MicroBatch],
         training: LearnConfig,

@@ -7,9 +7,8 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from secateur.compress.regularization import copy_training_state
-from secateur.hf.declare import declare
+from secateur.hf.model_view import ModelView
 from secateur.masking import attach
-from secateur.masking.attach import encoder_of
 from secateur.masking.parameter_view import ParameterView
 from secateur.structure import Selection, Structure
 from secateur.surgery.cut import cut
@@ -23,7 +22,7 @@ class Student:
     Masks are given for all units of the structure that it began with, also when it has become smaller since.
     """
 
-    def __init__(self, model: PreTrainedModel, structure: Structure, *, static: bool = False) -> None:
+    def __init__(self, model: PreTrainedModel | ModelView, structure: Structure, *, static: bool = False) -> None:
         """
         Args:
             model: The model, with or without a task head; changed in place.
@@ -34,13 +33,13 @@ class Student:
         # Weight norm has one magnitude for all units: what is cut off would change how the others learn.
         magnitude_bindings = [bind for weight in structure.weights if weight.magnitude for bind in weight.binds]
         self.uncut_axes = frozenset(name for bind in magnitude_bindings for name in bind.axes)
-        self._attach_masks(model, structure)
+        self._attach_masks(ModelView.of(model), structure)
 
-    def _attach_masks(self, model: PreTrainedModel, structure: Structure) -> None:
-        self.model, self.structure = model, structure
+    def _attach_masks(self, view: ModelView, structure: Structure) -> None:
+        self.view, self.structure = view, structure
         # Masks rename what they are on, so that the names of the structure are looked up before.
-        self.parameters = ParameterView(model, structure).parameters()
-        self.masking = attach(model, structure, static=self.static)
+        self.parameters = ParameterView(view, structure).parameters()
+        self.masking = attach(view, structure, static=self.static)
         axes, offsets = self.original_structure.axes, self.original_structure.offsets
         self.units = torch.tensor(
             [
@@ -51,9 +50,14 @@ class Student:
         )
 
     @property
+    def model(self) -> PreTrainedModel:
+        """The model with masks, with or without a task head."""
+        return self.view.model  # type: ignore[no-any-return]
+
+    @property
     def base(self) -> nn.Module:
         """The encoder."""
-        return encoder_of(self.model)
+        return self.view.encoder  # type: ignore[no-any-return]
 
     @property
     def parameter_count(self) -> int:
@@ -89,26 +93,25 @@ class Student:
             kept: Whether each unit is left: (all units,) of booleans, closed.
             optimiser: That of the weights; it goes on with the smaller parameters and what is left of their moments.
         """
-        previous_model = self.model
+        previous_view = self.view
         self.masking.remove()
         # What is factorised stays so: its ranks are not decided yet.
         cut_model = cut(
-            previous_model,
+            previous_view,
             selection_of(self.structure, self.to_student_units(self.remaining_units(kept_units))),
             break_even=False,
         )
-        structure = (
-            declare(cut_model.config) if self.original_structure.head else declare(cut_model.config).without_head
-        )
-        copy_training_state(previous_model, cut_model)
+        cut_view = ModelView.of(cut_model)
+        structure = cut_view.structure if self.original_structure.head else cut_view.structure.without_head
+        copy_training_state(previous_view, cut_view)
         if optimizer is not None:
             _replace_parameters(
                 optimizer,
-                ParameterView(previous_model, self.structure),
+                ParameterView(previous_view, self.structure),
                 cut_model,
                 WeightSlicer(self.structure, structure),
             )
-        self._attach_masks(cut_model, structure)
+        self._attach_masks(cut_view, structure)
 
 
 def selection_of(structure: Structure, kept_units: Tensor) -> Selection:

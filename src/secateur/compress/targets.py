@@ -18,7 +18,7 @@ from secateur.cost.latency_table import LatencyTable
 from secateur.cost.predicted_time import latency
 from secateur.errors import ConfigError
 from secateur.gates import check_kinds
-from secateur.hf.declare import declare
+from secateur.hf.model_view import ConfigView, ModelView
 from secateur.losses.constraint import Constraint
 from secateur.structure import Selection, Structure, close
 from secateur.structure.axis import HEAD_KINDS
@@ -30,20 +30,24 @@ from secateur.tasks import Rnnt
 logger = logging.getLogger(__name__)
 
 
-def pruned_structure(config: PruneConfig, model: PreTrainedConfig) -> Structure:
+def pruned_structure(config: PruneConfig, model: PreTrainedConfig | ConfigView) -> Structure:
     """What is pruned: the encoder, factorised where that is asked for; with a transducer's head where that is meant."""
-    structure = declare(model)
+    view = ConfigView.of_config(model)
+    structure = view.structure
     if config.factorise is not None:
-        structure = declare(factorized_config(model, _start_ranks(config.factorise, structure)))
+        structure = ConfigView(factorized_config(view, _start_ranks(config.factorise, structure))).structure
     includes_head = isinstance(config.choose, FromFile) or _prunes_head(config)
     return structure if includes_head else structure.without_head
 
 
-def make_student_model(teacher: PreTrainedModel, factorization: FactorizationConfig | None) -> PreTrainedModel:
+def make_student_model(
+    teacher: PreTrainedModel | ModelView, factorization: FactorizationConfig | None
+) -> PreTrainedModel:
     """The model that a student begins as: a copy of its teacher, factorised where that is asked for."""
+    view = ModelView.of(teacher)
     if factorization is None:
-        return copy.deepcopy(teacher)
-    return factorize(teacher, _start_ranks(factorization, declare(teacher.config)))
+        return copy.deepcopy(view.model)  # type: ignore[no-any-return]
+    return factorize(view, _start_ranks(factorization, view.structure))
 
 
 def _start_ranks(factorization: FactorizationConfig, structure: Structure) -> dict[str, int]:

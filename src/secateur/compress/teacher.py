@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import logging
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from torch import nn
@@ -13,7 +13,7 @@ from torch import nn
 from secateur.compress.distiller import EncoderOutput, compile_encoder, encode, hidden_states
 from secateur.data.collate import AudioBatch
 from secateur.errors import ModelError
-from secateur.hf.declare import declare
+from secateur.hf.model_view import ModelView
 from secateur.inference import for_inference
 
 logger = logging.getLogger(__name__)
@@ -35,7 +35,7 @@ class Teacher:
 
     def __init__(
         self,
-        model: nn.Module,
+        model: nn.Module | ModelView,
         layers: Sequence[int],
         *,
         precision: Literal["fp32", "bf16"] = "fp32",
@@ -50,33 +50,36 @@ class Teacher:
             compile: Whether the form is compiled.
         """
         self.layers = tuple(layers)
-        inference_model = _inference_form(model, torch.bfloat16 if precision == "bf16" else _dtype(model))
-        self.inference_model: nn.Module = compile_encoder(inference_model) if compile else inference_model
+        view = ModelView.of(model)
+        inference_view = _inference_form(view, torch.bfloat16 if precision == "bf16" else _dtype(view.model))
+        self.view = ModelView.of(compile_encoder(inference_view)) if compile else inference_view
+        self.inference_model: nn.Module = self.view.model
 
     def __call__(self, audio: AudioBatch) -> EncoderOutput:
         """The imitated hidden states by number, (B, T, D) each, and the logits of a head, without graph."""
         with torch.no_grad(), torch.autocast(_device(self.inference_model), enabled=False):
-            return encode(self.inference_model, audio, self.layers)
+            return encode(self.view, audio, self.layers)
 
 
-def _inference_form(base: nn.Module, dtype: torch.dtype) -> nn.Module:
+def _inference_form(view: ModelView, dtype: torch.dtype) -> ModelView:
     """The inference-only form in a dtype if it agrees with the encoder, else the encoder."""
-    model: Any = base
+    model = view.model
     try:
-        inference_model = for_inference(model if dtype == _dtype(base) else copy.deepcopy(model).to(dtype))
+        inference_model = for_inference(view if dtype == _dtype(model) else copy.deepcopy(model).to(dtype))
     except ModelError as error:
         logger.warning("the teacher computes in its stock form: %s", error)
-        return base
-    shape = declare(model.config).input_shape(1, _SAMPLES)
+        return view
+    inference_view = ModelView.of(inference_model)
+    shape = view.structure.input_shape(1, _SAMPLES)
     noise = torch.randn(shape, generator=torch.Generator().manual_seed(0))
     audio = AudioBatch(values=noise, lengths=torch.tensor([shape[1]]), ids=("noise",), mask=None)
-    with torch.no_grad(), torch.autocast(_device(base), enabled=False):
-        expected, actual = hidden_states(base, audio), hidden_states(inference_model, audio)
+    with torch.no_grad(), torch.autocast(_device(model), enabled=False):
+        expected, actual = hidden_states(view, audio), hidden_states(inference_view, audio)
     max_error = max(float((actual[i].double() - state).norm() / state.double().norm()) for i, state in expected.items())
     if max_error <= FORM_TOLERANCE[dtype]:
-        return inference_model
+        return inference_view
     logger.warning("the teacher computes in its stock form: its inference-only form is off by %.0e", max_error)
-    return base
+    return view
 
 
 def _dtype(base: nn.Module) -> torch.dtype:

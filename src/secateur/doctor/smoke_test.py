@@ -36,7 +36,7 @@ def _check_family(family: str) -> list[str]:
     import torch
 
     from secateur.hf.configs import stock_config
-    from secateur.hf.declare import declare
+    from secateur.hf.model_view import ConfigView
     from secateur.hf.models import build_model
     from secateur.structure import Selection
     from secateur.surgery import cut
@@ -57,7 +57,7 @@ def _check_family(family: str) -> list[str]:
         config = stock_config(family, fields)
         axes = {
             axis.name: axis.units[:: 1 + number % 3] if axis.kind != "layer" else axis.units
-            for number, axis in enumerate(declare(config).axes.values())
+            for number, axis in enumerate(ConfigView(config).structure.axes.values())
         }
         axes[max(name for name in axes if name.endswith("/block"))] = ()
         selection = Selection(axes=axes)

@@ -17,11 +17,9 @@ from secateur.compress.run_context import filter_corpus, model_path
 from secateur.data.open import open_corpus
 from secateur.data.sources import DataConfig
 from secateur.errors import ConfigError, ModelError
-from secateur.hf.declare import declare
 from secateur.hf.feature_extractor import load_input_features
 from secateur.hf.hub_files import find_file
 from secateur.hf.load import load_checkpoint
-from secateur.masking.attach import encoder_of
 from secateur.records.files import environment, plain, read_json
 from secateur.tasks import EncoderInfo, Slu, Task, TaskConfig, build_task, decoding
 from secateur.tasks.build import supported_heads, task_for_head
@@ -65,7 +63,7 @@ def evaluate(config: EvaluateConfig) -> dict[str, Any]:
             f"{config.model!r} is a {type(model).__name__}: allowed are models with a head, {allowed}; and with the "
             "task 'best_rq' encoders that were pre-trained by it."
         )
-    structure = declare(model.config)
+    structure = checkpoint.view.structure
     input_features = load_input_features(source, structure)
     corpus = open_corpus(config.data, sample_rate=input_features.sample_rate)
     encoder_info = EncoderInfo(input_features=input_features, structure=structure, find_file=partial(find_file, source))
@@ -90,7 +88,7 @@ def evaluate(config: EvaluateConfig) -> dict[str, Any]:
         "format": 1,
         "kind": "evaluate",
         "model": config.model,
-        "parameters": sum(value.numel() for value in encoder_of(model).parameters()),
+        "parameters": sum(value.numel() for value in checkpoint.view.encoder.parameters()),
         "environment": environment(),
         "data": {
             "name": corpus.name,
@@ -103,7 +101,7 @@ def evaluate(config: EvaluateConfig) -> dict[str, Any]:
         **_streaming_record(config, model),
         "headline": task.primary_metric,
         "score_info": plain(dict(task.scores)),
-        "scores": score_task(task, model, batches),
+        "scores": score_task(task, checkpoint.view, batches),
     }
 
 

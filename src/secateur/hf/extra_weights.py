@@ -11,13 +11,12 @@ from typing import Any
 
 from safetensors.torch import save_file
 from torch import Tensor
-from transformers import PreTrainedModel
+from transformers import PreTrainedConfig, PreTrainedModel
 
-from secateur.architectures.registry import encoder_config, encoder_path
 from secateur.errors import ModelError
 from secateur.hf.hub_files import find_file
+from secateur.hf.model_view import ConfigView, ModelView
 from secateur.hf.weight_files import check_tensors, read_tensors
-from secateur.masking.attach import encoder_of
 
 logger = logging.getLogger(__name__)
 
@@ -40,7 +39,9 @@ class ExtraWeights:
     tensors: Mapping[str, Tensor] = field(default_factory=dict)
     prefix: str = ""
 
-    def select_fitting(self, dense_config: Any, model: PreTrainedModel) -> tuple[dict[str, Tensor], tuple[str, ...]]:
+    def select_fitting(
+        self, dense_config: PreTrainedConfig | ConfigView, model: PreTrainedModel | ModelView
+    ) -> tuple[dict[str, Tensor], tuple[str, ...]]:
         """Return those that a cut model can still have, and why others are left out, in sentences.
 
         They are taken by the first word of their names. What takes the encoder's output fits, since its width is never
@@ -51,10 +52,12 @@ class ExtraWeights:
             before: Config of the model that they came with.
             model: The cut one.
         """
-        old_encoder, new_encoder = encoder_config(dense_config), encoder_config(model.config)
-        prefix = f"{path}." if (path := encoder_path(model)) else ""
-        heads = {name.partition(".")[0] for name in model.state_dict() if prefix and not name.startswith(prefix)}
-        encoder = encoder_of(model).state_dict().keys()
+        view = ModelView.of(model)
+        prefix = view.prefix
+        old_encoder = ConfigView.of_config(dense_config).encoder_config
+        new_encoder = view.encoder_config
+        heads = {name.partition(".")[0] for name in view.model.state_dict() if prefix and not name.startswith(prefix)}
+        encoder = view.encoder.state_dict().keys()
         kept_tensors: dict[str, Tensor] = {}
         reasons: list[str] = []
         output_widths = _output_widths(self.tensors)
@@ -73,15 +76,18 @@ class ExtraWeights:
                 kept_tensors |= group_tensors
         return kept_tensors, tuple(reasons)
 
-    def state_dict(self, dense_config: Any, model: PreTrainedModel) -> dict[str, Tensor]:
+    def state_dict(
+        self, dense_config: PreTrainedConfig | ConfigView, model: PreTrainedModel | ModelView
+    ) -> dict[str, Tensor]:
         """Return all weights of a cut model's file: its own, and those of these that fit.
 
         A bare encoder beside which some are kept has the names that the file had, for classes of the user's own that
         hold it under that path.
         """
-        kept_tensors, _ = self.select_fitting(dense_config, model)
-        model_state = model.state_dict()
-        if kept_tensors and encoder_of(model) is model and self.prefix == f"{model.base_model_prefix}.":
+        view = ModelView.of(model)
+        kept_tensors, _ = self.select_fitting(dense_config, view)
+        model_state: dict[str, Tensor] = view.model.state_dict()
+        if kept_tensors and not view.has_head and self.prefix == f"{view.model.base_model_prefix}.":
             model_state = {self.prefix + name: value for name, value in model_state.items()}
         return model_state | {
             name: value.clone() for name, value in kept_tensors.items()
@@ -167,16 +173,15 @@ class AdapterFiles:
     notes: tuple[str, ...]
 
 
-def find_adapters(source: str | Path, config: Any) -> AdapterFiles:
+def find_adapters(source: str | Path, config: PreTrainedConfig | ConfigView) -> AdapterFiles:
     """Return the adapters of a folder or hub id; of a hub id those that were fetched before.
 
     Args:
         source: The folder or hub id.
         config: Of its model.
     """
-    config_file = (
-        find_file(source, "config.json") if getattr(encoder_config(config), "adapter_attn_dim", None) else None
-    )
+    encoder_config = ConfigView.of_config(config).encoder_config
+    config_file = find_file(source, "config.json") if getattr(encoder_config, "adapter_attn_dim", None) else None
     paths = [path for pattern in _ADAPTERS for path in sorted(config_file.parent.glob(pattern))] if config_file else []
     files: list[Path] = []
     notes: list[str] = []
@@ -190,7 +195,7 @@ def find_adapters(source: str | Path, config: Any) -> AdapterFiles:
     return AdapterFiles(files=tuple(files), notes=tuple(notes))
 
 
-def copy_adapters(source: str | Path, model: PreTrainedModel, folder: Path) -> None:
+def copy_adapters(source: str | Path, model: PreTrainedModel | ModelView, folder: Path) -> None:
     """Copy the adapters of other languages into a model's folder, as far as they fit and can be read.
 
     Those of layers that were removed are left out. What was pickled is written as safetensors.
@@ -200,8 +205,9 @@ def copy_adapters(source: str | Path, model: PreTrainedModel, folder: Path) -> N
         model: The cut model.
         folder: Where to.
     """
-    files = find_adapters(source, model.config).files
-    encoder_state = encoder_of(model).state_dict()
+    view = ModelView.of(model)
+    files = find_adapters(source, view).files
+    encoder_state = view.encoder.state_dict()
     dropped_count = 0
     for path in files:
         target = folder / f"{path.stem}.safetensors"

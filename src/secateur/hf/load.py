@@ -7,6 +7,7 @@ import json
 import logging
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlparse
@@ -15,7 +16,7 @@ import torch
 from huggingface_hub import constants
 from transformers import AutoConfig, GenerationConfig, PreTrainedConfig, PreTrainedModel
 
-from secateur.architectures.registry import FAMILIES, encoder_config, ending_held_by, stock_type
+from secateur.architectures.registry import FAMILIES, stock_type
 from secateur.errors import ModelError, describe_cause
 from secateur.hf.configs import holding, register_configs
 from secateur.hf.declare import skeleton
@@ -29,9 +30,9 @@ from secateur.hf.match_tensors import (
     format_names,
     match_tensors,
 )
-from secateur.hf.models import build_model, class_for, ending_of, endings, refuse_inexact
+from secateur.hf.model_view import ConfigView, ModelView
+from secateur.hf.models import build_model, class_for, endings, refuse_inexact
 from secateur.hf.weight_files import CheckpointTensors, read_weights
-from secateur.masking.attach import encoder_of
 from secateur.nn.narrow_convolution import guard_convolutions
 
 logger = logging.getLogger(__name__)
@@ -89,20 +90,21 @@ def load_config(model: str | Path) -> PreTrainedConfig:
         raise ModelError(
             f"The config of {str(model)!r} cannot be used: {not_found_note}{describe_cause(error)}."
         ) from None
-    stock_type(config.model_type)
+    view = ConfigView(config)
+    _ = view.family
     classes = config.architectures
     if classes is not None and not (isinstance(classes, list) and all(isinstance(name, str) for name in classes)):
         raise ModelError(
             f"The config of {str(model)!r} cannot be used: architectures: got {classes!r}, expected a list with the "
             "name of a class, such as ['WavLMModel']."
         )
-    _reset_unknown_attention(str(model), config)
+    _reset_unknown_attention(str(model), view)
     return config  # type: ignore[no-any-return]
 
 
-def _reset_unknown_attention(name: str, config: Any) -> None:
+def _reset_unknown_attention(name: str, view: ConfigView) -> None:
     """Leave the choice of how attention is computed to the library where a config asks for more than torch has."""
-    for part in {id(part): part for part in (config, encoder_config(config))}.values():
+    for part in view.parts:
         if part._attn_implementation not in (None, *_TORCH_ATTENTION):
             logger.warning("%r asks for %s: attention is computed by torch", name, part._attn_implementation)
             part._attn_implementation = None
@@ -126,6 +128,11 @@ class LoadedCheckpoint:
     head_damage: str
     notes: tuple[str, ...]
 
+    @cached_property
+    def view(self) -> ModelView:
+        """The view of the model."""
+        return ModelView.of(self.model)
+
     def require_intact(self) -> LoadedCheckpoint:
         """Return this checkpoint; raise a ModelError where its head is damaged."""
         if self.head_damage:
@@ -138,7 +145,7 @@ class LoadedCheckpoint:
             return self
         message = f"{self.head_damage} It is left out"
         logger.warning("%s", message)
-        encoder: Any = encoder_of(self.model)
+        encoder = self.view.encoder
         encoder.config.architectures = [type(encoder).__name__]
         return replace(self, model=encoder, head_damage="", notes=(*self.notes, message))
 
@@ -162,13 +169,14 @@ def load_checkpoint(model: str | Path, *, dtype: torch.dtype = torch.float32) ->
         ModelError: The weights cannot be read; one of the encoder is missing, unexpected, of another shape than the
             config says, NaN or infinite; or the head is of another shape than the config says.
     """
-    config: Any = load_config(model)
+    view = ConfigView(load_config(model))
+    config = view.config
     name = repr(str(model))
-    _check_not_quantized(name, config)
+    _check_not_quantized(name, view)
     saved_class = (getattr(config, "architectures", None) or [""])[0]
-    head_class = ending_of(saved_class, stock_type(config.model_type)) or ending_held_by(config) or "Model"
+    head_class = view.head_class_named(saved_class) or view.held_head_class or "Model"
     weights = read_weights(model)
-    tensor_match = _match_checkpoint(name, config, head_class, weights)
+    tensor_match = _match_checkpoint(name, view, head_class, weights)
     headless = ""
     if tensor_match.missing_head:
         headless = (
@@ -176,15 +184,15 @@ def load_checkpoint(model: str | Path, *, dtype: torch.dtype = torch.float32) ->
             f"{format_names(tensor_match.missing_head)})"
         )
         head_class = "Model"
-        tensor_match = _match_checkpoint(name, config, head_class, weights)
+        tensor_match = _match_checkpoint(name, view, head_class, weights)
     if problem := describe_head_misfit(tensor_match):
         raise ModelError(f"The head of {name} does not fit its config: {problem}.")
     non_finite = describe_non_finite(tensor_match.head)
-    notes = (*_checkpoint_notes(name, weights, tensor_match, headless), *find_adapters(model, config).notes)
+    notes = (*_checkpoint_notes(name, weights, tensor_match, headless), *find_adapters(model, view).notes)
     for note in notes:
         logger.warning("%s", note)
     return LoadedCheckpoint(
-        model=_load_weights(model, config, head_class, tensor_match, dtype=dtype),
+        model=_load_weights(model, view, head_class, tensor_match, dtype=dtype),
         extra=ExtraWeights(tensors=tensor_match.extra, prefix=tensor_match.prefix),
         missing_head=headless,
         head_damage=f"The head of {name} cannot be used: {non_finite}." if non_finite else "",
@@ -192,9 +200,9 @@ def load_checkpoint(model: str | Path, *, dtype: torch.dtype = torch.float32) ->
     )
 
 
-def _check_not_quantized(name: str, config: Any) -> None:
+def _check_not_quantized(name: str, view: ConfigView) -> None:
     """Raise a ModelError when a config says that the weights are quantized."""
-    for part in (config, encoder_config(config)):
+    for part in view.parts:
         if (settings := getattr(part, "quantization_config", None)) is not None:
             method = settings.get("quant_method") if isinstance(settings, dict) else None
             raise ModelError(
@@ -203,16 +211,16 @@ def _check_not_quantized(name: str, config: Any) -> None:
             )
 
 
-def _match_checkpoint(name: str, config: Any, head_class: str, weights: CheckpointTensors) -> TensorMatch:
+def _match_checkpoint(name: str, view: ConfigView, head_class: str, weights: CheckpointTensors) -> TensorMatch:
     """Return what the weights of a checkpoint are to the model of a config.
 
     Raises:
         ModelError: They are not those of its encoder, or of a head that was cut, which cannot be new.
     """
     tensor_match = match_tensors(
-        weights.tensors, skeleton(_class_config(config, head_class), head_class), optional=OPTIONAL_PARAMETERS
+        weights.tensors, skeleton(_class_config(view, head_class), head_class), optional=OPTIONAL_PARAMETERS
     )
-    is_cut = encoder_config(config) is not config and bool(getattr(config, "secateur", None))
+    is_cut = view.holds_encoder and bool(getattr(view.config, "secateur", None))
     if (
         problem := f"missing {format_names(tensor_match.missing_head)}"
         if tensor_match.missing_head and is_cut
@@ -240,10 +248,10 @@ def _checkpoint_notes(name: str, weights: CheckpointTensors, tensor_match: Tenso
 
 
 def _load_weights(
-    source: str | Path, config: Any, head_class: str, tensor_match: TensorMatch, *, dtype: torch.dtype
+    source: str | Path, view: ConfigView, head_class: str, tensor_match: TensorMatch, *, dtype: torch.dtype
 ) -> PreTrainedModel:
     """Return the model of a config with the weights of a checkpoint; the few that may be missing follow from a seed."""
-    config = copy.deepcopy(_class_config(config, head_class))
+    config = copy.deepcopy(_class_config(view, head_class))
     cls: Any = class_for(config, head_class)
     config.architectures = [cls.__name__]
     settings = _load_generation_config(source) if cls.can_generate() else {}
@@ -258,9 +266,9 @@ def _load_weights(
     return loaded_model.eval()  # type: ignore[no-any-return]
 
 
-def _class_config(config: Any, head_class: str) -> Any:
+def _class_config(view: ConfigView, head_class: str) -> Any:
     """Return the config of the class with an ending: that of the encoder alone where it has no head."""
-    return config if head_class != "Model" else encoder_config(config)
+    return view.config if head_class != "Model" else view.encoder_config
 
 
 def _load_generation_config(source: str | Path) -> dict[str, GenerationConfig]:
@@ -278,7 +286,9 @@ def _load_generation_config(source: str | Path) -> dict[str, GenerationConfig]:
         raise ModelError(f"{str(path)!r} cannot be used: {describe_cause(error)}.") from None
 
 
-def with_head(model: PreTrainedModel, head_class: str, fields: dict[str, Any], *, seed: int) -> PreTrainedModel:
+def with_head(
+    model: PreTrainedModel | ModelView, head_class: str, fields: dict[str, Any], *, seed: int
+) -> PreTrainedModel:
     """A model with a new task head on the same encoder, whose weights it takes over.
 
     Args:
@@ -290,8 +300,9 @@ def with_head(model: PreTrainedModel, head_class: str, fields: dict[str, Any], *
     Raises:
         ModelError: The family has no such class.
     """
-    config = copy.deepcopy(encoder_config(model.config))
-    model_type = stock_type(config.model_type)
+    view = ModelView.of(model)
+    config = copy.deepcopy(view.encoder_config)
+    model_type = view.model_type
     if head_class not in endings(model_type):
         allowed = ", ".join(endings(model_type))
         supporting_families = ", ".join(family for family in FAMILIES if head_class in endings(family))
@@ -305,5 +316,5 @@ def with_head(model: PreTrainedModel, head_class: str, fields: dict[str, Any], *
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         new_model: Any = build_model(config, head_class)
-    encoder_of(new_model).load_state_dict(encoder_of(model).state_dict(), strict=True, assign=True)
-    return new_model.to(model.dtype).eval()  # type: ignore[no-any-return]
+    ModelView.of(new_model).encoder.load_state_dict(view.encoder.state_dict(), strict=True, assign=True)
+    return new_model.to(view.model.dtype).eval()  # type: ignore[no-any-return]

@@ -10,8 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from secateur.architectures.registry import encoder_path
 from secateur.errors import ModelError
+from secateur.hf.model_view import ModelView
 from secateur.nn.positional_conv import direction_norm
 
 _WEIGHT_NORM = ".parametrizations.weight.original"  # followed by 0 for the magnitude, 1 for the direction
@@ -101,7 +101,7 @@ def match_tensors(tensors: Mapping[str, Tensor], model: Any, *, optional: Collec
     Raises:
         ModelError: The file holds several encoders.
     """
-    model_prefix = f"{path}." if (path := encoder_path(model)) else ""
+    model_prefix = ModelView.of(model).prefix
     state = model.state_dict()
     expected = {name: tuple(value.shape) for name, value in state.items()}
     encoder = {name.removeprefix(model_prefix) for name in expected if name.startswith(model_prefix)}

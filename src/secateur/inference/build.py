@@ -10,15 +10,13 @@ from torch import nn
 from torch.nn.utils import parametrize
 from transformers import PreTrainedModel
 
-from secateur.architectures.registry import stock_type
 from secateur.errors import ModelError
 from secateur.hf.declare import fill, skeleton
-from secateur.hf.models import ending_of
+from secateur.hf.model_view import ModelView
 from secateur.inference.front_end import FrontEnd
 from secateur.inference.fused_attention import InferenceAttention
 from secateur.inference.linear import fuse_linear
 from secateur.inference.position_bias import InferencePositionalConv, RelativePositionBias
-from secateur.masking.attach import encoder_of
 from secateur.nn.feed_forward import EmptyFeedForward
 from secateur.nn.norm import ValidGroupNorm, leave_padding_out
 
@@ -37,7 +35,7 @@ _RANDOM_FIELDS = (
 )
 
 
-def for_inference(model: PreTrainedModel) -> PreTrainedModel:
+def for_inference(model: PreTrainedModel | ModelView) -> PreTrainedModel:
     """An inference-only form of a model, cut or dense, with its head, made for speed.
 
     It is of the model's class and takes and gives the same, but gives no attention weights, cannot be trained and is
@@ -52,16 +50,16 @@ def for_inference(model: PreTrainedModel) -> PreTrainedModel:
         ModelError: The architecture is not supported, its weights are of another form than its config says, or the
             model is an inference-only form already.
     """
-    model_type = stock_type(model.config.model_type)
-    if model_type not in INFERENCE_MODEL_TYPES:
+    view = ModelView.of(model)
+    if view.model_type not in INFERENCE_MODEL_TYPES:
         raise ModelError(
-            f"There is no inference-only form of {model_type} models; there is of {', '.join(INFERENCE_MODEL_TYPES)}."
+            f"There is no inference-only form of {view.model_type} models; there is of {', '.join(INFERENCE_MODEL_TYPES)}."
         )
-    if isinstance(encoder_of(model).feature_extractor, FrontEnd):
+    if isinstance(view.encoder.feature_extractor, FrontEnd):
         raise ModelError("This model is in its inference-only form already.")
-    inference_model: Any = _copy_model(model)
-    encoder: Any = encoder_of(inference_model)
-    if any(isinstance(module, ValidGroupNorm) for module in model.modules()):
+    copied_view = _copy_model(view)
+    inference_model, encoder = copied_view.model, copied_view.encoder
+    if any(isinstance(module, ValidGroupNorm) for module in view.model.modules()):
         leave_padding_out(encoder)
     with torch.no_grad():
         if encoder.config.feat_extract_activation == "gelu":
@@ -82,13 +80,13 @@ def for_inference(model: PreTrainedModel) -> PreTrainedModel:
     return inference_model.eval()  # type: ignore[no-any-return]
 
 
-def _copy_model(model: PreTrainedModel) -> PreTrainedModel:
+def _copy_model(view: ModelView) -> ModelView:
     """A freshly built model with the same tensors: the library hooks a model once, so nothing is swapped in place.
 
     Its config is its own, and has nothing in it that `train()` would switch on.
     """
-    head_class = ending_of(type(model).__name__, stock_type(model.config.model_type))
-    if not head_class:
+    model = view.model
+    if not view.head_class:
         raise ModelError(f"A {type(model).__name__} has no inference-only form here.")
     config = copy.deepcopy(model.config)
     for name in _RANDOM_FIELDS:
@@ -96,8 +94,9 @@ def _copy_model(model: PreTrainedModel) -> PreTrainedModel:
             setattr(config, name, 0.0)
     if config._attn_implementation != "eager":
         config._attn_implementation = "sdpa"  # the form of its masks is one that ours understand
-    copied_model: Any = skeleton(config, head_class)
-    bases: tuple[Any, Any] = encoder_of(model), encoder_of(copied_model)
+    copied_model = skeleton(config, view.head_class)
+    copied_view = ModelView(copied_model)
+    bases = view.encoder, copied_view.encoder
     source_conv, copied_conv = (getattr(base.encoder.pos_conv_embed, "conv", base) for base in bases)
     if parametrize.is_parametrized(copied_conv) and not parametrize.is_parametrized(source_conv):
         parametrize.remove_parametrizations(copied_conv, "weight")  # somebody has folded the weight norm
@@ -107,7 +106,7 @@ def _copy_model(model: PreTrainedModel) -> PreTrainedModel:
         first = " ".join(str(error).split())[:200]
         raise ModelError(f"The weights of this model are of another form than its config says: {first}") from None
     config.mask_time_prob = config.mask_feature_prob = 0.0  # only now: the model has a mask vector by these
-    return copied_model  # type: ignore[no-any-return]
+    return copied_view
 
 
 def _add_position_bias(base: Any) -> RelativePositionBias | None:

@@ -11,8 +11,8 @@ from typing import Any
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from secateur.architectures.registry import encoder_path
 from secateur.architectures.transducer import Recurrent
+from secateur.hf.model_view import ModelView
 from secateur.masking.mask_placement import MaskParametrization, choose_placement
 from secateur.masking.mask_sites import compile_mask_factors, compile_output_factors
 from secateur.masking.parameter_view import ParameterView
@@ -74,7 +74,7 @@ class Masking:
         self.set(None)
 
 
-def attach(model: nn.Module, structure: Structure, *, static: bool = False) -> Masking:
+def attach(model: nn.Module | ModelView, structure: Structure, *, static: bool = False) -> Masking:
     """Put masks into a model, none set yet.
 
     Args:
@@ -134,8 +134,3 @@ def _bypass_layer(masking: Masking, layer_unit: int, module: nn.Module, inputs: 
 def replace_hidden_state(output: Any, state: Any) -> Any:
     """Return the output of a layer with another hidden state, (B, T, D), and all else that it gave."""
     return (state, *output[1:]) if isinstance(output, tuple) else state
-
-
-def encoder_of(model: nn.Module) -> nn.Module:
-    """The encoder of a Hugging Face model, without its task head."""
-    return model.get_submodule(encoder_path(model))

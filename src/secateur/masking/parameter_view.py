@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from secateur.architectures.registry import encoder_path
 from secateur.errors import ModelError
+from secateur.hf.model_view import ModelView
 from secateur.structure import Structure
 
 
 class ParameterView:
     """Modules, parameters and buffers of a model by the names that a structure has for them."""
 
-    def __init__(self, model: nn.Module, structure: Structure) -> None:
+    def __init__(self, model: nn.Module | ModelView, structure: Structure) -> None:
         """
         Args:
             model: The model that `structure` was declared from, or the encoder alone of a structure without a head.
@@ -21,11 +21,14 @@ class ParameterView:
         Raises:
             ModelError: The structure has a head that the model has not.
         """
-        self.model, self.structure, self.prefix = model, structure, encoder_path(model)
-        missing_paths = [path for path in structure.head if not hasattr(model, path)]
+        view = ModelView.of(model)
+        self.model: nn.Module = view.model
+        self.structure = structure
+        self.prefix = view.prefix
+        missing_paths = [path for path in structure.head if not hasattr(self.model, path)]
         if missing_paths:
             raise ModelError(
-                f"The structure is of a transducer with its head, but this {type(model).__name__} has no "
+                f"The structure is of a transducer with its head, but this {type(self.model).__name__} has no "
                 f"{missing_paths[0]!r}: give the whole model, or the structure of its encoder's config."
             )
 
@@ -52,12 +55,12 @@ class ParameterView:
 
     def _is_covered(self, name: str) -> bool:
         """Whether something of the model is spoken of."""
-        return not self.prefix or name.startswith(f"{self.prefix}.") or self.structure.in_head(name)
+        return name.startswith(self.prefix) or self.structure.in_head(name)
 
     def _structure_name(self, name: str) -> str:
         """The structure's name of something."""
-        return name.removeprefix(f"{self.prefix}.") if self.prefix else name
+        return name.removeprefix(self.prefix)
 
     def _model_name(self, path: str) -> str:
         """The model's name of something."""
-        return path if self.structure.in_head(path) else ".".join(filter(None, (self.prefix, path)))
+        return path if self.structure.in_head(path) else (self.prefix + path).removesuffix(".")

@@ -19,9 +19,9 @@ from secateur.architectures.registry import stock_type
 from secateur.data.corpus import SAMPLE_RATE
 from secateur.data.input_features import ExtractedFeatures
 from secateur.errors import ConfigError, did_you_mean
-from secateur.hf.declare import declare
 from secateur.hf.feature_extractor import read_sample_rate
 from secateur.hf.load import load_config
+from secateur.hf.model_view import ConfigView
 from secateur.hf.models import build_model
 from secateur.pretraining.wavlm_encoder import MIN_MATRIX_SIZE, save_extractor
 from secateur.structure import Structure
@@ -59,8 +59,7 @@ class FromConfig:
         if self.config is None:
             config: Any = AutoConfig.for_model(stock_type(str(model_type)))
         else:
-            config = load_config(self.config)
-            config = getattr(config, "encoder_config", config)
+            config = ConfigView(load_config(self.config)).encoder_config
             if model_type not in (None, config.model_type):
                 raise ConfigError(
                     f"fields.model_type: got {model_type!r}, allowed is that of 'config', {config.model_type!r}."
@@ -87,7 +86,7 @@ class ConfigEncoder(nn.Module):
     def __init__(self, shape: FromConfig, task: BestRqSettings) -> None:
         super().__init__()
         config: Any = shape.build()
-        self.structure: Structure = declare(config)
+        self.structure: Structure = ConfigView(config).structure
         self.sample_rate = SAMPLE_RATE if shape.config is None else read_sample_rate(shape.config)
         self.noise_mask = NoiseMask(self.structure)
         self.encoder: Any = build_model(config)

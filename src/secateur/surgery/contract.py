@@ -11,7 +11,6 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from secateur.architectures.registry import encoder_config
 from secateur.hf.frame_counts import frames_of
 from secateur.structure import Structure
 from secateur.surgery.comparison import random_audio, relative_difference, run_model
@@ -48,6 +47,7 @@ class ModelPair:
     Attributes:
         cut: The cut model, in eval mode.
         dense: The model that it was cut from, in eval mode.
+        layers: Number of layers of the cut model.
         structure: Of the dense model.
         shortest: The fewest samples that both take.
         generator: Of the audio.
@@ -55,6 +55,7 @@ class ModelPair:
 
     cut: PreTrainedModel
     dense: PreTrainedModel
+    layers: int
     structure: Structure
     shortest: int
     generator: torch.Generator
@@ -99,7 +100,7 @@ def _frame_counts(subject: ModelPair) -> VerificationCheck:
 def _hidden_states(subject: ModelPair) -> VerificationCheck:
     audio = subject.audio(8000)
     cut, dense = (run_model(model, audio) for model in (subject.cut, subject.dense))
-    expected = encoder_config(subject.cut.config).num_hidden_layers + 1
+    expected = subject.layers + 1
     holds = len(cut.hidden_states) == expected and cut[0].shape == dense[0].shape
     holds &= all(state.shape == dense.hidden_states[0].shape for state in cut.hidden_states)
     trimmed = len(dense.hidden_states) - expected

@@ -14,20 +14,16 @@ from secateur.architectures import stock_layout
 from secateur.architectures.registry import (
     FAMILIES,
     PREFIX,
-    encoder_config,
-    encoder_path,
-    ending_held_by,
     head_record_of,
     record_of,
-    shape_of,
-    stock_type,
 )
 from secateur.architectures.transducer import HeadShape, stock_width
 from secateur.errors import ModelError, SelectionError
 from secateur.hf.configs import config_class, holding, stock_config
-from secateur.hf.declare import declare, fill, skeleton
-from secateur.hf.models import ending_of, endings
-from secateur.masking.attach import encoder_of, has_masks
+from secateur.hf.declare import fill, skeleton
+from secateur.hf.model_view import ConfigView, ModelView
+from secateur.hf.models import endings
+from secateur.masking.attach import has_masks
 from secateur.masking.mask_sites import compile_mask_factors, mask_values
 from secateur.masking.parameter_view import ParameterView
 from secateur.nn.positional_conv import direction_norm
@@ -39,7 +35,7 @@ _FILE_FIELDS = ("model_type", "transformers_version", "architectures")  # what a
 
 
 def cut(
-    model: PreTrainedModel, selection: Selection, *, layout: Layout = "registered", break_even: bool = True
+    model: PreTrainedModel | ModelView, selection: Selection, *, layout: Layout = "registered", break_even: bool = True
 ) -> PreTrainedModel:
     """The model that computes what `model` computes under the selection's mask, without the masked parts.
 
@@ -56,19 +52,20 @@ def cut(
         SelectionError: The selection does not fit the model, or the shape does not fit the stock layout.
         ModelError: The model has masks in it, or is of a class that cannot be cut.
     """
-    if has_masks(model):
+    view = ModelView.of(model)
+    if has_masks(view.model):
         raise ModelError("This model has masks in it; call `remove()` on what `attach` gave before cutting it.")
-    structure = declare(model.config)
+    structure = view.structure
     normalized = close(structure, selection).selection
-    _check_head(model, normalized, structure)
-    config = cut_config(model.config, structure, normalized, layout=layout, break_even=break_even)
-    state = _cut_state_dict(ParameterView(model, structure), declare(config), normalized)
+    _check_head(view.model, normalized, structure)
+    config = cut_config(view, structure, normalized, layout=layout, break_even=break_even)
+    state = _cut_state_dict(ParameterView(view, structure), ConfigView(config).structure, normalized)
     head = {name: value for name, value in state.items() if structure.in_head(name)}
-    return rebuild_model(model, config, {name: state[name] for name in state.keys() - head.keys()}, head=head)
+    return rebuild_model(view, config, {name: state[name] for name in state.keys() - head.keys()}, head=head)
 
 
 def rebuild_model(
-    model: PreTrainedModel,
+    view: ModelView,
     config: PreTrainedConfig,
     encoder: Mapping[str, Tensor],
     *,
@@ -77,7 +74,7 @@ def rebuild_model(
     """A model of another encoder, built anew, with the task head and in the mode of the one before.
 
     Args:
-        model: The one before.
+        view: The one before.
         config: Of the new one.
         encoder: Its parameters, by name in the base model.
         head: Parameters of the task head that are not those of the one before.
@@ -85,16 +82,15 @@ def rebuild_model(
     Raises:
         ModelError: The model is of a class that cannot be cut.
     """
-    model_type = stock_type(encoder_config(model.config).model_type)
-    head_class = ending_of(type(model).__name__, model_type)
-    if not head_class:
-        allowed = ", ".join(endings(model_type))
+    model = view.model
+    if not view.head_class:
+        allowed = ", ".join(endings(view.model_type))
         raise ModelError(f"A {type(model).__name__} cannot be cut; allowed are the classes {allowed} of its family.")
     if model.config._attn_implementation in ("eager", "sdpa"):  # ours have no other; the default then
         config._attn_implementation = model.config._attn_implementation
-    rebuilt_model = skeleton(config, head_class)
+    rebuilt_model = skeleton(config, view.head_class)
     assert isinstance(rebuilt_model, PreTrainedModel)
-    prefix = "" if encoder_of(rebuilt_model) is rebuilt_model else f"{encoder_path(rebuilt_model)}."
+    prefix = view.prefix  # of the rebuilt model, too: both have the same class name
     state = {prefix + name: value for name, value in encoder.items()}
     head_state = {name: value for name, value in model.state_dict().items() if prefix and not name.startswith(prefix)}
     state |= {name: value.detach().clone() for name, value in head_state.items()} | dict(head or {})
@@ -108,7 +104,7 @@ def rebuild_model(
 
 
 def cut_config(
-    config: PreTrainedConfig,
+    config: PreTrainedConfig | ConfigView,
     structure: Structure,
     normalized: Selection,
     *,
@@ -120,31 +116,33 @@ def cut_config(
     Raises:
         SelectionError: The shape does not fit the stock layout; the sentence names what prevents it.
     """
-    if encoder_config(config) is not config:
-        encoder_part = cut_config(encoder_config(config), structure, normalized, layout=layout, break_even=break_even)
-        return _with_encoder_config(config, encoder_part, head_record_of(config, structure, normalized))
+    view = ConfigView.of_config(config)
+    config_before = view.config
+    if view.holds_encoder:
+        encoder_part = cut_config(view.encoder_config, structure, normalized, layout=layout, break_even=break_even)
+        return _with_encoder_config(view, encoder_part, head_record_of(config_before, structure, normalized))
     family = FAMILIES[structure.model_type]
     record = record_of(
-        config, structure, normalized, again=dense_again(structure, normalized.axes) if break_even else ()
+        config_before, structure, normalized, again=dense_again(structure, normalized.axes) if break_even else ()
     )
-    fields: dict[str, Any] = config.to_dict() | record["original"] | {"secateur": record}
+    fields: dict[str, Any] = config_before.to_dict() | record["original"] | {"secateur": record}
     for name in _FILE_FIELDS:
         fields.pop(name, None)
     new_config = config_class(structure.model_type)(**fields)
     if layout == "registered":
         return new_config
-    shape = shape_of(new_config)
+    shape = ConfigView(new_config).shape
     stock_layout.refuse(f"{next(iter(shape.factorised))} is two matrices" if shape.factorised else "")
     return stock_config(structure.model_type, fields | family.stock_fields(new_config, shape))
 
 
 def _with_encoder_config(
-    config: PreTrainedConfig, encoder_part: PreTrainedConfig, record: Mapping[str, Any]
+    view: ConfigView, encoder_part: PreTrainedConfig, record: Mapping[str, Any]
 ) -> PreTrainedConfig:
     """The config of a model with a head, where it holds the encoder's, around another one of the encoder.
 
     Args:
-        config: Of the model.
+        view: Of the model's config.
         held: Of the other encoder.
         record: The entry ``secateur`` of the head; empty where it is whole.
 
@@ -152,9 +150,9 @@ def _with_encoder_config(
         SelectionError: The other encoder is of a stock class, and the head fits none.
     """
     dropped_fields = (*_FILE_FIELDS, "encoder_config", "secateur")
-    fields = {name: value for name, value in config.to_dict().items() if name not in dropped_fields}
+    fields = {name: value for name, value in view.config.to_dict().items() if name not in dropped_fields}
     model_config: Any = holding(
-        encoder_part, ending_held_by(config), fields | ({"secateur": dict(record)} if record else {})
+        encoder_part, view.held_head_class, fields | ({"secateur": dict(record)} if record else {})
     )
     if record and not encoder_part.model_type.startswith(PREFIX):
         model_config.decoder_hidden_size = stock_width(HeadShape.of(model_config))

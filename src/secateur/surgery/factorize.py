@@ -7,10 +7,8 @@ from typing import Any, Literal
 
 from transformers import PreTrainedConfig, PreTrainedModel
 
-from secateur.architectures.registry import encoder_config
 from secateur.errors import ConfigError, did_you_mean
-from secateur.hf.declare import declare
-from secateur.masking.attach import encoder_of
+from secateur.hf.model_view import ConfigView, ModelView
 from secateur.nn.low_rank import factors
 from secateur.structure import Selection, Structure, close
 from secateur.structure import axis as names
@@ -20,7 +18,7 @@ from secateur.surgery.cut import cut, cut_config, rebuild_model
 InitialRanks = Literal["full", "break_even"] | int
 
 
-def factorize(model: PreTrainedModel, ranks: Mapping[str, int]) -> PreTrainedModel:
+def factorize(model: PreTrainedModel | ModelView, ranks: Mapping[str, int]) -> PreTrainedModel:
     """The same model with linear maps factorised, of our classes; the model itself is not touched.
 
     With all ranks it computes the same but for rounding; with fewer, each map is the nearest of so many ranks.
@@ -32,9 +30,12 @@ def factorize(model: PreTrainedModel, ranks: Mapping[str, int]) -> PreTrainedMod
     Raises:
         ConfigError: A path that is no linear map, or more ranks than it has.
     """
-    config = factorized_config(model.config, ranks)
-    registered_model = cut(model, Selection(axes={}), break_even=False)
-    new_structure, base = declare(config), encoder_of(registered_model)
+    view = ModelView.of(model)
+    config = factorized_config(view, ranks)
+    registered_model = cut(view, Selection(axes={}), break_even=False)
+    registered_view = ModelView.of(registered_model)
+    new_structure = ConfigView(config).structure
+    base = registered_view.encoder
     parameters, buffers = dict(base.named_parameters()), dict(base.named_buffers())
     state = {buffer.name: buffers[buffer.name] for buffer in new_structure.buffers}
     state |= {
@@ -46,19 +47,20 @@ def factorize(model: PreTrainedModel, ranks: Mapping[str, int]) -> PreTrainedMod
         state[linear.inner] = inner[: ranks[linear.module]].contiguous()
         if f"{linear.module}.bias" in parameters:
             state[f"{linear.module}.outer.bias"] = parameters[f"{linear.module}.bias"].detach()
-    return rebuild_model(registered_model, config, state)
+    return rebuild_model(registered_view, config, state)
 
 
-def factorized_config(config: PreTrainedConfig, ranks: Mapping[str, int]) -> PreTrainedConfig:
+def factorized_config(config: PreTrainedConfig | ConfigView, ranks: Mapping[str, int]) -> PreTrainedConfig:
     """The config of a model with linear maps factorised.
 
     Raises:
         ConfigError: A path that is no linear map, or more ranks than it has.
     """
-    structure = declare(config)
-    new_config = cut_config(config, structure, close(structure, Selection(axes={})).selection, break_even=False)
+    view = ConfigView.of_config(config)
+    structure = view.structure
+    new_config = cut_config(view, structure, close(structure, Selection(axes={})).selection, break_even=False)
     max_ranks = max_ranks_by_path(structure)
-    record: dict[str, Any] = getattr(encoder_config(new_config), "secateur")  # noqa: B009 - of the config classes that we make
+    record: dict[str, Any] = ConfigView(new_config).encoder_config.secateur
     for path, count in ranks.items():
         if path not in max_ranks:
             raise ConfigError(

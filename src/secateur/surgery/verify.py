@@ -13,9 +13,8 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from secateur.cost import Cost, Terms
-from secateur.hf.declare import declare
+from secateur.hf.model_view import ModelView
 from secateur.masking import attach, mask_values
-from secateur.masking.attach import encoder_of
 from secateur.masking.parameter_view import ParameterView
 from secateur.structure import Selection, Structure, close
 from secateur.structure.structure import TRANSDUCER
@@ -78,8 +77,8 @@ class Verification:
 
 
 def verify(
-    cut: PreTrainedModel,
-    dense: PreTrainedModel,
+    cut: PreTrainedModel | ModelView,
+    dense: PreTrainedModel | ModelView,
     selection: Selection | None,
     *,
     seed: int = 0,
@@ -94,25 +93,33 @@ def verify(
         seed: Seed of the random audio.
         compile: Also run `torch.compile` (a minute or more on a CPU).
     """
-    structure = declare(dense.config)
+    cut, dense = ModelView.of(cut), ModelView.of(dense)
+    structure = dense.structure
     generator = torch.Generator().manual_seed(seed)
     checks: list[VerificationCheck] = []
     differences: tuple[float, ...] = ()
-    with inference_mode(cut), inference_mode(dense):
-        min_samples = min_usable_samples(dense, structure)
+    with inference_mode(cut.model), inference_mode(dense.model):
+        min_samples = min_usable_samples(dense.model, structure)
         if selection is not None:
             normalized = close(structure, selection).selection
             checks.append(_check_parameter_count(cut, structure, normalized))
             differences = compare(cut, dense, structure, normalized, generator, shortest=min_samples)
             checks.append(_check_outputs(cut, dense, structure, normalized, differences, shortest=min_samples))
-        model_pair = ModelPair(cut=cut, dense=dense, structure=structure, shortest=min_samples, generator=generator)
+        model_pair = ModelPair(
+            cut=cut.model,
+            dense=dense.model,
+            layers=cut.encoder_config.num_hidden_layers,
+            structure=structure,
+            shortest=min_samples,
+            generator=generator,
+        )
         checks += contract_checks(model_pair, compile=compile)
     return Verification(checks=tuple(checks), differences=differences)
 
 
 def compare(
-    cut: PreTrainedModel,
-    dense: PreTrainedModel,
+    cut: ModelView,
+    dense: ModelView,
     structure: Structure,
     normalized: Selection,
     generator: torch.Generator,
@@ -135,19 +142,21 @@ def compare(
         One figure per hidden state of the cut model and one for the output, each relative to the root mean square of
         the masked model's activations.
     """
-    dtype = next(cut.parameters()).dtype
+    dtype = next(cut.model.parameters()).dtype
     min_samples = shortest or structure.shortest
     masking = attach(dense, structure)
-    masking.set(mask_values(structure, normalized, dtype).to(next(dense.parameters()).device))
+    masking.set(mask_values(structure, normalized, dtype).to(next(dense.model.parameters()).device))
     max_differences: list[float] = []
     try:
         for audio, attention in _audio_batches(structure, min_samples, dtype, generator):
-            max_differences = _elementwise_max(max_differences, _output_differences(dense, cut, audio, attention))
+            max_differences = _elementwise_max(
+                max_differences, _output_differences(dense.model, cut.model, audio, attention)
+            )
         if min_samples > structure.shortest:
             for samples in (structure.shortest, 3 * structure.shortest + 7):
                 audio = random_audio(structure, samples, dtype, generator)
                 max_differences = _elementwise_max(
-                    max_differences, _output_differences(encoder_of(dense), encoder_of(cut), audio, None)
+                    max_differences, _output_differences(dense.encoder, cut.encoder, audio, None)
                 )
     finally:
         masking.remove()
@@ -187,9 +196,9 @@ def _elementwise_max(current: list[float], update: list[float]) -> list[float]:
     ]
 
 
-def _check_parameter_count(cut: PreTrainedModel, structure: Structure, normalized: Selection) -> VerificationCheck:
+def _check_parameter_count(cut: ModelView, structure: Structure, normalized: Selection) -> VerificationCheck:
     terms, holds, details = Terms(structure), True, []
-    cut_parameters = ParameterView(cut, declare(cut.config)).parameters()
+    cut_parameters = ParameterView(cut, cut.structure).parameters()
     for scope in ("whole", TRANSDUCER) if structure.head else ("whole",):
         expected = Cost.from_terms(terms, cost="parameters", scope=scope).count(normalized)
         actual = sum(value.numel() for name, value in cut_parameters.items() if structure.in_scope(name, scope))
@@ -202,8 +211,8 @@ def _check_parameter_count(cut: PreTrainedModel, structure: Structure, normalize
 
 
 def _check_outputs(
-    cut: PreTrainedModel,
-    dense: PreTrainedModel,
+    cut: ModelView,
+    dense: ModelView,
     structure: Structure,
     normalized: Selection,
     differences: tuple[float, ...],
@@ -211,7 +220,7 @@ def _check_outputs(
     shortest: int,
 ) -> VerificationCheck:
     """Check that the differences are rounding; where a trained model has multiplied it, float64 decides."""
-    dtype, name = next(cut.parameters()).dtype, "cut model equals masked model"
+    dtype, name = next(cut.model.parameters()).dtype, "cut model equals masked model"
     if any(map(math.isnan, differences)):
         detail = "the masked model gives NaN or infinite values"
         return VerificationCheck(name=name, holds=False, detail=detail, is_proof=True)
@@ -230,7 +239,7 @@ def _check_outputs(
 
 
 def _compare_in_float64(
-    cut: PreTrainedModel, dense: PreTrainedModel, structure: Structure, normalized: Selection, *, shortest: int
+    cut: ModelView, dense: ModelView, structure: Structure, normalized: Selection, *, shortest: int
 ) -> tuple[float, float]:
     """Return what is left of the difference without rounding.
 
@@ -238,9 +247,9 @@ def _compare_in_float64(
         The largest difference of `cut` from the masked model, both in float64 and `cut` with the weights of a cut that
         was made in float64; and the largest between those weights and the ones that `cut` has.
     """
-    dense_float64 = copy.deepcopy(dense).double()
+    dense_float64 = ModelView.of(copy.deepcopy(dense.model).double())
     exact_parameters = dict(cut_anew(dense_float64, normalized).named_parameters())
-    original_parameters = {name: value.clone() for name, value in cut.named_parameters()}
+    original_parameters = {name: value.clone() for name, value in cut.model.named_parameters()}
     if {name: value.shape for name, value in exact_parameters.items()} != {
         name: value.shape for name, value in original_parameters.items()
     }:
@@ -249,12 +258,12 @@ def _compare_in_float64(
         relative_difference(exact_parameters[name].float(), value) for name, value in original_parameters.items()
     )
     try:
-        cut.double()
-        for name, value in cut.named_parameters():
+        cut.model.double()
+        for name, value in cut.model.named_parameters():
             value.copy_(exact_parameters[name])
         generator = torch.Generator().manual_seed(0)
         return max(compare(cut, dense_float64, structure, normalized, generator, shortest=shortest)), weight_difference
     finally:
-        cut.float()
-        for name, value in cut.named_parameters():
+        cut.model.float()
+        for name, value in cut.model.named_parameters():
             value.copy_(original_parameters[name])

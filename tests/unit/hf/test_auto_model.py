@@ -14,8 +14,8 @@ from transformers import AutoModel
 from secateur.architectures.registry import FAMILIES
 from secateur.errors import ModelError
 from secateur.hf.declare import declare
+from secateur.hf.model_view import ModelView
 from secateur.hf.models import endings
-from secateur.masking.attach import encoder_of
 from secateur.surgery import cut, load_checkpoint
 
 #: Every ending once, and those of x-vectors in every family: their head has a part that is called as the front end is.
@@ -31,7 +31,7 @@ def test_auto_model_reads_a_cut_model_with_any_head(tmp_path: Path, family: str,
     dense = tiny(family, "base") if ending == "Model" else with_head_of(family, ending)
     small = cut(dense, realise(declare(dense.config), RAGGED))
     small.save_pretrained(tmp_path)
-    assert same(encoder_of(AutoModel.from_pretrained(tmp_path)), encoder_of(small))
+    assert same(ModelView.of(AutoModel.from_pretrained(tmp_path)).encoder, ModelView.of(small).encoder)
 
 
 @pytest.mark.parametrize(
@@ -47,7 +47,7 @@ def test_auto_model_takes_what_lies_beside_an_encoder_under_its_path_for_no_part
     small: Any = cut(tiny("wavlm", "base", "ForXVector"), NARROW)
     folder_of(tmp_path, small, change)
     assert same(AutoModel.from_pretrained(tmp_path), small.wavlm)
-    assert same(encoder_of(load_checkpoint(tmp_path).model), small.wavlm)
+    assert same(ModelView.of(load_checkpoint(tmp_path).model).encoder, small.wavlm)
 
 
 @pytest.mark.parametrize("ending", ["Model", "ForCTC"])

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from secateur.errors import ModelError
 from secateur.hf.load import load_checkpoint
-from secateur.masking.attach import encoder_of
+from secateur.hf.model_view import ModelView
 from secateur.surgery import cut, load_model
 
 
@@ -38,7 +38,7 @@ def test_a_head_that_lacks_a_part_is_left_out_and_named(
     folder = folder_of(tmp_path, source, drop(lost))
     checkpoint = load_checkpoint(folder)
     assert type(checkpoint.model) is type(tiny(family, "base"))
-    assert same(checkpoint.model, encoder_of(source))
+    assert same(checkpoint.model, ModelView.of(source).encoder)
     assert checkpoint.model.config.architectures == [type(checkpoint.model).__name__]
     assert any(lost in note and "new head" in note for note in checkpoint.notes)
     assert list(checkpoint.notes) == caplog.messages

@@ -9,7 +9,7 @@ import os
 from collections.abc import Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from secateur.benchmarking.isolated_process import PROCESS_SETTINGS, StepCallback, measure_in_subprocess
 from secateur.cache import cache_folder
@@ -17,6 +17,9 @@ from secateur.cost.latency_table import Conditions, LatencyTable
 from secateur.data.corpus import SAMPLE_RATE
 from secateur.errors import ConfigError, SecateurError
 from secateur.records.files import environment, plain, write_json
+
+if TYPE_CHECKING:
+    from secateur.hf.model_view import ConfigView
 
 logger = logging.getLogger(__name__)
 
@@ -49,9 +52,12 @@ def load_or_measure_table(
         ConfigError: The conditions cannot be had on this machine, or blocks of this family are not measured.
         SecateurError: Measuring failed.
     """
-    _check_family(config)
-    conditions = _resolve_conditions(config, conditions, sample_rate)
-    architecture = dense_architecture(config)
+    from secateur.hf.model_view import ConfigView
+
+    view = ConfigView.of_config(config)
+    _check_family(view)
+    conditions = _resolve_conditions(view, conditions, sample_rate)
+    architecture = dense_architecture(view.config)
     key_fields = table_key_fields(architecture, conditions, sample_rate)
     path = cache_folder("latency") / f"{_hash_fields(key_fields)}.json"
     table = _load_cached(path, key_fields)
@@ -65,14 +71,12 @@ def load_or_measure_table(
     return table
 
 
-def _check_family(config: Any) -> None:
-    from secateur.architectures.registry import stock_type
+def _check_family(view: ConfigView) -> None:
     from secateur.inference import INFERENCE_MODEL_TYPES
 
-    model_type = stock_type(config.model_type)
-    if model_type not in INFERENCE_MODEL_TYPES:
+    if view.model_type not in INFERENCE_MODEL_TYPES:
         raise ConfigError(
-            f"There is no cost 'latency' for {model_type} models; there is for {', '.join(INFERENCE_MODEL_TYPES)}."
+            f"There is no cost 'latency' for {view.model_type} models; there is for {', '.join(INFERENCE_MODEL_TYPES)}."
         )
 
 
@@ -100,7 +104,7 @@ def table_key_fields(architecture: Mapping[str, Any], conditions: Conditions, sa
     }
 
 
-def _resolve_conditions(config: Any, conditions: Conditions, sample_rate: int) -> Conditions:
+def _resolve_conditions(view: ConfigView, conditions: Conditions, sample_rate: int) -> Conditions:
     """Conditions with the number of threads written out.
 
     Raises:
@@ -108,15 +112,13 @@ def _resolve_conditions(config: Any, conditions: Conditions, sample_rate: int) -
     """
     import torch
 
-    from secateur.hf.declare import declare
-
     cores = int(environment()["cores"])
     threads = conditions.threads or torch.get_num_threads()
     if threads > cores:
         raise ConfigError(
             f"latency.threads: got {threads}, allowed is 1 to {cores}, the cores that this process may use."
         )
-    min_samples = declare(config).shortest
+    min_samples = view.structure.shortest
     if round(sample_rate * conditions.seconds) < min_samples:
         raise ConfigError(
             f"latency.seconds: got {conditions.seconds:g}, allowed is at least {min_samples / sample_rate:g}: one frame "

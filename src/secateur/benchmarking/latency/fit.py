@@ -85,11 +85,11 @@ def predicted_to_measured(
     from secateur.cost import Terms
     from secateur.cost.predicted_time import latency
     from secateur.hf.configs import stock_config
-    from secateur.hf.declare import declare
+    from secateur.hf.model_view import ConfigView
     from secateur.structure import close
 
     fields = dict(architecture)
-    structure = declare(stock_config(fields.pop("model_type"), fields))
+    structure = ConfigView(stock_config(fields.pop("model_type"), fields)).structure
     cost = latency(Terms(structure), table)
     return [
         cost.count(close(structure, _shape_of_row(row).selection(structure)).selection) / row["ms"]["whole"]

@@ -32,11 +32,11 @@ def measure(job: Mapping[str, Any]) -> dict[str, Any]:
     """
     import torch
 
-    from secateur.hf.declare import declare
+    from secateur.hf.model_view import ConfigView
 
     measured_shapes = shapes_to_measure(job["architecture"])
     models = [build_model_of_shape(shape, job["architecture"], job["dtype"]) for shape in measured_shapes]
-    structure = declare(models[0].config)
+    structure = ConfigView(models[0].config).structure
     audio = make_audio(structure, job["sample_rate"], job["seconds"], job["batch"], job["dtype"])
     times: list[dict[str, list[float]]] = [{} for _ in models]
     rounds, step = job.get("rounds", ROUNDS), 0
@@ -66,7 +66,7 @@ def build_model_of_shape(shape: ModelShape, architecture: Mapping[str, Any], dty
     import torch
 
     from secateur.hf.configs import stock_config
-    from secateur.hf.declare import declare
+    from secateur.hf.model_view import ConfigView
     from secateur.hf.models import build_model
     from secateur.inference import for_inference
     from secateur.structure import close
@@ -77,8 +77,8 @@ def build_model_of_shape(shape: ModelShape, architecture: Mapping[str, Any], dty
         fields |= {"num_conv_pos_embeddings": 2}
     if shape.name in ("front end", "positions"):
         fields |= {"intermediate_size": 1}
-    dense = stock_config(fields.pop("model_type"), fields)
-    structure = declare(dense)
+    dense = ConfigView(stock_config(fields.pop("model_type"), fields))
+    structure = dense.structure
     config = cut_config(dense, structure, close(structure, shape.selection(structure)).selection)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)

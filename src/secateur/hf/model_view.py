@@ -1,0 +1,127 @@
+"""Handles that identify a model once: its family, encoder, head class and structure."""
+
+from __future__ import annotations
+
+from functools import cached_property
+from typing import Any
+
+from torch import nn
+from transformers import PreTrainedConfig
+
+from secateur.architectures.family import Family
+from secateur.architectures.registry import encoder_config, encoder_path, ending_held_by, family_of, shape_of
+from secateur.hf.declare import declare
+from secateur.hf.models import ending_of
+from secateur.structure import Structure
+from secateur.structure.encoder_shape import EncoderShape
+
+
+class ConfigView:
+    """Family, encoder config and structure of the model that a config describes.
+
+    Everything but the two configs is computed at the first access and kept, so a view belongs to a config that no
+    longer changes its shape.
+
+    Attributes:
+        config: The whole config, stock or cut. That of a transducer holds the config of its encoder.
+        encoder_config: The config of the encoder; `config` itself where it describes the encoder directly.
+    """
+
+    def __init__(self, config: PreTrainedConfig) -> None:
+        self.config: Any = config
+        self.encoder_config: Any = encoder_config(config)
+
+    @staticmethod
+    def of_config(config: PreTrainedConfig | ConfigView) -> ConfigView:
+        """Return the view of a config, or `config` itself if it is a view already."""
+        return config if isinstance(config, ConfigView) else ConfigView(config)
+
+    @property
+    def holds_encoder(self) -> bool:
+        """Whether `config` holds the encoder's config as a part, as a transducer's does."""
+        return self.encoder_config is not self.config
+
+    @property
+    def parts(self) -> tuple[Any, ...]:
+        """The distinct configs of the model: the whole one, and that of the encoder if it is another object."""
+        return (self.config, self.encoder_config) if self.holds_encoder else (self.config,)
+
+    @cached_property
+    def family(self) -> Family:
+        """The family of the encoder.
+
+        Raises:
+            ModelError: The architecture is not supported.
+        """
+        return family_of(self.config)
+
+    @property
+    def model_type(self) -> str:
+        """The stock model type of the encoder, such as ``wavlm``."""
+        return self.family.model_type
+
+    @cached_property
+    def held_head_class(self) -> str:
+        """The ending of the class name that belongs to the config of a transducer, such as ``ForRNNT``; else empty."""
+        return ending_held_by(self.config)
+
+    def head_class_named(self, class_name: str) -> str:
+        """Return the ending of a class name of this family, such as ``ForCTC``; empty for any other name."""
+        return ending_of(class_name, self.model_type)
+
+    @cached_property
+    def shape(self) -> EncoderShape:
+        """The shape that the encoder's config describes."""
+        return shape_of(self.encoder_config)
+
+    @cached_property
+    def structure(self) -> Structure:
+        """The structure of the encoder, and of a transducer's head.
+
+        Raises:
+            ModelError: The architecture, or an option that the config switches on, is not supported.
+        """
+        return declare(self.config)
+
+
+class ModelView(ConfigView):
+    """Identity of a whole model, with or without a task head: its config's view, and the encoder inside the model.
+
+    A view is made where a model enters (`ModelView.of`) and passed on from there. Functions that users call with a
+    plain model take either.
+
+    Attributes:
+        model: The model.
+        prefix: Start of the names of the encoder's parameters in `model`, such as ``"wavlm."``; empty for an encoder.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__(getattr(model, "config", None))  # type: ignore[arg-type]  # modules without one have an encoder
+        self.model: Any = model
+        self._path = encoder_path(model)
+        self.prefix = f"{self._path}." if self._path else ""
+
+    @classmethod
+    def of(cls, model: nn.Module | ModelView) -> ModelView:
+        """Return the view of a model, or `model` itself if it is a view already."""
+        return model if isinstance(model, ModelView) else cls(model)
+
+    @property
+    def encoder(self) -> Any:
+        """The encoder without its task head; `model` itself where there is none."""
+        return self.model.get_submodule(self._path)
+
+    @property
+    def encoder_view(self) -> ModelView:
+        """The view of the encoder without its task head; the same view where there is no head."""
+        return ModelView(self.encoder) if self.has_head else self
+
+    @property
+    def has_head(self) -> bool:
+        """Whether the model has more than its encoder."""
+        return bool(self._path)
+
+    @cached_property
+    def head_class(self) -> str:
+        """The ending of the model's class name, such as ``Model`` or ``ForCTC``; empty for a class of no known kind."""
+        return self.head_class_named(type(self.model).__name__)
