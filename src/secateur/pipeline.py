@@ -331,7 +331,7 @@ def verify(
         raise ConfigError(f"{str(model)!r} is not a run folder: give one, or add --against the dense model.")
     teacher, model_folder = _find_run_models(folder)
     learned_folder = folder / "learned"
-    dense = (
+    dense = ModelView.of(
         load_model(learned_folder)
         if learned_folder.is_dir()
         else make_student_model(load_model(teacher), _load_run_recipe(folder).factorise)
@@ -339,15 +339,13 @@ def verify(
     chosen_selection = Selection.load(selection or folder / "selection.json")
     proof = prove(cut(dense, chosen_selection), dense, chosen_selection, compile=compile)
     cut_view, teacher_view = ModelView.of(load_model(model_folder)), ModelView.of(load_model(teacher))
-    cut_model: Any = cut_view
-    teacher_model: Any = teacher_view
-    if _load_run_recipe(folder).task is not None and _head_shapes(cut_view) != _head_shapes(
-        teacher_view
-    ):  # its head is new
-        cut_model, teacher_model = (
-            (cut_model, dense) if learned_folder.is_dir() else (cut_view.encoder, teacher_view.encoder)
-        )
-    contract = prove(cut_model, teacher_model, None, compile=compile)
+    if _load_run_recipe(folder).task is not None and _head_shapes(cut_view) != _head_shapes(teacher_view):
+        # The head is new: compare with the learned dense model, which has the same head, or without any head.
+        if learned_folder.is_dir():
+            teacher_view = dense
+        else:
+            cut_view, teacher_view = cut_view.encoder_view, teacher_view.encoder_view
+    contract = prove(cut_view, teacher_view, None, compile=compile)
     return {
         "format": 1,
         "kind": "verify",
