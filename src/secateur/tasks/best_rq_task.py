@@ -13,10 +13,10 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedConfig
 
-from secateur.architectures.registry import encoder_config
 from secateur.data.collate import AudioBatch
 from secateur.data.corpus import Corpus, Utterance
 from secateur.data.input_features import Audio
+from secateur.hf.model_view import ConfigView
 from secateur.records.score import ScoreInfo
 from secateur.structure import Structure
 from secateur.tasks import best_rq
@@ -53,7 +53,7 @@ class BestRq:
     ) -> BestRqTask:
         """Return the task for a model; see `build_task`."""
         assert encoder_info is not None
-        width = encoder_config(model_config).hidden_size
+        width = ConfigView.of_config(model_config).encoder_config.hidden_size
         return build_best_rq(self, source=source, width=width, corpus=corpus, encoder_info=encoder_info)
 
 
