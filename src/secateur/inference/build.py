@@ -53,7 +53,8 @@ def for_inference(model: PreTrainedModel | ModelView) -> PreTrainedModel:
     view = ModelView.of(model)
     if view.model_type not in INFERENCE_MODEL_TYPES:
         raise ModelError(
-            f"There is no inference-only form of {view.model_type} models; there is of {', '.join(INFERENCE_MODEL_TYPES)}."
+            f"There is no inference-only form of {view.model_type} models; there is of "
+            f"{', '.join(INFERENCE_MODEL_TYPES)}."
         )
     if isinstance(view.encoder.feature_extractor, FrontEnd):
         raise ModelError("This model is in its inference-only form already.")

@@ -24,7 +24,8 @@ def test_head_lies_outside_the_encoder() -> None:
     view = ModelView.of(model)
     assert (view.model_type, view.head_class, view.prefix) == ("hubert", "ForCTC", "hubert.")
     assert view.encoder is model.hubert
-    assert not view.holds_encoder and view.parts == (model.config,)
+    assert not view.holds_encoder
+    assert view.parts == (model.config,)
     assert view.encoder_view.head_class == "Model"
 
 
@@ -32,7 +33,8 @@ def test_config_of_a_transducer_holds_the_config_of_its_encoder() -> None:
     model = transducer()
     view = ModelView.of(model)
     assert (view.head_class, view.held_head_class, view.prefix) == ("ForRNNT", "ForRNNT", "encoder.")
-    assert view.holds_encoder and view.encoder_config is model.config.encoder_config
+    assert view.holds_encoder
+    assert view.encoder_config is model.config.encoder_config
     assert view.encoder_view.held_head_class == ""
 
 
@@ -45,7 +47,8 @@ def test_structure_is_that_of_the_config() -> None:
 
 def test_view_of_a_view_is_the_same() -> None:
     view = ModelView.of(tiny("wavlm", "base"))
-    assert ModelView.of(view) is view and ConfigView.of_config(view) is view
+    assert ModelView.of(view) is view
+    assert ConfigView.of_config(view) is view
 
 
 def test_unsupported_family_is_named_when_the_view_is_asked_for_it() -> None:
