@@ -36,7 +36,7 @@ def wavlm() -> dict[str, Callable[[], Any]]:
     """A layer that is given the position bias, as eleven of twelve are."""
     config: Any = WavLMConfig(attn_implementation="eager")
     stock = WavLMAttention(config.hidden_size, config.num_attention_heads).eval()
-    module = CutWavLMAttention(config, shape_of(config).attention(names.attention(1)), holds_table=True).eval()
+    module = CutWavLMAttention(config, shape_of(config).attention(names.attention(1)), has_position_table=True).eval()
     module.load_state_dict(stock.state_dict())
     hidden = torch.randn(1, FRAMES, config.hidden_size)
     theirs_bias, ours_bias = stock(hidden)[2], module(hidden)[2]

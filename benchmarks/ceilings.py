@@ -16,7 +16,7 @@ from secateur.benchmarking.timing import interleave_timings
 from secateur.cost import Cost, Terms
 from secateur.hf.declare import declare
 from secateur.inference.linear import fused_linear, pack
-from secateur.structure import Selection, close
+from secateur.structure import Selection, normalize
 from shapes import diarizen, wang
 
 SECONDS = 10
@@ -52,7 +52,7 @@ def main() -> None:
     )
     for name, config, selection in cases:
         structure = declare(config)
-        kept_selection = close(structure, selection).selection
+        kept_selection = normalize(structure, selection).selection
         macs, positional = (
             Cost.from_terms(Terms(structure), cost="macs", scope=scope, samples=16_000 * SECONDS).count(kept_selection)
             / 1e6

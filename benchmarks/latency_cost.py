@@ -27,7 +27,7 @@ from secateur.cost.latency_table import Conditions
 from secateur.cost.predicted_time import latency
 from secateur.hf.declare import declare
 from secateur.records.files import write_json
-from secateur.structure import Selection, close
+from secateur.structure import Selection, normalize
 from secateur.surgery.cut import cut_config
 
 #: Smallest and largest share of every width in each shape.
@@ -77,7 +77,7 @@ def compare(repeats: int) -> dict[str, Any]:
     dense = WavLMConfig()
     structure = declare(dense)
     selections = [Selection(axes={}), *(shape.selection(structure) for shape in shapes(dense))]
-    closed = [close(structure, selection).selection for selection in selections]
+    closed = [normalize(structure, selection).selection for selection in selections]
     with tempfile.TemporaryDirectory() as folder:
         names = []
         for index, selection in enumerate(closed):

@@ -13,7 +13,7 @@ from transformers import HubertConfig, Wav2Vec2Config, WavLMConfig
 
 from secateur.architectures import wav2vec2_axes as names
 from secateur.hf.declare import declare
-from secateur.structure import Selection, close
+from secateur.structure import Selection, normalize
 from secateur.surgery.cut import cut_config
 
 # Shape of the 80 % pruned WavLM Base+ of BUTSpeechFIT/DiariZen, diarizen/models/module/wavlm_config.py: widths of the
@@ -86,7 +86,7 @@ def main(folder: Path) -> None:
     for name, config in (("wavlm", dense), ("hubert", HubertConfig()), ("wav2vec2", Wav2Vec2Config())):
         config.save_pretrained(folder / name)
     for name, selection in (("s80", diarizen()), ("wang", wang())):
-        cut_config(dense, structure, close(structure, selection).selection).save_pretrained(folder / name)
+        cut_config(dense, structure, normalize(structure, selection).selection).save_pretrained(folder / name)
 
 
 if __name__ == "__main__":

@@ -42,8 +42,8 @@ FRAMES = 84  # that a stream begins with, in one pass: more than the window of t
 
 def uniform(structure: Structure, share: float) -> Selection:
     """The first heads of every layer, and the same share of every feed-forward and convolution width."""
-    axes = {axis.name: axis.units[:HEADS] for axis in structure.of_kinds(("heads",))}
-    axes |= {axis.name: axis.units[: max(1, round(share * axis.size))] for axis in structure.of_kinds(KINDS)}
+    axes = {axis.name: axis.units[:HEADS] for axis in structure.axes_of_kinds(("heads",))}
+    axes |= {axis.name: axis.units[: max(1, round(share * axis.size))] for axis in structure.axes_of_kinds(KINDS)}
     return Selection(axes=axes)
 
 

@@ -38,7 +38,7 @@ from secateur.hf.declare import declare
 from secateur.hf.models import class_for
 from secateur.inference import for_inference
 from secateur.records.files import environment, read_json, write_json
-from secateur.structure import Selection, close
+from secateur.structure import Selection, normalize
 from secateur.surgery.cut import cut_config
 
 FORMS = ("as it is", "for_inference")
@@ -65,7 +65,7 @@ def cut_model(axes: Mapping[str, Iterable[int]], form: str, dtype: torch.dtype) 
     dense: Any = WavLMConfig(num_hidden_layers=1, conv_dim=[8, 8, 512, 512, 8, 8, 8], num_conv_pos_embeddings=16)
     structure = declare(dense)
     selection = Selection(axes={name: tuple(units) for name, units in axes.items()})
-    config = cut_config(dense, structure, close(structure, selection).selection)
+    config = cut_config(dense, structure, normalize(structure, selection).selection)
     model: Any = class_for(config)(config).eval().requires_grad_(False).to(dtype)
     return for_inference(model) if form == "for_inference" else model
 

@@ -21,9 +21,9 @@ from secateur.structure import Selection, Structure
 from secateur.structure import axis as kinds
 from secateur.surgery.factorize import factorize, max_ranks_by_path
 
-FAMILIES = tuple(family for family, entry in ENTRIES.items() if not entry.heads)
+FAMILIES = tuple(family for family, entry in ENTRIES.items() if not entry.composite_model_types)
 #: Those whose heads' configs hold the encoder's; their attention is fused, since the stock eager softmax is float32.
-FAST_CONFORMERS = tuple(family for family, entry in ENTRIES.items() if entry.heads)
+FAST_CONFORMERS = tuple(family for family, entry in ENTRIES.items() if entry.composite_model_types)
 SIZES = ("base", "large")
 #: What positions are in each tiny Conformer, by family and size.
 POSITIONS: dict[str, dict[str, str | None]] = {
@@ -201,7 +201,7 @@ def realise(structure: Structure, plan: Plan) -> Selection:
         units = structure.axes[name].units
         axes[name] = tuple(sorted(draw.sample(units, draw.randint(min(minimum, len(units)), len(units)))))
 
-    front = [axis.name for axis in structure.of_kinds(("channels",)) if axis.least]
+    front = [axis.name for axis in structure.axes_of_kinds(("channels",)) if axis.min_units]
     convolutions = list(zip(front, plan.channels, strict=False))
     for name, what in [*convolutions, (names.positional_groups(), plan.groups)]:
         if name not in structure.axes:
@@ -212,7 +212,7 @@ def realise(structure: Structure, plan: Plan) -> Selection:
             axes[name] = (draw.choice(structure.axes[name].units),)
         elif what == "none":
             axes[name] = ()
-    layers = [axis.path for axis in structure.of_kinds(("layer",))]
+    layers = [axis.path for axis in structure.axes_of_kinds(("layer",))]
     for path, what in zip(layers, plan.attention, strict=True):
         _attention(structure, attention_of(structure, path), what, draw, axes, some)
     for layer, path in enumerate(layers):
@@ -226,7 +226,7 @@ def realise(structure: Structure, plan: Plan) -> Selection:
                 axes[kinds.block(name.rpartition("/")[0])] = ()
     for path in layers[len(layers) - plan.trimmed :]:
         axes[kinds.layer(path)] = ()
-    for axis in structure.of_kinds(("rank",)):
+    for axis in structure.axes_of_kinds(("rank",)):
         few = draw.randint(0, axis.size // 4) if draw.random() < 0.8 else draw.randint(0, axis.size)
         axes[axis.name] = tuple(sorted(draw.sample(axis.units, few)))
     scales: dict[str, tuple[float, ...]] = {}
@@ -240,12 +240,12 @@ def realise(structure: Structure, plan: Plan) -> Selection:
 
 def attention_of(structure: Structure, layer: str) -> str:
     """The path of a layer's attention block."""
-    return next(axis.path for axis in structure.of_kinds(("heads",)) if axis.path.startswith(f"{layer}."))
+    return next(axis.path for axis in structure.axes_of_kinds(("heads",)) if axis.path.startswith(f"{layer}."))
 
 
 def units_of(structure: Structure, layer: str) -> list[str]:
     """The axes of a layer's other blocks: of its feed-forward blocks and its convolution module."""
-    return [axis.name for axis in structure.of_kinds(("units", "channels")) if axis.path.startswith(f"{layer}.")]
+    return [axis.name for axis in structure.axes_of_kinds(("units", "channels")) if axis.path.startswith(f"{layer}.")]
 
 
 def _attention(
@@ -300,8 +300,8 @@ def heard(model: Any, values: Tensor, mask: Tensor | None = None) -> tuple[Tenso
         return values, mask
     structure = declare(model.config)
     samples = [values.shape[1]] * len(values) if mask is None else mask.sum(-1).tolist()
-    lengths = torch.tensor([structure.heard(max(structure.shortest, length)) for length in samples])
-    shape = structure.input_shape(len(values), max([structure.shortest, *samples]))
+    lengths = torch.tensor([structure.input_length(max(structure.min_samples, length)) for length in samples])
+    shape = structure.input_shape(len(values), max([structure.min_samples, *samples]))
     generator = torch.Generator().manual_seed(len(values) + values.shape[1])
     features = torch.randn(shape, generator=generator, dtype=torch.float64).to(values.dtype)
     valid = (torch.arange(shape[1]) < lengths[:, None]).long()

@@ -123,8 +123,12 @@ def main() -> int:
             for name, where in doubled_files.items():
                 print(name, *where)
     print(f"lines                                    {total:,} in {len(paths)} files")
-    print(f"identifiers that are a function word     {100 * len(bare) / len(names):.2f} % ({len(bare)} of {len(names):,})")
-    print(f"first docstring lines leaning on pronoun {100 * len(leaning) / len(lines):.1f} % ({len(leaning)} of {len(lines):,})")
+    print(
+        f"identifiers that are a function word     {100 * len(bare) / len(names):.2f} % ({len(bare)} of {len(names):,})"
+    )
+    print(
+        f"first docstring lines leaning on pronoun {100 * len(leaning) / len(lines):.1f} % ({len(leaning)} of {len(lines):,})"
+    )
     print(f"... beginning What, Whether, How, That   {100 * len(opening) / len(lines):.1f} %")
     print(f"comments, share of lines                 {100 * comments / total:.1f} %")
     print(f"class names defined more than once       {len(doubled_classes)}")

@@ -102,9 +102,7 @@ def main() -> int:
     folder.mkdir(parents=True)
     for name, arguments in commands(folder).items():
         out = folder / name
-        subprocess.run(
-            [sys.executable, "-m", "secateur", *arguments, "--out", str(out)], check=True, stdout=sys.stderr
-        )
+        subprocess.run([sys.executable, "-m", "secateur", *arguments, "--out", str(out)], check=True, stdout=sys.stderr)
         print("\n".join(digests(out)), flush=True)
     return 0
 

@@ -232,7 +232,7 @@ def shrink(
     from secateur.hf.feature_extractor import read_sample_rate
     from secateur.hf.model_view import ModelView
     from secateur.hf.save import check_replaceable, save_model
-    from secateur.structure import Selection, close
+    from secateur.structure import Selection, normalize
     from secateur.surgery import cut, load_checkpoint
     from secateur.surgery.verify import verify as prove
 
@@ -247,8 +247,8 @@ def shrink(
     checkpoint = load_checkpoint(source).drop_damaged_head()
     dense, extra = checkpoint.view, checkpoint.extra
     structure, sample_rate = dense.structure, read_sample_rate(source)
-    normalized = close(structure, requested_selection)
-    for note in normalized.notes:
+    normalized = normalize(structure, requested_selection)
+    for note in normalized.adjustments:
         logger.warning("%s", note)
     cut_model = ModelView.of(cut(dense, normalized.selection, layout=layout))  # type: ignore[arg-type]
     proof = prove(cut_model, dense, normalized.selection)
@@ -261,7 +261,7 @@ def shrink(
         "sample_rate": sample_rate,
         "before": breakdown(structure, samples=sample_rate).to_json(),
         "after": breakdown(cut_model.structure, samples=sample_rate).to_json(),
-        "notes": [*checkpoint.notes, *normalized.notes, *dropped_weights],
+        "notes": [*checkpoint.notes, *normalized.adjustments, *dropped_weights],
         "verification": proof.to_json(),
         "folder": str(out),
     }
@@ -283,14 +283,14 @@ def profile(model: str | Path, *, seconds: float = 1.0, selection: str | Path | 
     from secateur.cost import breakdown
     from secateur.hf.feature_extractor import read_sample_rate
     from secateur.hf.model_view import ConfigView
-    from secateur.structure import Selection, close
+    from secateur.structure import Selection, normalize
     from secateur.surgery import load_config
 
     if not 0 < seconds < math.inf:
         raise ConfigError(f"seconds: got {seconds:g}, allowed is above 0.")
     source = _resolve_source(model)
     structure, sample_rate = ConfigView(load_config(source)).structure, read_sample_rate(source)
-    normalized_selection = close(structure, Selection.load(selection)).selection if selection else None
+    normalized_selection = normalize(structure, Selection.load(selection)).selection if selection else None
     costs = breakdown(structure, samples=round(sample_rate * seconds), selection=normalized_selection)
     model_fields = {"model_type": structure.model_type, "sample_rate": sample_rate}
     return {"format": 1, "kind": "profile", **model_fields, **costs.to_json()}

@@ -12,7 +12,7 @@ import transformers
 from safetensors.torch import load_file, save_file
 
 import secateur
-from secateur.hf.models import AUTO
+from secateur.hf.models import AUTO_CLASSES
 
 
 def main(folder: Path) -> None:
@@ -22,7 +22,7 @@ def main(folder: Path) -> None:
     jobs: dict[str, Any] = json.loads((folder / "job.json").read_text())
     audio = load_file(folder / "audio.safetensors")
     for name, ending in jobs.items():
-        auto = getattr(transformers, AUTO[ending][0])
+        auto = getattr(transformers, AUTO_CLASSES[ending][0])
         model = auto.from_pretrained(folder / name).eval()
         save_file(run(model, audio), folder / f"{name}.first.safetensors")
         model.save_pretrained(folder / f"{name}-again")

@@ -16,7 +16,7 @@ from secateur.architectures import wav2vec2_axes as names
 from secateur.cost import Cost, Terms, breakdown
 from secateur.hf.declare import declare, skeleton
 from secateur.nn.conformer_attention import CutConformerAttention
-from secateur.structure import Selection, Structure, close
+from secateur.structure import Selection, Structure, normalize
 from secateur.surgery import cut
 from secateur.surgery.cut import cut_config
 
@@ -44,7 +44,7 @@ def counted_macs(model: Any) -> int:
         if linear is not None:
             remaining_items += frames * layer.attention.gru_rel_pos_const.shape[1] * HEAD_DIM * linear.out_features
     for module in model.modules():
-        if isinstance(module, CutConformerAttention) and module.positions == "relative_key":
+        if isinstance(module, CutConformerAttention) and module.position_type == "relative_key":
             distances = module.distance_embedding.num_embeddings
             remaining_items += frames * (distances - frames) * sum(len(num_kept) for num_kept in module.query_key)
     assert counter.get_total_flops() % 2 == 0
@@ -109,7 +109,7 @@ def zero_or_one(structure: Structure, seed: int) -> torch.Tensor:
 def test_expected_cost_at_zero_and_one_is_the_count_of_the_closed_selection(family: str, size: str, seed: int) -> None:
     structure = tiny_structure(family, size)
     probability = zero_or_one(structure, seed)
-    closed = close(structure, draw(structure, probability, torch.Generator())).selection
+    closed = normalize(structure, draw(structure, probability, torch.Generator())).selection
     small = cut(tiny(family, size), closed)
     terms = Terms(structure)
     assert float(Cost.from_terms(terms, cost="parameters").expected(probability)) == sum(
@@ -125,7 +125,7 @@ def test_a_conv_layer_with_every_gate_closed_is_counted_with_one_unit(family: st
     start = structure.offsets[names.channels(1)]
     probability[start : start + structure.axes[names.channels(1)].size] = 0.0
     single_selection = Selection(axes={names.channels(1): (0,)})
-    config = cut_config(tiny_config(family, size), structure, close(structure, single_selection).selection)
+    config = cut_config(tiny_config(family, size), structure, normalize(structure, single_selection).selection)
     expected = Cost.from_terms(Terms(structure), cost="parameters").expected(probability)
     assert float(expected) == counted_parameters(config)
 
@@ -141,7 +141,7 @@ def test_expected_cost_is_the_mean_over_draws(family: str, size: str) -> None:
             probability[units] = 1.0  # layers are chosen, never gated
         elif axis.kind in ("vo", "channels", "groups"):
             probability[units] *= 0.4  # so that whole heads and convolutions are often closed
-    drawn = [close(structure, draw(structure, probability, generator)).selection for _ in range(1500)]
+    drawn = [normalize(structure, draw(structure, probability, generator)).selection for _ in range(1500)]
     for cost in ("parameters", "macs"):
         counted = Cost.from_terms(Terms(structure), cost=cost, samples=SAMPLES)
         draws = torch.tensor([counted.count(selection) for selection in drawn], dtype=torch.float64)

@@ -13,8 +13,8 @@ from support import FAST_LOW_RANK, LOW_RANK, MODELS, Plan, plans, realise, tiny,
 from secateur.architectures import wav2vec2_axes as names
 from secateur.errors import SelectionError
 from secateur.hf.declare import declare
-from secateur.structure import Selection, close
-from secateur.structure.encoder_shape import PositionShape
+from secateur.structure import Selection, normalize
+from secateur.structure.encoder_shape import PositionalConvShape
 from secateur.surgery import cut
 from secateur.surgery.verify import verify
 
@@ -27,17 +27,17 @@ def state(model: Any) -> dict[str, torch.Tensor]:
 @given(first=plans(ragged=True), second=plans(ragged=False))
 def test_a_cut_of_a_cut_is_one_cut_with_the_intersection(family: str, size: str, first: Plan, second: Plan) -> None:
     dense, structure = tiny(family, size, dtype=torch.float64), tiny_structure(family, size)
-    first_item = close(structure, realise(structure, first)).selection
+    first_item = normalize(structure, realise(structure, first)).selection
     small = cut(dense, first_item)
     inner = declare(small.config)
-    two = close(inner, realise(inner, replace(second, trimmed=min(second.trimmed, 1)))).selection
+    two = normalize(inner, realise(inner, replace(second, trimmed=min(second.trimmed, 1)))).selection
     smallest = cut(small, two)
     axes = {**first_item.axes, **two.axes}  # ranks of a map that is one matrix since the first cut
     scales = {}
     for name, kept_units in axes.items():
         initial, final = (
-            first_item.factors(name),
-            two.factors(name) if name in two.axes else dict.fromkeys(kept_units, 1.0),
+            first_item.scale_by_unit(name),
+            two.scale_by_unit(name) if name in two.axes else dict.fromkeys(kept_units, 1.0),
         )
         scales[name] = tuple(initial[unit] * final[unit] for unit in kept_units)
     pair = Selection(axes=axes, scales=scales)
@@ -57,7 +57,9 @@ def test_a_cut_model_is_masked_as_it_is_cut_again(family: str) -> None:
     smaller = cut(small, second)
     proof = verify(smaller, small, second)
     assert proof.holds, proof
-    assert smaller.encoder.pos_conv_embed.shape == PositionShape(original=4, groups=(0, 3), scales=(0.75, 0.25))
+    assert smaller.encoder.pos_conv_embed.shape == PositionalConvShape(
+        original_groups=4, groups=(0, 3), scales=(0.75, 0.25)
+    )
 
 
 def test_units_removed_before_are_told_from_units_that_never_were() -> None:

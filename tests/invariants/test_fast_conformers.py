@@ -35,12 +35,12 @@ from torch.utils.flop_counter import FlopCounterMode
 from secateur.architectures.registry import FAMILIES
 from secateur.cost import Cost, Terms
 from secateur.errors import ModelError
-from secateur.hf.configs import holding
+from secateur.hf.configs import make_composite_config
 from secateur.hf.declare import declare
 from secateur.hf.load import with_head
 from secateur.hf.model_view import ModelView
 from secateur.masking import attach, mask_values
-from secateur.structure import Selection, Structure, close, dense_again
+from secateur.structure import Selection, Structure, factorizations_to_merge, normalize
 from secateur.structure import axis as names
 from secateur.surgery import cut, load_model
 from secateur.surgery.factorize import factorize, max_ranks_by_path
@@ -49,7 +49,7 @@ from secateur.surgery.verify import verify
 MODELS = [*((family, size) for family in FAST_CONFORMERS for size in SIZES), *FAST_LOW_RANK]
 NEMOTRON = "nemotron_asr_streaming_encoder"
 BATCHES = ((16_000,), (70, 71), (9000, 9000), (12_000, 5000, 75))
-HEADS = [(family, ending) for family in FAST_CONFORMERS for ending in FAMILIES[family].heads]
+HEADS = [(family, ending) for family in FAST_CONFORMERS for ending in FAMILIES[family].composite_model_types]
 BLANK = 8
 
 
@@ -61,7 +61,7 @@ def with_blank(family: str, ending: str, size: str = "base") -> Any:
     fields: dict[str, Any] = {"vocab_size": 9, "pad_token_id": BLANK if ending == "ForCTC" else 0}
     if ending != "ForCTC":
         fields |= {"blank_token_id": BLANK, "decoder_hidden_size": 6, "num_decoder_layers": 1}
-    config = holding(tiny_config(family, "base"), ending, fields)
+    config = make_composite_config(tiny_config(family, "base"), ending, fields)
     model = getattr(transformers, FAMILIES[family].class_name(ending))(config)
     randomise(model)
     model.generation_config.decoder_start_token_id = BLANK
@@ -76,7 +76,7 @@ def features_of(samples: int, dtype: torch.dtype = torch.float32, batch: int = 1
 def masked_and_cut(dense: Any, structure: Structure, selection: Selection, lengths: tuple[int, ...]) -> float:
     """The largest difference of any output of the masked and the cut model, relative to its root mean square."""
     dtype = next(dense.parameters()).dtype
-    small, closed = cut(dense, selection), close(structure, selection).selection
+    small, closed = cut(dense, selection), normalize(structure, selection).selection
     values, mask = audio(lengths, dtype)
     masking = attach(dense, structure)
     try:
@@ -120,12 +120,12 @@ def test_the_structure_and_the_cost_of_a_cut_model_are_those_of_its_selection(
     family: str, size: str, plan: Plan
 ) -> None:
     structure = tiny_structure(family, size)
-    closed = close(structure, realise(structure, plan)).selection
+    closed = normalize(structure, realise(structure, plan)).selection
     small = cut(tiny(family, size), closed)
     repeated = declare(small.config)
     # No ranks where a map is gone, or one matrix again.
-    left = {linear.axis for linear in structure.factorised if not closed.axes[linear.axis]}
-    left |= {linear.axis for linear in dense_again(structure, closed.axes)}
+    left = {linear.axis for linear in structure.factorizations if not closed.axes[linear.axis]}
+    left |= {linear.axis for linear in factorizations_to_merge(structure, closed.axes)}
     expected = {name: units for name, units in closed.axes.items() if name not in left}
     assert {name: tuple(sorted(axis.units)) for name, axis in repeated.axes.items()} == expected
     assert all(
@@ -176,7 +176,7 @@ def test_expected_cost_is_the_mean_over_draws_of_heads_and_of_the_dimensions_tha
             )
             for name, axis in structure.axes.items()
         }
-        return close(structure, Selection(axes=kept_units)).selection
+        return normalize(structure, Selection(axes=kept_units)).selection
 
     draws = torch.tensor([counted.count(draw()) for _ in range(800)], dtype=torch.float64)
     error = float(draws.std()) / len(draws) ** 0.5
@@ -190,10 +190,13 @@ def test_a_model_cut_twice_is_the_one_cut_at_once(family: str) -> None:
     first = realise(structure, RAGGED)
     original = cut(dense, first)
     then = {
-        axis.name: axis.units[::2] for axis in declare(original.config).of_kinds(("heads", "qk", "units", "channels"))
+        axis.name: axis.units[::2]
+        for axis in declare(original.config).axes_of_kinds(("heads", "qk", "units", "channels"))
     }
     pair = Selection(axes={**first.axes, **then}, scales={k: v for k, v in first.scales.items() if k not in then})
-    scaled = {name: tuple(first.factors(name)[unit] for unit in then[name]) for name in first.scales if name in then}
+    scaled = {
+        name: tuple(first.scale_by_unit(name)[unit] for unit in then[name]) for name in first.scales if name in then
+    }
     pair = Selection(axes=pair.axes, scales={**pair.scales, **{k: v for k, v in scaled.items() if v}})
     recut_model, at_once = cut(original, Selection(axes=then)), cut(dense, pair)
     values, mask = audio((9000, 5000))
@@ -250,7 +253,7 @@ def test_a_cut_model_with_a_head_writes_what_the_masked_one_writes(family: str, 
     inputs = {"input_features": features, "attention_mask": torch.ones(features.shape[:2], dtype=torch.long)}
     masking = attach(dense, structure)
     try:
-        masking.set(mask_values(structure, close(structure, selection).selection, torch.float32))
+        masking.set(mask_values(structure, normalize(structure, selection).selection, torch.float32))
         masked = dense.generate(**inputs)
     finally:
         masking.remove()
@@ -276,7 +279,7 @@ def test_cut_models_are_loaded_in_a_new_process_by_their_auto_classes(tmp_path: 
     for family, ending, size in [(*HEADS[1], "base"), (*HEADS[-1], "base"), (*HEADS[-1], "low_rank")]:
         dense, folder = with_blank(family, ending, size), tmp_path / f"{family}-{size}"
         small = cut(dense, realise(declare(dense.config), RAGGED))
-        assert bool(declare(small.config).factorised) == (size == "low_rank")
+        assert bool(declare(small.config).factorizations) == (size == "low_rank")
         small.save_pretrained(folder)
         torch.save(inputs, folder / "inputs.pt")
         here = small.generate(**inputs)
@@ -319,8 +322,8 @@ def test_a_factorised_model_computes_the_same_and_its_two_matrices_are_one_again
     dense, two = (tiny(family, size, "Model", torch.float64) for size in ("large", "low_rank"))
     values, mask = audio((9000, 5000), torch.float64)
     single_selection = cut(two, Selection(axes={}))
-    assert declare(two.config).factorised
-    assert not declare(single_selection.config).factorised
+    assert declare(two.config).factorizations
+    assert not declare(single_selection.config).factorizations
     for model in (two, single_selection):
         for left, right in zip(outputs(dense, values, mask), outputs(model, values, mask), strict=True):
             assert difference(left, right) <= TOLERANCE[torch.float64]
@@ -331,8 +334,8 @@ def test_break_even_counts_the_dimensions_of_every_head() -> None:
     # Of 24 inputs three heads keep four dimensions each: 24 x 12 = 288 numbers, and 36 a rank; 8 ranks are as many.
     axes = {names.heads(path): (0, 1, 3), names.shared_query_key(path): (0, 1, 2, 5)}
     for ranks, full_scope in ((7, False), (8, True)):
-        closed = close(structure, Selection(axes={**axes, names.ranks(f"{path}.q_proj"): tuple(range(ranks))}))
-        repeated = {linear.module for linear in dense_again(structure, closed.selection.axes)}
+        closed = normalize(structure, Selection(axes={**axes, names.ranks(f"{path}.q_proj"): tuple(range(ranks))}))
+        repeated = {linear.module for linear in factorizations_to_merge(structure, closed.selection.axes)}
         assert (f"{path}.q_proj" in repeated) == full_scope
 
 

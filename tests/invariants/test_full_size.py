@@ -13,7 +13,7 @@ from secateur.architectures import wav2vec2_axes as names
 from secateur.hf.configs import stock_config
 from secateur.hf.declare import declare
 from secateur.masking import attach, mask_values
-from secateur.structure import Selection, close
+from secateur.structure import Selection, normalize
 from secateur.surgery import cut
 
 LARGE = {
@@ -51,7 +51,7 @@ def ragged(structure: Any, seed: int) -> Selection:
 def test_masked_equals_shrunk_at_full_size(config: Any) -> None:
     structure = declare(config)
     dense = build(config, seed=1)
-    closed = close(structure, ragged(structure, 2)).selection
+    closed = normalize(structure, ragged(structure, 2)).selection
     small = cut(dense, closed)
     masking = attach(dense, structure)
     masking.set(mask_values(structure, closed, torch.float32))
@@ -77,7 +77,7 @@ def test_masked_equals_shrunk_in_conformers_of_full_width(family: str, kind: str
     structure, dense = declare(config), build(config, dtype=torch.float64, seed=1)
     plan = Plan(seed=2, channels=("some",) * 7, attention=("ragged", "narrow"), feed_forward=("units",) * 2, trimmed=0,
                 scales=True)  # fmt: skip
-    closed = close(structure, realise(structure, plan)).selection
+    closed = normalize(structure, realise(structure, plan)).selection
     small = cut(dense, closed)
     masking = attach(dense, structure)
     for lengths in ((16000,), (9000, 4000)):

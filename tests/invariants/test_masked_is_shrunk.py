@@ -23,7 +23,7 @@ from support import (
 from secateur.hf.declare import declare
 from secateur.hf.model_view import ModelView
 from secateur.masking import attach, mask_values
-from secateur.structure import Selection, close, dense_again
+from secateur.structure import Selection, factorizations_to_merge, normalize
 from secateur.surgery import cut
 
 ENDINGS = ("Model", "ForCTC", "ForSequenceClassification")
@@ -35,7 +35,7 @@ def check(
 ) -> None:
     """Compare every hidden state and the output, head included."""
     dense, structure = tiny(family, size, ending, dtype), tiny_structure(family, size)
-    closed = close(structure, selection).selection
+    closed = normalize(structure, selection).selection
     small = cut(dense, selection)
     values, mask = audio(lengths, dtype)
     masking = attach(ModelView.of(dense).encoder, structure)
@@ -84,13 +84,13 @@ def test_the_structure_of_a_cut_model_is_that_of_its_selection(family: str, size
         trimmed=0,
         scales=True,
     )
-    closed = close(structure, realise(structure, plan)).selection
+    closed = normalize(structure, realise(structure, plan)).selection
     small = cut(tiny(family, size), closed)
     repeated = declare(small.config)
     expected = dict(closed.axes)
-    for name in {each.axis for each in dense_again(structure, closed.axes)}:
+    for name in {each.axis for each in factorizations_to_merge(structure, closed.axes)}:
         del expected[name]
-    for linear in structure.factorised:  # where the map is gone
+    for linear in structure.factorizations:  # where the map is gone
         if not closed.axes[linear.axis]:
             del expected[linear.axis]
     assert {name: tuple(sorted(axis.units)) for name, axis in repeated.axes.items()} == expected

@@ -76,7 +76,7 @@ def test_a_front_end_of_one_convolution_and_a_group_norm_is_proven() -> None:
     dense: Any = transformers.Wav2Vec2Model(config).eval()
     randomise(dense)
     structure = declare(config)
-    assert structure.shortest == 720  # a variance over one window is refused by the library
+    assert structure.min_samples == 720  # a variance over one window is refused by the library
     selection = Selection(axes={names.channels(0): (0, 2, 5), names.feed_forward_units(0): (1, 2)})
     result = verify(cut(dense, selection), dense, selection)
     assert result.holds, failed(result)

@@ -7,7 +7,7 @@ from transformers import HubertConfig, WavLMConfig
 
 from secateur.cost import Cost, Terms
 from secateur.hf.declare import declare
-from secateur.structure import close
+from secateur.structure import normalize
 from secateur.surgery.choose import CostLimit, choose
 from shapes import wang
 
@@ -17,7 +17,7 @@ FINE_GRAINED = ("qk", "vo", "units", "block")
 def test_eighty_percent_of_wangs_gated_matrices_leaves_26_million_of_wavlm_base() -> None:
     structure = declare(WavLMConfig())
     terms = Terms(structure)
-    gated = frozenset(axis.name for axis in structure.of_kinds(FINE_GRAINED))
+    gated = frozenset(axis.name for axis in structure.axes_of_kinds(FINE_GRAINED))
     matrices = Cost.from_terms(terms, cost="parameters", scope="gated", gated=gated)
     full_cost = Cost.from_terms(terms, cost="parameters")
     assert matrices.dense == 12 * (4 * 768 * 768 + 2 * 768 * 3072) == 84_934_656
@@ -39,8 +39,8 @@ def test_eighty_percent_of_wangs_gated_matrices_leaves_26_million_of_wavlm_base(
 
 def test_the_shape_that_is_measured_as_wangs_is_of_that_size() -> None:
     structure = declare(WavLMConfig())
-    gated = frozenset(axis.name for axis in structure.of_kinds(FINE_GRAINED))
-    selection = close(structure, wang()).selection
+    gated = frozenset(axis.name for axis in structure.axes_of_kinds(FINE_GRAINED))
+    selection = normalize(structure, wang()).selection
     matrices, full_cost, macs = (
         Cost.from_terms(Terms(structure), cost="parameters", scope="gated", gated=gated),
         Cost.from_terms(Terms(structure), cost="parameters"),

@@ -14,7 +14,7 @@ from secateur.architectures.registry import FAMILIES
 from secateur.errors import SelectionError
 from secateur.hf.model_view import ModelView
 from secateur.masking import attach, mask_values
-from secateur.structure import Selection, Structure, close
+from secateur.structure import Selection, Structure, normalize
 from secateur.surgery import cut
 
 SHAPE = Selection(
@@ -32,9 +32,9 @@ def shape_for(structure: Structure) -> Selection:
     """That shape, or as much of one as a Conformer can have."""
     if names.heads(0) in structure.axes:
         return SHAPE
-    narrow = {axis.name: (0, 4, 9)[: axis.size] for axis in structure.of_kinds(("units",))}
-    front = {axis.name: (1, 2) for axis in structure.of_kinds(("channels",)) if axis.least}
-    last = list(structure.of_kinds(("layer",)))[-1].name
+    narrow = {axis.name: (0, 4, 9)[: axis.size] for axis in structure.axes_of_kinds(("units",))}
+    front = {axis.name: (1, 2) for axis in structure.axes_of_kinds(("channels",)) if axis.min_units}
+    last = list(structure.axes_of_kinds(("layer",)))[-1].name
     return Selection(axes={**narrow, **front, last: ()}, scales={next(iter(narrow)): (2.0, 0.5, 0.25)})
 
 
@@ -53,7 +53,7 @@ def test_stock_layout_loads_in_the_stock_class_and_equals_the_masked_model(
     values, mask = audio((2400, 1200))
     masking = attach(ModelView.of(dense).encoder, structure)
     try:
-        masking.set(mask_values(structure, close(structure, selection).selection, torch.float32))
+        masking.set(mask_values(structure, normalize(structure, selection).selection, torch.float32))
         masked = outputs(dense, values, mask)
     finally:
         masking.remove()
@@ -103,7 +103,7 @@ def test_a_fast_conformer_of_equal_widths_is_a_stock_one(family: str, tmp_path: 
     kinds = {axis.name: axis.kind for axis in structure.axes.values()}
     front = {name: (0, 2) for name, kind in kinds.items() if kind == "channels" and name.startswith("subsampling.")}
     narrow = {name: (0, 4, 9) for name, kind in kinds.items() if kind == "units"}
-    last = list(structure.of_kinds(("layer",)))[-1].name
+    last = list(structure.axes_of_kinds(("layer",)))[-1].name
     selection = Selection(axes={**front, **narrow, last: ()}, scales={next(iter(front)): (2.0, 0.5)})
     small = cut(dense, selection, layout="stock")
     small.save_pretrained(tmp_path)
@@ -113,7 +113,7 @@ def test_a_fast_conformer_of_equal_widths_is_a_stock_one(family: str, tmp_path: 
     features = torch.randn(structure.input_shape(2, 9000))
     masking = attach(dense, structure)
     try:
-        masking.set(mask_values(structure, close(structure, selection).selection, torch.float32))
+        masking.set(mask_values(structure, normalize(structure, selection).selection, torch.float32))
         masked = dense(features).last_hidden_state
     finally:
         masking.remove()

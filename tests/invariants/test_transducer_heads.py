@@ -18,13 +18,13 @@ from support import RAGGED, difference, realise
 from torch import Tensor, nn
 from transducer_toy import features, transducer
 
-from secateur.architectures.transducer import Recurrent
+from secateur.architectures.transducer import UnevenLSTM
 from secateur.cost import Cost, Terms, breakdown
 from secateur.errors import ConfigError, ModelError, SelectionError
 from secateur.hf.declare import declare
 from secateur.hf.model_view import ModelView
 from secateur.masking import attach, mask_values
-from secateur.structure import Selection, Structure, close
+from secateur.structure import Selection, Structure, normalize
 from secateur.structure.axis import HEAD_KINDS
 from secateur.surgery import cut, load_model
 from secateur.surgery.importance import magnitude_scores
@@ -62,7 +62,7 @@ def layer(number: int) -> str:
 def of_head(structure: Structure, seed: int, *, scales: bool = True) -> Selection:
     """Some units of every axis of the head, each with a factor."""
     draw, axes, factors = random.Random(seed), {}, {}
-    for axis in structure.of_kinds(HEAD_KINDS):
+    for axis in structure.axes_of_kinds(HEAD_KINDS):
         axes[axis.name] = tuple(sorted(draw.sample(axis.units, draw.randint(1, axis.size))))
         if scales:
             factors[axis.name] = tuple(0.5 + draw.random() for _ in axes[axis.name])
@@ -98,7 +98,7 @@ def test_masked_equals_shrunk_in_wholeand_in_the_tokens_that_are_written(kind: s
     ways = [(greedy, heard()), *([(stream, heard((80,)))] if kind == "streaming" else [])]
     masking = attach(dense, structure)
     try:
-        masking.set(mask_values(structure, close(structure, selection).selection))
+        masking.set(mask_values(structure, normalize(structure, selection).selection))
         masked = logits(dense, heard())
         written_text = [way(dense, inputs) for way, inputs in ways]
     finally:
@@ -160,7 +160,7 @@ def test_the_expected_cost_of_a_head_is_the_mean_over_all_masks() -> None:
     structure = declare(transducer(decoder_hidden_size=3).config)
     head = [
         structure.offsets[axis.name] + position
-        for axis in structure.of_kinds(HEAD_KINDS)
+        for axis in structure.axes_of_kinds(HEAD_KINDS)
         for position in range(axis.size)
     ]
     probability = torch.ones(structure.size, dtype=torch.float64)
@@ -178,14 +178,14 @@ def test_the_expected_cost_of_a_head_is_the_mean_over_all_masks() -> None:
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_cut_of_a_cut_is_one_cut_with_the_intersection(kind: str) -> None:
     dense = dense_of(kind)
-    first = close(structure := declare(dense.config), of_head(structure, 2)).selection
+    first = normalize(structure := declare(dense.config), of_head(structure, 2)).selection
     small = cut(dense, first)
     inner = declare(small.config)
     assert {name: tuple(sorted(axis.units)) for name, axis in inner.axes.items()} == dict(first.axes)
-    second = close(inner, of_head(inner, 3)).selection
+    second = normalize(inner, of_head(inner, 3)).selection
     recut_model = cut(small, second)
     scales = {
-        name: tuple(first.factors(name)[unit] * factor for unit, factor in second.factors(name).items())
+        name: tuple(first.scale_by_unit(name)[unit] * factor for unit, factor in second.scale_by_unit(name).items())
         for name in second.axes
     }
     at_once = cut(dense, Selection(axes=second.axes, scales=scales))
@@ -256,9 +256,9 @@ def test_a_head_that_is_whole_stays_stock() -> None:
     small = cut(dense, realise(structure.without_head, PLAN))
     assert type(small.decoder) is type(dense.decoder)
     assert "secateur" not in small.config.to_dict()
-    closed = close(structure, Selection(axes={JOINER: (), EMBEDDING: ()}))
+    closed = normalize(structure, Selection(axes={JOINER: (), EMBEDDING: ()}))
     assert closed.selection.axes[JOINER] == closed.selection.axes[EMBEDDING] == (0,)  # one always stays
-    assert len(closed.notes) == 2
+    assert len(closed.adjustments) == 2
 
 
 def test_a_unit_weighs_as_much_as_its_rows_and_columns() -> None:
@@ -296,7 +296,7 @@ def test_masks_of_a_head_get_the_gradient_of_a_loss_that_is_made_piece_by_piece(
     finally:
         masking.remove()
     torch.testing.assert_close(result[0], result[1], rtol=1e-9, atol=1e-12)
-    for axis in structure.of_kinds(HEAD_KINDS):
+    for axis in structure.axes_of_kinds(HEAD_KINDS):
         units = slice(structure.offsets[axis.name], structure.offsets[axis.name] + axis.size)
         assert bool((result[0][units] != 0).any()), axis.name
 
@@ -310,7 +310,7 @@ def test_masks_of_a_head_want_the_whole_model() -> None:
 def test_an_lstm_of_equal_layers_is_the_one_of_torch_and_states_go_on() -> None:
     torch.manual_seed(0)
     stock = nn.LSTM(5, 7, num_layers=2, batch_first=True).double()
-    module, values = Recurrent.like(stock), torch.randn(3, 6, 5, dtype=torch.float64)
+    module, values = UnevenLSTM.from_lstm(stock), torch.randn(3, 6, 5, dtype=torch.float64)
     expected, states = stock(values)
     actual, ends = module(values)
     torch.testing.assert_close((actual, ends), (expected, states), rtol=0, atol=1e-14)
@@ -325,7 +325,7 @@ def test_a_head_of_one_width_fits_the_stock_layout_and_can_be_cut_again(kind: st
     dense = dense_of(kind)
     structure = declare(dense.config)
     draw = random.Random(0)
-    axes = {axis.name: tuple(sorted(draw.sample(axis.units, 9))) for axis in structure.of_kinds(HEAD_KINDS)}
+    axes = {axis.name: tuple(sorted(draw.sample(axis.units, 9))) for axis in structure.axes_of_kinds(HEAD_KINDS)}
     small = cut(dense, Selection(axes=axes), layout="stock")
     assert type(small) is type(dense)
     small.save_pretrained(tmp_path)

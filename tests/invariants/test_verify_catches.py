@@ -13,7 +13,7 @@ from torch import nn
 
 from secateur.architectures import wav2vec2_axes as names
 from secateur.nn.norm import SupportLayerNorm
-from secateur.structure import Selection, close
+from secateur.structure import Selection, normalize
 from secateur.structure.axis import ranks
 from secateur.surgery import cut
 from secateur.surgery.verify import Verification, verify
@@ -171,7 +171,7 @@ def test_verify_catches_ranks_that_are_paired_wrongly() -> None:
 
 
 def test_verify_catches_a_missing_parameter_count() -> None:
-    closed = close(tiny_structure("hubert", "large"), SELECTION).selection
+    closed = normalize(tiny_structure("hubert", "large"), SELECTION).selection
     other_value = Selection(axes=dict(closed.axes) | {names.feed_forward_units(2): (0, 1)}, scales=closed.scales)
     result = fault(cut(tiny("hubert", "large"), other_value))
     assert "parameters are those of the selection" in failed(result)

@@ -13,7 +13,7 @@ from torch import nn
 from secateur.architectures import wav2vec2_axes as names
 from secateur.masking import attach, mask_values
 from secateur.nn.norm import SupportLayerNorm
-from secateur.structure import Selection, close
+from secateur.structure import Selection, normalize
 from secateur.surgery import cut
 
 TIGHT = TOLERANCE[torch.float64]
@@ -27,7 +27,7 @@ def masked_outputs(family: str, size: str, selection: Selection) -> list[torch.T
     structure = tiny_structure(family, size)
     model = copy.deepcopy(double(family, size))
     masking = attach(model, structure)
-    masking.set(mask_values(structure, close(structure, selection).selection))
+    masking.set(mask_values(structure, normalize(structure, selection).selection))
     return outputs(model, *audio((2400,), torch.float64))
 
 
@@ -156,7 +156,7 @@ def test_a_head_without_query_key_dimensions_attends_uniformly() -> None:
 
 def test_a_head_without_value_output_dimensions_is_gone_with_its_queries_and_keys() -> None:
     axes = {names.value_output(0, 2): ()}
-    closed = close(tiny_structure("hubert", "base"), Selection(axes=axes)).selection
+    closed = normalize(tiny_structure("hubert", "base"), Selection(axes=axes)).selection
     assert closed.axes[names.heads(0)] == (0, 1, 3)
     assert closed.axes[names.query_key(0, 2)] == ()
     assert cut(double(), closed).encoder.layers[0].attention.q_proj.out_features == 3 * HEAD_DIM

@@ -8,14 +8,14 @@ from typing import Any
 
 from secateur.architectures import stock_layout
 from secateur.architectures.family import Family
-from secateur.architectures.wav2vec2 import REMEMBERED, fields
+from secateur.architectures.wav2vec2 import ORIGINAL_FIELDS, fields
 from secateur.nn.conformer_attention import CutConformerAttention
-from secateur.nn.conformer_convolution import fit_convolution
-from secateur.nn.feed_forward import fit_feed_forward
+from secateur.nn.conformer_convolution import resize_convolution
+from secateur.nn.feed_forward import resize_feed_forward
 from secateur.structure.encoder_shape import EncoderShape
 
 
-def fit(norm: str, model: Any, config: Any, shape: EncoderShape) -> None:
+def apply_shape(norm_name: str, model: Any, config: Any, shape: EncoderShape) -> None:
     """Replace what pruning cut, and drop a positional convolution that is never called.
 
     Args:
@@ -27,13 +27,17 @@ def fit(norm: str, model: Any, config: Any, shape: EncoderShape) -> None:
     if hasattr(model.encoder, "pos_conv_embed"):
         del model.encoder.pos_conv_embed
     for path, layer in zip(shape.layers, model.encoder.layers, strict=True):
-        layer.ffn1 = fit_feed_forward(layer.ffn1, config, shape.feed_forward(f"{path}.ffn1"))
+        layer.ffn1 = resize_feed_forward(layer.ffn1, config, shape.feed_forward(f"{path}.ffn1"))
         layer.self_attn = CutConformerAttention(config, shape.attention(f"{path}.self_attn"))
-        layer.conv_module = fit_convolution(layer.conv_module, shape.convolution(f"{path}.conv_module"), norm=norm)
-        layer.ffn2 = fit_feed_forward(layer.ffn2, config, shape.feed_forward(f"{path}.ffn2"))
+        layer.conv_module = resize_convolution(
+            layer.conv_module, shape.convolution(f"{path}.conv_module"), norm_name=norm_name
+        )
+        layer.ffn2 = resize_feed_forward(layer.ffn2, config, shape.feed_forward(f"{path}.ffn2"))
 
 
-def stock_fields(own: Callable[[EncoderShape], dict[str, Any]], config: Any, shape: EncoderShape) -> dict[str, Any]:
+def stock_fields(
+    shape_fields: Callable[[EncoderShape], dict[str, Any]], config: Any, shape: EncoderShape
+) -> dict[str, Any]:
     """Config fields with which the stock classes have a shape.
 
     Args:
@@ -44,11 +48,11 @@ def stock_fields(own: Callable[[EncoderShape], dict[str, Any]], config: Any, sha
     Raises:
         SelectionError: They cannot express it.
     """
-    problem = stock_layout.of_conformer(
+    problem = stock_layout.conformer_obstacle(
         shape, shape.attention, convolution="conv_module", feed_forwards=("ffn1", "ffn2")
     )
-    stock_layout.refuse(problem)
-    return own(shape) | {"intermediate_size": len(shape.feed_forward(f"{shape.layers[0]}.ffn1").units)}
+    stock_layout.raise_if_obstacle(problem)
+    return shape_fields(shape) | {"intermediate_size": len(shape.feed_forward(f"{shape.layers[0]}.ffn1").units)}
 
 
 def bert_fields(shape: EncoderShape) -> dict[str, Any]:
@@ -60,21 +64,21 @@ FAMILIES = (
     Family(
         model_type="wav2vec2-conformer",
         stem="Wav2Vec2Conformer",
-        remembered=REMEMBERED,
-        refused={"conv_dim": []},
+        original_fields=ORIGINAL_FIELDS,
+        poison_fields={"conv_dim": []},
         fields=fields,
         stock_fields=partial(stock_fields, fields),
-        attention=CutConformerAttention,
-        fit=partial(fit, "batch_norm"),
+        attention_class=CutConformerAttention,
+        apply_shape=partial(apply_shape, "batch_norm"),
     ),
     Family(
         model_type="wav2vec2-bert",
         stem="Wav2Vec2Bert",
-        remembered=("hidden_size", "intermediate_size", "num_attention_heads", "num_hidden_layers"),
-        refused={"num_attention_heads": 0},
+        original_fields=("hidden_size", "intermediate_size", "num_attention_heads", "num_hidden_layers"),
+        poison_fields={"num_attention_heads": 0},
         fields=bert_fields,
         stock_fields=partial(stock_fields, bert_fields),
-        attention=CutConformerAttention,
-        fit=partial(fit, "depthwise_layer_norm"),
+        attention_class=CutConformerAttention,
+        apply_shape=partial(apply_shape, "depthwise_layer_norm"),
     ),
 )

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from secateur.architectures.blocks import Table, encoder
+from secateur.architectures.blocks import AxisTable, encoder
 
 
-def declare(table: Table) -> None:
+def declare(table: AxisTable) -> None:
     """The shared rows are all there is."""
     encoder(table)

@@ -36,22 +36,22 @@ class Family:
 
     model_type: str
     stem: str
-    base: str = "Model"
-    heads: Mapping[str, str] = field(default_factory=dict)
-    frame: Callable[[Any], int] | None = None
-    layers: str = "encoder.layers"
-    remembered: tuple[str, ...]
-    refused: Mapping[str, Any]
+    base_suffix: str = "Model"
+    composite_model_types: Mapping[str, str] = field(default_factory=dict)
+    samples_per_frame: Callable[[Any], int] | None = None
+    layers_path: str = "encoder.layers"
+    original_fields: tuple[str, ...]
+    poison_fields: Mapping[str, Any]
     fields: Callable[[EncoderShape], dict[str, Any]]
     stock_fields: Callable[[Any, EncoderShape], dict[str, Any]]
-    attention: type[nn.Module]
-    fit: Callable[[Any, Any, EncoderShape], None]
+    attention_class: type[nn.Module]
+    apply_shape: Callable[[Any, Any, EncoderShape], None]
 
-    def class_name(self, ending: str) -> str:
+    def class_name(self, head_class: str) -> str:
         """The library's name of the class with the head that `ending` names; ``Model`` for the base model."""
-        return self.stem + (self.base if ending == "Model" else ending)
+        return self.stem + (self.base_suffix if head_class == "Model" else head_class)
 
     @property
     def config_name(self) -> str:
         """The library's name of the base model's config class."""
-        return f"{self.stem}{'' if self.base == 'Model' else self.base}Config"
+        return f"{self.stem}{'' if self.base_suffix == 'Model' else self.base_suffix}Config"

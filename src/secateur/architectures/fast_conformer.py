@@ -22,9 +22,9 @@ from secateur.structure import axis as names
 from secateur.structure.encoder_shape import EncoderShape
 
 #: Samples between two log-mel features.
-HOP = 160
+HOP_LENGTH = 160
 
-REMEMBERED = (
+ORIGINAL_FIELDS = (
     "hidden_size",
     "intermediate_size",
     "num_attention_heads",
@@ -45,17 +45,17 @@ class SharedAttentionShape:
         head_dim: Dimensions of a head in the original model.
     """
 
-    kept: bool
+    is_kept: bool
     heads: int
     query_key: int
     value_output: int
     head_dim: int
 
     @classmethod
-    def of(cls, shape: EncoderShape, path: str) -> SharedAttentionShape:
+    def from_encoder_shape(cls, shape: EncoderShape, path: str) -> SharedAttentionShape:
         """That of a module path."""
         return cls(
-            kept=bool(shape.units(names.block(path), 1)),
+            is_kept=bool(shape.units(names.block(path), 1)),
             heads=len(shape.units(names.heads(path), int(shape.original["num_attention_heads"]))),
             query_key=len(shape.units(names.shared_query_key(path), shape.head_dim)),
             value_output=len(shape.units(names.shared_value_output(path), shape.head_dim)),
@@ -68,18 +68,18 @@ class SharedAttentionShape:
         return self.heads
 
     @property
-    def whole(self) -> bool:
+    def has_all_dims(self) -> bool:
         """Whether they have all their dimensions."""
         return self.query_key == self.value_output == self.head_dim
 
 
-class Emptied(nn.Module):
+class ConstantBlock(nn.Module):
     """A block that has lost all its units, or itself: the bias of its output if it is kept, else zero.
 
     Either broadcasts to (B, T, D).
     """
 
-    def __init__(self, output: str, block: nn.Module, *, kept: bool) -> None:
+    def __init__(self, output_name: str, block: nn.Module, *, is_kept: bool) -> None:
         """
         Args:
             output: What the block calls its last linear map.
@@ -87,16 +87,16 @@ class Emptied(nn.Module):
             kept: Whether its bias is.
         """
         super().__init__()
-        bias: Any = block.get_submodule(output).bias
-        self.output = output if kept and bias is not None else ""
-        if self.output:
-            setattr(self, output, OutputBias(len(bias)))
+        bias: Any = block.get_submodule(output_name).bias
+        self.output_name = output_name if is_kept and bias is not None else ""
+        if self.output_name:
+            setattr(self, output_name, OutputBias(len(bias)))
 
     def forward(self, hidden_states: Tensor, **kwargs: Any) -> Tensor:
         """(B, T, D) -> a constant that broadcasts to it."""
-        if not self.output:
+        if not self.output_name:
             return hidden_states.new_zeros(1)
-        bias: Tensor = self.get_submodule(self.output)(hidden_states)
+        bias: Tensor = self.get_submodule(self.output_name)(hidden_states)
         return bias
 
 
@@ -130,7 +130,7 @@ class CutSharedAttention(nn.Module):
             self.v_proj = nn.Linear(width, shape.heads * shape.value_output, bias=config.attention_bias)
             self.o_proj: Any = nn.Linear(shape.heads * shape.value_output, width, bias=config.attention_bias)
         else:
-            self.o_proj = OutputBias(width) if shape.kept and config.attention_bias else None
+            self.o_proj = OutputBias(width) if shape.is_kept and config.attention_bias else None
 
     def forward(
         self,
@@ -156,41 +156,41 @@ class CutSharedAttention(nn.Module):
         batch, time, _ = hidden_states.shape
         if not self.shape.heads:
             if past_key_values is not None and self.layer_idx == 0:  # whose length tells all layers where they are
-                nothing = hidden_states.new_zeros(batch, 1, time, 1)
-                past_key_values.update(nothing, nothing, self.layer_idx)
+                empty_states = hidden_states.new_zeros(batch, 1, time, 1)
+                past_key_values.update(empty_states, empty_states, self.layer_idx)
             constant = hidden_states.new_zeros(1) if self.o_proj is None else self.o_proj(hidden_states)
-            return constant, hidden_states.new_zeros(batch, 0, time, time) if self._eager else None
-        query, key = self._projected("q_proj", hidden_states), self._projected("k_proj", hidden_states)
-        value = self._heads(self.v_proj(hidden_states))
+            return constant, hidden_states.new_zeros(batch, 0, time, time) if self._is_eager else None
+        query, key = self._project("q_proj", hidden_states), self._project("k_proj", hidden_states)
+        value = self._split_heads(self.v_proj(hidden_states))
         if past_key_values is not None:
             key, value = past_key_values.update(key, value, self.layer_idx)
         bias = self._position_bias(query, position_embeddings, value.shape[2], past_key_values)  # (B, heads, T, L)
         if attention_mask is not None:
-            bias = bias.masked_fill(attention_mask.logical_not(), self._closed(bias.dtype))
+            bias = bias.masked_fill(attention_mask.logical_not(), self._masked_logit(bias.dtype))
         context, weights = self._product(query, key, value, bias)
         return self.o_proj(context.transpose(1, 2).reshape(batch, time, -1)), weights
 
     @property
-    def _eager(self) -> bool:
+    def _is_eager(self) -> bool:
         return getattr(self.config, "_attn_implementation", "eager") == "eager"
 
-    def _closed(self, dtype: torch.dtype) -> float:
+    def _masked_logit(self, dtype: torch.dtype) -> float:
         """The logit of a frame that is not attended to, as in the stock class: with a cache a row may have others."""
         return float("-inf") if hasattr(self.config, "sliding_window") else torch.finfo(dtype).min
 
-    def _heads(self, states: Tensor) -> Tensor:
+    def _split_heads(self, states: Tensor) -> Tensor:
         """(B, T, heads x dimensions) -> (B, heads, T, dimensions)."""
         batch, time, width = states.shape
         return states.view(batch, time, self.shape.heads, width // self.shape.heads).transpose(1, 2)
 
-    def _per_head(self, bias: Tensor) -> Tensor:
+    def _split_bias(self, bias: Tensor) -> Tensor:
         """(heads x dimensions) -> (heads, 1, dimensions)."""
         return bias.view(self.shape.heads, 1, self.shape.query_key)
 
-    def _projected(self, name: str, states: Tensor) -> Tensor:
+    def _project(self, name: str, states: Tensor) -> Tensor:
         """Queries or keys of every head; of width zero where nothing is left of them."""
         if self.shape.query_key:
-            return self._heads(self.get_submodule(name)(states))
+            return self._split_heads(self.get_submodule(name)(states))
         return states.new_zeros(states.shape[0], self.shape.heads, states.shape[1], 0)
 
     def _position_bias(self, query: Tensor, positions: Tensor | None, length: int, stream: Any) -> Tensor:
@@ -199,15 +199,17 @@ class CutSharedAttention(nn.Module):
             return query.new_zeros(*query.shape[:3], length)
         assert positions is not None
         keys = relative_keys(self, self.relative_k_proj, positions, time=query.shape[2], stream=stream)
-        logits = (query + self._per_head(self.bias_v)) @ self._heads(keys).transpose(2, 3)  # (B, heads, T, L + T - 1)
+        logits = (query + self._split_bias(self.bias_v)) @ self._split_heads(keys).transpose(
+            2, 3
+        )  # (B, heads, T, L + T - 1)
         bias: Tensor = relative_shift(logits)[..., :length] * self.scaling
         return bias
 
     def _product(self, query: Tensor, key: Tensor, value: Tensor, bias: Tensor) -> tuple[Tensor, Tensor | None]:
         """Attention of every head: (B, heads, T, vo), and weights when eager."""
-        dropout, eager = self.attention_dropout if self.training else 0.0, self._eager
+        dropout, eager = self.attention_dropout if self.training else 0.0, self._is_eager
         if self.shape.query_key:
-            query = query + self._per_head(self.bias_u)
+            query = query + self._split_bias(self.bias_u)
         # torch's fused kernels want equal widths; with unequal ones they fall back to something slower than this.
         if not eager and query.shape[-1] == value.shape[-1]:
             fused = F.scaled_dot_product_attention(
@@ -221,51 +223,57 @@ class CutSharedAttention(nn.Module):
         return weights @ value, weights if eager else None
 
 
-def fit(model: Any, config: Any, shape: EncoderShape) -> None:
+def apply_shape(model: Any, config: Any, shape: EncoderShape) -> None:
     """Replace what pruning cut in a freshly built encoder; the number of layers comes from the config."""
-    fit_subsampling(model.subsampling, config, shape)
+    resize_subsampling(model.subsampling, config, shape)
     for index, (path, layer) in enumerate(zip(shape.layers, model.layers, strict=True)):
-        layer.self_attn = CutSharedAttention(config, SharedAttentionShape.of(shape, f"{path}.self_attn"), index)
+        layer.self_attn = CutSharedAttention(
+            config, SharedAttentionShape.from_encoder_shape(shape, f"{path}.self_attn"), index
+        )
         for name in ("feed_forward1", "feed_forward2"):
             units = shape.feed_forward(f"{path}.{name}")
             if not units.units:
-                setattr(layer, name, Emptied("linear2", getattr(layer, name), kept=units.kept))
+                setattr(layer, name, ConstantBlock("linear2", getattr(layer, name), is_kept=units.is_kept))
                 continue
             block, width = getattr(layer, name), len(units.units)
             block.linear1 = nn.Linear(config.hidden_size, width, bias=config.attention_bias)
             block.linear2 = nn.Linear(width, config.hidden_size, bias=config.attention_bias)
         channels = shape.convolution(f"{path}.conv")
         if channels.units:
-            fit_convolution(layer.conv, len(channels.units))
+            resize_conv_channels(layer.conv, len(channels.units))
         else:
-            layer.conv = Emptied("pointwise_conv2", layer.conv, kept=channels.kept)
+            layer.conv = ConstantBlock("pointwise_conv2", layer.conv, is_kept=channels.is_kept)
 
 
-def fit_convolution(block: Any, channels: int) -> None:
+def resize_conv_channels(block: Any, channels: int) -> None:
     """Give a convolution module so many channels."""
-    block.pointwise_conv1 = widened(block.pointwise_conv1, outputs=2 * channels)
-    block.depthwise_conv = widened(block.depthwise_conv, inputs=channels, outputs=channels)
+    block.pointwise_conv1 = resized_convolution(block.pointwise_conv1, outputs=2 * channels)
+    block.depthwise_conv = resized_convolution(block.depthwise_conv, inputs=channels, outputs=channels)
     block.norm = type(block.norm)(channels, eps=block.norm.eps)
-    block.pointwise_conv2 = widened(block.pointwise_conv2, inputs=channels)
+    block.pointwise_conv2 = resized_convolution(block.pointwise_conv2, inputs=channels)
 
 
-def fit_subsampling(block: Any, config: Any, shape: EncoderShape) -> None:
+def resize_subsampling(block: Any, config: Any, shape: EncoderShape) -> None:
     """Give the convolutions in front their channels, and the linear map behind them its columns."""
     modules = dict(block.named_modules())
-    before = 0
-    for stem, depthwise, pointwise in subsampling_stages(block):
-        path = pointwise or stem
+    in_channels = 0
+    for standard, depthwise, pointwise in subsampling_stages(block):
+        path = pointwise or standard
         channels = len(
             shape.units(names.channels(f"subsampling.{path}"), int(shape.original["subsampling_conv_channels"]))
         )
         if depthwise:
-            _put(block, depthwise, widened(modules[depthwise], inputs=before, outputs=before))
-            _put(block, pointwise, widened(modules[pointwise], inputs=before, outputs=channels))
+            _set_submodule(
+                block, depthwise, resized_convolution(modules[depthwise], inputs=in_channels, outputs=in_channels)
+            )
+            _set_submodule(
+                block, pointwise, resized_convolution(modules[pointwise], inputs=in_channels, outputs=channels)
+            )
         else:
-            _put(block, stem, widened(modules[stem], outputs=channels))
-        before = channels
+            _set_submodule(block, standard, resized_convolution(modules[standard], outputs=channels))
+        in_channels = channels
     columns = block.linear.in_features // int(shape.original["subsampling_conv_channels"])
-    block.linear = nn.Linear(before * columns, config.hidden_size)
+    block.linear = nn.Linear(in_channels * columns, config.hidden_size)
 
 
 def subsampling_stages(block: nn.Module) -> list[tuple[str, str, str]]:
@@ -274,29 +282,29 @@ def subsampling_stages(block: nn.Module) -> list[tuple[str, str, str]]:
     return [(paths[0], "", ""), *(("", *paths[i : i + 2]) for i in range(1, len(paths), 2))]
 
 
-def widened(convolution: Any, *, inputs: int | None = None, outputs: int | None = None) -> Any:
+def resized_convolution(convolution: Any, *, inputs: int | None = None, outputs: int | None = None) -> Any:
     """A convolution like another, of the same class, with other numbers of channels; a depthwise one stays one."""
     inputs = convolution.in_channels if inputs is None else inputs
     outputs = convolution.out_channels if outputs is None else outputs
     depthwise = convolution.groups == convolution.in_channels and convolution.groups > 1
     if (inputs, outputs) == (convolution.in_channels, convolution.out_channels):
         return convolution
-    more = {"cache_key": convolution.cache_key} if hasattr(convolution, "cache_key") else {}
-    if not more or convolution.padding[0]:
-        more["padding"] = convolution.padding
+    optional_arguments = {"cache_key": convolution.cache_key} if hasattr(convolution, "cache_key") else {}
+    if not optional_arguments or convolution.padding[0]:
+        optional_arguments["padding"] = convolution.padding
     if not hasattr(convolution, "cache_key") or isinstance(convolution, nn.Conv1d):
-        more["bias"] = convolution.bias is not None
+        optional_arguments["bias"] = convolution.bias is not None
     return type(convolution)(
         inputs,
         outputs,
         convolution.kernel_size[0],
         stride=convolution.stride[0],
         groups=inputs if depthwise else 1,
-        **more,
+        **optional_arguments,
     )
 
 
-def _put(block: nn.Module, path: str, module: nn.Module) -> None:
+def _set_submodule(block: nn.Module, path: str, module: nn.Module) -> None:
     parent, _, name = path.rpartition(".")
     setattr(block.get_submodule(parent), name, module)
 
@@ -313,34 +321,34 @@ def stock_fields(config: Any, shape: EncoderShape) -> dict[str, Any]:
     Raises:
         SelectionError: They cannot express it.
     """
-    layers = stock_layout.of_conformer(
+    layer_obstacle = stock_layout.conformer_obstacle(
         shape,
-        partial(SharedAttentionShape.of, shape),
+        partial(SharedAttentionShape.from_encoder_shape, shape),
         convolution="conv",
         feed_forwards=("feed_forward1", "feed_forward2"),
     )
-    stock_layout.refuse(layers or subsampling_obstacle(config, shape))
-    own = {
+    stock_layout.raise_if_obstacle(layer_obstacle or subsampling_obstacle(config, shape))
+    stock_values = {
         "intermediate_size": len(shape.feed_forward(f"{shape.layers[0]}.feed_forward1").units),
         "subsampling_conv_channels": subsampling_widths(config, shape)[0],
     }
-    return fields(shape) | own
+    return fields(shape) | stock_values
 
 
 def subsampling_widths(config: Any, shape: EncoderShape) -> list[int]:
     """Channels of the stages in front, those that lost some before those that are whole."""
-    cut = [
+    pruned_widths = [
         len(units)
         for name, units in shape.axes.items()
         if name.startswith("subsampling.") and name.endswith("/channels")
     ]
     stages = int(config.subsampling_factor).bit_length() - 1  # each halves the frames
-    return cut + [int(shape.original["subsampling_conv_channels"])] * (stages - len(cut))
+    return pruned_widths + [int(shape.original["subsampling_conv_channels"])] * (stages - len(pruned_widths))
 
 
-def frame(config: Any) -> int:
+def samples_per_frame(config: Any) -> int:
     """Return how many samples a frame of an encoder stands for."""
-    return HOP * int(config.subsampling_factor)
+    return HOP_LENGTH * int(config.subsampling_factor)
 
 
 def subsampling_obstacle(config: Any, shape: EncoderShape) -> str:
@@ -349,20 +357,20 @@ def subsampling_obstacle(config: Any, shape: EncoderShape) -> str:
     return f"subsampling widths differ: {', '.join(map(str, widths))}" if len(set(widths)) > 1 else ""
 
 
-def _family(model_type: str, stem: str, heads: Mapping[str, str]) -> Family:
+def _family(model_type: str, stem: str, composite_model_types: Mapping[str, str]) -> Family:
     return Family(
         model_type=model_type,
         stem=stem,
-        base="Encoder",
-        heads=heads,
-        frame=frame,
-        layers="layers",
-        remembered=REMEMBERED,
-        refused={"num_attention_heads": 0},
+        base_suffix="Encoder",
+        composite_model_types=composite_model_types,
+        samples_per_frame=samples_per_frame,
+        layers_path="layers",
+        original_fields=ORIGINAL_FIELDS,
+        poison_fields={"num_attention_heads": 0},
         fields=fields,
         stock_fields=stock_fields,
-        attention=CutSharedAttention,
-        fit=fit,
+        attention_class=CutSharedAttention,
+        apply_shape=apply_shape,
     )
 
 

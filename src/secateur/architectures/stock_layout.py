@@ -9,37 +9,41 @@ from secateur.errors import SelectionError
 from secateur.structure.encoder_shape import EncoderShape
 
 
-def refuse(problem: str) -> None:
+def raise_if_obstacle(problem: str) -> None:
     """Raise a SelectionError that names an obstacle, where there is one."""
     if problem:
         raise SelectionError(f"This shape does not fit the stock layout: {problem}; use the registered layout.")
 
 
-class Attention(Protocol):
+class AttentionLayout(Protocol):
     """An attention block: whether it is there, how many heads it has left, and whether these have all dimensions."""
 
     @property
-    def kept(self) -> bool: ...
+    def is_kept(self) -> bool: ...
 
     @property
     def count(self) -> int: ...
 
     @property
-    def whole(self) -> bool: ...
+    def has_all_dims(self) -> bool: ...
 
 
-def of_attention(block: Attention, shape: EncoderShape, layer: int) -> str:
+def attention_obstacle(block: AttentionLayout, shape: EncoderShape, layer: int) -> str:
     """Of the attention block of a layer, given its number."""
     heads = int(shape.original["num_attention_heads"])
-    if not block.kept:
+    if not block.is_kept:
         return f"the attention block of layer {layer} is removed"
     if block.count < heads:
         return f"layer {layer} has {block.count} of {heads} heads"
-    return "" if block.whole else f"heads of layer {layer} have lost single dimensions"
+    return "" if block.has_all_dims else f"heads of layer {layer} have lost single dimensions"
 
 
-def of_conformer(
-    shape: EncoderShape, attention: Callable[[str], Attention], *, convolution: str, feed_forwards: Sequence[str]
+def conformer_obstacle(
+    shape: EncoderShape,
+    attention_shape: Callable[[str], AttentionLayout],
+    *,
+    convolution: str,
+    feed_forwards: Sequence[str],
 ) -> str:
     """Of a Conformer's layers.
 
@@ -49,10 +53,10 @@ def of_conformer(
         convolution: What a layer calls its convolution module.
         feed_forwards: What it calls its feed-forward blocks.
     """
-    width, front = int(shape.original["hidden_size"]), feed_forwards[0]
-    first = len(shape.feed_forward(f"{shape.layers[0]}.{front}").units)
+    width, first_name = int(shape.original["hidden_size"]), feed_forwards[0]
+    first_width = len(shape.feed_forward(f"{shape.layers[0]}.{first_name}").units)
     for layer, path in enumerate(shape.layers):
-        if problem := of_attention(attention(f"{path}.self_attn"), shape, layer):
+        if problem := attention_obstacle(attention_shape(f"{path}.self_attn"), shape, layer):
             return problem
         channels = len(shape.convolution(f"{path}.{convolution}").units)
         if channels < width:
@@ -61,6 +65,6 @@ def of_conformer(
             units = len(shape.feed_forward(f"{path}.{name}").units)
             if not units:
                 return f"{name} of layer {layer} has no units left"
-            if units != first:
-                return f"feed-forward widths differ: {first} in {front} of layer 0, {units} in {name} of layer {layer}"
+            if units != first_width:
+                return f"feed-forward widths differ: {first_width} in {first_name} of layer 0, {units} in {name} of layer {layer}"
     return ""

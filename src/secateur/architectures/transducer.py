@@ -17,17 +17,17 @@ from torch.nn import functional as F
 
 from secateur.architectures import stock_layout
 from secateur.structure import axis as names
-from secateur.structure.encoder_shape import kept_in
+from secateur.structure.encoder_shape import parse_kept_units
 from secateur.structure.structure import TRANSDUCER
 
 #: Endings of the classes with such a head, and the paths of its parts.
-ENDINGS = ("ForRNNT", "ForTDT")
-PARTS = ("encoder_projector", "decoder", "joint")
+TRANSDUCER_HEAD_CLASSES = ("ForRNNT", "ForTDT")
+HEAD_PARTS = ("encoder_projector", "decoder", "joint")
 EMBEDDING, LSTM, PROJECTOR, OUTPUT = "decoder.embedding", "decoder.lstm", "decoder.decoder_projector", "joint.head"
 
 #: Config fields whose original values a cut config remembers.
-REMEMBERED = ("decoder_hidden_size", "num_decoder_layers")
-_WEIGHTS = ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
+ORIGINAL_FIELDS = ("decoder_hidden_size", "num_decoder_layers")
+_WEIGHT_NAMES = ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,21 +45,23 @@ class HeadShape:
     axes: Mapping[str, tuple[int, ...]]
 
     @classmethod
-    def of(cls, config: Any) -> HeadShape:
+    def from_config(cls, config: Any) -> HeadShape:
         """That of a config, stock or cut."""
         record, original = getattr(config, "secateur", None) or {}, original_of(config)
-        axes = kept_in(record)
+        axes = parse_kept_units(record)
         return cls(width=original["decoder_hidden_size"], layers=original["num_decoder_layers"], axes=axes)
 
     @property
     def predictor(self) -> tuple[str, ...]:
         """Axes of the predictor in the order of the data: the embedding's, then each layer's."""
-        return names.embedded(EMBEDDING), *(names.recurrent(LSTM, layer) for layer in range(self.layers))
+        return names.predictor_embedding(EMBEDDING), *(
+            names.predictor_layer(LSTM, layer) for layer in range(self.layers)
+        )
 
     @property
     def joiner(self) -> str:
         """The axis of the joiner."""
-        return names.joined("joint")
+        return names.joiner("joint")
 
     def units(self, name: str) -> tuple[int, ...]:
         """Units that an axis still has."""
@@ -68,13 +70,13 @@ class HeadShape:
 
 def is_of_head(scope: str) -> bool:
     """Whether a scope of costs is of a transducer's head, and not of its encoder."""
-    return scope == TRANSDUCER or scope.partition(".")[0] in PARTS
+    return scope == TRANSDUCER or scope.partition(".")[0] in HEAD_PARTS
 
 
 def original_of(config: Any) -> dict[str, int]:
     """The dense head's remembered config fields."""
     record = getattr(config, "secateur", None) or {}
-    return record.get("original") or {name: getattr(config, name) for name in REMEMBERED}
+    return record.get("original") or {name: getattr(config, name) for name in ORIGINAL_FIELDS}
 
 
 def stock_width(shape: HeadShape) -> int:
@@ -84,12 +86,12 @@ def stock_width(shape: HeadShape) -> int:
         SelectionError: Its parts are of several.
     """
     widths = [len(shape.units(name)) for name in (*shape.predictor, shape.joiner)]
-    told = f"widths of predictor and joiner differ: {', '.join(map(str, widths))}"
-    stock_layout.refuse(told if len(set(widths)) > 1 else "")
+    obstacle = f"widths of predictor and joiner differ: {', '.join(map(str, widths))}"
+    stock_layout.raise_if_obstacle(obstacle if len(set(widths)) > 1 else "")
     return widths[0]
 
 
-class Recurrent(nn.Module):
+class UnevenLSTM(nn.Module):
     """An LSTM whose layers have each their own width, and whose weights are read anew in every pass.
 
     Like `nn.LSTM` with `batch_first`, with its parameter names, but masks on its weights are seen: torch's own class
@@ -97,7 +99,7 @@ class Recurrent(nn.Module):
     layer, (layers, B, widest), with zeros behind those of narrower ones, so that they fit the library's cache.
     """
 
-    def __init__(self, inputs: int, widths: Sequence[int]) -> None:
+    def __init__(self, in_features: int, widths: Sequence[int]) -> None:
         """
         Args:
             inputs: Features in.
@@ -106,23 +108,23 @@ class Recurrent(nn.Module):
         super().__init__()
         self.widths = tuple(widths)
         for layer, width in enumerate(self.widths):
-            shapes = (4 * width, inputs), (4 * width, width), (4 * width,), (4 * width,)
-            for name, shape in zip(_WEIGHTS, shapes, strict=True):
-                start = torch.empty(shape).uniform_(-(width**-0.5), width**-0.5)  # as torch's own begins
-                self.register_parameter(f"{name}_l{layer}", nn.Parameter(start))
-            inputs = width
+            shapes = (4 * width, in_features), (4 * width, width), (4 * width,), (4 * width,)
+            for name, shape in zip(_WEIGHT_NAMES, shapes, strict=True):
+                initial = torch.empty(shape).uniform_(-(width**-0.5), width**-0.5)  # as torch's own begins
+                self.register_parameter(f"{name}_l{layer}", nn.Parameter(initial))
+            in_features = width
 
     @classmethod
-    def like(cls, lstm: nn.LSTM) -> Recurrent:
+    def from_lstm(cls, lstm: nn.LSTM) -> UnevenLSTM:
         """The same LSTM, sharing its parameters."""
         assert (lstm.batch_first, lstm.bias, lstm.bidirectional) == (True, True, False)
         assert (lstm.dropout, lstm.proj_size) == (0.0, 0)
         with torch.device("meta"):
-            new = cls(lstm.input_size, [lstm.hidden_size] * lstm.num_layers)
+            lstm_copy = cls(lstm.input_size, [lstm.hidden_size] * lstm.num_layers)
         for name, parameter in lstm.named_parameters():
-            setattr(new, name, parameter)
-        new.training = lstm.training
-        return new
+            setattr(lstm_copy, name, parameter)
+        lstm_copy.training = lstm.training
+        return lstm_copy
 
     def forward(
         self, values: Tensor, states: tuple[Tensor, Tensor] | None = None
@@ -140,14 +142,16 @@ class Recurrent(nn.Module):
         if states is None:
             zeros = values.new_zeros(len(self.widths), len(values), widest)
             states = zeros, zeros
-        ends: tuple[list[Tensor], list[Tensor]] = [], []
+        final_states: tuple[list[Tensor], list[Tensor]] = [], []
         for layer, width in enumerate(self.widths):
-            weights = [getattr(self, f"{name}_l{layer}") for name in _WEIGHTS]
-            start = [state[layer : layer + 1, :, :width].contiguous() for state in states]
-            values, *last = torch.lstm(values, start, weights, True, 1, 0.0, self.training, False, True)
-            for end, state in zip(ends, last, strict=True):
-                end.append(F.pad(state, (0, widest - width)))
-        return values, (torch.cat(ends[0]), torch.cat(ends[1]))
+            weights = [getattr(self, f"{name}_l{layer}") for name in _WEIGHT_NAMES]
+            initial_states = [state[layer : layer + 1, :, :width].contiguous() for state in states]
+            values, *layer_states = torch.lstm(
+                values, initial_states, weights, True, 1, 0.0, self.training, False, True
+            )
+            for states_list, state in zip(final_states, layer_states, strict=True):
+                states_list.append(F.pad(state, (0, widest - width)))
+        return values, (torch.cat(final_states[0]), torch.cat(final_states[1]))
 
 
 class CutPredictor(nn.Module):
@@ -160,10 +164,10 @@ class CutPredictor(nn.Module):
             shape: Of the head.
         """
         super().__init__()
-        inputs, *widths = (len(shape.units(name)) for name in shape.predictor)
+        embedding_width, *widths = (len(shape.units(name)) for name in shape.predictor)
         self.blank_token_id = config.blank_token_id
-        self.embedding = nn.Embedding(config.vocab_size, inputs)
-        self.lstm = Recurrent(inputs, widths)
+        self.embedding = nn.Embedding(config.vocab_size, embedding_width)
+        self.lstm = UnevenLSTM(embedding_width, widths)
         self.decoder_projector = nn.Linear(widths[-1], len(shape.units(shape.joiner)))
 
     def forward(self, input_ids: Tensor, cache: Any = None) -> Tensor:
@@ -178,22 +182,22 @@ class CutPredictor(nn.Module):
             (B, U, width of the joiner).
         """
         if cache is None:
-            return self._projected(input_ids, None)[0]
-        written = input_ids[:, -1] != self.blank_token_id
-        began = cache.is_initialized
-        if not began:
-            self._begin(cache, input_ids)
-        elif not written.any():
+            return self._predict(input_ids, None)[0]
+        is_token = input_ids[:, -1] != self.blank_token_id
+        was_initialized = cache.is_initialized
+        if not was_initialized:
+            self._init_cache(cache, input_ids)
+        elif not is_token.any():
             return cache.cache  # type: ignore[no-any-return]
-        output, hidden, cells = self._projected(input_ids, (cache.hidden_state, cache.cell_state))
-        cache.update(output, hidden, cells, mask=written if began else None)
+        output, hidden, cells = self._predict(input_ids, (cache.hidden_state, cache.cell_state))
+        cache.update(output, hidden, cells, mask=is_token if was_initialized else None)
         return cache.cache  # type: ignore[no-any-return]
 
-    def _projected(self, tokens: Tensor, states: tuple[Tensor, Tensor] | None) -> tuple[Tensor, Tensor, Tensor]:
+    def _predict(self, tokens: Tensor, states: tuple[Tensor, Tensor] | None) -> tuple[Tensor, Tensor, Tensor]:
         values, (hidden, cells) = self.lstm(self.embedding(tokens), states)
         return self.decoder_projector(values), hidden, cells
 
-    def _begin(self, cache: Any, input_ids: Tensor) -> None:
+    def _init_cache(self, cache: Any, input_ids: Tensor) -> None:
         """Fill a new cache with zeros of our widths; the library's would have those of the config."""
         width, dtype = self.decoder_projector.out_features, self.decoder_projector.weight.dtype
         zeros = partial(torch.zeros, dtype=dtype, device=input_ids.device)  # the weights may be offloaded
@@ -203,9 +207,9 @@ class CutPredictor(nn.Module):
         cache.is_initialized = True
 
 
-def fit_head(model: Any, config: Any) -> None:
+def resize_transducer_head(model: Any, config: Any) -> None:
     """Replace the head of a freshly built transducer by one of the shape that its config says."""
-    shape = HeadShape.of(config)
+    shape = HeadShape.from_config(config)
     width = len(shape.units(shape.joiner))
     model.encoder_projector = nn.Linear(config.encoder_config.hidden_size, width)
     model.decoder = CutPredictor(config, shape)

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from torch import nn
 
-from secateur.architectures.blocks import Table
-from secateur.architectures.transducer import EMBEDDING, LSTM, OUTPUT, PARTS, PROJECTOR, HeadShape
+from secateur.architectures.blocks import AxisTable
+from secateur.architectures.transducer import EMBEDDING, HEAD_PARTS, LSTM, OUTPUT, PROJECTOR, HeadShape
 from secateur.structure import Axis
 
-_GATES = 4  # of an LSTM: input, forget, cell, output, one behind the other
+_NUM_LSTM_GATES = 4  # of an LSTM: input, forget, cell, output, one behind the other
 
 
-def declare(table: Table, model: nn.Module, shape: HeadShape) -> None:
+def declare(table: AxisTable, model: nn.Module, shape: HeadShape) -> None:
     """The embedding's dimensions, the hidden units of every LSTM layer, and the width of the joiner.
 
     The mask of a hidden unit enters where the unit is heard: in the same layer a token later, in the next layer or the
@@ -23,25 +23,25 @@ def declare(table: Table, model: nn.Module, shape: HeadShape) -> None:
         model: The whole model, possibly on the meta device.
         shape: Of the head.
     """
-    for part in PARTS:
-        table.add(part, model.get_submodule(part))
+    for part in HEAD_PARTS:
+        table.add_head_part(part, model.get_submodule(part))
     for path in (PROJECTOR, OUTPUT, "encoder_projector"):
-        table.leave_out(path)
+        table.exclude_macs(path)
     for name in (*shape.predictor, shape.joiner):
-        table.axis(Axis(name=name, units=shape.units(name), original=shape.width, least=1))
-    before, *layers = shape.predictor
-    table.bind(f"{EMBEDDING}.weight", 1, before)
-    for layer, own in enumerate(layers):
+        table.add_axis(Axis(name=name, units=shape.units(name), original=shape.width, min_units=1))
+    input_axis, *layers = shape.predictor
+    table.bind_dim(f"{EMBEDDING}.weight", 1, input_axis)
+    for layer, output_axis in enumerate(layers):
         for name in ("weight_ih", "weight_hh", "bias_ih", "bias_hh"):
-            table.bind(f"{LSTM}.{name}_l{layer}", 0, *[own] * _GATES)
-        for name, axis in (("weight_ih", before), ("weight_hh", own)):
-            table.bind(f"{LSTM}.{name}_l{layer}", 1, axis)
-            table.tap(f"{LSTM}.{name}_l{layer}", 1, axis)
-        before = own
-    table.bind(f"{PROJECTOR}.weight", 1, before)
-    table.tap(f"{PROJECTOR}.weight", 1, before)
+            table.bind_dim(f"{LSTM}.{name}_l{layer}", 0, *[output_axis] * _NUM_LSTM_GATES)
+        for name, axis in (("weight_ih", input_axis), ("weight_hh", output_axis)):
+            table.bind_dim(f"{LSTM}.{name}_l{layer}", 1, axis)
+            table.add_mask_site(f"{LSTM}.{name}_l{layer}", 1, axis)
+        input_axis = output_axis
+    table.bind_dim(f"{PROJECTOR}.weight", 1, input_axis)
+    table.add_mask_site(f"{PROJECTOR}.weight", 1, input_axis)
     for path in ("encoder_projector", PROJECTOR):
-        table.bind(f"{path}.weight", 0, shape.joiner)
-        table.bind(f"{path}.bias", 0, shape.joiner)
-    table.bind(f"{OUTPUT}.weight", 1, shape.joiner)
-    table.tap(f"{OUTPUT}.weight", 1, shape.joiner)
+        table.bind_dim(f"{path}.weight", 0, shape.joiner)
+        table.bind_dim(f"{path}.bias", 0, shape.joiner)
+    table.bind_dim(f"{OUTPUT}.weight", 1, shape.joiner)
+    table.add_mask_site(f"{OUTPUT}.weight", 1, shape.joiner)

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from secateur.architectures.blocks import Table, encoder
+from secateur.architectures.blocks import AxisTable, encoder
 from secateur.structure import axis as names
 
 
-def declare(table: Table) -> None:
+def declare(table: AxisTable) -> None:
     """One factor a head in each layer's bias gate, which goes with the last head of its layer.
 
     The position table of layer 0 serves all layers: it is whole while any head of any layer is alive.
@@ -15,8 +15,8 @@ def declare(table: Table) -> None:
     attention = [f"{path}.attention" for path in table.shape.layers]
     for path in attention:
         heads = names.heads(path)
-        table.bind(f"{path}.gru_rel_pos_const", 1, heads)
-        table.leave_out(f"{path}.gru_rel_pos_linear")
-        table.any_of(f"{path}.gru_rel_pos_linear.weight", heads)
-        table.any_of(f"{path}.gru_rel_pos_linear.bias", heads)
-    table.any_of(f"{attention[0]}.rel_attn_embed.weight", *(names.heads(path) for path in attention))
+        table.bind_dim(f"{path}.gru_rel_pos_const", 1, heads)
+        table.exclude_macs(f"{path}.gru_rel_pos_linear")
+        table.exists_if_any(f"{path}.gru_rel_pos_linear.weight", heads)
+        table.exists_if_any(f"{path}.gru_rel_pos_linear.bias", heads)
+    table.exists_if_any(f"{attention[0]}.rel_attn_embed.weight", *(names.heads(path) for path in attention))

@@ -129,7 +129,7 @@ def _check_sample_rates(config: BenchConfig) -> dict[str, int]:
             logger.warning("%s has no inference-only form: it is measured as it is", name)
             if FORMS[0] not in config.forms:
                 raise ConfigError(f"forms: got {FORMS[1]!r}, allowed is {FORMS[0]!r}: {name!r} has no other.")
-        min_samples, sample_rate = structure.shortest, sample_rates[name]
+        min_samples, sample_rate = structure.min_samples, sample_rates[name]
         short_lengths = [seconds for seconds in config.seconds if round(sample_rate * seconds) < min_samples]
         if short_lengths:
             raise ConfigError(

@@ -89,9 +89,9 @@ def float32_products() -> Finding:
 
 def bfloat16_convolutions() -> Finding:
     """Whether bfloat16 convolutions of few channels are right on this processor, measured on the spot."""
-    from secateur.nn.narrow_convolution import error_of_narrow_convolution
+    from secateur.nn.narrow_convolution import narrow_convolution_error
 
-    error = error_of_narrow_convolution()
+    error = narrow_convolution_error()
     detail = f"groups of 12 channels have a relative error of {error:.0e} in bfloat16"
     if error < BFLOAT16_TOLERANCE:
         return Finding(name="bfloat16 convolutions", status="ok", detail=detail)

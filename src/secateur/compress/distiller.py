@@ -24,7 +24,7 @@ from secateur.losses.layer_mapping import (
     StudentProjections,
     teacher_layers,
 )
-from secateur.nn.norm import tell_lengths
+from secateur.nn.norm import set_valid_lengths
 from secateur.tasks import Task
 
 #: (student's hidden state, teacher's hidden state), 0 being the input of the first layer.
@@ -44,7 +44,7 @@ def model_inputs(model: nn.Module | ModelView, audio: AudioBatch) -> dict[str, T
     """What a model's forward pass takes of a batch, by name, and the lengths told to a front end that wants them."""
     view = ModelView.of(model)
     weight = next(view.model.parameters())
-    tell_lengths(view.encoder, None if audio.mask is None else audio.lengths)
+    set_valid_lengths(view.encoder, None if audio.mask is None else audio.lengths)
     inputs = {view.model.main_input_name: audio.values.to(weight.device, weight.dtype)}
     return inputs if audio.mask is None else inputs | {"attention_mask": audio.mask.to(weight.device)}
 

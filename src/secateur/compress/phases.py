@@ -40,9 +40,9 @@ from secateur.gates import GateSet, make_gates
 from secateur.hf.load import load_model
 from secateur.hf.model_view import ModelView
 from secateur.hf.save import atomic_folder, write_model
-from secateur.nn.norm import leave_padding_out
+from secateur.nn.norm import replace_group_norm
 from secateur.records.files import read_json, write_json
-from secateur.structure import Selection, Structure, close
+from secateur.structure import Selection, Structure, normalize
 from secateur.surgery.choose import Choice, choose, choose_uniform_share
 from secateur.surgery.cut import cut
 from secateur.surgery.importance import magnitude_scores, order_scores
@@ -83,7 +83,7 @@ def finetune(context: RunContext, folder: Path, *, resume: bool, on_progress: On
                 write_json(partial_folder / "finetuned.json", _timing_record(result))
         process().wait_for_everyone()
     teacher = load_model(finetuned_folder).requires_grad_(False)
-    leave_padding_out(ModelView.of(teacher).encoder)
+    replace_group_norm(ModelView.of(teacher).encoder)
     task.head.cpu()
     task.restore(finetuned_folder)
     return replace(context, teacher=teacher, task=task, has_new_head=False)
@@ -151,7 +151,7 @@ def select(context: RunContext, folder: Path, learned_folder: Path) -> None:
         return
     choice_config, structure, limits = context.config.choose, context.structure, context.cost_limits()
     if isinstance(choice_config, FromFile):
-        normalized = close(structure, Selection.load(choice_config.path))
+        normalized = normalize(structure, Selection.load(choice_config.path))
         counted_costs = {limit.name: limit.cost.count(normalized.selection) for limit in limits}
         choice = Choice(
             selection=normalized.selection,
@@ -162,7 +162,7 @@ def select(context: RunContext, folder: Path, learned_folder: Path) -> None:
             ).name,
             moved_units=0,
             gated_units=0,
-            notes=normalized.notes,
+            notes=normalized.adjustments,
         )
     elif isinstance(choice_config, FromScore):
         uses_magnitude = choice_config.score == "magnitude"
@@ -338,7 +338,7 @@ def _make_distiller(student: PreTrainedModel, training: TrainingConfig, objectiv
     """The student with its maps, and with a head where the task has one."""
     view, task = ModelView.of(student), objective.task
     if task is not None:
-        leave_padding_out(view.encoder)
+        replace_group_norm(view.encoder)
     return DistillationModel(
         trainable_part(view, task),
         objective.distill,

@@ -21,7 +21,7 @@ from secateur.compress.student import Student, selection_of
 from secateur.cost import Cost, Terms
 from secateur.cost.expected import indicator
 from secateur.gates import GateSet
-from secateur.structure import close
+from secateur.structure import normalize
 from secateur.surgery.choose import CostLimit
 
 logger = logging.getLogger(__name__)
@@ -117,7 +117,7 @@ class ProgressiveShrinking:
 
         counts = range(1, len(order) + 1)
         count = len(order) if not exceeds_limit(len(order)) else bisect.bisect_left(counts, True, key=exceeds_limit)
-        normalized = close(structure, selection_of(structure, keep_without(count))).selection
+        normalized = normalize(structure, selection_of(structure, keep_without(count))).selection
         gates.is_frozen = indicator(structure, normalized.axes)[gates.positions] == 0
 
     def _keep_min_units(self, order: Tensor) -> Tensor:
@@ -126,8 +126,8 @@ class ProgressiveShrinking:
         for axis in structure.axes.values():
             axis_positions = torch.arange(axis.size) + structure.offsets[axis.name]
             in_axis = torch.isin(order, axis_positions)
-            if axis.least and int(is_kept[axis_positions].sum()) - int(in_axis.sum()) < axis.least:
-                order = torch.cat([order[~in_axis], order[in_axis][: -axis.least]])
+            if axis.min_units and int(is_kept[axis_positions].sum()) - int(in_axis.sum()) < axis.min_units:
+                order = torch.cat([order[~in_axis], order[in_axis][: -axis.min_units]])
         return order
 
     def _is_worth_shrinking(self) -> bool:

@@ -16,7 +16,7 @@ from secateur.compress.spec_augment import MASK_METHOD, has_masking, install_mas
 from secateur.errors import ConfigError
 from secateur.hf.model_view import ModelView
 from secateur.masking.attach import replace_hidden_state
-from secateur.nn.norm import ValidGroupNorm, leave_padding_out, tell_lengths
+from secateur.nn.norm import ValidGroupNorm, replace_group_norm, set_valid_lengths
 
 #: Attributes of modules with the chance that something is dropped, where no module of its own has it.
 DROPOUT_ATTRIBUTES = ("dropout", "activation_dropout", "attention_dropout", "dropout_positions", "layerdrop")
@@ -110,7 +110,7 @@ def regularized(
         view = ModelView.of(student())
         model = view.model
         remove_masking(view.encoder)
-        tell_lengths(view.encoder, None)  # those of the last batch stay until its backward pass is over
+        set_valid_lengths(view.encoder, None)  # those of the last batch stay until its backward pass is over
         for path, name, value in original_values:
             owner = _resolve_path(model, path)
             if owner is not None:
@@ -138,7 +138,7 @@ def copy_training_state(source_view: ModelView, target_view: ModelView) -> None:
     for name, parameter in target.named_parameters():
         parameter.requires_grad_(parameters[name].requires_grad)
     if any(isinstance(module, ValidGroupNorm) for module in modules.values()):
-        leave_padding_out(target_view.encoder)
+        replace_group_norm(target_view.encoder)
 
 
 def _drop_layers(view: ModelView, share: float) -> list[RemovableHandle]:
@@ -146,7 +146,7 @@ def _drop_layers(view: ModelView, share: float) -> list[RemovableHandle]:
 
     The hidden state of such a layer is its input, so that a pass gives as many states as ever, in their order.
     """
-    layers = view.encoder.get_submodule(view.family.layers)
+    layers = view.encoder.get_submodule(view.family.layers_path)
     return [layer.register_forward_hook(partial(_drop_layer, share), prepend=True) for layer in layers]
 
 

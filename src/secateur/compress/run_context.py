@@ -38,7 +38,7 @@ from secateur.hf.hub_files import find_file
 from secateur.hf.load import LoadedCheckpoint, load_checkpoint, with_head
 from secateur.hf.model_view import ModelView
 from secateur.losses.layer_mapping import teacher_layers
-from secateur.nn.norm import leave_padding_out
+from secateur.nn.norm import replace_group_norm
 from secateur.structure import Structure
 from secateur.surgery.choose import CostLimit
 from secateur.surgery.comparison import inference_mode, random_audio, run_model
@@ -164,7 +164,7 @@ def prepare_run(
     _check_finite(teacher_view, structure, config.model)
     gated_axes = frozenset() if needs_new_head(config, structure) else pruned_axes(config, structure)
     if config.distill is not None:
-        teacher_layers(config.distill.pairing, len(list(structure.of_kinds(("layer",)))))
+        teacher_layers(config.distill.pairing, len(list(structure.axes_of_kinds(("layer",)))))
     input_features = load_input_features(source, structure)
     train, held_out_corpus, notes = _open_audio(config, input_features.sample_rate)
     task = None
@@ -229,7 +229,7 @@ def _check_finite(teacher_view: ModelView, structure: Structure, name: str) -> N
     generator = torch.Generator().manual_seed(0)
     teacher = teacher_view.model
     with inference_mode(teacher):
-        audio = random_audio(structure, max(8000, structure.shortest), teacher.dtype, generator)
+        audio = random_audio(structure, max(8000, structure.min_samples), teacher.dtype, generator)
         states = run_model(teacher_view.encoder, audio).hidden_states
     if not all(bool(torch.isfinite(state).all()) for state in states):
         raise ModelError(
@@ -335,7 +335,7 @@ def _add_task_head(config: PruneConfig, teacher_view: ModelView, task: Task) -> 
         task.init_head(teacher_view.model)
     elif task.head_class == "ForCTC":
         teacher_view.config.update(task.fields())  # its blank, where the config names none that it could be
-    leave_padding_out(teacher_view.encoder)
+    replace_group_norm(teacher_view.encoder)
     return teacher_view
 
 

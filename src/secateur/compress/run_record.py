@@ -153,7 +153,7 @@ def _gate_record(
 
 def _values_of_kind(structure: Structure, values: Tensor, kind: str) -> Tensor:
     parts = [
-        values[structure.offsets[a.name] : structure.offsets[a.name] + a.size] for a in structure.of_kinds((kind,))
+        values[structure.offsets[a.name] : structure.offsets[a.name] + a.size] for a in structure.axes_of_kinds((kind,))
     ]
     return torch.cat(parts) if parts else values[:0]
 

@@ -332,7 +332,7 @@ class PruneUnit(DistillUnit):
     def _open_layers(self) -> list[bool]:
         """Whether each layer's attention block is open in this draw."""
         structure, values = self.gates.structure, self.gate_values.detach()
-        blocks = [structure.axes[names.block(heads.path)] for heads in structure.of_kinds(("heads",))]
+        blocks = [structure.axes[names.block(heads.path)] for heads in structure.axes_of_kinds(("heads",))]
         is_open = [bool(block.size and values[structure.offsets[block.name]] != 0) for block in blocks]
         return is_open[: self.module.depth]
 

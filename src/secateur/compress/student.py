@@ -31,7 +31,7 @@ class Student:
         """
         self.original_structure, self.static = structure, static
         # Weight norm has one magnitude for all units: what is cut off would change how the others learn.
-        magnitude_bindings = [bind for weight in structure.weights if weight.magnitude for bind in weight.binds]
+        magnitude_bindings = [bind for weight in structure.weights if weight.magnitude for bind in weight.bindings]
         self.uncut_axes = frozenset(name for bind in magnitude_bindings for name in bind.axes)
         self._attach_masks(ModelView.of(model), structure)
 

@@ -20,7 +20,7 @@ from secateur.errors import ConfigError
 from secateur.gates import check_kinds
 from secateur.hf.model_view import ConfigView, ModelView
 from secateur.losses.constraint import Constraint
-from secateur.structure import Selection, Structure, close
+from secateur.structure import Selection, Structure, normalize
 from secateur.structure.axis import HEAD_KINDS
 from secateur.surgery.choose import CostLimit, check_limits_reachable, units_counted_by
 from secateur.surgery.factorize import factorize, factorized_config, resolve_ranks
@@ -62,7 +62,7 @@ def pruned_axes(config: PruneConfig, structure: Structure) -> frozenset[str]:
     """
     kinds = config.pruned_kinds
     check_kinds(kinds)
-    axes = [axis for axis in structure.of_kinds(kinds) if axis.size]
+    axes = [axis for axis in structure.axes_of_kinds(kinds) if axis.size]
     if isinstance(config.choose, FromFile):
         return frozenset(axis.name for axis in axes)
     if "rank" in kinds and not any(axis.kind == "rank" for axis in axes):
@@ -113,7 +113,7 @@ def check_new_head(config: PruneConfig, structure: Structure) -> None:
     """Raise a ConfigError where something of a head is to be chosen before it has learned anything."""
     choice_config = config.choose
     axes = Selection.load(choice_config.path).axes if isinstance(choice_config, FromFile) else {}
-    is_head_named = any(structure.in_head(name.rpartition("/")[0]) for name in axes)
+    is_head_named = any(structure.is_in_head(name.rpartition("/")[0]) for name in axes)
     is_head_chosen = is_head_named or (
         isinstance(choice_config, FromScore) and any(kind in HEAD_KINDS for kind in choice_config.kinds)
     )
@@ -163,9 +163,9 @@ def check_cost_targets(
                 "another scope, or longer audio."
             )
     if isinstance(config.choose, FromFile):
-        close(structure, Selection.load(config.choose.path))
+        normalize(structure, Selection.load(config.choose.path))
         return
-    for axis in structure.of_kinds(HEAD_KINDS if not has_learned_gates else ()):
+    for axis in structure.axes_of_kinds(HEAD_KINDS if not has_learned_gates else ()):
         units = slice(start := structure.offsets[axis.name], start + axis.size)
         if axis.name in gated_axes and not any(
             units_counted_by(b.cost, structure.size)[units].any() for b in cost_targets

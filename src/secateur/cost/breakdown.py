@@ -66,7 +66,7 @@ def breakdown(
         values = (sizes * factors).to(torch.float64).tolist()
         for term, value in zip(terms.terms, values, strict=True):
             path = term.weight.name if term.weight else term.use.module if term.use else ""
-            if structure.in_head(path):
+            if structure.is_in_head(path):
                 head += round(value)
                 continue
             block = blocks.setdefault(_block_of_path(structure, path), dict.fromkeys(COSTS, 0))
@@ -78,7 +78,7 @@ def breakdown(
             block["latency"] = block.get("latency", 0.0) + value
     scopes = {
         scope: {
-            cost: round(sum(values[cost] for block, values in blocks.items() if structure.in_scope(block, scope)))
+            cost: round(sum(values[cost] for block, values in blocks.items() if structure.is_in_scope(block, scope)))
             for cost in COSTS
         }
         for scope in ("whole", "encoder", "frontend")
@@ -101,4 +101,4 @@ def _block_of_path(structure: Structure, path: str) -> str:
     prefix = path
     while prefix and not any(name in structure.axes for name in (f"{prefix}/{kind}" for kind in _BLOCK_AXIS_KINDS)):
         prefix = prefix.rpartition(".")[0]
-    return prefix or (POSITIONAL_CONV if structure.in_scope(path, POSITIONAL_CONV) else path.partition(".")[0])
+    return prefix or (POSITIONAL_CONV if structure.is_in_scope(path, POSITIONAL_CONV) else path.partition(".")[0])

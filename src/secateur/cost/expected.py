@@ -23,7 +23,7 @@ from torch import Tensor
 from secateur.architectures.transducer import is_of_head
 from secateur.cost.grid import Grids, Squares
 from secateur.errors import ConfigError
-from secateur.structure import Axis, Bind, Selection, Structure, Unit, Use, Weight
+from secateur.structure import Axis, DimBinding, MacTerm, Selection, Structure, Unit, Weight
 
 #: The costs that are counted, from the declaration alone.
 COSTS = ("parameters", "macs")
@@ -49,7 +49,7 @@ class Liveness:
         always_open_axis, gate_chains, requirement_rows, own_requirements, shared_rows = len(self.axes), [], [], [], []
         for axis in self.axes:
             shared_axes = [self.axis_index[name] for name in shared_requirements(structure, axis)]
-            unit_requirements = [self.axis_index[name] for name in axis.needs if not shared_axes] or [
+            unit_requirements = [self.axis_index[name] for name in axis.requires if not shared_axes] or [
                 always_open_axis
             ] * axis.size
             parent_gates = [unit_positions[name].get(unit, always_open) for name, unit in axis.parents]
@@ -67,7 +67,7 @@ class Liveness:
         )
         self.axis_of_unit = torch.repeat_interleave(torch.tensor([axis.size for axis in self.axes]))
         self.has_min_unit = torch.tensor(
-            [float(axis.least > 0 and axis.size > 0) for axis in self.axes], dtype=torch.float64
+            [float(axis.min_units > 0 and axis.size > 0) for axis in self.axes], dtype=torch.float64
         )
         axes_of_size: dict[int, list[int]] = {}
         for index, axis in enumerate(self.axes):
@@ -125,9 +125,9 @@ class Liveness:
     def inherited_requirements(self, structure: Structure, axis: Axis) -> list[int]:
         """Numbers of the axes that units of this one need because their parents do."""
         requirements = [
-            structure.axes[name].needs[structure.axes[name].units.index(unit)]
+            structure.axes[name].requires[structure.axes[name].units.index(unit)]
             for name, unit in axis.parents
-            if structure.axes[name].needs and unit in structure.axes[name].units
+            if structure.axes[name].requires and unit in structure.axes[name].units
         ]
         # A unit of the axis that its parent needs meets that need itself.
         return [self.axis_index[name] for name in requirements if name != axis.name]
@@ -143,9 +143,9 @@ class Liveness:
 def shared_requirements(structure: Structure, axis: Axis) -> list[str]:
     """Other axes that all units of an axis need a unit of, as such or because what they need needs it, by name."""
     names = [axis.name]
-    while len(set(axis.needs)) == 1 and axis.needs[0] not in names:
-        names.append(axis.needs[0])
-        axis = structure.axes[axis.needs[0]]
+    while len(set(axis.requires)) == 1 and axis.requires[0] not in names:
+        names.append(axis.requires[0])
+        axis = structure.axes[axis.requires[0]]
     return names[1:]
 
 
@@ -196,7 +196,7 @@ class Term:
     """One parameter or attention product: what it lies on, and the use or weight it stands for."""
 
     weight: Weight | None
-    use: Use | None
+    use: MacTerm | None
 
 
 class Terms:
@@ -206,12 +206,12 @@ class Terms:
         self.structure = structure
         self.liveness = Liveness(structure)
         self.terms = [Term(weight=weight, use=None) for weight in structure.weights]
-        self.terms += [Term(weight=None, use=use) for use in structure.uses if use.axes]
-        self.terms += [Term(weight=linear.dense, use=None) for linear in structure.factorised]
+        self.terms += [Term(weight=None, use=use) for use in structure.mac_terms if use.axes]
+        self.terms += [Term(weight=linear.dense, use=None) for linear in structure.factorizations]
         self.weight_index = {term.weight.name: index for index, term in enumerate(self.terms) if term.weight}
         factor_rows = [
             (self.weight_index[name] for name in (linear.inner, linear.outer, linear.dense.name))
-            for linear in structure.factorised
+            for linear in structure.factorizations
         ]
         self.factorized_terms = torch.tensor([list(row) for row in factor_rows], dtype=torch.long).reshape(-1, 3)
         axis_index, always_open = self.liveness.axis_index, structure.size
@@ -229,19 +229,19 @@ class Terms:
 
         term_group_rows, containing_units, presence_groups, constant_sizes = [], [], [], []
         for term in self.terms:
-            binds = term.weight.binds if term.weight else [term.use] if term.use else []
+            binds = term.weight.bindings if term.weight else [term.use] if term.use else []
             square_axis = _square_axis(binds)
             if square_axis:
                 index = group_indices.setdefault((-1 - axis_index[square_axis],), len(group_indices))
                 squares[index] = square_axis
-            term_group_rows.append([index] if square_axis else [group(bind.axes, bind.across) for bind in binds])
-            unit = term.weight.within if term.weight else None
+            term_group_rows.append([index] if square_axis else [group(bind.axes, bind.per_unit_of) for bind in binds])
+            unit = term.weight.exists_with if term.weight else None
             containing_units.append(always_open if unit is None else self._position(*unit))
-            presence_groups.append(term.weight.any_of if term.weight else ())
-            bound_dims = {bind.dim for bind in term.weight.binds} if term.weight else set()
+            presence_groups.append(term.weight.exists_if_any if term.weight else ())
+            bound_dims = {bind.dim for bind in term.weight.bindings} if term.weight else set()
             shape = term.weight.shape if term.weight else ()
             widths = (
-                [bind.width * (len(bind.axes) if square_axis else 1) for bind in term.weight.binds]
+                [bind.width * (len(bind.axes) if square_axis else 1) for bind in term.weight.bindings]
                 if term.weight
                 else []
             )
@@ -306,7 +306,7 @@ class Terms:
             sizes = sizes * torch.ones_like(sizes).index_copy(0, self.factorized_terms.flatten(), shares.flatten())
         return sizes
 
-    def unit_costs(self, cost: str, samples: int, is_counted: Callable[[Term, Use | None], bool]) -> Tensor:
+    def unit_costs(self, cost: str, samples: int, is_counted: Callable[[Term, MacTerm | None], bool]) -> Tensor:
         """How much one unit of each term's size costs: (terms,) in float64.
 
         Args:
@@ -320,10 +320,10 @@ class Terms:
                 factors[index] = float(term.weight is not None and is_counted(term, None))
             return factors
         products = {id(term.use): index for index, term in enumerate(self.terms) if term.use}
-        for use in (*self.structure.uses, *(linear.use for linear in self.structure.factorised)):
+        for use in (*self.structure.mac_terms, *(linear.mac_term for linear in self.structure.factorizations)):
             index = self.weight_index[use.weight] if use.weight else products[id(use)]
             if is_counted(self.terms[index], use):
-                factors[index] += float(self.structure.times(use.rate, samples))
+                factors[index] += float(self.structure.count_uses(use.use_count, samples))
         return factors
 
 
@@ -389,13 +389,13 @@ class Cost:
                 "said; constrain its parameters."
             )
 
-        def is_counted(term: Term, use: Use | None) -> bool:
+        def is_counted(term: Term, use: MacTerm | None) -> bool:
             if scope == "gated":
                 if term.weight is not None:
-                    return structure.on_axes(term.weight, gated)
-                return term.use is not None and structure.touched(term.use.axes, gated)
+                    return structure.lies_on_gated_axis(term.weight, gated)
+                return term.use is not None and structure.has_gated_axis(term.use.axes, gated)
             path = use.module if use else term.weight.name if term.weight else ""
-            return structure.in_scope(path, scope)
+            return structure.is_in_scope(path, scope)
 
         factors = terms.unit_costs(cost, samples, is_counted)
         length = f" at {samples} samples; {structure.convention}" if cost == "macs" else ""
@@ -416,10 +416,10 @@ class Cost:
         return self.exact(indicator(self.structure, selection.axes))
 
 
-def _square_axis(binds: Sequence[Bind | Use]) -> str:
+def _square_axis(binds: Sequence[DimBinding | MacTerm]) -> str:
     """The axis that lies along both dimensions of a matrix and none beside it; empty where there is none."""
     axes = {name for bind in binds for name in bind.axes}
-    return axes.pop() if len(binds) == 2 and len(axes) == 1 and not any(bind.across for bind in binds) else ""
+    return axes.pop() if len(binds) == 2 and len(axes) == 1 and not any(bind.per_unit_of for bind in binds) else ""
 
 
 def indicator(structure: Structure, kept_units: Mapping[str, Sequence[int]]) -> Tensor:

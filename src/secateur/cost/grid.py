@@ -30,7 +30,7 @@ class Grids:
         ]
         # A unit across that needs the units inside has them wherever the grid is not empty.
         self.requirements = [
-            [self._units(structure, name) for name in sorted(set(axes[outer].needs) - {inner})]
+            [self._units(structure, name) for name in sorted(set(axes[outer].requires) - {inner})]
             for outer, inner in pairs
         ]
 
@@ -61,9 +61,9 @@ class Squares:
             axes: Their names; their units have no conditions but their own gates.
         """
         square_axes = [structure.axes[name] for name in axes]
-        assert not any(axis.parents or axis.needs or axis.with_any for axis in square_axes)
+        assert not any(axis.parents or axis.requires or axis.requires_any for axis in square_axes)
         self.units = [slice(start := structure.offsets[axis.name], start + axis.size) for axis in square_axes]
-        self.has_min_unit = [float(axis.least > 0 and axis.size > 0) for axis in square_axes]
+        self.has_min_unit = [float(axis.min_units > 0 and axis.size > 0) for axis in square_axes]
 
     def __call__(self, open_probability: Tensor) -> Tensor:
         """Expected squares, mean^2 + variance: (units,) in float64 -> (axes,)."""

@@ -51,8 +51,8 @@ class LatencyPredictor:
         self.liveness, self.table = terms.liveness, table
         _check_architecture(structure, table)
         axis_index = self.liveness.axis_index
-        channels = [axis.name for axis in structure.of_kinds(("channels",))]
-        layers = range(len(list(structure.of_kinds(("layer",)))))
+        channels = [axis.name for axis in structure.axes_of_kinds(("channels",))]
+        layers = range(len(list(structure.axes_of_kinds(("layer",)))))
         layer_heads = [(layer, head) for layer in layers for head in structure.axes[names.heads(layer)].units]
         self.channels = torch.tensor([axis_index[name] for name in channels])
         self.groups = axis_index.get(names.positional_groups())  # None where the positional convolution is no axis
@@ -76,7 +76,7 @@ class LatencyPredictor:
             *layer_paths,
             "",
         ]
-        self.products = FactorizedProducts(terms, table.feed_forward, self.paths) if structure.factorised else None
+        self.products = FactorizedProducts(terms, table.feed_forward, self.paths) if structure.factorizations else None
 
     def __call__(self, open_probability: Tensor, form: FactorizedForm = "factorized") -> Tensor:
         """(units,), and how factorised maps count -> (parts,) in float64."""
@@ -135,10 +135,10 @@ class FactorizedProducts:
             paths: Module path of each part.
         """
         structure, self.liveness, self.curve = terms.structure, terms.liveness, feed_forward
-        axis_index, linears = self.liveness.axis_index, structure.factorised
+        axis_index, linears = self.liveness.axis_index, structure.factorizations
         self.features = structure.counterpart("feature_projection.projection.bias").shape[0]
         self.ranks = torch.tensor([axis_index[linear.axis] for linear in linears])
-        linear_axes = [structure.axes[linear.axis].with_any for linear in linears]
+        linear_axes = [structure.axes[linear.axis].requires_any for linear in linears]
         self.presence = Presence(structure, self.liveness, linear_axes)
         self.part_index = torch.tensor([_part_index(linear.module, paths) for linear in linears])
         self.num_parts = len(paths)
@@ -147,7 +147,7 @@ class FactorizedProducts:
         self.bindings = [
             (index, bind.dim, bind.width, torch.tensor([axis_index[name] for name in bind.axes]))
             for index, linear in enumerate(linears)
-            for bind in linear.dense.binds
+            for bind in linear.dense.bindings
         ]
 
     def __call__(self, open_probability: Tensor, form: FactorizedForm) -> Tensor:
@@ -191,7 +191,7 @@ def latency(terms: Terms, table: LatencyTable, *, scope: str = "whole") -> Cost:
     structure = terms.structure
     structure.check_scope(scope)
     predict = LatencyPredictor(terms, table)
-    is_in_scope = [scope == "whole" or (bool(path) and structure.in_scope(path, scope)) for path in predict.paths]
+    is_in_scope = [scope == "whole" or (bool(path) and structure.is_in_scope(path, scope)) for path in predict.paths]
     if scope == "gated" or not any(is_in_scope):
         raise ConfigError(
             f"There is no latency of the scope {scope!r}; allowed are whole, encoder, frontend and the paths of "
@@ -214,16 +214,19 @@ def _conditional_count(counts: Tensor, p_present: Tensor) -> Tensor:
 
 def _check_architecture(structure: Structure, table: LatencyTable) -> None:
     """Raise a ConfigError when a table was measured for another architecture."""
-    convolutions = [axis.original for axis in structure.of_kinds(("channels",))]
+    convolutions = [axis.original for axis in structure.axes_of_kinds(("channels",))]
     curves = [table.first_convolution.widths, *(surface.outputs for surface in table.convolutions)]
-    groups = [axis.original for axis in structure.of_kinds(("groups",))]
+    groups = [axis.original for axis in structure.axes_of_kinds(("groups",))]
     grids = [
         (groups, [table.positional.widths[-1]] if groups else []),
         (convolutions, [grid[-1] for grid in curves]),
         ([convolutions[-1]], [table.projection.widths[-1]]),
-        (sorted({axis.original for axis in structure.of_kinds(("units",))}), [table.feed_forward.widths[-1]]),
-        (sorted({axis.original for axis in structure.of_kinds(("qk",))}), [table.attention.query_key.widths[-1]]),
-        (sorted({axis.original for axis in structure.of_kinds(("vo",))}), [table.attention.value_output.widths[-1]]),
+        (sorted({axis.original for axis in structure.axes_of_kinds(("units",))}), [table.feed_forward.widths[-1]]),
+        (sorted({axis.original for axis in structure.axes_of_kinds(("qk",))}), [table.attention.query_key.widths[-1]]),
+        (
+            sorted({axis.original for axis in structure.axes_of_kinds(("vo",))}),
+            [table.attention.value_output.widths[-1]],
+        ),
     ]
     if structure.model_type != table.model_type or any(
         expected_widths != table_widths for expected_widths, table_widths in grids

@@ -10,7 +10,7 @@ import transformers
 from transformers import PreTrainedConfig
 
 from secateur.architectures.registry import FAMILIES, PREFIX, shape_of, stock_type
-from secateur.architectures.transducer import REMEMBERED
+from secateur.architectures.transducer import ORIGINAL_FIELDS
 from secateur.errors import ModelError
 
 
@@ -40,7 +40,7 @@ def config_class(model_type: str) -> type[PreTrainedConfig]:
         stock.__post_init__(self, **kwargs)
 
     def to_dict(self: Any) -> dict[str, Any]:
-        return stock.to_dict(self) | dict(family.refused)  # type: ignore[no-any-return]
+        return stock.to_dict(self) | dict(family.poison_fields)  # type: ignore[no-any-return]
 
     return type(
         f"Secateur{stock.__name__}",
@@ -58,17 +58,17 @@ def config_class(model_type: str) -> type[PreTrainedConfig]:
 
 
 @cache
-def holder_class(model_type: str, ending: str) -> type[PreTrainedConfig]:
+def composite_config_class(model_type: str, head_class: str) -> type[PreTrainedConfig]:
     """Our config class of the cut models with a head whose config holds the encoder's."""
     family = FAMILIES[model_type]
-    stock: Any = getattr(transformers, family.class_name(ending)).config_class
+    stock: Any = getattr(transformers, family.class_name(head_class)).config_class
 
     def post_init(self: Any, **kwargs: Any) -> None:
         from secateur.hf.models import register  # that module imports this one
 
         register(model_type)
         if self.secateur is not None:
-            _take_original(self, REMEMBERED)
+            _restore_original_fields(self, ORIGINAL_FIELDS)
         stock.__post_init__(self, **kwargs)
 
     def to_dict(self: Any) -> dict[str, Any]:
@@ -82,10 +82,10 @@ def holder_class(model_type: str, ending: str) -> type[PreTrainedConfig]:
         f"Secateur{stock.__name__}",
         (stock,),
         {
-            "__doc__": f"Config of a cut {family.class_name(ending)}.",
+            "__doc__": f"Config of a cut {family.class_name(head_class)}.",
             "__module__": __name__,
             "__annotations__": {"secateur": dict | None},
-            "model_type": PREFIX + family.heads[ending],
+            "model_type": PREFIX + family.composite_model_types[head_class],
             "sub_configs_defaults": {"encoder_config": config_class(model_type)},
             "secateur": None,
             "__post_init__": post_init,
@@ -95,7 +95,7 @@ def holder_class(model_type: str, ending: str) -> type[PreTrainedConfig]:
     )
 
 
-def _take_original(config: Any, names: Sequence[str]) -> None:
+def _restore_original_fields(config: Any, names: Sequence[str]) -> None:
     """Set the fields of a head's config that its shape is told by.
 
     Raises:
@@ -108,7 +108,7 @@ def _take_original(config: Any, names: Sequence[str]) -> None:
         setattr(config, name, original[name])
 
 
-def holding(encoder: PreTrainedConfig, ending: str, fields: dict[str, Any]) -> PreTrainedConfig:
+def make_composite_config(encoder: PreTrainedConfig, head_class: str, fields: dict[str, Any]) -> PreTrainedConfig:
     """Return the config of a model with a head that holds an encoder's, stock or cut.
 
     It has `inputs_to_logits_ratio`, which `transformers.pipeline` joins the chunks of long audio by and which the
@@ -121,20 +121,26 @@ def holding(encoder: PreTrainedConfig, ending: str, fields: dict[str, Any]) -> P
     """
     model_type = stock_type(encoder.model_type)
     family = FAMILIES[model_type]
-    stock: Any = getattr(transformers, family.class_name(ending)).config_class
-    ratio = {} if family.frame is None else {"inputs_to_logits_ratio": family.frame(encoder)}
-    cls: Any = holder_class(model_type, ending) if encoder.model_type.startswith(PREFIX) else stock
-    return cls(**(ratio | fields), encoder_config=encoder)  # type: ignore[no-any-return]
+    stock: Any = getattr(transformers, family.class_name(head_class)).config_class
+    frame_fields = (
+        {} if family.samples_per_frame is None else {"inputs_to_logits_ratio": family.samples_per_frame(encoder)}
+    )
+    cls: Any = composite_config_class(model_type, head_class) if encoder.model_type.startswith(PREFIX) else stock
+    return cls(**(frame_fields | fields), encoder_config=encoder)  # type: ignore[no-any-return]
 
 
-def head_config_class(model_type: str, ending: str) -> type[PreTrainedConfig]:
+def head_config_class(model_type: str, head_class: str) -> type[PreTrainedConfig]:
     """Our config class of the cut models with a head, the encoder's own where that is not held by another."""
-    return holder_class(model_type, ending) if ending in FAMILIES[model_type].heads else config_class(model_type)
+    return (
+        composite_config_class(model_type, head_class)
+        if head_class in FAMILIES[model_type].composite_model_types
+        else config_class(model_type)
+    )
 
 
 def register_configs() -> None:
     """Make `AutoConfig` know cut models; doing it twice is harmless."""
     for model_type, family in FAMILIES.items():
-        for ending in ("Model", *family.heads):
-            ours = head_config_class(model_type, ending)
-            transformers.AutoConfig.register(ours.model_type, ours, exist_ok=True)
+        for head_class in ("Model", *family.composite_model_types):
+            cut_config_class = head_config_class(model_type, head_class)
+            transformers.AutoConfig.register(cut_config_class.model_type, cut_config_class, exist_ok=True)

@@ -23,14 +23,14 @@ from secateur.architectures import (
     wav2vec2_table,
     wavlm,
 )
-from secateur.architectures.blocks import Table
-from secateur.architectures.registry import encoder_config, encoder_path, ending_held_by, stock_type
-from secateur.architectures.transducer import ENDINGS, HeadShape
+from secateur.architectures.blocks import AxisTable
+from secateur.architectures.registry import composite_head_class, encoder_config, encoder_path, stock_type
+from secateur.architectures.transducer import TRANSDUCER_HEAD_CLASSES, HeadShape
 from secateur.errors import ModelError, SecateurError, describe_cause, did_you_mean
 from secateur.hf.models import build_model
 from secateur.structure import Structure
 
-TABLES: dict[str, Callable[[Table], None]] = {
+TABLES: dict[str, Callable[[AxisTable], None]] = {
     "wav2vec2": wav2vec2_table.declare,
     "hubert": hubert.declare,
     "wavlm": wavlm.declare,
@@ -43,7 +43,7 @@ TABLES: dict[str, Callable[[Table], None]] = {
 }
 
 
-def skeleton(config: Any, ending: str = "Model") -> nn.Module:
+def skeleton(config: Any, head_class: str = "Model") -> nn.Module:
     """Return the model of that config without memory for its weights (on the meta device), drawing no random number.
 
     Raises:
@@ -52,7 +52,7 @@ def skeleton(config: Any, ending: str = "Model") -> nn.Module:
     try:
         # Initial values on the meta device are nothing, yet computing them takes half of the time.
         with torch.random.fork_rng(devices=[]), no_init_weights(), torch.device("meta"):
-            return build_model(config, ending)
+            return build_model(config, head_class)
     except SecateurError:
         raise
     except Exception as error:  # the classes raise many kinds; each means that the config is of no use
@@ -69,7 +69,7 @@ def _unknown_activation(config: Any) -> str:
     return ""
 
 
-def fill(model: nn.Module, state: Mapping[str, Tensor], *, like: nn.Module) -> None:
+def fill_skeleton(model: nn.Module, state: Mapping[str, Tensor], *, reference: nn.Module) -> None:
     """Give a skeleton its tensors.
 
     Args:
@@ -81,12 +81,12 @@ def fill(model: nn.Module, state: Mapping[str, Tensor], *, like: nn.Module) -> N
     for path, module in model.named_modules():
         for name, buffer in module.named_buffers(recurse=False):
             if buffer.is_meta:
-                setattr(module, name, like.get_submodule(path).get_buffer(name).clone())
+                setattr(module, name, reference.get_submodule(path).get_buffer(name).clone())
     assert not any(value.is_meta for value in (*model.parameters(), *model.buffers())), "something was not filled"
 
 
 @dataclass(frozen=True)
-class _Described:
+class _ConfigKey:
     """A config as a key: configs that say the same are equal."""
 
     name: str
@@ -102,13 +102,13 @@ def declare(config: Any) -> Structure:
     Raises:
         ModelError: The architecture, or something that this config switches on, is not supported.
     """
-    return _declare(_Described(type(config).__qualname__, repr(config.to_dict()), config))
+    return _declare(_ConfigKey(type(config).__qualname__, repr(config.to_dict()), config))
 
 
 @lru_cache(maxsize=64)
-def _declare(described: _Described) -> Structure:
-    config = described.config
-    whole, ending, config = config, ending_held_by(config), encoder_config(config)
+def _declare(config_key: _ConfigKey) -> Structure:
+    config = config_key.config
+    model_config, head_class, config = config, composite_head_class(config), encoder_config(config)
     model_type = stock_type(config.model_type)
     if getattr(config, "add_adapter", False):
         raise ModelError(
@@ -118,8 +118,8 @@ def _declare(described: _Described) -> Structure:
     if getattr(config, "conv_pos_batch_norm", False):
         raise ModelError("A positional convolution with batch norm (conv_pos_batch_norm) is not supported.")
     try:
-        model = skeleton(whole, ending) if ending in ENDINGS else None
-        table = Table(skeleton(config) if model is None else model.get_submodule(encoder_path(model)), config)
+        model = skeleton(model_config, head_class) if head_class in TRANSDUCER_HEAD_CLASSES else None
+        table = AxisTable(skeleton(config) if model is None else model.get_submodule(encoder_path(model)), config)
     except SecateurError:
         raise
     except (ValueError, TypeError, ZeroDivisionError, IndexError, RuntimeError) as error:
@@ -130,19 +130,19 @@ def _declare(described: _Described) -> Structure:
     TABLES[model_type](table)
     if strides := [stage.stride for stage in table.stages if stage.stride < 1]:
         raise ModelError(f"The config has a front end with a stride of {strides[0]}; each is at least 1.")
-    kept = dict(table.shape.axes)
+    kept_units = dict(table.shape.axes)
     if model is not None:
-        head = HeadShape.of(whole)
+        head = HeadShape.from_config(model_config)
         transducer_table.declare(table, model, head)
-        kept |= head.axes
-    structure = table.structure(model_type)
-    _check_kept(structure, kept)
+        kept_units |= head.axes
+    structure = table.build_structure(model_type)
+    _check_kept_units(structure, kept_units)
     return structure
 
 
-def _check_kept(structure: Structure, kept: Mapping[str, Sequence[int]]) -> None:
+def _check_kept_units(structure: Structure, kept_units: Mapping[str, Sequence[int]]) -> None:
     """Raise a ModelError where a config keeps units that its model never had."""
-    for name, units in kept.items():
+    for name, units in kept_units.items():
         if name not in structure.axes:
             raise ModelError(
                 f"The 'secateur' entry has the axis {name!r}, which this model lacks.{did_you_mean(name, structure.axes)}"

@@ -14,7 +14,7 @@ from secateur.data.input_features import ExtractedFeatures, InputFeatures, Wavef
 from secateur.errors import ModelError, describe_cause
 from secateur.hf.hub_files import find_file
 from secateur.records.files import read_json
-from secateur.structure import Features, Structure
+from secateur.structure import FeatureSpec, Structure
 
 logger = logging.getLogger(__name__)
 
@@ -96,7 +96,7 @@ def _check_sample_rate(settings: _ExtractorSettings) -> int:
     return int(value)
 
 
-def _make_extractor(source: str | Path, settings: dict[str, Any], feature_spec: Features) -> Any:
+def _make_extractor(source: str | Path, settings: dict[str, Any], feature_spec: FeatureSpec) -> Any:
     """The library's own extractor with these settings; code that comes with a model is never run."""
     _check_extractor_type(source, settings, feature_spec.extractor)
     extractor: Any = getattr(transformers, feature_spec.extractor)

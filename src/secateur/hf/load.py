@@ -18,7 +18,7 @@ from transformers import AutoConfig, GenerationConfig, PreTrainedConfig, PreTrai
 
 from secateur.architectures.registry import FAMILIES, stock_type
 from secateur.errors import ModelError, describe_cause
-from secateur.hf.configs import holding, register_configs
+from secateur.hf.configs import make_composite_config, register_configs
 from secateur.hf.declare import skeleton
 from secateur.hf.extra_weights import ExtraWeights, find_adapters
 from secateur.hf.hub_files import find_file, is_reachable
@@ -31,7 +31,7 @@ from secateur.hf.match_tensors import (
     match_tensors,
 )
 from secateur.hf.model_view import ConfigView, ModelView
-from secateur.hf.models import build_model, class_for, endings, refuse_inexact
+from secateur.hf.models import build_model, check_loaded_weights, class_for, head_classes
 from secateur.hf.weight_files import CheckpointTensors, read_weights
 from secateur.nn.narrow_convolution import guard_convolutions
 
@@ -260,7 +260,7 @@ def _load_weights(
         loaded_model, info = cls.from_pretrained(
             None, config=config, state_dict=tensor_match.state_dict, dtype=dtype, output_loading_info=True, **settings
         )
-    refuse_inexact(loaded_model, info, optional=OPTIONAL_PARAMETERS)
+    check_loaded_weights(loaded_model, info, optional_names=OPTIONAL_PARAMETERS)
     guard_convolutions(loaded_model)
     loaded_model.config.name_or_path = str(source)  # where the library looks for adapters
     return loaded_model.eval()  # type: ignore[no-any-return]
@@ -303,13 +303,13 @@ def with_head(
     view = ModelView.of(model)
     config = copy.deepcopy(view.encoder_config)
     model_type = view.model_type
-    if head_class not in endings(model_type):
-        allowed = ", ".join(endings(model_type))
-        supporting_families = ", ".join(family for family in FAMILIES if head_class in endings(family))
+    if head_class not in head_classes(model_type):
+        allowed = ", ".join(head_classes(model_type))
+        supporting_families = ", ".join(family for family in FAMILIES if head_class in head_classes(family))
         alternatives_note = f"; there is of {supporting_families}" if supporting_families else ""
         raise ModelError(f"There is no {head_class} of {model_type} models; allowed are {allowed}{alternatives_note}.")
-    if head_class in FAMILIES[model_type].heads:
-        config = holding(config, head_class, fields)
+    if head_class in FAMILIES[model_type].composite_model_types:
+        config = make_composite_config(config, head_class, fields)
     else:
         config.update(fields)
     config.architectures = [class_for(config, head_class).__name__]

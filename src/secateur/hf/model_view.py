@@ -9,9 +9,9 @@ from torch import nn
 from transformers import PreTrainedConfig
 
 from secateur.architectures.family import Family
-from secateur.architectures.registry import encoder_config, encoder_path, ending_held_by, family_of, shape_of
+from secateur.architectures.registry import composite_head_class, encoder_config, encoder_path, family_of, shape_of
 from secateur.hf.declare import declare
-from secateur.hf.models import ending_of
+from secateur.hf.models import head_class_of
 from secateur.structure import Structure
 from secateur.structure.encoder_shape import EncoderShape
 
@@ -63,11 +63,11 @@ class ConfigView:
     @cached_property
     def held_head_class(self) -> str:
         """The ending of the class name that belongs to the config of a transducer, such as ``ForRNNT``; else empty."""
-        return ending_held_by(self.config)
+        return composite_head_class(self.config)
 
     def head_class_named(self, class_name: str) -> str:
         """Return the ending of a class name of this family, such as ``ForCTC``; empty for any other name."""
-        return ending_of(class_name, self.model_type)
+        return head_class_of(class_name, self.model_type)
 
     @cached_property
     def shape(self) -> EncoderShape:

@@ -16,14 +16,14 @@ from transformers import PreTrainedModel
 from transformers.modeling_utils import load_state_dict
 
 from secateur.architectures.registry import FAMILIES, PREFIX, encoder_config, encoder_path, family_of, shape_of
-from secateur.architectures.transducer import fit_head
+from secateur.architectures.transducer import resize_transducer_head
 from secateur.errors import ModelError
 from secateur.hf.configs import head_config_class
-from secateur.nn.low_rank import fit_low_rank
+from secateur.nn.low_rank import insert_low_rank
 from secateur.nn.narrow_convolution import guard_convolutions
 
 #: Auto classes by the ending of the model class they create.
-AUTO = {
+AUTO_CLASSES = {
     "Model": ("AutoModel",),
     "ForCTC": ("AutoModelForCTC",),
     "ForSequenceClassification": ("AutoModelForSequenceClassification", "AutoModelForAudioClassification"),
@@ -35,23 +35,23 @@ AUTO = {
 
 
 @cache
-def model_class(model_type: str, ending: str) -> type[PreTrainedModel]:
+def model_class(model_type: str, head_class: str) -> type[PreTrainedModel]:
     """Our model class for a stock model type and an ending such as ``Model`` or ``ForCTC``."""
     family = FAMILIES[model_type]
-    stock: Any = getattr(transformers, family.class_name(ending))
-    base = None if ending == "Model" else model_class(model_type, "Model")
+    stock: Any = getattr(transformers, family.class_name(head_class))
+    base = None if head_class == "Model" else model_class(model_type, "Model")
 
     def init(self: Any, config: Any, *args: Any, **kwargs: Any) -> None:
         stock.__init__(self, config, *args, **kwargs)
         if base is None:
             shape = shape_of(config)
-            family.fit(self, config, shape)
-            fit_low_rank(self, {path: len(shape.ranks(path)) for path in shape.factorised})
+            family.apply_shape(self, config, shape)
+            insert_low_rank(self, {path: len(shape.ranks(path)) for path in shape.factorized_ranks})
             guard_convolutions(self)
-        elif not family.heads:  # else the library has built ours, by the config held
+        elif not family.composite_model_types:  # else the library has built ours, by the config held
             setattr(self, self.base_model_prefix, base(config))
         elif config.secateur:
-            fit_head(self, config)
+            resize_transducer_head(self, config)
         self.post_init()
 
     def load(model: Any, state_dict: Any, checkpoint_files: Any, *args: Any, **kwargs: Any) -> Any:
@@ -61,22 +61,24 @@ def model_class(model_type: str, ending: str) -> type[PreTrainedModel]:
         return stock._load_pretrained_model(model, state_dict, checkpoint_files, *args, **kwargs)
 
     def from_pretrained(cls: Any, /, *args: Any, output_loading_info: bool = False, **kwargs: Any) -> Any:
-        model, info = super(built, cls).from_pretrained(*args, output_loading_info=True, **kwargs)
-        refuse_inexact(model, info, names=model.__dict__.pop("names_in_file", ()))
+        model, info = super(cut_class, cls).from_pretrained(*args, output_loading_info=True, **kwargs)
+        check_loaded_weights(model, info, names_in_file=model.__dict__.pop("names_in_file", ()))
         return (model, info) if output_loading_info else model
 
-    recorded = dict(stock._can_record_outputs or {})
-    recorder = recorded["attentions"]
-    bare = isinstance(recorder, type)
-    recorded["attentions"] = family.attention if bare else replace(recorder, target_class=family.attention)
-    built: Any = type(
+    recorded_outputs = dict(stock._can_record_outputs or {})
+    recorder = recorded_outputs["attentions"]
+    is_bare_recorder = isinstance(recorder, type)
+    recorded_outputs["attentions"] = (
+        family.attention_class if is_bare_recorder else replace(recorder, target_class=family.attention_class)
+    )
+    cut_class: Any = type(
         f"Secateur{stock.__name__}",
         (stock,),
         {
             "__doc__": f"A cut {stock.__name__}.",
             "__module__": __name__,
-            "config_class": head_config_class(model_type, ending),
-            "_can_record_outputs": recorded,
+            "config_class": head_config_class(model_type, head_class),
+            "_can_record_outputs": recorded_outputs,
             "_supports_flash_attn": False,
             "_supports_flex_attn": False,
             "__init__": init,
@@ -84,7 +86,7 @@ def model_class(model_type: str, ending: str) -> type[PreTrainedModel]:
             "_load_pretrained_model": staticmethod(load),
         },
     )
-    return built  # type: ignore[no-any-return]
+    return cut_class  # type: ignore[no-any-return]
 
 
 def _names_in(file: str) -> list[str]:
@@ -92,8 +94,8 @@ def _names_in(file: str) -> list[str]:
     return list(load_state_dict(file, map_location="meta"))
 
 
-def refuse_inexact(
-    model: Any, info: dict[str, Any], *, names: Collection[str] = (), optional: Sequence[str] = ()
+def check_loaded_weights(
+    model: Any, loading_info: dict[str, Any], *, names_in_file: Collection[str] = (), optional_names: Sequence[str] = ()
 ) -> None:
     """Raise unless every parameter of the encoder was loaded as it is; a task head may be new, or left out.
 
@@ -110,65 +112,75 @@ def refuse_inexact(
     """
     path = encoder_path(model)
     prefix = f"{path or model.base_model_prefix}."
-    encoder = set(model.get_submodule(path).state_dict())
-    head: set[str] = set()
+    encoder_names = set(model.get_submodule(path).state_dict())
+    head_names: set[str] = set()
     if encoder_config(model.config) is not model.config and getattr(model.config, "secateur", None):
-        head = {name for name in model.state_dict() if not name.startswith(prefix)}
-    within = prefix if any(n.startswith(prefix) and n.removeprefix(prefix) in encoder for n in names) else ""
-    missing = [key.removeprefix(prefix) for key in info["missing_keys"]]
-    missing = [key for key in missing if key in encoder | head and key not in optional]
+        head_names = {name for name in model.state_dict() if not name.startswith(prefix)}
+    unexpected_prefix = (
+        prefix if any(n.startswith(prefix) and n.removeprefix(prefix) in encoder_names for n in names_in_file) else ""
+    )
+    missing = [key.removeprefix(prefix) for key in loading_info["missing_keys"]]
+    missing = [key for key in missing if key in encoder_names | head_names and key not in optional_names]
     unexpected = [
-        key.removeprefix(within)
-        for key in info["unexpected_keys"]
-        if (key.startswith(within) and _first(key.removeprefix(within)) in set(map(_first, encoder)))
-        or _first(key) in set(map(_first, head))
+        key.removeprefix(unexpected_prefix)
+        for key in loading_info["unexpected_keys"]
+        if (
+            key.startswith(unexpected_prefix)
+            and _first_component(key.removeprefix(unexpected_prefix)) in set(map(_first_component, encoder_names))
+        )
+        or _first_component(key) in set(map(_first_component, head_names))
     ]
-    wrong = [str(key[0] if isinstance(key, tuple) else key) for key in info.get("mismatched_keys", ())]
+    mismatched = [str(key[0] if isinstance(key, tuple) else key) for key in loading_info.get("mismatched_keys", ())]
     problems = [
         f"{word} {', '.join(sorted(keys)[:3])}{' …' if len(keys) > 3 else ''}"
-        for word, keys in (("missing", missing), ("unexpected", unexpected), ("of another shape", wrong))
+        for word, keys in (("missing", missing), ("unexpected", unexpected), ("of another shape", mismatched))
         if keys
     ]
     if problems:
         raise ModelError(f"The weights do not fit the model's config: {'; '.join(problems)}.")
 
 
-def _first(name: str) -> str:
+def _first_component(name: str) -> str:
     """Return the first word of a name."""
     return name.partition(".")[0]
 
 
-def endings(model_type: str) -> tuple[str, ...]:
+def head_classes(model_type: str) -> tuple[str, ...]:
     """Endings of the model classes that this family has."""
-    return tuple(ending for ending in AUTO if hasattr(transformers, FAMILIES[model_type].class_name(ending)))
+    return tuple(
+        head_class for head_class in AUTO_CLASSES if hasattr(transformers, FAMILIES[model_type].class_name(head_class))
+    )
 
 
 @cache
 def register(model_type: str) -> None:
     """Make `AutoModel` and the task classes know a family's cut models."""
-    for ending in endings(model_type):
-        held = ("AutoModel",) if ending in FAMILIES[model_type].heads else ()
-        for auto in (*AUTO[ending], *held):
-            cut = model_class(model_type, ending)
-            getattr(transformers, auto).register(head_config_class(model_type, ending), cut, exist_ok=True)
+    for head_class in head_classes(model_type):
+        base_auto_classes = ("AutoModel",) if head_class in FAMILIES[model_type].composite_model_types else ()
+        for auto in (*AUTO_CLASSES[head_class], *base_auto_classes):
+            cut_class = model_class(model_type, head_class)
+            getattr(transformers, auto).register(head_config_class(model_type, head_class), cut_class, exist_ok=True)
 
 
-def class_for(config: Any, ending: str = "Model") -> type[PreTrainedModel]:
+def class_for(config: Any, head_class: str = "Model") -> type[PreTrainedModel]:
     """The class for a config, stock or cut, with the head that `ending` names."""
     family = family_of(config)
     if config.model_type.startswith(PREFIX):
-        return model_class(family.model_type, ending)
-    return getattr(transformers, family.class_name(ending))  # type: ignore[no-any-return]
+        return model_class(family.model_type, head_class)
+    return getattr(transformers, family.class_name(head_class))  # type: ignore[no-any-return]
 
 
-def build_model(config: Any, ending: str = "Model") -> PreTrainedModel:
+def build_model(config: Any, head_class: str = "Model") -> PreTrainedModel:
     """Return a new model of a config, stock or cut, with random weights and the head that `ending` names."""
-    model = class_for(config, ending)(config)
+    model = class_for(config, head_class)(config)
     guard_convolutions(model)
     return model
 
 
-def ending_of(name: str, model_type: str) -> str:
+def head_class_of(name: str, model_type: str) -> str:
     """The ending of a class name: ``Model``, ``ForCTC``, …; empty when the family has no such class."""
     stock = name.removeprefix("Secateur")
-    return next((ending for ending in endings(model_type) if FAMILIES[model_type].class_name(ending) == stock), "")
+    return next(
+        (head_class for head_class in head_classes(model_type) if FAMILIES[model_type].class_name(head_class) == stock),
+        "",
+    )

@@ -16,10 +16,10 @@ from types import ModuleType
 _MAPPING = "transformers.models.auto.configuration_auto"
 
 
-class _Counted(Loader):
+class _CountingLoader(Loader):
     """A module's own loader, with the imports that it is in the middle of counted."""
 
-    def __init__(self, loader: Loader, watcher: _Watcher) -> None:
+    def __init__(self, loader: Loader, watcher: _ImportWatcher) -> None:
         self.loader = loader
         self.watcher = watcher
 
@@ -35,10 +35,10 @@ class _Counted(Loader):
             self.loader.exec_module(module)
         finally:
             self.watcher.depth -= 1
-        self.watcher.ended()
+        self.watcher.register_if_ready()
 
 
-class _Watcher(MetaPathFinder):
+class _ImportWatcher(MetaPathFinder):
     """Finds what the other finders find, and counts how deep in the library's imports we are."""
 
     def __init__(self) -> None:
@@ -50,14 +50,14 @@ class _Watcher(MetaPathFinder):
         if fullname.partition(".")[0] != "transformers":
             return None
         for finder in sys.meta_path:
-            spec = None if isinstance(finder, _Watcher) else finder.find_spec(fullname, path, target)
+            spec = None if isinstance(finder, _ImportWatcher) else finder.find_spec(fullname, path, target)
             if spec is not None:
                 if spec.loader is not None:
-                    spec.loader = _Counted(spec.loader, self)
+                    spec.loader = _CountingLoader(spec.loader, self)
                 return spec
         return None
 
-    def ended(self) -> None:
+    def register_if_ready(self) -> None:
         """Register, and watch no longer, once no import is under way and the mapping is there."""
         if self.depth == 0 and _MAPPING in sys.modules and self in sys.meta_path:
             sys.meta_path.remove(self)
@@ -74,5 +74,5 @@ def install() -> None:
     """Register now where the mapping is loaded already, else as soon as it is."""
     if _MAPPING in sys.modules:
         _register()
-    elif not any(isinstance(finder, _Watcher) for finder in sys.meta_path):
-        sys.meta_path.insert(0, _Watcher())
+    elif not any(isinstance(finder, _ImportWatcher) for finder in sys.meta_path):
+        sys.meta_path.insert(0, _ImportWatcher())

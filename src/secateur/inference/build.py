@@ -11,14 +11,14 @@ from torch.nn.utils import parametrize
 from transformers import PreTrainedModel
 
 from secateur.errors import ModelError
-from secateur.hf.declare import fill, skeleton
+from secateur.hf.declare import fill_skeleton, skeleton
 from secateur.hf.model_view import ModelView
 from secateur.inference.front_end import FrontEnd
 from secateur.inference.fused_attention import InferenceAttention
 from secateur.inference.linear import fuse_linear
 from secateur.inference.position_bias import InferencePositionalConv, RelativePositionBias
-from secateur.nn.feed_forward import EmptyFeedForward
-from secateur.nn.norm import ValidGroupNorm, leave_padding_out
+from secateur.nn.feed_forward import ConstantFeedForward
+from secateur.nn.norm import ValidGroupNorm, replace_group_norm
 
 #: Model types whose parts have a faster form here.
 INFERENCE_MODEL_TYPES = ("wav2vec2", "hubert", "wavlm", "data2vec-audio", "unispeech-sat")
@@ -61,7 +61,7 @@ def for_inference(model: PreTrainedModel | ModelView) -> PreTrainedModel:
     copied_view = _copy_model(view)
     inference_model, encoder = copied_view.model, copied_view.encoder
     if any(isinstance(module, ValidGroupNorm) for module in view.model.modules()):
-        leave_padding_out(encoder)
+        replace_group_norm(encoder)
     with torch.no_grad():
         if encoder.config.feat_extract_activation == "gelu":
             encoder.feature_extractor = FrontEnd(encoder.feature_extractor)
@@ -102,7 +102,7 @@ def _copy_model(view: ModelView) -> ModelView:
     if parametrize.is_parametrized(copied_conv) and not parametrize.is_parametrized(source_conv):
         parametrize.remove_parametrizations(copied_conv, "weight")  # somebody has folded the weight norm
     try:
-        fill(copied_model, model.state_dict(), like=model)
+        fill_skeleton(copied_model, model.state_dict(), reference=model)
     except RuntimeError as error:
         first = " ".join(str(error).split())[:200]
         raise ModelError(f"The weights of this model are of another form than its config says: {first}") from None
@@ -120,7 +120,7 @@ def _add_position_bias(base: Any) -> RelativePositionBias | None:
 
 
 def _fuse_feed_forward(block: Any, config: Any) -> None:
-    if isinstance(block, EmptyFeedForward):
+    if isinstance(block, ConstantFeedForward):
         return
     if config.hidden_act == "gelu":
         block.intermediate_dense = fuse_linear(block.intermediate_dense, "gelu")

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from secateur.inference.linear import FusedLinear, fuse_linear, is_eager
 from secateur.inference.position_bias import RelativePositionBias
 from secateur.nn.attention import split_heads
-from secateur.nn.low_rank import FactorisedLinear
+from secateur.nn.low_rank import FactorizedLinear
 
 _MAX_BLOCK_LOGITS = (
     2**22
@@ -168,7 +168,7 @@ def _projection_rows(layer: Any, scale: float = 1.0) -> tuple[Tensor, Tensor, nn
     """A projection as rows of a larger one, (rows, D) and (rows,), and what follows them; None where there is none."""
     if layer is None:
         return None
-    if isinstance(layer, FactorisedLinear):
+    if isinstance(layer, FactorizedLinear):
         inner, outer = layer.inner.weight, layer.outer
         return inner, inner.new_zeros(len(inner)), FusedLinear(outer.weight * scale, outer.bias * scale)
     return layer.weight * scale, layer.bias * scale, None

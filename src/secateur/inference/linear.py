@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from secateur.nn.low_rank import FactorisedLinear
+from secateur.nn.low_rank import FactorizedLinear
 from secateur.nn.narrow_convolution import computes_in_bfloat16, is_narrow
 
 Activation = Literal["none", "gelu"]
@@ -183,7 +183,7 @@ class FusedLinear(nn.Module):
 
 def fuse_linear(layer: nn.Module, activation: Activation = "none") -> nn.Module:
     """The frozen form of a linear layer, factorised or not, with its activation."""
-    if isinstance(layer, FactorisedLinear):
+    if isinstance(layer, FactorizedLinear):
         return nn.Sequential(FusedLinear.like(layer.inner), FusedLinear.like(layer.outer, activation))
     assert isinstance(layer, nn.Linear)
     return FusedLinear.like(layer, activation)

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from secateur.inference.linear import CachedWeight, channels_last, convolution, is_eager
 from secateur.nn.attention import bias_by_distance
-from secateur.nn.positional_conv import CutPositionalConv, gather, scatter
+from secateur.nn.positional_conv import CutPositionalConv, gather_groups, scatter_groups
 
 _MIN_FFT_TAPS = 32  # taps
 
@@ -44,7 +44,7 @@ class InferencePositionalConv(nn.Module):
         """(B, T, D) -> (B, T, D)."""
         if self.cut_shape is None:
             return self._convolve(hidden_states)
-        return scatter(self._convolve(gather(hidden_states, self.cut_shape)), self.cut_shape)
+        return scatter_groups(self._convolve(gather_groups(hidden_states, self.cut_shape)), self.cut_shape)
 
     def _convolve(self, hidden_states: Tensor) -> Tensor:
         """The channels of the groups that are there: (B, T, K) -> (B, T, K)."""
@@ -127,4 +127,4 @@ class RelativePositionBias(nn.Module):
         return bias
 
     def _compute_bias(self, time: int) -> Tensor:
-        return bias_by_distance(self.table, time, farthest=self.farthest).flip(1).contiguous()
+        return bias_by_distance(self.table, time, max_distance=self.farthest).flip(1).contiguous()

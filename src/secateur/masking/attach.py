@@ -11,7 +11,7 @@ from typing import Any
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from secateur.architectures.transducer import Recurrent
+from secateur.architectures.transducer import UnevenLSTM
 from secateur.hf.model_view import ModelView
 from secateur.masking.mask_placement import MaskParametrization, choose_placement
 from secateur.masking.mask_sites import compile_mask_factors, compile_output_factors
@@ -47,7 +47,7 @@ class Masking:
             support = None if values is None else (values.detach()[units] != 0)
             is_unmasked = support is None or (not self.static and bool(support.all()))
             norm.support = None if is_unmasked else support
-        layers = [self.structure.offsets[axis.name] for axis in self.structure.of_kinds(("layer",)) if axis.size]
+        layers = [self.structure.offsets[axis.name] for axis in self.structure.axes_of_kinds(("layer",)) if axis.size]
         layer_values = [] if values is None else values.detach()[layers].tolist()
         self._trimmed_units = frozenset(unit for unit, value in zip(layers, layer_values, strict=False) if value == 0.0)
 
@@ -90,7 +90,7 @@ def attach(model: nn.Module | ModelView, structure: Structure, *, static: bool =
     for name, factor in compile_mask_factors(structure).items():
         path, _, parameter = name.rpartition(".")
         if isinstance(lstm := view.module(path), nn.LSTM):
-            masking._swap(*view.parent_of(path), Recurrent.like(lstm))
+            masking._swap(*view.parent_of(path), UnevenLSTM.from_lstm(lstm))
         module = view.module(path)
         parametrization = parametrizations.setdefault(path, {})[parameter] = MaskParametrization(masking, factor)
         parametrize.register_parametrization(module, parameter, parametrization)
@@ -107,11 +107,11 @@ def attach(model: nn.Module | ModelView, structure: Structure, *, static: bool =
     for norm in structure.norms:
         stock = view.module(norm.module)
         assert isinstance(stock, nn.LayerNorm)
-        support_norm = SupportLayerNorm.like(stock)
+        support_norm = SupportLayerNorm.from_norm(stock)
         masking._swap(*view.parent_of(norm.module), support_norm)
         start = structure.offsets[norm.axis]
         masking._norms.append((support_norm, slice(start, start + structure.axes[norm.axis].size)))
-    for axis in structure.of_kinds(("layer",)):
+    for axis in structure.axes_of_kinds(("layer",)):
         if axis.size:
             layer = view.module(axis.path)
             bypass = partial(_bypass_layer, masking, structure.offsets[axis.name])

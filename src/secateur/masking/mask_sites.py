@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from secateur.structure import Selection, Structure, Tap, Weight
+from secateur.structure import MaskSite, Selection, Structure, Weight
 
 
 @dataclass(frozen=True)
@@ -47,24 +47,26 @@ class MaskFactor:
 
 def compile_mask_factors(structure: Structure) -> dict[str, MaskFactor]:
     """The factor of every tapped parameter, by name in the base model."""
-    return {weight.name: _weight_factor(structure, weight) for weight in structure.weights if weight.taps}
+    return {weight.name: _weight_factor(structure, weight) for weight in structure.weights if weight.mask_sites}
 
 
 def compile_output_factors(structure: Structure) -> dict[str, MaskFactor]:
     """The factor on the output of every module that carries a mask, by module path."""
     return {
-        output.module: MaskFactor(output.tap.dim, torch.tensor([_site_units(structure, output.tap)], dtype=torch.long))
+        output.module: MaskFactor(
+            output.mask_site.dim, torch.tensor([_site_units(structure, output.mask_site)], dtype=torch.long)
+        )
         for output in structure.outputs
     }
 
 
 def _weight_factor(structure: Structure, weight: Weight) -> MaskFactor:
-    dims = {site.dim for site in weight.taps if site.dim is not None}
+    dims = {site.dim for site in weight.mask_sites if site.dim is not None}
     assert len(dims) <= 1, f"{weight.name} is tapped along more than one dimension"
     dim = dims.pop() if dims else None
     positions = weight.shape[dim] if dim is not None else 1
     rows = []
-    for tap in weight.taps:
+    for tap in weight.mask_sites:
         row = _site_units(structure, tap)
         if tap.dim is None:
             row *= positions
@@ -73,7 +75,7 @@ def _weight_factor(structure: Structure, weight: Weight) -> MaskFactor:
     return MaskFactor(dim, torch.tensor(rows, dtype=torch.long), weight.split)
 
 
-def _site_units(structure: Structure, site: Tap) -> list[int]:
+def _site_units(structure: Structure, site: MaskSite) -> list[int]:
     """The flat index of the unit at each position along a tap."""
     unit_indices: list[int] = []
     for name in site.axes:
@@ -81,7 +83,7 @@ def _site_units(structure: Structure, site: Tap) -> list[int]:
         unit_indices += range(start, start + structure.axes[name].size)
     if site.repeats:
         unit_indices = [unit for unit, count in zip(unit_indices, site.repeats, strict=True) for _ in range(count)]
-    return unit_indices * site.times
+    return unit_indices * site.tiles
 
 
 def mask_values(structure: Structure, selection: Selection, dtype: torch.dtype = torch.float64) -> Tensor:
@@ -89,7 +91,7 @@ def mask_values(structure: Structure, selection: Selection, dtype: torch.dtype =
     values = torch.ones(structure.size, dtype=torch.float64)
     for name in selection.axes:
         axis, start = structure.axis(name), structure.offsets[name]
-        unit_scales = selection.factors(name)
+        unit_scales = selection.scale_by_unit(name)
         values[start : start + axis.size] = torch.tensor(
             [unit_scales.get(unit, 0.0) for unit in axis.units], dtype=torch.float64
         )

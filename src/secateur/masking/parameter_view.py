@@ -55,7 +55,7 @@ class ParameterView:
 
     def _is_covered(self, name: str) -> bool:
         """Whether something of the model is spoken of."""
-        return name.startswith(self.prefix) or self.structure.in_head(name)
+        return name.startswith(self.prefix) or self.structure.is_in_head(name)
 
     def _structure_name(self, name: str) -> str:
         """The structure's name of something."""
@@ -63,4 +63,4 @@ class ParameterView:
 
     def _model_name(self, path: str) -> str:
         """The model's name of something."""
-        return path if self.structure.in_head(path) else (self.prefix + path).removesuffix(".")
+        return path if self.structure.is_in_head(path) else (self.prefix + path).removesuffix(".")

@@ -38,7 +38,7 @@ class CutAttention(nn.Module):
     """
 
     #: What the family calls the projections of queries, keys and values, and that of the output.
-    names = ("q_proj", "k_proj", "v_proj", "out_proj")
+    projection_names = ("q_proj", "k_proj", "v_proj", "out_proj")
 
     def __init__(self, config: Any, shape: AttentionShape) -> None:
         """
@@ -52,12 +52,12 @@ class CutAttention(nn.Module):
         self.dropout = config.attention_dropout
         self.scaling = shape.head_dim**-0.5
         self.groups = shape.groups
-        query_key = sum(len(kept) for kept in shape.query_key)
-        value_output = sum(len(kept) for kept in shape.value_output)
-        for name, rows in zip(self.names[:3], (query_key, query_key, value_output), strict=True):
+        query_key = sum(len(dims) for dims in shape.query_key)
+        value_output = sum(len(dims) for dims in shape.value_output)
+        for name, rows in zip(self.projection_names[:3], (query_key, query_key, value_output), strict=True):
             setattr(self, name, nn.Linear(width, rows) if rows else None)
-        gone = OutputBias(width) if shape.kept else None
-        setattr(self, self.names[3], nn.Linear(value_output, width) if value_output else gone)
+        removed_output = OutputBias(width) if shape.is_kept else None
+        setattr(self, self.projection_names[3], nn.Linear(value_output, width) if value_output else removed_output)
 
     def forward(
         self, hidden_states: Tensor, attention_mask: Tensor | None = None, **kwargs: Any
@@ -73,16 +73,16 @@ class CutAttention(nn.Module):
             (B, heads, T, T) in storage order of the heads when the implementation is eager, else None.
         """
         if not self.groups:
-            return self._constant(hidden_states), _no_weights(hidden_states) if self._eager else None
-        return self._attend(hidden_states, attention_mask, eager=self._eager)
+            return self._constant(hidden_states), _empty_attention_weights(hidden_states) if self._is_eager else None
+        return self._attend(hidden_states, attention_mask, eager=self._is_eager)
 
     def _constant(self, hidden_states: Tensor) -> Tensor:
-        out = getattr(self, self.names[3])
-        constant: Tensor = hidden_states.new_zeros(1) if out is None else out(hidden_states)
+        projection = getattr(self, self.projection_names[3])
+        constant: Tensor = hidden_states.new_zeros(1) if projection is None else projection(hidden_states)
         return constant
 
     @property
-    def _eager(self) -> bool:
+    def _is_eager(self) -> bool:
         return getattr(self.config, "_attn_implementation", "eager") == "eager"
 
     def _attend(
@@ -91,8 +91,8 @@ class CutAttention(nn.Module):
         bias: Tensor | None,
         *,
         eager: bool,
-        turned: Tensor | None = None,
-        place: Callable[[slice, Tensor, Tensor | None], tuple[Tensor, Tensor | None]] | None = None,
+        projection_input: Tensor | None = None,
+        apply_positions: Callable[[slice, Tensor, Tensor | None], tuple[Tensor, Tensor | None]] | None = None,
     ) -> tuple[Tensor, Tensor | None]:
         """Attend.
 
@@ -107,24 +107,27 @@ class CutAttention(nn.Module):
             (B, T, D), and the weights when eager.
         """
         batch, time, _ = hidden_states.shape
-        to_query, to_key, to_value, out = (getattr(self, name) for name in self.names)
-        placed = hidden_states if turned is None else turned
-        query, key = (placed[..., :0] if to is None else to(placed) for to in (to_query, to_key))
+        to_query, to_key, to_value, to_output = (getattr(self, name) for name in self.projection_names)
+        query_key_input = hidden_states if projection_input is None else projection_input
+        query, key = (
+            query_key_input[..., :0] if projection is None else projection(query_key_input)
+            for projection in (to_query, to_key)
+        )
         value = to_value(hidden_states)
         outputs: list[Tensor] = []
         weights: list[Tensor] = []
         for heads, q, k, v in split_heads(query, key, value, self.groups):
-            own = bias if bias is None or bias.shape[1] == 1 else bias[:, heads]
-            if place is not None:
-                q, own = place(heads, q, own)
-            context, weight = self._product(q, k, v, own, eager)
+            head_bias = bias if bias is None or bias.shape[1] == 1 else bias[:, heads]
+            if apply_positions is not None:
+                q, head_bias = apply_positions(heads, q, head_bias)
+            context, weight = self._product(q, k, v, head_bias, eager)
             outputs.append(context.transpose(1, 2).reshape(batch, time, -1))
             if weight is not None:
                 weights.append(weight)
         merged = outputs[0] if len(outputs) == 1 else torch.cat(outputs, dim=-1)  # (B, T, all vo)
         if len(weights) > 1:  # concatenating one copies it
             weights = [torch.cat(weights, dim=1)]
-        return out(merged), (weights[0] if weights else None)
+        return to_output(merged), (weights[0] if weights else None)
 
     def _product(
         self, q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, eager: bool
@@ -157,7 +160,7 @@ class CutWavLMAttention(CutAttention):
     those of each head, and only when they are asked for: without them torch's fused kernel does the work.
     """
 
-    def __init__(self, config: Any, shape: AttentionShape, *, holds_table: bool) -> None:
+    def __init__(self, config: Any, shape: AttentionShape, *, has_position_table: bool) -> None:
         """
         Args:
             config: Model config.
@@ -168,12 +171,12 @@ class CutWavLMAttention(CutAttention):
         self.heads = shape.heads
         self.head_dim = shape.head_dim
         self.num_heads = config.hidden_size // shape.head_dim
-        self.in_order = shape.heads == tuple(range(self.num_heads))
+        self.has_all_heads_in_order = shape.heads == tuple(range(self.num_heads))
         self.max_distance = config.max_bucket_distance
         if shape.heads:
             self.gru_rel_pos_const = nn.Parameter(torch.ones(1, len(shape.heads), 1, 1))
             self.gru_rel_pos_linear = nn.Linear(shape.head_dim, 8)
-        self.rel_attn_embed = nn.Embedding(config.num_buckets, self.num_heads) if holds_table else None
+        self.rel_attn_embed = nn.Embedding(config.num_buckets, self.num_heads) if has_position_table else None
 
     def forward(  # type: ignore[override]
         self,
@@ -195,17 +198,21 @@ class CutWavLMAttention(CutAttention):
             Output, weights (B, heads, T, T) when `output_attentions` is asked for, and the position bias for the next
             layer.
         """
-        wanted = bool(kwargs.get("output_attentions", getattr(self.config, "output_attentions", False)))
+        needs_weights = bool(kwargs.get("output_attentions", getattr(self.config, "output_attentions", False)))
         if self.rel_attn_embed is not None:
-            position_bias = _spread(self.bias_by_distance(hidden_states.shape[1], hidden_states.device))
+            position_bias = _distances_to_pairs(self.bias_by_distance(hidden_states.shape[1], hidden_states.device))
         if not self.groups:
-            return self._constant(hidden_states), _no_weights(hidden_states) if wanted else None, position_bias
+            return (
+                self._constant(hidden_states),
+                _empty_attention_weights(hidden_states) if needs_weights else None,
+                position_bias,
+            )
         assert position_bias is not None
-        own = position_bias if self.in_order else position_bias[list(self.heads)]
-        bias = self._gate(hidden_states) * own  # (B, heads, T, T)
+        head_position_bias = position_bias if self.has_all_heads_in_order else position_bias[list(self.heads)]
+        bias = self._gate(hidden_states) * head_position_bias  # (B, heads, T, T)
         if attention_mask is not None:
             bias = bias.masked_fill(attention_mask.ne(1)[:, None, None, :], float("-inf"))
-        output, weights = self._attend(hidden_states, bias, eager=wanted)
+        output, weights = self._attend(hidden_states, bias, eager=needs_weights)
         return output, weights, position_bias
 
     def bias_by_distance(self, time: int, device: torch.device | None = None) -> Tensor:
@@ -213,18 +220,20 @@ class CutWavLMAttention(CutAttention):
         table = self.rel_attn_embed
         assert table is not None
         # The module is called, and its weight not taken from it, for hooks that fetch weights.
-        bias: Tensor = table(distance_buckets(time, table.num_embeddings, farthest=self.max_distance, device=device))
+        bias: Tensor = table(
+            distance_buckets(time, table.num_embeddings, max_distance=self.max_distance, device=device)
+        )
         return bias.t()
 
     def _gate(self, hidden_states: Tensor) -> Tensor:
         """(B, T, D) -> (B, heads, T, 1), in (1, 3) at initialisation."""
         batch, time, _ = hidden_states.shape
-        split = hidden_states.view(batch, time, self.num_heads, self.head_dim)
-        if not self.in_order:
-            split = split[:, :, list(self.heads)]
-        both = self.gru_rel_pos_linear(split).view(batch, time, len(self.heads), 2, 4).sum(-1)
-        first, second = torch.sigmoid(both).permute(3, 0, 2, 1).unsqueeze(-1)  # each (B, heads, T, 1)
-        gate: Tensor = first * (second * self.gru_rel_pos_const - 1.0) + 2.0
+        inputs_by_head = hidden_states.view(batch, time, self.num_heads, self.head_dim)
+        if not self.has_all_heads_in_order:
+            inputs_by_head = inputs_by_head[:, :, list(self.heads)]
+        gate_logits = self.gru_rel_pos_linear(inputs_by_head).view(batch, time, len(self.heads), 2, 4).sum(-1)
+        gate_a, gate_b = torch.sigmoid(gate_logits).permute(3, 0, 2, 1).unsqueeze(-1)  # each (B, heads, T, 1)
+        gate: Tensor = gate_a * (gate_b * self.gru_rel_pos_const - 1.0) + 2.0
         return gate
 
 
@@ -240,15 +249,18 @@ def split_heads(
         groups: Heads, query/key dimensions and value/output dimensions of each run of heads of equal shape.
     """
     batch, time, _ = value.shape
-    head = at_qk = at_vo = 0
+    head = qk_offset = vo_offset = 0
     for count, qk, vo in groups:
-        q, k = (x[..., at_qk : at_qk + count * qk].view(batch, time, count, qk).transpose(1, 2) for x in (query, key))
-        v = value[..., at_vo : at_vo + count * vo].view(batch, time, count, vo).transpose(1, 2)
+        q, k = (
+            x[..., qk_offset : qk_offset + count * qk].view(batch, time, count, qk).transpose(1, 2)
+            for x in (query, key)
+        )
+        v = value[..., vo_offset : vo_offset + count * vo].view(batch, time, count, vo).transpose(1, 2)
         yield slice(head, head + count), q, k, v
-        head, at_qk, at_vo = head + count, at_qk + count * qk, at_vo + count * vo
+        head, qk_offset, vo_offset = head + count, qk_offset + count * qk, vo_offset + count * vo
 
 
-def bias_by_distance(table: Tensor, time: int, *, farthest: int) -> Tensor:
+def bias_by_distance(table: Tensor, time: int, *, max_distance: int) -> Tensor:
     """WavLM's position bias at key minus query distances -(T-1) ... T-1.
 
     Args:
@@ -259,10 +271,10 @@ def bias_by_distance(table: Tensor, time: int, *, farthest: int) -> Tensor:
     Returns:
         (H, 2T - 1).
     """
-    return F.embedding(distance_buckets(time, len(table), farthest=farthest, device=table.device), table).t()
+    return F.embedding(distance_buckets(time, len(table), max_distance=max_distance, device=table.device), table).t()
 
 
-def distance_buckets(time: int, buckets: int, *, farthest: int, device: torch.device | None) -> Tensor:
+def distance_buckets(time: int, buckets: int, *, max_distance: int, device: torch.device | None) -> Tensor:
     """Return the bucket of each key minus query distance -(T-1) ... T-1 in WavLM's table: (2T - 1,).
 
     Args:
@@ -272,22 +284,28 @@ def distance_buckets(time: int, buckets: int, *, farthest: int, device: torch.de
         device: Where to.
     """
     distance = torch.arange(1 - time, time, device=device)
-    half = buckets // 2
-    exact = half // 2
-    size = distance.abs()
+    sign_buckets = buckets // 2
+    exact_buckets = sign_buckets // 2
+    absolute_distance = distance.abs()
     # The same operations as the stock class, in float32, so that no distance falls into another bucket.
-    large = torch.log(size.float() / exact) / math.log(farthest / exact) * (half - exact)
-    large = (exact + large).to(torch.long).clamp(max=half - 1)
-    return (distance > 0).long() * half + torch.where(size < exact, size, large)
+    log_bucket = (
+        torch.log(absolute_distance.float() / exact_buckets)
+        / math.log(max_distance / exact_buckets)
+        * (sign_buckets - exact_buckets)
+    )
+    log_bucket = (exact_buckets + log_bucket).to(torch.long).clamp(max=sign_buckets - 1)
+    return (distance > 0).long() * sign_buckets + torch.where(
+        absolute_distance < exact_buckets, absolute_distance, log_bucket
+    )
 
 
-def _no_weights(hidden_states: Tensor) -> Tensor:
+def _empty_attention_weights(hidden_states: Tensor) -> Tensor:
     """Weights of no head, (B, 0, T, T), so that a model's attentions stay one for each layer."""
     batch, time, _ = hidden_states.shape
     return hidden_states.new_zeros(batch, 0, time, time)
 
 
-def _spread(by_distance: Tensor) -> Tensor:
+def _distances_to_pairs(by_distance: Tensor) -> Tensor:
     """(H, 2T - 1) -> (H, T, T): row i holds the distances -i ... T-1-i."""
     time = (by_distance.shape[1] + 1) // 2
     return by_distance.unfold(1, time, 1).flip(1)

@@ -21,7 +21,7 @@ class CutConformerAttention(CutAttention):
     input of queries and keys, all of its original heads.
     """
 
-    names = ("linear_q", "linear_k", "linear_v", "linear_out")
+    projection_names = ("linear_q", "linear_k", "linear_v", "linear_out")
 
     def __init__(self, config: Any, shape: AttentionShape) -> None:
         """
@@ -30,17 +30,19 @@ class CutConformerAttention(CutAttention):
             shape: Heads and dimensions of this block.
         """
         super().__init__(config, shape)
-        kind, width = config.position_embeddings_type, config.hidden_size
-        self.positions = kind if self.groups else None
+        position_type, width = config.position_embeddings_type, config.hidden_size
+        self.position_type = position_type if self.groups else None
         self.query_key, self.head_dim = shape.query_key, shape.head_dim
-        rows = sum(len(kept) for kept in shape.query_key)
-        self.starts = tuple(sum(len(kept) for kept in shape.query_key[:head]) for head in range(len(shape.heads) + 1))
-        self.linear_pos = nn.Linear(width, rows, bias=False) if kind == "relative" and rows else None
+        rows = sum(len(dims) for dims in shape.query_key)
+        self.head_offsets = tuple(
+            sum(len(dims) for dims in shape.query_key[:head]) for head in range(len(shape.heads) + 1)
+        )
+        self.linear_pos = nn.Linear(width, rows, bias=False) if position_type == "relative" and rows else None
         if self.linear_pos is not None:
             self.pos_bias_u, self.pos_bias_v = (nn.Parameter(torch.zeros(rows)) for _ in range(2))
-        if self.positions == "relative_key":
-            self.farthest = config.left_max_position_embeddings, config.right_max_position_embeddings
-            self.distance_embedding = nn.Embedding(sum(self.farthest) + 1, shape.head_dim)
+        if self.position_type == "relative_key":
+            self.max_distances = config.left_max_position_embeddings, config.right_max_position_embeddings
+            self.distance_embedding = nn.Embedding(sum(self.max_distances) + 1, shape.head_dim)
 
     def forward(
         self,
@@ -60,46 +62,54 @@ class CutConformerAttention(CutAttention):
         Returns:
             As `CutAttention.forward`.
         """
-        if self.positions is None:
+        if self.position_type is None:
             return super().forward(hidden_states, attention_mask)
-        turned, keys = None, None
-        if self.positions == "rotary":
+        rotated, keys = None, None
+        if self.position_type == "rotary":
             assert relative_position_embeddings is not None
-            turned = rotate(hidden_states, relative_position_embeddings.to(hidden_states.dtype), self.head_dim)
+            rotated = rotate(hidden_states, relative_position_embeddings.to(hidden_states.dtype), self.head_dim)
         elif self.linear_pos is not None:
             keys = self.linear_pos(relative_position_embeddings)  # (1, 2T - 1, all qk)
 
-        def place(heads: slice, q: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor | None]:
-            if self.positions == "rotary" or not q.shape[-1]:
+        def apply_positions(heads: slice, q: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor | None]:
+            if self.position_type == "rotary" or not q.shape[-1]:
                 return q, mask
             if keys is None:
-                return q, _together(self._by_key(heads, q) * self.scaling, mask)
-            q, scores = self._by_relative(heads, q, keys)
-            return q, _together(scores * self.scaling, mask)
+                return q, _add_mask(self._relative_key_scores(heads, q) * self.scaling, mask)
+            q, scores = self._relative_scores(heads, q, keys)
+            return q, _add_mask(scores * self.scaling, mask)
 
-        return self._attend(hidden_states, attention_mask, eager=self._eager, turned=turned, place=place)
+        return self._attend(
+            hidden_states,
+            attention_mask,
+            eager=self._is_eager,
+            projection_input=rotated,
+            apply_positions=apply_positions,
+        )
 
-    def _by_relative(self, heads: slice, q: Tensor, keys: Tensor) -> tuple[Tensor, Tensor]:
+    def _relative_scores(self, heads: slice, q: Tensor, keys: Tensor) -> tuple[Tensor, Tensor]:
         """Queries of some heads (B, heads, T, qk) -> with their bias; and their products with the keys of positions."""
-        own = slice(self.starts[heads.start], self.starts[heads.stop])
+        head_columns = slice(self.head_offsets[heads.start], self.head_offsets[heads.stop])
         count, width = q.shape[1], q.shape[-1]
-        u, v = (bias[own].view(count, 1, width) for bias in (self.pos_bias_u, self.pos_bias_v))
-        theirs = keys[..., own].view(keys.shape[1], count, width).permute(1, 2, 0)  # (heads, qk, 2T - 1)
-        return q + u, by_pair(torch.matmul(q + v, theirs))
+        u, v = (bias[head_columns].view(count, 1, width) for bias in (self.pos_bias_u, self.pos_bias_v))
+        position_keys = (
+            keys[..., head_columns].view(keys.shape[1], count, width).permute(1, 2, 0)
+        )  # (heads, qk, 2T - 1)
+        return q + u, distances_to_pairs(torch.matmul(q + v, position_keys))
 
-    def _by_key(self, heads: slice, q: Tensor) -> Tensor:
+    def _relative_key_scores(self, heads: slice, q: Tensor) -> Tensor:
         """Products of some heads' queries (B, heads, T, qk) with the key of each distance: (B, heads, T, T)."""
         columns = torch.tensor(self.query_key[heads], device=q.device)  # (heads, qk)
-        every = torch.arange(self.distance_embedding.num_embeddings, device=q.device)
-        table = self.distance_embedding(every).to(q.dtype)[:, columns]  # (distances, heads, qk)
+        distance_indices = torch.arange(self.distance_embedding.num_embeddings, device=q.device)
+        table = self.distance_embedding(distance_indices).to(q.dtype)[:, columns]  # (distances, heads, qk)
         by_distance = torch.matmul(q, table.permute(1, 2, 0))  # (B, heads, T, distances)
         time = torch.arange(q.shape[2], device=q.device)
-        left, right = self.farthest
-        index = (time[None, :] - time[:, None]).clamp(-left, right) + left  # (T, T)
+        max_past, max_future = self.max_distances
+        index = (time[None, :] - time[:, None]).clamp(-max_past, max_future) + max_past  # (T, T)
         return by_distance.gather(-1, index.expand(*q.shape[:2], -1, -1))
 
 
-def by_pair(by_distance: Tensor) -> Tensor:
+def distances_to_pairs(by_distance: Tensor) -> Tensor:
     """Scores of a query for each distance as scores for each key, without a copy.
 
     ``[[a b c], [d e f]]`` becomes ``[[b c], [d e]]``: a later query is farther from the first key.
@@ -115,7 +125,7 @@ def by_pair(by_distance: Tensor) -> Tensor:
     return by_distance.flatten(-2)[..., time - 1 :].unfold(-1, time, max(1, 2 * time - 2))
 
 
-def rotate(hidden_states: Tensor, turns: Tensor, head_dim: int) -> Tensor:
+def rotate(hidden_states: Tensor, cos_sin: Tensor, head_dim: int) -> Tensor:
     """The input with each of its original heads turned by its position: (B, T, D) -> (B, T, D).
 
     Args:
@@ -123,14 +133,14 @@ def rotate(hidden_states: Tensor, turns: Tensor, head_dim: int) -> Tensor:
         turns: Cosines and sines (2, T, 1, 1, head_dim).
         head_dim: Dimensions of an original head, which are turned in pairs (i, i + head_dim / 2).
     """
-    split = hidden_states.unflatten(-1, (-1, head_dim))  # (B, T, H, head_dim)
-    cos, sin = turns[:, : hidden_states.shape[1], 0]  # each (T, 1, head_dim)
-    first, second = split.chunk(2, dim=-1)
-    turned: Tensor = split * cos + torch.cat((-second, first), dim=-1) * sin
-    return turned.flatten(-2)
+    states_by_head = hidden_states.unflatten(-1, (-1, head_dim))  # (B, T, H, head_dim)
+    cos, sin = cos_sin[:, : hidden_states.shape[1], 0]  # each (T, 1, head_dim)
+    first_half, second_half = states_by_head.chunk(2, dim=-1)
+    rotated: Tensor = states_by_head * cos + torch.cat((-second_half, first_half), dim=-1) * sin
+    return rotated.flatten(-2)
 
 
-def _together(bias: Tensor, mask: Tensor | None) -> Tensor:
+def _add_mask(bias: Tensor, mask: Tensor | None) -> Tensor:
     """Bias of each pair of frames and the mask, of any of the library's forms, as one bias."""
     if mask is None:
         return bias

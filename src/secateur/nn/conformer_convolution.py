@@ -10,25 +10,27 @@ from secateur.nn.attention import OutputBias
 from secateur.structure.encoder_shape import BlockShape
 
 
-class EmptyConvolution(nn.Module):
+class ConstantConvolution(nn.Module):
     """A convolution module without channels: its output bias where it is kept and has one, else zero."""
 
-    def __init__(self, block: Any, *, kept: bool) -> None:
+    def __init__(self, block: Any, *, is_kept: bool) -> None:
         """
         Args:
             block: The library's module.
             kept: Whether the block is kept.
         """
         super().__init__()
-        last = block.pointwise_conv2
-        self.pointwise_conv2 = OutputBias(last.out_channels) if kept and last.bias is not None else None
+        output_convolution = block.pointwise_conv2
+        self.pointwise_conv2 = (
+            OutputBias(output_convolution.out_channels) if is_kept and output_convolution.bias is not None else None
+        )
 
     def forward(self, hidden_states: Tensor, attention_mask: Tensor | None = None) -> Tensor:
         """(B, T, D) -> a constant that broadcasts to it."""
         return hidden_states.new_zeros(1) if self.pointwise_conv2 is None else self.pointwise_conv2(hidden_states)
 
 
-def fit_convolution(block: Any, shape: BlockShape, *, norm: str) -> nn.Module:
+def resize_convolution(block: Any, shape: BlockShape, *, norm_name: str) -> nn.Module:
     """The module for that shape: the stock one with fewer channels, or an empty one.
 
     Args:
@@ -38,17 +40,17 @@ def fit_convolution(block: Any, shape: BlockShape, *, norm: str) -> nn.Module:
     """
     channels, width = len(shape.units), block.pointwise_conv1.in_channels
     if not channels:
-        return EmptyConvolution(block, kept=shape.kept)
+        return ConstantConvolution(block, is_kept=shape.is_kept)
     if channels < block.depthwise_conv.out_channels:
-        block.pointwise_conv1 = _like(block.pointwise_conv1, width, 2 * channels)
-        block.depthwise_conv = _like(block.depthwise_conv, channels, channels, groups=channels)
-        stock = getattr(block, norm)
-        setattr(block, norm, type(stock)(channels, eps=stock.eps))
-        block.pointwise_conv2 = _like(block.pointwise_conv2, channels, width)
+        block.pointwise_conv1 = _resized_like(block.pointwise_conv1, width, 2 * channels)
+        block.depthwise_conv = _resized_like(block.depthwise_conv, channels, channels, groups=channels)
+        stock = getattr(block, norm_name)
+        setattr(block, norm_name, type(stock)(channels, eps=stock.eps))
+        block.pointwise_conv2 = _resized_like(block.pointwise_conv2, channels, width)
     return block  # type: ignore[no-any-return]
 
 
-def _like(conv: nn.Conv1d, inputs: int, outputs: int, *, groups: int = 1) -> nn.Conv1d:
+def _resized_like(conv: nn.Conv1d, inputs: int, outputs: int, *, groups: int = 1) -> nn.Conv1d:
     """A convolution of other widths."""
     bias = conv.bias is not None
     kernel, stride, padding = conv.kernel_size[0], conv.stride[0], conv.padding[0]

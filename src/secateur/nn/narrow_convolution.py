@@ -16,15 +16,15 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 #: Convolutions of at least this many input channels per group are computed by other kernels.
-WIDE = 16
+MIN_SAFE_CHANNELS = 16
 #: So are those of fewer products per output, such as the front end's of two or three taps.
-LONG = 64
+MIN_AFFECTED_PRODUCTS = 64
 
 
 def is_narrow(*, in_channels: int, groups: int, taps: int) -> bool:
     """Return True for a convolution that the kernel may get wrong: a simple superset of those that it does."""
     width = in_channels // groups
-    return 1 < width < WIDE and width * taps >= LONG
+    return 1 < width < MIN_SAFE_CHANNELS and width * taps >= MIN_AFFECTED_PRODUCTS
 
 
 def guard_convolutions(model: nn.Module) -> None:
@@ -64,7 +64,7 @@ def computes_in_bfloat16(values: Tensor) -> bool:
     return values.dtype == torch.bfloat16
 
 
-def error_of_narrow_convolution() -> float:
+def narrow_convolution_error() -> float:
     """Return the relative error of an unguarded narrow convolution in bfloat16 on this processor.
 
     Around 0.002 where the kernel is right, above 1 where it is wrong.

@@ -22,26 +22,26 @@ class SupportLayerNorm(nn.LayerNorm):
         self.support = None
 
     @classmethod
-    def like(cls, norm: nn.LayerNorm) -> SupportLayerNorm:
+    def from_norm(cls, norm: nn.LayerNorm) -> SupportLayerNorm:
         """The same norm, sharing its parameters."""
         with torch.device("meta"):
-            new = cls(norm.normalized_shape[0], norm.eps)
-        new.weight, new.bias = norm.weight, norm.bias
-        new.training = norm.training
-        return new
+            norm_copy = cls(norm.normalized_shape[0], norm.eps)
+        norm_copy.weight, norm_copy.bias = norm.weight, norm.bias
+        norm_copy.training = norm.training
+        return norm_copy
 
     def forward(self, input: Tensor) -> Tensor:
         """(..., features) -> (..., features)."""
         if self.support is None:
             return super().forward(input)
         # Half precision cannot even count to 512: statistics in float32 at least, as the library norm takes them.
-        wide = input if input.dtype == torch.float64 else input.float()
-        support = self.support.to(wide.dtype)
+        values = input if input.dtype == torch.float64 else input.float()
+        support = self.support.to(values.dtype)
         count = support.sum().clamp(min=1.0)  # no unit at all, in a draw while learning: nothing, not NaN
-        mean = (wide * support).sum(-1, keepdim=True) / count
-        centred = (wide - mean) * support
-        variance = centred.square().sum(-1, keepdim=True) / count
-        normed = (centred * torch.rsqrt(variance + self.eps)).to(self.weight.dtype)
+        mean = (values * support).sum(-1, keepdim=True) / count
+        centered = (values - mean) * support
+        variance = centered.square().sum(-1, keepdim=True) / count
+        normed = (centered * torch.rsqrt(variance + self.eps)).to(self.weight.dtype)
         return (normed * self.weight + self.bias) * support.to(self.weight.dtype)
 
 
@@ -60,15 +60,15 @@ class ValidGroupNorm(nn.GroupNorm):
         self.kernel, self.stride = 1, 1
 
     @classmethod
-    def like(cls, layer: Any) -> ValidGroupNorm:
+    def from_conv_layer(cls, layer: Any) -> ValidGroupNorm:
         """The norm of a convolutional layer of the library (`conv`, `layer_norm`), sharing its parameters."""
         stock = layer.layer_norm
         with torch.device("meta"):
-            new = cls(stock.num_channels, stock.eps)
-        new.weight, new.bias = stock.weight, stock.bias
-        new.training = stock.training
-        new.kernel, new.stride = layer.conv.kernel_size[0], layer.conv.stride[0]
-        return new
+            norm_copy = cls(stock.num_channels, stock.eps)
+        norm_copy.weight, norm_copy.bias = stock.weight, stock.bias
+        norm_copy.training = stock.training
+        norm_copy.kernel, norm_copy.stride = layer.conv.kernel_size[0], layer.conv.stride[0]
+        return norm_copy
 
     def forward(self, input: Tensor) -> Tensor:
         """(B, C, T) -> (B, C, T); of `lengths`, (B,), valid samples of each utterance, follow its valid frames."""
@@ -76,23 +76,23 @@ class ValidGroupNorm(nn.GroupNorm):
             return super().forward(input)
         frames = ((self.lengths.to(input.device) - self.kernel) // self.stride + 1)[:, None, None]
         valid = torch.arange(input.shape[-1], device=input.device) < frames  # (B, 1, T)
-        wide = input if input.dtype == torch.float64 else input.float()
-        mean = wide.masked_fill(~valid, 0.0).sum(-1, keepdim=True) / frames
-        centred = (wide - mean).masked_fill(~valid, 0.0)
-        scale = torch.rsqrt(centred.square().sum(-1, keepdim=True) / frames + self.eps) * self.weight[:, None]
-        return (centred * scale + self.bias[:, None]).to(input.dtype)
+        values = input if input.dtype == torch.float64 else input.float()
+        mean = values.masked_fill(~valid, 0.0).sum(-1, keepdim=True) / frames
+        centered = (values - mean).masked_fill(~valid, 0.0)
+        scale = torch.rsqrt(centered.square().sum(-1, keepdim=True) / frames + self.eps) * self.weight[:, None]
+        return (centered * scale + self.bias[:, None]).to(input.dtype)
 
 
-def leave_padding_out(base: Any) -> None:
+def replace_group_norm(base: Any) -> None:
     """Make an encoder with a GroupNorm front end able to take batches of unequal lengths, by `tell_lengths`."""
     if not hasattr(base, "feature_extractor"):
         return
-    first = base.feature_extractor.conv_layers[0]
-    if type(getattr(first, "layer_norm", None)) is nn.GroupNorm:
-        first.layer_norm = ValidGroupNorm.like(first)
+    first_layer = base.feature_extractor.conv_layers[0]
+    if type(getattr(first_layer, "layer_norm", None)) is nn.GroupNorm:
+        first_layer.layer_norm = ValidGroupNorm.from_conv_layer(first_layer)
 
 
-def tell_lengths(base: Any, lengths: Tensor | None) -> None:
+def set_valid_lengths(base: Any, lengths: Tensor | None) -> None:
     """Tell an encoder the valid samples of each utterance of its next batch, (B,); None where nothing is padded."""
     front_end: Any = getattr(base, "feature_extractor", None)
     layers = getattr(front_end, "conv_layers", ())

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.parametrizations import weight_norm
 
-from secateur.structure.encoder_shape import PositionShape
+from secateur.structure.encoder_shape import PositionalConvShape
 
 
 class CutPositionalConv(nn.Module):
@@ -18,47 +18,51 @@ class CutPositionalConv(nn.Module):
     by a constant of the shape, its folded mask.
     """
 
-    def __init__(self, stock: Any, shape: PositionShape) -> None:
+    def __init__(self, stock: Any, shape: PositionalConvShape) -> None:
         """
         Args:
             stock: The library's module for the original number of groups.
             shape: What is left.
         """
         super().__init__()
-        whole = stock.conv
-        channels = whole.out_channels // whole.groups * len(shape.groups)
-        conv = nn.Conv1d(channels, channels, whole.kernel_size[0], padding=whole.padding[0], groups=len(shape.groups))
+        stock_conv = stock.conv
+        channels = stock_conv.out_channels // stock_conv.groups * len(shape.groups)
+        conv = nn.Conv1d(
+            channels, channels, stock_conv.kernel_size[0], padding=stock_conv.padding[0], groups=len(shape.groups)
+        )
         self.conv = weight_norm(conv, dim=2)
         self.activation = stock.activation
         self.shape = shape
 
     def forward(self, hidden_states: Tensor) -> Tensor:
         """(B, T, D) -> (B, T, D)."""
-        kept = gather(hidden_states, self.shape).transpose(1, 2)  # (B, K, T)
-        out = self.conv(kept)[:, :, : kept.shape[2]]  # an even number of taps gives one frame more
-        return scatter(self.activation(out).transpose(1, 2), self.shape)
+        kept_channels = gather_groups(hidden_states, self.shape).transpose(1, 2)  # (B, K, T)
+        convolved = self.conv(kept_channels)[
+            :, :, : kept_channels.shape[2]
+        ]  # an even number of taps gives one frame more
+        return scatter_groups(self.activation(convolved).transpose(1, 2), self.shape)
 
 
-def fit_positions(block: nn.Module, shape: PositionShape) -> nn.Module:
+def resize_positional_conv(block: nn.Module, shape: PositionalConvShape) -> nn.Module:
     """The positional convolution for that shape: the stock one, or ours with fewer groups."""
     return block if shape.is_stock else CutPositionalConv(block, shape)
 
 
-def gather(values: Tensor, shape: PositionShape) -> Tensor:
+def gather_groups(values: Tensor, shape: PositionalConvShape) -> Tensor:
     """The channels of the groups that are left: (B, T, D) -> (B, T, K)."""
-    pieces = values.chunk(shape.original, dim=-1)
+    pieces = values.chunk(shape.original_groups, dim=-1)
     return torch.cat([pieces[group] for group in shape.groups], dim=-1)
 
 
-def scatter(values: Tensor, shape: PositionShape) -> Tensor:
+def scatter_groups(values: Tensor, shape: PositionalConvShape) -> Tensor:
     """Scaled and in their places, zero in those of removed groups: (B, T, K) -> (B, T, D)."""
     pieces = values.chunk(len(shape.groups), dim=-1)
     scaled = {
         group: piece if scale == 1.0 else piece * scale
         for group, piece, scale in zip(shape.groups, pieces, shape.scales, strict=True)
     }
-    nothing = values.new_zeros(1).expand_as(pieces[0])
-    return torch.cat([scaled.get(group, nothing) for group in range(shape.original)], dim=-1)
+    zeros = values.new_zeros(1).expand_as(pieces[0])
+    return torch.cat([scaled.get(group, zeros) for group in range(shape.original_groups)], dim=-1)
 
 
 def direction_norm(direction: Tensor, magnitude: Tensor) -> Tensor:

@@ -13,11 +13,11 @@ from torch.nn import functional as F
 
 def relative_shift(logits: Tensor) -> Tensor:
     """Logits by distance, (B, heads, T, P), moved so that column j of every row is key j (Dai et al. 2019, B)."""
-    batch, heads, time, places = logits.shape
+    batch, heads, time, distances = logits.shape
     if time == 1:
         return logits
-    padded = F.pad(logits, (1, 0)).view(batch, heads, places + 1, time)
-    return padded[:, :, 1:].reshape(batch, heads, time, places)
+    padded = F.pad(logits, (1, 0)).view(batch, heads, distances + 1, time)
+    return padded[:, :, 1:].reshape(batch, heads, time, distances)
 
 
 def relative_keys(
@@ -36,15 +36,15 @@ def relative_keys(
         time: T.
         stream: The cache of a streaming encoder, beside which keys are kept; None for a whole pass.
     """
-    wanted = positions[: None if module.training else 1, : (positions.shape[1] - 1) // 2 + time]
+    needed_positions = positions[: None if module.training else 1, : (positions.shape[1] - 1) // 2 + time]
     if stream is None or torch.is_grad_enabled() or torch.compiler.is_compiling():
-        return project(wanted)
-    kept = _OF_STREAMS.setdefault(stream, WeakKeyDictionary())
-    place = positions.shape[1], time, positions.dtype, positions.device
-    if module not in kept or kept[module][0] != place:
-        kept[module] = place, project(wanted)
-    return kept[module][1]
+        return project(needed_positions)
+    stream_cache = _STREAM_CACHES.setdefault(stream, WeakKeyDictionary())
+    cache_key = positions.shape[1], time, positions.dtype, positions.device
+    if module not in stream_cache or stream_cache[module][0] != cache_key:
+        stream_cache[module] = cache_key, project(needed_positions)
+    return stream_cache[module][1]
 
 
 #: Keys by stream and attention block, as long as both live.
-_OF_STREAMS: WeakKeyDictionary[Any, WeakKeyDictionary[nn.Module, tuple[Any, Tensor]]] = WeakKeyDictionary()
+_STREAM_CACHES: WeakKeyDictionary[Any, WeakKeyDictionary[nn.Module, tuple[Any, Tensor]]] = WeakKeyDictionary()

@@ -1,37 +1,37 @@
 """What can be pruned and where it is bound: plain data, without torch."""
 
 from secateur.structure.axis import Axis, Unit
-from secateur.structure.break_even import dense_again
-from secateur.structure.selection import Selection, close
+from secateur.structure.break_even import factorizations_to_merge
+from secateur.structure.selection import Selection, normalize
 from secateur.structure.structure import (
-    Bind,
-    Factorised,
-    Features,
-    Norm,
-    Output,
-    Rate,
-    Stage,
+    ConvStage,
+    DimBinding,
+    Factorization,
+    FeatureSpec,
+    MacTerm,
+    MaskedOutput,
+    MaskSite,
+    PrunedNorm,
     Structure,
-    Tap,
-    Use,
+    UseCount,
     Weight,
 )
 
 __all__ = [
     "Axis",
-    "Bind",
-    "Factorised",
-    "Features",
-    "Norm",
-    "Output",
-    "Rate",
+    "DimBinding",
+    "Factorization",
+    "FeatureSpec",
+    "PrunedNorm",
+    "MaskedOutput",
+    "UseCount",
     "Selection",
-    "Stage",
+    "ConvStage",
     "Structure",
-    "Tap",
+    "MaskSite",
     "Unit",
-    "Use",
+    "MacTerm",
     "Weight",
-    "close",
-    "dense_again",
+    "normalize",
+    "factorizations_to_merge",
 ]

@@ -33,9 +33,9 @@ class Axis:
     units: tuple[int, ...]
     original: int
     parents: tuple[Unit, ...] = ()
-    needs: tuple[str, ...] = ()
-    least: int = 0
-    with_any: tuple[str, ...] = ()
+    requires: tuple[str, ...] = ()
+    min_units: int = 0
+    requires_any: tuple[str, ...] = ()
 
     @property
     def kind(self) -> str:
@@ -108,17 +108,17 @@ def ranks(path: str) -> str:
     return f"{path}/rank"
 
 
-def embedded(path: str) -> str:
+def predictor_embedding(path: str) -> str:
     """The dimensions of the tokens' embedding in a transducer's predictor."""
     return f"{path}/predictor"
 
 
-def recurrent(path: str, layer: int) -> str:
+def predictor_layer(path: str, layer: int) -> str:
     """The hidden units of one layer of the LSTM of a transducer's predictor."""
     return f"{path}/layer{layer}.predictor"
 
 
-def joined(path: str) -> str:
+def joiner(path: str) -> str:
     """The dimensions in which a transducer's joiner adds up encoder and predictor."""
     return f"{path}/joiner"
 
@@ -130,26 +130,26 @@ def layer(path: str) -> str:
 
 def to_ranges(indices: Sequence[int]) -> str:
     """Indices as compact text: ``[0, 1, 2, 5]`` becomes ``"0-2,5"``; none becomes ``""``."""
-    parts: list[str] = []
+    ranges: list[str] = []
     start = previous = None
     for index in sorted(indices):
         if previous is not None and index == previous + 1:
             previous = index
             continue
         if start is not None:
-            parts.append(f"{start}" if start == previous else f"{start}-{previous}")
+            ranges.append(f"{start}" if start == previous else f"{start}-{previous}")
         start = previous = index
     if start is not None:
-        parts.append(f"{start}" if start == previous else f"{start}-{previous}")
-    return ",".join(parts)
+        ranges.append(f"{start}" if start == previous else f"{start}-{previous}")
+    return ",".join(ranges)
 
 
 def from_ranges(text: str) -> tuple[int, ...]:
     """The indices that `to_ranges` wrote."""
-    return tuple(_expand(text.split(","))) if text else ()
+    return tuple(_expand_ranges(text.split(","))) if text else ()
 
 
-def _expand(parts: Iterable[str]) -> Iterable[int]:
-    for part in parts:
-        first, _, last = part.partition("-")
-        yield from range(int(first), int(last or first) + 1)
+def _expand_ranges(ranges: Iterable[str]) -> Iterable[int]:
+    for part in ranges:
+        first_index, _, last_index = part.partition("-")
+        yield from range(int(first_index), int(last_index or first_index) + 1)

@@ -14,7 +14,7 @@ from secateur.structure import axis as names
 FORMAT = 1
 
 
-def kept_in(record: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
+def parse_kept_units(record: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
     """Kept units of the axes that are not whole, as an entry ``secateur`` has them; none where it is empty.
 
     Raises:
@@ -28,7 +28,7 @@ def kept_in(record: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
             units = names.from_ranges(text)
         except (ValueError, AttributeError):
             units = None
-        if units is None or any(left >= right for left, right in pairwise(units)):
+        if units is None or any(smaller >= larger for smaller, larger in pairwise(units)):
             raise ModelError(
                 f"The 'secateur' entry keeps {text!r} of the axis {name!r}; allowed are ascending units and ranges, "
                 "such as '0-3,7'."
@@ -50,7 +50,7 @@ class AttentionShape:
     """
 
     head_dim: int
-    kept: bool
+    is_kept: bool
     heads: tuple[int, ...]
     query_key: tuple[tuple[int, ...], ...]
     value_output: tuple[tuple[int, ...], ...]
@@ -72,7 +72,7 @@ class AttentionShape:
         return len(self.heads)
 
     @property
-    def whole(self) -> bool:
+    def has_all_dims(self) -> bool:
         """Whether the heads that are left have all their dimensions."""
         return all(len(dims) == self.head_dim for dims in (*self.query_key, *self.value_output))
 
@@ -81,12 +81,12 @@ class AttentionShape:
 class BlockShape:
     """A block with one axis of its own: whether it is there (without units it is its output bias), and its units."""
 
-    kept: bool
+    is_kept: bool
     units: tuple[int, ...]
 
 
 @dataclass(frozen=True, kw_only=True)
-class PositionShape:
+class PositionalConvShape:
     """The positional convolution.
 
     Attributes:
@@ -96,14 +96,14 @@ class PositionShape:
             no weight for a scale to fold into.
     """
 
-    original: int
+    original_groups: int
     groups: tuple[int, ...]
     scales: tuple[float, ...]
 
     @property
     def is_stock(self) -> bool:
         """Whether this is the original's convolution."""
-        return len(self.groups) == self.original and all(scale == 1.0 for scale in self.scales)
+        return len(self.groups) == self.original_groups and all(scale == 1.0 for scale in self.scales)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -123,15 +123,15 @@ class EncoderShape:
 
     model_type: str
     original: Mapping[str, Any]
-    every_layer: tuple[str, ...]
+    original_layers: tuple[str, ...]
     axes: Mapping[str, tuple[int, ...]]
     scales: Mapping[str, tuple[float, ...]]
-    factorised: Mapping[str, int]
+    factorized_ranks: Mapping[str, int]
 
     @property
     def layers(self) -> tuple[str, ...]:
         """Paths of the layers that are left; only trailing ones go."""
-        return tuple(path for path in self.every_layer if self.units(names.layer(path), 1))
+        return tuple(path for path in self.original_layers if self.units(names.layer(path), 1))
 
     @property
     def head_dim(self) -> int:
@@ -144,7 +144,7 @@ class EncoderShape:
 
     def ranks(self, path: str) -> tuple[int, ...]:
         """Ranks that a factorised linear map still has."""
-        return self.units(names.ranks(path), self.factorised[path])
+        return self.units(names.ranks(path), self.factorized_ranks[path])
 
     def attention(self, path: str) -> AttentionShape:
         """An attention block."""
@@ -159,7 +159,7 @@ class EncoderShape:
         heads.sort(key=lambda head: (-len(head[2]), -len(head[1]), head[0]))
         return AttentionShape(
             head_dim=self.head_dim,
-            kept=bool(self.units(names.block(path), 1)),
+            is_kept=bool(self.units(names.block(path), 1)),
             heads=tuple(head for head, _, _ in heads),
             query_key=tuple(qk for _, qk, _ in heads),
             value_output=tuple(vo for _, _, vo in heads),
@@ -175,13 +175,13 @@ class EncoderShape:
 
     def block(self, name: str, size: int) -> BlockShape:
         """The block that has an axis of that name and original size."""
-        kept = self.units(names.block(name.rpartition("/")[0]), 1)
-        return BlockShape(kept=bool(kept), units=self.units(name, size))
+        block_units = self.units(names.block(name.rpartition("/")[0]), 1)
+        return BlockShape(is_kept=bool(block_units), units=self.units(name, size))
 
-    def positions(self, name: str, size: int) -> PositionShape:
+    def positions(self, name: str, size: int) -> PositionalConvShape:
         """The positional convolution whose groups are that axis."""
         groups = self.units(name, size)
         scales = self.scales.get(name, (1.0,) * len(groups))
         if len(scales) != len(groups):
             raise ModelError(f"The 'secateur' entry has {len(scales)} scales for the {len(groups)} units of {name!r}.")
-        return PositionShape(original=size, groups=groups, scales=scales)
+        return PositionalConvShape(original_groups=size, groups=groups, scales=scales)

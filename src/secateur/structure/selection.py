@@ -10,7 +10,7 @@ from typing import Any
 
 from secateur.errors import SelectionError, did_you_mean
 from secateur.structure.axis import Axis
-from secateur.structure.break_even import dense_again
+from secateur.structure.break_even import factorizations_to_merge
 from secateur.structure.structure import Structure
 
 FORMAT = 1
@@ -35,15 +35,15 @@ class Selection:
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON, format 1."""
-        out: dict[str, Any] = {"format": FORMAT}
+        data: dict[str, Any] = {"format": FORMAT}
         if self.model:
-            out["model"] = self.model
+            data["model"] = self.model
         if self.sizes:
-            out["sizes"] = dict(self.sizes)
-        out["axes"] = {name: list(kept) for name, kept in self.axes.items()}
+            data["sizes"] = dict(self.sizes)
+        data["axes"] = {name: list(units) for name, units in self.axes.items()}
         if self.scales:
-            out["scales"] = {name: list(scale) for name, scale in self.scales.items()}
-        return out
+            data["scales"] = {name: list(scale) for name, scale in self.scales.items()}
+        return data
 
     @classmethod
     def from_json(cls, data: object) -> Selection:
@@ -53,27 +53,29 @@ class Selection:
             SelectionError: A wrong format, an unknown key, or values of the wrong type or length.
         """
         if not isinstance(data, dict) or data.get("format") != FORMAT:
-            got = data.get("format") if isinstance(data, dict) else type(data).__name__
-            raise SelectionError(f'A selection is a JSON object with "format": {FORMAT}; got {got!r}.')
+            found_format = data.get("format") if isinstance(data, dict) else type(data).__name__
+            raise SelectionError(f'A selection is a JSON object with "format": {FORMAT}; got {found_format!r}.')
         allowed = ("format", "axes", "scales", "sizes", "model")
         for key in data:
             if key not in allowed:
                 raise SelectionError(f"Unknown key {key!r} in the selection.{did_you_mean(str(key), allowed)}")
-        axes = {name: _order(name, kept) for name, kept in _mapping(data, "axes").items()}
+        axes = {name: _read_units(name, kept_units) for name, kept_units in _read_mapping(data, "axes").items()}
         scales: dict[str, tuple[float, ...]] = {}
-        for name, values in _mapping(data, "scales").items():
+        for name, values in _read_mapping(data, "scales").items():
             if name not in axes:
                 raise SelectionError(f"The selection has scales for {name!r} but does not list its kept units.")
-            kept = axes[name]
-            if not isinstance(values, list) or len(values) != len(kept):
+            kept_units = axes[name]
+            if not isinstance(values, list) or len(values) != len(kept_units):
                 count = len(values) if isinstance(values, list) else type(values).__name__
-                raise SelectionError(f"{name!r} keeps {len(kept)} units but has {count} scales; give one for each.")
+                raise SelectionError(
+                    f"{name!r} keeps {len(kept_units)} units but has {count} scales; give one for each."
+                )
             if not all(_is_number(value) for value in values):
                 raise SelectionError(f"The scales of {name!r} must be finite numbers.")
-            given = data["axes"][name]
-            pairs = sorted(zip(given, (float(value) for value in values), strict=True))
+            json_units = data["axes"][name]
+            pairs = sorted(zip(json_units, (float(value) for value in values), strict=True))
             scales[name] = tuple(value for _, value in pairs)
-        sizes = _mapping(data, "sizes")
+        sizes = _read_mapping(data, "sizes")
         model = data.get("model")
         if model is not None and not isinstance(model, str):
             raise SelectionError(f"The selection's model must be a model type such as 'wavlm', got {model!r}.")
@@ -94,21 +96,23 @@ class Selection:
             raise SelectionError(f"The selection {str(path)!r} is not readable JSON: {error}.") from None
         return cls.from_json(data)
 
-    def factors(self, name: str) -> dict[int, float]:
+    def scale_by_unit(self, name: str) -> dict[int, float]:
         """The factor of every kept unit of a named axis, by original index."""
-        kept = self.axes[name]
-        return dict(zip(kept, self.scales.get(name, (1.0,) * len(kept)), strict=True))
+        kept_units = self.axes[name]
+        return dict(zip(kept_units, self.scales.get(name, (1.0,) * len(kept_units)), strict=True))
 
 
 @dataclass(frozen=True, kw_only=True)
-class Closed:
+class NormalizedSelection:
     """A closed selection, and what closing had to add to it, in words."""
 
     selection: Selection
-    notes: tuple[str, ...]
+    adjustments: tuple[str, ...]
 
 
-def close(structure: Structure, selection: Selection, *, best: Mapping[str, int] | None = None) -> Closed:
+def normalize(
+    structure: Structure, selection: Selection, *, preferred_units: Mapping[str, int] | None = None
+) -> NormalizedSelection:
     """The smallest selection with the same effect, naming every axis of the model.
 
     A removed block takes all inside with it, a head without value/output dimensions is gone with its queries and
@@ -125,52 +129,64 @@ def close(structure: Structure, selection: Selection, *, best: Mapping[str, int]
         SelectionError: An unknown axis, a unit that the model does not have, sizes or a model that do not match.
     """
     _check(structure, selection)
-    notes: list[str] = []
-    kept: dict[str, set[int]] = {}
+    adjustments: list[str] = []
+    kept_units: dict[str, set[int]] = {}
     for name, axis in structure.axes.items():
-        chosen = set(selection.axes.get(name, axis.units))
-        kept[name] = chosen if axis.with_any else _at_least(axis, chosen, best or {}, notes)
-    _check_layers(structure, kept)
+        selected_units = set(selection.axes.get(name, axis.units))
+        kept_units[name] = (
+            selected_units
+            if axis.requires_any
+            else _keep_min_units(axis, selected_units, preferred_units or {}, adjustments)
+        )
+    _check_layers(structure, kept_units)
     for name, axis in structure.axes.items():
-        if any(unit not in kept[parent] for parent, unit in axis.parents if parent.endswith(("/block", "/layer"))):
-            kept[name] = set()
+        if any(
+            unit not in kept_units[parent] for parent, unit in axis.parents if parent.endswith(("/block", "/layer"))
+        ):
+            kept_units[name] = set()
     for name, axis in structure.axes.items():
-        for unit, needed in zip(axis.units, axis.needs, strict=False):
-            if unit in kept[name] and not kept[needed]:
-                kept[name].discard(unit)
+        for unit, required_axis in zip(axis.units, axis.requires, strict=False):
+            if unit in kept_units[name] and not kept_units[required_axis]:
+                kept_units[name].discard(unit)
     for name, axis in structure.axes.items():
-        if any(unit not in kept[parent] for parent, unit in axis.parents):
-            kept[name] = set()
+        if any(unit not in kept_units[parent] for parent, unit in axis.parents):
+            kept_units[name] = set()
     for name, axis in structure.axes.items():
-        if axis.with_any:
-            there = any(kept[other] for other in axis.with_any)
-            kept[name] = _at_least(axis, kept[name], best or {}, notes) if there else set()
-    axes = {name: tuple(sorted(units)) for name, units in kept.items()}
-    again = [each.module for each in dense_again(structure, axes)]
-    if again:
-        more = f" and {len(again) - 3} more" if len(again) > 3 else ""
-        notes.append(f"no cheaper as two matrices, dense again: {', '.join(again[:3])}{more}")
+        if axis.requires_any:
+            has_required_unit = any(kept_units[required_axis] for required_axis in axis.requires_any)
+            kept_units[name] = (
+                _keep_min_units(axis, kept_units[name], preferred_units or {}, adjustments)
+                if has_required_unit
+                else set()
+            )
+    axes = {name: tuple(sorted(units)) for name, units in kept_units.items()}
+    merged_modules = [factorization.module for factorization in factorizations_to_merge(structure, axes)]
+    if merged_modules:
+        remainder = f" and {len(merged_modules) - 3} more" if len(merged_modules) > 3 else ""
+        adjustments.append(f"no cheaper as two matrices, dense again: {', '.join(merged_modules[:3])}{remainder}")
     scales = {
         name: tuple(factors.get(unit, 1.0) for unit in axes[name])
-        for name, factors in ((name, selection.factors(name)) for name in selection.scales)
+        for name, factors in ((name, selection.scale_by_unit(name)) for name in selection.scales)
         if axes[name]
     }
-    closed = Selection(
+    normalized = Selection(
         axes=axes,
         scales=scales,
         sizes={name: axis.original for name, axis in structure.axes.items()},
         model=structure.model_type,
     )
-    return Closed(selection=closed, notes=tuple(notes))
+    return NormalizedSelection(selection=normalized, adjustments=tuple(adjustments))
 
 
-def _at_least(axis: Axis, chosen: set[int], best: Mapping[str, int], notes: list[str]) -> set[int]:
+def _keep_min_units(
+    axis: Axis, selected_units: set[int], preferred_units: Mapping[str, int], adjustments: list[str]
+) -> set[int]:
     """What is chosen of an axis that is there, or its best unit where that is too little."""
-    if not axis.size or len(chosen) >= axis.least:
-        return chosen
-    stays = best.get(axis.name, axis.units[0])
-    notes.append(f"{axis.name} was left without a unit; its unit {stays} stays")
-    return set(list(dict.fromkeys((stays, *axis.units)))[: axis.least])
+    if not axis.size or len(selected_units) >= axis.min_units:
+        return selected_units
+    kept_unit = preferred_units.get(axis.name, axis.units[0])
+    adjustments.append(f"{axis.name} was left without a unit; its unit {kept_unit} stays")
+    return set(list(dict.fromkeys((kept_unit, *axis.units)))[: axis.min_units])
 
 
 def _check(structure: Structure, selection: Selection) -> None:
@@ -179,49 +195,49 @@ def _check(structure: Structure, selection: Selection) -> None:
             f"The selection was made for a {selection.model!r} model, but this model is {structure.model_type!r}."
         )
     for name, size in selection.sizes.items():
-        if size != _axis(structure, name).original:
+        if size != _find_axis(structure, name).original:
             raise SelectionError(
                 f"The selection expects {size} units on {name!r}, but the original model has "
                 f"{structure.axes[name].original}."
             )
-    for name, kept in selection.axes.items():
-        axis = _axis(structure, name)
-        missing = sorted(set(kept) - set(axis.units))
+    for name, kept_units in selection.axes.items():
+        axis = _find_axis(structure, name)
+        missing = sorted(set(kept_units) - set(axis.units))
         if missing:
-            inside = [unit for unit in missing if 0 <= unit < axis.original]
-            why = (
-                f"units {inside[:5]} were removed before"
-                if inside
+            removed_units = [unit for unit in missing if 0 <= unit < axis.original]
+            reason = (
+                f"units {removed_units[:5]} were removed before"
+                if removed_units
                 else f"unit {missing[0]} is not one of 0..{axis.original - 1}"
             )
-            raise SelectionError(f"The selection keeps units of {name!r} that this model does not have: {why}.")
+            raise SelectionError(f"The selection keeps units of {name!r} that this model does not have: {reason}.")
     for name in selection.scales:
         if name not in selection.axes:
             raise SelectionError(f"The selection has scales for {name!r} but does not list its kept units.")
-        factors = selection.factors(name)
+        factors = selection.scale_by_unit(name)
         zero = [unit for unit, factor in factors.items() if factor == 0.0]
         if zero:
             raise SelectionError(
                 f"The selection keeps unit {zero[0]} of {name!r} with scale 0; leave the unit out instead."
             )
-        if _axis(structure, name).kind == "layer" and set(factors.values()) - {1.0}:
+        if _find_axis(structure, name).kind == "layer" and set(factors.values()) - {1.0}:
             raise SelectionError(f"A whole layer cannot be scaled: {name!r} is kept or removed.")
 
 
-def _check_layers(structure: Structure, kept: Mapping[str, set[int]]) -> None:
-    layers = [axis.name for axis in structure.of_kinds(("layer",)) if axis.size]
-    alive = [bool(kept[name]) for name in layers]
-    if layers and not alive[0]:
+def _check_layers(structure: Structure, kept_units: Mapping[str, set[int]]) -> None:
+    layers = [axis.name for axis in structure.axes_of_kinds(("layer",)) if axis.size]
+    is_present = [bool(kept_units[name]) for name in layers]
+    if layers and not is_present[0]:
         raise SelectionError(f"{layers[0]!r} cannot be removed: at least the first layer stays.")
-    if alive != sorted(alive, reverse=True):
-        inner = layers[alive.index(False)]
+    if is_present != sorted(is_present, reverse=True):
+        inner = layers[is_present.index(False)]
         raise SelectionError(
             f"{inner!r} is removed but a later layer stays; only trailing layers can be removed whole "
             "(remove its attention and feed-forward blocks instead)."
         )
 
 
-def _axis(structure: Structure, name: str) -> Axis:
+def _find_axis(structure: Structure, name: str) -> Axis:
     if name not in structure.axes:
         linear = name.removesuffix("/rank")
         if linear != name and f"{linear}.weight" in structure.weight_by_name:
@@ -236,7 +252,7 @@ def _axis(structure: Structure, name: str) -> Axis:
     return structure.axes[name]
 
 
-def _mapping(data: Mapping[str, Any], key: str) -> dict[str, Any]:
+def _read_mapping(data: Mapping[str, Any], key: str) -> dict[str, Any]:
     value = data.get(key, {})
     if not isinstance(value, dict):
         raise SelectionError(
@@ -245,12 +261,12 @@ def _mapping(data: Mapping[str, Any], key: str) -> dict[str, Any]:
     return value
 
 
-def _order(name: str, kept: object) -> tuple[int, ...]:
-    if not isinstance(kept, list) or not all(isinstance(unit, int) and not isinstance(unit, bool) for unit in kept):
+def _read_units(name: str, units: object) -> tuple[int, ...]:
+    if not isinstance(units, list) or not all(isinstance(unit, int) and not isinstance(unit, bool) for unit in units):
         raise SelectionError(f"The kept units of {name!r} must be a list of whole numbers.")
-    if len(set(kept)) != len(kept):
+    if len(set(units)) != len(units):
         raise SelectionError(f"The kept units of {name!r} name a unit twice.")
-    return tuple(sorted(kept))
+    return tuple(sorted(units))
 
 
 def _is_number(value: object) -> bool:
@@ -259,6 +275,6 @@ def _is_number(value: object) -> bool:
     )
 
 
-def whole(structure: Structure, names: Sequence[str] = ()) -> Selection:
+def keep_all(structure: Structure, names: Sequence[str] = ()) -> Selection:
     """The selection that keeps everything, naming the given axes."""
     return Selection(axes={name: tuple(sorted(structure.axis(name).units)) for name in names})

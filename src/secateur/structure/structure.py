@@ -16,7 +16,7 @@ TRANSDUCER = "transducer"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Bind:
+class DimBinding:
     """One dimension of a parameter: the axes that lie along it, one behind the other.
 
     Attributes:
@@ -30,11 +30,11 @@ class Bind:
     dim: int
     axes: tuple[str, ...]
     width: int = 1
-    across: str = ""
+    per_unit_of: str = ""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Tap:
+class MaskSite:
     """Where the mask of axes is multiplied into a parameter, or into what a module gives (`Output`).
 
     Attributes:
@@ -47,7 +47,7 @@ class Tap:
     dim: int | None
     axes: tuple[str, ...]
     repeats: tuple[int, ...] = ()
-    times: int = 1
+    tiles: int = 1
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -71,11 +71,11 @@ class Weight:
     name: str
     shape: tuple[int, ...]
     split: tuple[int, ...] = ()
-    matrix: bool
-    binds: tuple[Bind, ...] = ()
-    taps: tuple[Tap, ...] = ()
-    within: Unit | None = None
-    any_of: tuple[str, ...] = ()
+    is_matrix: bool
+    bindings: tuple[DimBinding, ...] = ()
+    mask_sites: tuple[MaskSite, ...] = ()
+    exists_with: Unit | None = None
+    exists_if_any: tuple[str, ...] = ()
     magnitude: str = ""
 
     @property
@@ -85,7 +85,7 @@ class Weight:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Stage:
+class ConvStage:
     """A step of the way from samples to frames: a window of `kernel` positions every `stride`.
 
     Attributes:
@@ -98,20 +98,20 @@ class Stage:
     kernel: int
     stride: int
     padding: int = 0
-    least: int = 1
+    min_windows: int = 1
 
-    def count(self, length: int) -> int:
+    def output_length(self, length: int) -> int:
         """How many windows there are over `length` positions."""
         windows = (length + self.padding - self.kernel) // self.stride + 1 if length > 0 else 0
-        return windows if windows >= self.least else 0
+        return windows if windows >= self.min_windows else 0
 
-    def needs(self, windows: int) -> int:
+    def min_input_length(self, windows: int) -> int:
         """The fewest positions that give that many windows, at least one."""
-        return max(1, (max(windows, self.least) - 1) * self.stride + self.kernel - self.padding)
+        return max(1, (max(windows, self.min_windows) - 1) * self.stride + self.kernel - self.padding)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Features:
+class FeatureSpec:
     """What a model hears that does not hear samples: vectors that a feature extractor makes of them.
 
     Attributes:
@@ -128,7 +128,7 @@ class Features:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Rate:
+class UseCount:
     """How many times a weight is used: ``(length after `level` stages + extra) ** power``, and more.
 
     Attributes:
@@ -142,12 +142,12 @@ class Rate:
     level: int
     extra: int = 0
     power: int = 1
-    distances: bool = False
+    per_distance: bool = False
     width: int = 1
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Use:
+class MacTerm:
     """Multiply-accumulates of one module.
 
     Attributes:
@@ -159,14 +159,14 @@ class Use:
     """
 
     module: str
-    rate: Rate
+    use_count: UseCount
     weight: str = ""
     axes: tuple[str, ...] = ()
-    across: str = ""
+    per_unit_of: str = ""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Norm:
+class PrunedNorm:
     """A LayerNorm across a pruned axis: its statistics are taken over living units only."""
 
     module: str
@@ -174,18 +174,18 @@ class Norm:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Output:
+class MaskedOutput:
     """A module whose output carries a mask, because no weight behind it consumes the axis.
 
     Its scales fold into nothing: the cut model keeps them beside its shape.
     """
 
     module: str
-    tap: Tap
+    mask_site: MaskSite
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Factorised:
+class Factorization:
     """A linear map W that is kept as two, W = outer inner, with the ranks between them as an axis.
 
     Attributes:
@@ -196,7 +196,7 @@ class Factorised:
 
     module: str
     dense: Weight
-    use: Use
+    mac_term: MacTerm
 
     @property
     def axis(self) -> str:
@@ -243,18 +243,18 @@ class Structure:
     model_type: str
     axes: Mapping[str, Axis]
     weights: tuple[Weight, ...]
-    uses: tuple[Use, ...]
-    norms: tuple[Norm, ...]
-    stages: tuple[Stage, ...]
+    mac_terms: tuple[MacTerm, ...]
+    norms: tuple[PrunedNorm, ...]
+    stages: tuple[ConvStage, ...]
     convention: str
     sees_padding: bool
     front_end: str = "feature_extractor"
     encoder: str = "encoder"
-    outputs: tuple[Output, ...] = ()
+    outputs: tuple[MaskedOutput, ...] = ()
     buffers: tuple[Weight, ...] = ()
     unused: tuple[str, ...] = ()
-    features: Features | None = None
-    factorised: tuple[Factorised, ...] = ()
+    features: FeatureSpec | None = None
+    factorizations: tuple[Factorization, ...] = ()
     head: tuple[str, ...] = ()
     weight_by_name: Mapping[str, Weight] = field(init=False, repr=False)
 
@@ -262,9 +262,13 @@ class Structure:
         object.__setattr__(self, "weight_by_name", {weight.name: weight for weight in (*self.weights, *self.buffers)})
 
     @cached_property
-    def factorised_of(self) -> dict[str, Factorised]:
+    def factorization_of(self) -> dict[str, Factorization]:
         """The factorised map that a matrix belongs to, by the name of any of its two and of the one they stand for."""
-        return {name: each for each in self.factorised for name in (each.inner, each.outer, each.dense.name)}
+        return {
+            name: factorization
+            for factorization in self.factorizations
+            for name in (factorization.inner, factorization.outer, factorization.dense.name)
+        }
 
     @cached_property
     def offsets(self) -> dict[str, int]:
@@ -292,7 +296,7 @@ class Structure:
             )
         return self.axes[name]
 
-    def of_kinds(self, kinds: Sequence[str]) -> Iterator[Axis]:
+    def axes_of_kinds(self, kinds: Sequence[str]) -> Iterator[Axis]:
         """Axes of the given kinds, in order."""
         return (axis for axis in self.axes.values() if axis.kind in kinds)
 
@@ -300,59 +304,59 @@ class Structure:
         """Samples, then the length after each stage."""
         lengths = [samples]
         for stage in self.stages:
-            lengths.append(stage.count(lengths[-1]))
+            lengths.append(stage.output_length(lengths[-1]))
         return tuple(lengths)
 
     @cached_property
-    def shortest(self) -> int:
+    def min_samples(self) -> int:
         """The fewest samples that give one frame."""
-        return self.samples_of(1)
+        return self.min_samples_for(1)
 
-    def samples_of(self, frames: int) -> int:
+    def min_samples_for(self, frames: int) -> int:
         """Return the fewest samples that give that many frames."""
         length = frames
         for stage in reversed(self.stages):
-            length = stage.needs(length)
+            length = stage.min_input_length(length)
         return length
 
-    def heard(self, samples: int) -> int:
+    def input_length(self, samples: int) -> int:
         """How many positions the model hears of so many samples: samples, or vectors of features."""
         return self.lengths(samples)[self.features.stages if self.features else 0]
 
     def input_shape(self, batch: int, samples: int) -> tuple[int, ...]:
         """The shape of what the model hears of a batch: (B, S), or (B, features' length, features' width)."""
-        shape = batch, self.heard(samples)
+        shape = batch, self.input_length(samples)
         return (*shape, self.features.width) if self.features else shape
 
-    def times(self, rate: Rate, samples: int) -> int:
+    def count_uses(self, use_count: UseCount, samples: int) -> int:
         """How often something of this rate happens on `samples` samples of audio."""
-        length = self.lengths(samples)[rate.level]
-        each = rate.width * (2 * length - 1 if rate.distances else 1)
-        return (length + rate.extra) ** rate.power * each if length else 0
+        length = self.lengths(samples)[use_count.level]
+        repeats = use_count.width * (2 * length - 1 if use_count.per_distance else 1)
+        return (length + use_count.extra) ** use_count.power * repeats if length else 0
 
-    def in_scope(self, path: str, scope: str) -> bool:
+    def is_in_scope(self, path: str, scope: str) -> bool:
         """Whether a parameter or module path belongs to a scope other than ``gated``."""
         if scope in ("whole", TRANSDUCER):
-            return self.in_head(path) == (scope == TRANSDUCER)
+            return self.is_in_head(path) == (scope == TRANSDUCER)
         prefix = {"frontend": self.front_end, "encoder": self.encoder}.get(scope, scope.rstrip("."))
         return path == prefix or path.startswith(prefix + ".")
 
-    def in_head(self, path: str) -> bool:
+    def is_in_head(self, path: str) -> bool:
         """Whether a parameter or module path is of a transducer's head."""
         return any(path == part or path.startswith(part + ".") for part in self.head)
 
     @cached_property
     def without_head(self) -> Structure:
         """That of the encoder alone."""
-        axes = {name: axis for name, axis in self.axes.items() if not self.in_head(axis.path)}
-        weights = tuple(weight for weight in self.weights if not self.in_head(weight.name))
+        axes = {name: axis for name, axis in self.axes.items() if not self.is_in_head(axis.path)}
+        weights = tuple(weight for weight in self.weights if not self.is_in_head(weight.name))
         return replace(self, axes=axes, weights=weights, head=()) if self.head else self
 
     def check_scope(self, scope: str) -> None:
         """Raise a ConfigError when a scope names nothing."""
-        if scope == "gated" or any(self.in_scope(weight.name, scope) for weight in self.weights):
+        if scope == "gated" or any(self.is_in_scope(weight.name, scope) for weight in self.weights):
             return
-        paths = {use.module for use in self.uses}
+        paths = {term.module for term in self.mac_terms}
         allowed = (*SCOPES, TRANSDUCER) if self.head else SCOPES
         raise ConfigError(
             f"The scope {scope!r} names no part of this {self.model_type} model; allowed are "
@@ -363,21 +367,23 @@ class Structure:
         """The parameter of that name, also where the linear map that would have it is factorised here."""
         if name in self.weight_by_name:
             return self.weight_by_name[name]
-        if name in self.factorised_of:
-            return self.factorised_of[name].dense
+        if name in self.factorization_of:
+            return self.factorization_of[name].dense
         path, _, parameter = name.rpartition(".")
         return self.weight_by_name[f"{path}.outer.{parameter}"]
 
-    def on_axes(self, weight: Weight, gated: frozenset[str]) -> bool:
+    def lies_on_gated_axis(self, weight: Weight, gated: frozenset[str]) -> bool:
         """Whether a weight matrix has a dimension on a gated axis, or on one inside a gated unit.
 
         The two matrices of a factorised map are taken together.
         """
-        whole = self.factorised_of.get(weight.name)
-        binds = weight.binds if whole is None else whole.dense.binds
-        touched = any(self.touched((*bind.axes, *filter(None, [bind.across])), gated) for bind in binds)
-        return touched and weight.matrix if whole is None else touched or whole.axis in gated
+        factorization = self.factorization_of.get(weight.name)
+        bindings = weight.bindings if factorization is None else factorization.dense.bindings
+        is_touched = any(
+            self.has_gated_axis((*binding.axes, *filter(None, [binding.per_unit_of])), gated) for binding in bindings
+        )
+        return is_touched and weight.is_matrix if factorization is None else is_touched or factorization.axis in gated
 
-    def touched(self, axes: Sequence[str], gated: frozenset[str]) -> bool:
+    def has_gated_axis(self, axes: Sequence[str], gated: frozenset[str]) -> bool:
         """Whether any of these axes is gated or lies within a gated axis."""
         return any(name in gated or any(parent in gated for parent, _ in self.axes[name].parents) for name in axes)

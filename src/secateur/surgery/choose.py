@@ -22,7 +22,7 @@ from torch import Tensor
 
 from secateur.cost import Cost
 from secateur.errors import TargetError
-from secateur.structure import Selection, Structure, close, dense_again
+from secateur.structure import Selection, Structure, factorizations_to_merge, normalize
 from secateur.structure.axis import kind_of
 from secateur.surgery.unit_groups import UnitGroups
 
@@ -145,8 +145,8 @@ def choose(
         assert not torch.equal(open_groups, previous_open_groups), "closing every gate meets every limit"
     open_groups = _open_to_limits(open_groups, unit_groups, limits, slack)
     kept_units = _reset_unused_moves(structure, unit_groups.to_units(open_groups), hard_decision)
-    normalized = close(
-        structure, _selection(structure, kept_units, scales, is_gated), best=_best_units(structure, scores)
+    normalized = normalize(
+        structure, _selection(structure, kept_units, scales, is_gated), preferred_units=_best_units(structure, scores)
     )
     counted_costs = {limit.name: limit.cost.count(normalized.selection) for limit in limits}
     choice = Choice(
@@ -156,7 +156,7 @@ def choose(
         binding_limit=_binding_limit(limits, counted_costs),
         moved_units=int((kept_units != hard_decision).sum()),
         gated_units=int(is_gated.sum()),
-        notes=normalized.notes,
+        notes=normalized.adjustments,
     )
     if round_to:
         unrounded_choice = choose(structure, scores, scales, limits, slack=slack)
@@ -176,7 +176,7 @@ def _split_by_part(
 
     Empty where one of them has no gates or no limits, or a limit counts both.
     """
-    head_flags = [torch.full((axis.size,), structure.in_head(axis.path)) for axis in structure.axes.values()]
+    head_flags = [torch.full((axis.size,), structure.is_in_head(axis.path)) for axis in structure.axes.values()]
     in_head, is_gated = torch.cat(head_flags), scores < math.inf
     counted_units = [units_counted_by(limit.cost, structure.size) for limit in limits] if structure.head else []
     part_limits = [
@@ -195,7 +195,7 @@ def _join_parts(structure: Structure, encoder: Choice, head: Choice, limits: Seq
     """What was chosen of an encoder and of its head."""
 
     def part_selection(name: str) -> Selection:
-        return (head if structure.in_head(structure.axes[name].path) else encoder).selection
+        return (head if structure.is_in_head(structure.axes[name].path) else encoder).selection
 
     scaled_axes = [name for name in structure.axes if name in part_selection(name).scales]
     selection = replace(
@@ -350,7 +350,7 @@ def _reset_unused_moves(structure: Structure, kept_units: Tensor, hard_decision:
             restored[axis_slice] = hard_decision[axis_slice]
             removed_axes.add(name)
     for name, axis in structure.axes.items():
-        if axis.with_any and all(child in removed_axes for child in axis.with_any):
+        if axis.requires_any and all(child in removed_axes for child in axis.requires_any):
             axis_slice = slice(offsets[name], offsets[name] + axis.size)
             restored[axis_slice] = hard_decision[axis_slice]
     return restored
@@ -388,7 +388,7 @@ def _selection(structure: Structure, kept_units: Tensor, scales: Tensor, is_gate
 
 def _best_units(structure: Structure, scores: Tensor) -> dict[str, int]:
     """The unit of highest score of each axis that keeps at least one: others may be gone."""
-    axes = [axis for axis in structure.axes.values() if axis.least and axis.size]
+    axes = [axis for axis in structure.axes.values() if axis.min_units and axis.size]
     starts = [structure.offsets[axis.name] for axis in axes]
     return {
         axis.name: axis.units[int(scores[start : start + axis.size].argmax())]
@@ -416,7 +416,7 @@ def choose_uniform_share(
         limits: At least one.
         round_to: The multiple of each kind that is rounded, as in `choose`.
     """
-    axes = [axis for axis in structure.of_kinds(tuple(kinds)) if axis.size > 1]
+    axes = [axis for axis in structure.axes_of_kinds(tuple(kinds)) if axis.size > 1]
     ranks = torch.full((structure.size,), -1.0)  # share of the axis that stands before a unit
     for axis in axes:
         start = structure.offsets[axis.name]
@@ -426,7 +426,8 @@ def choose_uniform_share(
     slack = DEFAULT_SLACK / 10 if any(limit.share < 1 for limit in limits) else 0.0  # nothing is asked to go
     choice = choose(structure, rank_scores, torch.ones(structure.size), limits, round_to=round_to, slack=slack)
     restored_axes = {
-        linear.axis: structure.axes[linear.axis].units for linear in dense_again(structure, choice.selection.axes)
+        linear.axis: structure.axes[linear.axis].units
+        for linear in factorizations_to_merge(structure, choice.selection.axes)
     }
     # A map that goes back to one matrix costs the same with all its ranks.
     return replace(choice, selection=replace(choice.selection, axes={**choice.selection.axes, **restored_axes}))

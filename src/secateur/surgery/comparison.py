@@ -69,7 +69,7 @@ def min_usable_samples(model: PreTrainedModel, structure: Structure) -> int:
 
     def is_usable(frames: int) -> bool:
         generator = torch.Generator().manual_seed(0)
-        audio = random_audio(structure, structure.samples_of(frames), dtype, generator)
+        audio = random_audio(structure, structure.min_samples_for(frames), dtype, generator)
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message=r"std\(\): degrees of freedom")
             try:
@@ -82,12 +82,12 @@ def min_usable_samples(model: PreTrainedModel, structure: Structure) -> int:
     while not is_usable(usable_frames):
         usable_frames *= 2
         if usable_frames > _MAX_SEARCHED_FRAMES:  # broken weights, not a short input: comparing tells
-            return structure.shortest
+            return structure.min_samples
     too_few = usable_frames // 2
     while usable_frames - too_few > 1:
         middle = (usable_frames + too_few) // 2
         usable_frames, too_few = (middle, too_few) if is_usable(middle) else (usable_frames, middle)
-    return structure.samples_of(usable_frames)
+    return structure.min_samples_for(usable_frames)
 
 
 @contextmanager

@@ -89,9 +89,9 @@ def contract_checks(subject: ModelPair, *, compile: bool = False) -> list[Verifi
 
 
 def _frame_counts(subject: ModelPair) -> VerificationCheck:
-    structure, min_samples = subject.structure, subject.structure.shortest
+    structure, min_samples = subject.structure, subject.structure.min_samples
     samples = [*range(min_samples, min_samples + 700, 37), 16000, 79999, 480000]
-    lengths = torch.tensor([structure.heard(length) for length in samples])
+    lengths = torch.tensor([structure.input_length(length) for length in samples])
     is_same = torch.equal(frames_of(subject.cut, lengths), frames_of(subject.dense, lengths))
     detail = f"{len(samples)} lengths from {min_samples} to {samples[-1]} samples"
     return VerificationCheck(name="same frame count for every length", holds=is_same, detail=detail)
@@ -112,7 +112,7 @@ def _hidden_states(subject: ModelPair) -> VerificationCheck:
 
 def _padding(subject: ModelPair) -> VerificationCheck:
     audio, structure = subject.audio(9000), subject.structure
-    padding_length = structure.heard(14000 + subject.shortest) - structure.heard(9000)
+    padding_length = structure.input_length(14000 + subject.shortest) - structure.input_length(9000)
     padded = torch.cat([audio, audio.new_zeros(1, padding_length, *audio.shape[2:])], dim=1)
     attention = torch.nn.functional.pad(torch.ones(audio.shape[:2], dtype=torch.long), (0, padding_length))
     differences = []
@@ -130,9 +130,9 @@ def _padding(subject: ModelPair) -> VerificationCheck:
 
 
 def _short_audio(subject: ModelPair) -> VerificationCheck:
-    structure, min_length = subject.structure, subject.structure.heard(subject.structure.shortest)
+    structure, min_length = subject.structure, subject.structure.input_length(subject.structure.min_samples)
     unit = "vectors of features" if structure.features else "samples"
-    audio = random_audio(structure, structure.shortest, subject.dtype, subject.generator)
+    audio = random_audio(structure, structure.min_samples, subject.dtype, subject.generator)
     (shortest_outcome, shorter_outcome), dense_outcomes = (
         (_describe_frames(model, audio), _describe_frames(model, audio[:, :-1]))
         for model in (subject.cut, subject.dense)

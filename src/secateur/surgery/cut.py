@@ -19,15 +19,15 @@ from secateur.architectures.registry import (
 )
 from secateur.architectures.transducer import HeadShape, stock_width
 from secateur.errors import ModelError, SelectionError
-from secateur.hf.configs import config_class, holding, stock_config
-from secateur.hf.declare import fill, skeleton
+from secateur.hf.configs import config_class, make_composite_config, stock_config
+from secateur.hf.declare import fill_skeleton, skeleton
 from secateur.hf.model_view import ConfigView, ModelView
-from secateur.hf.models import endings
+from secateur.hf.models import head_classes
 from secateur.masking.attach import has_masks
 from secateur.masking.mask_sites import compile_mask_factors, mask_values
 from secateur.masking.parameter_view import ParameterView
 from secateur.nn.positional_conv import direction_norm
-from secateur.structure import Selection, Structure, Weight, close, dense_again
+from secateur.structure import Selection, Structure, Weight, factorizations_to_merge, normalize
 from secateur.surgery.slices import WeightSlicer
 
 Layout = Literal["registered", "stock"]
@@ -56,11 +56,11 @@ def cut(
     if has_masks(view.model):
         raise ModelError("This model has masks in it; call `remove()` on what `attach` gave before cutting it.")
     structure = view.structure
-    normalized = close(structure, selection).selection
+    normalized = normalize(structure, selection).selection
     _check_head(view.model, normalized, structure)
     config = cut_config(view, structure, normalized, layout=layout, break_even=break_even)
     state = _cut_state_dict(ParameterView(view, structure), ConfigView(config).structure, normalized)
-    head = {name: value for name, value in state.items() if structure.in_head(name)}
+    head = {name: value for name, value in state.items() if structure.is_in_head(name)}
     return rebuild_model(view, config, {name: state[name] for name in state.keys() - head.keys()}, head=head)
 
 
@@ -84,7 +84,7 @@ def rebuild_model(
     """
     model = view.model
     if not view.head_class:
-        allowed = ", ".join(endings(view.model_type))
+        allowed = ", ".join(head_classes(view.model_type))
         raise ModelError(f"A {type(model).__name__} cannot be cut; allowed are the classes {allowed} of its family.")
     if model.config._attn_implementation in ("eager", "sdpa"):  # ours have no other; the default then
         config._attn_implementation = model.config._attn_implementation
@@ -94,7 +94,7 @@ def rebuild_model(
     state = {prefix + name: value for name, value in encoder.items()}
     head_state = {name: value for name, value in model.state_dict().items() if prefix and not name.startswith(prefix)}
     state |= {name: value.detach().clone() for name, value in head_state.items()} | dict(head or {})
-    fill(rebuilt_model, state, like=model)
+    fill_skeleton(rebuilt_model, state, reference=model)
     for parameter in rebuilt_model.parameters():
         parameter.requires_grad_(True)
     if hasattr(model, "generation_config"):
@@ -123,7 +123,10 @@ def cut_config(
         return _with_encoder_config(view, encoder_part, head_record_of(config_before, structure, normalized))
     family = FAMILIES[structure.model_type]
     record = record_of(
-        config_before, structure, normalized, again=dense_again(structure, normalized.axes) if break_even else ()
+        config_before,
+        structure,
+        normalized,
+        merged=factorizations_to_merge(structure, normalized.axes) if break_even else (),
     )
     fields: dict[str, Any] = config_before.to_dict() | record["original"] | {"secateur": record}
     for name in _FILE_FIELDS:
@@ -132,7 +135,9 @@ def cut_config(
     if layout == "registered":
         return new_config
     shape = ConfigView(new_config).shape
-    stock_layout.refuse(f"{next(iter(shape.factorised))} is two matrices" if shape.factorised else "")
+    stock_layout.raise_if_obstacle(
+        f"{next(iter(shape.factorized_ranks))} is two matrices" if shape.factorized_ranks else ""
+    )
     return stock_config(structure.model_type, fields | family.stock_fields(new_config, shape))
 
 
@@ -151,11 +156,11 @@ def _with_encoder_config(
     """
     dropped_fields = (*_FILE_FIELDS, "encoder_config", "secateur")
     fields = {name: value for name, value in view.config.to_dict().items() if name not in dropped_fields}
-    model_config: Any = holding(
+    model_config: Any = make_composite_config(
         encoder_part, view.held_head_class, fields | ({"secateur": dict(record)} if record else {})
     )
     if record and not encoder_part.model_type.startswith(PREFIX):
-        model_config.decoder_hidden_size = stock_width(HeadShape.of(model_config))
+        model_config.decoder_hidden_size = stock_width(HeadShape.from_config(model_config))
     return model_config  # type: ignore[no-any-return]
 
 
@@ -188,7 +193,7 @@ def _cut_state_dict(dense_view: ParameterView, cut_structure: Structure, normali
         if dense_weight.name in parameters:
             value, dtype = masked_parameter(dense_weight.name), parameters[dense_weight.name].dtype
         else:  # a factorised map that goes back to one matrix
-            linear = dense_structure.factorised_of[dense_weight.name]
+            linear = dense_structure.factorization_of[dense_weight.name]
             value, dtype = (
                 masked_parameter(linear.outer).double() @ masked_parameter(linear.inner).double(),
                 parameters[linear.outer].dtype,
@@ -212,7 +217,9 @@ def _rescale_magnitude(state: dict[str, Tensor], dense_direction: Tensor, weight
 
 def _check_head(model: PreTrainedModel, normalized: Selection, structure: Structure) -> None:
     """Raise a SelectionError where a task head needs what the selection removes."""
-    has_trimmed_layers = any(axis.size and not normalized.axes[axis.name] for axis in structure.of_kinds(("layer",)))
+    has_trimmed_layers = any(
+        axis.size and not normalized.axes[axis.name] for axis in structure.axes_of_kinds(("layer",))
+    )
     if has_trimmed_layers and hasattr(model, "layer_weights"):
         raise SelectionError(
             "Trailing layers cannot be removed under a head that weighs all hidden states (use_weighted_layer_sum)."

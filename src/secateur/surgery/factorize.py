@@ -9,8 +9,8 @@ from transformers import PreTrainedConfig, PreTrainedModel
 
 from secateur.errors import ConfigError, did_you_mean
 from secateur.hf.model_view import ConfigView, ModelView
-from secateur.nn.low_rank import factors
-from secateur.structure import Selection, Structure, close
+from secateur.nn.low_rank import factorize_matrix
+from secateur.structure import Selection, Structure, normalize
 from secateur.structure import axis as names
 from secateur.surgery.cut import cut, cut_config, rebuild_model
 
@@ -41,8 +41,8 @@ def factorize(model: PreTrainedModel | ModelView, ranks: Mapping[str, int]) -> P
     state |= {
         weight.name: parameters[weight.name].detach() for weight in new_structure.weights if weight.name in parameters
     }
-    for linear in (each for each in new_structure.factorised if each.module in ranks):
-        outer, inner = factors(parameters[linear.dense.name])
+    for linear in (each for each in new_structure.factorizations if each.module in ranks):
+        outer, inner = factorize_matrix(parameters[linear.dense.name])
         state[linear.outer] = outer[:, : ranks[linear.module]].contiguous()
         state[linear.inner] = inner[: ranks[linear.module]].contiguous()
         if f"{linear.module}.bias" in parameters:
@@ -58,7 +58,7 @@ def factorized_config(config: PreTrainedConfig | ConfigView, ranks: Mapping[str,
     """
     view = ConfigView.of_config(config)
     structure = view.structure
-    new_config = cut_config(view, structure, close(structure, Selection(axes={})).selection, break_even=False)
+    new_config = cut_config(view, structure, normalize(structure, Selection(axes={})).selection, break_even=False)
     max_ranks = max_ranks_by_path(structure)
     record: dict[str, Any] = ConfigView(new_config).encoder_config.secateur
     for path, count in ranks.items():
@@ -76,8 +76,10 @@ def factorized_config(config: PreTrainedConfig | ConfigView, ranks: Mapping[str,
 
 def max_ranks_by_path(structure: Structure) -> dict[str, int]:
     """Ranks of the matrix of every linear map that can be factorised, by its path."""
-    shapes = {use.module: structure.weight_by_name[use.weight].shape for use in structure.uses if use.weight}
-    factor_paths = {name.rpartition(".")[0] for linear in structure.factorised for name in (linear.inner, linear.outer)}
+    shapes = {use.module: structure.weight_by_name[use.weight].shape for use in structure.mac_terms if use.weight}
+    factor_paths = {
+        name.rpartition(".")[0] for linear in structure.factorizations for name in (linear.inner, linear.outer)
+    }
     return {path: min(shape) for path, shape in shapes.items() if len(shape) == 2 and path not in factor_paths}
 
 
@@ -114,7 +116,7 @@ def resolve_ranks(structure: Structure, linears: Sequence[str], start: InitialRa
 
 def _explain_unknown_linear(structure: Structure, name: str, max_ranks: Mapping[str, int]) -> str:
     """What a name is that names no linear map, in a sentence."""
-    if any(f".{linear.module}".endswith(f".{name}") for linear in structure.factorised):
+    if any(f".{linear.module}".endswith(f".{name}") for linear in structure.factorizations):
         return f"{name!r} is factorised already in this model."
     if any(f".{weight.module}.".endswith(f".{name}.") for weight in structure.weights):
         return f"{name!r} is no linear map of this {structure.model_type} model; allowed are {_last_path_parts(max_ranks)}."

@@ -34,13 +34,13 @@ def squared_norms(parameters: Mapping[str, Tensor], structure: Structure) -> Ten
     def matrix(name: str) -> Tensor:
         return parameters[name].double().cpu()
 
-    for linear in structure.factorised:
+    for linear in structure.factorizations:
         start, size = structure.offsets[linear.axis], structure.axes[linear.axis].size
         squares[start : start + size] = matrix(linear.outer).square().sum(0) * matrix(linear.inner).square().sum(1)
-    plain_weights = [weight for weight in structure.weights if weight.name not in structure.factorised_of]
-    for weight in (*plain_weights, *(each.dense for each in structure.factorised)):
-        for bind in weight.binds if weight.matrix else ():
-            factorized_linear = structure.factorised_of.get(weight.name)
+    plain_weights = [weight for weight in structure.weights if weight.name not in structure.factorization_of]
+    for weight in (*plain_weights, *(each.dense for each in structure.factorizations)):
+        for bind in weight.bindings if weight.is_matrix else ():
+            factorized_linear = structure.factorization_of.get(weight.name)
             value = (
                 matrix(factorized_linear.outer) @ matrix(factorized_linear.inner)
                 if factorized_linear
@@ -50,8 +50,8 @@ def squared_norms(parameters: Mapping[str, Tensor], structure: Structure) -> Ten
                 gain = matrix(weight.magnitude)
                 value = value * gain / direction_norm(value, gain)
             position_squares = value.square().sum([dim for dim in range(value.dim()) if dim != bind.dim])
-            if bind.across:
-                start, size = structure.offsets[bind.across], structure.axes[bind.across].size
+            if bind.per_unit_of:
+                start, size = structure.offsets[bind.per_unit_of], structure.axes[bind.per_unit_of].size
                 position_squares = position_squares.view(size, -1)
                 squares[start : start + size] += position_squares.sum(1)
                 position_squares = position_squares.sum(0)

@@ -31,7 +31,7 @@ class WeightSlicer:
         """
         dense_weight, cut_weight = self.dense.counterpart(name), self.cut.weight_by_name[name]
         value = value.reshape(dense_weight.shape)
-        for bind in cut_weight.binds:
+        for bind in cut_weight.bindings:
             value = value.index_select(bind.dim, self._positions(dense_weight, cut_weight, bind.dim).to(value.device))
         return value.clone(memory_format=torch.contiguous_format).view(cut_weight.split or cut_weight.shape)
 
@@ -45,10 +45,10 @@ class WeightSlicer:
 
 def _position_keys(structure: Structure, weight: Weight, dim: int) -> list[tuple[int, str, int, int, int]]:
     """What tells every position along a dimension: unit across, axis and which of its places, unit, place within it."""
-    bind = next(bind for bind in weight.binds if bind.dim == dim)
+    bind = next(bind for bind in weight.bindings if bind.dim == dim)
     return [
         (outer_unit, name, bind.axes[:index].count(name), unit, offset)
-        for outer_unit in (structure.axes[bind.across].units if bind.across else (0,))
+        for outer_unit in (structure.axes[bind.per_unit_of].units if bind.per_unit_of else (0,))
         for index, name in enumerate(bind.axes)
         for unit in structure.axes[name].units
         for offset in range(bind.width)

@@ -73,7 +73,7 @@ class UnitGroups:
                 movable.append(torch.isfinite(axis_scores))
             else:
                 ranked, order = torch.sort(axis_scores, descending=True, stable=True)
-                groups = _split_into_groups(ranked, multiple, min_units=axis.least)
+                groups = _split_into_groups(ranked, multiple, min_units=axis.min_units)
                 position = torch.arange(len(groups))
                 of_unit[start + order] = count + torch.repeat_interleave(
                     torch.tensor([len(p) for p in groups], dtype=torch.long)
@@ -82,7 +82,7 @@ class UnitGroups:
                 positions.append(position)
                 group_axes.append(torch.full_like(position, count))
                 is_gated = torch.tensor([bool(torch.isfinite(part).all()) for part in groups], dtype=torch.bool)
-                movable.append(is_gated & (position * multiple >= axis.least))
+                movable.append(is_gated & (position * multiple >= axis.min_units))
             count += len(medians[-1])
         return cls(
             group_of_unit=of_unit,

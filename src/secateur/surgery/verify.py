@@ -16,7 +16,7 @@ from secateur.cost import Cost, Terms
 from secateur.hf.model_view import ModelView
 from secateur.masking import attach, mask_values
 from secateur.masking.parameter_view import ParameterView
-from secateur.structure import Selection, Structure, close
+from secateur.structure import Selection, Structure, normalize
 from secateur.structure.structure import TRANSDUCER
 from secateur.surgery.comparison import (
     final_output,
@@ -101,7 +101,7 @@ def verify(
     with inference_mode(cut.model), inference_mode(dense.model):
         min_samples = min_usable_samples(dense.model, structure)
         if selection is not None:
-            normalized = close(structure, selection).selection
+            normalized = normalize(structure, selection).selection
             checks.append(_check_parameter_count(cut, structure, normalized))
             differences = compare(cut, dense, structure, normalized, generator, shortest=min_samples)
             checks.append(_check_outputs(cut, dense, structure, normalized, differences, shortest=min_samples))
@@ -143,7 +143,7 @@ def compare(
         the masked model's activations.
     """
     dtype = next(cut.model.parameters()).dtype
-    min_samples = shortest or structure.shortest
+    min_samples = shortest or structure.min_samples
     masking = attach(dense, structure)
     masking.set(mask_values(structure, normalized, dtype).to(next(dense.model.parameters()).device))
     max_differences: list[float] = []
@@ -152,8 +152,8 @@ def compare(
             max_differences = _elementwise_max(
                 max_differences, _output_differences(dense.model, cut.model, audio, attention)
             )
-        if min_samples > structure.shortest:
-            for samples in (structure.shortest, 3 * structure.shortest + 7):
+        if min_samples > structure.min_samples:
+            for samples in (structure.min_samples, 3 * structure.min_samples + 7):
                 audio = random_audio(structure, samples, dtype, generator)
                 max_differences = _elementwise_max(
                     max_differences, _output_differences(dense.encoder, cut.encoder, audio, None)
@@ -172,7 +172,7 @@ def _audio_batches(
     for rows in ((12000, 7001), (9000, min_samples, 4567)):
         sample_counts = [max(samples, min_samples) for samples in rows]
         audio = random_audio(structure, max(sample_counts), dtype, generator, batch=len(sample_counts))
-        lengths = torch.tensor([structure.heard(samples) for samples in sample_counts])
+        lengths = torch.tensor([structure.input_length(samples) for samples in sample_counts])
         attention = (torch.arange(audio.shape[1]) < lengths[:, None]).long()
         yield audio * attention.view(*attention.shape, *[1] * (audio.dim() - 2)), attention
 
@@ -201,7 +201,7 @@ def _check_parameter_count(cut: ModelView, structure: Structure, normalized: Sel
     cut_parameters = ParameterView(cut, cut.structure).parameters()
     for scope in ("whole", TRANSDUCER) if structure.head else ("whole",):
         expected = Cost.from_terms(terms, cost="parameters", scope=scope).count(normalized)
-        actual = sum(value.numel() for name, value in cut_parameters.items() if structure.in_scope(name, scope))
+        actual = sum(value.numel() for name, value in cut_parameters.items() if structure.is_in_scope(name, scope))
         head_note = " in the head" if scope == TRANSDUCER else ""
         details.append(f"{actual:,} counted{head_note}, {expected:,} by the selection")
         holds &= actual == expected

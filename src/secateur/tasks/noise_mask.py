@@ -38,7 +38,7 @@ class NoiseMask:
         self.width = None if features is None else features.width
         self._stages = structure.stages[0 if features is None else features.stages :]
         self.step = prod(stage.stride for stage in self._stages)
-        step_and_field = self.step, structure.shortest
+        step_and_field = self.step, structure.min_samples
         if features is None and step_and_field != (best_rq.STRIDE, best_rq.FIELD):
             raise ConfigError(
                 f"conv_stride: got a front end with {step_and_field[0]} samples from frame to frame, each heard in {step_and_field[1]}; "
@@ -48,7 +48,7 @@ class NoiseMask:
     def frames(self, positions: int) -> int:
         """Frames that so many positions of what is heard give."""
         for stage in self._stages:
-            positions = stage.count(positions)
+            positions = stage.output_length(positions)
         return positions
 
     def add_noise(self, inputs: Tensor, mask: Tensor, rng: np.random.Generator) -> Tensor:

@@ -8,7 +8,7 @@ from transformers import HubertConfig, Wav2Vec2BertConfig, Wav2Vec2Config, Wav2V
 from secateur.architectures import wav2vec2_axes as names
 from secateur.cost import Cost, Terms, breakdown
 from secateur.hf.declare import declare, skeleton
-from secateur.structure import Selection, close
+from secateur.structure import Selection, normalize
 from shapes import DIARIZEN_CONV, DIARIZEN_HEADS, diarizen
 
 
@@ -61,7 +61,7 @@ def test_the_positional_convolution_that_is_never_called_is_no_parameter_of_a_co
 
 def test_a_group_of_the_positional_convolution_has_its_weights_and_biases() -> None:
     structure = declare(WavLMConfig())
-    half = close(structure, Selection(axes={names.positional_groups(): tuple(range(0, 16, 2))})).selection
+    half = normalize(structure, Selection(axes={names.positional_groups(): tuple(range(0, 16, 2))})).selection
     terms, group = Terms(structure), 48 * 48 * 128
     gated = frozenset({names.positional_groups()})
     for scope, dense, first_item in (
@@ -85,14 +85,14 @@ def test_wavlm_has_10224_parameters_for_its_position_bias() -> None:
 def test_gated_scope_of_wang_et_al_is_the_transformer_matrices() -> None:
     structure = declare(WavLMConfig())
     kinds = ("qk", "vo", "units", "block")
-    gated = frozenset(axis.name for axis in structure.of_kinds(kinds))
+    gated = frozenset(axis.name for axis in structure.axes_of_kinds(kinds))
     cost = Cost.from_terms(Terms(structure), cost="parameters", scope="gated", gated=gated)
     assert cost.dense == 12 * (4 * 768 * 768 + 2 * 768 * 3072) == 84_934_656
 
 
 def test_diarizens_published_shape_has_its_published_size() -> None:
     structure = declare(WavLMConfig())
-    terms, closed = Terms(structure), close(structure, diarizen()).selection
+    terms, closed = Terms(structure), normalize(structure, diarizen()).selection
     parameters, frontend = (
         Cost.from_terms(terms, cost="parameters", scope=scope).count(closed) for scope in ("whole", "frontend")
     )
@@ -109,6 +109,6 @@ def test_diarizens_published_shape_has_its_published_size() -> None:
 
 def test_diarizens_published_shape_has_its_published_macs() -> None:
     structure = declare(WavLMConfig())
-    terms, closed = Terms(structure), close(structure, diarizen()).selection
+    terms, closed = Terms(structure), normalize(structure, diarizen()).selection
     assert Cost.from_terms(terms, cost="macs").count(closed) == 1_134_228_239
     assert Cost.from_terms(terms, cost="macs", scope="frontend").count(closed) == 227_414_159

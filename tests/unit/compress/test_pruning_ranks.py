@@ -11,7 +11,7 @@ from pruning_toy import write_teacher, write_wavs
 
 import secateur
 from secateur.errors import ConfigError
-from secateur.nn.low_rank import FactorisedLinear
+from secateur.nn.low_rank import FactorizedLinear
 from secateur.surgery import load_model
 
 QUICK: dict[str, Any] = {"steps": 2, "log_every": 1}
@@ -40,7 +40,7 @@ def low_rank(root: Path, out: Path, **changes: Any) -> dict[str, Any]:
 
 def ranks_left(folder: Path) -> list[int]:
     """Ranks of the factorised maps of a model."""
-    maps = [m for m in load_model(folder).modules() if isinstance(m, FactorisedLinear)]
+    maps = [m for m in load_model(folder).modules() if isinstance(m, FactorizedLinear)]
     return [m.inner.out_features for m in maps]
 
 

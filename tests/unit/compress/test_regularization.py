@@ -42,7 +42,7 @@ def masked_frames(family: str, settings: RegularizationConfig, *, steps: int) ->
     distill = Distillation(pairing=FixedLayerMapping(layers=(0,)))
     trainee = DistillUnit(DistillationModel(model, distill), copy.deepcopy(model), feed_of(family), [], training)
     visited: list[Tensor] = []
-    actual = family_of(model.config).layers.partition(".")[0]
+    actual = family_of(model.config).layers_path.partition(".")[0]
     model.get_submodule(actual).register_forward_pre_hook(lambda module, inputs: visited.append(inputs[0].detach()))
     trainee.optimizers()
     with regularized(lambda: model, settings):
@@ -110,7 +110,7 @@ def test_features_are_masked_in_every_frame_of_an_utterance(family: str) -> None
     check_regularization(model, TrainingConfig(regularise=settings), phase="recover")
     values, mask = heard(model, *sound(8000, 5000))
     visited: list[Tensor] = []
-    stem = family_of(model.config).layers.partition(".")[0]
+    stem = family_of(model.config).layers_path.partition(".")[0]
     model.get_submodule(stem).register_forward_pre_hook(lambda module, inputs: visited.append(inputs[0].detach()))
     with regularized(lambda: model, settings), torch.no_grad():
         model.train()
@@ -142,7 +142,7 @@ def test_the_hidden_state_of_a_dropped_layer_is_its_input(family: str) -> None:
     model = copy.deepcopy(tiny(family, "large"))
     values, _ = heard(model, *sound(8000, 8000))
     batch = AudioBatch(values=values, lengths=torch.full((2,), values.shape[1]), ids=("a", "b"), mask=None)
-    layers = model.get_submodule(family_of(model.config).layers)
+    layers = model.get_submodule(family_of(model.config).layers_path)
     with regularized(lambda: model, RegularizationConfig(layer_drop=0.5)), torch.no_grad():
         model.train()
         patterns = set()

@@ -68,11 +68,11 @@ def test_a_single_window_under_a_group_norm_counts_as_no_frame(norm: str) -> Non
     first_item = {"conv_dim": [16], "conv_kernel": [80], "conv_stride": [80], "feat_extract_norm": norm}
     model = build(tiny_config("wav2vec2", "base", **first_item))
     structure = declare(model.config)
-    assert structure.shortest == (160 if norm == "group" else 80)
+    assert structure.min_samples == (160 if norm == "group" else 80)
     assert structure.lengths(159)[-1] == (0 if norm == "group" else 1)
-    model(torch.zeros(1, structure.shortest))
+    model(torch.zeros(1, structure.min_samples))
     with pytest.raises((ValueError, RuntimeError)):
-        model(torch.zeros(1, structure.shortest - 1))
+        model(torch.zeros(1, structure.min_samples - 1))
 
 
 def test_tensorboard_reaches_the_loop_and_is_missed_before_anything_is_loaded(monkeypatch: pytest.MonkeyPatch) -> None:

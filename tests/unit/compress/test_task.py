@@ -30,7 +30,7 @@ from secateur.data.corpus import Corpus, Utterance
 from secateur.errors import ConfigError, DataError, ModelError
 from secateur.hf.load import load_model, with_head
 from secateur.losses.distances import LogitDistance
-from secateur.nn.norm import leave_padding_out
+from secateur.nn.norm import replace_group_norm
 from secateur.pipeline import prune, verify
 from secateur.tasks import Classification, Ctc, build_task
 
@@ -68,7 +68,7 @@ def trainee(config: Ctc | Classification, objective: dict[str, Any], *, recomput
     teacher = with_head(base, task.head_class, task.fields(), seed=1).double()
     student = with_head(base, task.head_class, task.fields(), seed=2).double()
     for model in (teacher, student):
-        leave_padding_out(model.hubert)
+        replace_group_norm(model.hubert)
     with torch.no_grad():
         for value in student.parameters():
             value.mul_(1.05)

@@ -13,7 +13,7 @@ from secateur.cost import Cost, Terms, breakdown
 from secateur.cost.expected import indicator
 from secateur.cost.predicted_time import latency
 from secateur.hf.declare import declare
-from secateur.structure import Selection, Structure, close
+from secateur.structure import Selection, Structure, normalize
 from secateur.structure import axis as names
 from secateur.surgery import cut
 from secateur.surgery.factorize import factorize
@@ -78,7 +78,7 @@ def test_expected_cost_of_ranks_is_the_mean_over_draws_of_models_that_keep_two_m
             name: tuple(u for position, u in enumerate(axis.units) if opened[structure.offsets[name] + position])
             for name, axis in structure.axes.items()
         }
-        selection = indicator(structure, close(structure, Selection(axes=axes)).selection.axes)
+        selection = indicator(structure, normalize(structure, Selection(axes=axes)).selection.axes)
         draws.append([float(item.value(selection, "factorized")) for item in counted])
     means, errors = torch.tensor(draws).mean(0), torch.tensor(draws).std(0) / len(draws) ** 0.5
     for item, mean, error in zip(counted, means.tolist(), errors.tolist(), strict=True):

@@ -17,7 +17,7 @@ from support import CHANNELS, HEAD_DIM, HEADS, LAYERS, UNITS, Plan, plans, reali
 
 from secateur.architectures import wav2vec2_axes as names
 from secateur.architectures.registry import shape_of
-from secateur.architectures.wav2vec2 import positions
+from secateur.architectures.wav2vec2 import positional_conv_shape
 from secateur.cost import Terms, breakdown
 from secateur.cost.expected import indicator
 from secateur.cost.latency_table import Conditions, LatencyCurve, LatencySurface, LatencyTable
@@ -25,7 +25,7 @@ from secateur.cost.predicted_time import latency
 from secateur.errors import ConfigError, SecateurError
 from secateur.hf.declare import declare
 from secateur.records.files import write_json
-from secateur.structure import Selection, Structure, close
+from secateur.structure import Selection, Structure, normalize
 from secateur.surgery.cut import cut_config
 
 MODELS = [("wavlm", "base"), ("hubert", "large")]
@@ -50,7 +50,7 @@ def by_hand(config: Any, table: LatencyTable) -> float:
         single_result = grid.ms[0][-1] / grid.outputs[-1]
         product = (grid.ms[1][-1] - grid.ms[0][-1]) / grid.outputs[-1] / grid.inputs[-1]
         total += outputs * (single_result + product * inputs)
-    total += interpolated(table.positional, len(positions(config, shape).groups)) + table.rest
+    total += interpolated(table.positional, len(positional_conv_shape(config, shape).groups)) + table.rest
     for path in shape.layers:
         attention, units = shape.attention(f"{path}.attention"), shape.feed_forward(f"{path}.feed_forward").units
         total += table.layer
@@ -73,7 +73,7 @@ def by_hand(config: Any, table: LatencyTable) -> float:
 @given(plan=st.one_of(plans(ragged=True), plans(ragged=False)))
 def test_latency_of_a_selection_is_the_sum_over_the_blocks_of_the_cut_model(family: str, size: str, plan: Plan) -> None:
     structure, table = tiny_structure(family, size), toy_table(family)
-    closed = close(structure, realise(structure, plan)).selection
+    closed = normalize(structure, realise(structure, plan)).selection
     small = cut_config(tiny_config(family, size), structure, closed)
     cost = latency(Terms(structure), table)
     assert cost.count(closed) == pytest.approx(by_hand(small, table), rel=1e-12)
@@ -86,7 +86,7 @@ def test_an_unclosed_vector_costs_what_its_closed_selection_costs_to_the_last_bi
     cost, draw = latency(Terms(structure), toy_table()), random.Random(0)
     for _ in range(20):
         kept_units = torch.tensor([draw.random() < 0.6 for _ in range(structure.size)])
-        for axis in structure.of_kinds(("layer",)):
+        for axis in structure.axes_of_kinds(("layer",)):
             kept_units[structure.offsets[axis.name]] = True
         units = {
             name: tuple(
@@ -94,7 +94,7 @@ def test_an_unclosed_vector_costs_what_its_closed_selection_costs_to_the_last_bi
             )
             for name, axis in structure.axes.items()
         }
-        assert cost.count(close(structure, Selection(axes=units)).selection) == cost.exact(kept_units)
+        assert cost.count(normalize(structure, Selection(axes=units)).selection) == cost.exact(kept_units)
 
 
 def test_a_removed_block_and_a_dead_head_cost_nothing() -> None:
@@ -105,7 +105,7 @@ def test_a_removed_block_and_a_dead_head_cost_nothing() -> None:
 
     def saved(**axes: tuple[int, ...]) -> float:
         by_name = {name.replace("__", "/").replace("_0_", ".0."): kept_units for name, kept_units in axes.items()}
-        return cost.dense - cost.count(close(structure, Selection(axes=by_name)).selection)
+        return cost.dense - cost.count(normalize(structure, Selection(axes=by_name)).selection)
 
     assert saved(**{names.attention_block(1): ()}) == pytest.approx(block)
     assert saved(**{names.heads(1): ()}) == pytest.approx(block)

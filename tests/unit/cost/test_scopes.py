@@ -49,7 +49,7 @@ def test_layer_one_is_not_layer_ten() -> None:
 
 def test_gated_scope_counts_only_matrices_on_gated_axes() -> None:
     structure = tiny_structure("hubert", "base")
-    gated = frozenset(axis.name for axis in structure.of_kinds(("units",)))
+    gated = frozenset(axis.name for axis in structure.axes_of_kinds(("units",)))
     cost = Cost.from_terms(Terms(structure), cost="parameters", scope="gated", gated=gated)
     assert cost.dense == 3 * 2 * 24 * 10
     fewer = Selection(axes={names.feed_forward_units(0): (1, 2, 3)})

@@ -18,18 +18,18 @@ from secateur.data.collate import collate
 from secateur.data.corpus import Corpus, Utterance
 from secateur.data.input_features import ExtractedFeatures, InputFeatures
 from secateur.hf.frame_counts import frames_of
-from secateur.structure import Features, Stage, Structure
+from secateur.structure import ConvStage, FeatureSpec, Structure
 
-SEAMLESS = Features(extractor="SeamlessM4TFeatureExtractor", width=160, stages=2)
-PARAKEET = Features(extractor="ParakeetFeatureExtractor", width=80)
-NEMOTRON = Features(extractor="NemotronAsrStreamingFeatureExtractor", width=80)
-HALVED = Stage(kernel=3, stride=2, padding=2)
-CAUSAL = Stage(kernel=3, stride=2, padding=3)
+SEAMLESS = FeatureSpec(extractor="SeamlessM4TFeatureExtractor", width=160, stages=2)
+PARAKEET = FeatureSpec(extractor="ParakeetFeatureExtractor", width=80)
+NEMOTRON = FeatureSpec(extractor="NemotronAsrStreamingFeatureExtractor", width=80)
+HALVED = ConvStage(kernel=3, stride=2, padding=2)
+CAUSAL = ConvStage(kernel=3, stride=2, padding=3)
 #: Features, the way to frames and the class whose lengths these are.
 CASES = {
-    "w2v-bert": (SEAMLESS, (Stage(kernel=400, stride=160), Stage(kernel=2, stride=2)), "Wav2Vec2BertModel"),
-    "parakeet": (PARAKEET, (Stage(kernel=160, stride=160, least=2), *[HALVED] * 3), "ParakeetEncoder"),
-    "nemotron": (NEMOTRON, (Stage(kernel=160, stride=160), *[CAUSAL] * 3), "NemotronAsrStreamingEncoder"),
+    "w2v-bert": (SEAMLESS, (ConvStage(kernel=400, stride=160), ConvStage(kernel=2, stride=2)), "Wav2Vec2BertModel"),
+    "parakeet": (PARAKEET, (ConvStage(kernel=160, stride=160, min_windows=2), *[HALVED] * 3), "ParakeetEncoder"),
+    "nemotron": (NEMOTRON, (ConvStage(kernel=160, stride=160), *[CAUSAL] * 3), "NemotronAsrStreamingEncoder"),
 }
 
 
@@ -54,7 +54,7 @@ def noise(samples: int) -> np.ndarray[tuple[int], np.dtype[np.float32]]:
 def test_lengths_and_frames_are_those_of_the_library(name: str, lengths: list[int]) -> None:
     structure, input_features_of, model = case(name)
     values, valid = input_features_of([noise(length) for length in lengths])
-    assert valid.tolist() == [structure.heard(length) for length in lengths]
+    assert valid.tolist() == [structure.input_length(length) for length in lengths]
     assert tuple(values.shape) == structure.input_shape(len(lengths), max(lengths))
     frames = frames_of(model, torch.from_numpy(valid))
     assert frames.tolist() == [structure.lengths(length)[-1] for length in lengths]
@@ -66,7 +66,7 @@ def test_lengths_and_frames_are_those_of_the_library(name: str, lengths: list[in
 @pytest.mark.parametrize("name", CASES)
 def test_the_shortest_audio_is_the_first_of_one_finite_frame(name: str) -> None:
     structure, input_features_of, _ = case(name)
-    minimum = structure.shortest
+    minimum = structure.min_samples
     assert [structure.lengths(samples)[-1] for samples in (minimum - 1, minimum)] == [0, 1]
     assert torch.isfinite(input_features_of([noise(minimum)])[0]).all()
 
@@ -75,7 +75,7 @@ def test_the_shortest_audio_is_the_first_of_one_finite_frame(name: str) -> None:
 def test_a_row_is_heard_alike_alone_and_beside_longer_ones(name: str) -> None:
     structure, input_features_of, _ = case(name)
     single_result, sibling = input_features_of([noise(3217)])[0], input_features_of([noise(3217), noise(5000)])[0]
-    torch.testing.assert_close(single_result[0], sibling[0, : structure.heard(3217)], rtol=0, atol=1e-4)
+    torch.testing.assert_close(single_result[0], sibling[0, : structure.input_length(3217)], rtol=0, atol=1e-4)
 
 
 @pytest.mark.parametrize("name", CASES)
@@ -87,5 +87,5 @@ def test_batches_of_features_are_masked_where_a_row_is_padded(name: str) -> None
     corpus = Corpus(name="c", utterances=utterances, skipped=(), read=lambda utterance: audio[utterance.path])
     batch = collate(corpus, [Crop(0, 0, 3217), Crop(1, 0, 5000)], input_features=input_features_of)
     assert batch.mask is not None
-    assert batch.mask.sum(-1).tolist() == batch.lengths.tolist() == [structure.heard(size) for size in sizes]
+    assert batch.mask.sum(-1).tolist() == batch.lengths.tolist() == [structure.input_length(size) for size in sizes]
     assert collate(corpus, [Crop(1, 0, 5000)], input_features=input_features_of).mask is None

@@ -164,7 +164,7 @@ def test_open_shares_are_means_by_kind(structure: Structure) -> None:
     gates = HardConcreteGates(structure, KINDS, seed=2)
     probability = gates.open_probability().detach()
     for kind, share in gates.open_shares().items():
-        units = [structure.offsets[a.name] + i for a in structure.of_kinds((kind,)) for i in range(a.size)]
+        units = [structure.offsets[a.name] + i for a in structure.axes_of_kinds((kind,)) for i in range(a.size)]
         assert share == pytest.approx(probability[units].mean().item())
 
 

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from secateur.architectures import wav2vec2_axes as names
 from secateur.architectures.registry import FAMILIES
-from secateur.hf.configs import holding
+from secateur.hf.configs import make_composite_config
 from secateur.hf.models import class_for
 from secateur.structure import Selection
 
@@ -55,12 +55,14 @@ def same(remaining: Any, right: Any) -> bool:
 
 def with_head_of(family: str, ending: str) -> Any:
     """A tiny model with a head, FastConformers included."""
-    if not FAMILIES[family].heads:
+    if not FAMILIES[family].composite_model_types:
         return tiny(family, "base", ending)
     fields = {"vocab_size": 9, "pad_token_id": 2}
     if ending != "ForCTC":
         fields |= {"decoder_hidden_size": 8, "num_decoder_layers": 1, "blank_token_id": 8}
-    return class_for(tiny_config(family, "base"), ending)(holding(tiny_config(family, "base"), ending, fields))
+    return class_for(tiny_config(family, "base"), ending)(
+        make_composite_config(tiny_config(family, "base"), ending, fields)
+    )
 
 
 def drop(*starts: str) -> Change:

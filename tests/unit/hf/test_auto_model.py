@@ -15,14 +15,14 @@ from secateur.architectures.registry import FAMILIES
 from secateur.errors import ModelError
 from secateur.hf.declare import declare
 from secateur.hf.model_view import ModelView
-from secateur.hf.models import endings
+from secateur.hf.models import head_classes
 from secateur.surgery import cut, load_checkpoint
 
 #: Every ending once, and those of x-vectors in every family: their head has a part that is called as the front end is.
 ENDINGS = [
-    *((family, "ForXVector") for family in FAMILIES if "ForXVector" in endings(family)),
-    *(("wav2vec2", ending) for ending in endings("wav2vec2") if ending != "ForXVector"),
-    *((FAST_CONFORMERS[0], ending) for ending in endings(FAST_CONFORMERS[0])),
+    *((family, "ForXVector") for family in FAMILIES if "ForXVector" in head_classes(family)),
+    *(("wav2vec2", ending) for ending in head_classes("wav2vec2") if ending != "ForXVector"),
+    *((FAST_CONFORMERS[0], ending) for ending in head_classes(FAST_CONFORMERS[0])),
 ]
 
 

@@ -22,12 +22,12 @@ from transformers import (
 from secateur.data.input_features import Waveform
 from secateur.errors import ModelError
 from secateur.hf.feature_extractor import load_input_features, read_sample_rate
-from secateur.structure import Features, Stage, Structure
+from secateur.structure import ConvStage, FeatureSpec, Structure
 
 STRUCTURE = replace(
     tiny_structure("hubert", "base"),
-    stages=(Stage(kernel=160, stride=160, least=2), Stage(kernel=3, stride=2, padding=2)),
-    features=Features(extractor="ParakeetFeatureExtractor", width=24, settings={"feature_size": 24}),
+    stages=(ConvStage(kernel=160, stride=160, min_windows=2), ConvStage(kernel=3, stride=2, padding=2)),
+    features=FeatureSpec(extractor="ParakeetFeatureExtractor", width=24, settings={"feature_size": 24}),
 )
 NOISE = np.random.default_rng(0).standard_normal(4000).astype(np.float32)
 
@@ -97,7 +97,7 @@ def test_an_extractor_of_another_class_is_refused_by_its_name(tmp_path: Path, st
 def test_settings_that_no_audio_can_be_heard_with_are_refused_in_a_sentence(
     tmp_path: Path, extractor: str, settings: dict[str, object]
 ) -> None:
-    structure = replace(STRUCTURE, features=Features(extractor=extractor, width=24, settings={}))
+    structure = replace(STRUCTURE, features=FeatureSpec(extractor=extractor, width=24, settings={}))
     size = {"feature_size": 24} if extractor.startswith("Parakeet") else {"feature_size": 12, "num_mel_bins": 12}
     (tmp_path / "preprocessor_config.json").write_text(json.dumps(size | settings))
     with pytest.raises(ModelError, match=r"^The feature extractor of '.*' cannot be (made|used): .*[^.]\.$"):

@@ -15,7 +15,7 @@ from secateur.inference.front_end import FrontEnd
 from secateur.inference.linear import CachedWeight
 from secateur.inference.position_bias import InferencePositionalConv
 from secateur.nn.positional_conv import CutPositionalConv
-from secateur.structure.encoder_shape import PositionShape
+from secateur.structure.encoder_shape import PositionalConvShape
 
 pytestmark = pytest.mark.processor
 
@@ -46,7 +46,7 @@ def test_positional_convolution_at_every_block_border(time: int, taps: int, dtyp
 @pytest.mark.parametrize("time", [20, 130])
 @pytest.mark.parametrize("taps", [8, 64])
 def test_positional_convolution_with_fewer_groups(taps: int, time: int, dtype: torch.dtype) -> None:
-    shape = PositionShape(original=4, groups=(0, 3), scales=(0.5, 2.0))
+    shape = PositionalConvShape(original_groups=4, groups=(0, 3), scales=(0.5, 2.0))
     small = CutPositionalConv(conv(dtype, taps), shape).to(dtype)
     values = torch.randn(2, time, 32, dtype=dtype)
     torch.testing.assert_close(InferencePositionalConv(small)(values), small(values), rtol=0, atol=TOLERANCE[dtype])

@@ -117,7 +117,7 @@ def base() -> Structure:
 def dense_of(structure: Structure, fields: dict[str, Any]) -> list[tuple[str, float, float]]:
     """(name, dense cost, share removed) of each constraint of a recipe."""
     recipe = load(fields, PruneConfig)
-    gated = frozenset(axis.name for axis in structure.of_kinds(tuple(recipe.gate_configs)))
+    gated = frozenset(axis.name for axis in structure.axes_of_kinds(tuple(recipe.gate_configs)))
     terms = Terms(structure)
     out = []
     for limit in recipe.targeted_constraints:

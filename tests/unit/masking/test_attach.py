@@ -12,7 +12,7 @@ from torch import nn
 from secateur.architectures import wav2vec2_axes as names
 from secateur.masking import attach, compile_mask_factors, mask_values
 from secateur.nn.norm import SupportLayerNorm
-from secateur.structure import Selection, close
+from secateur.structure import Selection, normalize
 
 
 @pytest.mark.parametrize(("family", "size"), MODELS)
@@ -105,7 +105,7 @@ def test_factors_of_heads_and_their_dimensions_multiply() -> None:
         axes={units: (0, 2), head: (1, 3)},
         scales={units: (0.5, 2.0), head: (3.0, 1.0)},
     )
-    values = mask_values(structure, close(structure, selection).selection)
+    values = mask_values(structure, normalize(structure, selection).selection)
     factor = compile_mask_factors(structure)["encoder.layers.0.attention.out_proj.weight"].broadcast(values, 2)
     assert factor.shape == (1, 24)
     assert factor[0].tolist() == [0.0] * 6 + [1.5, 0.0, 6.0, 0.0, 0.0, 0.0] + [0.0] * 6 + [1.0] * 6
@@ -148,7 +148,7 @@ def test_a_norm_over_a_support_is_the_stock_norm_of_the_gathered_channels(dtype:
     with torch.no_grad():
         stock.weight.copy_(torch.randn(features))
         stock.bias.copy_(torch.randn(features))
-    module = SupportLayerNorm.like(stock)
+    module = SupportLayerNorm.from_norm(stock)
     module.support = torch.zeros(features, dtype=torch.bool)
     module.support[kept_units] = True
     small = nn.LayerNorm(len(kept_units)).to(dtype)
@@ -171,6 +171,6 @@ def test_a_norm_without_any_support_gives_zero_and_not_nan() -> None:
 
 def test_a_norm_shares_its_parameters_with_the_stock_one_and_gives_its_bits_when_all_is_alive() -> None:
     stock = nn.LayerNorm(16)
-    module, values = SupportLayerNorm.like(stock), torch.randn(3, 16)
+    module, values = SupportLayerNorm.from_norm(stock), torch.randn(3, 16)
     assert module.weight is stock.weight
     assert torch.equal(module(values), stock(values))

@@ -20,7 +20,7 @@ def masked(structure: Any) -> Tensor:
     """A mask with zeros and scales."""
     values = torch.rand(structure.size, generator=torch.Generator().manual_seed(0), dtype=torch.float64) * 1.5
     values[::3] = 0.0
-    for axis in structure.of_kinds(("block", "layer")):  # dead blocks would leave nothing to compare
+    for axis in structure.axes_of_kinds(("block", "layer")):  # dead blocks would leave nothing to compare
         values[structure.offsets[axis.name] : structure.offsets[axis.name] + axis.size] = 1.0
     return values.requires_grad_(True)
 

@@ -18,7 +18,7 @@ from secateur.hf.models import build_model
 from secateur.inference import for_inference
 from secateur.inference.linear import channels_last, convolution
 from secateur.masking import attach, mask_values
-from secateur.nn.narrow_convolution import error_of_narrow_convolution, guard_convolutions, is_narrow
+from secateur.nn.narrow_convolution import guard_convolutions, is_narrow, narrow_convolution_error
 from secateur.pretraining.wavlm_encoder import WavLMEncoder, WavLMShape
 from secateur.structure import Selection
 from secateur.surgery.comparison import run_model
@@ -149,5 +149,5 @@ def test_an_encoder_that_is_pretrained_in_bfloat16_learns_from_right_positions()
 
 
 def test_the_error_that_doctor_reports_is_rounding_or_garbage_and_nothing_between() -> None:
-    result = error_of_narrow_convolution()
+    result = narrow_convolution_error()
     assert result < 0.01 or result > 0.5

@@ -8,7 +8,7 @@ from pruning_toy import seeded
 from support import FAST, audio, difference
 
 from secateur.inference import for_inference
-from secateur.nn.norm import leave_padding_out, tell_lengths
+from secateur.nn.norm import replace_group_norm, set_valid_lengths
 
 LENGTHS = (4000, 2501, 1777)
 
@@ -17,13 +17,13 @@ LENGTHS = (4000, 2501, 1777)
 @pytest.mark.parametrize("fast", [False, True])
 def test_an_utterance_in_a_padded_batch_comes_out_as_it_would_alone(family: str, fast: bool) -> None:
     model = seeded(family, "base").double()
-    leave_padding_out(model)
+    replace_group_norm(model)
     model = for_inference(model) if fast else model
     values, mask = audio(LENGTHS, torch.float64)
     with torch.no_grad():
-        tell_lengths(model, torch.tensor(LENGTHS))
+        set_valid_lengths(model, torch.tensor(LENGTHS))
         joint_result = model(values, attention_mask=mask)[0]
-        tell_lengths(model, None)
+        set_valid_lengths(model, None)
         for row, length in enumerate(LENGTHS):
             single_result = model(values[row : row + 1, :length])[0][0]
             assert difference(single_result, joint_result[row, : len(single_result)]) < 1e-10
@@ -31,7 +31,7 @@ def test_an_utterance_in_a_padded_batch_comes_out_as_it_would_alone(family: str,
 
 def test_without_lengths_it_is_the_stock_norm() -> None:
     stock, actual = seeded("hubert", "base"), seeded("hubert", "base")
-    leave_padding_out(actual)
+    replace_group_norm(actual)
     values, mask = audio(LENGTHS)
     with torch.no_grad():
         assert torch.equal(stock(values, attention_mask=mask)[0], actual(values, attention_mask=mask)[0])

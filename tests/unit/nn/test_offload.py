@@ -42,7 +42,7 @@ def test_a_cut_model_whose_weights_are_fetched_module_by_module_computes_the_sam
 @torch.no_grad()
 def test_a_cut_transducer_whose_weights_are_fetched_module_by_module_writes_the_same() -> None:
     model = transducer()
-    axes = {axis.name: axis.units[3:] for axis in declare(model.config).of_kinds(("predictor", "joiner"))}
+    axes = {axis.name: axis.units[3:] for axis in declare(model.config).axes_of_kinds(("predictor", "joiner"))}
     small: Any = cut(model, Selection(axes=axes))
     small.generation_config.decoder_start_token_id = small.config.blank_token_id
     inputs = features(60, 40)

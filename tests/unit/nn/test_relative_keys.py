@@ -76,10 +76,10 @@ def test_another_stream_and_a_copy_of_the_block_have_keys_of_their_own_and_gradi
 def test_nothing_is_left_of_a_stream_that_has_ended() -> None:
     model = cut(tiny("nemotron_asr_streaming_encoder", "base"), Selection(axes={}))
     gc.collect()
-    initial = len(module._OF_STREAMS)
+    initial = len(module._STREAM_CACHES)
     with torch.no_grad():
         result = model(torch.randn(1, 1, 16), use_cache=True, num_lookahead_tokens=0)
-    assert len(module._OF_STREAMS) == initial + 1
+    assert len(module._STREAM_CACHES) == initial + 1
     del result
     gc.collect()
-    assert len(module._OF_STREAMS) == initial
+    assert len(module._STREAM_CACHES) == initial

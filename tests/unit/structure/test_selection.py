@@ -13,7 +13,7 @@ from support import tiny_structure
 
 from secateur.architectures import wav2vec2_axes as names
 from secateur.errors import ConfigError, SelectionError
-from secateur.structure import Selection, close
+from secateur.structure import Selection, normalize
 from secateur.structure.axis import from_ranges, kind_of, to_ranges
 
 STRUCTURE = tiny_structure("hubert", "base")
@@ -138,11 +138,11 @@ UNFIT: list[tuple[Selection, str]] = [
 @pytest.mark.parametrize(("selection", "sentence"), UNFIT, ids=[sentence for _, sentence in UNFIT])
 def test_a_selection_that_does_not_fit_is_refused_in_a_sentence(selection: Selection, sentence: str) -> None:
     with pytest.raises(SelectionError, match=sentence):
-        close(STRUCTURE, selection)
+        normalize(STRUCTURE, selection)
 
 
 def test_closing_names_every_axis_with_its_original_size() -> None:
-    closed = close(STRUCTURE, Selection(axes={})).selection
+    closed = normalize(STRUCTURE, Selection(axes={})).selection
     assert closed.axes.keys() == closed.sizes.keys() == STRUCTURE.axes.keys()
     assert all(len(closed.axes[name]) == size for name, size in closed.sizes.items())
     assert closed.model == "hubert"
@@ -153,47 +153,47 @@ def test_closing_twice_changes_nothing() -> None:
         axes={names.value_output(0, 1): (), names.attention_block(1): (), UNITS: (1, 2), names.channels(0): ()},
         scales={UNITS: (0.5, 2.0)},
     )
-    original = close(STRUCTURE, selection).selection
-    assert close(STRUCTURE, original).selection == original
+    original = normalize(STRUCTURE, selection).selection
+    assert normalize(STRUCTURE, original).selection == original
 
 
 def test_closing_a_removed_layer_takes_all_inside_with_it() -> None:
-    closed = close(STRUCTURE, Selection(axes={names.whole_layer(2): ()})).selection
+    closed = normalize(STRUCTURE, Selection(axes={names.whole_layer(2): ()})).selection
     assert not any(kept_units for name, kept_units in closed.axes.items() if name.startswith("encoder.layers.2"))
 
 
 def test_closing_a_removed_block_leaves_the_layers_other_block() -> None:
-    closed = close(STRUCTURE, Selection(axes={names.attention_block(1): ()})).selection
+    closed = normalize(STRUCTURE, Selection(axes={names.attention_block(1): ()})).selection
     assert closed.axes[names.heads(1)] == closed.axes[names.value_output(1, 3)] == ()
     assert len(closed.axes[names.feed_forward_units(1)]) == 10
 
 
 def test_closing_keeps_the_first_unit_of_an_empty_convolution_and_says_so() -> None:
-    closed = close(STRUCTURE, Selection(axes={names.channels(1): ()}))
+    closed = normalize(STRUCTURE, Selection(axes={names.channels(1): ()}))
     assert closed.selection.axes[names.channels(1)] == (0,)
-    assert closed.notes == (f"{names.channels(1)} was left without a unit; its unit 0 stays",)
+    assert closed.adjustments == (f"{names.channels(1)} was left without a unit; its unit 0 stays",)
 
 
 def test_closing_keeps_a_group_of_the_positional_convolution() -> None:
-    closed = close(STRUCTURE, Selection(axes={names.positional_groups(): ()}))
+    closed = normalize(STRUCTURE, Selection(axes={names.positional_groups(): ()}))
     assert closed.selection.axes[names.positional_groups()] == (0,)
-    assert closed.notes == (f"{names.positional_groups()} was left without a unit; its unit 0 stays",)
+    assert closed.adjustments == (f"{names.positional_groups()} was left without a unit; its unit 0 stays",)
 
 
 def test_data2vecs_stack_of_positional_convolutions_has_no_groups_to_remove() -> None:
     with pytest.raises(SelectionError, match=r"Unknown axis 'encoder.pos_conv_embed.conv/groups' .* data2vec-audio"):
-        close(tiny_structure("data2vec-audio", "base"), Selection(axes={names.positional_groups(): (0,)}))
+        normalize(tiny_structure("data2vec-audio", "base"), Selection(axes={names.positional_groups(): (0,)}))
 
 
 def test_closing_leaves_a_block_whose_heads_are_all_dead() -> None:
     dead = {names.value_output(0, head): () for head in range(4)}
-    closed = close(STRUCTURE, Selection(axes=dead)).selection
+    closed = normalize(STRUCTURE, Selection(axes=dead)).selection
     assert closed.axes[names.heads(0)] == ()
     assert closed.axes[names.attention_block(0)] == (0,)
 
 
 def test_closing_keeps_a_head_without_query_key_dimensions() -> None:
-    closed = close(STRUCTURE, Selection(axes={names.query_key(0, 2): ()})).selection
+    closed = normalize(STRUCTURE, Selection(axes={names.query_key(0, 2): ()})).selection
     assert closed.axes[names.heads(0)] == (0, 1, 2, 3)
 
 

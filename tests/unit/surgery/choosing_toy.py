@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from secateur.cost import Cost, Terms
-from secateur.structure import Axis, Bind, Selection, Structure, Weight
+from secateur.structure import Axis, DimBinding, Selection, Structure, Weight
 from secateur.surgery.choose import Choice, CostLimit, choose
 
 INFINITE = float("inf")
@@ -20,7 +20,9 @@ def flat(*sizes: int, width: int = 3) -> Structure:
     """Axes `0/units`, `1/units` … with one matrix of `width` rows on each, and nothing else."""
     axes = {f"{i}/units": Axis(name=f"{i}/units", units=tuple(range(n)), original=n) for i, n in enumerate(sizes)}
     weights = [
-        Weight(name=f"{i}.weight", shape=(width, n), matrix=True, binds=(Bind(dim=1, axes=(f"{i}/units",)),))
+        Weight(
+            name=f"{i}.weight", shape=(width, n), is_matrix=True, bindings=(DimBinding(dim=1, axes=(f"{i}/units",)),)
+        )
         for i, n in enumerate(sizes)
     ]
     return plain(axes, weights)
@@ -32,7 +34,7 @@ def plain(axes: dict[str, Axis], weights: Sequence[Weight]) -> Structure:
         model_type="plain",
         axes=axes,
         weights=tuple(weights),
-        uses=(),
+        mac_terms=(),
         norms=(),
         stages=(),
         sees_padding=False,

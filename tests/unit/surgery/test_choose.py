@@ -14,7 +14,7 @@ from support import MODELS, tiny, tiny_structure
 
 from secateur.errors import TargetError
 from secateur.masking import mask_values
-from secateur.structure import Axis, Bind, Weight, close
+from secateur.structure import Axis, DimBinding, Weight, normalize
 from secateur.surgery import cut
 from secateur.surgery.choose import DEFAULT_SLACK, choose, choose_uniform_share, min_reachable_share
 from secateur.surgery.importance import magnitude_scores, order_scores
@@ -43,7 +43,7 @@ def test_no_limit_is_ever_exceeded_and_the_cut_model_has_the_counted_parameters(
         minimum = min_reachable_share(limit(structure, 1.0, cost, scope), gated)
         limits.append(limit(structure, minimum + part * (1 - minimum), cost, scope))
     choice = pick(structure, scores, *limits)
-    assert close(structure, choice.selection).selection.axes == choice.selection.axes
+    assert normalize(structure, choice.selection).selection.axes == choice.selection.axes
     for each in limits:
         assert choice.counted_costs[each.name] == each.cost.count(choice.selection) <= each.max_cost
     full_result, _, encoder = (choice.counted_costs[each.name] for each in limits)
@@ -126,9 +126,9 @@ def test_a_block_too_large_for_the_room_is_passed_over_for_smaller_units() -> No
         "b/units": Axis(name="b/units", units=tuple(range(5)), original=5),
     }
     weights = (
-        Weight(name="a.bias", shape=(10,), matrix=False, within=("a/block", 0)),
-        Weight(name="a.weight", shape=(1, 2), matrix=True, binds=(Bind(dim=1, axes=("a/units",)),)),
-        Weight(name="b.weight", shape=(1, 5), matrix=True, binds=(Bind(dim=1, axes=("b/units",)),)),
+        Weight(name="a.bias", shape=(10,), is_matrix=False, exists_with=("a/block", 0)),
+        Weight(name="a.weight", shape=(1, 2), is_matrix=True, bindings=(DimBinding(dim=1, axes=("a/units",)),)),
+        Weight(name="b.weight", shape=(1, 5), is_matrix=True, bindings=(DimBinding(dim=1, axes=("b/units",)),)),
     )
     structure = plain(axes, weights)
     scores = torch.tensor([-0.1, 3.0, -2.0, 1.0, 1.0, -1.0, -2.0, -3.0])

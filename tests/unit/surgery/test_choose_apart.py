@@ -28,7 +28,7 @@ def test_either_part_is_what_it_would_be_alone() -> None:
         )
     ]
     for name, selection in pair.selection.axes.items():
-        assert selection == single_result[STRUCTURE.in_head(STRUCTURE.axes[name].path)].selection.axes[name]
+        assert selection == single_result[STRUCTURE.is_in_head(STRUCTURE.axes[name].path)].selection.axes[name]
     assert pair.moved_units == sum(choice.moved_units for choice in single_result)
     assert pair.gated_units == sum(choice.gated_units for choice in single_result) == int((scores < math.inf).sum())
     assert pair.counted_costs == single_result[0].counted_costs | single_result[1].counted_costs
@@ -39,13 +39,13 @@ def test_either_part_is_what_it_would_be_alone() -> None:
 def without_head(scores: torch.Tensor, leave_out: bool) -> torch.Tensor:
     """The scores of the encoder's units, or of the head's, the others without gates."""
     axes = STRUCTURE.axes.values()
-    head = torch.cat([torch.full((axis.size,), STRUCTURE.in_head(axis.path)) for axis in axes])
+    head = torch.cat([torch.full((axis.size,), STRUCTURE.is_in_head(axis.path)) for axis in axes])
     return torch.where(head == leave_out, math.inf, scores)
 
 
 def test_one_limit_on_both_is_met_by_both() -> None:
     scores = scores_of(STRUCTURE, KINDS, 1)
-    gated = frozenset(axis.name for axis in STRUCTURE.of_kinds(KINDS))
+    gated = frozenset(axis.name for axis in STRUCTURE.axes_of_kinds(KINDS))
     first_item = limit(STRUCTURE, 0.5, scope="gated", gated=gated)
     choice = pick(STRUCTURE, scores, first_item)
     assert 0 <= first_item.max_cost - first_item.cost.count(choice.selection) <= DEFAULT_SLACK * first_item.cost.dense
@@ -55,7 +55,7 @@ def test_one_limit_on_both_is_met_by_both() -> None:
 def test_widths_of_a_head_are_rounded_and_what_that_cost_is_told_of_both_parts() -> None:
     scores = scores_of(STRUCTURE, KINDS, 2)
     choice = pick(STRUCTURE, scores, ENCODER, TRANSDUCER, round_to={"units": 4, "predictor": 4, "joiner": 5})
-    for axis in STRUCTURE.of_kinds(HEAD_KINDS):
+    for axis in STRUCTURE.axes_of_kinds(HEAD_KINDS):
         assert len(choice.selection.axes[axis.name]) % (5 if axis.kind == "joiner" else 4) == 0
     assert choice.rounding is not None
     assert set(choice.rounding.given_up) == {"parameters-whole", "parameters-transducer"}
@@ -68,8 +68,8 @@ def test_widths_of_a_head_are_rounded_and_what_that_cost_is_told_of_both_parts()
 def test_by_score_the_same_share_of_every_axis_of_a_part_stays() -> None:
     scores = torch.rand(STRUCTURE.size, generator=torch.Generator().manual_seed(3))
     choice = choose_uniform_share(STRUCTURE, scores, KINDS, [ENCODER, TRANSDUCER])
-    head = [len(choice.selection.axes[axis.name]) for axis in STRUCTURE.of_kinds(HEAD_KINDS)]
-    units = [len(choice.selection.axes[axis.name]) for axis in STRUCTURE.of_kinds(("units",))]
+    head = [len(choice.selection.axes[axis.name]) for axis in STRUCTURE.axes_of_kinds(HEAD_KINDS)]
+    units = [len(choice.selection.axes[axis.name]) for axis in STRUCTURE.axes_of_kinds(("units",))]
     assert max(head) - min(head) <= 1
     assert max(units) - min(units) <= 1
     for item in (ENCODER, TRANSDUCER):

@@ -12,7 +12,7 @@ from support import HEAD_DIM, HEADS, MODELS, TOLERANCE, UNITS, audio, difference
 from secateur.cost import Cost, Terms
 from secateur.errors import ConfigError, SelectionError
 from secateur.hf.declare import declare
-from secateur.structure import Selection, close
+from secateur.structure import Selection, normalize
 from secateur.structure import axis as names
 from secateur.surgery import cut
 from secateur.surgery.choose import CostLimit, choose_uniform_share
@@ -72,7 +72,7 @@ def test_a_map_is_not_factorised_twice() -> None:
 def test_twelve_of_twenty_four_ranks_are_no_cheaper_than_the_dense_matrix(kept: int, matrices: int) -> None:
     model = query_only()
     structure, selection = declare(model.config), Selection(axes={names.ranks(QUERY): tuple(range(kept))})
-    small, notes = cut(model, selection), close(structure, selection).notes
+    small, notes = cut(model, selection), normalize(structure, selection).adjustments
     weights = [p for name, p in small.named_parameters() if name.startswith(QUERY) and name.endswith("weight")]
     assert len(weights) == matrices
     assert sum(weight.numel() for weight in weights) == (kept * 2 * WIDTH if matrices == 2 else WIDTH * WIDTH)
@@ -100,7 +100,7 @@ def test_break_even_of_heads_of_one_width_goes_by_the_heads_that_are_left() -> N
         small = cut(model, Selection(axes=axes))
         assert sum(n.startswith(f"{path}.") and n.endswith("weight") for n, _ in small.named_parameters()) == matrices
         counted = Cost.from_terms(Terms(structure), cost="parameters").count(
-            close(structure, Selection(axes=axes)).selection
+            normalize(structure, Selection(axes=axes)).selection
         )
         assert counted == sum(p.numel() for p in small.parameters())
 
@@ -116,7 +116,7 @@ def test_ranks_chosen_by_magnitude_are_a_truncated_singular_value_decomposition(
     small = cut(model, choice.selection)
     assert sum(p.numel() for p in small.parameters()) == choice.counted_costs["parameters"] <= 0.7 * limit.cost.dense
     assert limit.cost.dense == sum(p.numel() for p in dense.parameters())
-    for linear in structure.factorised:
+    for linear in structure.factorizations:
         selection = len(choice.selection.axes[linear.axis])
         weight, remaining = dense.get_submodule(linear.module).weight.detach(), small.get_submodule(linear.module)
         assert selection < WIDTH // 2

@@ -118,7 +118,7 @@ def _resolve_conditions(view: ConfigView, conditions: Conditions, sample_rate: i
         raise ConfigError(
             f"latency.threads: got {threads}, allowed is 1 to {cores}, the cores that this process may use."
         )
-    min_samples = view.structure.shortest
+    min_samples = view.structure.min_samples
     if round(sample_rate * conditions.seconds) < min_samples:
         raise ConfigError(
             f"latency.seconds: got {conditions.seconds:g}, allowed is at least {min_samples / sample_rate:g}: one frame "

@@ -86,13 +86,13 @@ def predicted_to_measured(
     from secateur.cost.predicted_time import latency
     from secateur.hf.configs import stock_config
     from secateur.hf.model_view import ConfigView
-    from secateur.structure import close
+    from secateur.structure import normalize
 
     fields = dict(architecture)
     structure = ConfigView(stock_config(fields.pop("model_type"), fields)).structure
     cost = latency(Terms(structure), table)
     return [
-        cost.count(close(structure, _shape_of_row(row).selection(structure)).selection) / row["ms"]["whole"]
+        cost.count(normalize(structure, _shape_of_row(row).selection(structure)).selection) / row["ms"]["whole"]
         for row in rows
         if row["name"] in ("dense", "whole")
     ]

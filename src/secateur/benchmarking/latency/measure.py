@@ -69,7 +69,7 @@ def build_model_of_shape(shape: ModelShape, architecture: Mapping[str, Any], dty
     from secateur.hf.model_view import ConfigView
     from secateur.hf.models import build_model
     from secateur.inference import for_inference
-    from secateur.structure import close
+    from secateur.structure import normalize
     from secateur.surgery.cut import cut_config
 
     fields = dict(architecture) | {"num_hidden_layers": len(shape.units)}
@@ -79,7 +79,7 @@ def build_model_of_shape(shape: ModelShape, architecture: Mapping[str, Any], dty
         fields |= {"intermediate_size": 1}
     dense = ConfigView(stock_config(fields.pop("model_type"), fields))
     structure = dense.structure
-    config = cut_config(dense, structure, close(structure, shape.selection(structure)).selection)
+    config = cut_config(dense, structure, normalize(structure, shape.selection(structure)).selection)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         model = build_model(config)
