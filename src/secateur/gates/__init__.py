@@ -41,7 +41,7 @@ def make_gates(structure: Structure, configs: Mapping[str, Gate], *, seed: int) 
         ConfigError: A kind of axis is unknown or cannot be gated, or no axis of the model is of these kinds.
     """
     check_kinds(configs)
-    kinds = [kind for kind in configs if any(axis.size for axis in structure.of_kinds((kind,)))]
+    kinds = [kind for kind in configs if any(axis.size for axis in structure.axes_of_kinds((kind,)))]
     by_type: dict[type[Any], dict[str, Any]] = {}
     for kind in kinds or configs:  # without an axis of these kinds the first set of gates raises
         by_type.setdefault(type(configs[kind]), {})[kind] = configs[kind]

@@ -58,7 +58,7 @@ class GateSet(nn.Module, ABC):
         super().__init__()
         check_kinds(kinds)
         self.structure = structure
-        self.axes = [axis for axis in structure.of_kinds(tuple(kinds)) if axis.size]
+        self.axes = [axis for axis in structure.axes_of_kinds(tuple(kinds)) if axis.size]
         if not self.axes:
             raise ConfigError(f"No axis of this model is of the gated kinds {', '.join(kinds) or '(none)'}.")
         positions: list[int] = []

@@ -91,9 +91,9 @@ def test_the_gradient_of_a_hard_mask_is_that_of_the_soft_one(structure: Structur
 
 def test_the_axes_of_one_kind_in_one_layer_share_a_threshold(structure: Structure) -> None:
     gates = pinching(structure, 0.1, "qk", "units")
-    attention_layers = len(list(structure.of_kinds(("heads",))))
+    attention_layers = len(list(structure.axes_of_kinds(("heads",))))
     assert len([axis for axis in gates.axes if axis.kind == "qk"]) > attention_layers
-    assert len(gates.thresholds) == attention_layers + len(list(structure.of_kinds(("units",))))
+    assert len(gates.thresholds) == attention_layers + len(list(structure.axes_of_kinds(("units",))))
     first = gates.axes[0]
     before = gates.open_probability().detach()
     with torch.no_grad():
