@@ -18,7 +18,7 @@ from typing import Any, TypeVar
 import yaml
 
 from secateur.errors import ConfigError, did_you_mean
-from secateur.schema import Problems, build
+from secateur.schema import Mistakes, build
 
 T = TypeVar("T")
 
@@ -51,14 +51,12 @@ def load(
         for key_part in reversed(str(key).split(".")):
             value = {key_part: value}
         tree = merge(tree, value)
-    problems = Problems()
-    result = build(cls, tree, "", problems)
-    if problems.messages:
-        count = len(problems.messages)
-        problem_list = "\n".join(f"  - {problem}" for problem in problems.messages)
-        raise ConfigError(f"{name} has {count} mistake{'s' if count > 1 else ''}:\n{problem_list}")
-    assert isinstance(result, cls)
-    return result
+    try:
+        return build(cls, tree)
+    except Mistakes as mistakes:
+        count = len(mistakes.messages)
+        lines = "\n".join(f"  - {message}" for message in mistakes.messages)
+        raise ConfigError(f"{name} has {count} mistake{'s' if count > 1 else ''}:\n{lines}") from None
 
 
 def dump(instance: Any) -> str:

@@ -1,301 +1,307 @@
-"""Values checked against types: plain data in, nested dataclasses out, with a sentence for each mistake.
+"""Plain data checked against dataclasses by pydantic, with every mistake in one plain sentence.
 
-The walk over dataclasses, unions and containers is ours, so that one path names each mistake and a union is
-chosen by its `kind`; what lies at the leaves is pydantic's.
+pydantic walks the data, checks types and bounds, and builds the dataclasses. Before that, its schema is changed in two
+ways: a union is decided by the shape of the value and by its `kind` instead of by trial, so that a mistake has one
+path, and ``true`` is no number.
 """
 
 from __future__ import annotations
 
-import collections.abc
 import dataclasses
 import functools
-import types
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
-from pathlib import PurePath
-from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeVar
 
 import pydantic
+from pydantic_core import CoreSchema, PydanticCustomError, SchemaValidator, core_schema
 
 from secateur.errors import did_you_mean
 
-_TYPE_DESCRIPTIONS = {int: "a whole number", float: "a number", str: "text", bool: "true or false", type(None): "null"}
-_SEQUENCES = (tuple, list, set, frozenset, collections.abc.Sequence)
-_MAPPINGS = (dict, collections.abc.Mapping)
+T = TypeVar("T")
+
+_BOUND_SIGNS = {"gt": ">", "ge": ">=", "lt": "<", "le": "<="}
+_TYPE_NAMES = {"int": "an integer", "float": "a number", "str": "text", "bool": "true or false"}
+_LISTS = ("tuple", "list", "set", "frozenset")
+_MAPPINGS = ("dict", "dataclass")
+
+#: The branches of a union, beside one for each kind of config: they are part of pydantic's path of a mistake.
+_LEAF, _LIST, _MAPPING = "\0leaf", "\0list", "\0mapping"
 
 
-@dataclass
-class Problems:
-    """The mistakes found so far, each one sentence that begins with its dotted path."""
+class Mistakes(ValueError):
+    """Data that does not fit its type.
 
-    messages: list[str] = field(default_factory=list)
+    Attributes:
+        messages: One sentence for each mistake, which begins with the dotted path.
+    """
 
-    def add(self, path: str, text: str) -> None:
-        """Note a mistake at a dotted path."""
-        self.messages.append(f"{path}: {text}" if path else text)
+    def __init__(self, messages: Sequence[str]) -> None:
+        super().__init__("\n".join(messages))
+        self.messages = list(messages)
 
 
 @dataclass(frozen=True)
 class DefaultKind:
-    """The member of an `Annotated` union of dataclasses that a mapping without a `kind` is read as."""
+    """The kind of a mapping that names none, as metadata of an `Annotated` union."""
 
     kind: str
 
-
-def build(kind: Any, value: Any, path: str, problems: Problems) -> Any:
-    """`value` as an instance of the type `kind`; on a mistake, notes it and returns anything."""
-    origin, arguments = get_origin(kind), get_args(kind)
-    if origin is Annotated:
-        return _annotated(kind, value, path, problems)
-    if dataclasses.is_dataclass(kind) and isinstance(kind, type):
-        return _dataclass(kind, value, path, problems)
-    if origin in (Union, types.UnionType):
-        return _union(kind, value, path, problems)
-    if origin in _SEQUENCES and arguments:
-        return _sequence(kind, value, path, problems)
-    if origin in _MAPPINGS and arguments:
-        return _mapping(kind, value, path, problems)
-    return _leaf(kind, value, path, problems)
+    def __get_pydantic_core_schema__(self, source: Any, handler: pydantic.GetCoreSchemaHandler) -> CoreSchema:
+        schema: Any = handler(source)
+        return {**schema, "metadata": {**schema.get("metadata", {}), "default_kind": self.kind}}
 
 
-def describe(kind: Any) -> str:
-    """What a type allows, in words."""
-    origin, arguments = get_origin(kind), get_args(kind)
-    if kind in _TYPE_DESCRIPTIONS:
-        return _TYPE_DESCRIPTIONS[kind]
-    if origin is Annotated:
-        bounds = [text for metadata in kind.__metadata__ for text in _describe_bounds(metadata)]
-        return " ".join([describe(arguments[0]), *([" and ".join(bounds)] if bounds else [])])
-    if origin is Literal:
-        return _join_words([repr(choice) for choice in arguments])
-    if origin in (Union, types.UnionType):
-        tags = [tag for member in arguments if (tag := _tag(member))]
-        if len(tags) < 2:
-            return _join_words([describe(member) for member in arguments])
-        untagged = [describe(member) for member in arguments if not _tag(member)]
-        return _join_words([f"a mapping of kind {_join_words([repr(tag) for tag in tags])}", *untagged])
-    if dataclasses.is_dataclass(kind) and isinstance(kind, type):
-        tag = _tag(kind)
-        return f"a mapping of kind {tag!r}" if tag else f"a mapping with {_join_words(list(_fields(kind)), 'and')}"
-    if origin in _SEQUENCES and arguments:
-        item_types = [argument for argument in arguments if argument is not Ellipsis]
-        if origin is tuple and Ellipsis not in arguments:
-            return f"a list of {len(item_types)} items: {', '.join(map(describe, item_types))}"
-        return f"a list, each item {describe(item_types[0])}"
-    if origin in _MAPPINGS and arguments:
-        return f"a mapping of {describe(arguments[0])} to {describe(arguments[1])}"
-    if isinstance(kind, type) and issubclass(kind, PurePath):
-        return "a path"
-    return getattr(kind, "__name__", str(kind))
+def build(kind: type[T], value: object) -> T:
+    """Return a value as an instance of a type.
+
+    Args:
+        kind: A dataclass, or any other type that pydantic knows.
+        value: Plain data; instances of dataclasses in it stay as they are.
+
+    Raises:
+        Mistakes: The value does not fit the type.
+    """
+    hashable_kind: Any = kind
+    checker = _checker(hashable_kind)
+    try:
+        result: T = checker.validator.validate_python(value)
+    except pydantic.ValidationError as error:
+        messages = [checker.describe_error(details) for details in error.errors(include_url=False)]
+        raise Mistakes(list(dict.fromkeys(messages))) from None
+    return result
 
 
-def _describe_bounds(metadata: Any) -> list[str]:
-    """The bounds in one piece of `Annotated` metadata, in words."""
-    if isinstance(metadata, pydantic.fields.FieldInfo):
-        return [text for nested_metadata in metadata.metadata for text in _describe_bounds(nested_metadata)]
-    bound_phrases = {
-        "gt": "above",
-        "ge": "not below",
-        "lt": "below",
-        "le": "not above",
-        "multiple_of": "a multiple of",
-    }
-    return [f"{phrase} {getattr(metadata, name)}" for name, phrase in bound_phrases.items() if hasattr(metadata, name)]
+@functools.cache
+def _checker(kind: Any) -> _Checker:
+    config = pydantic.ConfigDict(extra="forbid")
+    optional: Any = kind | None  # a config for all dataclasses inside can be given with a type that is none itself
+    schema: Any = pydantic.TypeAdapter(optional, config=config).core_schema
+    return _Checker(schema)
 
 
-def _join_words(words: list[str], conjunction: str = "or") -> str:
+class _Checker:
+    """A validator of one type, and the sentences for its errors."""
+
+    def __init__(self, schema: dict[str, Any]) -> None:
+        definitions = schema.get("definitions", ()) if schema["type"] == "definitions" else ()
+        self.definitions = {definition["ref"]: definition for definition in definitions}
+        self.schema = self._adapt(schema)
+        self.definitions = {definition["ref"]: definition for definition in self.schema.get("definitions", ())}
+        adapted: Any = self.schema
+        self.validator = SchemaValidator(adapted)
+
+    def _adapt(self, schema: dict[str, Any], default_kind: str | None = None) -> dict[str, Any]:
+        """Return a schema whose numbers refuse booleans, and whose unions are decided by shape and kind."""
+        if schema["type"] == "default" and "default_factory" in schema:
+            default_kind = getattr(schema["default_factory"](), "kind", default_kind)
+        if schema["type"] in ("int", "float"):
+            guarded: Any = schema
+            return dict(core_schema.no_info_before_validator_function(_refuse_bool, guarded))
+        adapted: dict[str, Any] = {}
+        for name, part in schema.items():
+            if isinstance(part, dict) and "type" in part:
+                adapted[name] = self._adapt(part, default_kind)
+            elif isinstance(part, list):
+                adapted[name] = [self._adapt(item) if isinstance(item, dict) else item for item in part]
+            else:
+                adapted[name] = part
+        return self._decide(adapted, default_kind) if schema["type"] == "union" else adapted
+
+    def _decide(self, union: dict[str, Any], default_kind: str | None) -> dict[str, Any]:
+        """Return a union with containers as a union that is decided by the shape and the kind of a value."""
+        branches: dict[str, Any] = {}
+        leaves = []
+        members = union["choices"]
+        for member in members:
+            resolved = self._resolve(member)
+            if resolved["type"] == "dataclass" and sum(self._tag(other) is not None for other in members) > 1:
+                branches[str(self._tag(member))] = member
+            elif resolved["type"] in (*_MAPPINGS, *_LISTS):
+                branches[_MAPPING if resolved["type"] in _MAPPINGS else _LIST] = member
+            else:
+                leaves.append(member)
+        if not branches:
+            return union
+        if leaves:
+            leaf = leaves[0] if len(leaves) == 1 else {"type": "union", "choices": leaves}
+            branches = {_LEAF: leaf, **branches}
+        declared_kind = union.get("metadata", {}).get("default_kind")
+        fields = self._resolve(branches[default_kind])["fields"] if default_kind in branches else ()
+
+        def choose(value: Any) -> Any:
+            if isinstance(value, Mapping) and "kind" not in value:
+                # the kind of the default, where that has all the keys
+                return declared_kind or (default_kind if fields and value.keys() <= set(fields) else _MAPPING)
+            return _branch_of(value)
+
+        return dict(core_schema.tagged_union_schema(branches, discriminator=choose))
+
+    def _resolve(self, schema: dict[str, Any]) -> dict[str, Any]:
+        """Return the schema behind a reference, a default, a guard or null."""
+        while True:
+            if schema["type"] == "definition-ref":
+                schema = self.definitions[schema["schema_ref"]]
+            elif schema["type"] in ("definitions", "default", "nullable", "function-before", "dataclass-field"):
+                schema = schema["schema"]
+            else:
+                return schema
+
+    def _tag(self, schema: dict[str, Any]) -> str | None:
+        """Return the text in ``kind: Literal["text"]`` of a dataclass."""
+        schema = self._resolve(schema)
+        if schema["type"] != "dataclass" or "kind" not in schema["fields"]:
+            return None
+        kind = self._resolve(self._field(schema, "kind"))
+        return str(kind["expected"][0]) if kind["type"] == "literal" else None
+
+    def _field(self, schema: dict[str, Any], name: str) -> dict[str, Any]:
+        fields: list[dict[str, Any]] = schema["schema"]["fields"]
+        return next(field for field in fields if field["name"] == name)
+
+    def describe_error(self, error: Any) -> str:
+        """Return one sentence for an error of pydantic."""
+        location = error["loc"]
+        if error["type"] == "missing" and not isinstance(error["input"], Mapping):
+            location = location[:-1]  # a list that is too short
+        path, schema = self._locate(location)
+        resolved = self._resolve(schema)
+        value = error["input"]
+        if error["type"] in ("value_error", "assertion_error"):
+            text = str(error["ctx"]["error"])
+        elif error["type"] == "unexpected_keyword_argument":
+            name = str(location[-1])
+            fields = resolved["fields"]
+            allowed = f"Allowed here: {', '.join(fields)}." if fields else "Nothing is allowed here."
+            path = _join(path, name)
+            text = f"unknown key.{did_you_mean(name, fields)} {allowed}"
+        elif error["type"] == "missing" and isinstance(value, Mapping):
+            text = f"missing, expected {self.describe(schema)}."
+        elif resolved["type"] == "tagged-union" and isinstance(value, Mapping):
+            kinds = [kind for kind in resolved["choices"] if not kind.startswith("\0")]
+            expected = _join_words([repr(kind) for kind in kinds])
+            path = _join(path, "kind")
+            text = f"missing, expected {expected}."
+            if "kind" in value:
+                text = _mismatch(expected, value["kind"], kinds)
+        else:
+            quotes = " Put it in quotes." if resolved["type"] == "str" and _is_number(value) else ""
+            text = _mismatch(self.describe(schema), value, self._words(schema)) + quotes
+        return f"{path}: {text}" if path else text
+
+    def _locate(self, location: Sequence[Any]) -> tuple[str, dict[str, Any]]:
+        """Return the dotted path of an error, and the schema that its value was checked against."""
+        path, schema = "", self.schema
+        for step in location:
+            container = self._resolve(schema)
+            if container["type"] == "tagged-union" and step != _LEAF:
+                schema = container["choices"][step]
+            elif container["type"] == "dataclass":
+                if step not in container["fields"]:  # an unknown key
+                    return path, container
+                path, schema = _join(path, step), self._field(container, step)
+            elif container["type"] == "dict":
+                if step != "[key]":
+                    path = _join(path, step)
+                schema = container["keys_schema" if step == "[key]" else "values_schema"]
+            elif container["type"] in _LISTS:
+                items = container["items_schema"]
+                if isinstance(items, list):
+                    is_variadic = container.get("variadic_item_index") is not None
+                    if not is_variadic and step >= len(items):  # too many items
+                        return path, schema
+                    items = items[0] if is_variadic else items[step]
+                path, schema = f"{path}[{step}]", items
+            else:  # the leaves of a union
+                return path, schema
+        return path, schema
+
+    def describe(self, schema: dict[str, Any]) -> str:
+        """Return the values that a schema allows, in words."""
+        return _join_words(list(dict.fromkeys(self._alternatives(schema))))
+
+    def _alternatives(self, schema: dict[str, Any]) -> list[str]:
+        kind = schema["type"]
+        if kind == "nullable":
+            texts = self._alternatives(schema["schema"])
+            return ["null", *texts] if "," in texts[-1] else [*texts, "null"]
+        inner = schema if kind in ("union", "tagged-union") else self._resolve(schema)
+        if inner is not schema:
+            wrapped = schema.get("schema", inner)
+            return self._alternatives(wrapped if kind != "definition-ref" else inner)
+        if kind == "union":
+            return [text for member in schema["choices"] for text in self._alternatives(member)]
+        if kind == "tagged-union":
+            return [text for member in schema["choices"].values() for text in self._alternatives(member)]
+        if kind == "literal":
+            return [repr(choice) for choice in schema["expected"]]
+        return [self._describe_one(schema)]
+
+    def _describe_one(self, schema: dict[str, Any]) -> str:
+        kind = schema["type"]
+        if kind in _TYPE_NAMES:
+            bounds = [f"{sign} {schema[name]:g}" for name, sign in _BOUND_SIGNS.items() if name in schema]
+            bounds = [bound for bound in bounds if not bound.endswith("inf")]
+            return " ".join([_TYPE_NAMES[kind], *([" and ".join(bounds)] if bounds else [])])
+        if kind == "dataclass":
+            tag = self._tag(schema)
+            return f"a mapping of kind {tag!r}" if tag else f"a mapping with {_join_words(schema['fields'], 'and')}"
+        if kind == "dict":
+            key, item = self.describe(schema["keys_schema"]), self.describe(schema["values_schema"])
+            return f"a mapping of {key} to {item}"
+        if kind in _LISTS:
+            items = schema["items_schema"]
+            if isinstance(items, list) and schema.get("variadic_item_index") is None:
+                return f"a list of {len(items)} items: {', '.join(map(self.describe, items))}"
+            return f"a list, each item {self.describe(items[0] if isinstance(items, list) else items)}"
+        return "a path" if kind == "lax-or-strict" else f"a valid {kind}"
+
+    def _words(self, schema: dict[str, Any]) -> list[str]:
+        """Return the texts that a schema allows by name."""
+        schema = self._resolve(schema)
+        if schema["type"] == "literal":
+            return [word for word in schema["expected"] if isinstance(word, str)]
+        members = schema.get("choices", ())
+        members = members.values() if isinstance(members, dict) else members
+        return [word for member in members for word in self._words(member)]
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
+
+
+def _refuse_bool(value: Any) -> Any:
+    """Raise an error for a boolean, which pydantic would take for the number 0 or 1."""
+    if isinstance(value, bool):
+        raise PydanticCustomError("number", "a number")
+    return value
+
+
+def _branch_of(value: Any) -> Any:
+    """Return the branch of a union that a value belongs to, by its kind or its shape."""
+    if dataclasses.is_dataclass(value):
+        return getattr(value, "kind", _MAPPING)
+    if isinstance(value, Mapping):
+        kind = value.get("kind")
+        return kind if isinstance(kind, str) else _MAPPING
+    return _LIST if isinstance(value, (list, tuple, set, frozenset)) else _LEAF
+
+
+def _mismatch(expected: str, value: Any, words: Sequence[str]) -> str:
+    return f"expected {expected}, got {_quote(value)}.{did_you_mean(str(value), words)}"
+
+
+def _join_words(words: Sequence[str], conjunction: str = "or") -> str:
     return words[0] if len(words) == 1 else f"{', '.join(words[:-1])} {conjunction} {words[-1]}"
 
 
-def _quote_value(value: Any) -> str:
-    """A value as it is quoted in a message."""
+def _quote(value: Any) -> str:
+    """Return a value as it is quoted in a message."""
     if isinstance(value, Mapping):
         return f"a mapping with {_join_words([repr(key) for key in value], 'and')}" if value else "an empty mapping"
     text = "null" if value is None else str(value).lower() if isinstance(value, bool) else repr(value)
     return text if len(text) <= 80 else text[:77] + "..."
 
 
-def _add_mismatch(kind: Any, value: Any, path: str, problems: Problems, hint: str = "") -> None:
-    problems.add(path, f"got {_quote_value(value)}, allowed is {describe(kind)}.{hint}")
-
-
-def _join_path(path: str, key: Any) -> str:
-    return f"{path}.{key}" if path else str(key)
-
-
-def _fields(kind: Any) -> dict[str, dataclasses.Field[Any]]:
-    return {f.name: f for f in dataclasses.fields(kind) if f.init}
-
-
-def _tag(kind: Any) -> str | None:
-    """The word in a dataclass's `kind: Literal["word"]`."""
-    if not (isinstance(kind, type) and dataclasses.is_dataclass(kind)) or "kind" not in _fields(kind):
-        return None
-    words = get_args(_hints(kind)["kind"])
-    return words[0] if len(words) == 1 and isinstance(words[0], str) else None
-
-
-@functools.cache
-def _hints(kind: Any) -> dict[str, Any]:
-    return get_type_hints(kind, include_extras=True)
-
-
-@functools.cache
-def _adapter(kind: Any) -> pydantic.TypeAdapter[Any]:
-    return pydantic.TypeAdapter(kind)
-
-
-def _dataclass(kind: Any, value: Any, path: str, problems: Problems) -> Any:
-    if isinstance(value, kind):
-        return value
-    if not isinstance(value, Mapping):
-        return _add_mismatch(kind, value, path, problems)
-    problem_count, fields, hints, field_values = len(problems.messages), _fields(kind), _hints(kind), {}
-    for key, item in value.items():
-        if key in fields:
-            field_values[key] = build(
-                hints[key], _with_default_kind(fields[key], item), _join_path(path, key), problems
-            )
-        else:
-            allowed_hint = f" Allowed here: {', '.join(fields)}." if fields else " Nothing is allowed here."
-            problems.add(_join_path(path, key), f"unknown key.{did_you_mean(str(key), fields)}{allowed_hint}")
-    for name, field_spec in fields.items():
-        required = field_spec.default is dataclasses.MISSING and field_spec.default_factory is dataclasses.MISSING
-        if required and name not in value:
-            problems.add(_join_path(path, name), f"missing; give {describe(hints[name])}.")
-    if len(problems.messages) == problem_count:
-        return _construct(lambda: kind(**field_values), path, problems)
-    return None
-
-
-def _with_default_kind(field_spec: dataclasses.Field[Any], value: Any) -> Any:
-    """A mapping that names no `kind` as one of the default's, where that has all its keys."""
-    if not isinstance(value, Mapping) or "kind" in value or field_spec.default_factory is dataclasses.MISSING:
-        return value
-    default_type = type(field_spec.default_factory())
-    tag = _tag(default_type)
-    return value if tag is None or not value.keys() <= _fields(default_type).keys() else {"kind": tag, **value}
-
-
-def _construct(factory: Callable[[], Any], path: str, problems: Problems) -> Any:
-    """What `make` returns; an error of a dataclass's own checks becomes a mistake at its path."""
-    try:
-        return factory()
-    except ValueError as error:
-        problems.add(path, str(error))
-        return None
-
-
-def _union(kind: Any, value: Any, path: str, problems: Problems) -> Any:
-    members = get_args(kind)
-    unannotated = {member: get_args(member)[0] if get_origin(member) is Annotated else member for member in members}
-    if value is None and type(None) in members:
-        return None
-    for member in members:
-        if (
-            dataclasses.is_dataclass(value)
-            and isinstance(unannotated[member], type)
-            and type(value) is unannotated[member]
-        ):
-            return value
-    tagged = {tag: member for member in members if (tag := _tag(unannotated[member])) is not None}
-    if len(tagged) > 1 and isinstance(value, Mapping):
-        return _tagged_union(tagged, value, path, problems)
-    mappings = [
-        m for m in members if dataclasses.is_dataclass(unannotated[m]) or get_origin(unannotated[m]) in _MAPPINGS
-    ]
-    if len(mappings) == 1 and isinstance(value, Mapping):
-        return build(mappings[0], value, path, problems)
-    non_null_members = [member for member in members if member is not type(None)]
-    if len(non_null_members) == 1:
-        return build(non_null_members[0], value, path, problems)
-    for is_exact in (True, False):  # 3 is the whole number of `int | float`, and not its number or text
-        for member in non_null_members:
-            trial_problems = Problems()
-            result = build(member, value, path, trial_problems)
-            if not trial_problems.messages and (not is_exact or (type(result) is type(value) and result == value)):
-                return result
-    _add_mismatch(
-        kind,
-        value,
-        path,
-        problems,
-        did_you_mean(str(value), [word for member in non_null_members for word in _literal_choices(member)]),
-    )
-    return None
-
-
-def _tagged_union(tagged: Mapping[str, Any], value: Mapping[Any, Any], path: str, problems: Problems) -> Any:
-    """The member of a union that the value's `kind` names."""
-    choices = _join_words([repr(tag) for tag in tagged])
-    if "kind" not in value:
-        problems.add(_join_path(path, "kind"), f"missing; give {choices}.")
-    elif not isinstance(value["kind"], str) or value["kind"] not in tagged:
-        kind_name = value["kind"]
-        problems.add(
-            _join_path(path, "kind"),
-            f"got {_quote_value(kind_name)}, allowed is {choices}.{did_you_mean(str(kind_name), tagged)}",
-        )
-    else:
-        return build(tagged[value["kind"]], value, path, problems)
-    return None
-
-
-def _sequence(kind: Any, value: Any, path: str, problems: Problems) -> Any:
-    origin, arguments = get_origin(kind), get_args(kind)
-    is_fixed_length = origin is tuple and Ellipsis not in arguments
-    if not isinstance(value, (list, tuple, set, frozenset)) or (is_fixed_length and len(value) != len(arguments)):
-        return _add_mismatch(kind, value, path, problems)
-    kinds = arguments if is_fixed_length else (arguments[0],) * len(value)
-    items = [
-        build(member, item, f"{path}[{i}]", problems) for i, (member, item) in enumerate(zip(kinds, value, strict=True))
-    ]
-    return tuple(items) if origin is collections.abc.Sequence else origin(items)
-
-
-def _mapping(kind: Any, value: Any, path: str, problems: Problems) -> Any:
-    if not isinstance(value, Mapping):
-        return _add_mismatch(kind, value, path, problems)
-    key_kind, item_kind = get_args(kind)
-    return {
-        build(key_kind, key, _join_path(path, key), problems): build(item_kind, item, _join_path(path, key), problems)
-        for key, item in value.items()
-    }
-
-
-def _annotated(kind: Any, value: Any, path: str, problems: Problems) -> Any:
-    """A type with bounds: its inside by the walk, the bounds by pydantic."""
-    inner_type, problem_count = get_args(kind)[0], len(problems.messages)
-    for metadata in kind.__metadata__:
-        if isinstance(metadata, DefaultKind) and isinstance(value, Mapping):
-            value = {"kind": metadata.kind, **value}
-    if get_origin(inner_type) is None and not dataclasses.is_dataclass(inner_type):
-        return _leaf(kind, value, path, problems)
-    result = build(inner_type, value, path, problems)
-    if len(problems.messages) > problem_count or result is None or dataclasses.is_dataclass(result):
-        return result
-    return _leaf(kind, result, path, problems)
-
-
-def _leaf(kind: Any, value: Any, path: str, problems: Problems) -> Any:
-    unannotated = get_args(kind)[0] if get_origin(kind) is Annotated else kind
-    if unannotated in (int, float) and isinstance(value, bool):
-        return _add_mismatch(kind, value, path, problems)  # pydantic would take true for 1
-    try:
-        return _adapter(kind).validate_python(value)
-    except pydantic.ValidationError:
-        hint = (
-            " Put it in quotes."
-            if _needs_quotes(unannotated, value)
-            else did_you_mean(str(value), _literal_choices(kind))
-        )
-        return _add_mismatch(kind, value, path, problems, hint)
-
-
-def _literal_choices(kind: Any) -> list[str]:
-    """The texts that a `Literal` allows."""
-    return [word for word in get_args(kind) if isinstance(word, str)] if get_origin(kind) is Literal else []
-
-
-def _needs_quotes(kind: Any, value: Any) -> bool:
-    return kind is str and isinstance(value, (int, float)) and not isinstance(value, bool)
+def _join(path: str, name: Any) -> str:
+    return f"{path}.{name}" if path else str(name)

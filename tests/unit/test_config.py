@@ -98,33 +98,33 @@ def test_every_mistake_is_told_at_once_with_its_path() -> None:
         "resume": "perhaps",
     }  # fmt: skip
     assert mistakes(tree) == [
-        "nam: unknown key. Did you mean 'name'? Allowed here: name, data, learn, sets, resume.",
-        "data.kind: got 'foldr', allowed is 'folder' or 'synthetic'. Did you mean 'folder'?",
-        "learn.steps: got 0, allowed is a whole number above 0.",
+        "name: missing, expected text.",
+        "data.kind: expected 'folder' or 'synthetic', got 'foldr'. Did you mean 'folder'?",
+        "learn.steps: expected an integer > 0, got 0.",
+        "learn.drop: expected a number >= 0 and < 1, got 1.0.",
+        "learn.precision: expected 'fp32' or 'bf16', got 'fp23'. Did you mean 'fp32'?",
+        "learn.betas: expected a list of 2 items: a number, a number, got [0.9].",
+        "learn.temperature.qk: expected a number, got 'hot'.",
         "learn.rat: unknown key. Did you mean 'rate'? Allowed here: steps, rate, drop, precision, betas, "
         "layers, temperature, clip.",
-        "learn.precision: got 'fp23', allowed is 'fp32' or 'bf16'. Did you mean 'fp32'?",
-        "learn.betas: got [0.9], allowed is a list of 2 items: a number, a number.",
-        "learn.temperature.qk: got 'hot', allowed is a number.",
-        "learn.drop: got 1.0, allowed is a number not below 0 and below 1.",
-        "sets[0].path: missing; give a path.",
-        "sets[1].kind: missing; give 'folder' or 'synthetic'.",
-        "resume: got 'perhaps', allowed is true or false.",
-        "name: missing; give text.",
+        "sets[0].path: missing, expected a path.",
+        "sets[1].kind: missing, expected 'folder' or 'synthetic'.",
+        "resume: expected true or false, got 'perhaps'.",
+        "nam: unknown key. Did you mean 'name'? Allowed here: name, data, learn, sets, resume.",
     ]
 
 
 @pytest.mark.parametrize(
     ("learn", "message"),
     [
-        ({"steps": True}, "learn.steps: got true, allowed is a whole number above 0."),
-        ({"steps": 1.5}, "learn.steps: got 1.5, allowed is a whole number above 0."),
-        ({"clip": "never"}, "learn.clip: got 'never', allowed is a number, 'auto' or null."),
+        ({"steps": True}, "learn.steps: expected an integer > 0, got true."),
+        ({"steps": 1.5}, "learn.steps: expected an integer > 0, got 1.5."),
+        ({"clip": "never"}, "learn.clip: expected a number, 'auto' or null, got 'never'."),
         ({"layers": [1, 1]}, "learn: layers: got [1, 1], allowed is each layer once."),
-        ({"drop": "x"}, "learn.drop: got 'x', allowed is a number not below 0 and below 1."),
-        ({"layers": "x"}, "learn.layers: got 'x', allowed is a list, each item a whole number."),
-        (3, "learn: got 3, allowed is a mapping with steps, rate, drop, precision, betas, layers, "
-            "temperature and clip."),
+        ({"drop": "x"}, "learn.drop: expected a number >= 0 and < 1, got 'x'."),
+        ({"layers": "x"}, "learn.layers: expected null or a list, each item an integer, got 'x'."),
+        (3, "learn: expected a mapping with steps, rate, drop, precision, betas, layers, "
+            "temperature and clip, got 3."),
     ],
 )  # fmt: skip
 def test_a_wrong_value_is_one_sentence(learn: Any, message: str) -> None:
@@ -132,7 +132,7 @@ def test_a_wrong_value_is_one_sentence(learn: Any, message: str) -> None:
 
 
 def test_a_number_where_text_is_wanted_is_told_to_be_quoted() -> None:
-    assert mistakes({"name": 3}) == ["name: got 3, allowed is text. Put it in quotes."]
+    assert mistakes({"name": 3}) == ["name: expected text, got 3. Put it in quotes."]
 
 
 def test_what_looks_like_a_date_is_text() -> None:
@@ -224,16 +224,16 @@ def test_an_instance_cannot_be_changed_after_loading() -> None:
 
 def test_a_mapping_without_a_kind_is_of_the_default_one_where_that_has_all_its_keys() -> None:
     assert load({"name": "a", "data": {"voices": 9}}, Recipe).data == Synthetic(voices=9)
-    assert mistakes({"name": "a", "data": {"path": "x"}}) == ["data.kind: missing; give 'folder' or 'synthetic'."]
+    assert mistakes({"name": "a", "data": {"path": "x"}}) == ["data.kind: missing, expected 'folder' or 'synthetic'."]
 
 
 @pytest.mark.parametrize(
     ("value", "mistake"),
     [
-        ("outo", "round_to: got 'outo', allowed is 'auto' or a mapping of text to a whole number or 'auto'. Did you"),
-        (8, "round_to: got 8, allowed is 'auto' or a mapping"),
-        ({"qk": "atuo"}, "round_to.qk: got 'atuo', allowed is a whole number or 'auto'. Did you mean 'auto'?"),
-        ({"qk": 1.5}, "round_to.qk: got 1.5, allowed is a whole number or 'auto'."),
+        ("outo", "round_to: expected 'auto' or a mapping of text to an integer or 'auto', got 'outo'. Did you mean"),
+        (8, "round_to: expected 'auto' or a mapping of text to an integer or 'auto', got 8."),
+        ({"qk": "atuo"}, "round_to.qk: expected an integer or 'auto', got 'atuo'. Did you mean 'auto'?"),
+        ({"qk": 1.5}, "round_to.qk: expected an integer or 'auto', got 1.5."),
     ],
 )
 def test_a_mistake_in_a_word_or_mapping_is_told_at_its_place(value: Any, mistake: str) -> None:

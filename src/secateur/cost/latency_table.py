@@ -16,7 +16,7 @@ from torch import Tensor
 
 from secateur.errors import ConfigError, SecateurError
 from secateur.records.files import plain, read_json, to_line
-from secateur.schema import Problems, build
+from secateur.schema import Mistakes, build
 
 _MAX_SECONDS = 3600.0  # seconds
 
@@ -197,12 +197,10 @@ class LatencyTable:
             SecateurError: The file is missing, or is not such a table.
         """
         data = read_json(path)
-        problems = Problems()
-        table = build(cls, data, "", problems)
-        if problems.messages:
-            raise SecateurError(f"{path}: not a table of latencies: {problems.messages[0]}")
-        assert isinstance(table, cls)
-        return table
+        try:
+            return build(cls, data)
+        except Mistakes as mistakes:
+            raise SecateurError(f"{path}: not a table of latencies: {mistakes.messages[0]}") from None
 
     def to_json(self) -> Any:
         """Plain JSON; `load` reads it back as it was, to the last bit."""
