@@ -296,13 +296,13 @@ MISTAKES: list[tuple[list[str], str]] = [
     (["prune", "@/recipe.yaml", "--out", "out", "--recover.steps", "-1"], "steps: got -1, allowed is >= 0"),
     (
         ["prune", "@/recipe.yaml", "--out", "out", "--learn.steps", "many"],
-        "learn.steps: got 'many', allowed is a whole",
+        "learn.steps: expected an integer",
     ),
     (["prune", "@/recipe.yaml", "--out", "out", "--target", "0"], "more than 0 and at most 1 of the cost, got 0"),
     (["prune", "@/recipe.yaml", "--out", "out", "--target", "0.001"], "smallest reachable share is 0.07"),
     (
         ["prune", "@/recipe.yaml", "--out", "out", "--data.kind", "foldr"],
-        "data.kind: got 'foldr' … Did you mean 'folder'?",
+        "data.kind: expected 'synthetic', 'folder', … got 'foldr'. Did you mean 'folder'?",
     ),
     (["prune", "@/recipe.yaml", "--out", "out", "--data.path", "nowhere"], "Folder nowhere is not there"),
     (["prune", "@/recipe.yaml", "--out", "out", "--gates.unit.drop_rate", "0.1"], "Did you mean 'units'?"),
@@ -325,7 +325,7 @@ MISTAKES: list[tuple[list[str], str]] = [
         ["prune", "@/recipe.yaml", "--out", "out", "--gates.units", "null", "--choose.round_to.units", "2"],
         "names 'units', which this run does not prune; it prunes channels, groups, qk, vo",
     ),
-    (["prune", "@/recipe.yaml", "--out", "out", "--choose.device", "cuba"], "allowed is 'cpu' or 'cuda'. Did you mean"),
+    (["prune", "@/recipe.yaml", "--out", "out", "--choose.device", "cuba"], "expected 'cpu' or 'cuda', got 'cuba'. Did you mean"),
     (
         ["prune", "@/recipe.yaml", "--out", "out", "--choose.round_to", "{channels: 6}", "--target", "0.08"],
         "raise the target, round to smaller multiples or gate more kinds of axes",
@@ -359,7 +359,7 @@ MISTAKES: list[tuple[list[str], str]] = [
     (["choose", "@/teacher", "--target", "0.5"], "has no learned/ folder"),
     (
         ["choose", "@/run", "--target", "0.5", "--cost", "flops"],
-        "got 'flops', allowed is 'parameters', 'macs' or 'latency'",
+        "expected 'parameters', 'macs' or 'latency', got 'flops'",
     ),
     (["choose", "@/run", "--target", "0.5", "--scope", "encodr"], "Did you mean 'encoder'?"),
     (["choose", "@/run", "--target", "0.01"], "smallest reachable share"),
