@@ -85,11 +85,11 @@ def test_the_blank_of_a_models_own_head_is_that_of_its_config_and_of_its_saved_t
     [
         (("a", *MARKS, *"bc"), "<pad>", 0, r"the model's config says 0, which its tokenizer reads as 'a'"),
         (("|", "<pad>", "<unk>", *"abc"), "<pad>", 0, r"says 0, which its tokenizer reads as '\|'"),
-        (("7", *MARKS, *"89"), "[PAD]", 0, r"reads as '7', while its padding token is '\[PAD\]', 6; allowed is"),
+        (("7", *MARKS, *"89"), "[PAD]", 0, r"reads as '7', while its padding token is '\[PAD\]', 6; expected"),
         (("\u0901", "[PAD]", "|", *"abc"), "[PAD]", 0, r"says 0, which its tokenizer reads as '\u0901'"),
         (("'", "[PAD]", "|", *"abc"), "[PAD]", 0, r"""says 0, which its tokenizer reads as "'", while"""),
-        (TOKENS, "[PAD]", 9, r"the model's config says 9 and its tokenizer 6, '\[PAD\]'; allowed is .*, 0 to 5\."),
-        (TOKENS, None, None, r"the model's config says None and its tokenizer None, None; allowed is"),
+        (TOKENS, "[PAD]", 9, r"the model's config says 9 and its tokenizer 6, '\[PAD\]'; expected .*, 0 to 5\."),
+        (TOKENS, None, None, r"the model's config says None and its tokenizer None, None; expected"),
     ],
 )
 def test_a_head_whose_blank_cannot_be_told_is_refused(

@@ -1,4 +1,4 @@
-"""How well a model with a task head does its task on some audio."""
+"""Evaluation of a model with a task head on a corpus."""
 
 from __future__ import annotations
 
@@ -32,24 +32,24 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluateConfig:
-    """What is evaluated on what."""
+    """Model, data and task of an evaluation."""
 
     model: str
     """a model folder or hub id, dense or cut, with a task head"""
     data: DataConfig
     task: TaskConfig | None = None
-    """null: what the model's head is for; of a CTC head transcription, or understanding where it writes intents"""
+    """null: the task of the model's head; for a CTC head transcription, or `slu` where its vocabulary has intents"""
     streaming: bool = False
-    """whether a streaming transducer hears each utterance chunk by chunk"""
+    """whether a streaming transducer decodes each utterance chunk by chunk"""
     lookahead: int | None = None
-    """frames that it hears ahead, chunk by chunk or offline; null: as many as its config says"""
+    """future frames that a streaming transducer attends to, in chunks or offline; null: as in its config"""
 
 
 def evaluate(config: EvaluateConfig) -> dict[str, Any]:
-    """The record of an evaluation: the task's figures over all utterances that can be used, each by itself.
+    """Evaluate a model on all usable utterances, one at a time, and return the record.
 
     Raises:
-        SecateurError: The model has no head for the task, or the audio does not tell what the task asks for.
+        SecateurError: The model has no head for the task, or the corpus lacks the labels of the task.
     """
     source = model_path(config.model)
     checkpoint = load_checkpoint(source).require_intact()
@@ -60,8 +60,8 @@ def evaluate(config: EvaluateConfig) -> dict[str, Any]:
     if task_config is None:
         allowed = " or ".join(supported_heads())
         raise ModelError(
-            f"{config.model!r} is a {type(model).__name__}: allowed are models with a head, {allowed}; and with the "
-            "task 'best_rq' encoders that were pre-trained by it."
+            f"{config.model!r} is a {type(model).__name__}, expected a model with a head, {allowed}, or, with the task "
+            "'best_rq', an encoder that was pre-trained with this task."
         )
     structure = checkpoint.view.structure
     input_features = load_input_features(source, structure)
@@ -72,7 +72,7 @@ def evaluate(config: EvaluateConfig) -> dict[str, Any]:
         task_config = Slu()
         task = build_task(task_config, source=source, model_config=model.config, corpus=corpus)
     if task.new_head and not task.head_class:
-        raise ModelError(f"{config.model!r} has nothing to guess with: {'; '.join(task.notes)}.")
+        raise ModelError(f"{config.model!r} has no prediction head: {'; '.join(task.notes)}.")
     if task.new_head:
         reason = checkpoint.missing_head or f"{config.model!r} has no head for the task {task_config.kind!r}"
         raise ModelError(f"{reason}: evaluate a fine-tuned model.")
@@ -106,21 +106,21 @@ def evaluate(config: EvaluateConfig) -> dict[str, Any]:
 
 
 def _set_streaming(task: Task, model: PreTrainedModel, config: EvaluateConfig, *, allowed: Sequence[int]) -> None:
-    """Make a transducer decode chunk by chunk, or with another lookahead than its config's."""
+    """Set the decoding of a transducer: chunk by chunk, or with another lookahead than that of its config."""
     if not isinstance(task, RnntTask):
-        raise ConfigError("streaming, lookahead: allowed with the task 'rnnt' alone; leave both out.")
+        raise ConfigError("streaming, lookahead: expected only with the task 'rnnt'; leave both out.")
     decoding.require_streaming(model)
     if config.lookahead is not None and config.lookahead not in allowed:
         raise ConfigError(
-            f"lookahead: got {config.lookahead}, which {config.model!r} was not built for; allowed "
-            f"{'are' if len(allowed) > 1 else 'is'} {', '.join(map(str, allowed))}, and what its "
-            "processor_config.json lists as supported_num_lookahead_tokens."
+            f"lookahead: got {config.lookahead}, which {config.model!r} was not built for; expected "
+            f"{' or '.join(map(str, allowed))}, from its config and from supported_num_lookahead_tokens in its "
+            "processor_config.json."
         )
     task.decode = partial(decoding.stream if config.streaming else decoding.greedy, lookahead=config.lookahead)
 
 
 def _lookaheads(source: str | Path, model: PreTrainedModel) -> tuple[int, ...]:
-    """Lookaheads that a streaming model was built for: those of its processor, and its config's own."""
+    """Return the lookaheads of a streaming model: those in the config of its processor, and in its own config."""
     path = find_file(source, "processor_config.json")
     processor_lookaheads = read_json(path).get("supported_num_lookahead_tokens") if path is not None else None
     config_lookaheads = [decoding.default_lookahead(model)] if decoding.can_stream(model) else []
@@ -128,7 +128,7 @@ def _lookaheads(source: str | Path, model: PreTrainedModel) -> tuple[int, ...]:
 
 
 def _streaming_record(config: EvaluateConfig, model: PreTrainedModel) -> dict[str, Any]:
-    """How a streaming model heard the utterances, for the record."""
+    """Return the decoding of a streaming model for the record; nothing for another model."""
     if not decoding.can_stream(model):
         return {}
     lookahead = decoding.default_lookahead(model) if config.lookahead is None else config.lookahead

@@ -1,4 +1,4 @@
-"""A linear probe: logistic regression on standardised features, its strength and features chosen on dev."""
+"""Linear probe: logistic regression on standardized features, with features and regularization chosen on dev."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-STRENGTHS: tuple[float, ...] = (1e-4, 1e-3, 1e-2, 1e-1, 1.0)  # scikit-learn's C: larger regularises less
+STRENGTHS: tuple[float, ...] = (1e-4, 1e-3, 1e-2, 1e-1, 1.0)  # C of scikit-learn; larger values regularize less
 
 FeatureArray = NDArray[np.float32]
 Labels = NDArray[np.str_]
@@ -18,21 +18,29 @@ LabeledFeatures = tuple[FeatureArray, Labels]
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ProbeResult:
-    """What one probe reached: accuracies between 0 and 1."""
+    """Accuracies of a probe, between 0 and 1.
+
+    Attributes:
+        features: Name of the features that were best on dev.
+        strength: Value of C that was best on dev.
+        dev: Accuracy on dev.
+        test: Accuracy on test, trained on all of train.
+        spread: Accuracies on test, each trained on a random four fifths of train.
+    """
 
     features: str
     strength: float
     dev: float
-    test: float  # trained on all of train
-    spread: tuple[float, ...]  # test accuracies of probes trained on random four fifths of train
+    test: float
+    spread: tuple[float, ...]
 
 
 def probe(candidates: Mapping[str, Mapping[str, LabeledFeatures]], *, seeds: Sequence[int]) -> ProbeResult:
-    """The best of the candidates on dev, and its accuracy on test.
+    """Return the result of the candidate that is best on dev.
 
     Args:
-        candidates: By name, the features and labels of `train`, `dev` and `test`.
-        seeds: The fit itself is convex and has no seed; each seed draws the four fifths of train to fit on.
+        candidates: Features and labels of `train`, `dev` and `test`, by the name of the features.
+        seeds: Seeds of the random four fifths of train; the fit itself is convex and has no seed.
     """
     best: tuple[float, str, float, Any] | None = None
     for name, parts in candidates.items():

@@ -1,4 +1,4 @@
-"""Pooled features of stretches of speech: of every hidden state of a frozen model, and of log-mel energies."""
+"""Pooled features of speech segments: every hidden state of a frozen model, and log-mel energies."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _CENTER = 200  # samples: half the receptive field of an encoder frame, half a l
 
 @dataclass(frozen=True, slots=True)
 class LabeledSegment:
-    """A stretch of one utterance and its class; `end` is one past the last sample, None the utterance's end."""
+    """Segment of an utterance with its class; `end` is one past the last sample, or None for the utterance's end."""
 
     index: int
     label: str
@@ -35,13 +35,14 @@ class LabeledSegment:
 def pooled_features(
     model: nn.Module, corpus: Corpus, segments: Sequence[LabeledSegment], *, pooling: Pooling, seconds: float
 ) -> dict[str, FeatureArray]:
-    """Features (segments, width) by name: `log-mel`, `layer 0` … `layer L`, and `all layers` side by side.
+    """Return features (segments, width) by name: `log-mel`, `layer 0` … `layer L`, and `all layers` concatenated.
 
     Args:
-        model: A HF encoder in eval mode that takes (batch, samples).
-        corpus: Speech at the model's rate.
-        pooling: Over the frames whose centres lie in the segment; the same for the model and for log-mel.
-        seconds: Utterances are heard up to here; segments that begin later get what is nearest.
+        model: Hugging Face encoder in eval mode that takes (batch, samples).
+        corpus: Speech at the sampling rate of the model.
+        segments: Segments of its utterances.
+        pooling: Pooling over the frames with their center in the segment, for the model and for log-mel.
+        seconds: Length that utterances are cut to; a later segment gets the nearest frame.
     """
     log_mel = LogMel(sample_rate=corpus.sample_rate)
     by_utterance: dict[int, list[int]] = {}
@@ -52,6 +53,7 @@ def pooled_features(
     for index, numbers in by_utterance.items():
         audio = torch.from_numpy(normalize_waveform(corpus.audio(index)[: int(seconds * corpus.sample_rate)]))[None]
         states = model(audio, output_hidden_states=True).hidden_states
+        # Values, hop and first sample of the first frame, in samples.
         frames = {f"layer {layer}": (state[0], 320, 0) for layer, state in enumerate(states)}
         frames["log-mel"] = (log_mel(audio)[0], 160, -80)
         for name, (values, hop, first_sample) in frames.items():
@@ -63,7 +65,10 @@ def pooled_features(
 
 
 def _frames_in_segment(values: Tensor, segment: LabeledSegment, *, hop: int, first_sample: int) -> Tensor:
-    """The frames (time, width) whose centres lie in the segment; the nearest one when none does."""
+    """Return the frames (time, width) with their center in the segment, or the nearest frame if there is none.
+
+    Frame i has its center at first_sample + i · hop + 200: of hidden states at 200, 520, 840, …
+    """
     centers = first_sample + hop * torch.arange(len(values)) + _CENTER
     end = segment.end if segment.end is not None else int(centers[-1]) + 1
     segment_frames = values[(centers >= segment.start) & (centers < end)]
@@ -81,8 +86,8 @@ def _pool(frames: Tensor, pooling: Pooling) -> NDArray[np.float32]:
 
 
 def _restore_order(rows: Mapping[str, Sequence[FeatureArray]], order: Sequence[int]) -> dict[str, FeatureArray]:
-    """Rows back in the order of the segments, and every layer side by side."""
-    inverse_order = np.argsort(order)
+    """Return the features in the order of the segments, with the concatenation of all layers."""
+    inverse_order = np.argsort(order)  # rows of the segments 2, 0, 1 are taken as 1, 2, 0
     features = {name: np.stack(list(values))[inverse_order] for name, values in rows.items()}
     layers = [name for name in features if name.startswith("layer")]
     return features | {"all layers": np.concatenate([features[name] for name in layers], axis=1)}

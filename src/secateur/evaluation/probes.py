@@ -1,4 +1,4 @@
-"""Linear probes of a frozen encoder against the same probes of log-mel energies, on words and on speakers."""
+"""Linear probes of a frozen encoder and of log-mel energies, on words and on speakers."""
 
 from __future__ import annotations
 
@@ -28,21 +28,21 @@ from secateur.records.files import write_json
 logger = logging.getLogger(__name__)
 
 SPLITS = ("train", "dev", "test")
-_SPLIT_CYCLE = ("train", "train", "train", "dev", "test", "test")  # where a speaker's utterances go, in turn
+_SPLIT_CYCLE = ("train", "train", "train", "dev", "test", "test")  # splits of a speaker's utterances, in turn
 
 
 @dataclass(frozen=True, kw_only=True)
 class ProbeSet:
-    """One question asked of the features.
+    """One classification problem for the features.
 
     Attributes:
-        name: As it stands in the table.
-        data: The corpus.
-        ask: `label` and `speaker` classify whole utterances by that field; `word` classifies the digits and
-            commands in them, each over its own frames.
-        split_by: The manifest's field that says which part an utterance is in. `speaker` instead deals every
-            speaker's own utterances out, three to train, one to dev, two to test; of synthetic speech only the
-            held-out voices, which no model was trained on.
+        name: Name in the table.
+        data: Corpus.
+        label_source: Classes: `label` and `speaker` of whole utterances, or `word` for the digits and commands in the
+            utterances, each over its own frames.
+        split_by: Field of the manifest with the split of an utterance. `speaker` instead divides the utterances of
+            every speaker: three to train, one to dev, two to test; for synthetic speech only those of held-out voices,
+            which no model was trained on.
     """
 
     name: str
@@ -51,8 +51,8 @@ class ProbeSet:
     split_by: str = "split"
 
 
-# Other seed, other sentences and other voices than any corpus that a recipe trains on; the timbres of dev and test
-# are in no training split at all (secateur.data.synthetic.SPLITS).
+# Seed, sentences and voices differ from those of all recipes, and the timbres of dev and test occur in no training
+# split (secateur.data.synthetic.SPLITS).
 _WORD_DATA = SyntheticData(utterances=2000, voices=80, seed=20_011)
 _SPEAKER_DATA = SyntheticData(utterances=4500, voices=100, seed=20_012)
 SYNTHETIC_SETS: tuple[ProbeSet, ...] = (
@@ -65,14 +65,14 @@ SYNTHETIC_SETS: tuple[ProbeSet, ...] = (
 
 @dataclass(frozen=True, kw_only=True)
 class ProbeConfig:
-    """A frozen encoder and what to ask of it.
+    """Encoder, probe sets and settings of a probing run.
 
     Attributes:
-        model: A HF folder or id.
-        sets: The questions.
-        poolings: Each is used for the encoder and for log-mel alike.
-        seeds: Of the random four fifths of the training part that the spread comes from.
-        seconds: Utterances are heard up to here.
+        model: Hugging Face model folder or id.
+        sets: Probe sets.
+        poolings: Poolings, each for the encoder and for log-mel.
+        seeds: Seeds of the random four fifths of the training split, which give the spread.
+        seconds: Length that utterances are cut to.
     """
 
     model: str
@@ -84,30 +84,40 @@ class ProbeConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class ProbeRow:
-    """One question under one pooling: the same probe on three kinds of features."""
+    """Results of a probe set with one pooling.
+
+    Attributes:
+        name: Name of the probe set.
+        pooling: Pooling of the frames.
+        classes: Number of classes.
+        items: Number of segments by split.
+        log_mel: Result of log-mel energies.
+        layer: Result of the single hidden state that was best on dev.
+        encoder: Result of all hidden states concatenated.
+    """
 
     name: str
     pooling: Pooling
     classes: int
-    items: dict[str, int]  # by part
+    items: dict[str, int]
     log_mel: ProbeResult
-    layer: ProbeResult  # the best single hidden state, chosen on dev
-    encoder: ProbeResult  # all hidden states side by side
+    layer: ProbeResult
+    encoder: ProbeResult
 
 
 @dataclass(frozen=True, kw_only=True)
 class ProbeRecord:
-    """Every row, and the config that asked for it."""
+    """Config and rows of a probing run."""
 
     config: ProbeConfig
     rows: tuple[ProbeRow, ...] = field(default=())
 
 
 def run_probes(config: ProbeConfig) -> ProbeRecord:
-    """Probes a frozen encoder.
+    """Probe a frozen encoder.
 
     Raises:
-        DataError: a set lacks a part, or has fewer than two classes.
+        DataError: A probe set lacks a split, or has fewer than two classes.
     """
     from transformers import AutoModel
 
@@ -123,11 +133,9 @@ def run_probes(config: ProbeConfig) -> ProbeRecord:
 
 
 def format_table(record: ProbeRecord) -> str:
-    """The rows as a Markdown table; test accuracies in per cent, ± over the seeds' training subsets."""
-    head = (
-        "| task | classes | test items | pooling | log-mel | best layer | all layers |\n|---|---|---|---|---|---|---|"
-    )
-    return "\n".join([head, *(_format_row(row) for row in record.rows)])
+    """Return the rows as a Markdown table: test accuracies in percent, ± the deviation over the training subsets."""
+    header = "| task | classes | test items | pooling | log-mel | best layer | all layers |"
+    return "\n".join([header, "|---|---|---|---|---|---|---|", *map(_format_row, record.rows)])
 
 
 def _format_row(row: ProbeRow) -> str:
@@ -168,16 +176,16 @@ def _probe_row(
 
 
 def _split_segments(probe_set: ProbeSet, sample_rate: int) -> dict[str, tuple[Corpus, list[LabeledSegment]]]:
-    """Corpus and segments of train, dev and test; classes that train lacks are left out of dev and test."""
+    """Return corpus and segments of train, dev and test, without classes that do not occur in train."""
     corpora = _corpora(probe_set, sample_rate)
     segments = {split: _corpus_segments(corpus, probe_set.label_source) for split, corpus in corpora.items()}
     train_labels = Counter(segment.label for segment in segments["train"])
     for split in SPLITS:
         segments[split] = [segment for segment in segments[split] if segment.label in train_labels]
         if not segments[split]:
-            raise DataError(f"The probe set {probe_set.name!r} has nothing to classify in its part {split!r}.")
+            raise DataError(f"The probe set {probe_set.name!r} has no segments in its split {split!r}.")
     if len(train_labels) < 2:
-        raise DataError(f"The probe set {probe_set.name!r} has one class only; a probe needs two or more.")
+        raise DataError(f"The probe set {probe_set.name!r} has a single class, expected two or more.")
     return {split: (corpora[split], segments[split]) for split in SPLITS}
 
 
@@ -190,8 +198,8 @@ def _corpora(probe_set: ProbeSet, sample_rate: int) -> dict[str, Corpus]:
         return _deal_by_speaker(open_corpus(data, sample_rate=sample_rate), held_out=isinstance(data, SyntheticData))
     if not isinstance(data, JsonlData):
         raise DataError(
-            f"The probe set {probe_set.name!r} is split by {probe_set.split_by!r}; a corpus that is no manifest can be split "
-            "by 'split' or 'speaker'."
+            f"The probe set {probe_set.name!r} is split by {probe_set.split_by!r}, expected 'split' or 'speaker' for a "
+            "corpus without a manifest."
         )
     filters = {split: {**data.where, probe_set.split_by: (split,)} for split in SPLITS}
     return {
@@ -201,7 +209,7 @@ def _corpora(probe_set: ProbeSet, sample_rate: int) -> dict[str, Corpus]:
 
 
 def _deal_by_speaker(corpus: Corpus, *, held_out: bool) -> dict[str, Corpus]:
-    """Every speaker's utterances dealt out to the parts in turn."""
+    """Return the splits of a corpus, with the utterances of every speaker divided among the splits in turn."""
     if held_out:
         corpus = corpus.select(lambda utterance: utterance.split != "train")
     utterance_counts: Counter[str | None] = Counter()
@@ -226,12 +234,12 @@ def _corpus_segments(corpus: Corpus, label_source: Literal["label", "speaker", "
 
 
 def manifest_sets(path: str, *, keywords: tuple[str, ...], speakers: tuple[str, ...]) -> tuple[ProbeSet, ...]:
-    """Probe sets out of a JSONL manifest with the fields `corpus`, `label`, `speaker` and `split`.
+    """Return the probe sets of a JSONL manifest with the fields `corpus`, `label`, `speaker` and `split`.
 
     Args:
-        path: The manifest.
-        keywords: Corpora whose labels are asked for; `split` should keep speakers apart.
-        speakers: Corpora whose speakers are asked for.
+        path: Manifest file.
+        keywords: Corpora whose labels are probed; no speaker should occur in two splits.
+        speakers: Corpora whose speakers are probed.
     """
     data = {name: JsonlData(path=path, where={"corpus": (name,)}, scan=False) for name in (*keywords, *speakers)}
     word_sets = tuple(ProbeSet(name=f"words, {name}", data=data[name], label_source="label") for name in keywords)
@@ -243,13 +251,13 @@ def manifest_sets(path: str, *, keywords: tuple[str, ...], speakers: tuple[str, 
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """`python -m secateur.evaluation.probes --model DIR [--manifest FILE --keywords A B --speakers C]`."""
+    """Run `python -m secateur.evaluation.probes --model DIR [--manifest FILE --keywords A B --speakers C]`."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--model", required=True)
     parser.add_argument("--manifest", help="JSONL manifest of real speech")
-    parser.add_argument("--keywords", nargs="*", default=[], help="its corpora whose labels are probed")
-    parser.add_argument("--speakers", nargs="*", default=[], help="its corpora whose speakers are probed")
-    parser.add_argument("--out", help="write the record here, as JSON")
+    parser.add_argument("--keywords", nargs="*", default=[], help="corpora of the manifest whose labels are probed")
+    parser.add_argument("--speakers", nargs="*", default=[], help="corpora of the manifest whose speakers are probed")
+    parser.add_argument("--out", help="JSON file for the record")
     options = parser.parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     sets = SYNTHETIC_SETS

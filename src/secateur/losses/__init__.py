@@ -1,1 +1,1 @@
-"""What is minimised: distillation and task losses, and the constraints on cost."""
+"""Distillation losses and constraints on cost."""

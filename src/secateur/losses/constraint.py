@@ -1,4 +1,4 @@
-"""Constraints on cost, by the augmented Lagrangian that FLOP, CoFi, HJ-Pruning and DPHuBERT share."""
+"""Constraints on cost, by the augmented Lagrangian of FLOP, CoFi, HJ-Pruning and DPHuBERT."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from secateur.errors import ConfigError
 
-#: What a constraint is not without.
+#: Beginning of the message for a constraint without a target, or with several.
 TARGET_REQUIRED = (
     "A constraint needs one of 'target' (share kept), 'sparsity' (share removed) and, for latency, 'target_ms' or "
     "'target_rtf'"
@@ -20,10 +20,10 @@ TARGET_REQUIRED = (
 
 @dataclass(frozen=True, kw_only=True)
 class Constraint:
-    """One constraint: a cost, the scope it is counted over, and how much of it may stay.
+    """Upper limit on a cost of the pruned model within a scope.
 
-    Give at most one of `target` (the share that is kept), `sparsity` (the share that is removed) and, of latency,
-    `target_ms` or `target_rtf`; without any it takes the recipe's own `target`.
+    Give at most one of `target` (the kept share), `sparsity` (the removed share) and, for latency, `target_ms` or
+    `target_rtf`; a constraint without a target takes the recipe's `target`.
     """
 
     cost: Literal["parameters", "macs", "latency"] = "parameters"
@@ -32,13 +32,13 @@ class Constraint:
     target: float | None = None
     sparsity: float | None = None
     target_ms: float | None = None
-    """predicted milliseconds, under the conditions of the recipe's `latency`"""
+    """predicted latency in milliseconds, under the conditions of the recipe's `latency`"""
     target_rtf: float | None = None
-    """the same as seconds of computing for each second of audio (the real-time factor)"""
+    """predicted latency as real-time factor: seconds of computation for each second of audio"""
     seconds: float | None = None
-    """audio length for MACs; None: 1 s. That of latency is the recipe's `latency.seconds`"""
+    """audio length for MACs in seconds; None: 1 s. Latency takes the recipe's `latency.seconds`"""
     ramp: tuple[tuple[float, float], ...] = ((0.0, 0.0), (0.25, 1.0))
-    """points (share of the learn phase, share of the sparsity asked for), linear in between"""
+    """points (share of the learn phase, share of the target sparsity), linear in between"""
 
     def __post_init__(self) -> None:
         time_targets = {name: getattr(self, name) for name in ("target_ms", "target_rtf")}
@@ -46,53 +46,49 @@ class Constraint:
             raise ConfigError(f"{TARGET_REQUIRED}; got {' and '.join(self.target_fields)}.")
         for name, value in time_targets.items():
             if value is not None and self.cost != "latency":
-                raise ConfigError(f"{name}: got {value:g} for the cost {self.cost!r}, allowed for 'latency' alone.")
+                raise ConfigError(f"{name}: got {value:g} for the cost {self.cost!r}, expected only for 'latency'.")
             if value is not None and not 0 < value < math.inf:
-                raise ConfigError(f"{name}: got {value:g}, allowed is above 0.")
+                raise ConfigError(f"{name}: got {value:g}, expected a number above 0.")
         if self.target_share is not None and not 0 < self.target_share <= 1:
             raise ConfigError(
-                f"A constraint must keep more than 0 and at most 1 of the cost, got {self.target_share:g}."
+                f"A constraint must keep a share above 0 and at most 1 of the cost, got {self.target_share:g}."
             )
         if self.seconds is not None and self.cost == "latency":
-            raise ConfigError("seconds: is the audio length for MACs; set that of latency as 'latency.seconds'.")
-        if self.seconds is not None and not 0 < self.seconds < math.inf:
-            raise ConfigError(f"seconds: got {self.seconds}, allowed is above 0.")
-        ramp_positions, shares = (
-            [ramp_position for ramp_position, _ in self.ramp],
-            [number for point in self.ramp for number in point],
-        )
-        if (
-            not ramp_positions
-            or ramp_positions != sorted(ramp_positions)
-            or not all(0 <= share <= 1 for share in shares)
-        ):
             raise ConfigError(
-                f"ramp: got {[list(point) for point in self.ramp]}, allowed are points of two shares from 0 to 1, in "
+                "seconds: got an audio length for the cost 'latency', expected none; set 'latency.seconds' instead."
+            )
+        if self.seconds is not None and not 0 < self.seconds < math.inf:
+            raise ConfigError(f"seconds: got {self.seconds}, expected a number above 0.")
+        positions = [position for position, _ in self.ramp]
+        are_shares = all(0 <= number <= 1 for point in self.ramp for number in point)
+        if not positions or positions != sorted(positions) or not are_shares:
+            raise ConfigError(
+                f"ramp: got {[list(point) for point in self.ramp]}, expected points of two shares from 0 to 1, in "
                 "ascending order of the first, such as [[0, 0], [0.25, 1]]."
             )
 
     @property
     def target_fields(self) -> tuple[str, ...]:
-        """Names of the targets that it has."""
+        """Names of the fields with a target."""
         names = ("target", "sparsity", "target_ms", "target_rtf")
         return tuple(name for name in names if getattr(self, name) is not None)
 
     @property
     def target_share(self) -> float | None:
-        """The share of the cost that may stay; None where the target is a time."""
+        """Share of the cost that may be kept; None for a target in seconds."""
         if self.sparsity is not None:
             return 1.0 - self.sparsity
         return self.target
 
     def resolve_share(self, *, dense: float, audio: float) -> float:
-        """The share of the cost that may stay.
+        """Return the share of the cost that may be kept.
 
         Args:
-            dense: Cost of the dense model, of latency in milliseconds.
-            audio: Seconds of audio that a latency is for.
+            dense: Cost of the dense model; a latency in milliseconds.
+            audio: Audio length of a latency in seconds.
 
         Raises:
-            ConfigError: The time asked for is not below that of the dense model.
+            ConfigError: The target latency is above that of the dense model.
         """
         if self.target_share is not None:
             return self.target_share
@@ -107,24 +103,24 @@ class Constraint:
 
     @property
     def target_label(self) -> str:
-        """What it asks for, in a word."""
+        """Target as a short label, such as ``0.5``, ``12ms`` or ``rtf0.1``."""
         if self.target_ms is not None:
             return f"{self.target_ms:g}ms"
         return f"rtf{self.target_rtf:g}" if self.target_rtf is not None else f"{self.target_share:g}"
 
     @property
     def audio_seconds(self) -> float:
-        """Seconds of audio for MACs."""
+        """Audio length for MACs in seconds."""
         return 1.0 if self.seconds is None else self.seconds
 
     @property
     def name(self) -> str:
-        """Its name in logs and records."""
+        """Name of the constraint in logs and records."""
         return f"{self.cost}-{self.scope}"
 
 
 class Multipliers(nn.Module):
-    """The pair of Lagrange multipliers of every constraint, learned by ascent."""
+    """Pair of Lagrange multipliers of each constraint, learned by gradient ascent."""
 
     def __init__(self, constraints: int) -> None:
         super().__init__()
@@ -133,16 +129,16 @@ class Multipliers(nn.Module):
 
 
 def penalty(sparsity: Tensor, goal: Tensor, linear: Tensor, quadratic: Tensor) -> Tensor:
-    """Sum over constraints of lambda1 (s - t) + lambda2 (s - t)^2.
+    """Return the sum over constraints of lambda1 (s - t) + lambda2 (s - t)^2.
 
     Args:
         sparsity: Expected sparsity s of each constraint, (constraints,).
-        goal: Sparsity t asked for at this step, (constraints,).
-        linear: lambda1 of each, (constraints,); to be maximised over.
-        quadratic: lambda2 of each, (constraints,); to be maximised over.
+        goal: Target sparsity t at this step, (constraints,).
+        linear: lambda1 of each constraint, (constraints,); maximized in training.
+        quadratic: lambda2 of each constraint, (constraints,); maximized in training.
 
     Source: Wang, Wohlwend and Lei 2020 (FLOP, arXiv 1910.04732); Wang et al. 2023 (arXiv 2306.01385), Eq. 5.
-    Differs from the released codes, which ascend by a negative learning rate: ours is an optimiser that maximises.
+    Differs from the released code, which ascends with a negative learning rate, by an optimizer with ``maximize``.
     """
     gap = sparsity - goal
     return (linear * gap + quadratic * gap.square()).sum()

@@ -1,4 +1,4 @@
-"""Distances between student and teacher, of hidden states or of a head's outputs, summed over valid frames."""
+"""Distances between hidden states or logits of student and teacher, summed over valid frames."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from torch.nn import functional as F
 
 from secateur.errors import ConfigError
 
-_TINY = 1e-6  # mean square of a teacher's frame; guards silence
+_TINY = 1e-6  # added to the mean square of a teacher frame, which may be zero
 
 
 @dataclass(frozen=True, kw_only=True)
 class L1Cosine:
     """Mean absolute difference plus one minus the cosine similarity (DPHuBERT, arXiv 2305.17651, section 2.2).
 
-    Differs from the released code by the constant one, so that a perfect student has loss zero.
+    Differs from the released code by the constant one, so that the loss of a perfect student is zero.
     """
 
     kind: Literal["l1_cosine"] = "l1_cosine"
@@ -27,7 +27,7 @@ class L1Cosine:
     cosine: float = 1.0
 
     def per_frame(self, student: Tensor, teacher: Tensor) -> Tensor:
-        """(..., T, D) and (..., T, D) -> (..., T)."""
+        """Return the distance of each frame: (..., T, D) and (..., T, D) -> (..., T)."""
         distance = (student - teacher).abs().mean(-1)
         return self.l1 * distance + self.cosine * (1.0 - F.cosine_similarity(student, teacher, dim=-1))
 
@@ -38,11 +38,11 @@ class SquaredError:
 
     kind: Literal["mse"] = "mse"
     relative: bool = False
-    """divide by the teacher's mean square in the frame. Hidden states between pre-norm layers are not normalised: they
-    grow from layer to layer, and with them the loss that the multipliers have to outweigh"""
+    """divide by the teacher's mean square in the frame. Hidden states between pre-norm layers are not normalized: their
+    norm grows from layer to layer, and with that norm the loss that the multipliers have to outweigh"""
 
     def per_frame(self, student: Tensor, teacher: Tensor) -> Tensor:
-        """(..., T, D) and (..., T, D) -> (..., T)."""
+        """Return the error of each frame: (..., T, D) and (..., T, D) -> (..., T)."""
         error = (student - teacher).square().mean(-1)
         return error / (teacher.square().mean(-1) + _TINY) if self.relative else error
 
@@ -52,22 +52,22 @@ Distance = L1Cosine | SquaredError
 
 @dataclass(frozen=True, kw_only=True)
 class LogitDistance:
-    """Temperature squared times KL(teacher ‖ student) of two heads' outputs (Hinton et al., arXiv 1503.02531).
+    """Temperature squared times KL(teacher ‖ student) of logits (Hinton et al., arXiv 1503.02531).
 
-    The square keeps the gradient's size where the temperature is high. At 1, the default, a logit's gradient is the
-    difference of the two posteriors, as large as that of a cross-entropy or of CTC on a frame, so that both losses
-    share one weight; and what is imitated is the teacher as it is decoded. A higher temperature asks for the order of
-    unlikely outputs, which helps among many classes, less so on CTC frames that say blank or one letter.
+    The square keeps the scale of the gradient at high temperatures. At the default of 1 the gradient of a logit is the
+    difference of the two posteriors, on the scale of cross-entropy or CTC in a frame, so that one weight suits both
+    losses. A higher temperature emphasizes the order of unlikely outputs, which helps with many classes, but less with
+    CTC, whose frames are almost sure of a blank or one letter.
     """
 
     temperature: float = 1.0
 
     def __post_init__(self) -> None:
         if not 0 < self.temperature < math.inf:
-            raise ConfigError(f"temperature: got {self.temperature:g}, allowed is above 0.")
+            raise ConfigError(f"temperature: got {self.temperature:g}, expected a number above 0.")
 
     def per_row(self, student: Tensor, teacher: Tensor) -> Tensor:
-        """(..., V) and (..., V) -> (...), in float32 or better; one value per frame, or per utterance."""
+        """Return the distance of each frame or utterance in float32 or better: (..., V) and (..., V) -> (...)."""
         dtype = torch.promote_types(torch.promote_types(student.dtype, teacher.dtype), torch.float32)
         student_log_probs = (student.to(dtype) / self.temperature).log_softmax(-1)
         teacher_log_probs = (teacher.to(dtype) / self.temperature).log_softmax(-1)
@@ -76,10 +76,10 @@ class LogitDistance:
 
 
 def sum_over(frames: Tensor, valid: Tensor | None) -> Tensor:
-    """Sum over the frames that are not padding.
+    """Return the sum over the frames that are not padding.
 
     Args:
-        frames: (B, T).
-        valid: (B, T) of booleans, or None when every frame is valid.
+        frames: Values of frames, (B, T).
+        valid: Boolean mask, (B, T); None where every frame is valid.
     """
     return frames.sum() if valid is None else torch.where(valid, frames, 0.0).sum()

@@ -1,4 +1,4 @@
-"""Which hidden state of the student imitates which of the teacher, and the maps between them."""
+"""Mapping of the student's hidden states to the teacher's, and projections between both."""
 
 from __future__ import annotations
 
@@ -16,71 +16,80 @@ ProjectionKind = Literal["none", "shared", "each"]
 
 @dataclass(frozen=True, kw_only=True)
 class FixedLayerMapping:
-    """Each listed hidden state imitates the teacher's of the same number (0 is the input of the first layer)."""
+    """Mapping of each listed hidden state to the teacher's at the same depth; 0 is the input of the first layer."""
 
     kind: Literal["fixed"] = "fixed"
     layers: tuple[int, ...] | None = None
-    """None: 0 and three more, a third of the depth apart, the last among them"""
+    """None: 0 and three more at a third, two thirds and all of the depth, such as 0, 4, 8 and 12 of 12"""
     maps: ProjectionKind = "none"
-    """linear maps on the student's side, the identity at first: ``none``; ``shared``, one for 0 and one for all
-    others, as in DPHuBERT; ``each``, one for every pair"""
+    """linear projections of the student's states, initially the identity: ``none``; ``shared``, one for state 0 and one
+    for all later states, as in DPHuBERT; ``each``, one for every state"""
 
 
 @dataclass(frozen=True, kw_only=True)
 class LearnedLayerMapping:
-    """Teacher layers choose the nearest student layer, from the top down (CoFi, arXiv 2204.00408, section 3.2).
+    """Mapping of each teacher layer to the nearest student layer, from the top down (CoFi).
 
-    A teacher layer takes the student layer of least distance strictly below the one taken before, among those whose
-    attention block is open. Differs from the released code: enough layers are left for the teacher layers still to
-    come (their code can run out of candidates), and the match of a step is made from the distances of the step
-    before, so that every rank and micro-batch makes the same.
+    Each teacher layer takes the student layer of least distance, among the layers with an open attention block and
+    below the layer that the previous teacher layer took.
+
+    Source: Xia et al. 2022, arXiv 2204.00408, section 3.2. Differs from the released code: enough student layers stay
+    free for the remaining teacher layers (the released code can run out of candidates), and a step uses the distances
+    of the previous step, so that all ranks and micro-batches have the same mapping.
     """
 
     kind: Literal["learned"] = "learned"
     layers: tuple[int, ...] | None = None
-    """the teacher's; None: four, a quarter of the depth apart, the last among them"""
+    """teacher layers; None: four at each quarter of the depth, such as 3, 6, 9 and 12 of 12"""
     maps: Literal["none", "shared"] = "shared"
 
 
 LayerMapping = FixedLayerMapping | LearnedLayerMapping
 
 
-def teacher_layers(pairing: LayerMapping, depth: int) -> tuple[int, ...]:
-    """Hidden states of the teacher that are imitated, ascending.
+def teacher_layers(mapping: LayerMapping, depth: int) -> tuple[int, ...]:
+    """Return the hidden states of the teacher that take part in distillation, in ascending order.
 
     Raises:
-        ConfigError: One of them does not exist, or is listed twice.
+        ConfigError: A listed layer does not exist, or is listed twice.
     """
-    if pairing.layers is None:
-        interval_count = 3 if isinstance(pairing, FixedLayerMapping) else min(4, depth)
+    if mapping.layers is None:
+        interval_count = 3 if isinstance(mapping, FixedLayerMapping) else min(4, depth)
         layers = tuple(sorted({round(depth * i / interval_count) for i in range(interval_count + 1)}))
-        return layers if isinstance(pairing, FixedLayerMapping) else layers[1:]
-    first = 0 if isinstance(pairing, FixedLayerMapping) else 1
-    invalid_layers = [layer for layer in pairing.layers if not first <= layer <= depth]
-    if invalid_layers or len(set(pairing.layers)) < len(pairing.layers) or not pairing.layers:
+        return layers if isinstance(mapping, FixedLayerMapping) else layers[1:]
+    first = 0 if isinstance(mapping, FixedLayerMapping) else 1
+    invalid_layers = [layer for layer in mapping.layers if not first <= layer <= depth]
+    if invalid_layers or len(set(mapping.layers)) < len(mapping.layers) or not mapping.layers:
         raise ConfigError(
-            f"distill.pairing.layers: got {list(pairing.layers)}, allowed are different numbers from {first} to "
+            f"distill.pairing.layers: got {list(mapping.layers)}, expected distinct numbers from {first} to "
             f"{depth}, the depth of this model."
         )
-    return tuple(sorted(pairing.layers))
+    return tuple(sorted(mapping.layers))
 
 
 def match_layers(distances: Tensor, teacher: Sequence[int], is_open: Sequence[bool]) -> tuple[int, ...]:
-    """The student layer of each teacher layer.
+    """Return the student layer of each teacher layer.
+
+    Example: the teacher layers 3 and 6 and a student of six layers, where layer 6 has no attention block left. Row 1,
+    teacher layer 6, has the candidates 2 to 6, since one layer must stay free below for row 0. Layers 2 to 5 are open,
+    and the nearest, say 4, is taken. Row 0 then has the candidates 1 to 3. Column k of `distances` belongs to the
+    hidden state k + 1, because state 0 is the input of the first layer.
 
     Args:
-        distances: (teacher layers, student layers): between teacher layer i and the output of student layer k + 1.
-        teacher: Teacher layers, ascending.
-        is_open: For each student layer, whether its attention block is open.
+        distances: (teacher layers, student layers), distance between the hidden state of each teacher layer and the
+            output of each student layer.
+        teacher: Teacher layers in ascending order.
+        is_open: Whether the attention block of each student layer is open.
 
     Returns:
-        For each teacher layer the student's hidden state, ascending and all different.
+        Hidden states of the student, one for each teacher layer, ascending and distinct.
     """
     depth = distances.shape[1]
     matched_layers: list[int] = []
     upper_limit = depth + 1
     for row in reversed(range(len(teacher))):
-        # `row` teacher layers are still to come, and each needs a layer of its own below this one.
+        # `row` teacher layers remain, and each needs a student layer below this one. Layers with open blocks come
+        # first, unless no candidate has one; equal distances go to the higher layer.
         candidates = range(row + 1, upper_limit)
         preferred = [layer for layer in candidates if is_open[layer - 1]] or list(candidates)
         upper_limit = min(preferred, key=lambda layer: (float(distances[row, layer - 1]), -layer))
@@ -89,14 +98,14 @@ def match_layers(distances: Tensor, teacher: Sequence[int], is_open: Sequence[bo
 
 
 class StudentProjections(nn.Module):
-    """Linear maps from student to teacher states, the identity at first."""
+    """Linear projections from student to teacher states, initially the identity."""
 
     def __init__(self, kind: ProjectionKind, layers: Sequence[int], width: int) -> None:
         """
         Args:
-            kind: None, one for state 0 and one for all others, or one each.
-            layers: Hidden states that are imitated.
-            width: Model width.
+            kind: No projection, one for state 0 and one for all later states, or one for each state.
+            layers: Hidden states of the teacher.
+            width: Dimension of the hidden states.
         """
         super().__init__()
         self.kind = kind
@@ -104,7 +113,7 @@ class StudentProjections(nn.Module):
         self.maps = nn.ModuleDict({name: _identity_linear(width) for name in names if name})
 
     def projection_name(self, layer: int) -> str:
-        """The name of the map for the teacher's layer; empty where there is none."""
+        """Return the name of the projection for a teacher layer; empty for none."""
         if self.kind == "none":
             return ""
         if self.kind == "each":
@@ -112,7 +121,7 @@ class StudentProjections(nn.Module):
         return "input" if layer == 0 else "layers"
 
     def forward(self, state: Tensor, layer: int) -> Tensor:
-        """The state mapped for the teacher's layer: (B, T, D) -> (B, T, D)."""
+        """Return a student state projected for a teacher layer: (B, T, D) -> (B, T, D)."""
         name = self.projection_name(layer)
         mapped: Tensor = self.maps[name](state) if name else state
         return mapped

@@ -1,4 +1,4 @@
-"""Variety for a batch of speech: other microphones, quieter rooms, and another voice or noise laid over it."""
+"""Augmentation of a batch of speech: equalizers, gain curves, and interfering speech or noise."""
 
 from __future__ import annotations
 
@@ -9,55 +9,63 @@ from torch import Tensor
 
 from secateur.data.corpus import SAMPLE_RATE
 
-_QUIETEST_VOICE, _LOUDEST_VOICE = 20.0, -5.0  # dB of the utterance over the voice laid on it
-_QUIETEST_NOISE, _LOUDEST_NOISE = 25.0, 0.0  # dB of the utterance over the noise
-_RESPONSE_KNOTS = 8  # of a microphone's response, evenly spaced from 0 Hz to half the sampling rate
-_RESPONSE_STD = 6.0  # dB, its standard deviation at a knot
-_ROLLOFF_PROBABILITY = 0.3  # share of the microphones that hear nothing above some frequency
-_LOWEST_CUT, _HIGHEST_CUT = 3.0, 8.0  # kHz
-_SLOPE, _GENTLEST_DROP, _DEEPEST_DROP = 40.0, 20.0, 80.0  # dB per kHz above the cut, and where the fall ends
-_FEWEST_FADES, _MOST_FADES = 4, 16  # knots of a crop's level
-_FADE_STD = 25.0  # dB, the standard deviation of the level at a knot; never above what it was
+# Level of the utterance over interfering speech, and over noise, in dB.
+_MAX_SPEECH_SNR = 20.0
+_MIN_SPEECH_SNR = -5.0
+_MAX_NOISE_SNR = 25.0
+_MIN_NOISE_SNR = 0.0
+_RESPONSE_KNOTS = 8  # knots of a frequency response, evenly spaced from 0 Hz to half the sampling rate
+_RESPONSE_STD = 6.0  # dB, standard deviation of the response at a knot
+_ROLLOFF_PROBABILITY = 0.3  # share of the responses with a low-pass
+# Cutoff frequency of the low-pass in kHz, slope above the cutoff in dB per kHz, and largest attenuation in dB.
+_MIN_CUTOFF = 3.0
+_MAX_CUTOFF = 8.0
+_SLOPE = 40.0
+_MIN_ATTENUATION = 20.0
+_MAX_ATTENUATION = 80.0
+# Knots of a gain curve, and standard deviation of its attenuation at a knot in dB.
+_MIN_GAIN_KNOTS = 4
+_MAX_GAIN_KNOTS = 16
+_GAIN_STD = 25.0
 
 
 def random_eq(
     values: Tensor, *, probability: float, rng: np.random.Generator, sample_rate: int = SAMPLE_RATE
 ) -> Tensor:
-    """(batch, samples) → the same, normalised; about `share` of its rows as another microphone hears them."""
+    """Apply a random frequency response to a share of the rows and normalize all: (batch, samples) -> same shape."""
     batch, samples = values.shape
-    spectrum = torch.fft.rfft(values.double())
+    spectrum = torch.fft.rfft(values.double())  # (batch, samples) -> (batch, samples // 2 + 1)
     kilohertz = np.linspace(0.0, sample_rate / 2000.0, spectrum.shape[1])
     for row in range(batch):
         if rng.random() < probability:
             decibels = _interpolate_knots(rng.normal(0.0, _RESPONSE_STD, _RESPONSE_KNOTS), points=len(kilohertz))
             if rng.random() < _ROLLOFF_PROBABILITY:
-                kilohertz_above_cut = kilohertz - rng.uniform(_LOWEST_CUT, _HIGHEST_CUT)
-                decibels -= np.clip(_SLOPE * kilohertz_above_cut, 0.0, rng.uniform(_GENTLEST_DROP, _DEEPEST_DROP))
+                above_cutoff = kilohertz - rng.uniform(_MIN_CUTOFF, _MAX_CUTOFF)
+                decibels -= np.clip(_SLOPE * above_cutoff, 0.0, rng.uniform(_MIN_ATTENUATION, _MAX_ATTENUATION))
             spectrum[row] *= _linear_gain(decibels, values.device)
     return _normalize(torch.fft.irfft(spectrum, samples).float())
 
 
 def random_gain(values: Tensor, *, probability: float, rng: np.random.Generator) -> Tensor:
-    """(batch, samples) → the same, normalised; the level of about `share` of its rows comes and goes.
+    """Apply a random gain curve to a share of the rows and normalize all: (batch, samples) -> same shape.
 
-    Synthetic speech is spoken at one level over one floor of noise; recordings have pauses far below it.
+    Synthetic speech has one level over one noise floor, while recordings have much quieter pauses.
     """
     batch, samples = values.shape
     output = values.clone()
     for row in range(batch):
         if rng.random() < probability:
-            knots = int(rng.integers(_FEWEST_FADES, _MOST_FADES + 1))
-            output[row] *= _linear_gain(
-                _interpolate_knots(-np.abs(rng.normal(0.0, _FADE_STD, knots)), points=samples), values.device
-            )
+            knots = int(rng.integers(_MIN_GAIN_KNOTS, _MAX_GAIN_KNOTS + 1))
+            decibels = _interpolate_knots(-np.abs(rng.normal(0.0, _GAIN_STD, knots)), points=samples)
+            output[row] *= _linear_gain(decibels, values.device)
     return _normalize(output)
 
 
 def mix_noise(values: Tensor, *, probability: float, rng: np.random.Generator) -> Tensor:
-    """(batch, samples) of unit variance → the same with about `share` of its rows disturbed, normalised again.
+    """Add speech or noise to a share of the rows and normalize all: (batch, samples) of unit variance -> same shape.
 
-    Half of the disturbed rows get a stretch of the next row, at most half as long as the utterance; the others get
-    noise between white and pink throughout.
+    Half of these rows get a segment of the next row, at most half as long as the utterance; the others get noise
+    between white and pink over their whole length.
 
     Source: the utterance mixing of WavLM (Chen et al. 2021, arXiv 2110.13900, Algorithm 1).
     Differs from the paper: the noise is drawn rather than taken from recordings.
@@ -70,17 +78,17 @@ def mix_noise(values: Tensor, *, probability: float, rng: np.random.Generator) -
         if rng.random() < 0.5 and batch > 1:
             length = int(rng.integers(samples // 20, samples // 2))
             start, source = rng.integers(0, samples - length, size=2)
-            gain = 10.0 ** (-rng.uniform(_LOUDEST_VOICE, _QUIETEST_VOICE) / 20.0)
+            gain = 10.0 ** (-rng.uniform(_MIN_SPEECH_SNR, _MAX_SPEECH_SNR) / 20.0)
             interfering_speech = values[(row + 1) % batch, source : source + length]
             mixture[row, start : start + length] += gain * interfering_speech
         else:
-            gain = 10.0 ** (-rng.uniform(_LOUDEST_NOISE, _QUIETEST_NOISE) / 20.0)
+            gain = 10.0 ** (-rng.uniform(_MIN_NOISE_SNR, _MAX_NOISE_SNR) / 20.0)
             mixture[row] += gain * _colored_noise(samples, color=rng.uniform(0.0, 1.0), rng=rng).to(values.device)
     return _normalize(mixture)
 
 
 def _interpolate_knots(decibels: NDArray[np.float64], *, points: int) -> NDArray[np.float64]:
-    """So many points on the line through evenly spaced knots."""
+    """Return evenly spaced points of the piecewise linear curve through evenly spaced knots."""
     knots = len(decibels)
     return np.interp(np.linspace(0.0, knots - 1.0, points), np.arange(knots), decibels)
 
@@ -95,7 +103,7 @@ def _normalize(values: Tensor) -> Tensor:
 
 
 def _colored_noise(samples: int, *, color: float, rng: np.random.Generator) -> Tensor:
-    """Noise of unit variance whose power falls as frequency to the power of `colour`: 0 white, 1 pink."""
+    """Return noise of unit variance with power proportional to 1 / frequency^color: white for 0, pink for 1."""
     spectrum = np.fft.rfft(rng.standard_normal(samples))
     noise = np.fft.irfft(spectrum / np.arange(1, len(spectrum) + 1) ** (color / 2.0), samples)
     return torch.from_numpy((noise / noise.std()).astype(np.float32))

@@ -1,4 +1,4 @@
-"""An encoder of any config, with what it has to guess with: BEST-RQ as in the paper, by noise in what is heard."""
+"""Encoder of any supported config with a BEST-RQ head, with noise in its inputs as in the paper."""
 
 from __future__ import annotations
 
@@ -28,31 +28,31 @@ from secateur.structure import Structure
 from secateur.tasks.best_rq import BestRqSettings, RandomProjectionLabeler
 from secateur.tasks.noise_mask import NoiseMask
 
-_SPEECH_LEVEL = (
-    0.1  # of speech as recorded, beside full scale: what features are taken of, which not every model normalises
-)
+# Standard deviation of the samples that features are extracted from, relative to full scale. It is that of recorded
+# speech, since not every feature extractor normalizes.
+_SPEECH_LEVEL = 0.1
 
 
 @dataclass(frozen=True, kw_only=True)
 class FromConfig:
-    """An encoder of any supported family and shape, with random weights."""
+    """Encoder of any supported family and shape, with random weights."""
 
     kind: Literal["config"] = "config"
     config: str | None = None
-    """a model folder, a ``config.json`` or a hub id, of which the config is taken, and the sampling rate of its feature
-    extractor; null: the library's defaults"""
+    """model folder, ``config.json`` or hub id, for the config and the sampling rate of the feature extractor; null: the
+    defaults of transformers"""
     fields: Mapping[str, Any] = field(default_factory=dict)
-    """of the config, laid over it; without `config` they name the `model_type`, such as ``parakeet_encoder``"""
+    """changes to the config; without `config` including the `model_type`, such as ``parakeet_encoder``"""
 
     def __post_init__(self) -> None:
         if self.config is None and "model_type" not in self.fields:
-            raise ConfigError("fields: got no model_type and no 'config', allowed is either, or both that agree.")
+            raise ConfigError("fields: got neither a model_type nor 'config', expected one, or both if they agree.")
 
     def build(self) -> PreTrainedConfig:
-        """The config of the bare encoder.
+        """Return the config of the bare encoder.
 
         Raises:
-            SecateurError: The family is not supported, or a field is not of its config.
+            SecateurError: The family is not supported, or its config has no field of a given name.
         """
         fields = dict(self.fields)
         model_type = fields.pop("model_type", None)
@@ -62,25 +62,24 @@ class FromConfig:
             config = ConfigView(load_config(self.config)).encoder_config
             if model_type not in (None, config.model_type):
                 raise ConfigError(
-                    f"fields.model_type: got {model_type!r}, allowed is that of 'config', {config.model_type!r}."
+                    f"fields.model_type: got {model_type!r}, expected {config.model_type!r}, as in 'config'."
                 )
         field_names = {config_field.name for config_field in dataclass_fields(type(config)) if config_field.init}
-        unknown = [name for name in fields if name not in field_names]
-        if unknown:
-            raise ConfigError(
-                f"fields.{unknown[0]}: a {config.model_type} config has no such field.{did_you_mean(unknown[0], field_names)}"
-            )
+        for name in fields:
+            if name not in field_names:
+                hint = did_you_mean(name, field_names)
+                raise ConfigError(f"fields.{name}: a {config.model_type} config has no such field.{hint}")
         config_values = {name: value for name, value in config.to_diff_dict().items() if name in field_names}
         try:
             return type(config)(**(config_values | fields))  # type: ignore[no-any-return]
         except (StrictDataclassError, TypeError, ValueError) as error:
-            raise ConfigError(f"fields: no {config.model_type} config: {' '.join(str(error).split())}.") from None
+            raise ConfigError(f"fields: invalid {config.model_type} config: {' '.join(str(error).split())}.") from None
 
 
 class ConfigEncoder(nn.Module):
-    """A bare encoder and the layer that guesses labels."""
+    """Bare encoder with the prediction head of BEST-RQ."""
 
-    has_unused_parameters = True  # some encoders have a mask vector that noise leaves without use
+    has_unused_parameters = True  # the mask embedding of some encoders, which noise replaces
     front_parts = ()
 
     def __init__(self, shape: FromConfig, task: BestRqSettings) -> None:
@@ -97,45 +96,45 @@ class ConfigEncoder(nn.Module):
         if features is not None:
             settings = {**features.settings, "sampling_rate": self.sample_rate}
             self.extractor = getattr(transformers, features.extractor).from_dict(settings)
-        try:  # some shapes are built and fail when they are used
+        try:  # some invalid shapes fail in the forward pass only
             with torch.no_grad():
                 self.encoder(torch.zeros(self.structure.input_shape(1, self.sample_rate)))
         except (RuntimeError, ValueError, IndexError) as error:
             raise ConfigError(
-                f"encoder: the config describes no {config.model_type} model that can hear: {error}."
+                f"encoder: the forward pass of a {config.model_type} model with this config fails: {error}."
             ) from None
 
     def frame_count(self, samples: int) -> int:
-        """Of so many samples."""
+        """Return the number of frames for a number of samples."""
         return self.structure.lengths(samples)[-1]
 
     def to_inputs(self, values: Tensor) -> Tensor:
-        """What the encoder gets of audio, (batch, samples) at unit variance: the same, or features of it."""
+        """Return the encoder inputs for audio (batch, samples) of unit variance: the same samples, or features."""
         if self.extractor is None:
             return values
         return ExtractedFeatures(self.extractor)([row.numpy() * _SPEECH_LEVEL for row in values])[0]
 
     def mask_inputs(self, inputs: Tensor, mask: Tensor, rng: np.random.Generator) -> Tensor:
-        """Noise in place of the hidden frames."""
+        """Return the inputs with noise in place of the masked frames."""
         return self.noise_mask.add_noise(inputs, mask, rng)
 
     def make_labeler(self, task: BestRqSettings) -> RandomProjectionLabeler:
-        """Of the features that are heard, or of the log-mel of samples."""
+        """Return a labeler of the input features, or of the log-mel energies of samples."""
         return self.noise_mask.make_labeler(task, sample_rate=self.sample_rate)
 
     def forward(self, values: Tensor, mask: Tensor, *, front: bool) -> tuple[None, Tensor]:
-        """The guesses, (batch, frames, codebooks, entries), from what is heard through the mask's noise."""
+        """Return None and the logits (batch, frames, codebooks, entries) for inputs that are masked by noise."""
         assert not front
         state = self.encoder(values).last_hidden_state
         return None, self.head(state).unflatten(-1, (self.codebooks, -1))
 
     def matrices(self) -> list[nn.Parameter]:
-        """The weights that mix many features into many: of linear layers, but not of the guesses."""
+        """Return the weights of the encoder's linear layers that Muon optimizes."""
         linear: list[Any] = [module.weight for module in self.encoder.modules() if isinstance(module, nn.Linear)]
         return [weight for weight in linear if min(weight.shape) >= MIN_MATRIX_SIZE]
 
     def save(self, folder: Path) -> None:
-        """Writes a HF folder with the feature extractor that the encoder was trained with."""
+        """Write a Hugging Face folder with the encoder and its feature extractor."""
         self.encoder.save_pretrained(folder)
         if self.extractor is None:
             save_extractor(folder, self.sample_rate)

@@ -1,4 +1,4 @@
-"""Pre-training a small encoder from nothing by BEST-RQ, on the engine that also prunes."""
+"""Pre-training of a small encoder from random weights by BEST-RQ."""
 
 from __future__ import annotations
 
@@ -38,34 +38,39 @@ from secateur.tasks.best_rq_head import save_best_rq_head
 
 log = logging.getLogger(__name__)
 
-_HELD_OUT = 600.0  # seconds of audio, where there is no dev split
-_VALIDATION_STEPS = 8  # batches of dev, the same ones each time
-_MEASURED_STEPS = 50  # batches of train that the corpus statistics of the labels come from
+_HELD_OUT = 600.0  # seconds of held-out audio for a corpus without a dev split
+_VALIDATION_STEPS = 8  # batches of dev, the same ones in each validation
+_MEASURED_STEPS = 50  # batches of train for the corpus statistics of the labels
 
 
 @dataclass(frozen=True, kw_only=True)
 class PretrainConfig:
-    """One pre-training run.
+    """Config of a pre-training run.
 
     Attributes:
-        out: The run folder; the encoder lands in its `model/`.
-        data: Speech; its own dev split is held out, or a part of it where it has none.
-        seconds: Audio in one optimiser step.
-        crop: The longest crop, in seconds; utterances shorter than half of it are never drawn.
-        equalise: Share of the crops that another microphone hears; labels are of what it hears.
-        fade: Share of the crops whose level comes and goes; labels are of what is left.
-        disturb: Share of the crops that get noise or another voice laid over them; labels are of what was before.
-        front_steps: So many steps first train the front end alone, to give the log-mel energies of what it hears:
-            the paper's encoder is given those, a small one of ours has to make them, and learns what to say of them
-            only then. 0 for an encoder of a config.
-        front_weight: Of that error (mean square, in units of the corpus's variance) in all later steps.
-        drift_weight: Of the error in a crop's average spectrum, beside 1 for the error frame by frame: it is what tells
-            speakers and microphones apart, and what a GroupNorm takes out of what is heard.
-        rate: The highest learning rate of AdamW, for vectors and the guesses; `_schedules` gives its course.
-        matrix_rate: And of Muon, for the matrices of the encoder.
-        warmup: Steps of its rise, in the front end's steps and again when the others begin.
-        hold: The share of the others that it is held for, before it falls to zero.
-        accumulate: Micro-batches in one optimiser step.
+        out: Run folder; the encoder is written to `model/` inside.
+        data: Speech; the dev split is held out, or a part of the corpus where it has none.
+        task: Labels and mask of BEST-RQ.
+        encoder: Encoder to train.
+        loop: Steps, precision, seed and intervals of the training loop.
+        seconds: Audio in one optimizer step.
+        crop: Longest crop in seconds; utterances shorter than half of this length are never drawn.
+        equalise: Share of crops with a random frequency response; labels are of the audio after it.
+        fade: Share of crops with a random gain curve; labels are of the audio after it.
+        disturb: Share of crops with added noise or another speaker; labels are of the audio before it.
+        front_steps: Number of first steps that train the front end alone, to predict log-mel energies. The paper's
+            encoder takes log-mel energies as input; a small encoder of samples has to compute them first, and learns to
+            predict labels only then. 0 for an encoder of a config.
+        front_weight: Weight of the log-mel error (mean square, in units of the corpus variance) in later steps.
+        drift_weight: Weight of the error in a crop's average spectrum, relative to 1 for the error in each frame. The
+            average spectrum distinguishes speakers and microphones, and a GroupNorm removes it.
+        rate: Peak learning rate of AdamW, for vectors and the head; see `_schedules`.
+        matrix_rate: Peak learning rate of Muon, for the matrices of the encoder.
+        warmup: Steps of linear warmup, both for the front end and when the rest starts.
+        hold: Share of the later steps with the peak learning rate, before the decay to zero.
+        weight_decay: Weight decay of matrices.
+        clip: Largest norm of the gradient.
+        accumulate: Micro-batches in one optimizer step.
     """
 
     out: str
@@ -92,24 +97,23 @@ class PretrainConfig:
     def __post_init__(self) -> None:
         shares = ("equalise", "fade", "disturb", "hold")
         problems = [
-            f"{name}: got {getattr(self, name)}, allowed is 0 to 1."
+            f"{name}: got {getattr(self, name)}, expected 0 to 1."
             for name in shares
             if not 0 <= getattr(self, name) <= 1
         ]
         problems += [
-            f"{name}: got {getattr(self, name)}, allowed is above 0."
+            f"{name}: got {getattr(self, name)}, expected a number above 0."
             for name in ("seconds", "crop", "rate", "matrix_rate", "clip", "accumulate")
             if not 0 < getattr(self, name) < math.inf
         ]
         problems += [
-            f"{name}: got {getattr(self, name)}, allowed is 0 or more."
+            f"{name}: got {getattr(self, name)}, expected 0 or more."
             for name in ("warmup", "front_weight", "drift_weight", "weight_decay")
             if not 0 <= getattr(self, name) < math.inf
         ]
         if isinstance(self.encoder, FromConfig):
             problems += [
-                f"{name}: got {getattr(self, name)}, allowed is 0 for an encoder that is given its input's spectrum or "
-                "finds it by itself."
+                f"{name}: got {getattr(self, name)}, expected 0 for an encoder of a config."
                 for name in ("front_steps", "front_weight", "drift_weight")
                 if getattr(self, name)
             ]
@@ -117,29 +121,39 @@ class PretrainConfig:
             raise ConfigError(" ".join(problems))
         if not 0 <= self.front_steps < self.loop.steps:
             raise ConfigError(
-                f"front_steps: got {self.front_steps}, allowed is 0 to {self.loop.steps - 1}: fewer than loop.steps, "
-                f"{self.loop.steps}, so that the encoder learns too."
+                f"front_steps: got {self.front_steps}, expected 0 to {self.loop.steps - 1}: fewer than loop.steps, "
+                f"{self.loop.steps}, so that the rest of the encoder is trained, too."
             )
 
 
 @dataclass(frozen=True)
 class MaskedBatch:
-    """One micro-batch: crops, and which of their frames are hidden."""
+    """Micro-batch of crops and their mask.
 
-    values: Tensor  # (batch, samples) or features, clean: what labels are of
-    inputs: Tensor  # the same, as the encoder gets it
-    mask: Tensor  # (batch, frames), True where hidden
-    front: bool  # train the front end alone
-    hidden: int  # masked frames in the whole optimiser step, all micro-batches and ranks
-    visible: int  # its other frames
+    Attributes:
+        values: Clean audio (batch, samples) or features, from which the labels are computed.
+        inputs: Encoder inputs, with noise and mask.
+        mask: (batch, frames), True where masked.
+        front: Whether to train the front end alone.
+        hidden: Masked frames in the whole optimizer step, over all micro-batches and ranks.
+        visible: Unmasked frames in the whole optimizer step.
+        files: Ids of the utterances.
+    """
+
+    values: Tensor
+    inputs: Tensor
+    mask: Tensor
+    front: bool
+    hidden: int
+    visible: int
     files: tuple[str, ...]
 
 
 class BestRqTrainUnit:
-    """BEST-RQ as the engine's loop trains it.
+    """BEST-RQ as a train unit of the engine's loop.
 
-    Masks follow from seed, step and place in the global batch, whatever the ranks and the accumulation;
-    disturbances also from the micro-batch, since a crop is disturbed by its neighbour there.
+    Masks depend on seed, step and position in the global batch alone, not on ranks and accumulation. Augmentation also
+    depends on the micro-batch, because interfering speech comes from the next crop of the micro-batch.
     """
 
     def __init__(self, config: PretrainConfig) -> None:
@@ -149,15 +163,14 @@ class BestRqTrainUnit:
         self.input_features = Waveform(normalize=True, sample_rate=self.model.sample_rate)
         corpus = open_corpus(config.data, sample_rate=self.input_features.sample_rate)
         train, dev = split_held_out(corpus, seconds=_HELD_OUT)
-        self.config, self.corpora = config, {"train": train, "dev": dev}
+        self.config = config
+        self.corpora = {"train": train, "dev": dev}
         self.name = corpus.name
         self.batches = {part: self._batches(self.corpora[part]) for part in self.corpora}
-        self.module: nn.Module = (
-            self.model.eval()
-        )  # no dropout, layer-drop, SpecAugment: what is masked is what we mask
-        self.labeller = self.model.make_labeler(config.task)
+        self.module: nn.Module = self.model.eval()  # no dropout, no layer drop, and no mask but the task's
+        self.labeler = self.model.make_labeler(config.task)
         crops = (self.batches["train"].step(step) for step in range(_MEASURED_STEPS))
-        self.labeller.fit_statistics(
+        self.labeler.fit_statistics(
             self.model.to_inputs(collate(train, part, input_features=self.input_features).values) for part in crops
         )
 
@@ -173,9 +186,9 @@ class BestRqTrainUnit:
         )
 
     def optimizers(self) -> dict[str, OptimizerSpec]:
-        """Muon for matrices and AdamW for what else there is, of the front end and of the rest.
+        """Return Muon for matrices and AdamW for other parameters, of the front end and of the rest.
 
-        Biases, norms and the mask vector do not decay.
+        Biases, norms and the mask embedding have no weight decay.
         """
         config, schedules = self.config, _schedules(self.config)
         matrices = {id(weight) for weight in self.model.matrices()}
@@ -185,11 +198,11 @@ class BestRqTrainUnit:
             parts.setdefault(f"{part}_matrices" if id(parameter) in matrices else part, []).append(parameter)
         return {
             part: OptimizerSpec(
-                optimizer=self._muon(found) if part.endswith("_matrices") else self._adam(found),
+                optimizer=self._muon(parameters) if part.endswith("_matrices") else self._adam(parameters),
                 schedule=schedules[part.removesuffix("_matrices")],
                 clip=config.clip,
             )
-            for part, found in parts.items()
+            for part, parameters in parts.items()
         }
 
     def _adam(self, parameters: Sequence[nn.Parameter]) -> torch.optim.Optimizer:
@@ -203,7 +216,7 @@ class BestRqTrainUnit:
         return torch.optim.Muon(matrices, lr=self.config.matrix_rate, weight_decay=self.config.weight_decay)
 
     def micro_batches(self, step: int, rank: int, world: int) -> Sequence[MaskedBatch]:
-        """This rank's crops with their masks."""
+        """Return the micro-batches of a rank, with their masks."""
         crops = self.batches["train"].step(step)
         masks = self._masks(crops, step)
         parts = split_micro_batches(crops, rank=rank, world_size=world, accumulate=self.config.accumulate)
@@ -241,19 +254,22 @@ class BestRqTrainUnit:
         )
 
     def begin(self, step: int) -> None:
-        """Nothing is drawn per step; BatchNorm alone learns its statistics."""
+        """Set BatchNorm alone to train mode, to update its statistics."""
         for module in self.module.modules():
             module.training = isinstance(module, nn.BatchNorm1d)
 
     def loss(self, wrapped: nn.Module, batch: MaskedBatch) -> StepLoss:
-        """Cross-entropy per frame of the optimiser step, in nats: hidden ones, plus the visible ones by weight."""
-        config, device = self.config, next(wrapped.parameters()).device
-        labeler, mask = self.labeller.to(device), batch.mask.to(device)
+        """Return the loss per frame of the step in nats: cross-entropy of masked and, weighted, of visible frames."""
+        config = self.config
+        device = next(wrapped.parameters()).device
+        labeler = self.labeler.to(device)
+        mask = batch.mask.to(device)
         inputs = batch.inputs.to(device)
         front_output, logits = wrapped(inputs, mask, front=batch.front)
-        front_loss, front_metrics = (
-            (torch.zeros(()), {}) if front_output is None else self._front_loss(front_output, inputs, batch)
-        )
+        front_loss = torch.zeros(())
+        front_metrics: dict[str, Tensor] = {}
+        if front_output is not None:
+            front_loss, front_metrics = self._front_loss(front_output, inputs, batch)
         if logits is None:
             return StepLoss(total=front_loss, parts=front_metrics, files=batch.files)
         sums = best_rq.loss(logits, labeler(batch.values.to(device)), mask)
@@ -263,21 +279,21 @@ class BestRqTrainUnit:
         return StepLoss(total=total, parts=parts | front_metrics, files=batch.files)
 
     def _front_loss(self, front_output: Tensor, inputs: Tensor, batch: MaskedBatch) -> tuple[Tensor, dict[str, Tensor]]:
-        """What the front end's account of log-mel lacks, per frame of the optimiser step, and its parts."""
-        residual = front_output.float() - self.labeller.normalized_log_mel(inputs)  # (batch, frames, 2 · mels)
+        """Return the log-mel error of the front end per frame of the optimizer step, and its parts."""
+        residual = front_output.float() - self.labeler.normalized_log_mel(inputs)  # (batch, frames, 2 · mels)
         frames = batch.hidden + batch.visible
         error = residual.square().mean(dim=-1).sum() / frames
-        # Rows of a batch are of one length, so a row's share of the frames is its share of the crops.
+        # The rows have equal length, so that the mean over frames is a mean over crops.
         drift = residual.mean(dim=1).square().mean(dim=-1).sum() * residual.shape[1] / frames
         metrics = {"front": error.detach(), "drift": drift.detach()}
         return error + self.config.drift_weight * drift, metrics
 
     def end(self, step: int, reduce: Callable[[Tensor], Tensor]) -> dict[str, float]:
-        """Nothing besides the parts is logged."""
+        """Return no metrics besides the parts of the loss."""
         return {}
 
     def validate(self, step: int) -> dict[str, float]:
-        """Cross-entropy and accuracy on undisturbed crops of `dev`, the same at every step."""
+        """Return cross-entropy and accuracy on crops of `dev` without augmentation, the same crops at every step."""
         self.module.eval()
         sums: Counter[str] = Counter()
         for index in range(_VALIDATION_STEPS):
@@ -289,11 +305,11 @@ class BestRqTrainUnit:
         return {name: value / _VALIDATION_STEPS for name, value in sums.items()}
 
     def state(self) -> dict[str, Tensor]:
-        """The weights; the labels follow from seed and data."""
+        """Return the weights; the labels follow from seed and data."""
         return self.module.state_dict()
 
     def load(self, state: dict[str, Tensor]) -> None:
-        """Puts the weights back."""
+        """Load the weights."""
         self.module.load_state_dict(state)
 
 
@@ -304,12 +320,14 @@ def _build_encoder(config: PretrainConfig) -> WavLMEncoder | ConfigEncoder:
 
 
 def _schedules(config: PretrainConfig) -> dict[str, Schedule]:
-    """The courses of the learning rate.
+    """Return the schedules of the learning rate, relative to its peak.
 
-    The front end's rises, is held for half of its own steps, falls to a fifth by their end and to zero by the end of
-    all. The others' waits for the front end, rises, is held for a share of their steps and falls to zero.
+    The rate of the front end rises, is constant until half of the front end's steps, falls to a fifth by their end and
+    to zero by the end of training. The rate of the rest is zero during these steps, then rises, is constant for a share
+    of the remaining steps and falls to zero.
     """
-    steps, front_steps = config.loop.steps, config.front_steps
+    steps = config.loop.steps
+    front_steps = config.front_steps
     warmup = min(config.warmup, max(1, (steps - front_steps) // 4))
     hold = front_steps + max(warmup, round(config.hold * (steps - front_steps)))
     encoder_points = ((front_steps - 1, 0.0), (front_steps + warmup, 1.0), (hold, 1.0), (steps, 0.0))
@@ -332,16 +350,16 @@ def pretrain(
     on_start: Callable[[], None] = lambda: None,
     on_progress: Callable[[Progress], None] | None = None,
 ) -> dict[str, Any]:
-    """Trains an encoder from nothing; returns the record that is also left in `out`.
+    """Train an encoder from random weights and return the record, which is also written to `out`.
 
-    `out/model` is a plain HF folder: the encoder in float32, and a feature extractor; and beside them, in a file of its
-    own, the layer of guesses, by which the task `best_rq` of `prune` goes on.
+    `out/model` is a Hugging Face folder with the encoder in float32 and its feature extractor, and with the BEST-RQ
+    head in a separate file, from which the task `best_rq` of `prune` continues.
 
     Args:
-        config: The run.
-        resume: Go on from the last checkpoint.
-        on_start: Called by the first process when speech and model are there, before anything is written.
-        on_progress: Called after each step.
+        config: Config of the run.
+        resume: Whether to continue from the last checkpoint.
+        on_start: Function that the main process calls once speech and model are loaded, before any file is written.
+        on_progress: Function that is called after each step.
     """
     folder = Path(config.out)
     train_unit = BestRqTrainUnit(config)
@@ -364,7 +382,7 @@ def pretrain(
     }
     if process().is_main_process:
         train_unit.model.save(folder / "model")
-        save_best_rq_head(folder / "model", head=train_unit.model.head, labeler=train_unit.labeller)
+        save_best_rq_head(folder / "model", head=train_unit.model.head, labeler=train_unit.labeler)
         write_json(folder / "record.json", record)
     log.info("the encoder is in %s", folder / "model")
     return record

@@ -1,4 +1,4 @@
-"""The encoder that pre-training starts from: its shape, its first weights, and what it has to guess with."""
+"""Small WavLM encoder for pre-training: shape, initial weights and BEST-RQ head."""
 
 from __future__ import annotations
 
@@ -17,22 +17,27 @@ from secateur.hf.models import build_model
 from secateur.tasks import best_rq
 from secateur.tasks.best_rq import BestRqSettings, RandomProjectionLabeler
 
-MIN_MATRIX_SIZE = (
-    10  # rows and columns; smaller ones, such as the gates of WavLM's positions, are no matrices to speak of
-)
-_MIRRORED_LAYERS = 4  # conv layers that begin linear: down to 400 frames a second nothing need be lost
+#: Fewest rows and columns of a weight that Muon optimizes; WavLM's position gates, for example, are smaller.
+MIN_MATRIX_SIZE = 10
+_MIRRORED_LAYERS = 4  # conv layers with linear initialization: down to 400 frames a second no information is lost
 
 
 @dataclass(frozen=True, kw_only=True)
 class WavLMShape:
-    """The shape of a WavLM encoder; its front end has the kernels and strides of all the family.
+    """Shape of a WavLM encoder, whose front end has the kernels and strides of the published models.
 
     Attributes:
-        conv_channels: By layer. The first layers run at thousands of frames a second and take the time, the last
-            at 200 to 50 and cost next to nothing.
-        front_norm: `group` as in WavLM Base, `layer` as in Large; at this size `layer` takes twice the time.
-        pre_norm: As in Large; post-norm, as in Base, learns several times slower at this size.
-        positions: Taps of the positional conv.
+        conv_channels: Channels of the seven conv layers. The first layers run at thousands of frames a second and
+            dominate the cost, the last ones at 200 to 50 frames a second.
+        front_norm: Norm of the front end: `group` as in WavLM Base, `layer` as in Large, which takes twice the time at
+            this size.
+        width: Hidden size.
+        layers: Transformer layers.
+        heads: Attention heads.
+        feed_forward: Intermediate size.
+        positions: Kernel size of the positional conv.
+        position_groups: Groups of the positional conv.
+        pre_norm: Pre-norm as in Large; post-norm, as in Base, learns several times slower at this size.
     """
 
     kind: Literal["wavlm"] = "wavlm"
@@ -49,28 +54,30 @@ class WavLMShape:
     def __post_init__(self) -> None:
         if len(self.conv_channels) != 7 or any(channels < 2 or channels % 2 for channels in self.conv_channels):
             raise ConfigError(
-                f"conv_channels: got {list(self.conv_channels)}, allowed are seven even numbers, one per conv layer."
+                f"conv_channels: got {list(self.conv_channels)}, expected seven even numbers, one for each conv layer."
             )
 
 
 class _FlattenedKernel(nn.Module):
-    """Keeps the weight of a convolution as a matrix (out, in · taps): what orthogonalising optimisers take."""
+    """Parametrization of a conv weight as a matrix (out, in · taps), as orthogonalizing optimizers take."""
 
     def __init__(self, shape: torch.Size) -> None:
         super().__init__()
         self.shape = shape
 
     def forward(self, matrix: Tensor) -> Tensor:
+        """Return the conv weight: (out, in · taps) -> (out, in, taps)."""
         return matrix.view(self.shape)
 
     def right_inverse(self, weight: Tensor) -> Tensor:
+        """Return the matrix of a conv weight: (out, in, taps) -> (out, in · taps)."""
         return weight.flatten(1)
 
 
 class WavLMEncoder(nn.Module):
-    """A WavLM encoder, the layer that guesses labels and the one that reads log-mel energies off the front end."""
+    """WavLM encoder with the head of BEST-RQ and a head that predicts log-mel energies from the front end."""
 
-    has_unused_parameters = True  # the front end's own steps leave the rest without gradient
+    has_unused_parameters = True  # in steps that train the front end alone
     sample_rate = SAMPLE_RATE
     front_parts = ("front.", "encoder.feature_extractor.", "encoder.feature_projection.layer_norm.")
 
@@ -90,7 +97,7 @@ class WavLMEncoder(nn.Module):
                 num_conv_pos_embeddings=shape.positions,
                 num_conv_pos_embedding_groups=shape.position_groups,
                 do_stable_layer_norm=shape.pre_norm,
-                # Two million parameters see each crop once or a few times: they underfit, dropout would cost.
+                # Two million parameters that see each crop a few times underfit, so that dropout would only hurt.
                 hidden_dropout=0.0,
                 attention_dropout=0.0,
                 activation_dropout=0.0,
@@ -110,41 +117,41 @@ class WavLMEncoder(nn.Module):
         self.front = nn.Linear(shape.conv_channels[-1], 2 * task.mels)
 
     def forward(self, values: Tensor, mask: Tensor, *, front: bool) -> tuple[Tensor, Tensor | None]:
-        """What the front end makes of log-mel, and the guesses unless `front` asks for the former alone.
+        """Return the predicted log-mel energies and, unless `front`, the logits of the labels.
 
         Args:
             values: (batch, samples).
-            mask: (batch, frames), True where hidden; it comes after the front end.
-            front: Stop there.
+            mask: (batch, frames), True where masked; applied after the front end.
+            front: Whether to run the front end alone.
 
         Returns:
-            (batch, frames, 2 · mels), and logits (batch, frames, codebooks, entries) or None.
+            Log-mel energies (batch, frames, 2 · mels), and logits (batch, frames, codebooks, entries) or None.
         """
         if front:
-            features = self.encoder.feature_extractor(values).transpose(1, 2)
+            features = self.encoder.feature_extractor(values).transpose(1, 2)  # (batch, frames, channels)
             return self.front(self.encoder.feature_projection(features)[1]), None
         output = self.encoder(values, mask_time_indices=mask)
         logits = self.head(output.last_hidden_state).unflatten(-1, (self.codebooks, -1))
         return self.front(output.extract_features), logits
 
     def frame_count(self, samples: int) -> int:
-        """Of so many samples."""
+        """Return the number of frames for a number of samples."""
         return best_rq.frame_count(samples)
 
     def to_inputs(self, values: Tensor) -> Tensor:
-        """What the encoder gets of audio, (batch, samples) at unit variance: the same."""
+        """Return the encoder inputs for audio (batch, samples) of unit variance: the same samples."""
         return values
 
     def mask_inputs(self, inputs: Tensor, mask: Tensor, rng: np.random.Generator) -> Tensor:
-        """Nothing is hidden before the front end."""
+        """Return the inputs unchanged: the mask is applied after the front end."""
         return inputs
 
     def make_labeler(self, task: BestRqSettings) -> RandomProjectionLabeler:
-        """Of samples."""
+        """Return a labeler of the log-mel energies of samples."""
         return RandomProjectionLabeler(task)
 
     def matrices(self) -> list[nn.Parameter]:
-        """The weights that mix many features into many: of convolutions and linear layers, but not of the guesses."""
+        """Return the weights that Muon optimizes: of convolutions and linear layers, except the BEST-RQ head."""
         linear = [module.weight for module in self.encoder.modules() if isinstance(module, nn.Linear)]
         folded: list[Any] = [
             layer.conv.get_parameter("parametrizations.weight.original")
@@ -154,7 +161,7 @@ class WavLMEncoder(nn.Module):
         return [weight for weight in (*folded, *linear, self.front.weight) if min(weight.shape) >= MIN_MATRIX_SIZE]
 
     def save(self, folder: Path) -> None:
-        """Writes a HF folder with the feature extractor that the encoder was trained with; ends its training."""
+        """Write a Hugging Face folder with encoder and feature extractor; the module cannot be trained further."""
         layers: Any = self.encoder.feature_extractor.conv_layers
         for layer in layers:
             if parametrize.is_parametrized(layer.conv, "weight"):
@@ -164,23 +171,30 @@ class WavLMEncoder(nn.Module):
 
 
 def init_mirrored(convolution: nn.Conv1d, *, is_first: bool) -> None:
-    """Sets the weights so that a stack of such layers with GELU between them is linear to begin with.
+    """Initialize a conv layer such that a stack of these layers with GELU in between is linear.
 
-    Channels come in pairs of opposite sign, and gelu(x) − gelu(−x) = x, which the next layer's pairs put together.
-    The half that is free is orthogonal. Source: Balduzzi et al. 2017, arXiv 1702.08591, section 4 (for ReLU).
+    Output channels come in pairs x, -x, and input weights in pairs w, -w, which combine the previous layer's pairs to
+    w gelu(x) - w gelu(-x) = w x. With four outputs the channels are a, -a, b, -b, for orthogonal a and b.
+
+    Args:
+        convolution: Layer with an even number of output channels; changed in place.
+        is_first: Whether the inputs are samples rather than pairs of channels.
+
+    Source: Balduzzi et al. 2017, arXiv 1702.08591, section 4. Differs from the paper: GELU instead of ReLU.
     """
     outputs, inputs, taps = convolution.weight.shape
-    half_outputs, free_inputs = outputs // 2, inputs if is_first else inputs // 2
+    half_outputs = outputs // 2
+    free_inputs = inputs if is_first else inputs // 2
     weights = nn.init.orthogonal_(torch.empty(half_outputs, free_inputs * taps)).view(half_outputs, free_inputs, taps)
     weights = weights * max(1.0, half_outputs / (free_inputs * taps)) ** 0.5
     if not is_first:
-        weights = torch.stack([weights, -weights], dim=2).flatten(1, 2)
+        weights = torch.stack([weights, -weights], dim=2).flatten(1, 2)  # (half, free, taps) -> (half, inputs, taps)
     with torch.no_grad():
         convolution.weight.copy_(torch.stack([weights, -weights], dim=1).flatten(0, 1))
 
 
 def save_extractor(folder: Path, sample_rate: int) -> None:
-    """Write the settings of an extractor that normalises samples at a rate in hertz."""
+    """Write the config of a feature extractor that normalizes samples, with a sampling rate in hertz."""
     from transformers import Wav2Vec2FeatureExtractor
 
     extractor = Wav2Vec2FeatureExtractor(

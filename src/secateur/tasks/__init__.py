@@ -1,6 +1,6 @@
-"""Tasks that an encoder is pruned with, or pre-trained by: each a config, a loss and a metric.
+"""Tasks for pruning and pre-training an encoder: each a config, a loss and a metric.
 
-Names load when they are used, so that BEST-RQ alone asks for none of the libraries that the others score with.
+Names are imported on first use, so that BEST-RQ does not require the metric libraries of the other tasks.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What a task is to a pruning run: a loss, a metric, and which utterances can be learned from."""
+"""Interface between a task and a run: head, loss, metric, and the utterances that a task can use."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ from secateur.errors import DataError
 from secateur.records.score import ScoreInfo
 from secateur.structure import Structure
 
-#: Why an utterance is left out of which no frame can be made.
+#: Reason to skip an utterance from which the encoder makes no frame.
 TOO_SHORT = "is too short for one frame"
 
 
 @dataclass(frozen=True)
 class FilteredCorpus:
-    """The part of a corpus that a task can learn from, or be scored on.
+    """Part of a corpus that a task can learn from or be scored on.
 
     Attributes:
-        corpus: The utterances that remain, in their order.
-        notes: What was left out or changed, each in a sentence with its count; for the log and the record.
-        skipped: Every utterance that was left out, by its id.
+        corpus: The usable utterances, in their order.
+        notes: Sentences for the log and the record: problems or changes, with the number of utterances of each.
+        skipped: Skipped utterances by id, with the reason.
     """
 
     corpus: Corpus
@@ -53,12 +53,12 @@ class EncoderInfo:
 
 @dataclass(frozen=True)
 class TaskBatch:
-    """A batch as a task puts it to a model.
+    """Inputs and targets of a batch.
 
     Attributes:
-        heard: The audio, without what the task hides of it.
-        asked: What the answers are held against, as the task's loss and its scorer take it: what is said, row by row,
-            where nothing is hidden.
+        inputs: Audio for the model, in which a task may have masked frames.
+        targets: Targets in the form that the loss and the metric of the task take: the utterances of the rows, or the
+            masked frames of a task that masks its inputs.
     """
 
     inputs: AudioBatch
@@ -66,57 +66,60 @@ class TaskBatch:
 
 
 class StepTargets(Protocol):
-    """What a task asks in one optimiser step, or in all of the held-out audio; it knows no ranks and no micro-batches.
+    """Targets of one optimizer step or of all held-out audio, independent of ranks and micro-batches.
 
     Attributes:
-        count: What the summed loss is divided by: tokens to be written, utterances, or hidden frames.
+        count: Divisor of the summed loss: number of tokens, utterances or masked frames.
     """
 
     @property
     def count(self) -> int: ...
 
     def make_batch(self, audio: AudioBatch, positions: Sequence[int]) -> TaskBatch:
-        """A part of it.
+        """Return the inputs and targets of some utterances of the step.
 
         Args:
-            audio: Some of its utterances.
-            places: Where each of them stands in the lesson.
+            audio: Audio of these utterances.
+            positions: Positions of these utterances in the step.
         """
 
 
 @dataclass(frozen=True)
 class UtteranceTargets:
-    """A lesson in what is said: all is heard."""
+    """Targets of a step that are the labels of its utterances; no input is masked."""
 
     utterances: Sequence[Utterance]
     count: int
 
     def make_batch(self, audio: AudioBatch, positions: Sequence[int]) -> TaskBatch:
-        """The audio as it is, and its utterances."""
+        """Return the audio as given, with its utterances as targets."""
         return TaskBatch(audio, tuple(self.utterances[position] for position in positions))
 
 
 class Metric(Protocol):
-    """The metrics of a task, summed up batch by batch."""
+    """Scores of a task, accumulated batch by batch."""
 
     def update(self, predictions: Tensor, frames: Tensor, targets: Any, /) -> None:
-        """Take in a batch: the task's answers, valid frames (B,), and what was asked."""
+        """Add a batch: predictions of `Task.predict`, valid frames (B,), and the targets of the batch."""
 
     def compute(self) -> dict[str, float]:
-        """The metrics by name over everything taken in; a share, of one, unless its name ends in ``loss``."""
+        """Return the scores over all batches so far, with the names in `Task.scores`."""
 
 
 class Task(Protocol):
-    """A task: the head that it needs, its loss and its metric. It knows no encoder, no gates and no training loop.
+    """A task: its head, loss and metric, independent of encoders, gates and the training loop.
 
     Attributes:
-        ending: Ending of the model class with its head; empty where the model is a bare encoder and stays one.
-        head: A head that no model class has, which learns beside the encoder; without parameters where there is none.
-        headline: Name of the figure that sums a model up.
-        better: Which way that figure improves.
-        new_head: Whether the head starts from nothing; if not, the model's own is kept, with its vocabulary or labels.
-        whole: Whether an utterance is of use as a whole alone; else it may be cropped, all of a step to one length.
-        notes: What the record should tell of the head beside that, in sentences.
+        head_class: Ending of the model class with the task's head, such as ``ForCTC``; empty where the model stays a
+            bare encoder.
+        head: Head that belongs to the task rather than to a model class, and is trained with the encoder; a module
+            without parameters for most tasks.
+        title: Name of the task for people.
+        primary_metric: Name of the score that models are compared by.
+        scores: Presentation of each score that the metric computes, by name.
+        new_head: Whether the head is newly initialized, rather than the model's own with its vocabulary or labels.
+        needs_full_utterance: Whether utterances must not be cropped.
+        notes: Sentences about the head, for the log and the record.
     """
 
     head_class: str
@@ -129,95 +132,94 @@ class Task(Protocol):
     notes: tuple[str, ...]
 
     def fields(self) -> dict[str, Any]:
-        """Fields of the model's config that its head needs."""
+        """Return the fields of the model's config that the head needs."""
 
     def init_head(self, model: Any) -> None:
-        """Set what a new head knows before it learns; the model is changed in place."""
+        """Initialize a new head in place, beyond the library's own initialization."""
 
     def filter(self, corpus: Corpus, frames: Callable[[int], int]) -> FilteredCorpus:
-        """The utterances that can be learned from; the others are counted and told.
+        """Return the utterances that the task can use, with notes on the skipped ones.
 
         Args:
-            corpus: Speech with what the task asks for.
-            frames: Frames that the encoder gives for a number of samples.
+            corpus: Speech with the labels of the task.
+            frames: Function from a number of samples to the number of frames of the encoder.
 
         Raises:
-            DataError: Nothing is left.
+            DataError: No utterance is usable.
         """
 
     def step_targets(
         self, utterances: Sequence[Utterance], frames: Sequence[int], *, key: Sequence[int]
     ) -> StepTargets:
-        """What is asked in an optimiser step.
+        """Return the targets of an optimizer step.
 
         Args:
-            utterances: All that are heard in it, as `usable` lets them through.
-            frames: How many of each.
-            key: What chance follows from: whole numbers from 0 on, others in every step.
+            utterances: All utterances of the step, as `filter` returned them.
+            frames: Number of frames of each utterance.
+            key: Non-negative integers that seed all random draws; different in every step.
         """
 
     def loss(self, output: Tensor, frames: Tensor, targets: Any, /, *, model: Any) -> Tensor:
-        """The sum of the losses of a batch, a scalar.
+        """Return the sum of the losses of a batch, a scalar.
 
         Args:
-            output: Of the model's pass over audio: logits (B, T, V) or (B, classes); where the head wants tokens beside
-                audio, or is the task's own, what it gets of the encoder, (B, T, D).
-            frames: (B,), valid frames of each row.
-            asked: What `Lesson.pose` gave with the audio.
-            model: The model, whose head is still to be asked in the latter case.
+            output: Output of the model: logits (B, T, V) or (B, classes); for a transducer, whose head also takes
+                tokens, and for a head of the task's own, the last hidden state of the encoder, (B, T, D).
+            frames: (B,), number of valid frames of each row.
+            targets: Targets that `StepTargets.make_batch` returned with the inputs.
+            model: Model with the head, for heads that the output has not passed through yet.
         """
 
     def predict(self, model: Any, inputs: Mapping[str, Tensor]) -> Tensor:
-        """What a model says of a batch, as the scorer takes it: logits, or the tokens that it writes.
+        """Return the predictions of a model for a batch, as the metric takes them: logits or decoded tokens.
 
         Args:
-            model: With the task's head.
-            inputs: Of its forward pass, by name.
+            model: Model with the task's head.
+            inputs: Keyword arguments of its forward pass.
         """
 
     def metric(self) -> Metric:
-        """A fresh scorer."""
+        """Return a new, empty metric."""
 
     def save(self, folder: Path) -> None:
-        """Write what belongs beside a model: the tokenizer that its output is read by, or the task's own head."""
+        """Write the files that belong beside a model: the tokenizer of its output, or the task's own head."""
 
     def restore(self, folder: Path) -> None:
-        """Take the task's own head from where `save` wrote it; nothing where it has none."""
+        """Load the task's own head from a folder that `save` wrote; do nothing for other heads."""
 
 
 def logits_of(model: Any, inputs: Mapping[str, Tensor]) -> Tensor:
-    """The answers of a head that gives logits in the model's forward pass."""
+    """Return the logits of a model's forward pass."""
     logits: Tensor = model(**inputs).logits
     return logits
 
 
 def has_task_head(architectures: Sequence[str] | None, head_class: str) -> bool:
-    """Whether a model's config tells of a head of this kind: ``Wav2Vec2ForCTC`` ends in ``ForCTC``."""
+    """Return whether a model's config names a class with a head: ``Wav2Vec2ForCTC`` ends in ``ForCTC``."""
     return any(name.endswith(head_class) for name in architectures or ())
 
 
 def filter_utterances(corpus: Corpus, problem: Callable[[Utterance], str | None]) -> FilteredCorpus:
-    """The utterances without a problem, and a note for each kind of problem.
+    """Return the utterances without a problem, with a note for each kind of problem.
 
     Args:
-        corpus: All of them.
-        problem: Why an utterance is left out, as words that go on from its name: what is wrong in general and, behind
-            a colon, what it is here. None where it stays.
+        corpus: Utterances to check.
+        problem: Function that returns None for a usable utterance, else the reason to skip it: the kind of problem
+            and, after a colon, its details, such as ``is too short for its text: 3 frames for 5``.
 
     Raises:
-        DataError: Nothing is left.
+        DataError: The corpus is empty, or no utterance is usable.
     """
     if not corpus.utterances:
         raise DataError(f"Corpus {corpus.name!r} has no utterances.")
-    problems = [problem(utterance) for utterance in corpus.utterances]
-    reasons = zip(corpus.utterances, problems, strict=True)
-    skipped = tuple(Skip(utterance.id, reason) for utterance, reason in reasons if reason is not None)
+    problems = ((utterance.id, problem(utterance)) for utterance in corpus.utterances)
+    skipped = tuple(Skip(name, reason) for name, reason in problems if reason is not None)
     kinds = Counter(skip.reason.partition(":")[0] for skip in skipped).most_common()
     if len(skipped) == len(corpus):
+        counts = "; ".join(f"{kind} ({count})" for kind, count in kinds)
         raise DataError(
-            f"None of the {len(corpus)} utterances of corpus {corpus.name!r} can be used: "
-            f"{'; '.join(f'{kind} ({count})' for kind, count in kinds)}. The first: {skipped[0].path!r} "
-            f"{skipped[0].reason}."
+            f"None of the {len(corpus)} utterances of corpus {corpus.name!r} can be used: {counts}. The first: "
+            f"{skipped[0].path!r} {skipped[0].reason}."
         )
     skipped_ids = {skip.path for skip in skipped}
     notes = tuple(f"{count} of {len(corpus)} utterances left out: {kind}" for kind, count in kinds)
@@ -228,10 +230,10 @@ def filter_short_audio(corpus: Corpus, frames: Callable[[int], int]) -> Filtered
     """Return the utterances of a corpus whose audio gives at least one frame.
 
     Args:
-        corpus: All of them.
-        frames: Frames that the encoder gives for a number of samples.
+        corpus: Utterances to check.
+        frames: Function from a number of samples to the number of frames of the encoder.
 
     Raises:
-        DataError: Nothing is left.
+        DataError: No utterance is usable.
     """
     return filter_utterances(corpus, lambda utterance: None if frames(utterance.samples) > 0 else TOO_SHORT)

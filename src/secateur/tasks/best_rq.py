@@ -1,4 +1,4 @@
-"""BEST-RQ: predict, under a mask, the labels that a frozen random-projection quantiser gives log-mel frames."""
+"""BEST-RQ: prediction, under a mask, of the labels that a frozen random-projection quantizer gives log-mel frames."""
 
 from __future__ import annotations
 
@@ -17,25 +17,33 @@ from transformers.audio_utils import mel_filter_bank
 from secateur.data.corpus import SAMPLE_RATE
 from secateur.errors import ConfigError
 
-_WINDOW, _HOP, _FFT = 400, 160, 512  # samples, as the front end counts: at 16 kHz 25 ms windows every 10 ms
-STRIDE, FIELD = 320, 400  # samples: the encoder's hop and receptive field
-_STACK = STRIDE // _HOP  # log-mel frames to one frame of the encoder
+# Log-mel windows in samples, at 16 kHz 25 ms every 10 ms.
+_WINDOW = 400
+_HOP = 160
+_FFT = 512
+# Hop and receptive field of the encoder in samples.
+STRIDE = 320
+FIELD = 400
+#: Log-mel frames for each frame of the encoder.
+_STACK = STRIDE // _HOP
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class BestRqSettings:
-    """What is predicted and how much of the input is hidden.
+    """Labels and mask of BEST-RQ.
 
     Attributes:
-        frame_codebooks: Label frames normalised over their crop: what is said, little of who says it.
-        plain_codebooks: Label frames normalised over the corpus: what is said and how it sounds.
-        crop_codebooks: Label the crop's average spectrum and its spread, one label for all frames: who and where.
-        entries: In each codebook.
-        width: Of an entry.
-        mask_share: Of the frames, expected.
-        mask_span: Frames of the encoder.
-        visible_weight: Of the frames that are not hidden, beside 1 for those that are; the paper's is 0.
-        seed: Of the quantiser.
+        mels: Mel bands of the labeled features, where the encoder takes samples.
+        frame_codebooks: Codebooks on frames normalized over their crop, which keep the words and little of the speaker.
+        plain_codebooks: Codebooks on frames normalized over the corpus, which keep words, speaker and channel.
+        crop_codebooks: Codebooks on mean and standard deviation of the crop's spectrum, with one label for all its
+            frames, which keep speaker and channel.
+        entries: Entries of each codebook.
+        width: Dimension of an entry.
+        mask_share: Expected share of masked frames.
+        mask_span: Length of a masked span in encoder frames.
+        visible_weight: Loss weight of the unmasked frames, relative to 1 for the masked ones; 0 in the paper.
+        seed: Seed of the quantizer.
     """
 
     kind: Literal["best_rq"] = "best_rq"
@@ -54,41 +62,47 @@ class BestRqSettings:
         minimums = {"mels": 1, "frame_codebooks": 0, "plain_codebooks": 0, "crop_codebooks": 0}
         minimums |= {"entries": 2, "width": 1, "mask_span": 1, "visible_weight": 0, "seed": 0}
         problems = [
-            f"{name}: got {getattr(self, name)}, allowed is {bound} or more."
+            f"{name}: got {getattr(self, name)}, expected {bound} or more."
             for name, bound in minimums.items()
             if not bound <= getattr(self, name) < math.inf
         ]
         if not 0 < self.mask_share < 1:
-            problems.append(f"mask_share: got {self.mask_share}, allowed is above 0 and below 1.")
+            problems.append(f"mask_share: got {self.mask_share}, expected a share above 0 and below 1.")
         if not problems and not self.codebooks:
             problems.append(
-                "frame_codebooks, plain_codebooks, crop_codebooks: got 0 of each, so that there are no labels."
+                "frame_codebooks, plain_codebooks, crop_codebooks: got 0 for all three, expected at least one codebook."
             )
         if problems:
             raise ConfigError(" ".join(problems))
 
     @property
     def codebooks(self) -> int:
-        """Labels of one frame."""
+        """Number of codebooks, and so of labels of a frame."""
         return self.frame_codebooks + self.plain_codebooks + self.crop_codebooks
 
 
 @dataclass(frozen=True, slots=True)
 class BestRqLossSums:
-    """Sums over the frames of a batch, so that they can be divided by global counts; averages over codebooks."""
+    """Loss sums over the frames of a batch, each frame averaged over codebooks, to be divided by global counts.
 
-    masked: Tensor  # cross-entropy in nats of the frames under the mask
-    visible: Tensor  # and of the others
-    correct: Tensor  # frames under the mask guessed right
+    Attributes:
+        masked: Cross-entropy of the masked frames, in nats.
+        visible: Cross-entropy of the unmasked frames, in nats.
+        correct: Number of masked frames that are predicted correctly.
+    """
+
+    masked: Tensor
+    visible: Tensor
+    correct: Tensor
 
 
 def frame_count(samples: int) -> int:
-    """Frames that a wav2vec 2.0 front end makes of so many samples."""
+    """Return the number of frames that a wav2vec 2.0 front end makes from a number of samples."""
     return max(0, (samples - FIELD) // STRIDE + 1)
 
 
 class LogMel(nn.Module):
-    """Log-mel filterbank energies every 160 samples, placed so that pairs of them sit under the encoder's frames."""
+    """Log-mel filterbank energies every 160 samples, two for each frame of the encoder and centered on that frame."""
 
     window: Tensor
     filters: Tensor
@@ -110,50 +124,55 @@ class LogMel(nn.Module):
 
     @torch.no_grad()
     def forward(self, values: Tensor) -> Tensor:
-        """(batch, samples) → (batch, 2 · frames, mels), where frames is the encoder's frame count.
+        """Return log-mel energies of samples: (batch, samples) -> (batch, 2 · frames, mels), for the encoder's frames.
 
-        The encoder's frame t sees samples 320 t … 320 t + 399; its two windows start at 320 t − 80 and
-        320 t + 80, so that together they are centred where it is.
+        Frame t of the encoder spans samples 320 t to 320 t + 399. Its two windows start at 320 t - 80 and 320 t + 80,
+        so that the pair has the same center. Frame 1, for example, spans 320 to 719; its windows span 240 to 639 and
+        400 to 799.
         """
+        # 80 zeros in front move window i from sample 160 i to 160 i - 80.
         values = functional.pad(values.float(), (_HOP // 2, _HOP // 2))
-        frames = values.unfold(-1, _WINDOW, _HOP)  # (batch, windows, window)
+        frames = values.unfold(-1, _WINDOW, _HOP)  # (batch, samples) -> (batch, windows, 400)
         count = _STACK * frame_count(values.shape[-1] - _HOP)
-        spectrum = torch.fft.rfft(frames[:, :count] * self.window, n=_FFT)
+        spectrum = torch.fft.rfft(frames[:, :count] * self.window, n=_FFT)  # (batch, 2 · frames, 257)
         power = spectrum.real.square() + spectrum.imag.square()
         with torch.autocast(values.device.type, enabled=False):  # bf16 would round the labels
             return torch.log(power @ self.filters.T + 1e-5)
 
 
 class FrameWindows(nn.Module):
-    """Features that an encoder is given, a window of them to each of its frames and centred where the frame is.
+    """Windows of the features that an encoder takes as input, one for each of its frames and centered on that frame.
 
-    Like `LogMel`, but of what the encoder hears itself, whatever made it, as in the paper.
+    Like `LogMel`, but the encoder's own input features are labeled, as in the paper.
     """
 
     def __init__(self, step: int, count_frames: Callable[[int], int]) -> None:
         """
         Args:
-            step: Positions of features from one frame to the next.
-            frames: How many frames so many positions give.
+            step: Feature positions from one frame to the next.
+            count_frames: Function from a number of feature positions to the number of frames.
         """
         super().__init__()
         self.step, self.count_frames = step, count_frames
 
     @torch.no_grad()
     def forward(self, values: Tensor) -> Tensor:
-        """(batch, positions, width) → (batch, step · frames, width); at the ends the last position is repeated."""
+        """Return the windows, one after another: (batch, positions, width) -> (batch, step · frames, width).
+
+        With a step of 4 the window of frame 1 has positions 2 to 5, and that of frame 0 positions -2 to 1. Positions
+        beyond an end repeat the first or the last one.
+        """
         positions = values.shape[1]
         window_positions = torch.arange(self.step * self.count_frames(positions), device=values.device) - self.step // 2
         return values[:, window_positions.clamp(0, positions - 1)].float()
 
 
 class RandomProjectionQuantizer(nn.Module):
-    """A frozen random projection and frozen random codebooks: vectors in, one label per codebook out.
+    """Quantizer with frozen random projections and codebooks, which maps a vector to one label per codebook.
 
-    Source: Chiu et al. 2022, arXiv 2202.01855, section 3.1: label = argmin over i of
-    ‖norm(c_i) − norm(A x)‖ with A Xavier-uniform and c standard normal.
-    Differs from the paper: several codebooks, each with a projection of its own (as in Google's USM,
-    arXiv 2303.01037), because one codebook learns too slowly in a model of two million parameters.
+    Source: Chiu et al. 2022, arXiv 2202.01855, section 3.1: label = argmin over i of ‖norm(c_i) - norm(A x)‖ with A
+    Xavier-uniform and c standard normal. Differs from the paper: several codebooks with separate projections (as in
+    Google's USM, arXiv 2303.01037), because training with one is too slow for a model of two million parameters.
     """
 
     projection: Tensor
@@ -170,22 +189,22 @@ class RandomProjectionQuantizer(nn.Module):
 
     @torch.no_grad()
     def forward(self, features: Tensor) -> Tensor:
-        """(batch, frames, codebooks, features), each codebook's own view → labels (batch, frames, codebooks), int64.
+        """Return labels of features: (batch, frames, codebooks, features) -> (batch, frames, codebooks), int64.
 
-        On the unit sphere the nearest entry is the one with the largest inner product, and the length of
-        the projected vector does not change which one that is.
+        On the unit sphere the nearest entry has the largest inner product, and scaling the projected vector does not
+        change which entry that is; so only the entries are normalized.
         """
         with torch.autocast(features.device.type, enabled=False):
-            projected = torch.einsum("btcf,cfw->btcw", features.float(), self.projection)
+            projected = torch.einsum("btcf,cfw->btcw", features.float(), self.projection)  # features -> width
             return torch.einsum("btcw,cwe->btce", projected, self.entries).argmax(dim=-1)
 
 
 class RandomProjectionLabeler(nn.Module):
-    """From clean speech to the labels of every frame.
+    """Labeler of the frames of clean speech.
 
-    Source: Chiu et al. 2022, arXiv 2202.01855. Differs from the paper: besides frames normalised over their crop,
-    codebooks may look at frames normalised over the corpus and at the statistics of the whole crop. Without
-    such labels nothing asks the encoder to keep what tells speakers apart.
+    Source: Chiu et al. 2022, arXiv 2202.01855. Differs from the paper: besides frames normalized over their crop,
+    codebooks may label frames normalized over the corpus, and statistics of the whole crop. Without such labels the
+    encoder has no reason to keep the differences between speakers.
     """
 
     mean: Tensor
@@ -203,18 +222,19 @@ class RandomProjectionLabeler(nn.Module):
     ) -> None:
         """
         Args:
-            task: What is predicted.
-            windows: Of the features that the encoder hears; None where it hears samples, whose log-mel is taken here.
-            width: Of those features.
-            sample_rate: Hertz, of the samples.
+            settings: Codebooks and features of the labels.
+            windows: Windows of the encoder's input features; None for an encoder that takes samples, where log-mel
+                energies are computed here.
+            width: Dimension of the encoder's input features.
+            sample_rate: Sampling rate in hertz.
 
         Raises:
-            ConfigError: Codebooks look at the whole crop, which only those of samples do.
+            ConfigError: The settings have codebooks for whole crops, which exist for samples only.
         """
         super().__init__()
         if windows is not None and settings.crop_codebooks:
             raise ConfigError(
-                f"crop_codebooks: got {settings.crop_codebooks}, allowed is 0 for an encoder that hears features."
+                f"crop_codebooks: got {settings.crop_codebooks}, expected 0 for an encoder that takes features."
             )
         self.settings = settings
         self.log_mel: nn.Module = LogMel(settings.mels, sample_rate) if windows is None else windows
@@ -226,30 +246,33 @@ class RandomProjectionLabeler(nn.Module):
             self.register_buffer(name.replace("mean", "spread"), torch.ones(size))
 
     def fit_statistics(self, crops: Iterable[Tensor]) -> None:
-        """Takes the corpus statistics from crops, each (batch, samples) at unit variance."""
+        """Set the corpus statistics from crops: (batch, samples) with unit variance or (batch, positions, width)."""
         frames = [self.log_mel(values) for values in crops]
         flat = torch.cat([frame.flatten(0, 1) for frame in frames])  # (all frames, mels)
         crop_statistics = torch.cat([_statistics(frame) for frame in frames])  # (all crops, 2 · mels)
-        self.mean, self.spread = flat.mean(dim=0), flat.std(dim=0) + 1e-3
-        correction = min(1, len(crop_statistics) - 1)  # one crop has no spread
-        self.crop_mean, self.crop_spread = (
-            crop_statistics.mean(dim=0),
-            crop_statistics.std(dim=0, correction=correction) + 1e-3,
-        )
+        self.mean = flat.mean(dim=0)
+        self.spread = flat.std(dim=0) + 1e-3
+        correction = min(1, len(crop_statistics) - 1)  # the sample deviation of one crop would be 0 / 0
+        self.crop_mean = crop_statistics.mean(dim=0)
+        self.crop_spread = crop_statistics.std(dim=0, correction=correction) + 1e-3
 
     @torch.no_grad()
     def normalized_log_mel(self, values: Tensor) -> Tensor:
-        """(batch, samples) → log-mel energies in units of the corpus's spread, (batch, frames, 2 · mels)."""
+        """Return log-mel energies, standardized over the corpus: (batch, samples) -> (batch, frames, 2 · mels)."""
         return _stack_frames((self.log_mel(values) - self.mean) / self.spread, self.stack)
 
     @torch.no_grad()
     def forward(self, values: Tensor) -> Tensor:
-        """(batch, samples) at unit variance, or features → labels (batch, frames, codebooks), int64."""
+        """Return the labels of samples (batch, samples) with unit variance, or of features: (batch, frames, codebooks).
+
+        Labels are int64. The codebooks come in the order frame, plain, crop.
+        """
         log_mel = self.log_mel(values)
         crop_normalized = (log_mel - log_mel.mean(dim=1, keepdim=True)) / (log_mel.std(dim=1, keepdim=True) + 1e-3)
         corpus_normalized = (log_mel - self.mean) / self.spread
         frames = log_mel.shape[1] // self.stack
-        crop = ((_statistics(log_mel) - self.crop_mean) / self.crop_spread)[:, None].expand(-1, frames, -1)
+        crop = (_statistics(log_mel) - self.crop_mean) / self.crop_spread  # (batch, 2 · mels)
+        crop = crop[:, None].expand(-1, frames, -1)  # (batch, 2 · mels) -> (batch, frames, 2 · mels)
         settings = self.settings
         views = [_stack_frames(crop_normalized, self.stack)] * settings.frame_codebooks
         views += [_stack_frames(corpus_normalized, self.stack)] * settings.plain_codebooks
@@ -258,63 +281,81 @@ class RandomProjectionLabeler(nn.Module):
 
 
 def _stack_frames(log_mel: Tensor, stack: int) -> Tensor:
-    """(batch, stack · frames, mels) → (batch, frames, stack · mels)."""
+    """Concatenate the features of each frame: (batch, stack · frames, mels) -> (batch, frames, stack · mels)."""
     batch, time, mels = log_mel.shape
     return log_mel.reshape(batch, time // stack, stack * mels)
 
 
 def _statistics(log_mel: Tensor) -> Tensor:
-    """(batch, time, mels) → mean and spread over time side by side: (batch, 2 · mels)."""
+    """Return mean and standard deviation over time: (batch, time, mels) -> (batch, 2 · mels)."""
     return torch.cat([log_mel.mean(dim=1), log_mel.std(dim=1)], dim=-1)
 
 
 def span_mask(*, batch: int, frames: int, share: float, span: int, rng: np.random.Generator) -> NDArray[np.bool_]:
-    """(batch, frames) masks of spans of `span` frames that may overlap; `share` is the expected masked share.
+    """Return a random mask of spans that may overlap, (batch, frames), True where masked.
 
-    Every frame starts a span with probability 1 − (1 − share)^(1/span), counting starts before the first frame.
+    A frame stays visible when no span starts at it or in the span - 1 positions before it. With the start probability
+    p = 1 - (1 - share)^(1 / span) that has probability (1 - p)^span = 1 - share. Starts before frame 0 count, too.
+
+    Example: 3 frames and a span of 2 draw starts at positions -1 to 2. The starts ``0 1 0 0`` have the cumulative
+    counts ``0 0 1 1 1``; the counts two apart differ by ``1 1 0``, so that frames 0 and 1 are masked.
+
+    Args:
+        batch: Number of rows.
+        frames: Number of frames.
+        share: Expected share of masked frames.
+        span: Frames of a span.
+        rng: Random generator.
     """
-    start = 1.0 - (1.0 - share) ** (1.0 / span)
-    starts = rng.random((batch, frames + span - 1)) < start
+    start_probability = 1.0 - (1.0 - share) ** (1.0 / span)
+    starts = rng.random((batch, frames + span - 1)) < start_probability
     counts = np.cumsum(np.pad(starts.astype(np.int64), ((0, 0), (1, 0))), axis=1)
     return np.asarray(counts[:, span:] - counts[:, :-span] > 0)
 
 
 def draw_mask(settings: BestRqSettings, *, batch: int, frames: int, rng: np.random.Generator) -> Tensor:
-    """`span_mask` as a task asks for it, in which every row hides something."""
+    """Return a mask of `span_mask` with the task's settings, in which every row has at least one masked frame."""
     mask = span_mask(batch=batch, frames=frames, share=settings.mask_share, span=settings.mask_span, rng=rng)
-    mask[:, 0] |= ~mask.any(axis=1)  # a short crop may have drawn no span
+    mask[:, 0] |= ~mask.any(axis=1)  # a short crop may have no span
     return torch.from_numpy(mask)
 
 
 def mask_with_noise(values: Tensor, mask: Tensor, *, step: int, offset: int, rng: np.random.Generator) -> Tensor:
-    """What an encoder hears, with noise in place of the frames under a mask; (batch, positions) or (…, width).
+    """Replace the inputs of masked frames by noise.
 
-    Source: Chiu et al. 2022, arXiv 2202.01855, section 3.2: normal noise of mean 0 and spread 0.1 in the input, whose
-    own spread is 1. Differs from the paper: in units of the spread of what is heard, since not every model normalises.
+    Source: Chiu et al. 2022, arXiv 2202.01855, section 3.2: normal noise of mean 0 and standard deviation 0.1 in an
+    input of standard deviation 1. Differs from the paper: mean and deviation of the noise are relative to the row's
+    own, since not every model normalizes its input.
+
+    Example: with a step of 4 and an offset of 2, position i belongs to frame (i + 2) // 4: positions 0 and 1 to frame
+    0, positions 2 to 5 to frame 1. Positions that belong to no frame keep their values, and so with an offset of -1
+    position 0 does.
 
     Args:
-        values: What is heard.
-        mask: (batch, frames), True where hidden.
+        values: Inputs of the encoder, (batch, positions) or (batch, positions, width).
+        mask: (batch, frames), True where masked.
         step: Positions from one frame to the next.
-        offset: Positions of frame 0 that lie before position 0.
+        offset: Number of positions of frame 0 that lie before position 0; negative where frame 0 starts later.
+        rng: Generator of the noise.
     """
-    frame = (torch.arange(values.shape[1]) + offset).div(step, rounding_mode="floor")
-    hidden = mask[:, frame.clamp(0, mask.shape[1] - 1)] & (frame >= 0) & (frame < mask.shape[1])
+    frame = (torch.arange(values.shape[1]) + offset).div(step, rounding_mode="floor")  # (positions,)
+    hidden = mask[:, frame.clamp(0, mask.shape[1] - 1)] & (frame >= 0) & (frame < mask.shape[1])  # (batch, positions)
     noise = torch.from_numpy(rng.standard_normal(tuple(values.shape), dtype=np.float32))
     spread, mean = torch.std_mean(values, dim=1, keepdim=True)
-    return torch.where(hidden.view(*hidden.shape, *[1] * (values.ndim - 2)), mean + 0.1 * spread * noise, values)
+    hidden = hidden.view(*hidden.shape, *[1] * (values.ndim - 2))  # (batch, positions) -> (batch, positions[, 1])
+    return torch.where(hidden, mean + 0.1 * spread * noise, values)
 
 
 def loss(logits: Tensor, labels: Tensor, mask: Tensor) -> BestRqLossSums:
-    """Cross-entropy of the frames under the mask and of the others.
+    """Return the cross-entropy of the masked and of the unmasked frames.
 
-    Differs from the paper, which leaves the others out: telling what is heard is learned at once, and in a short
-    training what is under a mask is guessed soon only by an encoder that can tell what is not.
+    Differs from the paper, which ignores unmasked frames: their labels are learned at once, and in a short training an
+    encoder that predicts visible frames comes to predict masked ones sooner.
 
     Args:
         logits: (batch, frames, codebooks, entries).
         labels: (batch, frames, codebooks).
-        mask: (batch, frames), True where hidden.
+        mask: (batch, frames), True where masked.
     """
     flat = functional.cross_entropy(logits.float().flatten(0, 2), labels.flatten(), reduction="none")
     frames = flat.view(labels.shape).mean(dim=-1)  # (batch, frames)

@@ -1,4 +1,4 @@
-"""The layer that BEST-RQ guesses labels with, and what they are labelled by, as a file beside the encoder."""
+"""File beside an encoder with the BEST-RQ prediction head and the labeler of the head's targets."""
 
 from __future__ import annotations
 
@@ -15,21 +15,23 @@ from secateur import config as configs
 from secateur.errors import ModelError
 from secateur.tasks.best_rq import BestRqSettings, RandomProjectionLabeler
 
-#: Its name in a model's folder, which the library's classes pass by.
+#: Name of the file in a model folder; transformers ignores it.
 HEAD_FILE = "best_rq.safetensors"
 
-_HEAD_PREFIX, _LABELER_PREFIX = "layer.", "labels."  # what the names of tensors begin with
+# Prefixes of the tensor names in the file.
+_HEAD_PREFIX = "layer."
+_LABELER_PREFIX = "labels."
 
 
 @dataclass(frozen=True, kw_only=True)
 class SavedBestRqHead:
-    """What pre-training, or a run with the task, left.
+    """Head and labeler as a pre-training or a run with the task saved them.
 
     Attributes:
-        path: Of the file.
-        settings: What is guessed.
-        layer: State of the layer of guesses.
-        labels: State of the labeller: its projections, its codebooks and the statistics of the corpus.
+        path: Path of the file.
+        settings: Settings of the labels and the mask.
+        head_state: State of the prediction head.
+        labeler_state: State of the labeler: projections, codebooks and corpus statistics.
     """
 
     path: Path
@@ -38,10 +40,10 @@ class SavedBestRqHead:
     labeler_state: Mapping[str, Tensor]
 
     def restore(self, head: nn.Module, labeler: RandomProjectionLabeler) -> None:
-        """Put what was left into a layer and a labeller of the same settings.
+        """Load the saved state into a head and a labeler with the same settings.
 
         Raises:
-            ModelError: They are of another encoder than the file.
+            ModelError: The shapes differ: the file belongs to another encoder.
         """
         for module, state in ((head, self.head_state), (labeler, self.labeler_state)):
             expected_shapes = {name: tuple(value.shape) for name, value in module.state_dict().items()}
@@ -49,15 +51,15 @@ class SavedBestRqHead:
             for name in sorted(expected_shapes.keys() | saved_shapes.keys()):
                 if expected_shapes.get(name) != saved_shapes.get(name):
                     raise ModelError(
-                        f"{str(self.path)!r} is not of the encoder beside it: the shape of {name} is "
-                        f"{saved_shapes.get(name, 'missing')}, allowed is {expected_shapes.get(name, 'none')}; put the file of this "
-                        "encoder there, or remove it, and a new layer begins."
+                        f"{str(self.path)!r} belongs to another encoder than the one beside it: {name} has the shape "
+                        f"{saved_shapes.get(name, 'missing')}, expected {expected_shapes.get(name, 'none')}. Put the "
+                        "file of this encoder there, or remove it to start with a new prediction head."
                     )
             module.load_state_dict(dict(state))
 
 
 def save_best_rq_head(folder: Path, *, head: nn.Module, labeler: RandomProjectionLabeler) -> None:
-    """Write them into a model's folder."""
+    """Write a head and its labeler into a model folder."""
     tensors = {f"{_HEAD_PREFIX}{name}": value for name, value in head.state_dict().items()}
     tensors |= {f"{_LABELER_PREFIX}{name}": value for name, value in labeler.state_dict().items()}
     save_file(
@@ -68,27 +70,33 @@ def save_best_rq_head(folder: Path, *, head: nn.Module, labeler: RandomProjectio
 
 
 def read_best_rq_head(path: Path) -> SavedBestRqHead:
-    """What is in a file.
+    """Return the contents of a file that `save_best_rq_head` wrote.
 
     Raises:
-        ModelError: It is missing or damaged.
+        ModelError: The file is missing or damaged.
     """
     try:
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
             if "settings" not in metadata:
-                raise ValueError("it holds no settings")
+                raise ValueError("no settings in its metadata")
             settings = json.loads(metadata["settings"])
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
-        task = configs.load(settings, BestRqSettings)
+        task_settings = configs.load(settings, BestRqSettings)
     except (OSError, SafetensorError, ValueError) as error:
         error_text = " ".join(str(error).split())[:300]
         raise ModelError(
-            f"{str(path)!r} is missing, damaged or no layer of guesses ({error_text}): put it back; beside a pre-trained "
-            "encoder it may also be left out, and a new layer begins."
+            f"{str(path)!r} is missing, damaged or holds no BEST-RQ head ({error_text}). Restore the file; beside a "
+            "pre-trained encoder it may also be removed to start with a new head."
         ) from None
-    layer, labels = (
-        {name.removeprefix(part): value for name, value in tensors.items() if name.startswith(part)}
-        for part in (_HEAD_PREFIX, _LABELER_PREFIX)
+    return SavedBestRqHead(
+        path=path,
+        settings=task_settings,
+        head_state=_with_prefix(tensors, _HEAD_PREFIX),
+        labeler_state=_with_prefix(tensors, _LABELER_PREFIX),
     )
-    return SavedBestRqHead(path=path, settings=task, head_state=layer, labeler_state=labels)
+
+
+def _with_prefix(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    """Return the tensors whose names start with a prefix, by the rest of the name."""
+    return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}

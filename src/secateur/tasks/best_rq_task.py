@@ -1,7 +1,8 @@
-"""Going on with BEST-RQ: an encoder guesses the labels of frames that are hidden from it, as in its pre-training."""
+"""BEST-RQ as a task of pruning: an encoder predicts the labels of masked frames, as in its pre-training."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
@@ -25,23 +26,23 @@ from secateur.tasks.best_rq import BestRqSettings, RandomProjectionLabeler
 from secateur.tasks.best_rq_head import HEAD_FILE, read_best_rq_head, save_best_rq_head
 from secateur.tasks.noise_mask import NoiseMask
 
-# What a draw is for, part of its key.
-_MASK, _NOISE = 0, 1
+# Purposes of a random draw, the first number of its seed.
+_MASK = 0
+_NOISE = 1
 
-_MAX_SAMPLE_UTTERANCES, _MAX_SAMPLE_SECONDS = (
-    256,
-    16,
-)  # utterances, and seconds of each, that statistics for the labels come from
+# Utterances, and seconds of each, for the corpus statistics of the labels.
+_MAX_SAMPLE_UTTERANCES = 256
+_MAX_SAMPLE_SECONDS = 16
 
 
 @dataclass(frozen=True, kw_only=True)
 class BestRq:
-    """The loss that an encoder is pre-trained by: what is under stretches of noise, as labels that nobody wrote."""
+    """Self-supervised prediction of frames under noise, by labels from a random projection instead of a transcript."""
 
     kind: Literal["best_rq"] = "best_rq"
     head_class: ClassVar[str] = ""
     settings: BestRqSettings | None = None
-    """what is guessed and how much is hidden; null: as the encoder was pre-trained, or the defaults where it was not"""
+    """labels and mask; null: those of the encoder's pre-training, or the defaults where it had none"""
 
     def build(
         self,
@@ -59,12 +60,12 @@ class BestRq:
 
 @dataclass(frozen=True)
 class MaskedTargets:
-    """What is asked of a batch whose rows are of one length.
+    """Targets of a batch whose rows have equal length.
 
     Attributes:
-        values: (B, samples) or (B, positions, width), with nothing hidden.
-        mask: (B, T), True where hidden.
-        balance: Hidden frames to one that is not, in the whole lesson.
+        values: Unmasked inputs, (B, samples) or (B, positions, width), from which the labels are computed.
+        mask: (B, T), True where masked.
+        balance: Ratio of masked to unmasked frames in the whole step.
     """
 
     values: Tensor
@@ -73,12 +74,13 @@ class MaskedTargets:
 
 
 class MaskedStepTargets:
-    """A lesson in what is hidden. What that is follows from its key and the place of an utterance in it alone."""
+    """Masks of a step, each drawn from the key of the step and the position of the utterance in the step alone."""
 
     def __init__(
         self, noise_mask: NoiseMask, settings: BestRqSettings, frames: Sequence[int], *, key: Sequence[int]
     ) -> None:
-        self.noise_mask, self.key = noise_mask, tuple(key)
+        self.noise_mask = noise_mask
+        self.key = tuple(key)
         self.masks = [
             best_rq.draw_mask(settings, batch=1, frames=count, rng=self._rng(_MASK, position))
             for position, count in enumerate(frames)
@@ -86,13 +88,13 @@ class MaskedStepTargets:
         self.count = sum(int(mask.sum()) for mask in self.masks)
 
     def make_batch(self, audio: AudioBatch, positions: Sequence[int]) -> TaskBatch:
-        """The audio with noise in it, and what was there."""
-        assert audio.mask is None, "rows are of one length"
+        """Return the audio with noise in the masked frames, and the audio before masking as targets."""
+        assert audio.mask is None, "rows have equal length"
         noisy_rows = [
             self.noise_mask.add_noise(row[None], self.masks[position], self._rng(_NOISE, position))
             for row, position in zip(audio.values, positions, strict=True)
         ]
-        mask = torch.cat([self.masks[position] for position in positions])
+        mask = torch.cat([self.masks[position] for position in positions])  # (B, T)
         visible = sum(row_mask.numel() for row_mask in self.masks) - self.count
         return TaskBatch(
             replace(audio, values=torch.cat(noisy_rows)),
@@ -104,7 +106,7 @@ class MaskedStepTargets:
 
 
 class BestRqTask:
-    """Guesses the labels of hidden frames. The layer that does is the task's, so that a bare encoder stays one."""
+    """Prediction of the labels of masked frames, by a head of the task's own beside a bare encoder."""
 
     head_class: str = BestRq.head_class
     title: str = "Self-supervision (BEST-RQ)"
@@ -128,104 +130,110 @@ class BestRqTask:
     ) -> None:
         """
         Args:
-            labeller: What labels are made by.
-            hiding: Where frames lie in what the encoder hears.
-            head: From its last hidden state, (…, D), to the logits of all codebooks, (…, codebooks · entries).
-            new_head: Whether that starts from nothing.
-            notes: Why it does.
+            labeler: Labeler of the unmasked inputs.
+            noise_mask: Replacement of masked frames by noise.
+            head: Module from the last hidden state, (…, D), to the logits of all codebooks, (…, codebooks · entries).
+            new_head: Whether the head is newly initialized.
+            notes: Reasons for a new head.
         """
-        self.labeler, self.noise_mask, self.head = labeler, noise_mask, head
-        self.new_head, self.notes = new_head, notes
+        self.labeler = labeler
+        self.noise_mask = noise_mask
+        self.head = head
+        self.new_head = new_head
+        self.notes = notes
 
     @property
     def settings(self) -> BestRqSettings:
-        """What is guessed and how much is hidden."""
+        """Settings of the labels and the mask."""
         return self.labeler.settings
 
     def fields(self) -> dict[str, Any]:
-        """Nothing: the model has no head."""
+        """Return no fields: the model has no head."""
         return {}
 
     def init_head(self, model: Any) -> None:
-        """A new layer of guesses knows nothing."""
+        """Do nothing: a new head keeps its random weights."""
 
     def filter(self, corpus: Corpus, frames: Callable[[int], int]) -> FilteredCorpus:
-        """Audio that gives at least one frame.
+        """Return the utterances whose audio gives at least one frame.
 
         Raises:
-            DataError: There is none.
+            DataError: No utterance is long enough.
         """
         return filter_short_audio(corpus, frames)
 
     def step_targets(
         self, utterances: Sequence[Utterance], frames: Sequence[int], *, key: Sequence[int]
     ) -> StepTargets:
-        """Frames to be hidden, by hidden frames."""
+        """Return the masks of a step; its count is the number of masked frames."""
         return MaskedStepTargets(self.noise_mask, self.settings, frames, key=key)
 
     def loss(self, output: Tensor, frames: Tensor, targets: MaskedTargets, *, model: Any = None) -> Tensor:
-        """Cross-entropies of the hidden frames in nats, averaged over codebooks; and of the others, by their weight.
+        """Return the summed cross-entropy of the masked frames in nats, plus the weighted one of the unmasked frames.
 
-        Divided by the hidden frames of the lesson it is the loss of pre-training.
+        The cross-entropy of a frame is the mean over codebooks. Divided by the masked frames of the step, the sum is
+        the loss of pre-training: a mean over masked frames plus the weight times a mean over unmasked frames.
 
         Args:
-            output: (B, T, D), the encoder's last hidden state.
-            frames: (B,); all are valid.
-            asked: What is hidden.
-            model: Has no part in it.
+            output: (B, T, D), the last hidden state of the encoder.
+            frames: (B,); all frames are valid.
+            targets: Unmasked inputs and mask.
+            model: Unused; the head belongs to the task.
         """
         loss_sums = self.loss_sums(self.code_logits(output), targets)
         return loss_sums.masked + self.settings.visible_weight * targets.balance * loss_sums.visible
 
     def loss_sums(self, logits: Tensor, targets: MaskedTargets) -> best_rq.BestRqLossSums:
-        """Guesses (B, T, codebooks, entries) beside what is hidden."""
+        """Return the loss sums of logits (B, T, codebooks, entries) against the labels of the unmasked inputs."""
         device = logits.device
         labels = self.labeler.to(device)(self.noise_mask.label_inputs(targets.values.to(device)))
         return best_rq.loss(logits, labels, targets.mask.to(device))
 
     def code_logits(self, state: Tensor) -> Tensor:
-        """The encoder's last hidden state, (B, T, D), to logits (B, T, codebooks, entries)."""
-        logits: Tensor = self.head(state)
+        """Return the logits of a last hidden state: (B, T, D) -> (B, T, codebooks, entries)."""
+        logits: Tensor = self.head(state)  # (B, T, codebooks · entries)
         return torch.unflatten(logits, -1, (self.settings.codebooks, -1))
 
     def predict(self, model: Any, inputs: Mapping[str, Tensor]) -> Tensor:
-        """Guesses, (B, T, codebooks, entries)."""
+        """Return the logits of a model for a batch, (B, T, codebooks, entries)."""
         state: Tensor = model(**inputs).last_hidden_state
         return self.code_logits(state)
 
     def metric(self) -> Metric:
-        """Accuracy and loss under the mask."""
+        """Return a new metric of accuracy and loss under the mask."""
         return MaskedAccuracy(self)
 
     def save(self, folder: Path) -> None:
-        """Write the layer of guesses and what it was trained to guess."""
+        """Write the head and the labeler of its targets."""
         save_best_rq_head(folder, head=self.head, labeler=self.labeler)
 
     def restore(self, folder: Path) -> None:
-        """Take both from there.
+        """Load the head and the labeler.
 
         Raises:
-            ModelError: They are damaged, or not there.
+            ModelError: The file is missing or damaged.
         """
         read_best_rq_head(folder / HEAD_FILE).restore(self.head, self.labeler)
 
 
 class MaskedAccuracy:
-    """Share of the labels under the mask that are guessed right, and their cross-entropy in nats."""
+    """Accuracy of the predicted labels under the mask, and their cross-entropy in nats."""
 
     def __init__(self, task: BestRqTask) -> None:
         self.task = task
-        self.frames, self.hits, self.loss = 0, 0.0, 0.0
+        self.frames = 0
+        self.hits = 0.0
+        self.loss = 0.0
 
     def update(self, predictions: Tensor, frames: Tensor, targets: MaskedTargets) -> None:
-        """Take in a batch: guesses (B, T, codebooks, entries)."""
+        """Add a batch of logits (B, T, codebooks, entries)."""
         loss_sums = self.task.loss_sums(predictions, targets)
         self.frames += int(targets.mask.sum())
         self.hits += float(loss_sums.correct)
         self.loss += float(loss_sums.masked)
 
     def compute(self) -> dict[str, float]:
-        """``masked_accuracy`` and ``masked_loss``."""
+        """Return ``masked_accuracy`` and ``masked_loss``."""
         frames = max(1, self.frames)
         return {"masked_accuracy": self.hits / frames, "masked_loss": self.loss / frames}
 
@@ -233,33 +241,34 @@ class MaskedAccuracy:
 def build_best_rq(
     config: BestRq, *, source: str | Path, width: int, corpus: Corpus, encoder_info: EncoderInfo
 ) -> BestRqTask:
-    """The task for an encoder: by the layer that lies beside it, else by a new one.
+    """Return the task for an encoder, with the head saved beside the encoder or with a new one.
 
     Args:
-        config: What is asked for.
+        config: Config of the task.
         source: Folder or hub id of the encoder.
-        width: Of its last hidden state.
-        corpus: Where a new layer's labels get their statistics from.
-        around: How it hears, and what lies beside it.
+        width: Dimension of its last hidden state.
+        corpus: Corpus for the statistics of the labels of a new head.
+        encoder_info: Input features, structure and files of the encoder.
 
     Raises:
-        ConfigError: Its front end is not one that labels are made for, or the settings are not for what it hears.
-        ModelError: The layer beside it is damaged, or another encoder's.
+        ConfigError: The labels do not support the front end of the encoder, or its inputs do not support the settings.
+        ModelError: The saved head is damaged, or belongs to another encoder.
     """
-    noise_mask, path = NoiseMask(encoder_info.structure), encoder_info.find_file(HEAD_FILE)
+    noise_mask = NoiseMask(encoder_info.structure)
+    path = encoder_info.find_file(HEAD_FILE)
     saved_head = None if path is None else read_best_rq_head(path)
     settings = config.settings or (saved_head.settings if saved_head is not None else _default_settings(noise_mask))
     labeler = noise_mask.make_labeler(settings, sample_rate=corpus.sample_rate)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(settings.seed)
         head = nn.Linear(width, settings.codebooks * settings.entries)
-    reason = f"there is none beside {str(source)!r}"
+    reason = f"there is no saved head beside {str(source)!r}"
     if saved_head is not None:
         changed_settings = _changed_settings(settings, saved_head.settings)
         if not changed_settings:
             saved_head.restore(head, labeler)
             return BestRqTask(labeler, noise_mask, head, new_head=False)
-        reason = f"that of {str(source)!r} was trained with other settings ({', '.join(changed_settings)})"
+        reason = f"the head of {str(source)!r} was trained with other settings ({', '.join(changed_settings)})"
     sample_indices = (
         _sample_indices(corpus, encoder_info.structure) if settings.plain_codebooks or settings.crop_codebooks else []
     )
@@ -268,16 +277,18 @@ def build_best_rq(
             noise_mask.label_inputs(encoder_info.input_features([_load_audio(corpus, index)])[0])
             for index in sample_indices
         )
-    return BestRqTask(labeler, noise_mask, head, new_head=True, notes=(f"the layer of guesses begins anew: {reason}",))
+    return BestRqTask(
+        labeler, noise_mask, head, new_head=True, notes=(f"the BEST-RQ head is newly initialized: {reason}",)
+    )
 
 
 def _default_settings(noise_mask: NoiseMask) -> BestRqSettings:
-    """Settings where nothing tells of any: codebooks of whole crops are for encoders that hear samples."""
+    """Return the default settings, without codebooks of whole crops for an encoder that takes features."""
     return BestRqSettings() if noise_mask.width is None else BestRqSettings(crop_codebooks=0)
 
 
 def _changed_settings(settings: BestRqSettings, saved_settings: BestRqSettings) -> list[str]:
-    """What of the labels differs from those that a layer was trained with; how much is hidden is no part of it."""
+    """Return the label settings that differ from those of a saved head; the mask may differ."""
     ignored_fields = ("kind", "mask_share", "mask_span", "visible_weight")
     names = [field.name for field in fields(BestRqSettings) if field.name not in ignored_fields]
     return [
@@ -288,11 +299,12 @@ def _changed_settings(settings: BestRqSettings, saved_settings: BestRqSettings) 
 
 
 def _sample_indices(corpus: Corpus, structure: Structure) -> list[int]:
-    """Utterances from all over a corpus that are long enough for a frame."""
+    """Return the indices of evenly spaced utterances of a corpus that are long enough for a frame."""
     long_enough_indices = [
         i for i, utterance in enumerate(corpus.utterances) if structure.lengths(utterance.samples)[-1] > 0
     ]
-    return long_enough_indices[:: -(-len(long_enough_indices) // _MAX_SAMPLE_UTTERANCES) or 1]
+    stride = math.ceil(len(long_enough_indices) / _MAX_SAMPLE_UTTERANCES)
+    return long_enough_indices[:: max(1, stride)]
 
 
 def _load_audio(corpus: Corpus, index: int) -> Audio:

@@ -1,4 +1,4 @@
-"""A function of a sequence in pieces, of which nothing is kept but results and gradients."""
+"""Gradient checkpointing of a function over chunks of a sequence."""
 
 from __future__ import annotations
 
@@ -16,21 +16,25 @@ Function = Callable[[Tensor, Tensor], Sequence[Tensor]]
 
 
 def chunked_checkpoint(function: Function, sequence: Tensor, context: Tensor, *, size: int) -> tuple[Tensor, ...]:
-    """What a function makes of every `size` positions of a sequence, one behind the other.
+    """Return the outputs of a function on each chunk of a sequence, concatenated over the chunks.
 
-    Each piece is made again in the backward pass, with the same random numbers. Like `torch.utils.checkpoint` of every
-    piece and `torch.cat`, but nothing that is small and stays is made between the pieces: malloc would not use what
-    lies before it again, and a long sequence would take the memory of all of its pieces.
+    Each chunk is recomputed in the backward pass with the same random numbers. Like `torch.utils.checkpoint` of each
+    chunk and `torch.cat`, but no small tensor that stays alive is allocated between the chunks: malloc could not reuse
+    the memory in front of such a tensor, and a long sequence would take the memory of all its chunks.
+
+    Example: a sequence of T = 5 positions and a size of 2 give the chunks 0:2, 2:4 and 4:6, the last of which has one
+    position. The first chunk runs with gradients, to find the parameters that the function uses; the later ones run
+    without.
 
     Args:
-        function: (B, t, …) and `other` to tensors of (B, t, …), whose positions depend on no other position. What else
-            it takes gradients to must be leaves, as parameters and masks are.
+        function: Function from (B, t, …) and `context` to tensors of shape (B, t, …), in which no position depends on
+            another one. Other tensors that need gradients must be leaves, such as parameters and masks.
         sequence: (B, T, …).
-        other: What every piece is made with.
-        size: Positions of a piece.
+        context: Second argument of the function, the same for every chunk.
+        size: Positions of a chunk.
     """
     needs_grad = torch.is_grad_enabled()
-    conditions = _AutogradEnvironment.capture(sequence)
+    environment = _AutogradEnvironment.capture(sequence)
     leaves: list[Tensor] = []
     outputs: tuple[Tensor, ...] = ()
     for chunk in _chunk_slices(sequence, size):
@@ -45,14 +49,14 @@ def chunked_checkpoint(function: Function, sequence: Tensor, context: Tensor, *,
         for output, chunk_output in zip(outputs, chunk_outputs, strict=True):
             output[:, chunk] = chunk_output.detach()
         del chunk_outputs, chunk_output
-    state = _CheckpointState(function=function, size=size, environment=conditions, outputs=outputs)
+    state = _CheckpointState(function=function, size=size, environment=environment, outputs=outputs)
     result: tuple[Tensor, ...] = _ChunkedCheckpoint.apply(state, sequence, context, *leaves)  # type: ignore[no-untyped-call]
     return result
 
 
 @dataclass(frozen=True, kw_only=True)
 class _AutogradEnvironment:
-    """What a function may depend on beside its inputs, to be met again: random numbers to come, and autocast."""
+    """State that a function may depend on besides its inputs: random number generators and autocast."""
 
     cpu_rng_state: Tensor
     devices: list[int]
@@ -62,6 +66,7 @@ class _AutogradEnvironment:
 
     @classmethod
     def capture(cls, example: Tensor) -> _AutogradEnvironment:
+        """Return the current state, for the device of an example tensor."""
         device = example.device.type
         devices, states = get_device_states(example)
         autocast = torch.is_autocast_enabled(device), torch.get_autocast_dtype(device)
@@ -75,6 +80,7 @@ class _AutogradEnvironment:
 
     @contextmanager
     def restored(self) -> Iterator[None]:
+        """Restore the captured state within the context, and the current one afterwards."""
         enabled, dtype = self.autocast
         forked_rng = torch.random.fork_rng(self.devices, device_type=self.device)
         with forked_rng, torch.autocast(self.device, dtype, enabled, cache_enabled=False):
@@ -85,6 +91,8 @@ class _AutogradEnvironment:
 
 @dataclass(frozen=True, kw_only=True)
 class _CheckpointState:
+    """Arguments of the autograd function that are no inputs for autograd, with the outputs of the forward pass."""
+
     function: Function
     size: int
     environment: _AutogradEnvironment
@@ -92,30 +100,31 @@ class _CheckpointState:
 
 
 class _ChunkedCheckpoint(torch.autograd.Function):
-    """What was made already, with its gradients."""
+    """Identity on outputs that are computed already, whose backward pass recomputes them chunk by chunk."""
 
     @staticmethod
     def forward(ctx: Any, state: _CheckpointState, *inputs: Tensor) -> tuple[Tensor, ...]:
         ctx.save_for_backward(*inputs)
-        ctx.again = state.function, state.size, state.environment
+        ctx.recompute = state.function, state.size, state.environment
         return state.outputs
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *output_gradients: Tensor) -> tuple[Tensor | None, ...]:
         sequence, context, *leaves = ctx.saved_tensors
-        function, size, conditions = ctx.again
-        needs_input_grads = ctx.needs_input_grad[1:]
+        function, size, environment = ctx.recompute
+        needs_input_grads = ctx.needs_input_grad[1:]  # the first argument is the state
         input_gradients = [
             torch.zeros_like(saved_input) if needs_grad else None
             for saved_input, needs_grad in zip(ctx.saved_tensors, needs_input_grads, strict=True)
         ]
         context_leaf = context.detach().requires_grad_(needs_input_grads[1])
-        with conditions.restored():
+        with environment.restored():
             for chunk in _chunk_slices(sequence, size):
                 chunk_leaf = sequence[:, chunk].detach().requires_grad_(needs_input_grads[0])
                 with torch.enable_grad():
                     chunk_outputs = function(chunk_leaf, context_leaf)
+                # The chunk's gradients go to its slice of the sequence's buffer; all others add up over the chunks.
                 gradient_buffers = (
                     None if input_gradients[0] is None else input_gradients[0][:, chunk],
                     *input_gradients[1:],
@@ -136,7 +145,7 @@ def _accumulate(
     inputs: Sequence[Tensor],
     gradient_buffers: Sequence[Tensor | None],
 ) -> None:
-    """Gradients of inputs, added to where there is a sum for them."""
+    """Add the gradients of a chunk's inputs to their buffers; inputs with the buffer None need no gradient."""
     input_buffers = [
         (tensor, total) for tensor, total in zip(inputs, gradient_buffers, strict=True) if total is not None
     ]
@@ -149,16 +158,17 @@ def _accumulate(
 
 
 def _chunk_slices(sequence: Tensor, size: int) -> list[slice]:
+    """Return the slices of the second dimension into chunks."""
     return [slice(start, start + size) for start in range(0, sequence.shape[1], size)]
 
 
 def _leaf_tensors(results: Sequence[Tensor]) -> list[Tensor]:
-    """Tensors that gradients of results would be accumulated in."""
+    """Return the leaf tensors of the autograd graph of some results."""
     nodes = [result.grad_fn for result in results if result.grad_fn is not None]
     visited, leaf_tensors = set(nodes), []
     while nodes:
         node: Any = nodes.pop()
-        if hasattr(node, "variable"):
+        if hasattr(node, "variable"):  # AccumulateGrad, the node of a leaf
             leaf_tensors.append(node.variable)
         next_nodes = [
             next_node for next_node, _ in node.next_functions if next_node is not None and next_node not in visited

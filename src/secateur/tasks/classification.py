@@ -33,12 +33,12 @@ _MAX_LISTED_CLASSES = 10  # classes in a message
 
 @dataclass(frozen=True, kw_only=True)
 class Classification:
-    """One class for each utterance."""
+    """Classification of whole utterances."""
 
     kind: Literal["classification"] = "classification"
     head_class: ClassVar[str] = "ForSequenceClassification"
     label: Literal["label", "speaker"] = "label"
-    """which field of the manifest is the class"""
+    """field of the manifest that holds the class"""
 
     def build(
         self,
@@ -53,7 +53,7 @@ class Classification:
 
 
 class ClassificationTask:
-    """Tells classes apart, by cross-entropy."""
+    """Classification of utterances by cross-entropy."""
 
     head_class: str = Classification.head_class
     title: str = "Classification"
@@ -71,8 +71,8 @@ class ClassificationTask:
         """
         Args:
             labels: Names of the classes, in the order of the head's outputs.
-            field: Of an utterance, that holds its class.
-            new_head: Whether the head starts from nothing.
+            field: Field of an utterance that holds its class.
+            new_head: Whether the head is newly initialized.
         """
         self.labels = tuple(labels)
         self.field = field
@@ -81,7 +81,7 @@ class ClassificationTask:
         self.label_ids = {label: number for number, label in enumerate(self.labels)}
 
     def fields(self) -> dict[str, Any]:
-        """Names of the classes, both ways, and how many there are."""
+        """Return the number of classes and the maps between their ids and names."""
         return {
             "id2label": dict(enumerate(self.labels)),
             "label2id": dict(self.label_ids),
@@ -89,13 +89,13 @@ class ClassificationTask:
         }
 
     def init_head(self, model: Any) -> None:
-        """A new head knows nothing."""
+        """Do nothing: a new head keeps its random weights."""
 
     def filter(self, corpus: Corpus, frames: Callable[[int], int]) -> FilteredCorpus:
-        """Utterances of a known class whose audio gives at least one frame.
+        """Return the utterances of a known class whose audio gives at least one frame.
 
         Raises:
-            DataError: Nothing is left.
+            DataError: No utterance is usable.
         """
 
         def problem(utterance: Utterance) -> str | None:
@@ -103,51 +103,51 @@ class ClassificationTask:
             if not label:
                 return f"has no {self.field}"
             if label not in self.label_ids:
-                return f"has a {self.field} that the head does not know: {label!r}, it knows {self._label_names_text}"
+                return f"has a {self.field} outside the head's classes: {label!r}, expected {self._label_names_text}"
             return None if frames(utterance.samples) > 0 else TOO_SHORT
 
         return filter_utterances(corpus, problem)
 
     @property
     def _label_names_text(self) -> str:
-        """The first of the names that the head knows."""
+        """Names of the first classes, for a message."""
         names = list(self.label_ids)
         return ", ".join(names[:_MAX_LISTED_CLASSES]) + (" …" if len(names) > _MAX_LISTED_CLASSES else "")
 
     def step_targets(
         self, utterances: Sequence[Utterance], frames: Sequence[int], *, key: Sequence[int] = ()
     ) -> StepTargets:
-        """The classes of whole utterances."""
+        """Return the utterances as targets; the count is their number."""
         return UtteranceTargets(utterances, len(utterances))
 
     def loss(self, output: Tensor, frames: Tensor, utterances: Sequence[Utterance], *, model: Any = None) -> Tensor:
-        """The sum of cross-entropies, in float32 or better; `output` is logits (B, classes)."""
+        """Return the sum of cross-entropies of logits (B, classes), computed in float32 or better."""
         exact = output.to(torch.promote_types(output.dtype, torch.float32))
         classes = torch.tensor(self.class_ids(utterances), device=output.device)
         with torch.autocast(output.device.type, enabled=False):
             return F.cross_entropy(exact, classes, reduction="sum")
 
     def predict(self, model: Any, inputs: Mapping[str, Tensor]) -> Tensor:
-        """Logits, (B, classes)."""
+        """Return the logits of a model, (B, classes)."""
         return logits_of(model, inputs)
 
     def class_ids(self, utterances: Sequence[Utterance]) -> list[int]:
-        """Numbers of the utterances' classes."""
+        """Return the class ids of utterances."""
         return [self.label_ids[getattr(utterance, self.field)] for utterance in utterances]
 
     def metric(self) -> Metric:
-        """Accuracy and macro-averaged F1."""
+        """Return a new metric of accuracy and macro-averaged F1."""
         return ClassificationMetric(self)
 
     def save(self, folder: Path) -> None:
-        """Nothing: the model's config holds the names."""
+        """Do nothing: the model's config holds the class names."""
 
     def restore(self, folder: Path) -> None:
-        """Nothing: the model has the head."""
+        """Do nothing: the head is part of the model."""
 
 
 class ClassificationMetric:
-    """Accuracy, and F1 averaged over the classes that occur, said or predicted, whatever their frequency."""
+    """Accuracy, and F1 averaged with equal weight over all classes among the references or the predictions."""
 
     def __init__(self, task: ClassificationTask) -> None:
         self.task = task
@@ -155,12 +155,12 @@ class ClassificationMetric:
         self.predictions: list[int] = []
 
     def update(self, predictions: Tensor, frames: Tensor, utterances: Sequence[Utterance]) -> None:
-        """Take in a batch: logits (B, classes)."""
+        """Add a batch of logits (B, classes)."""
         self.references += self.task.class_ids(utterances)
         self.predictions += predictions.argmax(-1).tolist()
 
     def compute(self) -> dict[str, float]:
-        """``accuracy`` and ``macro_f1``."""
+        """Return ``accuracy`` and ``macro_f1``."""
         from sklearn.metrics import accuracy_score, f1_score
 
         return {
@@ -172,7 +172,7 @@ class ClassificationMetric:
 def build_classification(
     config: Classification, *, model_config: PreTrainedConfig, corpus: Corpus
 ) -> ClassificationTask:
-    """The task for a model: with its own classes where it has a head, else with those of the corpus, sorted.
+    """Return the task for a model, with the classes of its head or, for a bare encoder, the sorted ones of the corpus.
 
     Raises:
         DataError: The corpus has fewer than two classes.

@@ -21,7 +21,7 @@ from secateur.tasks.vocabulary import Vocabulary
 
 @dataclass(frozen=True, kw_only=True)
 class Ctc(Transcription):
-    """Transcription: the text as characters, or as the tokens of a given tokenizer."""
+    """Transcription by CTC, in characters or in the tokens of a given tokenizer."""
 
     kind: Literal["ctc"] = "ctc"
     head_class: ClassVar[str] = "ForCTC"
@@ -39,41 +39,41 @@ class Ctc(Transcription):
 
 
 class CtcTask(TranscriptTask):
-    """Writes a script, by CTC."""
+    """Transcription by CTC."""
 
     head_class: str = Ctc.head_class
     title: str = "Speech recognition (CTC)"
 
     def fields(self) -> dict[str, Any]:
-        """Size of the head, and the blank."""
+        """Return the size of the head and the blank."""
         return {"vocab_size": self.outputs, "pad_token_id": self.vocabulary.blank}
 
     def alignment_problem(self, tokens: Sequence[int], frames: int) -> str | None:
-        """CTC needs a frame for each token, and one more between equal neighbours."""
+        """Return a problem for too few frames: CTC needs one for each token and one between equal neighbors."""
         min_frames = ctc_ops.min_frames(tokens)
         return f"{frames} frames for {min_frames}" if frames < min_frames else None
 
     def loss(self, output: Tensor, frames: Tensor, utterances: Sequence[Utterance], *, model: Any = None) -> Tensor:
-        """The sum over utterances of the negative log-likelihood of their scripts; `output` is logits (B, T, V)."""
+        """Return the summed negative log-likelihood of the target tokens, for logits (B, T, V)."""
         target_tokens = [self.target_tokens(utterance).tokens for utterance in utterances]
         return ctc_ops.loss_sum(output, frames, target_tokens, blank=self.vocabulary.blank)
 
     def predict(self, model: Any, inputs: Mapping[str, Tensor]) -> Tensor:
-        """Logits, (B, T, V)."""
+        """Return the logits of a model, (B, T, V)."""
         return logits_of(model, inputs)
 
     def decode_texts(self, predictions: Tensor, frames: Tensor) -> list[str]:
-        """What a head wrote: logits (B, T, V) and valid frames (B,) to B texts."""
+        """Return the greedily decoded texts of B rows, given logits (B, T, V) and valid frames (B,)."""
         rows = ctc_ops.greedy_decode(predictions, frames, blank=self.vocabulary.blank)
         return [self.vocabulary.decode(row) for row in rows]
 
 
 def build_ctc(config: Ctc, *, source: str | Path, model_config: PreTrainedConfig, corpus: Corpus) -> CtcTask:
-    """The task for a model: with its own head and tokenizer where it has them, else with new ones.
+    """Return the task for a model, with the model's own head and tokenizer or, for a bare encoder, with new ones.
 
     Raises:
-        ConfigError: The tokenizer does not fit the head that the model has, or cannot be loaded.
-        DataError: A vocabulary is to be made of texts that are not there.
+        ConfigError: The tokenizer does not fit the head of the model, or cannot be loaded.
+        DataError: A new vocabulary is required and the corpus has no texts.
     """
     settings: Any = model_config
     has_head = has_task_head(settings.architectures, "ForCTC")
@@ -84,7 +84,7 @@ def build_ctc(config: Ctc, *, source: str | Path, model_config: PreTrainedConfig
         return CtcTask(vocabulary, unknown=config.unknown, outputs=len(vocabulary), new_head=True)
     blank, notes = model_blank(tokenizer, settings)
     if model_tokenizer is not None and model_tokenizer is not tokenizer:
-        model_blank(model_tokenizer, settings)  # both are compared below
+        model_blank(model_tokenizer, settings)  # may rename the padding token, as above; both are compared below
     vocabulary = Vocabulary(tokenizer, case=config.case, blank=blank, outputs=settings.vocab_size)
     check_vocabulary_fits(vocabulary, settings.vocab_size, model_tokenizer, name=config.tokenizer, head=head)
     task = CtcTask(vocabulary, unknown=config.unknown, outputs=settings.vocab_size, new_head=False)
@@ -93,39 +93,41 @@ def build_ctc(config: Ctc, *, source: str | Path, model_config: PreTrainedConfig
 
 
 def model_blank(tokenizer: Any, settings: Any) -> tuple[int, tuple[str, ...]]:
-    """Return the blank of the CTC head that a model has, and what is to be told of it.
+    """Return the blank of a model's CTC head, with notes where config and tokenizer disagree on the blank.
 
-    It is the config's ``pad_token_id``, by which the library computes its loss. Its decoding goes by the tokenizer's
-    padding token, so that a tokenizer that names another one is made to name the blank.
+    The blank is the config's ``pad_token_id``, which transformers uses in the loss. Its decoding uses the tokenizer's
+    padding token instead, so a tokenizer with another padding token is changed to the blank.
 
     Args:
-        tokenizer: Of the model; changed where it names another one.
-        settings: The model's config.
+        tokenizer: Tokenizer of the model; changed in place where its padding token differs.
+        settings: Config of the model.
 
     Raises:
-        ConfigError: Neither is an output of the head, or the config's is what texts are written with.
+        ConfigError: Neither number is an output of the head, or the config's is a token of texts.
     """
-    blank, padding, outputs = settings.pad_token_id, tokenizer.pad_token_id, settings.vocab_size
+    blank = settings.pad_token_id
+    padding = tokenizer.pad_token_id
+    outputs = settings.vocab_size
     candidates = [number for number in (blank, padding) if number is not None and 0 <= number < outputs]
     if not candidates:
         raise ConfigError(
             f"pad_token_id: the model's config says {blank} and its tokenizer {padding}, {tokenizer.pad_token!r}; "
-            f"allowed is the output of the CTC head that is its blank, 0 to {outputs - 1}."
+            f"expected the output of the CTC head that is its blank, 0 to {outputs - 1}."
         )
     if blank == padding:
         return padding, ()
     if candidates[0] != blank:
         return padding, (
-            f"pad_token_id of the model's config is {blank}, and no output of its CTC head: its blank is taken to be "
-            f"the tokenizer's padding token {tokenizer.pad_token!r}, {padding}",
+            f"pad_token_id of the model's config is {blank}, which is no output of its CTC head: the blank is the "
+            f"tokenizer's padding token {tokenizer.pad_token!r}, {padding}",
         )
     token = next((token for token, number in tokenizer.get_vocab().items() if number == blank), None)
     has_padding = padding is not None and padding < outputs
     if token is not None and _is_text(tokenizer, token, is_punctuation_text=has_padding):
         raise ConfigError(
             f"pad_token_id: the model's config says {blank}, which its tokenizer reads as {token!r}, while its padding "
-            f"token is {tokenizer.pad_token!r}, {padding}; allowed is the number of the head's blank, with which no "
-            "text is written: set it in config.json, or pad_token in tokenizer_config.json."
+            f"token is {tokenizer.pad_token!r}, {padding}; expected the number of the head's blank, which occurs in no "
+            "text: set it in config.json, or pad_token in tokenizer_config.json."
         )
     padding_text = "no padding token" if padding is None else f"the padding token {tokenizer.pad_token!r}, {padding}"
     if token is not None:
@@ -133,21 +135,21 @@ def model_blank(tokenizer: Any, settings: Any) -> tuple[int, tuple[str, ...]]:
     elif blank == len(tokenizer):
         tokenizer.add_special_tokens({"pad_token": "<blank>"})
     return blank, (
-        f"the model's tokenizer has {padding_text}, while the blank of its CTC head is {blank}, pad_token_id of its config: "
-        f"the tokenizer that is saved with it names {tokenizer.pad_token!r}",
+        f"the model's tokenizer has {padding_text}, while the blank of its CTC head is {blank}, pad_token_id of its "
+        f"config: the tokenizer that is saved with it names {tokenizer.pad_token!r}",
     )
 
 
 def _is_text(tokenizer: Any, token: str, *, is_punctuation_text: bool) -> bool:
-    """Return whether texts are written with a token: one between words, or one that is no markup and holds text.
+    """Return whether a token occurs in texts: the word delimiter, or a token with text that is no markup.
 
-    Letters, digits and the marks above or below letters are text (Unicode L, N and M; Hindi's first letter by number is
-    such a mark). Punctuation is where the head has a padding token beside it, else it may be what is left for a blank.
+    Letters, digits and combining marks are text (Unicode L, N and M; the first Devanagari code point is such a mark).
+    Punctuation counts as text only where the head has a padding token, too; else it may serve as the blank.
 
     Args:
-        tokenizer: Of the model.
-        token: One of its tokens.
-        signs: Whether punctuation counts.
+        tokenizer: Tokenizer of the model.
+        token: Token to check.
+        is_punctuation_text: Whether punctuation counts as text.
     """
     if token == getattr(tokenizer, "word_delimiter_token", None):
         return True

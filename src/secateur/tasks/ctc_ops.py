@@ -1,4 +1,4 @@
-"""CTC on logits and token numbers: the loss, greedy reading, and how many frames a script needs."""
+"""CTC on logits and token ids: loss, greedy decoding, and the fewest frames for a token sequence."""
 
 from __future__ import annotations
 
@@ -11,20 +11,20 @@ from torch.nn import functional as F
 
 
 def loss_sum(logits: Tensor, frames: Tensor, target_tokens: Sequence[Sequence[int]], *, blank: int) -> Tensor:
-    """Sum over utterances of the negative log-likelihood of their scripts, a scalar in float32 or better.
+    """Return the summed negative log-likelihood of token sequences, a scalar in float32 or better.
 
-    Infinite where a script needs more frames than there are; `frames_needed` tells beforehand.
+    The loss is infinite where a sequence needs more frames than its row has; see `min_frames`.
 
     Args:
         logits: (B, T, V).
-        frames: (B,), valid frames of each row.
-        scripts: B sequences of token numbers without blanks.
-        blank: Number of the blank.
+        frames: (B,), number of valid frames of each row.
+        target_tokens: B sequences of token ids without blanks.
+        blank: Id of the blank.
 
     Source: Graves et al., ICML 2006.
     """
     dtype = torch.promote_types(logits.dtype, torch.float32)
-    log_probabilities = logits.log_softmax(-1, dtype=dtype).transpose(0, 1)  # (T, B, V)
+    log_probabilities = logits.log_softmax(-1, dtype=dtype).transpose(0, 1)  # (B, T, V) -> (T, B, V)
     device = logits.device
     lengths = torch.tensor([len(tokens) for tokens in target_tokens], device=device)
     flat_tokens = torch.tensor([token for tokens in target_tokens for token in tokens], dtype=torch.long, device=device)
@@ -34,17 +34,19 @@ def loss_sum(logits: Tensor, frames: Tensor, target_tokens: Sequence[Sequence[in
 
 
 def min_frames(tokens: Sequence[int]) -> int:
-    """Frames of the shortest path through a script: one for each token, and a blank between equal neighbours."""
+    """Return the frames of the shortest path: a token each and a blank between equal neighbors, 4 for ``a b b``."""
     return len(tokens) + sum(token == next_token for token, next_token in pairwise(tokens))
 
 
 def greedy_decode(logits: Tensor, frames: Tensor, *, blank: int) -> list[list[int]]:
-    """The likeliest token of every valid frame, repeats collapsed, then blanks dropped.
+    """Return the most likely token of every valid frame, with repeats collapsed, then blanks removed.
+
+    Example: with the blank ``_`` the best tokens ``a a _ a b b _`` collapse to ``a _ a b _`` and give ``a a b``.
 
     Args:
         logits: (B, T, V).
-        frames: (B,), valid frames of each row.
-        blank: Number of the blank.
+        frames: (B,), number of valid frames of each row.
+        blank: Id of the blank.
     """
     best_tokens = logits.argmax(-1).cpu()  # (B, T)
     rows = (torch.unique_consecutive(row[:valid]) for row, valid in zip(best_tokens, frames.tolist(), strict=True))

@@ -1,4 +1,4 @@
-"""Greedy decoding of transducers by the library's own `generate`, of whole utterances or chunk by chunk."""
+"""Greedy decoding of transducers by transformers' `generate`, of whole utterances or chunk by chunk."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from secateur.errors import ConfigError, ModelError
 
 @torch.no_grad()
 def greedy(model: Any, inputs: Mapping[str, Tensor], *, lookahead: int | None = None) -> Tensor:
-    """Tokens that a transducer writes, (B, N), with the blank behind the last of each row.
+    """Return the greedily decoded tokens of a transducer, (B, N), each row filled up with blanks.
 
     Args:
-        model: `ParakeetForRNNT`, `NemotronAsrStreamingForRNNT`, or a cut one.
-        inputs: ``input_features``, (B, positions, width); where rows are padded ``attention_mask``, (B, positions).
-        lookahead: Frames that a streaming encoder hears ahead; None: as many as its config says.
+        model: `ParakeetForRNNT`, `NemotronAsrStreamingForRNNT`, or a cut model of these classes.
+        inputs: ``input_features``, (B, positions, width), and for padded rows ``attention_mask``, (B, positions).
+        lookahead: Future frames that a streaming encoder attends to; None: as in its config.
     """
     features, mask = inputs["input_features"], inputs.get("attention_mask")
     lengths = torch.full((len(features),), features.shape[1]) if mask is None else mask.sum(-1)
@@ -31,15 +31,15 @@ def greedy(model: Any, inputs: Mapping[str, Tensor], *, lookahead: int | None = 
 
 @torch.no_grad()
 def stream(model: Any, inputs: Mapping[str, Tensor], *, lookahead: int | None = None) -> Tensor:
-    """Tokens that a streaming transducer writes while it hears one utterance chunk by chunk: (1, N).
+    """Return the tokens of a streaming transducer that decodes one utterance chunk by chunk, (1, N).
 
-    The same as `greedy` with the same lookahead gives of `whole_chunks`: the last chunk is filled up with zeros, and
-    what is written in frames behind the utterance's last is left out.
+    The result equals that of `greedy` with the same lookahead on features from `pad_to_chunks`: the last chunk is
+    padded with zeros, and tokens in frames past the end of the utterance are discarded.
 
     Args:
-        model: `NemotronAsrStreamingForRNNT`, or a cut one.
+        model: `NemotronAsrStreamingForRNNT`, or a cut model of this class.
         inputs: ``input_features``, (1, positions, width).
-        lookahead: Frames that are heard ahead, None: as many as its config says; a chunk is one frame longer.
+        lookahead: Future frames that the encoder attends to; None: as in its config. A chunk is one frame longer.
 
     Raises:
         ModelError: The model cannot stream.
@@ -49,7 +49,7 @@ def stream(model: Any, inputs: Mapping[str, Tensor], *, lookahead: int | None = 
     features = inputs["input_features"]
     lookahead = default_lookahead(model) if lookahead is None else lookahead
     if lookahead < 0:
-        raise ConfigError(f"lookahead: got {lookahead}, allowed is 0 or more.")
+        raise ConfigError(f"lookahead: got {lookahead}, expected 0 or more.")
     padded_features = pad_to_chunks(model, features, lookahead=lookahead)
     first, step = _chunk_sizes(model, lookahead)
 
@@ -63,7 +63,7 @@ def stream(model: Any, inputs: Mapping[str, Tensor], *, lookahead: int | None = 
 
 
 def can_stream(model: Any) -> bool:
-    """Whether a model is a transducer whose encoder can hear an utterance chunk by chunk."""
+    """Return whether a model is a transducer whose encoder supports chunk-wise input."""
     return hasattr(getattr(model.config, "encoder_config", None), "default_num_lookahead_tokens")
 
 
@@ -71,36 +71,49 @@ def require_streaming(model: Any) -> None:
     """Raise a ModelError for a model that cannot stream."""
     if not can_stream(model):
         raise ModelError(
-            f"A {type(model).__name__} cannot stream: it hears whole utterances; allowed is a transducer with a "
+            f"A {type(model).__name__} cannot stream, because it takes whole utterances; expected a transducer with a "
             "cache-aware encoder, NemotronAsrStreamingForRNNT."
         )
 
 
 def default_lookahead(model: Any) -> int:
-    """Frames that a streaming encoder hears ahead where nothing else is said."""
+    """Return the lookahead in the config of a streaming encoder, in frames."""
     lookahead: int = model.config.encoder_config.default_num_lookahead_tokens
     return lookahead
 
 
 def pad_to_chunks(model: Any, features: Tensor, *, lookahead: int) -> Tensor:
-    """Features with zeros behind them, so that chunks of a lookahead cover them: (1, positions, width)."""
+    """Return features that are padded with zeros to whole chunks of a lookahead: (1, positions, width)."""
     first, step = _chunk_sizes(model, lookahead)
     missing = first - features.shape[1]
     return F.pad(features, (0, 0, 0, missing if missing > 0 else missing % step))
 
 
 def _chunk_sizes(model: Any, lookahead: int) -> tuple[int, int]:
-    """Positions of the first chunk, whose first frame hears one alone, and of every other."""
+    """Return the feature positions of the first and of every later chunk.
+
+    The first frame of an utterance spans one position, every later one as many as the subsampling factor. With a
+    factor of 8 and a lookahead of 3, a chunk of four frames has 1 + 3 · 8 = 25 positions at first, then 4 · 8 = 32.
+    """
     factor = model.config.encoder_config.subsampling_factor
     return 1 + factor * lookahead, factor * (lookahead + 1)
 
 
 def _generate_tokens(model: Any, lengths: Tensor, **inputs: Any) -> Tensor:
-    """What `generate` writes in the frames of so many positions, (B,), without what it begins with."""
-    blank, max_symbols = model.config.blank_token_id, model.config.max_symbols_per_step
+    """Return the tokens that `generate` emits, without the start token and with blanks after the last valid frame.
+
+    Args:
+        model: Transducer.
+        lengths: (B,), number of valid feature positions of each row.
+        inputs: Keyword arguments of `generate`.
+    """
+    blank = model.config.blank_token_id
+    max_symbols = model.config.max_symbols_per_step
     frames = model._get_subsampling_output_length(lengths).to(model.device)
-    longest = int(frames.max()) + (inputs.get("num_lookahead_tokens") or 0)  # a last chunk may reach beyond
+    longest = int(frames.max()) + (inputs.get("num_lookahead_tokens") or 0)  # a padded last chunk has more frames
     generated = model.generate(**inputs, decoder_start_token_id=blank, max_new_tokens=max_symbols * longest)
-    token_frames = generated.durations.cumsum(-1) - generated.durations  # (B, steps + 1), the frame of each token
+    # A duration is the number of frames that a step advances: 1 for a blank, 0 for a token. The durations 0 0 1 0 1
+    # give the frames 0 0 0 1 1: the exclusive cumulative sum.
+    token_frames = generated.durations.cumsum(-1) - generated.durations  # (B, steps + 1)
     tokens: Tensor = generated.sequences.masked_fill(token_frames >= frames[:, None], blank)
     return tokens[:, 1:]

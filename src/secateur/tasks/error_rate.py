@@ -9,17 +9,18 @@ import jiwer
 
 
 class ErrorRate:
-    """Insertions, deletions and substitutions over all units of the references; it may be above one.
+    """Insertions, deletions and substitutions, divided by the units of the references; may exceed one.
 
-    Sums over utterances come before the division, so a long utterance counts for more than a short one.
+    Both are summed over utterances before the division, so that a long utterance counts more than a short one.
     """
 
     def __init__(self, unit: Literal["word", "character"]) -> None:
         self.unit = unit
-        self.edits = self.length = 0
+        self.edits = 0
+        self.length = 0
 
     def update(self, references: Sequence[str], hypotheses: Sequence[str]) -> None:
-        """Take in pairs of texts."""
+        """Add pairs of texts."""
         process = jiwer.process_words if self.unit == "word" else jiwer.process_characters
         alignment = process(list(references), list(hypotheses))
         self.edits += alignment.substitutions + alignment.deletions + alignment.insertions
@@ -27,5 +28,5 @@ class ErrorRate:
 
     @property
     def value(self) -> float:
-        """The rate; of empty references alone, the number of edits."""
+        """Error rate so far; the number of edits where all references are empty."""
         return self.edits / max(1, self.length)

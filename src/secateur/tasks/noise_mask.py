@@ -1,4 +1,4 @@
-"""Where the frames of an encoder lie in what it hears: what is hidden there, and what the labels of them are of."""
+"""Mapping between the frames of an encoder and positions in its inputs, for BEST-RQ's masks and labels."""
 
 from __future__ import annotations
 
@@ -14,66 +14,70 @@ from secateur.structure import Structure
 from secateur.tasks import best_rq
 from secateur.tasks.best_rq import BestRqSettings, FrameWindows, RandomProjectionLabeler
 
-_FIRST_FRAME_OFFSET = (
-    -40
-)  # samples of frame 0 before the first: it is heard from 0 to 399, and 320 of these are its own
+# Frame 0 spans samples 0 to 399. The noise covers the 320 in the middle, 40 to 359, which touch the 360 to 679 of
+# frame 1; so 40 samples come before frame 0, an offset of -40.
+_FIRST_FRAME_OFFSET = -40
 
 
 class NoiseMask:
-    """BEST-RQ as in the paper, by noise in what is heard, for an encoder of any supported family and shape.
+    """Masking of encoder inputs by noise, as in the BEST-RQ paper, for an encoder of any supported family and shape.
+
+    Example: an encoder of log-mel features with two convolutions of stride 2 has ``step`` 4. Frame t covers the
+    positions 4 t - 2 to 4 t + 1, which are replaced by noise when the frame is masked, and which are also labeled.
 
     Attributes:
-        step: Positions of what is heard from one frame to the next.
+        width: Dimension of the input features; None for samples.
+        step: Input positions from one frame to the next.
     """
 
     def __init__(self, structure: Structure) -> None:
         """
         Args:
-            structure: Of the encoder, dense or cut.
+            structure: Structure of the encoder, dense or cut.
 
         Raises:
-            ConfigError: It hears samples, and not in windows of 400 every 320, which labels of samples are made for.
+            ConfigError: The encoder takes samples in other windows than 400 every 320, for which labels exist.
         """
         features = structure.features
         self.width = None if features is None else features.width
         self._stages = structure.stages[0 if features is None else features.stages :]
         self.step = prod(stage.stride for stage in self._stages)
-        step_and_field = self.step, structure.min_samples
-        if features is None and step_and_field != (best_rq.STRIDE, best_rq.FIELD):
+        field = structure.min_samples
+        if features is None and (self.step, field) != (best_rq.STRIDE, best_rq.FIELD):
             raise ConfigError(
-                f"conv_stride: got a front end with {step_and_field[0]} samples from frame to frame, each heard in {step_and_field[1]}; "
-                f"BEST-RQ takes samples in windows of {best_rq.FIELD} every {best_rq.STRIDE} only."
+                f"conv_stride: got a front end with windows of {field} samples every {self.step}, expected windows of "
+                f"{best_rq.FIELD} every {best_rq.STRIDE}, which BEST-RQ labels."
             )
 
     def frames(self, positions: int) -> int:
-        """Frames that so many positions of what is heard give."""
+        """Return the number of frames that a number of input positions gives."""
         for stage in self._stages:
             positions = stage.output_length(positions)
         return positions
 
     def add_noise(self, inputs: Tensor, mask: Tensor, rng: np.random.Generator) -> Tensor:
-        """Noise in place of the hidden frames.
+        """Return the inputs with noise in place of the masked frames; see `best_rq.mask_with_noise`.
 
         Args:
-            heard: (batch, samples), or features.
-            mask: (batch, frames), True where hidden.
-            rng: Of the noise.
+            inputs: (batch, samples) or (batch, positions, width).
+            mask: (batch, frames), True where masked.
+            rng: Generator of the noise.
         """
         offset = _FIRST_FRAME_OFFSET if self.width is None else self.step // 2
         return best_rq.mask_with_noise(inputs, mask, step=self.step, offset=offset, rng=rng)
 
     def label_inputs(self, inputs: Tensor) -> Tensor:
-        """What labels are of: samples at unit variance, also where the encoder hears them as they are; features."""
+        """Return the values to label: features as they are, samples with mean 0 and variance 1 for every encoder."""
         if self.width is not None:
             return inputs
         centered = inputs - inputs.mean(dim=1, keepdim=True)
         return centered * torch.rsqrt(centered.square().mean(dim=1, keepdim=True) + VARIANCE_FLOOR)
 
     def make_labeler(self, settings: BestRqSettings, *, sample_rate: int) -> RandomProjectionLabeler:
-        """Return what labels the features that are heard, or the log-mel of samples at a rate in hertz.
+        """Return a labeler of the input features, or of the log-mel energies of samples at a rate in hertz.
 
         Raises:
-            ConfigError: Codebooks look at the whole crop, which only those of samples do.
+            ConfigError: The settings have codebooks for whole crops, but the encoder takes features.
         """
         windows = None if self.width is None else FrameWindows(self.step, self.frames)
         return RandomProjectionLabeler(settings, windows, width=self.width, sample_rate=sample_rate)

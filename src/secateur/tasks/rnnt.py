@@ -1,4 +1,4 @@
-"""Speech recognition by a transducer (RNN-T), its predictor and joiner learning beside the encoder."""
+"""Speech recognition by a transducer (RNN-T), whose predictor and joiner are trained with the encoder."""
 
 from __future__ import annotations
 
@@ -23,10 +23,12 @@ from secateur.tasks.vocabulary import Vocabulary
 
 logger = logging.getLogger(__name__)
 
-# Numbers of a layer of the joiner that exist at once: 16 MB on a CPU; more where small pieces take long to launch.
-_MAX_VALUES_CPU, _MAX_VALUES_ACCELERATOR = 1 << 22, 1 << 26
+# Most values of a joiner activation in memory at once: 16 MB in float32 on a CPU; more on an accelerator, where the
+# launch of many small kernels would dominate.
+_MAX_VALUES_CPU = 1 << 22
+_MAX_VALUES_ACCELERATOR = 1 << 26
 
-_INITIAL_BLANK_SHARE = 0.9  # share of them that a new joiner expects
+_INITIAL_BLANK_SHARE = 0.9  # probability of the blank in a new joiner
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,17 +38,17 @@ class Rnnt(Transcription):
     kind: Literal["rnnt"] = "rnnt"
     head_class: ClassVar[str] = "ForRNNT"
     width: int = 320
-    """of the predictor and joiner of a new head, which the library's classes make equally wide"""
+    """dimension of predictor and joiner of a new head, which the transformers classes make equally wide"""
     layers: int = 1
-    """of a new predictor"""
+    """LSTM layers of a new predictor"""
     symbols: int = 10
-    """tokens that a new head may write in one frame when it decodes"""
+    """most tokens in one frame when a new head decodes"""
 
     def __post_init__(self) -> None:
         super().__post_init__()
         for name in ("width", "layers", "symbols"):
             if getattr(self, name) < 1:
-                raise ConfigError(f"{name}: got {getattr(self, name)}, allowed is 1 or more.")
+                raise ConfigError(f"{name}: got {getattr(self, name)}, expected 1 or more.")
 
     def build(
         self,
@@ -61,10 +63,10 @@ class Rnnt(Transcription):
 
 
 class RnntTask(TranscriptTask):
-    """Writes a script, by a transducer.
+    """Transcription by a transducer.
 
     Attributes:
-        decode: How tokens are found, given the model and the inputs of its forward pass.
+        decode: Decoding function, from the model and the inputs of its forward pass to tokens.
     """
 
     head_class: str = Rnnt.head_class
@@ -83,20 +85,22 @@ class RnntTask(TranscriptTask):
     ) -> None:
         """
         Args:
-            words: What can be written.
-            unknown: What becomes of a text with characters outside it.
-            outputs: Of the joiner.
-            new_head: Whether the head starts from nothing.
-            symbols: Tokens that may be written in one frame.
-            width: Of predictor and joiner.
-            layers: Of the predictor.
+            vocabulary: Vocabulary of the transcripts.
+            unknown: Treatment of texts with characters outside the vocabulary.
+            outputs: Number of outputs of the joiner.
+            new_head: Whether the head is newly initialized.
+            symbols: Most tokens in one frame.
+            width: Dimension of predictor and joiner.
+            layers: Layers of the predictor.
         """
         super().__init__(vocabulary, unknown=unknown, outputs=outputs, new_head=new_head)
-        self.symbols, self.width, self.layers = symbols, width, layers
+        self.symbols = symbols
+        self.width = width
+        self.layers = layers
         self.decode: Callable[[Any, Mapping[str, Tensor]], Tensor] = greedy
 
     def fields(self) -> dict[str, Any]:
-        """Shape of the head, and its blank, which is also what decoding starts from."""
+        """Return the shape of the head, and its blank, which is also the start token of decoding."""
         blank = self.vocabulary.blank
         return {
             "vocab_size": self.outputs,
@@ -110,10 +114,11 @@ class RnntTask(TranscriptTask):
 
     @torch.no_grad()
     def init_head(self, model: Any) -> None:
-        """A new joiner expects a blank nine times of ten.
+        """Set the bias of a new joiner so that the blank has a probability of 0.9.
 
-        If it held all tokens for equally likely, the loss of an utterance would begin with the logarithm of their
-        number for every frame, and what brings that down fastest is an encoder whose frames are all alike.
+        With equal probabilities the initial loss would be the logarithm of the vocabulary size for every frame, which
+        training reduces fastest by an encoder whose frames are all alike. With logit b for the blank and 0 for the
+        other V - 1 outputs, the blank's probability p = exp(b) / (exp(b) + V - 1) gives b = log(p / (1 - p) (V - 1)).
         """
         model.joint.head.bias.zero_()
         model.joint.head.bias[self.vocabulary.blank] = math.log(
@@ -121,28 +126,29 @@ class RnntTask(TranscriptTask):
         )
 
     def alignment_problem(self, tokens: Sequence[int], frames: int) -> str | None:
-        """The loss aligns any script to any audio but none; decoding writes only so many tokens in a frame."""
+        """Return a problem for too many tokens: the loss has no limit, but decoding emits `symbols` tokens a frame."""
         if len(tokens) <= frames * self.symbols:
             return None
         return f"{frames} frames for {len(tokens)} tokens, at most {self.symbols} in each"
 
     def loss(self, output: Tensor, frames: Tensor, utterances: Sequence[Utterance], *, model: Any) -> Tensor:
-        """The sum over utterances of the negative log-likelihood of their scripts.
+        """Return the summed negative log-likelihood of the target tokens.
 
-        Predictor and joiner are called here, for some frames at a time: the library's own loss would hold the logits of
-        all frames after any number of tokens, and for the streaming model is that of a language model.
+        Predictor and joiner are called here, for some frames at a time. The loss in transformers would hold the logits
+        of all frames and token counts in memory, and for the streaming model is that of a language model.
 
         Args:
             output: (B, T, D), last hidden state of the encoder.
-            frames: (B,), valid frames of each row.
-            utterances: B of them.
-            model: `ParakeetForRNNT`, `NemotronAsrStreamingForRNNT`, or a cut one.
+            frames: (B,), number of valid frames of each row.
+            utterances: B utterances.
+            model: `ParakeetForRNNT`, `NemotronAsrStreamingForRNNT`, or a cut model of these classes.
         """
         blank = self.vocabulary.blank
         target_tokens = [self.target_tokens(utterance).tokens for utterance in utterances]
         longest = max(map(len, target_tokens))
+        # The predictor starts from the blank: tokens 5 7 among rows of up to three become blank 5 7 blank.
         rows = [[blank, *tokens, *[blank] * (longest - len(tokens))] for tokens in target_tokens]
-        # cuDNN gives an LSTM gradients in train mode alone; without dropout the modes do not differ.
+        # cuDNN computes gradients of an LSTM in train mode only; without dropout both modes are equal.
         model.decoder.train(torch.is_grad_enabled())
         predictor_states = model.decoder(torch.tensor(rows, device=output.device))  # (B, U + 1, D)
         max_values = _MAX_VALUES_CPU if output.device.type == "cpu" else _MAX_VALUES_ACCELERATOR
@@ -157,21 +163,21 @@ class RnntTask(TranscriptTask):
         ).sum()
 
     def predict(self, model: Any, inputs: Mapping[str, Tensor]) -> Tensor:
-        """Tokens written by greedy decoding, (B, N), the blank behind the last of each row."""
+        """Return the decoded tokens, (B, N), each row filled up with blanks."""
         return self.decode(model, inputs)
 
     def decode_texts(self, predictions: Tensor, frames: Tensor) -> list[str]:
-        """What was written: (B, N) to B texts."""
+        """Return the texts of B rows of decoded tokens, (B, N)."""
         blank = self.vocabulary.blank
         return [self.vocabulary.decode([token for token in row if token != blank]) for row in predictions.tolist()]
 
 
 def build_rnnt(config: Rnnt, *, source: str | Path, model_config: PreTrainedConfig, corpus: Corpus) -> RnntTask:
-    """The task for a model: with its own head and tokenizer where it has them, else with new ones.
+    """Return the task for a model, with the model's own head and tokenizer or, for a bare encoder, with new ones.
 
     Raises:
-        ConfigError: Tokenizer or blank do not fit the joiner that the model has, or no tokenizer can be loaded.
-        DataError: A vocabulary is to be made of texts that are not there.
+        ConfigError: Tokenizer or blank do not fit the joiner of the model, or no tokenizer can be loaded.
+        DataError: A new vocabulary is required and the corpus has no texts.
     """
     settings: Any = model_config
     has_head = has_task_head(settings.architectures, "ForRNNT")
@@ -184,11 +190,16 @@ def build_rnnt(config: Rnnt, *, source: str | Path, model_config: PreTrainedConf
     model_head_shape = (settings.decoder_hidden_size, settings.num_decoder_layers, settings.max_symbols_per_step)
     for name, value in zip(("width", "layers", "symbols"), model_head_shape, strict=True):
         if getattr(config, name) not in (value, getattr(Rnnt, name)):
-            logger.warning("task.%s: %s is of new heads; this model's own has %s", name, getattr(config, name), value)
+            logger.warning(
+                "task.%s: %s is ignored, because it is for new heads; the head of this model has %s",
+                name,
+                getattr(config, name),
+                value,
+            )
     outputs = settings.vocab_size
     vocabulary = Vocabulary(tokenizer, case=config.case, blank=settings.blank_token_id, outputs=outputs)
     extra_outputs = _extra_outputs(vocabulary, outputs, name=config.tokenizer)
-    tokens = outputs - (1 if extra_outputs else 0)
+    tokens = outputs - 1 if extra_outputs else outputs
     check_vocabulary_fits(
         vocabulary, tokens, model_tokenizer, name=config.tokenizer, head=head, extra_outputs=extra_outputs
     )
@@ -204,18 +215,19 @@ def build_rnnt(config: Rnnt, *, source: str | Path, model_config: PreTrainedConf
 
 
 def _extra_outputs(vocabulary: Vocabulary, outputs: int, *, name: str) -> str:
-    """What the joiner has an output for beside the vocabulary's tokens: its blank, unless that is one of them.
+    """Return words for the joiner's output beside the vocabulary: its blank, or nothing where the blank is a token.
 
     Raises:
-        ConfigError: The blank is no output, or a token that texts are written with.
+        ConfigError: The blank is no output, or is a token of texts.
     """
-    blank, special_tokens = vocabulary.blank, vocabulary.tokenizer.all_special_tokens
+    blank = vocabulary.blank
+    special_tokens = vocabulary.tokenizer.all_special_tokens
     if not 0 <= blank < outputs:
-        raise ConfigError(f"blank_token_id: the model's config says {blank}, allowed is 0 to {outputs - 1}.")
+        raise ConfigError(f"blank_token_id: the model's config says {blank}, expected 0 to {outputs - 1}.")
     token = next((token for token, number in vocabulary.tokens.items() if number == blank), None)
     if token is not None and token not in special_tokens and not token.startswith("<"):
         raise ConfigError(
             f"blank_token_id: the model's config says {blank}, which the tokenizer {name!r} reads as {token!r}; "
-            "allowed is a number that no text is written with."
+            "expected the id of a token that occurs in no text."
         )
     return " beside its blank" if token is None else ""

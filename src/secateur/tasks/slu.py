@@ -1,4 +1,4 @@
-"""Spoken language understanding by CTC: intent, words and entities written as one sequence, scored as SLURP does."""
+"""Spoken language understanding by CTC: intent, words and entities as one sequence, with the scores of SLURP."""
 
 from __future__ import annotations
 
@@ -28,13 +28,14 @@ from secateur.tasks.vocabulary import LetterCase, Vocabulary
 class Slu:
     """Intent and slots as a tagged sequence of characters.
 
-    The intent is the label of an utterance, its entities are those of `tagged`; without `tagged` it has none.
+    The intent is the label of an utterance and the entities are tagged in its `tagged` text; an utterance without
+    `tagged` has no entities.
     """
 
     kind: Literal["slu"] = "slu"
     head_class: ClassVar[str] = "ForCTC"
     case: LetterCase = "auto"
-    """how letters are written; ``auto``: as the vocabulary writes them, and a new one as the training texts do"""
+    """case of letters; ``auto``: the case of the vocabulary, and of the training texts for a new vocabulary"""
     unknown: Literal["drop", "skip"] = "drop"
     """characters outside the vocabulary are dropped from the text, or the utterance is skipped"""
 
@@ -51,7 +52,7 @@ class Slu:
 
 
 class SluTask(CtcTask):
-    """Writes what an utterance means, by CTC."""
+    """Transcription of intent, words and entities by CTC."""
 
     title: str = "Spoken language understanding"
     scores: Mapping[str, ScoreInfo] = MappingProxyType(
@@ -70,39 +71,39 @@ class SluTask(CtcTask):
     ) -> None:
         super().__init__(vocabulary, unknown=unknown, outputs=outputs, new_head=new_head)
         self.tokens = vocabulary.tokens
-        # Where only intents are told, as in Fluent Speech Commands, an F1 of entities would be zero for ever.
+        # A corpus with intents alone, such as Fluent Speech Commands, would always have an entity F1 of zero.
         self.primary_metric = "slu_f1" if slurp_tags.SLOT_END in self.tokens else "intent_accuracy"
 
     def label_and_text(self, utterance: Utterance) -> tuple[str | None, str | None]:
-        """Intent and tagged text; the plain one has no entities."""
+        """Return the intent and the tagged text, or the plain text of an utterance without tags."""
         return utterance.label, _tagged_text(utterance)
 
     def reference_frame(self, utterance: Utterance) -> SemanticFrame:
-        """What a perfect head would be read as."""
+        """Return the intent, entities and words of a perfect prediction."""
         return slurp_tags.parse_frame(self.reference_text(utterance))
 
     def metric(self) -> Metric:
-        """Intent accuracy, F1 of entities, word error rate."""
+        """Return a new metric of intent accuracy, entity F1 and word error rate."""
         return SluMetric(self)
 
     def make_target_tokens(self, label: str | None, text: str | None) -> TargetTokens:
-        """Intent, words and entities as one sequence."""
+        """Return the tokens of intent, words and entities as one sequence."""
         problem, parts = self._problem(label, text)
         if label is None or problem is not None:
             return TargetTokens(problem=problem)
-        unknown, known_spans = "", []
+        dropped = ""
+        known_spans = []
         for part in parts:
             words, unknown_characters = self.vocabulary.clean(part.words)
-            unknown += unknown_characters
+            dropped += unknown_characters
             if words:
                 known_spans.append(replace(part, words=words))
-        return (
-            self.encode_target(slurp_tags.format_target(label, known_spans), unknown)
-            if known_spans
-            else self.encode_target("", unknown)
-        )
+        # Without any word left, the empty text makes the utterance a problem, although its intent is known.
+        text = slurp_tags.format_target(label, known_spans) if known_spans else ""
+        return self.encode_target(text, dropped)
 
     def _problem(self, intent: str | None, tagged: str | None) -> tuple[str | None, tuple[TextSpan, ...]]:
+        """Return the reason to skip an utterance, if any, and the spans of its tagged text."""
         if not intent:
             return "has no label, which names its intent", ()
         if slurp_tags.intent_token(intent) not in self.tokens:
@@ -112,23 +113,24 @@ class SluTask(CtcTask):
             return "has tags that cannot be read", ()
         if not parts:
             return "has no text", ()
-        unknown_types = [
-            type for type in slurp_tags.entity_types([parts]) if slurp_tags.slot_token(type) not in self.tokens
-        ]
-        return (f"has an entity outside the vocabulary: {unknown_types[0]!r}" if unknown_types else None), parts
+        for type in slurp_tags.entity_types([parts]):
+            if slurp_tags.slot_token(type) not in self.tokens:
+                return f"has an entity outside the vocabulary: {type!r}", parts
+        return None, parts
 
 
 class SluMetric:
-    """Intent accuracy, F1 of entities and word error rate of greedy reading, against the scripts."""
+    """Intent accuracy, entity F1 and word error rate of greedy decoding, against the target sequences."""
 
     def __init__(self, task: SluTask) -> None:
         self.task = task
         self.entities = EntityMetric()
         self.words = ErrorRate("word")
-        self.correct_intents = self.utterances = 0
+        self.correct_intents = 0
+        self.utterances = 0
 
     def update(self, predictions: Tensor, frames: Tensor, utterances: Sequence[Utterance]) -> None:
-        """Take in a batch: logits (B, T, V), valid frames (B,)."""
+        """Add a batch: logits (B, T, V) and valid frames (B,)."""
         references = [self.task.reference_frame(utterance) for utterance in utterances]
         hypotheses = [slurp_tags.parse_frame(text) for text in self.task.decode_texts(predictions, frames)]
         for reference, hypothesis in zip(references, hypotheses, strict=True):
@@ -140,14 +142,14 @@ class SluMetric:
         self.utterances += len(references)
 
     def compute(self) -> dict[str, float]:
-        """``slu_f1``, ``intent_accuracy``, ``entity_f1``, ``word_f1``, ``char_f1`` and ``wer``."""
+        """Return ``slu_f1``, ``intent_accuracy``, ``entity_f1``, ``word_f1``, ``char_f1`` and ``wer``."""
         entity_scores = self.entities.compute()
         accuracy = {"intent_accuracy": self.correct_intents / max(1, self.utterances)}
         return {"slu_f1": entity_scores["slu_f1"], **accuracy, **entity_scores, "wer": self.words.value}
 
 
 def build_slu(config: Slu, *, source: str | Path, model_config: PreTrainedConfig, corpus: Corpus) -> SluTask:
-    """The task for a model: with its own head where that head writes intents, else with a new one.
+    """Return the task for a model, with the model's own CTC head where the vocabulary has intents, else with a new one.
 
     Raises:
         DataError: No utterance has an intent and a text.
@@ -167,7 +169,7 @@ def build_slu(config: Slu, *, source: str | Path, model_config: PreTrainedConfig
 
 
 def _new_tokenizer(config: Slu, corpus: Corpus) -> Any:
-    """Characters of the words, one token for each intent and type of entity, and the closing one if there are any."""
+    """Return a tokenizer of characters, intents and entity types, with the closing token where entities exist."""
     require_texts(corpus)
     intents = sorted({utterance.label for utterance in corpus.utterances if utterance.label})
     if not intents:
@@ -178,17 +180,18 @@ def _new_tokenizer(config: Slu, corpus: Corpus) -> Any:
     texts = map(_tagged_text, corpus.utterances)
     parsed = [parts for parts in (slurp_tags.parse_brackets(text) for text in texts if text) if parts]
     slots = slurp_tags.entity_types(parsed)
-    invalid_names = [name for name in (*intents, *slots) if any(sign in name for sign in slurp_tags.RESERVED)]
+    invalid_names = [name for name in (*intents, *slots) if set(name) & set(slurp_tags.RESERVED)]
     if invalid_names:
         raise DataError(
-            f"Got an intent or entity named {invalid_names[0]!r}; a name may hold none of {' '.join(slurp_tags.RESERVED)}."
+            f"Got an intent or entity named {invalid_names[0]!r}, expected a name without any of "
+            f"{' '.join(slurp_tags.RESERVED)}."
         )
     word_characters = vocabulary.characters((part.words for parts in parsed for part in parts), config.case)
-    signs = [sign for sign in word_characters if sign not in slurp_tags.RESERVED]
+    symbols = [character for character in word_characters if character not in slurp_tags.RESERVED]
     tokens = [slurp_tags.intent_token(intent) for intent in intents]
     if slots:
         tokens += [*(slurp_tags.slot_token(type) for type in slots), slurp_tags.SLOT_END]
-    return vocabulary.make_tokenizer(signs, extra=tokens)
+    return vocabulary.make_tokenizer(symbols, extra=tokens)
 
 
 def _tagged_text(utterance: Utterance) -> str | None:

@@ -1,12 +1,15 @@
-"""F1 of entities as SLURP defines it: exact, or softened by how far the words are from those that were said.
+"""Entity F1 of SLURP, exact or softened by the distance between predicted and reference words.
 
-Source: Bastianelli et al., EMNLP 2020, arXiv 2011.13205, "SLU-F1", by the code that was released with it. What that
-code makes precise: a pair of equal type is one whole true positive whatever its words, and their distance is added to
-the false positives and to the false negatives alike; the word distance is the word error rate, which may be above one;
-the character distance is divided by the longer of the two; predictions choose the nearest filler one after the other,
-in the order in which they were predicted; SLU-F1 is the F1 of the summed counts of both distances, not their mean.
-Differs from the released code: fillers of both sides are put in lower case, not those of the reference alone, and an
-utterance without a prediction counts as one with no entities instead of being left out.
+Source: Bastianelli et al., EMNLP 2020, arXiv 2011.13205, "SLU-F1", in the version of its released code:
+
+* a pair of equal type is one true positive whatever its words, and the distance of the words is added to the false
+  positives as well as to the false negatives;
+* the word distance is the word error rate, which may exceed one; the character distance is divided by the longer text;
+* predictions are matched with the nearest unmatched reference one after another, in the order of the prediction;
+* SLU-F1 is the F1 of the summed counts of both distances, not the mean of two F1 scores.
+
+Differs from the released code: the fillers of references and predictions are in lower case, not those of references
+alone, and an utterance without a prediction counts as one without entities instead of being ignored.
 """
 
 from __future__ import annotations
@@ -18,13 +21,13 @@ import jiwer
 
 from secateur.tasks.slurp_tags import Entity
 
-#: Distance of a predicted filler (second) from the one that was said (first).
+#: Distance between the filler of a reference (first argument) and a predicted one (second).
 FillerDistance = Callable[[str, str], float]
 
 
 @dataclass(frozen=True)
 class EntityCounts:
-    """Entities found, made up and missed, possibly in fractions."""
+    """True positives, false positives and false negatives, possibly fractional."""
 
     matched: float = 0.0
     spurious: float = 0.0
@@ -35,7 +38,7 @@ class EntityCounts:
 
     @property
     def f1(self) -> float:
-        """Harmonic mean of precision and recall; 0 where there was nothing to find and nothing made up."""
+        """Harmonic mean of precision and recall; 0 without true positives."""
         if self.matched == 0:
             return 0.0
         precision = self.matched / (self.matched + self.spurious)
@@ -44,7 +47,7 @@ class EntityCounts:
 
 
 def exact_counts(references: Sequence[Entity], predicted: Sequence[Entity]) -> EntityCounts:
-    """Counts where an entity is found by its type and its very words; equal ones are matched one by one."""
+    """Return the counts where a match has equal type and words; duplicates are matched one by one."""
     unmatched = _lowercase_fillers(references)
     matched = 0
     for entity in _lowercase_fillers(predicted):
@@ -55,7 +58,7 @@ def exact_counts(references: Sequence[Entity], predicted: Sequence[Entity]) -> E
 
 
 def soft_counts(references: Sequence[Entity], predicted: Sequence[Entity], distance: FillerDistance) -> EntityCounts:
-    """Counts where an entity is found by its type, and the distance of its words is an error both ways."""
+    """Return the counts where a match has equal type, and the distance of the words adds to both kinds of errors."""
     unmatched = _lowercase_fillers(references)
     counts = EntityCounts()
     for entity in _lowercase_fillers(predicted):
@@ -71,12 +74,12 @@ def soft_counts(references: Sequence[Entity], predicted: Sequence[Entity], dista
 
 
 def word_distance(reference: str, predicted: str) -> float:
-    """Word error rate of a filler; one without words is taken as one word."""
+    """Return the word error rate of a filler; a reference without words counts as one word."""
     return _count_edits(jiwer.process_words(reference, predicted)) / max(1, len(reference.split()))
 
 
 def character_distance(reference: str, predicted: str) -> float:
-    """Levenshtein distance over the longer length, from 0 to 1."""
+    """Return the Levenshtein distance divided by the longer length, from 0 to 1."""
     return _count_edits(jiwer.process_characters(reference, predicted)) / max(1, len(reference), len(predicted))
 
 
@@ -84,16 +87,18 @@ class EntityMetric:
     """Entity F1 and its two softened forms over a corpus, micro-averaged over types."""
 
     def __init__(self) -> None:
-        self.exact = self.word = self.character = EntityCounts()
+        self.exact = EntityCounts()
+        self.word = EntityCounts()
+        self.character = EntityCounts()
 
     def update(self, references: Sequence[Entity], predicted: Sequence[Entity]) -> None:
-        """Take in the entities of an utterance."""
+        """Add the entities of an utterance."""
         self.exact += exact_counts(references, predicted)
         self.word += soft_counts(references, predicted, word_distance)
         self.character += soft_counts(references, predicted, character_distance)
 
     def compute(self) -> dict[str, float]:
-        """``slu_f1``, ``entity_f1``, ``word_f1`` and ``char_f1``."""
+        """Return ``slu_f1``, ``entity_f1``, ``word_f1`` and ``char_f1``."""
         return {
             "slu_f1": (self.word + self.character).f1,
             "entity_f1": self.exact.f1,

@@ -1,8 +1,8 @@
-"""Meaning as text: an intent token, then the words, each entity between an opening token of its type and a closing one.
+"""Intent, words and entities as one text: an intent token, then the words, with a slot token around each entity.
 
-The same meaning in a manifest and as what a head writes::
+The same utterance in a manifest and as a target sequence::
 
-    wake me up at [time : five am]          with the label alarm_set
+    wake me up at [time : five am]          and the label alarm_set
     <intent:alarm_set>wake me up at<slot:time>five am</slot>
 """
 
@@ -16,13 +16,13 @@ SLOT_END = "</slot>"
 _TOKEN = re.compile(r"<(intent|slot):([^<>]*)>|</slot>")
 _BRACKETS = re.compile(r"\[([^\[\]:]*):([^\[\]]*)\]")
 
-#: Characters that tokens and tags are made of, which no word may hold.
+#: Characters of tokens and tags, which must not occur in words.
 RESERVED = "<>[]"
 
 
 @dataclass(frozen=True)
 class TextSpan:
-    """A stretch of words, and the type of entity that they are; None for none."""
+    """Consecutive words with their entity type; None for words outside entities."""
 
     words: str
     type: str | None = None
@@ -30,7 +30,7 @@ class TextSpan:
 
 @dataclass(frozen=True)
 class Entity:
-    """An entity: its type and its words, the filler."""
+    """Type and words of an entity; the words are called its filler."""
 
     type: str
     filler: str
@@ -38,7 +38,7 @@ class Entity:
 
 @dataclass(frozen=True)
 class SemanticFrame:
-    """What an utterance means: intent, entities in order, and all its words."""
+    """Intent, entities in order, and all words of an utterance."""
 
     intent: str | None
     entities: tuple[Entity, ...]
@@ -46,23 +46,26 @@ class SemanticFrame:
 
 
 def intent_token(intent: str) -> str:
-    """The token that names an intent."""
+    """Return the token of an intent."""
     return f"<intent:{intent}>"
 
 
 def is_intent(token: str) -> bool:
-    """Whether a token names an intent."""
+    """Return whether a token is that of an intent."""
     match = _TOKEN.fullmatch(token)
     return match is not None and match[1] == "intent"
 
 
 def slot_token(type: str) -> str:
-    """The token that opens an entity of a type."""
+    """Return the opening token of an entity type."""
     return f"<slot:{type}>"
 
 
 def parse_brackets(tagged: str) -> tuple[TextSpan, ...] | None:
-    """The pieces of a text in bracket notation, without empty ones; None where its brackets cannot be read."""
+    """Return the spans of a text in bracket notation without empty ones; None for malformed brackets.
+
+    ``wake me at [time : five am]`` has the spans ``wake me at`` and, of the type ``time``, ``five am``.
+    """
     spans: list[TextSpan] = []
     end = 0
     for match in _BRACKETS.finditer(tagged):
@@ -76,9 +79,9 @@ def parse_brackets(tagged: str) -> tuple[TextSpan, ...] | None:
 
 
 def format_target(intent: str, spans: Iterable[TextSpan]) -> str:
-    """What a head is to write: no spaces around tokens, which the library's tokenizer would swallow."""
+    """Return the target sequence, without spaces around tokens, which the tokenizer would remove."""
     text = intent_token(intent)
-    is_at_boundary = True  # nothing, or a token, stands before
+    is_at_boundary = True  # whether the text so far ends with a token
     for part in spans:
         if part.type is None:
             text += part.words if is_at_boundary else f" {part.words}"
@@ -89,11 +92,11 @@ def format_target(intent: str, spans: Iterable[TextSpan]) -> str:
 
 
 def parse_frame(text: str) -> SemanticFrame:
-    """The meaning of what a head wrote, whatever it wrote.
+    """Return intent, entities and words of a decoded sequence; every sequence is valid.
 
-    The first intent counts, wherever it stands. An entity that is not closed ends at the next token of an entity, or
-    with the text; entities do not lie within each other. A closing token without an open entity says nothing, and
-    neither does an entity without words.
+    The first intent counts, wherever it stands. An entity without a closing token ends at the next slot token or at the
+    end of the text, so that entities are never nested. Closing tokens outside entities, and entities without words, are
+    ignored.
     """
     intent: str | None = None
     entities: list[Entity] = []
@@ -123,5 +126,5 @@ def parse_frame(text: str) -> SemanticFrame:
 
 
 def entity_types(texts: Iterable[Sequence[TextSpan]]) -> list[str]:
-    """Types of entities in the texts, sorted."""
+    """Return the sorted entity types of parsed texts."""
     return sorted({piece.type for text in texts for piece in text if piece.type is not None})

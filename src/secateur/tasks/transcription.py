@@ -1,4 +1,4 @@
-"""What transcription has in common, whatever head writes it: scripts of texts, and word and character error rate."""
+"""Transcription independent of the head: target tokens of texts, and word and character error rates."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from secateur.tasks.base import FilteredCorpus, Metric, StepTargets, UtteranceTa
 from secateur.tasks.error_rate import ErrorRate
 from secateur.tasks.vocabulary import LetterCase, Vocabulary
 
-#: Scripts that a task remembers; some 50 MB of sentences.
+#: Token sequences that a task caches; about 50 MB of sentences.
 TARGET_CACHE_SIZE = 1 << 15
 
 WORD_ERROR_RATE = ScoreInfo(title="Word error rate", direction="lower")
@@ -30,30 +30,30 @@ WORD_ERROR_RATE = ScoreInfo(title="Word error rate", direction="lower")
 
 @dataclass(frozen=True, kw_only=True)
 class Transcription:
-    """What every kind of transcription asks for."""
+    """Config fields of every kind of transcription."""
 
     kind: str
     tokenizer: str = "auto"
-    """``auto``: the model's own if it has one, else the characters of the training texts; ``characters``; or a folder
-    or hub id"""
+    """``auto``: the model's tokenizer, or the characters of the training texts where it has none; ``characters``; or a
+    folder or hub id"""
     case: LetterCase = "auto"
-    """how letters are written before they are encoded; ``auto``: as the vocabulary writes them"""
+    """case of letters before encoding; ``auto``: the case of the vocabulary"""
     unknown: Literal["drop", "skip"] = "drop"
     """characters outside the vocabulary are dropped from the text, or the utterance is skipped"""
 
     def __post_init__(self) -> None:
         if not self.tokenizer:
-            raise ConfigError("tokenizer: got an empty name, allowed are 'auto', 'characters', or a folder or hub id.")
+            raise ConfigError("tokenizer: got an empty name, expected 'auto', 'characters', or a folder or hub id.")
 
 
 @dataclass(frozen=True)
 class TargetTokens:
-    """What a head is to write for an utterance.
+    """Target of a head for an utterance.
 
     Attributes:
-        tokens: As numbers, with nothing that the vocabulary cannot write.
-        unknown: Characters that were dropped, in their order.
-        problem: Why it cannot be learned; None where it can.
+        tokens: Token ids, all of them outputs of the head.
+        unknown_characters: Characters that were dropped from the text, in their order.
+        problem: Reason to skip the utterance; None for a usable one.
     """
 
     tokens: tuple[int, ...] = ()
@@ -62,7 +62,7 @@ class TargetTokens:
 
 
 class TranscriptTask(ABC):
-    """Writes the text of an utterance as tokens of a vocabulary."""
+    """Transcription of utterances in the tokens of a vocabulary."""
 
     head_class: str
     title: str
@@ -78,10 +78,10 @@ class TranscriptTask(ABC):
     ) -> None:
         """
         Args:
-            words: What can be written.
-            unknown: What becomes of a text with characters outside it.
-            outputs: Of the head.
-            new_head: Whether the head starts from nothing.
+            vocabulary: Vocabulary of the transcripts.
+            unknown: Treatment of texts with characters outside the vocabulary.
+            outputs: Number of outputs of the head.
+            new_head: Whether the head is newly initialized.
         """
         self.vocabulary = vocabulary
         self.unknown = unknown
@@ -92,40 +92,40 @@ class TranscriptTask(ABC):
 
     @abstractmethod
     def fields(self) -> dict[str, Any]:
-        """Fields of the model's config that its head needs."""
+        """Return the fields of the model's config that the head needs."""
 
     @abstractmethod
     def loss(self, output: Tensor, frames: Tensor, utterances: Sequence[Utterance], *, model: Any) -> Tensor:
-        """The sum over utterances of the negative log-likelihood of their scripts."""
+        """Return the summed negative log-likelihood of the target tokens."""
 
     @abstractmethod
     def predict(self, model: Any, inputs: Mapping[str, Tensor]) -> Tensor:
-        """What `read` reads."""
+        """Return the predictions that `decode_texts` takes."""
 
     @abstractmethod
     def decode_texts(self, predictions: Tensor, frames: Tensor) -> list[str]:
-        """What a head wrote: answers and valid frames, (B,), to B texts."""
+        """Return the texts of B rows, given predictions and valid frames, (B,)."""
 
     @abstractmethod
     def alignment_problem(self, tokens: Sequence[int], frames: int) -> str | None:
-        """Why so many frames cannot carry a script; None where they can."""
+        """Return why a number of frames is too small for the target tokens; None where it suffices."""
 
-    def init_head(self, model: Any) -> None:  # noqa: B027 - most heads have nothing to be told
-        """A new head knows nothing."""
+    def init_head(self, model: Any) -> None:  # noqa: B027 - not abstract
+        """Do nothing: most new heads keep their random weights."""
 
     def target_tokens(self, utterance: Utterance) -> TargetTokens:
-        """What the head is to write for an utterance."""
+        """Return the target of an utterance, from a cache."""
         return self._cached_target_tokens(*self.label_and_text(utterance))
 
     def label_and_text(self, utterance: Utterance) -> tuple[str | None, str | None]:
-        """What a script is made of: a label and a text."""
+        """Return the label and the text that the target is made from."""
         return None, utterance.text
 
     def filter(self, corpus: Corpus, frames: Callable[[int], int]) -> FilteredCorpus:
-        """Utterances with a text that the vocabulary can write and audio long enough for it.
+        """Return the utterances whose text the vocabulary encodes and whose audio is long enough for the text.
 
         Raises:
-            DataError: Nothing is left, or no utterance has a text.
+            DataError: No utterance is usable, or no utterance has a text.
         """
         require_texts(corpus)
         dropped: Counter[str] = Counter()
@@ -136,7 +136,7 @@ class TranscriptTask(ABC):
             if targets.problem is not None:
                 return targets.problem
             if targets.unknown_characters and self.unknown == "skip":
-                return f"holds characters outside the vocabulary: {format_characters(targets.unknown_characters)}"
+                return f"has characters outside the vocabulary: {format_characters(targets.unknown_characters)}"
             frame_problem = self.alignment_problem(targets.tokens, frames(utterance.samples))
             if frame_problem is not None:
                 return f"is too short for its text: {frame_problem}"
@@ -145,59 +145,59 @@ class TranscriptTask(ABC):
 
         filtered = filter_utterances(corpus, problem)
         if dropped:
-            common = ", ".join(
-                f"{format_character(character)} ({count})" for character, count in dropped.most_common(8)
-            )
-            remainder_text = f" and {len(dropped) - 8} more" if len(dropped) > 8 else ""
+            counts = [f"{format_character(character)} ({count})" for character, count in dropped.most_common(8)]
+            remainder = f" and {len(dropped) - 8} more" if len(dropped) > 8 else ""
             notes.append(
-                f"characters outside the vocabulary dropped from the texts, {dropped.total()} in all: {common}{remainder_text}"
+                f"characters outside the vocabulary dropped from the texts, {dropped.total()} in all: "
+                f"{', '.join(counts)}{remainder}"
             )
         return FilteredCorpus(filtered.corpus, (*filtered.notes, *notes), filtered.skipped)
 
     def step_targets(
         self, utterances: Sequence[Utterance], frames: Sequence[int], *, key: Sequence[int] = ()
     ) -> StepTargets:
-        """What is said, by tokens of the scripts."""
-        return UtteranceTargets(utterances, sum(len(self.target_tokens(utterance).tokens) for utterance in utterances))
+        """Return the utterances as targets; the count is the number of their tokens."""
+        tokens = sum(len(self.target_tokens(utterance).tokens) for utterance in utterances)
+        return UtteranceTargets(utterances, tokens)
 
     def metric(self) -> Metric:
-        """Word and character error rate of greedy reading."""
+        """Return a new metric of word and character error rate."""
         return TranscriptMetric(self)
 
     def reference_text(self, utterance: Utterance) -> str:
-        """What a perfect head would be read as: the script, through the same decoding as any output."""
+        """Return the text of a perfect prediction: the target tokens, decoded like any output."""
         return self.vocabulary.decode(self.target_tokens(utterance).tokens)
 
     def save(self, folder: Path) -> None:
         """Write the tokenizer."""
         self.vocabulary.save(folder)
 
-    def restore(self, folder: Path) -> None:  # noqa: B027 - the same for all of them
-        """Nothing: the model has the head."""
+    def restore(self, folder: Path) -> None:  # noqa: B027 - not abstract
+        """Do nothing: the head is part of the model."""
 
     def make_target_tokens(self, label: str | None, text: str | None) -> TargetTokens:
-        """The script of a text; the label has no part in it."""
+        """Return the target of a text; the label is ignored."""
         if text is None or not text.strip():
             return TargetTokens(problem="has no text")
         cleaned_text, unknown = self.vocabulary.clean(text)
         return self.encode_target(cleaned_text, unknown)
 
     def encode_target(self, text: str, unknown: str) -> TargetTokens:
-        """A script from a cleaned text and what was dropped from it."""
+        """Return the target of a cleaned text, with the characters that were dropped from the text."""
         tokens = self.vocabulary.encode(text)
         if not tokens:
             return TargetTokens(
                 unknown_characters=unknown, problem=f"has no character of the vocabulary: {format_characters(unknown)}"
             )
         if not self.vocabulary.is_writable(tokens):
-            return TargetTokens(unknown_characters=unknown, problem="holds what the tokenizer cannot write")
+            return TargetTokens(unknown_characters=unknown, problem="has text that the tokenizer cannot encode")
         return TargetTokens(tokens, unknown)
 
 
 class TranscriptMetric:
-    """Word and character error rate of greedy reading, against the scripts.
+    """Word and character error rate of greedy decoding, against the decoded target tokens.
 
-    A reference is what the task asks for: in the vocabulary's case, without the characters outside it.
+    References are in the case of the vocabulary and without the characters outside the vocabulary.
     """
 
     def __init__(self, task: TranscriptTask) -> None:
@@ -205,95 +205,95 @@ class TranscriptMetric:
         self.rates = {"wer": ErrorRate("word"), "cer": ErrorRate("character")}
 
     def update(self, predictions: Tensor, frames: Tensor, utterances: Sequence[Utterance]) -> None:
-        """Take in a batch: answers as the task reads them, valid frames (B,)."""
+        """Add a batch: predictions of the task and valid frames, (B,)."""
         references = [self.task.reference_text(utterance) for utterance in utterances]
         hypotheses = self.task.decode_texts(predictions, frames)
         for rate in self.rates.values():
             rate.update(references, hypotheses)
 
     def compute(self) -> dict[str, float]:
-        """``wer`` and ``cer``."""
+        """Return ``wer`` and ``cer``."""
         return {name: rate.value for name, rate in self.rates.items()}
 
 
 def select_tokenizer(config: Transcription, *, source: str | Path, corpus: Corpus, head: str = "") -> tuple[Any, Any]:
-    """The tokenizer that is asked for, and the model's own where that matters, else None.
+    """Return the tokenizer of a config and the model's own tokenizer; None where the model has none or needs none.
 
     Args:
-        config: What is asked for.
-        source: The model's folder or hub id.
-        corpus: Whose texts a new vocabulary is made of.
-        head: What the model has that writes by a tokenizer, in words; empty where that is new.
+        config: Config of the task.
+        source: Folder or hub id of the model.
+        corpus: Corpus whose texts give a new vocabulary.
+        head: Words for the model's head, such as ``CTC head``; empty for a new head.
 
     Raises:
-        ConfigError: A tokenizer cannot be loaded, or nothing says what the model's head writes.
-        DataError: A vocabulary is to be made of texts that are not there.
+        ConfigError: A tokenizer cannot be loaded, or the model has a head but no tokenizer.
+        DataError: A new vocabulary is required and the corpus has no texts.
     """
-    needs_model_tokenizer = head or config.tokenizer == "auto"
-    model_tokenizer = (
-        vocabulary.load_tokenizer(source) if needs_model_tokenizer and vocabulary.has_tokenizer(source) else None
-    )
+    model_tokenizer = None
+    if (head or config.tokenizer == "auto") and vocabulary.has_tokenizer(source):
+        model_tokenizer = vocabulary.load_tokenizer(source)
     if config.tokenizer not in ("auto", "characters"):
         return vocabulary.load_tokenizer(config.tokenizer), model_tokenizer
     if head and model_tokenizer is None:
         raise ConfigError(
-            f"{str(source)!r} has a {head} but no tokenizer that says what it writes; name that as 'tokenizer', a "
-            "folder or hub id."
+            f"{str(source)!r} has a {head} but no tokenizer to decode its output; set 'tokenizer' to the folder or hub "
+            "id of one."
         )
     if config.tokenizer == "auto" and model_tokenizer is not None:
         return model_tokenizer, model_tokenizer
-    return vocabulary.make_tokenizer(vocabulary.characters(require_texts(corpus), config.case)), model_tokenizer
+    symbols = vocabulary.characters(require_texts(corpus), config.case)
+    return vocabulary.make_tokenizer(symbols), model_tokenizer
 
 
 def check_vocabulary_fits(
     vocabulary: Vocabulary, outputs: int, model_tokenizer: Any, *, name: str, head: str, extra_outputs: str = ""
 ) -> None:
-    """Raise a ConfigError for a vocabulary that is not the one that a model's head writes.
+    """Raise a ConfigError for a vocabulary other than that of a model's head.
 
     Args:
-        words: The vocabulary.
-        outputs: Outputs of the head that are its tokens.
-        own: The model's own tokenizer; None where it has none.
-        name: What the vocabulary was asked for by.
-        head: The head, in words.
-        beside: What else has outputs, in words.
+        vocabulary: Vocabulary to check.
+        outputs: Number of outputs of the head for tokens.
+        model_tokenizer: Tokenizer of the model; None where it has none.
+        name: Value of the config's ``tokenizer``.
+        head: Words for the head.
+        extra_outputs: Words for further outputs of the head.
     """
     if not vocabulary.fits_head(outputs):
         raise ConfigError(
-            f"tokenizer: {name!r} has {len(vocabulary)} tokens, but the model's {head} has {outputs} outputs{extra_outputs}; "
-            "'auto' takes the model's own tokenizer, and a model without a task head gets a new head."
+            f"tokenizer: {name!r} has {len(vocabulary)} tokens, but the model's {head} has {outputs} "
+            f"outputs{extra_outputs}; 'auto' takes the model's own tokenizer, and a model without a task head gets a "
+            "new head."
         )
     if model_tokenizer is not None and model_tokenizer.get_vocab() != vocabulary.tokens:
         raise ConfigError(
-            f"tokenizer: {name!r} has as many tokens as the model's own, but not the same ones, so the model's {head} "
-            "would be misread; 'auto' takes the model's own tokenizer."
+            f"tokenizer: {name!r} has as many tokens as the model's own, but different ones, so that the output of "
+            f"the model's {head} would be decoded wrongly; 'auto' takes the model's own tokenizer."
         )
 
 
 def require_texts(corpus: Corpus) -> list[str]:
-    """The texts of a corpus.
+    """Return the texts of a corpus.
 
     Raises:
-        DataError: There are none.
+        DataError: No utterance has a text.
     """
     texts = [utterance.text for utterance in corpus.utterances if utterance.text and utterance.text.strip()]
     if not texts:
         raise DataError(
-            f"None of the {len(corpus)} utterances of corpus {corpus.name!r} has a text, which this task learns to "
-            "write; name a manifest with texts, such as JSONL with 'text', or LibriSpeech."
+            f"None of the {len(corpus)} utterances of corpus {corpus.name!r} has a text, which this task "
+            "requires; name a manifest with texts, such as JSONL with 'text', or LibriSpeech."
         )
     return texts
 
 
 def format_characters(unknown: str) -> str:
-    """Each character once."""
-    return " ".join(
-        character if _is_visible(character) else format_character(character) for character in dict.fromkeys(unknown)
-    )
+    """Return the distinct characters of a string, for a message."""
+    distinct = dict.fromkeys(unknown)
+    return " ".join(character if _is_visible(character) else format_character(character) for character in distinct)
 
 
 def format_character(character: str) -> str:
-    """Return a character in quotes, or its number and name where it does not show by itself."""
+    """Return a character in quotes, or the code point and name of an invisible or combining character."""
     if _is_visible(character):
         return repr(character)
     return f"U+{ord(character):04X} {unicodedata.name(character, '')}".rstrip()

@@ -1,4 +1,4 @@
-"""The tokens that a CTC head or a transducer writes, read and written by a Hugging Face tokenizer."""
+"""Vocabulary of a CTC head or a transducer, on top of a Hugging Face tokenizer."""
 
 from __future__ import annotations
 
@@ -17,22 +17,27 @@ from secateur.errors import ConfigError
 
 LetterCase = Literal["auto", "keep", "upper", "lower"]
 
-BLANK, UNKNOWN, DELIMITER = "<pad>", "<unk>", "|"
-_PROCESSOR = "Wav2Vec2Processor"  # of every family here; AutoProcessor finds it by this entry
-_FILES = ("vocab.json", "tokenizer.json")  # either makes a tokenizer; its config alone does not
-# What small and capital letters are to each other where a vocabulary writes both kinds of i, told by a letter beside.
+# Special tokens of a new vocabulary.
+BLANK = "<pad>"
+UNKNOWN = "<unk>"
+DELIMITER = "|"
+# Entry of the tokenizer's config by which AutoProcessor finds a processor, for every family here.
+_PROCESSOR = "Wav2Vec2Processor"
+_FILES = ("vocab.json", "tokenizer.json")  # either file suffices for a tokenizer
+# Case maps of the letters i and ı by the case of the vocabulary, for vocabularies that have both (and also ğ, as in
+# Turkish): I is the capital of ı, and İ that of i.
 _DOTTED_I = {"lower": ("ığ", str.maketrans("Iİ", "ıi")), "upper": ("İĞ", str.maketrans("iı", "İI"))}
 _TOKENIZER_FILES = (*_FILES, "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json")
 
 
 class Vocabulary:
-    """A tokenizer, the case of its letters, and which characters it can write.
+    """A tokenizer with the case of its letters, its blank, and the characters that it encodes.
 
     Attributes:
-        tokenizer: The library's.
-        case: ``upper``, ``lower`` or ``keep``: how texts are written before they are encoded.
-        blank: Number of the blank.
-        outputs: Of the head; tokens with other numbers are not written.
+        tokenizer: Hugging Face tokenizer.
+        case: Case of texts before encoding: ``upper``, ``lower`` or ``keep``.
+        blank: Id of the blank.
+        outputs: Number of outputs of the head; tokens with higher ids cannot be encoded.
     """
 
     def __init__(
@@ -40,14 +45,14 @@ class Vocabulary:
     ) -> None:
         """
         Args:
-            tokenizer: A Hugging Face tokenizer.
-            case: As the vocabulary writes letters, or as said.
-            blank: Number of the blank; None: the tokenizer's padding token.
-            outputs: Of the head that writes; None: one for each token.
+            tokenizer: Hugging Face tokenizer.
+            case: Case of texts; ``auto``: the case of most letters of the vocabulary.
+            blank: Id of the blank; None: the tokenizer's padding token.
+            outputs: Number of outputs of the head; None: one for each token.
 
         Raises:
-            ConfigError: The tokenizer has no padding token, or writes in capitals what its vocabulary has in small
-                letters.
+            ConfigError: The tokenizer has no padding token, or converts texts to upper case while its vocabulary is in
+                lower case.
         """
         if blank is None and tokenizer.pad_token_id is None:
             raise ConfigError("The tokenizer has no padding token, which a new head and CTC need as their blank.")
@@ -55,9 +60,9 @@ class Vocabulary:
         vocabulary_case = _case_of(tokenizer)
         if vocabulary_case == "lower" and _capitalizes(tokenizer):
             raise ConfigError(
-                "The tokenizer has do_lower_case set, by which a Wav2Vec2CTCTokenizer writes every text in capitals, "
-                "but the letters of its vocabulary are small, so that each would be unknown: set do_lower_case to "
-                "false in its tokenizer_config.json."
+                "The tokenizer has do_lower_case set, with which a Wav2Vec2CTCTokenizer converts every text to upper "
+                "case, but the letters of its vocabulary are in lower case, so that all would be unknown: set "
+                "do_lower_case to false in its tokenizer_config.json."
             )
         self.case = vocabulary_case if case == "auto" else case
         self.blank: int = tokenizer.pad_token_id if blank is None else blank
@@ -72,59 +77,63 @@ class Vocabulary:
 
     @property
     def tokens(self) -> dict[str, int]:
-        """Numbers by token."""
+        """Token ids by token."""
         return dict(self.tokenizer.get_vocab())
 
     def fits_head(self, outputs: int) -> bool:
-        """Whether a head with this many outputs may be this vocabulary's.
+        """Return whether a head with a number of outputs may belong to this vocabulary.
 
-        Some heads were made without some of the tokens that the library adds behind a vocabulary, such as sentence
-        marks; no text needs them.
+        Some heads lack outputs for added tokens at the end of a vocabulary, such as sentence marks, which do not occur
+        in texts.
         """
         return bool(self.tokenizer.vocab_size <= outputs <= len(self.tokenizer))
 
     def clean(self, text: str) -> tuple[str, str]:
-        """The text as it can be written, and the characters that had to be dropped, in their order.
+        """Return a text with encodable characters alone, and the dropped characters in their order.
 
-        Letters take the vocabulary's case, every run of white space becomes one space.
+        Letters get the case of the vocabulary, and every run of white space becomes one space.
         """
         folded = " ".join(self._cased(text).split())
         if self._is_writable_text(folded):
             return folded, ""
-        unknown = "".join(character for character in folded if not (character.isspace() or self._is_known(character)))
-        known_text = "".join(character for character in folded if character.isspace() or self._is_known(character))
-        return " ".join(known_text.split()), unknown
+        known: list[str] = []
+        dropped: list[str] = []
+        for character in folded:
+            is_kept = character.isspace() or self._is_known(character)
+            (known if is_kept else dropped).append(character)
+        return " ".join("".join(known).split()), "".join(dropped)
 
     def encode(self, text: str) -> tuple[int, ...]:
-        """Numbers of the text's tokens; None among them, or the unknown token, for what cannot be written."""
-        # By steps: `encode` of the library fails on one unknown character where there is no unknown token.
+        """Return the token ids of a text; None or the unknown token in place of unknown characters."""
+        # In two steps, since the tokenizer's `encode` fails on an unknown character if it has no unknown token.
         return tuple(self.tokenizer.convert_tokens_to_ids(self.tokenizer.tokenize(text, add_special_tokens=False)))
 
     def decode(self, tokens: Sequence[int]) -> str:
-        """The text of tokens without blanks, with one space where the delimiter stood."""
+        """Return the text of tokens without blanks, with a space in place of the delimiter."""
         collapses = isinstance(self.tokenizer, transformers.Wav2Vec2CTCTokenizer | transformers.ParakeetTokenizer)
-        # These classes collapse repeats by themselves, but here they are meant: CTC's were collapsed before.
+        # These classes would collapse repeated tokens, which CTC decoding has done before.
         decode_kwargs = {"group_tokens": False} if collapses else {}
         return " ".join(str(self.tokenizer.decode(list(tokens), **decode_kwargs)).split())
 
     def is_writable(self, tokens: Sequence[int | None]) -> bool:
-        """Whether tokens, as `encode` gives them, are all known and outputs of the head, and none the blank."""
+        """Return whether all tokens, as from `encode`, are known outputs of the head other than the blank."""
         excluded_tokens = {None, self.tokenizer.unk_token_id, self.blank}
         return all(token not in excluded_tokens and token is not None and token < self.outputs for token in tokens)
 
     def save(self, folder: Path) -> None:
-        """Write the tokenizer's files, in place of any that lie there."""
+        """Write the files of the tokenizer, in place of those of another tokenizer in the folder."""
         for name in _TOKENIZER_FILES:
             (folder / name).unlink(missing_ok=True)
         self.tokenizer.save_pretrained(folder)
 
     def _cased(self, text: str) -> str:
-        """Return the text in the vocabulary's case, apart from letters that the vocabulary has in the other case alone.
+        """Return a text in the vocabulary's case, except for letters that the vocabulary has in the other case alone.
 
-        Such is ß among capitals, whose capital is two letters.
+        An example is ß in a vocabulary of capitals, because its upper case is two letters.
         """
         if self.case == "keep":
             return text
+        # A run of letters shares one form: either the empty form, for the vocabulary's case, or the same single letter.
         runs = groupby(text.translate(self._dotted_i_map), key=self._other_case_form)
         pieces = []
         for form, letters in runs:
@@ -133,7 +142,7 @@ class Vocabulary:
         return "".join(pieces)
 
     def _find_other_case_form(self, character: str) -> str:
-        """Return how a letter is written that the vocabulary does not have in its case; empty for all others."""
+        """Return the form of a letter that the vocabulary has in the other case alone; empty for other letters."""
         folded = fold_case(character, self.case)
         if len(folded) == 1 and self._is_known(folded):
             return ""
@@ -147,25 +156,27 @@ class Vocabulary:
 
 
 def fold_case(text: str, case: LetterCase) -> str:
-    """The text in a case; as it is for ``auto`` and ``keep``."""
-    return text.upper() if case == "upper" else text.lower() if case == "lower" else text
+    """Return a text in upper or lower case; unchanged for ``auto`` and ``keep``."""
+    if case == "upper":
+        return text.upper()
+    return text.lower() if case == "lower" else text
 
 
 def characters(texts: Iterable[str], case: LetterCase) -> list[str]:
-    """Every character of the texts in a case, sorted, without white space and the word delimiter."""
+    """Return the sorted characters of texts in a case, without white space and the word delimiter."""
     character_set = {character for text in texts for character in fold_case(text, case)}
     return sorted(character for character in character_set if not character.isspace() and character != DELIMITER)
 
 
 def make_tokenizer(symbols: Sequence[str], *, extra: Sequence[str] = ()) -> Any:
-    """A new tokenizer: blank, unknown, word delimiter, characters, then tokens of several characters.
+    """Return a new tokenizer: blank, unknown token and word delimiter, then characters, then longer tokens.
 
     Args:
-        signs: Characters, in the order of their numbers.
-        extra: Longer tokens, each kept whole wherever it stands in a text.
+        symbols: Characters, in the order of their ids.
+        extra: Longer tokens, which are never split.
     """
     tokens = [BLANK, UNKNOWN, DELIMITER, *symbols, *extra]
-    with tempfile.TemporaryDirectory() as folder:  # the library's class takes a file
+    with tempfile.TemporaryDirectory() as folder:  # Wav2Vec2CTCTokenizer reads a file
         path = Path(folder) / "vocab.json"
         path.write_text(json.dumps({token: number for number, token in enumerate(tokens)}), encoding="utf-8")
         return transformers.Wav2Vec2CTCTokenizer(
@@ -180,25 +191,25 @@ def make_tokenizer(symbols: Sequence[str], *, extra: Sequence[str] = ()) -> Any:
 
 
 def has_tokenizer(source: str | Path) -> bool:
-    """Whether a folder, or a model on the hub, holds a tokenizer.
+    """Return whether a folder, or a model on the hub, has a tokenizer.
 
     Raises:
-        ConfigError: The hub cannot be asked. Taking that for a no would make the vocabulary depend on the network.
+        ConfigError: The hub cannot be reached. Else the vocabulary would depend on the network.
     """
     try:
         return any(cached_file(str(source), name, _raise_exceptions_for_missing_entries=False) for name in _FILES)
     except OSError as error:
         raise ConfigError(
-            f"Whether {str(source)!r} has a tokenizer cannot be told ({_first_line(error)}); name a folder, or "
+            f"Cannot determine whether {str(source)!r} has a tokenizer ({_first_line(error)}); name a folder, or "
             "download the model first."
         ) from error
 
 
 def load_tokenizer(source: str | Path) -> Any:
-    """The tokenizer of a folder or hub id; code that comes with it is never run.
+    """Return the tokenizer of a folder or hub id, without running remote code.
 
     Raises:
-        ConfigError: There is none, or it cannot be loaded.
+        ConfigError: The tokenizer is missing or cannot be loaded.
     """
     try:
         return transformers.AutoTokenizer.from_pretrained(
@@ -206,8 +217,8 @@ def load_tokenizer(source: str | Path) -> Any:
         )
     except (OSError, ValueError, TypeError, KeyError, AttributeError, ImportError) as error:
         raise ConfigError(
-            f"No tokenizer can be loaded from {str(source)!r} ({_first_line(error)}); name a folder or hub id "
-            "with tokenizer files, or 'characters'."
+            f"No tokenizer can be loaded from {str(source)!r} ({_first_line(error)}); expected a folder or hub id with "
+            "tokenizer files, or 'characters'."
         ) from error
 
 
@@ -216,10 +227,10 @@ def _first_line(error: Exception) -> str:
 
 
 def _case_of(tokenizer: Any) -> Literal["keep", "upper", "lower"]:
-    """Return the case of most of a vocabulary's letters, or ``keep`` where it has many of both or none with a case.
+    """Return the case of a vocabulary's letters: ``keep`` for many letters of both cases, or for none with a case.
 
-    Letters are single characters, or those of all tokens where no character is a letter. Many are half as many as of
-    the other case: a stray capital among small letters is no reason to keep the case of texts.
+    Letters are the tokens of one character, or the characters of all tokens where no such token is a letter. ``keep``
+    needs at least half as many letters of one case as of the other, so that a stray capital does not count.
     """
     tokens = [token for token in tokenizer.get_vocab() if token not in tokenizer.all_special_tokens]
     single = [token for token in tokens if len(token) == 1]
@@ -228,10 +239,12 @@ def _case_of(tokenizer: Any) -> Literal["keep", "upper", "lower"]:
         upper = sum(letter != letter.lower() for letter in letters)
         lower = sum(letter != letter.upper() for letter in letters)
         if upper or lower:
-            return "keep" if 2 * min(upper, lower) >= max(upper, lower) else "upper" if upper > lower else "lower"
+            if 2 * min(upper, lower) >= max(upper, lower):
+                return "keep"
+            return "upper" if upper > lower else "lower"
     return "keep"
 
 
 def _capitalizes(tokenizer: Any) -> bool:
-    """Return whether a tokenizer writes every text in capitals before it looks up what is in its vocabulary."""
+    """Return whether a tokenizer converts texts to upper case before the lookup in its vocabulary."""
     return isinstance(tokenizer, transformers.Wav2Vec2CTCTokenizer) and bool(tokenizer.do_lower_case)

@@ -124,13 +124,13 @@ def test_a_streaming_transducer_is_scored_chunk_by_chunk(folder: Path, tmp_path:
     assert (offline["streaming"], offline["lookahead"]) == (False, 1)
     assert set(chunked["scores"]) == {"wer", "cer"}
     assert len(chunked["skipped"]) == 1
-    with pytest.raises(ConfigError, match=r"lookahead: got 5, which .* was not built for; allowed is 1, and what"):
+    with pytest.raises(ConfigError, match=r"lookahead: got 5, which .* was not built for; expected 1, from its config"):
         evaluate(model, fields=data | {"lookahead": 5})
     settings = {"supported_num_lookahead_tokens": [3, 0]}
     (model / "processor_config.json").write_text(json.dumps(settings))
     assert evaluate(model, fields=data | {"lookahead": 3})["lookahead"] == 3
     prune(fields_of(folder, folder / "offline", tmp_path / "offline"))
-    with pytest.raises(ModelError, match="cannot stream: it hears whole utterances"):
+    with pytest.raises(ModelError, match="cannot stream, because it takes whole utterances"):
         evaluate(tmp_path / "offline" / "model", fields=data | {"streaming": True})
 
 

@@ -92,7 +92,7 @@ def test_a_head_that_writes_intents_is_evaluated_as_one_that_understands(folder:
 def test_a_model_without_a_head_for_the_task_is_refused(folder: Path, tmp_path: Path) -> None:
     bare = write_teacher(tmp_path / "bare", "hubert", "base")
     data = {"data.kind": "jsonl", "data.path": str(folder / "speech" / "manifest.jsonl")}
-    with pytest.raises(ModelError, match="is a HubertModel: allowed are models with a head"):
+    with pytest.raises(ModelError, match="is a HubertModel, expected a model with a head"):
         evaluate(bare, fields=data)
     shutil.copytree(folder / "model", tmp_path / "lost")
     bare_weights = seeded("hubert", "base").state_dict()

@@ -123,7 +123,7 @@ def test_a_run_tells_tones_apart_and_makes_a_table(manifest: Path, tmp_path: Pat
 
 def test_a_question_without_answers_is_said(manifest: Path) -> None:
     (requests, *_) = manifest_sets(str(manifest), keywords=("tones",), speakers=())
-    with pytest.raises(DataError, match="nothing to classify in its part 'train'"):
+    with pytest.raises(DataError, match="no segments in its split 'train'"):
         probes.run_probes(
             ProbeConfig(
                 model=str(_tiny(manifest.parent)), sets=(ProbeSet(name="w", data=requests.data, label_source="word"),)

@@ -73,7 +73,7 @@ def test_the_gradient_of_the_distance_of_logits_is_the_difference_of_the_posteri
 
 
 def test_a_temperature_that_is_not_above_zero_is_refused() -> None:
-    with pytest.raises(ConfigError, match="temperature: got 0, allowed is above 0"):
+    with pytest.raises(ConfigError, match="temperature: got 0, expected a number above 0"):
         LogitDistance(temperature=0.0)
 
 

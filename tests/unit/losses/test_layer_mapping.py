@@ -94,7 +94,7 @@ def test_default_layers_are_spread_over_the_depth(pairing: Any, depth: int, expe
     ],
 )
 def test_layers_that_are_not_there_are_refused(pairing: Any) -> None:
-    with pytest.raises(ConfigError, match=r"distill.pairing.layers: got \[.*\], allowed are different numbers"):
+    with pytest.raises(ConfigError, match=r"distill.pairing.layers: got \[.*\], expected distinct numbers"):
         teacher_layers(pairing, 12)
 
 

@@ -127,7 +127,7 @@ def test_matrices_are_learned_by_muon_and_all_else_by_adam(config: PretrainConfi
 
 
 def test_a_front_end_that_would_learn_to_the_end_is_refused(config: PretrainConfig) -> None:
-    with pytest.raises(ConfigError, match="allowed is 0 to 2"):
+    with pytest.raises(ConfigError, match="expected 0 to 2"):
         replace(config, front_steps=3)
 
 

@@ -47,11 +47,11 @@ def test_a_model_with_a_head_keeps_its_labels_and_the_others_are_counted() -> No
     usable_rows = task.filter(corpus, frames_of)
     assert [utterance.label for utterance in usable_rows.corpus.utterances] == ["yes"]
     assert usable_rows.notes == (
-        "1 of 4 utterances left out: has a label that the head does not know",
+        "1 of 4 utterances left out: has a label outside the head's classes",
         "1 of 4 utterances left out: has no label",
         "1 of 4 utterances left out: is too short for one frame",
     )
-    with pytest.raises(DataError, match="The first: '0' has a label that the head does not know: 'left', it knows "):
+    with pytest.raises(DataError, match="The first: '0' has a label outside the head's classes: 'left', expected "):
         task.filter(corpus_of({"label": "left"}), frames_of)
     with pytest.raises(DataError, match="Corpus 'toy' has no utterances"):
         task.filter(corpus_of(), frames_of)

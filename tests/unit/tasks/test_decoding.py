@@ -87,7 +87,7 @@ def test_chunks_begin_with_one_position_and_the_last_is_filled_up() -> None:
 
 def test_streaming_is_refused_where_it_cannot_be() -> None:
     values = features(60)
-    with pytest.raises(ModelError, match="A ParakeetForRNNT cannot stream: it hears whole utterances"):
+    with pytest.raises(ModelError, match="A ParakeetForRNNT cannot stream, because it takes whole utterances"):
         stream(transducer(), values, lookahead=1)
-    with pytest.raises(ConfigError, match="lookahead: got -1, allowed is 0 or more"):
+    with pytest.raises(ConfigError, match="lookahead: got -1, expected 0 or more"):
         stream(transducer(streaming=True), values, lookahead=-1)

@@ -149,13 +149,13 @@ def test_what_a_model_brings_along_has_to_fit(tmp_path: Path) -> None:
     other_value = tokenizer_folder(tmp_path / "other", ["<unk>", "|", "<pad>", *"abcdefgx"])
     with pytest.raises(ConfigError, match="has 4 tokens, but the model's joiner has 11 outputs beside its blank"):
         task_of(transducer(), tmp_path / "own", tokenizer=str(small))
-    with pytest.raises(ConfigError, match="as many tokens as the model's own, but not the same ones"):
+    with pytest.raises(ConfigError, match="as many tokens as the model's own, but different ones"):
         task_of(transducer(), tmp_path / "own", tokenizer=str(other_value))
-    with pytest.raises(ConfigError, match="blank_token_id: the model's config says 12, allowed is 0 to 11"):
+    with pytest.raises(ConfigError, match="blank_token_id: the model's config says 12, expected 0 to 11"):
         task_of(transducer(blank_token_id=12, vocab_size=12), tmp_path / "own")
     with pytest.raises(ConfigError, match=r"says 3, which the tokenizer 'auto' reads as 'a'"):
         task_of(transducer(blank_token_id=3, vocab_size=11), tmp_path / "own")
-    with pytest.raises(ConfigError, match="width: got 0, allowed is 1 or more"):
+    with pytest.raises(ConfigError, match="width: got 0, expected 1 or more"):
         Rnnt(width=0)
 
 
@@ -172,10 +172,10 @@ def test_a_transducer_without_a_tokenizer_is_not_read_by_a_new_one(tmp_path: Pat
     model = transducer()
     model.config.architectures = [type(model).__name__]
     for tokenizer in ("auto", "characters"):
-        with pytest.raises(ConfigError, match="has a joiner but no tokenizer that says what it writes"):
+        with pytest.raises(ConfigError, match="has a joiner but no tokenizer to decode its output"):
             build_task(Rnnt(tokenizer=tokenizer), source=tmp_path, model_config=model.config, corpus=CORPUS)
 
 
 def test_a_shape_that_a_model_does_not_take_is_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     assert task_of(transducer(), tmp_path, width=640, layers=1).width == 20
-    assert caplog.messages == ["task.width: 640 is of new heads; this model's own has 20"]
+    assert caplog.messages == ["task.width: 640 is ignored, because it is for new heads; the head of this model has 20"]

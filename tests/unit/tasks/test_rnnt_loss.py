@@ -197,15 +197,15 @@ def test_dropout_in_the_joiner_is_the_same_when_logits_are_made_again() -> None:
 @pytest.mark.parametrize(
     ("changed", "error", "message"),
     [
-        ({"frames": [5, 0, 5, 5]}, DataError, "frames: got 0 in row 1, allowed is 1 to 5"),
-        ({"frames": [5, 1, 6, 5]}, DataError, "frames: got 6 in row 2, allowed is 1 to 5"),
-        ({"frames": [5]}, SecateurError, "got 1 numbers of frames and 4 scripts for 4 rows"),
-        ({"scripts": [[1], [], [], [1, 0, 2]]}, DataError, "scripts: got 0 in row 3, .* not the blank, 0"),
-        ({"scripts": [[-1], [], [], [1, 1, 1]]}, DataError, "scripts: got -1 in row 0"),
-        ({"scripts": [[1], [], [], [1, 4, 2]]}, DataError, "scripts: got token 4, allowed is 0 to 3"),
-        ({"scripts": [[1], [], [], [1]]}, SecateurError, "for 3 tokens, .* longest script has: 1"),
-        ({"blank": 4}, ConfigError, "blank: got 4, allowed is 0 to 3"),
-        ({"blank": -1}, ConfigError, "blank: got -1, allowed is 0 or more"),
+        ({"frames": [5, 0, 5, 5]}, DataError, "frames: got 0 in row 1, expected 1 to 5"),
+        ({"frames": [5, 1, 6, 5]}, DataError, "frames: got 6 in row 2, expected 1 to 5"),
+        ({"frames": [5]}, SecateurError, "got 1 numbers of frames and 4 token sequences for 4 rows"),
+        ({"scripts": [[1], [], [], [1, 0, 2]]}, DataError, "target_tokens: got 0 in row 3, .* not the blank, 0"),
+        ({"scripts": [[-1], [], [], [1, 1, 1]]}, DataError, "target_tokens: got -1 in row 0"),
+        ({"scripts": [[1], [], [], [1, 4, 2]]}, DataError, "target_tokens: got token 4, expected 0 to 3"),
+        ({"scripts": [[1], [], [], [1]]}, SecateurError, "for 3 tokens, expected 1, the length of the longest"),
+        ({"blank": 4}, ConfigError, "blank: got 4, expected 0 to 3"),
+        ({"blank": -1}, ConfigError, "blank: got -1, expected 0 or more"),
     ],
 )
 def test_what_does_not_fit_is_refused_in_a_sentence(changed: dict[str, Any], error: type, message: str) -> None:
@@ -218,9 +218,9 @@ def test_what_does_not_fit_is_refused_in_a_sentence(changed: dict[str, Any], err
 
 def test_a_joiner_or_a_piece_that_does_not_fit_is_refused_in_a_sentence() -> None:
     joint, encoder, predictor, frames, scripts = joined()
-    with pytest.raises(SecateurError, match=r"logits: got shape \(3, 10, 5\), allowed is \(3, T, 5, V\)"):
+    with pytest.raises(SecateurError, match=r"logits: got shape \(3, 10, 5\), expected \(3, T, 5, V\)"):
         rnnt_loss.fused_losses(lambda **states: joint(**states)[..., 0], encoder, predictor, frames, scripts, blank=8)
-    with pytest.raises(SecateurError, match="predictor: got 2 rows, allowed are the encoder's 3"):
+    with pytest.raises(SecateurError, match="predictor: got 2 rows, expected 3"):
         rnnt_loss.fused_losses(joint, encoder, predictor[:2], frames, scripts, blank=8)
-    with pytest.raises(ConfigError, match="at_once: got 0, allowed is 1 or more"):
+    with pytest.raises(ConfigError, match="max_cells: got 0, expected 1 or more"):
         rnnt_loss.fused_losses(joint, encoder, predictor, frames, scripts, blank=8, max_cells=0)
