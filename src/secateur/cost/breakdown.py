@@ -65,11 +65,10 @@ def breakdown(
         factors = terms.unit_costs(cost, samples, lambda term, use: True)
         values = (sizes * factors).to(torch.float64).tolist()
         for term, value in zip(terms.terms, values, strict=True):
-            path = term.weight.name if term.weight else term.use.module if term.use else ""
-            if structure.is_in_head(path):
+            if structure.is_in_head(term.path):
                 head += round(value)
                 continue
-            block = blocks.setdefault(_block_of_path(structure, path), dict.fromkeys(COSTS, 0))
+            block = blocks.setdefault(_block_of_path(structure, term.path), dict.fromkeys(COSTS, 0))
             block[cost] += round(value)
     times = LatencyPredictor(terms, table) if table is not None else None
     if times is not None:

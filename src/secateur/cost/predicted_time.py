@@ -25,8 +25,9 @@ import torch
 from torch import Tensor
 
 from secateur.architectures import wav2vec2_axes as names
-from secateur.cost.expected import Cost, FactorizedForm, Presence, Terms
+from secateur.cost.expected import Cost, FactorizedForm, Terms
 from secateur.cost.latency_table import LatencyCurve, LatencyTable
+from secateur.cost.liveness import Presence
 from secateur.errors import ConfigError
 from secateur.structure import Structure
 
@@ -86,7 +87,8 @@ class LatencyPredictor:
     def _dense(self, open_probability: Tensor) -> Tensor:
         """Every linear map taken as one matrix: (units,) -> (parts,)."""
         table = self.table
-        _, counts, p_present = self.liveness(open_probability)
+        units = self.liveness(open_probability)
+        counts, p_present = units.counts, units.p_present
         channels = counts[self.channels]
         pairs = zip(table.convolutions, channels[:-1], channels[1:], strict=True)
         convolutions = [
@@ -139,7 +141,7 @@ class FactorizedProducts:
         self.features = structure.counterpart("feature_projection.projection.bias").shape[0]
         self.ranks = torch.tensor([axis_index[linear.axis] for linear in linears])
         linear_axes = [structure.axes[linear.axis].requires_any for linear in linears]
-        self.presence = Presence(structure, self.liveness, linear_axes)
+        self.presence = Presence(self.liveness, linear_axes)
         self.part_index = torch.tensor([_part_index(linear.module, paths) for linear in linears])
         self.num_parts = len(paths)
         # Of each map's outputs and inputs: its size, or the axes along it.
@@ -152,7 +154,7 @@ class FactorizedProducts:
 
     def __call__(self, open_probability: Tensor, form: FactorizedForm) -> Tensor:
         """(units,), and how factorised maps count -> (parts,) in milliseconds."""
-        _, counts, _ = self.liveness(open_probability)
+        counts = self.liveness(open_probability).counts
         p_present, ranks = self.presence(open_probability), counts[self.ranks]
         sizes = self.sizes.clone()
         for index, dim, width, axes in self.bindings:

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 #: Folders of this package whose code decides how fast a model is, or how that is measured.
-_HASHED_FOLDERS = ("inference", "modules", "evaluate/latency")
+_HASHED_FOLDERS = ("inference", "nn", "benchmarking/latency")
 #: Fields of a config that decide nothing about time.
 _IGNORED_FIELDS = (
     "_name_or_path",
