@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 #: Folders of this package whose code decides how fast a model is, or how that is measured.
-_HASHED_FOLDERS = ("inference", "nn", "benchmarking/latency")
+HASHED_FOLDERS = ("inference", "nn", "benchmarking/latency")
 #: Fields of a config that decide nothing about time.
 _IGNORED_FIELDS = (
     "_name_or_path",
@@ -131,7 +131,7 @@ def _code_hash() -> str:
     """A hash of the code that decides how fast a model is."""
     package_root = Path(__file__).parents[2]
     digest = hashlib.sha256()
-    for folder in _HASHED_FOLDERS:
+    for folder in HASHED_FOLDERS:
         for path in sorted((package_root / folder).rglob("*.py")):
             digest.update(path.relative_to(package_root).as_posix().encode() + b"\0" + path.read_bytes() + b"\0")
     return digest.hexdigest()[:16]
