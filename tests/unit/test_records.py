@@ -20,7 +20,7 @@ from secateur.records.bench import BenchRecord, BenchRow
 from secateur.records.choice import ChoiceRecord, ChooseRecord
 from secateur.records.costs import Breakdown, CostRecord, ProfileRecord
 from secateur.records.environment import Environment
-from secateur.records.files import append_jsonl, plain, read_json, to_line, write_json
+from secateur.records.files import plain, read_json, to_line, write_json
 from secateur.records.run import ConstraintRecord, RunRecord, StageRecord, TimeRecord
 from secateur.records.verification import Verification, VerificationCheck, VerifyRecord
 
@@ -80,13 +80,6 @@ def test_reading_what_is_not_there_or_not_json_is_one_sentence(tmp_path: Path) -
     (tmp_path / "r.json").write_text("{")
     with pytest.raises(SecateurError, match="not a JSON record"):
         read_json(tmp_path / "r.json")
-
-
-def test_lines_are_appended(tmp_path: Path) -> None:
-    for step in range(3):
-        append_jsonl(tmp_path / "m.jsonl", {"step": step})
-    lines = (tmp_path / "m.jsonl").read_text().splitlines()
-    assert [json.loads(line)["step"] for line in lines] == [0, 1, 2]
 
 
 def test_the_environment_names_versions_and_cores_but_neither_host_nor_path() -> None:

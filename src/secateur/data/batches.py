@@ -104,10 +104,6 @@ class Batches:
         # Two epochs: batches are asked for in order, and validation may look back over the border.
         self._cached_epoch_batches = lru_cache(maxsize=2)(self._epoch_batches)
 
-    def epoch_of(self, step: int) -> int:
-        """The epoch, from 0, that optimiser step `step` belongs to."""
-        return step // self.steps_per_epoch
-
     def step(self, step: int) -> tuple[Crop, ...]:
         """The global batch of optimiser step `step`, from 0."""
         epoch, index = divmod(step, self.steps_per_epoch)

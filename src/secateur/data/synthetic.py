@@ -32,99 +32,17 @@ from secateur.errors import DataError
 
 logger = logging.getLogger(__name__)
 
-ACCENTS: tuple[str, ...] = tuple(
-    f"gmw/{name}"
-    for name in [
-        "en-US",
-        "en",
-        "en-GB-scotland",
-        "en-US-nyc",
-        "en-029",
-        "en-GB-x-rp",
-        "en-GB-x-gbclan",
-        "en-GB-x-gbcwmd",
-    ]
-)
-# Timbres. The robots, whispers and jokes among espeak-ng's variants are left out: they sound like nobody.
-VARIANTS: tuple[str, ...] = tuple(
-    [
-        "f1",
-        "m1",
-        "Andrea",
-        "Denis",
-        "klatt",
-        "f2",
-        "m2",
-        "Alicia",
-        "Diogo",
-        "klatt2",
-        "f3",
-        "m3",
-        "Annie",
-        "Gene",
-        "klatt3",
-        "f4",
-        "m4",
-        "anika",
-        "Henrique",
-        "klatt4",
-        "f5",
-        "m5",
-        "aunty",
-        "Hugo",
-        "adam",
-        "belinda",
-        "m6",
-        "antonio",
-        "Jacky",
-        "benjamin",
-        "linda",
-        "m7",
-        "boris",
-        "Lee",
-        "caleb",
-        "steph",
-        "m8",
-        "david",
-        "Marco",
-        "ed",
-        "steph2",
-        "Alex",
-        "edward",
-        "Mario",
-        "gustave",
-        "steph3",
-        "Andy",
-        "ian",
-        "Michael",
-        "iven",
-        "grandma",
-        "Gene2",
-        "john",
-        "Mike",
-        "kaukovalta",
-        "grandpa",
-        "marcelo",
-        "Reed",
-        "max",
-        "michel",
-        "miguel",
-        "norbert",
-        "pablo",
-        "paul",
-        "pedro",
-        "quincy",
-        "rob",
-        "robert",
-        "sandro",
-        "shelby",
-        "travis",
-        "victor",
-        "zac",
-        "klatt5",
-        "klatt6",
-    ]
-)
+_ACCENT_NAMES = "en-US en en-GB-scotland en-US-nyc en-029 en-GB-x-rp en-GB-x-gbclan en-GB-x-gbcwmd"
+ACCENTS: tuple[str, ...] = tuple(f"gmw/{name}" for name in _ACCENT_NAMES.split())
+# Timbres. espeak-ng's robots, whispers and joke voices are left out, since no person sounds like them.
+_VARIANT_NAMES = """
+    f1 m1 Andrea Denis klatt f2 m2 Alicia Diogo klatt2 f3 m3 Annie Gene klatt3 f4 m4 anika Henrique klatt4
+    f5 m5 aunty Hugo adam belinda m6 antonio Jacky benjamin linda m7 boris Lee caleb steph m8 david Marco ed
+    steph2 Alex edward Mario gustave steph3 Andy ian Michael iven grandma Gene2 john Mike kaukovalta grandpa
+    marcelo Reed max michel miguel norbert pablo paul pedro quincy rob robert sandro shelby travis victor zac
+    klatt5 klatt6
+"""
+VARIANTS: tuple[str, ...] = tuple(_VARIANT_NAMES.split())
 # Share of the utterances, and which of every ten timbres speak them: held-out voices have timbres of their own,
 # the same ones whatever the seed, so a model trained on one corpus has heard none of another's test voices.
 SPLITS: dict[str, tuple[float, tuple[int, ...]]] = {

@@ -111,11 +111,6 @@ def read_json(path: str | Path) -> Any:
         raise SecateurError(f"{path}: not a JSON record ({error}).") from None
 
 
-def append_jsonl(path: str | Path, obj: Any) -> None:
-    """Append one line of JSON, in one write."""
-    with Path(path).open("ab") as handle:
-        handle.write(to_line(obj).encode())
-
 
 def environment() -> dict[str, Any]:
     """Return the environment of this process as plain JSON."""

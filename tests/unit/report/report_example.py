@@ -8,7 +8,7 @@ import random
 from pathlib import Path
 from typing import Any
 
-from secateur.records.files import append_jsonl, write_json
+from secateur.records.files import to_line, write_json
 
 LAYERS, HEADS, WIDTH, UNITS, CHANNELS, GROUPS, GROUPS_LEFT = 12, 12, 64, 3072, 512, 16, 11
 KERNELS = (10, 3, 3, 3, 3, 2, 2)
@@ -423,9 +423,8 @@ def write(
     folder.mkdir(parents=True, exist_ok=True)
     write_json(folder / "record.json", data if data is not None else record())
     if lines:
-        (folder / "metrics.jsonl").unlink(missing_ok=True)
-        for entry in metrics() if entries is None else entries:
-            append_jsonl(folder / "metrics.jsonl", json.loads(json.dumps(entry)))
+        metric_lines = [to_line(json.loads(json.dumps(entry))) for entry in (metrics() if entries is None else entries)]
+        (folder / "metrics.jsonl").write_text("".join(metric_lines), encoding="utf-8")
     return folder
 
 
