@@ -304,7 +304,7 @@ MISTAKES: list[tuple[list[str], str]] = [
         ["prune", "@/recipe.yaml", "--out", "out", "--data.kind", "foldr"],
         "data.kind: expected 'synthetic', 'folder', … got 'foldr'. Did you mean 'folder'?",
     ),
-    (["prune", "@/recipe.yaml", "--out", "out", "--data.path", "nowhere"], "Folder nowhere is not there"),
+    (["prune", "@/recipe.yaml", "--out", "out", "--data.path", "nowhere"], "Folder nowhere does not exist"),
     (["prune", "@/recipe.yaml", "--out", "out", "--gates.unit.drop_rate", "0.1"], "Did you mean 'units'?"),
     (["prune", "@/recipe.yaml", "--out", "out", "--distill.pairing.layers", "[9]"], "numbers from 1 to 3, the depth"),
     (["prune", "@/recipe.yaml", "--out", "out", "--choose", "{kind: score, kinds: [qv]}"], "Unknown kind of axis 'qv'"),
@@ -371,7 +371,7 @@ MISTAKES: list[tuple[list[str], str]] = [
     (["profile", "@/run"], "give a model folder, a config or a hub id. The model of this run is '"),
     (
         ["prune", "@/recipe.yaml", "--out", "out", "--validation.data", "{kind: folder, path: x}"],
-        "validation.data: Folder x is not there.",
+        "validation.data: Folder x does not exist.",
     ),
     (["pretrain", "tiny_teacher", "--loop.stepz", "3"], "loop.stepz: unknown key. Did you mean 'steps'?"),
 ]

@@ -1,6 +1,7 @@
-"""Speech in: manifest readers, decoding, batches, synthetic speech. Names load when they are used.
+"""Speech input: manifest readers, audio decoding, batches and synthetic speech.
 
-`collate` is both a file and its function, so the function is imported from there.
+Public names are imported lazily, on first use. `collate` is the name of a module and of its function, so the function
+is imported from `secateur.data.collate`.
 """
 
 from __future__ import annotations

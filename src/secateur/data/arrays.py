@@ -1,7 +1,8 @@
-"""Columns of `datasets` that were never cast to audio: rows of {array, sampling_rate}, and what their integers mean.
+"""Audio columns of `datasets` with rows of {array, sampling_rate}, and the scale of integer samples.
 
-The library widens integers to 64 bits when it gives them, so their width is that of the column's type. Where that is 64
-bits too, as in a dataset made of Python's numbers, all rows tell it together: one alone may be quiet.
+Such columns were never cast to `datasets.Audio`. The library returns all integers as 64-bit ones, so the sample width
+is taken from the declared type of the column. If the declared type is 64 bits too, as in a dataset built from Python
+lists, the width follows from the range over all rows, since a single row may be quiet.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ _UNSIGNED = {"uint8": 8, "uint16": 16, "uint32": 32}
 
 @dataclass(frozen=True)
 class IntegerScale:
-    """What integers stand for: `center` for 0, and `full` above that for 1."""
+    """Affine map from integers to samples: `center` becomes 0 and `center + full_scale` becomes 1."""
 
     center: float
     full_scale: float
@@ -35,10 +36,10 @@ class IntegerScale:
 
 @dataclass(frozen=True)
 class ArrayColumn:
-    """The audio column of one split.
+    """The audio column of a split.
 
     Attributes:
-        dataset: The split, with NumPy's format.
+        dataset: The split, in NumPy format.
         column: The name of the column.
     """
 
@@ -47,8 +48,9 @@ class ArrayColumn:
 
     @property
     def dtype_name(self) -> str | None:
-        """The name of the type of its numbers, such as `int16`; None where it is not told."""
+        """Name of the number type, such as `int16`; `None` where the dataset does not declare a type."""
         feature = self.dataset.features[self.column]["array"]
+        # List(List(Value("int16"))) or [[Value("int16")]] -> Value("int16")
         while isinstance(feature, list) or hasattr(feature, "feature"):
             feature = feature[0] if isinstance(feature, list) else feature.feature
         return getattr(feature, "dtype", None)
@@ -56,16 +58,23 @@ class ArrayColumn:
     def ranges(self) -> Iterator[tuple[int, int]]:
         """Yield the smallest and the largest number of each row of integers."""
         for row in self.dataset:
-            array = (row[self.column] or {}).get("array")
-            array = None if array is None else np.asarray(array)
-            if array is not None and array.dtype.kind in "iu" and array.size:
+            values = (row[self.column] or {}).get("array")
+            if values is None:
+                continue
+            array = np.asarray(values)
+            if array.dtype.kind in "iu" and array.size:
                 yield int(array.min()), int(array.max())
 
     def content(self, row_index: int, name: str, scale: IntegerScale | None) -> bytes:
-        """Return the samples of row `number`, which is named `name`, as a WAV file; `scale` is that of integers.
+        """Return the samples of a row as the bytes of a WAV file.
+
+        Args:
+            row_index: The row.
+            name: Name of the row, for messages.
+            scale: Scale of integer samples.
 
         Raises:
-            UnusableAudio: The row has none, or no sampling rate.
+            UnusableAudio: The row has no samples or no valid sampling rate.
         """
         row = self.dataset[row_index][self.column] or {}
         if row.get("array") is None:
@@ -76,23 +85,26 @@ class ArrayColumn:
         is_number = isinstance(rate, int | float) and not isinstance(rate, bool)
         if not is_number or not 1 <= rate < 1 << 31 or rate != int(rate):
             rate_text = repr(rate) if isinstance(rate, str) else rate
-            raise UnusableAudio(name, f"needs its `sampling_rate` in Hz, a whole number; got {rate_text}")
+            raise UnusableAudio(name, f"needs a `sampling_rate` in Hz, expected an integer >= 1, got {rate_text}")
         samples = _samples(np.asarray(row["array"]), name, scale)
         file = io.BytesIO()
         try:
             soundfile.write(file, samples, int(rate), format="WAV", subtype="FLOAT")
         except soundfile.LibsndfileError as error:
-            raise UnusableAudio(
-                name, f"cannot be read as audio, shape {samples.shape} ({format_sndfile_error(error)})"
-            ) from None
+            reason = f"cannot be read as audio, shape {samples.shape} ({format_sndfile_error(error)})"
+            raise UnusableAudio(name, reason) from None
         return file.getvalue()
 
 
 def integer_scale(columns: Iterable[ArrayColumn], path: str) -> IntegerScale | None:
-    """Return what integers in the columns of all splits of the dataset at `path` stand for; None where there are none.
+    """Return the scale of integers in the audio columns of all splits; `None` for floats and without samples.
+
+    Args:
+        columns: The audio column of every split.
+        path: The dataset, for messages.
 
     Raises:
-        DataError: Neither their type nor their range tells it, or the types of splits differ.
+        DataError: Neither type nor range determines the sample width, or splits have different types.
     """
     columns = list(columns)
     if not columns:
@@ -100,8 +112,8 @@ def integer_scale(columns: Iterable[ArrayColumn], path: str) -> IntegerScale | N
     dtype_names = sorted({str(column.dtype_name) for column in columns})
     if len(dtype_names) > 1:
         raise DataError(
-            f"{path}: the column {columns[0].column!r} holds {' and '.join(dtype_names)} in different splits; cast them to "
-            "one type, or name one `split`."
+            f"{path}: the column {columns[0].column!r} holds {' and '.join(dtype_names)} in different splits; "
+            "cast them to one type, or name one `split`."
         )
     dtype_name = columns[0].dtype_name
     if dtype_name is not None and dtype_name.startswith("float"):
@@ -113,36 +125,39 @@ def integer_scale(columns: Iterable[ArrayColumn], path: str) -> IntegerScale | N
         if not ranges:
             return None
         bits = _bits(min(low for low, _ in ranges), max(high for _, high in ranges), columns[0].column, path)
-    full_scale = float(1 << bits - 1)
-    logger.info("%s: integers in %r are taken for samples of %d bits", path, columns[0].column, bits)
+    full_scale = float(1 << bits - 1)  # 16 bits: 32768.0
+    logger.info("%s: integers in %r are read as samples of %d bits", path, columns[0].column, bits)
+    # Unsigned samples are centered on half their range: 128 is silence in uint8.
     return IntegerScale(full_scale if dtype_name in _UNSIGNED else 0.0, full_scale)
 
 
 def _bits(low: int, high: int, column: str, path: str) -> int:
-    """Return how many bits the samples of a column have that holds integers from `low` to `high`."""
-    peak = max(-low, high + 1)
+    """Return the sample width in bits of a column with integers from `low` to `high`."""
+    peak = max(-low, high + 1)  # two's complement: -32768 and 32767 both need 16 bits
     if low == high == 0:
-        return 16
+        return 16  # silence at any width
     if low >= 0 or peak <= 1 << 7 or peak > 1 << 31:
         raise DataError(
-            f"{path}: the column {column!r} holds integers of 64 bits from {low} to {high}, which do not tell how many "
-            "bits a sample has; cast its `array` to the type of the samples, such as int16, or to float32."
+            f"{path}: the column {column!r} holds 64-bit integers from {low} to {high}, from which the sample width "
+            "cannot be determined; cast its `array` to the type of the samples, such as int16, or to float32."
         )
     return next(bits for bits in (16, 24, 32) if peak <= 1 << bits - 1)
 
 
 def _samples(array: NDArray[Any], name: str, scale: IntegerScale | None) -> NDArray[np.float32]:
-    """Return the samples of an array, (samples,) or (samples, channels), between -1 and 1 where they are integers.
+    """Return the samples of an array, (samples,) or (samples, channels); integers are scaled to between -1 and 1.
 
-    Of two axes the longer one is that of samples: the library writes (channels, samples), soundfile reads (samples,
-    channels).
+    The longer of two axes is taken as the samples: the library writes (channels, samples), while soundfile expects
+    (samples, channels).
     """
     if array.dtype.kind not in "iuf" or array.ndim not in (1, 2):
-        raise UnusableAudio(name, f"holds no samples but {array.dtype.name} of {array.ndim} axes")
+        raise UnusableAudio(name, f"expected numbers of 1 or 2 axes, got {array.dtype.name} of {array.ndim} axes")
     if not array.size:
         raise UnusableAudio(name, "is empty")
     if array.dtype.kind != "f":
         if scale is None:
-            raise UnusableAudio(name, f"holds {array.dtype.name}, where the column is of another type")
+            raise UnusableAudio(name, f"holds {array.dtype.name}, but the column has another type")
         array = (array - scale.center) / scale.full_scale
-    return (array.T if array.ndim == 2 and array.shape[0] < array.shape[1] else array).astype(np.float32)
+    if array.ndim == 2 and array.shape[0] < array.shape[1]:
+        array = array.T  # (channels, samples) -> (samples, channels)
+    return array.astype(np.float32)

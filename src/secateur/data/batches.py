@@ -1,7 +1,7 @@
-"""Batches: which crops make up which optimiser step, as a pure function of seed, epoch and index.
+"""Batch sampling: the crops of every optimizer step as a pure function of seed, epoch and index.
 
-Nothing is drawn from a running generator, so a run that stops and resumes, a run on more processes and
-a run with other accumulation all see the same global batches.
+There is no generator with a running state, so a resumed run, a run on more processes and a run with another gradient
+accumulation see the same global batches.
 """
 
 from __future__ import annotations
@@ -19,16 +19,16 @@ from secateur.errors import ConfigError, DataError
 
 logger = logging.getLogger(__name__)
 
-# Batches whose utterances are sorted by length together: enough that neighbours are of nearly one
-# length, few enough that an epoch stays well mixed.
+# Number of batches whose utterances are sorted by length together: large enough that the lengths within a batch are
+# nearly equal, small enough that an epoch stays well mixed.
 BATCHES_PER_WINDOW = 32
-# What a draw is for, part of its key beside seed and epoch.
+# Purpose of a draw. It is part of the key beside seed and epoch, so that draws are independent of one another.
 _ORDER, _SHUFFLE, _START = 0, 1, 2
 
 
 @dataclass(frozen=True, slots=True)
 class Crop:
-    """A stretch of one utterance: its index in the corpus, its first sample and its length in samples."""
+    """A section of an utterance: index of the utterance in the corpus, first sample, length in samples."""
 
     index: int
     start: int
@@ -36,14 +36,15 @@ class Crop:
 
 
 class Batches:
-    """The endless sequence of global batches over a corpus, any of which can be asked for at any time.
+    """An endless sequence of global batches over a corpus, with random access by step.
 
-    An epoch is a permutation of the utterances, cut into windows, each sorted by length and cut into
-    batches of about `seconds`, which are then shuffled. Every utterance that is long enough is in
-    exactly one batch of each epoch, and no batch is a remainder: the cuts are spread evenly.
+    An epoch is a permutation of the utterances, split into windows. Each window is sorted by length and split into
+    batches of about `seconds`; then the batches of the epoch are shuffled. Every utterance that is long enough is in
+    exactly one batch of each epoch. Splits are spread evenly, so there is no smaller last batch.
 
     Attributes:
-        notes: How many utterances are too short, in a sentence; empty where none are.
+        steps_per_epoch: Number of batches in an epoch.
+        length_warnings: A sentence on the number of utterances that are too short; empty if all are long enough.
     """
 
     def __init__(
@@ -57,27 +58,27 @@ class Batches:
         equal_lengths: bool,
         minimum_crops: int = 1,
     ) -> None:
-        """Prepare the lengths; nothing is decoded.
+        """Prepare the sampler from the lengths of the utterances; no audio is decoded.
 
         Args:
-            corpus: Where the utterances come from.
-            seconds: Audio in one global batch, about: batches are cut between utterances.
+            corpus: The utterances.
+            seconds: Approximate seconds of audio in a global batch; batches are split between utterances.
             min_seconds: Utterances shorter than this are never drawn.
-            max_seconds: Longer utterances are cropped to this, elsewhere in each epoch.
-            seed: Decides order and crops, together with the epoch.
-            equal_lengths: Crop every utterance of a batch to the shortest one in it.
-            minimum_crops: Every batch has at least so many: processes times accumulation.
+            max_seconds: Longer utterances are cropped to this length, from another start in each epoch.
+            seed: Seed of order and crops, used together with the epoch.
+            equal_lengths: Whether to crop every utterance of a batch to the length of the shortest.
+            minimum_crops: Minimum number of crops in a batch: processes times accumulation.
 
         Raises:
-            ConfigError: The lengths contradict each other.
-            DataError: The corpus has fewer long enough utterances than one batch needs.
+            ConfigError: The seed is negative, or the lengths contradict each other.
+            DataError: The corpus has fewer utterances of sufficient length than a batch needs.
         """
         if seed < 0:
-            raise ConfigError(f"Got seed {seed}; it must be 0 or more.")
+            raise ConfigError(f"seed: expected an integer >= 0, got {seed}.")
         if not 0 <= min_seconds <= max_seconds or max_seconds * corpus.sample_rate < 1 or seconds <= 0:
             raise ConfigError(
-                f"Got min_seconds {min_seconds}, max_seconds {max_seconds} and {seconds} s a batch; needed: "
-                "0 <= min_seconds <= max_seconds, and a batch above 0 s."
+                f"Got min_seconds {min_seconds}, max_seconds {max_seconds} and {seconds} s a batch; expected "
+                "0 <= min_seconds <= max_seconds and a batch of more than 0 s."
             )
         lengths = np.array([utterance.samples for utterance in corpus.utterances], dtype=np.int64)
         self._eligible = np.flatnonzero(lengths >= max(1, round(min_seconds * corpus.sample_rate)))
@@ -87,6 +88,8 @@ class Batches:
                 f"one batch needs {max(1, minimum_crops)}. Give more speech, a lower min_seconds, or fewer "
                 "processes and less accumulation."
             )
+        # Lengths are indexed by member, the position among eligible utterances: with lengths 5 s, 0.1 s, 3 s and
+        # min_seconds 1, eligible is [0, 2], and member 1 is the utterance 2.
         self.length_warnings: tuple[str, ...] = ()
         if len(self._eligible) < len(corpus):
             short_count_text = f"{len(corpus) - len(self._eligible)} of {len(corpus)} utterances"
@@ -96,16 +99,18 @@ class Batches:
             logger.warning("%s", self.length_warnings[0])
         self._lengths = lengths[self._eligible]
         self._crop_lengths = np.minimum(self._lengths, int(max_seconds * corpus.sample_rate))
-        self._seed, self._equal_lengths, self._minimum_crops = seed, equal_lengths, max(1, minimum_crops)
+        self._seed = seed
+        self._equal_lengths = equal_lengths
+        self._minimum_crops = max(1, minimum_crops)
         batches = round(self._crop_lengths.sum() / (seconds * corpus.sample_rate))
         self.steps_per_epoch = int(max(1, min(batches, len(self._eligible) // self._minimum_crops)))
         if not batches:
-            logger.warning("the corpus holds less than half a batch of %g s; each step takes all of it", seconds)
-        # Two epochs: batches are asked for in order, and validation may look back over the border.
+            logger.warning("the corpus holds less than half a batch of %g s; each step uses all of it", seconds)
+        # Steps are requested in order, and validation may go back across the border of two epochs.
         self._cached_epoch_batches = lru_cache(maxsize=2)(self._epoch_batches)
 
     def step(self, step: int) -> tuple[Crop, ...]:
-        """The global batch of optimiser step `step`, from 0."""
+        """Return the global batch of the 0-based optimizer step `step`."""
         epoch, index = divmod(step, self.steps_per_epoch)
         members = self._cached_epoch_batches(epoch)[index]
         crops = self._crop_lengths[members]
@@ -117,19 +122,20 @@ class Batches:
 
     def _crop(self, epoch: int, member: int, samples: int) -> Crop:
         index = int(self._eligible[member])
+        # The key holds the utterance, not the batch, so the draw does not depend on how the epoch is split.
         start_count = int(self._lengths[member]) - samples + 1
         start = int(_draw(1, self._seed, epoch, _START, index)[0] % np.uint64(start_count))
         return Crop(index=index, start=start, samples=samples)
 
     def _epoch_batches(self, epoch: int) -> list[NDArray[np.int64]]:
-        """The members of each batch of an epoch, as positions among the eligible utterances."""
+        """Return the members of each batch of an epoch, as positions among the eligible utterances."""
         count = len(self._eligible)
         order = np.argsort(_draw(count, self._seed, epoch, _ORDER), kind="stable")
         bounds = _part_bounds(self._crop_lengths[order], parts=self.steps_per_epoch, minimum=self._minimum_crops)
         batches: list[NDArray[np.int64]] = []
-        windows = np.array_split(
-            np.arange(self.steps_per_epoch), max(1, round(self.steps_per_epoch / BATCHES_PER_WINDOW))
-        )
+        window_count = max(1, round(self.steps_per_epoch / BATCHES_PER_WINDOW))
+        # 70 batches in 2 windows of 35: the members bounds[0]:bounds[35] and bounds[35]:bounds[70] of `order`.
+        windows = np.array_split(np.arange(self.steps_per_epoch), window_count)
         for window in windows:
             members = order[bounds[window[0]] : bounds[window[-1] + 1]]
             members = members[np.argsort(self._crop_lengths[members], kind="stable")]
@@ -142,19 +148,25 @@ class Batches:
 def split_micro_batches(
     crops: Sequence[Crop], *, rank: int, world_size: int, accumulate: int
 ) -> list[tuple[Crop, ...]]:
-    """The `accumulate` micro-batches of one process, out of a global batch.
+    """Return the `accumulate` micro-batches of a process from a global batch.
 
-    Over all processes they are disjoint and make up the batch; longest first, each crop goes where the
-    fewest samples are, and stays in the batch's order there.
+    The micro-batches of all processes are disjoint and together are the global batch. Crops are assigned longest first,
+    each to the micro-batch with the fewest samples so far; within a micro-batch the order of the global batch is kept.
+
+    Args:
+        crops: The global batch.
+        rank: This process, from 0.
+        world_size: Number of processes.
+        accumulate: Number of micro-batches of each process.
 
     Raises:
-        DataError: There are fewer crops than places.
+        DataError: There are fewer crops than micro-batches.
     """
     slot_count = world_size * accumulate
     if len(crops) < slot_count:
         raise DataError(
-            f"A batch of {len(crops)} crops cannot be shared among {world_size} processes with accumulation "
-            f"{accumulate}; ask for more seconds in a batch, or less accumulation."
+            f"A batch of {len(crops)} crops cannot be split among {world_size} processes with accumulation "
+            f"{accumulate}; set more seconds a batch, or less accumulation."
         )
     slot_samples = np.zeros(slot_count, dtype=np.int64)
     slot_positions: list[list[int]] = [[] for _ in range(slot_count)]
@@ -162,18 +174,23 @@ def split_micro_batches(
         slot = int(slot_samples.argmin())
         slot_samples[slot] += crops[position].samples
         slot_positions[slot].append(position)
-    # Place by place around the ranks, so that no rank gets the longest crops of every round.
+    # Micro-batches are dealt around the ranks, so that no rank gets the longest crops of every round: of two ranks with
+    # accumulation 3, rank 0 has the slots 0, 2, 4 and rank 1 has 1, 3, 5.
     rank_slots = range(rank, slot_count, world_size)
     return [tuple(crops[position] for position in sorted(slot_positions[slot])) for slot in rank_slots]
 
 
 def _part_bounds(lengths: NDArray[np.int64], *, parts: int, minimum: int) -> NDArray[np.int64]:
-    """Bounds, (parts + 1,), of contiguous parts of about equal total length and `minimum` items or more."""
+    """Return the bounds, (parts + 1,), of contiguous parts of nearly equal total length and at least `minimum` items.
+
+    Lengths 4, 2, 2, 4, 4 in two parts: items end at 4, 6, 8, 12, 16, the wanted end is 8, so the bounds are 0, 3, 5.
+    """
     count = len(lengths)
     item_ends = np.cumsum(lengths)
     target_ends = np.arange(1, parts) * (item_ends[-1] / parts)
-    # The end nearest to each wanted one: ends - half an item are the borders between candidates.
+    # A part ends at the item end that is nearest to its target: the middle of an item is where the nearest end changes.
     bounds = np.concatenate(([0], np.searchsorted(item_ends - lengths / 2, target_ends), [count]))
+    # Enforce `minimum` from the left, then from the right, since the last part must have enough items too.
     for part in range(1, parts):
         bounds[part] = max(bounds[part], bounds[part - 1] + minimum)
     for part in range(parts - 1, 0, -1):
@@ -182,8 +199,9 @@ def _part_bounds(lengths: NDArray[np.int64], *, parts: int, minimum: int) -> NDA
 
 
 def _draw(count: int, *key: int) -> NDArray[np.uint64]:
-    """Random integers, (count,) uint64, that depend on the key alone.
+    """Return random integers, (count,) uint64, as a pure function of the key.
 
-    Raw words of Philox, whose stream NumPy keeps for good; that of `Generator.permutation` it may change.
+    These are raw words of Philox, whose stream NumPy keeps stable across versions; NumPy may change the stream of
+    `Generator.permutation`.
     """
     return np.random.Philox(np.random.SeedSequence(key)).random_raw(count)

@@ -1,4 +1,4 @@
-"""From crops to one padded batch of audio, as the models take it."""
+"""Collation of crops into a padded batch of model inputs."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from secateur.errors import DataError
 
 @dataclass(frozen=True)
 class AudioBatch:
-    """Audio of one micro-batch, as a model hears it: as samples, or as vectors of features.
+    """Model inputs of a micro-batch: waveforms, or sequences of feature vectors.
 
     Attributes:
-        values: (batch, samples) float32, zeros after the end of each row; or (batch, positions, width).
-        lengths: (batch,) int64, valid samples or positions of each row.
+        values: (batch, samples) float32, zero after the end of each row; or features, (batch, positions, width).
+        lengths: (batch,) int64, number of valid samples or positions of each row.
         ids: Utterance ids, row by row.
-        mask: (batch, samples) or (batch, positions) int64, 1 where valid; None when no row is padded.
+        mask: (batch, samples) or (batch, positions) int64, 1 where valid; None if no row is padded.
     """
 
     values: Tensor
@@ -33,33 +33,35 @@ class AudioBatch:
 
 
 def collate(corpus: Corpus, crops: Sequence[Crop], *, input_features: InputFeatures) -> AudioBatch:
-    """The batch of `crops`, read from `corpus`.
+    """Read `crops` from `corpus` and return the batch.
 
     Args:
-        corpus: Where the crops' indices point.
-        crops: At least one.
-        hearing: How the model hears them.
+        corpus: The corpus that the crops' indices refer to.
+        crops: At least one crop.
+        input_features: Conversion of audio to model inputs.
 
     Raises:
-        DataError: A file cannot be read, or is shorter than it was when the corpus was opened.
+        DataError: A file cannot be read, or is shorter than when the corpus was opened.
     """
     assert corpus.sample_rate == input_features.sample_rate, (corpus.sample_rate, input_features.sample_rate)
     values, lengths = input_features([_read_crop(corpus, crop) for crop in crops])
-    positions = np.arange(values.shape[1])
-    is_padded = bool((lengths < values.shape[1]).any())
+    mask: Tensor | None = None
+    if (lengths < values.shape[1]).any():
+        positions = np.arange(values.shape[1])
+        # lengths [2, 3] -> [[1, 1, 0], [1, 1, 1]]
+        mask = torch.from_numpy((positions < lengths[:, None]).astype(np.int64))
     return AudioBatch(
         values=values,
         lengths=torch.from_numpy(lengths),
         ids=tuple(corpus.utterances[crop.index].id for crop in crops),
-        mask=torch.from_numpy((positions < lengths[:, None]).astype(np.int64)) if is_padded else None,
+        mask=mask,
     )
 
 
 def _read_crop(corpus: Corpus, crop: Crop) -> Audio:
     audio = corpus.audio(crop.index)[crop.start : crop.start + crop.samples]
     if len(audio) < crop.samples:
-        raise DataError(
-            f"{escape_surrogates(corpus.utterances[crop.index].path)} ends {crop.samples - len(audio)} samples before its "
-            "crop; it has changed since the corpus was opened."
-        )
+        path = escape_surrogates(corpus.utterances[crop.index].path)
+        missing = crop.samples - len(audio)
+        raise DataError(f"{path} ends {missing} samples before its crop; it has changed since the corpus was opened.")
     return audio

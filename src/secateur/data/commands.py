@@ -1,4 +1,4 @@
-"""Speech Commands and Fluent Speech Commands: readers for short commands with a class each."""
+"""Readers of Speech Commands and Fluent Speech Commands: short commands with a class label."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ from secateur.data.sources import CsvData, FluentSpeechCommandsData, SpeechComma
 from secateur.data.tables import read_csv
 from secateur.errors import DataError
 
-# Minutes of noise without words, which are not utterances.
+# A folder with minutes of noise without words, which is no class.
 _NOISE_FOLDER = "_background_noise_"
 _SPLIT_LISTS = {"dev": "validation_list.txt", "test": "testing_list.txt"}
 _FLUENT_SPLITS = ("train", "valid", "test")
 
 
 def read_speech_commands(config: SpeechCommandsData) -> list[Entry]:
-    """The words of Speech Commands, sorted by file, each its own text and label.
+    """Return the recordings of Speech Commands, sorted by file; the word is text and label.
 
     Warden, 2018, "Speech Commands: A Dataset for Limited-Vocabulary Speech Recognition",
-    https://arxiv.org/abs/1804.03209. The speaker is what stands before `_nohash_` in the file's name. Recordings may
-    have been converted to another format than WAV, which the lists name.
+    https://arxiv.org/abs/1804.03209. The speaker is the part of the file name before `_nohash_`. Recordings may have
+    been converted from WAV, which the lists name, to another format.
     """
     root = require_path(config.path, folder=True)
     missing = [name for name in _SPLIT_LISTS.values() if not (root / name).is_file()]
@@ -34,6 +34,7 @@ def read_speech_commands(config: SpeechCommandsData) -> list[Entry]:
     names = (
         file.relative_to(root).as_posix() for file in sorted(root.glob("*/*")) if file.suffix.lower() in AUDIO_SUFFIXES
     )
+    # "yes/0a7c2a8d_nohash_0" -> "yes/0a7c2a8d_nohash_0.flac", for lists that name the file as .wav.
     by_stem = {_stem(name): name for name in names if not name.startswith((_NOISE_FOLDER, "."))}
     splits = dict.fromkeys(by_stem.values(), "train")
     for split, list_name in _SPLIT_LISTS.items():
@@ -66,17 +67,17 @@ def _word_entry(root: Path, name: str, split: str) -> Entry:
 
 
 def read_fluent_speech_commands(config: FluentSpeechCommandsData) -> list[Entry]:
-    """The commands of Fluent Speech Commands, in the order of its files; the label is `action_object_location`.
+    """Return the commands of Fluent Speech Commands, in file order; the label is `action_object_location`.
 
     Lugosch et al., 2019, "Speech Model Pre-training for End-to-End Spoken Language Understanding",
-    https://arxiv.org/abs/1904.03670. The three slots are scored as one intent, right only where all are.
+    https://arxiv.org/abs/1904.03670. The three slots are scored as one intent, which is correct if all three are.
     """
     root = require_path(config.path, folder=True)
     available_splits = [split for split in _FLUENT_SPLITS if (root / "data" / f"{split}_data.csv").is_file()]
     if not available_splits:
         raise DataError(
-            f"{config.path} holds no data/train_data.csv; expected Fluent Speech Commands as downloaded: data/*.csv "
-            "and wavs."
+            f"{config.path} has no data/train_data.csv; expected Fluent Speech Commands as downloaded: data/*.csv and "
+            "wavs."
         )
     if config.split is not None:
         available_splits = [require_choice(config.split, available_splits, path=config.path, kind="split")]

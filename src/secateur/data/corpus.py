@@ -1,4 +1,4 @@
-"""A corpus: what is said in which recording, what was left out of it and why, and how to hear it."""
+"""The corpus: utterances with transcripts and labels, skipped files, and a function that reads the audio."""
 
 from __future__ import annotations
 
@@ -10,35 +10,34 @@ from numpy.typing import NDArray
 
 from secateur.errors import DataError, did_you_mean
 
-#: Hertz, where a model's files do not name another rate; and what `samples` of a manifest counts.
+#: Hertz. The sampling rate of models whose files name no other, and of the number `samples` in a manifest.
 SAMPLE_RATE = 16_000
 
 
 def escape_surrogates(text: str) -> str:
-    """Return text in which what is no UTF-8, as the names of files may hold, is written out: `\\udcff` for a byte 255.
+    """Return `text` with bytes of a file name that are not UTF-8 as escapes: a byte 255 becomes `\\udcff`.
 
-    Such names can be opened, but neither printed nor written to a record.
+    Files with such names can be opened, but the names can be neither printed nor written to a record.
     """
     return text.encode("utf-8", "backslashreplace").decode()
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Utterance:
-    """One stretch of speech: a file, or a segment of one.
+    """An audio file or a segment of a file, with annotations.
 
     Attributes:
-        id: Unique within its corpus.
-        path: The audio file; for synthetic speech a name of its own.
-        samples: Length at the rate of its corpus, whatever the file's own rate.
-        text: What is said.
-        speaker: Who says it.
+        id: Unique within the corpus.
+        path: The audio file, or the name of a row whose audio is inside a dataset.
+        samples: Length at the sampling rate of the corpus, whatever the rate of the file.
+        text: The transcript.
+        speaker: The speaker's label.
         label: A class, such as a keyword or an intent.
-        tagged: The text with its entities in SLURP's notation, as `wake me at [time : five am]`.
-        split: The part of the corpus it belongs to.
-        offset: Where in the file it starts, in seconds.
-        duration: How long it is in seconds; None reaches to the end of the file.
-        words: First sample, sample after the last (both at the rate of its corpus) and text of each word, where known.
-        tagged: The text with its entities in brackets, such as ``wake me up at [time : five am]``.
+        tagged: The text with entities in SLURP's notation, as in `wake me up at [time : five am]`.
+        split: The part of the corpus.
+        offset: Start within the file, in seconds.
+        duration: Length in seconds; None reaches to the end of the file.
+        words: Start, end (exclusive) and text of each word, where known; in samples at the rate of the corpus.
     """
 
     id: str
@@ -56,7 +55,7 @@ class Utterance:
 
 @dataclass(frozen=True, slots=True)
 class Skip:
-    """A file or segment that was left out, as the manifest names it, and the reason in plain words."""
+    """A skipped file or segment: the path as the manifest names the file, and the reason in words."""
 
     path: str
     reason: str
@@ -68,13 +67,13 @@ class Skip:
 
 @dataclass(frozen=True)
 class Corpus:
-    """Utterances in a fixed order and the function that reads one.
+    """Utterances in a fixed order and a function that reads the audio.
 
     Attributes:
         name: A short name for logs and records.
         utterances: In the order of the manifest, or sorted by path.
-        skipped: What was left out while opening.
-        read: The audio of an utterance: (samples,) float32, mono, at `sample_rate`, not to be written to.
+        skipped: Files and segments that were left out on opening.
+        read: Returns the audio of an utterance: (samples,) float32, mono, at `sample_rate`, read-only.
         sample_rate: Hertz, the rate of the model that the corpus was opened for.
     """
 
@@ -89,7 +88,7 @@ class Corpus:
 
     @property
     def seconds(self) -> float:
-        """Length of all utterances together."""
+        """Total length of the utterances in seconds."""
         return sum(utterance.samples for utterance in self.utterances) / self.sample_rate
 
     def audio(self, index: int) -> NDArray[np.float32]:
@@ -97,7 +96,7 @@ class Corpus:
         return self.read(self.utterances[index])
 
     def split(self, name: str) -> Corpus:
-        """The utterances whose `split` is `name`.
+        """Return the corpus of the utterances with the split `name`.
 
         Raises:
             DataError: No utterance has that split.
@@ -112,5 +111,5 @@ class Corpus:
         return replace(split_corpus, name=f"{self.name}/{name}")
 
     def select(self, predicate: Callable[[Utterance], bool]) -> Corpus:
-        """The utterances for which `predicate` holds, in the same order; possibly none."""
+        """Return the corpus of the utterances that satisfy `predicate`, in the same order; may be empty."""
         return replace(self, utterances=tuple(filter(predicate, self.utterances)))

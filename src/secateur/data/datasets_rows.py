@@ -1,4 +1,4 @@
-"""Datasets of the library `datasets`: their rows as entries, and the audio files that are kept inside them."""
+"""Reader of datasets of the library `datasets`: rows as entries, and the audio files stored in the rows."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ class DatasetRows:
     """The rows of a dataset.
 
     Attributes:
-        entries: One per row; its `path` is a name, not a file.
-        content: The audio file that a name stands for, as bytes.
+        entries: One entry for each row; `path` is the name of the row, such as `train/17`, not a file.
+        read_content: Returns the bytes of the audio file of a row, by the row's name.
     """
 
     entries: list[Entry]
@@ -30,10 +30,10 @@ class DatasetRows:
 
 
 def read_datasets(config: DatasetsData) -> DatasetRows:
-    """The rows that `where` lets through, split by split.
+    """Return the rows that match `where`, split by split.
 
     Raises:
-        DataError: The library is not installed, it cannot load the dataset, or a column is missing.
+        DataError: The library is not installed, the library cannot load the dataset, or a column is missing.
     """
     library = _import_datasets()
     audio_columns: dict[str, _FileColumn | ArrayColumn] = {}
@@ -42,19 +42,20 @@ def read_datasets(config: DatasetsData) -> DatasetRows:
     for split, dataset in _load_splits(library, config).items():
         columns = TableColumns(dataset.column_names, config)
         if len(columns.by_field["audio"]) != 1:
-            raise DataError(f"columns.audio: got {columns.by_field['audio']}; the audio of a dataset is one column.")
+            raise DataError(f"columns.audio: expected one column of a dataset, got {columns.by_field['audio']}.")
         audio_name = columns.by_field["audio"][0]
         audio_columns[split] = _undecoded_column(library, dataset, audio_name, config)
         for row_index, row in enumerate(_row_values(library, dataset, columns, config)):
             row_name = f"{split}/{row_index}"
             if row_filter(row):
+                # The audio stays in the dataset: the row's name stands for the file until `read_content` is called.
                 fields = columns.fields({**row, audio_name: row_name})
                 row_entry = make_entry(fields, f"{config.path}, row {row_name}", Path())
                 entries.append(replace(row_entry, path=row_name, split=row_entry.split or split))
 
-    scale = integer_scale(
-        [audio_column for audio_column in audio_columns.values() if isinstance(audio_column, ArrayColumn)], config.path
-    )
+    # All splits share a scale: a quiet split alone may look like audio of fewer bits.
+    array_columns = [column for column in audio_columns.values() if isinstance(column, ArrayColumn)]
+    scale = integer_scale(array_columns, config.path)
 
     def read_content(name: str) -> bytes:
         split, _, row_index = name.rpartition("/")
@@ -67,7 +68,7 @@ def read_datasets(config: DatasetsData) -> DatasetRows:
 
 
 def _undecoded_column(library: Any, dataset: Any, column: str, config: DatasetsData) -> _FileColumn | ArrayColumn:
-    """Return the audio column of a split, whatever it is made of, such that the library decodes nothing."""
+    """Return the audio column of a split, set up so that the library does not decode the audio."""
     feature = dataset.features[column]
     audio_only = dataset.select_columns([column])
     if isinstance(feature, Mapping) and "array" in feature:
@@ -81,25 +82,29 @@ def _undecoded_column(library: Any, dataset: Any, column: str, config: DatasetsD
         undecoded_audio = audio_only.cast_column(column, library.Audio(decode=False))
     except (TypeError, ValueError, NotImplementedError):
         raise DataError(
-            f"{config.path}: the column {column!r} holds neither audio nor paths of files, nor rows of "
-            "{array, sampling_rate}."
+            f"{config.path}: expected audio, paths of files or rows of {{array, sampling_rate}} in the column "
+            f"{column!r}."
         ) from None
     return _FileColumn(undecoded_audio, column, expand_user(config.path))
 
 
 @dataclass(frozen=True)
 class _FileColumn:
-    """The audio column of one split, as files that were never decoded."""
+    """The audio column of a split, as encoded audio files."""
 
     dataset: Any
     column: str
     folder: Path
 
     def content(self, row_index: int, name: str) -> bytes:
-        """Return the file of row `number`, which is named `name`: its bytes, or what lies at its path.
+        """Return the bytes of the audio file of a row, stored in the row or at the path in the row.
+
+        Args:
+            row_index: The row.
+            name: Name of the row, for messages.
 
         Raises:
-            UnusableAudio: The row has none.
+            UnusableAudio: The row has no audio, or the file cannot be read.
         """
         file = self.dataset[row_index][self.column] or {}
         if file.get("bytes") is not None:
@@ -121,13 +126,13 @@ def _import_datasets() -> Any:
     except ImportError:
         raise DataError(
             "Data of kind `datasets` needs the package `datasets`, which is not installed. Install it "
-            "(`pip install 'secateur[datasets]'`), or name your data by another kind."
+            "(`pip install 'secateur[datasets]'`), or use another kind of data."
         ) from None
     return datasets
 
 
 def _load_splits(library: Any, config: DatasetsData) -> Mapping[str, Any]:
-    """The splits of a dataset by name; one alone when the config names it."""
+    """Return the splits of a dataset by name; only the split of the config if `config.split` is set."""
     folder = expand_user(config.path)
     is_saved = any((folder / name).is_file() for name in ("dataset_dict.json", "state.json"))
     try:
@@ -136,7 +141,7 @@ def _load_splits(library: Any, config: DatasetsData) -> Mapping[str, Any]:
         else:
             path = str(folder) if folder.is_dir() else config.path
             loaded_data = library.load_dataset(path, config.name, split=config.split)
-    # It downloads, unpacks and parses whatever the dataset is made of: what that may raise is open.
+    # The library downloads, unpacks and parses files of many formats and lets errors of all of these pass.
     except Exception as error:
         cause = _root_cause(error)
         first_line = next(iter(str(cause).splitlines()), type(cause).__name__).rstrip(".")[:300]
@@ -147,9 +152,10 @@ def _load_splits(library: Any, config: DatasetsData) -> Mapping[str, Any]:
             ) from None
         raise DataError(f"The dataset {config.path!r} could not be loaded: {first_line}.") from None
     if not isinstance(loaded_data, Mapping):
-        split_name = (
-            str(getattr(loaded_data, "split", None) or "all") if is_saved or config.split is None else config.split
-        )
+        # A single split. load_dataset has selected config.split already, in notation such as "train[:10%]".
+        split_name = config.split
+        if is_saved or split_name is None:
+            split_name = str(getattr(loaded_data, "split", None) or "all")
         loaded_data = {split_name: loaded_data}
     if config.split is None:
         return dict(loaded_data)
@@ -157,29 +163,30 @@ def _load_splits(library: Any, config: DatasetsData) -> Mapping[str, Any]:
 
 
 def _root_cause(error: BaseException) -> BaseException:
-    """What an error was first raised for."""
+    """Return the first error of a chain of `raise … from …`."""
     return _root_cause(error.__cause__) if error.__cause__ is not None else error
 
 
 def _row_values(library: Any, dataset: Any, columns: TableColumns, config: DatasetsData) -> Iterator[dict[str, Any]]:
-    """What each row says, without its audio; classes by their names.
+    """Yield the values of each row by column, without the audio; class indices become class names.
 
-    Other columns are left alone: the library would decode what they hold.
+    Only columns that the config uses are read, since the library would decode images or audio in the rest.
     """
-    audio = columns.by_field["audio"]
-    named_columns = {column for field_columns in columns.by_field.values() for column in field_columns}
-    needed_columns = sorted((named_columns | set(config.where)) - set(audio))
+    used_columns = set(config.where).union(*columns.by_field.values())
+    needed_columns = sorted(used_columns - set(columns.by_field["audio"]))
     class_names = {
         column: dataset.features[column].names
         for column in needed_columns
         if isinstance(dataset.features[column], library.ClassLabel)
     }
-    # A dataset without columns is one without rows.
+    # A dataset with no column selected has no rows either.
     rows = dataset.select_columns(needed_columns) if needed_columns else ({} for _ in range(len(dataset)))
     for row in rows:
         yield {**row, **{column: _class_name(class_names[column], row[column]) for column in class_names}}
 
 
 def _class_name(class_names: list[str], class_index: int | None) -> str | None:
-    """The name of a class; test sets whose classes are withheld have -1."""
-    return class_names[class_index] if class_index is not None and 0 <= class_index < len(class_names) else None
+    """Return the name of a class, or `None` for -1, the index in test sets without public classes."""
+    if class_index is None or not 0 <= class_index < len(class_names):
+        return None
+    return class_names[class_index]

@@ -1,4 +1,4 @@
-"""From a file or a segment of one, in any container, at any rate and channel count, to mono float32 at one rate."""
+"""Decoding of an audio file or a segment, in any container and at any rate and channel count, to mono float32."""
 
 from __future__ import annotations
 
@@ -22,21 +22,25 @@ from secateur.data.corpus import SAMPLE_RATE
 
 __all__ = ["AudioSegment", "UnusableAudio", "decode", "find_audio_fault", "locate", "resampled_length"]
 
-# Manifests round offsets and durations; a segment may overhang its file by this much.
+# Manifests round offsets and durations; a segment may end this much after the end of the file.
 OVERHANG_SECONDS = 0.1
-# What a resampler needs on either side of a sample, in samples of the lower one of its two rates.
+# Context that the resampler needs on either side of a sample, in samples at the lower of the two rates.
 RESAMPLER_MARGIN = 160
-# What dithering makes of zeros; the half is for arithmetic on it.
+# Peak of silence. Dithering turns zeros into 0 and ±1 step; the half step is a margin for rounding.
 SILENCE = 1.5 * INT16_STEP
 
 
 @dataclass(frozen=True, kw_only=True)
 class AudioSegment:
-    """A stretch of a file in the file's own frames, and its length after resampling.
+    """The location of a segment in a file, in samples at the file's rate, and the segment's length after resampling.
 
     Attributes:
-        open_end: It reaches to the end of a file that breaks off there, nobody knows how long before its true end.
-        gaps: There are damaged places in its file, of which nobody knows how long they were.
+        start: First sample, at the file's rate.
+        frames: Number of samples, at the file's rate.
+        samples: Number of samples after resampling.
+        is_full_file: Whether the segment is the whole file.
+        is_truncated: Whether the segment reaches to the end of a file that is cut off, by an unknown amount.
+        has_gaps: Whether damaged parts of unknown length were left out of the file.
     """
 
     start: int
@@ -55,18 +59,18 @@ def locate(
     sample_rate: int = SAMPLE_RATE,
     content: bytes | None = None,
 ) -> AudioSegment:
-    """Where a segment lies in its file, without decoding it wherever its header or its frames tell.
+    """Locate a segment in its file, by header and frames if possible, else by decoding.
 
     Args:
-        path: The file, or the name of one that is given as `content`.
-        offset: Where the segment starts, in seconds.
-        duration: How long it is in seconds; None reaches to the end.
-        sample_rate: What it will be resampled to.
-        content: What the file holds, where it is not on the disk.
+        path: The file, or a name for `content`.
+        offset: Start of the segment, in seconds.
+        duration: Length of the segment in seconds; None reaches to the end of the file.
+        sample_rate: Rate to resample to, in hertz.
+        content: The bytes of the file, if they are not on disk.
 
     Raises:
-        UnusableAudio: The file is missing, empty or no audio, the segment is not in it, or the file breaks off before
-            the end that its header claims.
+        UnusableAudio: The file is missing, empty or no audio, the segment is outside of it, or the file ends before
+            the length in its header.
     """
     with open_recording(path, content) as recording:
         return _locate_segment(recording, path, offset=offset, duration=duration, sample_rate=sample_rate)
@@ -80,10 +84,12 @@ def decode(
     sample_rate: int = SAMPLE_RATE,
     content: bytes | None = None,
 ) -> NDArray[np.float32]:
-    """The audio of a segment, as for `locate`: (samples,) float32 at `sample_rate`, channels averaged.
+    """Decode a segment to (samples,) float32 at `sample_rate`, the average of the channels.
+
+    The arguments are those of `locate`.
 
     Raises:
-        UnusableAudio: As for `locate`, or the audio breaks off before the segment ends, or its channels cancel out.
+        UnusableAudio: As for `locate`; or the audio ends before the segment does, or the channels cancel out.
     """
     with open_recording(path, content) as recording:
         segment = _locate_segment(recording, path, offset=offset, duration=duration, sample_rate=sample_rate)
@@ -96,16 +102,17 @@ def decode(
         except soundfile.LibsndfileError as error:
             raise UnusableAudio(path, f"cannot be decoded ({format_sndfile_error(error)})") from None
         except MemoryError:
-            # What a damaged header claims is allocated before anything is read.
+            # The length in the header, which may be damaged, is allocated before anything is read.
             raise UnusableAudio(path, f"claims {segment.frames} samples, more than fit in memory") from None
     frames_read = min(len(mono) - margin_before, segment.frames)
     if segment.frames - frames_read > OVERHANG_SECONDS * rate:
         raise UnusableAudio(path, f"breaks off after {frames_read / rate:.2f} of {segment.frames / rate:.2f} s")
     if recording.is_canceled:
-        raise UnusableAudio(path, "is silent as the average of its channels, which cancel each other; keep one of them")
+        raise UnusableAudio(path, "is silent in the average of its channels, which cancel each other; keep one of them")
     audio = resample(mono, rate=rate, sample_rate=sample_rate)
     samples = resampled_length(frames_read, rate=rate, sample_rate=sample_rate)
-    # The nearest sample of the whole file, as far as there are enough behind it.
+    # Cut the margins off, at the sample of the offset in the whole file resampled. An offset of 1 s at 16 kHz is sample
+    # 16,000; if the read started at sample 35,280 of a file at 44.1 kHz (12,800), this is sample 3,200 of `audio`.
     first_sample = round(offset * sample_rate) - resampled_length(
         segment.start - margin_before, rate=rate, sample_rate=sample_rate
     )
@@ -114,10 +121,10 @@ def decode(
 
 
 def _resampler_margins(segment: AudioSegment, recording: Recording, sample_rate: int) -> tuple[int, int]:
-    """Return how many samples to read in front of a segment and behind it, to resample it as in the whole file.
+    """Return the numbers of samples to read before and after a segment, so as to resample as in the whole file.
 
-    A resampler takes zeros for what lies outside. In front, it also needs a sample that is one of the whole file at the
-    other rate too: from 44.1 to 16 kHz every 441st one, which is the 160th there.
+    A resampler assumes zeros outside of its input. The read must also start at a sample that exists at both rates: from
+    44.1 to 16 kHz that is every 441st sample of the file, which becomes every 160th of the output.
     """
     rate = recording.rate
     if rate == sample_rate:
@@ -130,7 +137,7 @@ def _resampler_margins(segment: AudioSegment, recording: Recording, sample_rate:
 
 
 def find_audio_fault(audio: NDArray[np.float32]) -> str | None:
-    """The reason why decoded audio, (samples,), is of no use, or None when it is fine."""
+    """Return the reason why decoded audio, (samples,), is unusable, or `None` if the audio is fine."""
     if not audio.size:
         return "is empty"
     if not np.isfinite(audio).all():
@@ -138,14 +145,15 @@ def find_audio_fault(audio: NDArray[np.float32]) -> str | None:
     low, high = float(audio.min()), float(audio.max())
     if max(abs(low), abs(high)) <= SILENCE:
         return "is silent"
-    # A constant has no variance, so normalising it would divide by nothing.
+    # A constant has no variance to normalize by.
     return "is silent (a constant)" if high - low <= 2 * INT16_STEP else None
 
 
 def _locate_segment(
     recording: Recording, path: str, *, offset: float, duration: float | None, sample_rate: int
 ) -> AudioSegment:
-    rate, frames = recording.rate, recording.frames
+    rate = recording.rate
+    frames = recording.frames
     if not frames:
         raise UnusableAudio(path, "is empty")
     start = round(offset * rate)
@@ -158,6 +166,7 @@ def _locate_segment(
     shortfall = recording.layout.shortfall
     if duration is None and shortfall is not None:
         seconds = frames / rate
+        # The shortfall is (available, claimed) in any unit, such as bytes: 3,000 of 4,000 bytes in 3 s claims 4 s.
         claimed_seconds = seconds * shortfall[1] / shortfall[0] if shortfall[0] else math.inf
         if claimed_seconds - seconds > OVERHANG_SECONDS:
             raise UnusableAudio(path, f"breaks off after {seconds:.2f} of {claimed_seconds:.2f} s")

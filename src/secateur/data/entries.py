@@ -1,4 +1,4 @@
-"""Entries: what a manifest says of each utterance, and the files that manifests are read from."""
+"""Manifest entries, of an utterance each, and reading of manifest files."""
 
 from __future__ import annotations
 
@@ -14,22 +14,22 @@ from secateur.errors import DataError, did_you_mean
 
 logger = logging.getLogger(__name__)
 
-# What a Mac leaves beside each file on a disk that is not its own: no audio, whatever its ending.
+# macOS writes such a file with metadata beside each file on a foreign disk. It holds no audio, whatever its suffix.
 MAC_PREFIX = "._"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Entry:
-    """What a manifest says of one utterance.
+    """An utterance as described by a manifest.
 
     Attributes:
-        id: Empty where the manifest gives none; `with_ids` makes one.
-        shown: The audio file as the manifest names it, for messages and records.
+        id: Empty if the manifest has none; then `with_ids` makes one.
+        display_path: The audio file as the manifest names it, for messages and records.
         path: The audio file, absolute or relative to the working folder.
         seconds: Length of the segment; None reaches to the end of the file.
-        frames: The file's length as the manifest claims it, at the file's own rate.
+        frames: Length of the file according to the manifest, in samples at the file's own rate.
 
-    The others are those of `Utterance`. All but the path are as `printable` makes them.
+    All other fields are those of `Utterance`. All fields but `path` go through `escape_surrogates`.
     """
 
     id: str
@@ -52,32 +52,33 @@ class Entry:
 
 
 def require_entries(entries: list[Entry], path: str) -> list[Entry]:
-    """The entries of a manifest, of which there must be any."""
+    """Return the entries of a manifest; raise a DataError if the list is empty."""
     if not entries:
-        raise DataError(f"{path} is empty: it names no audio.")
+        raise DataError(f"{path} is empty: expected at least one audio file.")
     return entries
 
 
 def with_ids(entries: list[Entry], path: str) -> list[Entry]:
-    """Return the entries, each with an id of its own; what is there twice in every field is there once.
+    """Return the entries with unique ids and without exact duplicates.
 
-    An id that the manifest does not give is the file's name as it stands there, behind it `@` and the offset, if there
-    is one. Where an entry further up has this id, `+` and the length in seconds follow, or else `#` and a number.
+    An entry without an id gets the first of these that is not used before: the file name as in the manifest, with `@`
+    and the offset where the offset is not 0; the same with `+` and the length in seconds; the same with `#` and a
+    number. For example `a.wav`, `a.wav@2.5`, `a.wav@2.5+1.25`, `a.wav@2.5#2`.
 
     Raises:
-        DataError: The manifest gives an id more than once.
+        DataError: The manifest has the same id more than once.
     """
     id_counts = Counter(entry.id for entry in entries if entry.id)
     repeated_ids = [id for id, occurrences in id_counts.items() if occurrences > 1]
     if repeated_ids:
         raise DataError(
-            f"{path} uses {len(repeated_ids)} ids more than once, the first {repeated_ids[0]!r}; give each utterance "
-            "an `id` of its own."
+            f"{path} uses {len(repeated_ids)} ids more than once, the first {repeated_ids[0]!r}; give each utterance a "
+            "unique `id`."
         )
     unique_entries = list(dict.fromkeys(entries))
     if len(unique_entries) < len(entries):
         repeated_entry = next(entry for entry, occurrences in Counter(entries).items() if occurrences > 1)
-        message = "%s: %d lines repeat another one in every field (first %s); each utterance is used once"
+        message = "%s: %d lines repeat another line in every field (first %s); each utterance is used once"
         logger.warning(message, path, len(entries) - len(unique_entries), repeated_entry.display_path)
     used_ids = set(id_counts)
     result = []
@@ -89,7 +90,7 @@ def with_ids(entries: list[Entry], path: str) -> list[Entry]:
 
 
 def _candidate_ids(entry: Entry) -> Iterator[str]:
-    """Yield the ids that an entry may have, from the shortest on."""
+    """Yield candidates for the id of an entry, the shortest first."""
     id = f"{entry.display_path}@{_format_number(entry.offset)}" if entry.offset else entry.display_path
     yield id
     if entry.seconds is not None:
@@ -98,21 +99,22 @@ def _candidate_ids(entry: Entry) -> Iterator[str]:
 
 
 def _format_number(value: float) -> str:
-    """Return a number as text from which the same number is read."""
-    short_text = f"{value:g}"
+    """Return the shortest of two texts of a number that is parsed back to the same number."""
+    short_text = f"{value:g}"  # 6 digits
     return short_text if float(short_text) == value else repr(value)
 
 
 def without_mac_files(entries: list[Entry], path: str) -> list[Entry]:
-    """Return the entries without those of a Mac's `._` files, whose number is logged."""
-    audio = [entry for entry in entries if not Path(entry.path).name.startswith(MAC_PREFIX)]
-    if len(audio) < len(entries):
-        logger.warning("%s: left out %d `._` files of a Mac, which hold no audio", path, len(entries) - len(audio))
-    return audio
+    """Return the entries without macOS `._` metadata files, and log the number of files left out."""
+    audio_entries = [entry for entry in entries if not Path(entry.path).name.startswith(MAC_PREFIX)]
+    if len(audio_entries) < len(entries):
+        skipped_count = len(entries) - len(audio_entries)
+        logger.warning("%s: left out %d `._` files of a Mac, which hold no audio", path, skipped_count)
+    return audio_entries
 
 
 def read_lines(path: str) -> Iterator[tuple[int, str]]:
-    """The lines of a text file that are not blank, numbered from 1, without their line ends."""
+    """Yield number, from 1, and text of each line of a text file that is not blank, without line ends."""
     file = require_path(path, folder=False)
     try:
         with file.open(encoding="utf-8-sig") as text:
@@ -124,12 +126,12 @@ def read_lines(path: str) -> Iterator[tuple[int, str]]:
 
 
 def not_text_error(path: str) -> DataError:
-    """The error for a manifest that is not text."""
-    return DataError(f"{path} is not UTF-8 text; is it the manifest, not an audio file?")
+    """Return the error for a manifest that is not text."""
+    return DataError(f"{path} is not UTF-8 text; expected a manifest. Is it an audio file?")
 
 
 def expand_user(path: str) -> Path:
-    """The path with `~` as the home folder of whom it names; as it is where there is nobody of that name."""
+    """Return the path with `~` or `~user` expanded; unchanged if the user does not exist."""
     try:
         return Path(path).expanduser()
     except RuntimeError:
@@ -137,29 +139,39 @@ def expand_user(path: str) -> Path:
 
 
 def require_path(path: str, *, folder: bool) -> Path:
-    """The folder or file at `path`.
+    """Return the path of an existing folder or file, with `~` expanded.
+
+    Args:
+        path: The path.
+        folder: Whether a folder is expected, instead of a file.
 
     Raises:
-        DataError: It is not there, or the other of the two.
+        DataError: There is no such path, or it is a file instead of a folder or vice versa.
     """
     expanded_path = expand_user(path)
     if folder and expanded_path.is_file():
-        raise DataError(f"{path} is a file; a folder is needed here.")
+        raise DataError(f"{path} is a file; expected a folder.")
     if not folder and expanded_path.is_dir():
-        raise DataError(f"{path} is a folder; a manifest file is needed here.")
+        raise DataError(f"{path} is a folder; expected a manifest file.")
     if not expanded_path.exists():
         kind = "Folder" if folder else "File"
         parent_items = expanded_path.parent.iterdir() if expanded_path.parent.is_dir() else ()
         sibling_names = [sibling.name for sibling in parent_items if sibling.is_dir() == folder]
-        raise DataError(f"{kind} {path} is not there.{did_you_mean(expanded_path.name, sibling_names)}")
+        raise DataError(f"{kind} {path} does not exist.{did_you_mean(expanded_path.name, sibling_names)}")
     return expanded_path
 
 
 def require_choice(choice: str, choices: Iterable[str], *, path: str, kind: str) -> str:
-    """`word`, which must be one of those that are there.
+    """Return `choice`; raise a DataError if `choices` does not have that value.
+
+    Args:
+        choice: The value to check.
+        choices: All allowed values.
+        path: The data set, for messages.
+        kind: The kind of value, such as "subset", for messages.
 
     Raises:
-        DataError: It is not; `what` is the kind of thing, such as "subset".
+        DataError: The value is not among the choices.
     """
     choices = sorted(choices)
     if choice not in choices:

@@ -1,4 +1,4 @@
-"""A thin ctypes binding of espeak-ng, taken from the `espeakng-loader` package: text and a voice in, sound out."""
+"""A thin ctypes binding of espeak-ng as shipped in the package `espeakng-loader`: speech from a text and a voice."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _EVENT_LAST, _EVENT_WORD, _EVENT_END, _EVENT_PHONEME = 0, 1, 5, 7
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Voice:
-    """One synthetic speaker: an accent, a variant (the timbre) and the way it is set."""
+    """A synthetic speaker: an accent, a variant (the timbre) and the parameters of the voice."""
 
     accent: str
     variant: str
@@ -34,13 +34,13 @@ class Voice:
 
     @property
     def name(self) -> str:
-        """The speaker's label; two voices that differ in anything have different names."""
+        """The speaker's label, different for any two voices that differ in a field."""
         return f"{self.accent}+{self.variant}-r{self.rate}-p{self.pitch}-i{self.range}"
 
 
 @dataclass(frozen=True, slots=True)
 class Span:
-    """A word or phone and where it lies: `start` and `end` in samples."""
+    """A word or phone with `start` and `end` in samples."""
 
     start: int
     end: int
@@ -49,7 +49,10 @@ class Span:
 
 @dataclass(frozen=True, slots=True)
 class SynthesizedSpeech:
-    """What one call said: int16 samples at `sample_rate`, words as they were said together, IPA phones."""
+    """The result of a call: int16 samples at `sample_rate`, spans of words, spans of IPA phones.
+
+    espeak-ng joins some neighboring words in speech, such as "of the"; such words share a span.
+    """
 
     samples: NDArray[np.int16]
     sample_rate: int
@@ -89,7 +92,7 @@ def _import_loader() -> Any:
 
 
 def version() -> str:
-    """The installed version of `espeakng-loader`, which decides every sample that is made."""
+    """Return the installed version of `espeakng-loader`; samples depend on the version."""
     from importlib.metadata import PackageNotFoundError
     from importlib.metadata import version as installed
 
@@ -101,11 +104,11 @@ def version() -> str:
 
 
 class Synthesizer:
-    """espeak-ng, opened once per process.
+    """The espeak-ng library, loaded once per process.
 
-    The library keeps state between calls, so bytes repeat only for the same sequence of calls in a fresh process.
-    Breathy voices draw on a generator that espeak-ng seeds with the clock, and the Klatt voices on the C
-    library's: `say` seeds both.
+    The library keeps state between calls, so the samples are reproducible only for the same sequence of calls in a
+    fresh process. Breathy voices use a generator that espeak-ng seeds with the clock, and Klatt voices that of the C
+    library: `synthesize` seeds both.
     """
 
     def __init__(self) -> None:
@@ -121,10 +124,12 @@ class Synthesizer:
         self._c_library = ctypes.CDLL("msvcrt" if sys.platform == "win32" else None)
         self._chunks: list[NDArray[np.int16]] = []
         self._events: list[tuple[int, int, int, str]] = []  # type, sample, text position (1-based), phone
-        self._callback: Callable[..., int] = _Callback(self._collect)  # kept: the library holds only a pointer
+        # The library holds only a pointer to the callback, so the attribute keeps it from being collected.
+        self._callback: Callable[..., int] = _Callback(self._collect)
         self._library.espeak_SetSynthCallback(self._callback)
 
     def _collect(self, wave: Any, count: int, events: Any) -> int:
+        """Store a block of samples and events; called by the library several times for each text."""
         if count > 0:
             self._chunks.append(np.ctypeslib.as_array(wave, (count,)).copy())
         index = 0
@@ -133,27 +138,33 @@ class Synthesizer:
             phone = event.id.string.decode("utf-8", "replace") if event.type == _EVENT_PHONEME else ""
             self._events.append((event.type, event.sample, event.text_position, phone))
             index += 1
-        return 0
+        return 0  # continue
 
     def synthesize(self, text: str, *, voice: Voice, seed: int) -> SynthesizedSpeech:
-        """Speaks `text` (ASCII words) in `voice`; `seed` decides the noise in its breath.
+        """Return `text` as speech.
+
+        Args:
+            text: Words in ASCII.
+            voice: The speaker.
+            seed: Seed of the noise in breathy and Klatt voices.
 
         Raises:
-            DataError: the voice is unknown, or nothing came out.
+            DataError: The voice is unknown, or espeak-ng returns an error or no samples.
         """
         library = self._library
         name = f"{voice.accent}+{voice.variant}"
         if library.espeak_SetVoiceByName(name.encode()) != 0:
-            raise DataError(f"espeak-ng has no voice {name!r}. Allowed are its accents, such as 'gmw/en-US'.")
+            raise DataError(f"espeak-ng has no voice {name!r}; expected an accent of espeak-ng, such as 'gmw/en-US'.")
         for parameter, value in ((_RATE, voice.rate), (_PITCH, voice.pitch), (_RANGE, voice.range)):
             library.espeak_SetParameter(parameter, value, 0)
-        self._chunks, self._events = [], []
+        self._chunks = []
+        self._events = []
         library.espeak_ng_SetRandSeed(ctypes.c_long(seed))
         self._c_library.srand(ctypes.c_uint(seed))
         data = text.encode()
         status = library.espeak_Synth(data, len(data) + 1, 0, 1, 0, _UTF8, None, None)
         if status != 0 or not self._chunks:
-            raise DataError(f"espeak-ng could not say {text!r} in the voice {name!r} (status {status}).")
+            raise DataError(f"espeak-ng could not synthesize {text!r} in the voice {name!r} (status {status}).")
         samples = np.concatenate(self._chunks)
         words, phones = _word_and_phone_spans(self._events, text, len(samples))
         return SynthesizedSpeech(samples=samples, sample_rate=self.sample_rate, words=words, phones=phones)
@@ -162,7 +173,12 @@ class Synthesizer:
 def _word_and_phone_spans(
     events: list[tuple[int, int, int, str]], text: str, total_samples: int
 ) -> tuple[tuple[Span, ...], tuple[Span, ...]]:
-    """The words and phones of a list of events; each lasts until the next one, a pause or the end begins."""
+    """Return the spans of words and phones in a list of events.
+
+    A word lasts until the next word and a phone until the next event; a pause or the end ends both. With the events
+    (word, sample 0, text position 1), (word, sample 900, text position 5) and (end, sample 2000), the text "two six"
+    has the words (0, 900, "two") and (900, 2000, "six").
+    """
     boundary_events = [event for event in events if event[0] in (_EVENT_WORD, _EVENT_PHONEME, _EVENT_END)]
     words: list[Span] = []
     phones: list[Span] = []
@@ -170,7 +186,7 @@ def _word_and_phone_spans(
     for index, (event_type, sample, position, phone) in enumerate(boundary_events):
         is_pause = event_type == _EVENT_END or (event_type == _EVENT_PHONEME and not phone)
         if (event_type == _EVENT_WORD or is_pause) and word is not None:
-            # A pause inside the text does not end the words still to come: their own event does.
+            # The text of a word reaches to the next word event; a pause in between does not change that.
             next_word_positions = [event[2] for event in boundary_events[index:] if event[0] == _EVENT_WORD]
             text_stop = next_word_positions[0] - 1 if next_word_positions else len(text)
             if sample > word[0]:

@@ -1,4 +1,4 @@
-"""Fields: from the named values of a line or row to an entry, and which rows are let through."""
+"""Conversion of the named values of a manifest line or table row to an entry, and filtering of rows."""
 
 from __future__ import annotations
 
@@ -11,43 +11,45 @@ from secateur.data.corpus import SAMPLE_RATE
 from secateur.data.entries import Entry, expand_user, require_entries
 from secateur.errors import DataError, did_you_mean
 
-# Of NeMo's manifests.
+# Field names of NeMo's manifests.
 FIELD_ALIASES = {"audio": "audio_filepath"}
 NUMBER_FIELDS = ("offset", "duration", "samples")
-# No recording has so many seconds or samples, and products with a rate stay finite below it.
+# Above the seconds or samples of any recording, and small enough that products with a rate stay finite.
 MAX_NUMBER = 1e15
 
 
 def make_entry(fields: Mapping[str, Any], location: str, folder: Path) -> Entry:
-    """The entry that the fields of one line or row make.
+    """Return the entry for the fields of a line or row.
 
-    Fields; those of NeMo's manifests in parentheses, any others are ignored:
+    Fields, with NeMo's names in parentheses; all other fields are ignored:
 
-    * `audio` (`audio_filepath`): the file, relative to `folder` or absolute; the only one needed.
-    * `id`: unique; by default made of the file, its offset and, where these repeat, its length (`entries.with_ids`).
-    * `offset`, `duration`: where in the file the utterance starts and how long it is, in seconds;
-      by default the whole file.
-    * `samples`: its length at 16 kHz, whatever the rate of file and model; goes before `duration`, which is often
+    * `audio` (`audio_filepath`): the file, relative to `folder` or absolute; the only required field.
+    * `id`: unique; by default made of the file name, the offset and, where these repeat, the length
+      (`entries.with_ids`).
+    * `offset`, `duration`: start and length of the utterance in the file, in seconds; by default the whole file.
+    * `samples`: length at 16 kHz, whatever the rate of file and model; takes precedence over `duration`, which is often
       rounded.
-    * `text`, `tagged`, `speaker`, `label`, `split`: text or null (numbers are taken as text); `tagged` is the
-      text with its entities in brackets, `[type : words]`.
+    * `text`, `tagged`, `speaker`, `label`, `split`: text or null (numbers are converted to text); `tagged` is the
+      text with entities in brackets, `[type : words]`.
 
     Args:
-        fields: By name.
-        place: Where they stand, for messages.
-        folder: What audio paths are relative to.
+        fields: Values by field name.
+        location: The line or row, for messages.
+        folder: The folder that audio paths are relative to.
 
     Raises:
-        DataError: There is no audio, or a field is of the wrong type.
+        DataError: There is no audio, or a field has the wrong type.
     """
     audio = fields.get("audio", fields.get(FIELD_ALIASES["audio"]))
     if not isinstance(audio, str) or not audio:
         field_names = ", ".join(fields) or "none"
         raise DataError(
-            f"{location} needs the audio file's path in `audio` (or NeMo's `audio_filepath`); its fields are {field_names}."
+            f"{location} needs the audio file's path in `audio` (or NeMo's `audio_filepath`); its fields are "
+            f"{field_names}."
         )
     offset = _number_field(fields, "offset", location) or 0.0
-    samples, seconds = _number_field(fields, "samples", location), _number_field(fields, "duration", location)
+    samples = _number_field(fields, "samples", location)
+    seconds = _number_field(fields, "duration", location)
     return Entry(
         id=_text_field(fields, "id", location) or "",
         display_path=audio,
@@ -63,29 +65,29 @@ def make_entry(fields: Mapping[str, Any], location: str, folder: Path) -> Entry:
 
 
 class RowFilter:
-    """Which rows `split` and `where` let through, and what those said that they did not."""
+    """A filter of rows by `split` and `where`, with a record of the values met, for the message if no row matches."""
 
     def __init__(self, where: Mapping[str, tuple[str, ...]], split: str | None = None) -> None:
         self._allowed_values = {name: set(values) for name, values in where.items()}
-        if split is not None:
+        if split is not None:  # in addition to a condition on `split` in `where`
             self._allowed_values["split"] = self._allowed_values.get("split", {split}) & {split}
         self._seen_values: dict[str, set[str]] = {name: set() for name in self._allowed_values}
 
     def __call__(self, fields: Mapping[str, Any]) -> bool:
-        """Whether a row is let through."""
+        """Return whether a row matches all conditions."""
         values = {name: _value_texts(fields.get(name)) for name in self._allowed_values}
         for name, row_values in values.items():
             self._seen_values[name] |= row_values
         return all(values[name] & allowed_values for name, allowed_values in self._allowed_values.items())
 
     def require_entries(self, entries: list[Entry], path: str) -> list[Entry]:
-        """The entries that were let through, of which there must be any.
+        """Return the entries of the rows that matched.
 
         Raises:
-            DataError: There are none; says what was asked for and what is there.
+            DataError: No row matched; the message lists the conditions and the values that are there.
         """
         if not entries and any(self._seen_values.values()):
-            raise DataError(f"No line of {path} is let through. {self._describe_unmet_conditions()}")
+            raise DataError(f"No line of {path} matches. {self._describe_unmet_conditions()}")
         return require_entries(entries, path)
 
     def _describe_unmet_conditions(self) -> str:
@@ -101,27 +103,34 @@ class RowFilter:
 
 
 def parse_json_object(line: str, location: str, *, expected: str = "an `audio` field") -> dict[str, Any]:
-    """The JSON object on a line; `needed` is what it must have, for the message when it is something else."""
+    """Parse the JSON object on a line.
+
+    Args:
+        line: The line.
+        location: File and line number, for messages.
+        expected: The required fields, for messages.
+
+    Raises:
+        DataError: The line is no JSON object, or has numbers, nesting or surrogates that cannot be handled.
+    """
     try:
         fields = json.loads(line)
     except json.JSONDecodeError as error:
         raise DataError(f"{location} is not JSON: {error.msg} at column {error.colno}.") from None
     except (ValueError, RecursionError):
-        raise DataError(f"{location} holds a number of thousands of digits, or brackets as deep.") from None
+        raise DataError(f"{location} has a number with too many digits, or is nested too deeply.") from None
     if not isinstance(fields, dict):
-        raise DataError(f"{location} must be a JSON object with {expected}; got {line[:40]!r}.")
-    if "\\ud" in line.lower():
+        raise DataError(f"{location}: expected a JSON object with {expected}, got {line[:40]!r}.")
+    if "\\ud" in line.lower():  # escapes of surrogates, which must come in pairs
         try:
             json.dumps(fields, ensure_ascii=False).encode()
         except UnicodeEncodeError:
-            raise DataError(
-                f"{location} holds half of a character, such as '\\ud83d' without its other half."
-            ) from None
+            raise DataError(f"{location} has half of a surrogate pair, such as '\\ud83d' alone.") from None
     return fields
 
 
 def _value_texts(value: Any) -> set[str]:
-    """A field's values as text, as JSON writes them (`true`, `null`); one for each item of a list."""
+    """Return the values of a field, or of the items of a list, as text in JSON's notation (`true`, `null`)."""
     items = value if isinstance(value, list) else [value]
     return {item if isinstance(item, str) else json.dumps(item, default=str) for item in items}
 
@@ -131,7 +140,7 @@ def _number_field(fields: Mapping[str, Any], name: str, location: str) -> float 
     if value is None:
         return None
     if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < MAX_NUMBER:
-        raise DataError(f"{location}: `{name}` must be a number, 0 or more and below {MAX_NUMBER:g}; got {value!r}.")
+        raise DataError(f"{location}: `{name}`: expected a number >= 0 and < {MAX_NUMBER:g}, got {value!r}.")
     return float(value)
 
 
@@ -140,5 +149,5 @@ def _text_field(fields: Mapping[str, Any], name: str, location: str) -> str | No
     if value is None or isinstance(value, str):
         return value
     if isinstance(value, bool) or not isinstance(value, int | float):
-        raise DataError(f"{location}: `{name}` must be text or null; got {value!r}.")
+        raise DataError(f"{location}: `{name}`: expected text or null, got {value!r}.")
     return str(value)

@@ -1,4 +1,4 @@
-"""Opening a corpus: read the manifest, look at every file once, leave out what is of no use, say so."""
+"""Opening of a corpus: reads the manifest, checks every audio file once, and skips and reports unusable files."""
 
 from __future__ import annotations
 
@@ -38,10 +38,10 @@ from secateur.errors import DataError
 
 logger = logging.getLogger(__name__)
 
-# Libsndfile and soxr release the interpreter's lock; beyond this many threads the disk decides.
+# libsndfile and soxr release the interpreter lock; with more threads the disk is the bottleneck.
 MAX_THREADS = min(8, os.cpu_count() or 1)
 
-# The audio file that a name stands for, as bytes; None where names are files.
+# Returns the bytes of the audio file with a name; None if the names are paths of files.
 ContentReader = Callable[[str], bytes] | None
 
 Item = TypeVar("Item")
@@ -49,10 +49,14 @@ Result = TypeVar("Result")
 
 
 def open_corpus(config: DataConfig, *, sample_rate: int = SAMPLE_RATE) -> Corpus:
-    """Return the corpus that a config names, read at `sample_rate`, in hertz: that of the model that will hear it.
+    """Open the corpus of a config.
+
+    Args:
+        config: The source of the data.
+        sample_rate: Sampling rate of the model in hertz, to which all audio is resampled.
 
     Raises:
-        DataError: It is missing, malformed or empty, or more of it than `max_skipped` is of no use.
+        DataError: The data is missing, malformed or empty, or a larger share than `max_skipped` is unusable.
     """
     if isinstance(config, SyntheticData):
         from secateur.data.synthetic import open_synthetic
@@ -69,18 +73,19 @@ def open_corpus(config: DataConfig, *, sample_rate: int = SAMPLE_RATE) -> Corpus
 def scan_entries(
     entries: list[Entry], config: RecordedData, *, read_content: ContentReader = None, sample_rate: int = SAMPLE_RATE
 ) -> Corpus:
-    """The corpus of those entries whose audio can be used.
+    """Return the corpus of the entries with usable audio.
 
-    Headers are read first, so that the length is known before anything is decoded; then, with `scan`,
-    each segment is decoded once, and kept when the whole corpus is short enough.
+    Headers are read first, which gives the total length before any decoding; then, with `scan`, each segment is decoded
+    once, and stays in memory if the whole corpus is short enough.
 
     Args:
-        entries: What the manifest names.
-        config: Where it came from, and what may be skipped.
-        content: The audio file behind an entry's `path`, where that is no file.
-        sample_rate: Hertz, what every recording is resampled to.
+        entries: The entries of the manifest.
+        config: The source, with the limits on skipped files and memory.
+        read_content: Returns the bytes of the audio file of an entry by its `path`, if that is no path of a file.
+        sample_rate: Sampling rate that all audio is resampled to, in hertz.
     """
-    entries = with_ids(require_entries(without_mac_files(entries, config.path), config.path), config.path)
+    audio_entries = require_entries(without_mac_files(entries, config.path), config.path)
+    entries = with_ids(audio_entries, config.path)
     file_warnings = _FileWarnings()
     header_results = _map_threaded(
         lambda entry: _read_header(entry, config, read_content, file_warnings, sample_rate), entries
@@ -109,34 +114,35 @@ def scan_entries(
 
 
 class _UtteranceReader:
-    """Reads an utterance from its file, once if it is to be kept."""
+    """A function that reads the audio of an utterance, with an optional cache in memory."""
 
     def __init__(self, *, use_cache: bool, read_content: ContentReader, sample_rate: int) -> None:
-        self._read_content, self.sample_rate = read_content, sample_rate
-        # By place in the file, not by id: an utterance may be copied with another segment.
-        self._cached_audio: dict[tuple[str, float, float | None], NDArray[np.float32]] | None = (
-            {} if use_cache else None
-        )
+        self._read_content = read_content
+        self.sample_rate = sample_rate
+        self._use_cache = use_cache
+        # By segment, not by id: `dataclasses.replace` may give an utterance another segment and leave the id.
+        self._cached_audio: dict[tuple[str, float, float | None], NDArray[np.float32]] = {}
 
     def __call__(self, utterance: Utterance) -> NDArray[np.float32]:
-        audio = self._cached_audio.get(_cache_key(utterance)) if self._cached_audio is not None else None
+        audio = self._cached_audio.get(_cache_key(utterance))
         if audio is None:
             audio = self.decode(utterance)
             reason = find_audio_fault(audio)
             if reason is not None:
                 raise DataError(
-                    f"{escape_surrogates(utterance.path)} {reason}. Remove it, or open the corpus with `scan: true`, which "
-                    "skips such files."
+                    f"{escape_surrogates(utterance.path)} {reason}. Remove the file, or open the corpus with "
+                    "`scan: true`, which skips such files."
                 )
             self.cache(utterance, audio)
         if len(audio) < utterance.samples:
             raise DataError(
-                f"{escape_surrogates(utterance.path)} holds {len(audio)} samples now, {utterance.samples} when it was opened; "
-                "open the corpus again."
+                f"{escape_surrogates(utterance.path)} now has {len(audio)} samples, {utterance.samples} when the "
+                "corpus was opened; open the corpus again."
             )
         return audio[: utterance.samples]
 
     def decode(self, utterance: Utterance) -> NDArray[np.float32]:
+        """Decode the audio of an utterance, (samples,), read-only."""
         content = self._read_content(utterance.path) if self._read_content is not None else None
         audio = decode(
             utterance.path,
@@ -149,7 +155,8 @@ class _UtteranceReader:
         return audio
 
     def cache(self, utterance: Utterance, audio: NDArray[np.float32]) -> None:
-        if self._cached_audio is not None:
+        """Keep decoded audio in memory, if the cache is in use."""
+        if self._use_cache:
             self._cached_audio[_cache_key(utterance)] = audio
 
 
@@ -180,12 +187,12 @@ def _read_entries(config: RecordedData) -> list[Entry]:
 
 @dataclass
 class _FileWarnings:
-    """Names of files that hold something else than was claimed.
+    """Names of files that are used, but differ from the manifest or are not complete.
 
     Attributes:
-        other: Their length is not what the manifest claims.
-        cut: They break off without having claimed a length.
-        gaps: Damaged places in them are left out.
+        mismatched_paths: Files with another length than in the manifest.
+        truncated_paths: Files that are cut off, by an unknown amount.
+        damaged_paths: Files with damaged parts, which are left out.
     """
 
     mismatched_paths: list[str] = field(default_factory=list)
@@ -196,7 +203,7 @@ class _FileWarnings:
 def _read_header(
     entry: Entry, config: RecordedData, read_content: ContentReader, file_warnings: _FileWarnings, sample_rate: int
 ) -> Utterance | Skip:
-    """An utterance with its length from the file's header, or why there is none."""
+    """Return the utterance of an entry with the length from the file's header, or the skipped file with the reason."""
     try:
         file_content = read_content(entry.path) if read_content is not None else None
         segment = locate(
@@ -228,7 +235,7 @@ def _read_header(
 def _check_by_decoding(
     header_result: Utterance | Skip, display_path: str, reader: _UtteranceReader, config: RecordedData
 ) -> Utterance | Skip:
-    """The same utterance with its length as decoded, or why it is of no use."""
+    """Return the utterance with the length as decoded, or the skipped file with the reason."""
     if isinstance(header_result, Skip):
         return header_result
     try:
@@ -253,44 +260,42 @@ def _skip_if_short(utterance: Utterance, display_path: str, config: RecordedData
 
 
 def _map_threaded(function: Callable[[Item], Result], items: Iterable[Item]) -> list[Result]:
-    """`function` of every item, in order, on a few threads."""
+    """Apply `function` to all items on a few threads; the results are in the order of the items."""
     pool = ThreadPoolExecutor(MAX_THREADS)
     try:
         return list(pool.map(function, items))
     finally:
-        # An interrupted scan shall not go on through thousands of files first.
+        # On an interrupt, do not scan the thousands of files that are queued.
         pool.shutdown(cancel_futures=True)
 
 
 def _log_file_warnings(file_warnings: _FileWarnings, path: str) -> None:
-    for names, message in (
-        (file_warnings.mismatched_paths, "%s: %d files have another length than claimed (first %s); their own is used"),
+    messages = (
+        (
+            file_warnings.mismatched_paths,
+            "%s: %d files have another length than in the manifest (first %s); the length of the file is used",
+        ),
         (
             file_warnings.truncated_paths,
-            "%s: %d files break off before their end (first %s); what is there of them is used",
+            "%s: %d files are cut off before their end (first %s); the part that exists is used",
         ),
         (
             file_warnings.damaged_paths,
-            "%s: %d files have damaged places, which are left out (first %s); what follows is used",
+            "%s: %d files have damaged parts, which are left out (first %s); the rest is used",
         ),
-    ):
-        if names:
+    )
+    for names, message in messages:
+        if names:  # threads append in any order, so the first by name is shown
             logger.warning(message, path, len(names), min(names))
 
 
 def _log_missing_fields(utterances: tuple[Utterance, ...], path: str) -> None:
-    """Say where some utterances have a text or label and others have none, or an empty one."""
+    """Log a warning if only a part of the utterances has a text, a tagged text or a label."""
+    message = "%s: %d of %d utterances have no %s (first %s)"
     for name in ("text", "tagged", "label"):
         missing_ids = [utterance.id for utterance in utterances if not (getattr(utterance, name) or "").strip()]
         if 0 < len(missing_ids) < len(utterances):
-            logger.warning(
-                "%s: %d of %d utterances have no %s (first %s)",
-                path,
-                len(missing_ids),
-                len(utterances),
-                name,
-                missing_ids[0],
-            )
+            logger.warning(message, path, len(missing_ids), len(utterances), name, missing_ids[0])
 
 
 def _check_skipped_share(skipped: tuple[Skip, ...], total: int, config: RecordedData) -> None:

@@ -31,7 +31,7 @@ _SHARES: tuple[tuple[float, tuple[str, ...]], ...] = ((0.15, DIGITS), (0.15, COM
 
 
 def sentence(rng: np.random.Generator, *, words: int) -> str:
-    """Return `words` words drawn independently, so that no word can be predicted from its neighbors."""
+    """Return `words` words drawn independently, so that no word can be predicted from the words around."""
     shares = np.array([share for share, _ in _SHARES])
     # The lists of all words are drawn first, then the words: another order would change every corpus of a seed.
     list_indices = rng.choice(len(_SHARES), size=words, p=shares)

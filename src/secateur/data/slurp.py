@@ -1,4 +1,4 @@
-"""SLURP: a reader for its annotations, one utterance per recording.
+"""Reader of SLURP, with an utterance for each recording.
 
 Bastianelli et al., 2020, "SLURP: A Spoken Language Understanding Resource Package", https://arxiv.org/abs/2011.13205.
 """
@@ -33,17 +33,17 @@ _REQUIRED_FIELDS = {"sentence": str, "sentence_annotation": str, "scenario": str
 
 
 def read_slurp(config: SlurpData) -> list[Entry]:
-    """The recordings of SLURP, in the order of its files.
+    """Return the recordings of SLURP in the order of the annotation files.
 
-    * `text` is the field `sentence`, `id` the recording's file, `split` the annotations' file.
+    * `text` is the field `sentence`, `id` the file of the recording, `split` the file of the annotations.
     * `label` is `scenario_action`, which SLURP's own evaluation scores as the intent. The field `intent` is not
-      used: in over 1 % of the lines it is the action alone, which makes classes of their own out of a few sentences.
-    * `tagged` is `sentence_annotation` in lower case, as are all sentences, and as that evaluation compares
-      entities; about 1 % of the annotations have capitals. Without its brackets it may still differ from the
-      sentence: some entities are spelt in another way.
-    * `speaker` is the recording's `usrid` in `metadata.json`, where that file is there.
+      used: in over 1 % of the lines it holds only the action, which would make extra classes of a few sentences.
+    * `tagged` is `sentence_annotation` in lower case, like all sentences, and like the entities in SLURP's evaluation;
+      about 1 % of the annotations have capitals. Without brackets, the annotation may still differ from the sentence,
+      since some entities are spelled differently.
+    * `speaker` is the `usrid` of the recording in `metadata.json`, if that file exists.
 
-    A recording that is named again is left out.
+    If a recording is listed several times, the first is used.
     """
     folder = _find_annotations(config)
     splits = [split for split in SPLITS if (folder / f"{split}.jsonl").is_file()]
@@ -67,7 +67,7 @@ def read_slurp(config: SlurpData) -> list[Entry]:
                     file, _make_entry(sentence, file, _recording_path(file, audio_folders), speakers.get(file), split)
                 )
     if unrecorded_count or duplicate_count:
-        message = "%s: %d sentences have no recording, %d recordings are named again and left out"
+        message = "%s: %d sentences have no recording, %d repeated recordings are left out"
         logger.warning(message, config.path, unrecorded_count, duplicate_count)
     return require_entries(list(entries.values()), config.path)
 
@@ -86,28 +86,28 @@ def _make_entry(sentence: dict[str, Any], file: str, path: str, speaker: str | N
 
 
 def _find_annotations(config: SlurpData) -> Path:
-    """The folder with the annotations: `path`, or `dataset/slurp` in it."""
+    """Return the folder with the annotations: `path`, or `dataset/slurp` below `path`."""
     root = require_path(config.path, folder=True)
     for folder in (root, root / "dataset" / "slurp"):
         if any(not file.name.startswith(MAC_PREFIX) for file in folder.glob("*.jsonl")):
             return folder
     expected = ", ".join(f"{split}.jsonl" for split in SPLITS)
-    raise DataError(f"{config.path} holds no annotations of SLURP; expected {expected}, in it or in dataset/slurp.")
+    raise DataError(f"{config.path} has no annotations of SLURP; expected {expected}, here or in dataset/slurp.")
 
 
 def _find_audio_folders(config: SlurpData, folder: Path) -> list[Path]:
-    """The folders that recordings are looked for in, first to last."""
+    """Return the folders to search for recordings, in order."""
     if config.audio:
         named_folders = [require_path(name, folder=True) for name in config.audio]
         return [directory for name in named_folders for directory in (name, *_recording_subfolders(name))]
     root = expand_user(config.path)
-    # Annotations lie in dataset/slurp of the repository, recordings in its audio.
+    # In SLURP's repository, annotations are in dataset/slurp and recordings in audio.
     search_folders = [root, root / "audio", folder.absolute().parent.parent / "audio"]
     recording_folders = [directory for name in search_folders for directory in _recording_subfolders(name)]
     if not recording_folders:
         raise DataError(
-            f"{config.path} has no folder {' or '.join(RECORDING_FOLDERS)}, and none in audio; name the folders with SLURP's "
-            "recordings in `audio`."
+            f"{config.path} has no folder {' or '.join(RECORDING_FOLDERS)}, and neither has audio; name the folders "
+            "with SLURP's recordings in `audio`."
         )
     return recording_folders
 
@@ -117,13 +117,13 @@ def _recording_subfolders(folder: Path) -> Iterable[Path]:
 
 
 def _recording_path(file: str, folders: list[Path]) -> str:
-    """Where a recording is; in the first folder, where it will be missed, when it is nowhere."""
+    """Return the path of a recording; if no folder has the file, a path in the first, to be reported as missing."""
     paths = [str(folder / file) for folder in folders]
     return next((path for path in paths if os.path.isfile(path)), paths[0])
 
 
 def _parse_sentence(line: str, location: str) -> dict[str, Any]:
-    """The annotations of one sentence, with the fields that are needed."""
+    """Parse the annotations of a sentence; raise a DataError if a required field is missing."""
     sentence = parse_json_object(line, location, expected="the fields of SLURP")
     missing = [name for name in _REQUIRED_FIELDS if not isinstance(sentence.get(name), _REQUIRED_FIELDS[name])]
     if missing:
@@ -136,12 +136,13 @@ def _parse_sentence(line: str, location: str) -> dict[str, Any]:
 
 
 def _read_speakers(folder: Path) -> dict[str, str]:
-    """Who made each recording, from `metadata.json`; empty without it."""
+    """Return the speaker of each recording from `metadata.json`; empty without that file."""
     path = folder / "metadata.json"
     if not path.is_file():
-        logger.info("%s is not there, so speakers are not known", path)
+        logger.info("%s does not exist, so speakers are unknown", path)
         return {}
     try:
+        # {"SLURP_ID": {"recordings": {"audio-1.flac": {"usrid": "F-44", …}, …}, …}, …}
         metadata = json.loads(path.read_text(encoding="utf-8"))
         recordings = [item for sentence in metadata.values() for item in sentence["recordings"].items()]
         return {file: recording_info["usrid"] for file, recording_info in recordings if recording_info.get("usrid")}

@@ -1,4 +1,4 @@
-"""Where the speech comes from: one frozen config per kind of source, told apart by `kind`."""
+"""Configs of speech data: a frozen dataclass for each kind of source, with `kind` as discriminator."""
 
 from __future__ import annotations
 
@@ -8,20 +8,20 @@ from typing import Literal
 
 from secateur.errors import ConfigError, did_you_mean
 
-# What a manifest or table may say of an utterance; `fields.entry` documents each.
+# Fields of an utterance in a manifest or table, documented in `fields.make_entry`.
 FIELDS = ("audio", "id", "offset", "duration", "samples", "text", "tagged", "speaker", "label", "split")
 
 
 @dataclass(frozen=True, kw_only=True)
 class SyntheticData:
-    """Speech made on the spot: words from a closed list in many voices, with known text and timings.
+    """Synthetic speech: words from a closed list in many voices, with known text and word timings.
 
     Attributes:
-        utterances: How many utterances to make.
-        seed: Decides words and voices; the same seed gives the same corpus.
-        words_per_utterance: Fewest and most words in one utterance.
-        voices: How many different speakers, over all splits.
-        rooms: Some utterances sound as from a small room, over a telephone or with a little noise.
+        utterances: Number of utterances.
+        seed: Seed of words and voices; the same seed gives the same corpus.
+        words_per_utterance: Minimum and maximum number of words in an utterance.
+        voices: Number of different speakers over all splits.
+        rooms: Whether to degrade some utterances with room reverberation, a telephone band or noise.
     """
 
     kind: Literal["synthetic"] = "synthetic"
@@ -34,51 +34,52 @@ class SyntheticData:
     def __post_init__(self) -> None:
         min_words, max_words = self.words_per_utterance
         if self.utterances < 1 or self.voices < 1:
-            raise ConfigError(f"Got utterances {self.utterances} and voices {self.voices}; both must be at least 1.")
+            raise ConfigError(f"Got utterances {self.utterances} and voices {self.voices}; expected integers >= 1.")
         if self.seed < 0:
-            raise ConfigError(f"Got seed {self.seed}; it must be 0 or more.")
+            raise ConfigError(f"seed: expected an integer >= 0, got {self.seed}.")
         if not 1 <= min_words <= max_words:
             raise ConfigError(
-                f"Got words_per_utterance ({min_words}, {max_words}); give the fewest, at least 1, then the most."
+                f"words_per_utterance: expected a minimum >= 1 and a maximum >= the minimum, got {min_words} and "
+                f"{max_words}."
             )
 
 
 @dataclass(frozen=True, kw_only=True)
 class RecordedData:
-    """What every source of recordings has in common.
+    """Base class of all sources of recordings.
 
     Attributes:
         path: The folder or manifest.
-        min_seconds: Anything shorter is skipped.
-        max_skipped: The largest share of files that may be skipped before opening fails, 0 to 1.
-        scan: Decode every file once while opening, so that silent and corrupt ones are found then.
-            Without it opening reads headers only, and a bad file ends the run when its turn comes.
-        memory_hours: A corpus no longer than this stays decoded in memory (0.23 GB an hour).
+        min_seconds: Shorter utterances are skipped.
+        max_skipped: Largest share of files, 0 to 1, that may be skipped before opening fails.
+        scan: Whether to decode every file once on opening, to find silent and corrupt files. Otherwise only headers are
+            read, and a bad file ends the run when it is drawn.
+        memory_hours: Maximum length of a corpus, in hours, that stays decoded in memory (0.23 GB an hour).
     """
 
     path: str
     min_seconds: float = 0.1
     max_skipped: float = 0.1
     scan: bool = True
-    # Opus decodes at some 700 times real time on one core, so a large corpus loses little by staying
-    # on disk, while each process of a distributed run would hold its own copy of it. Kept as float32:
-    # int16 would halve the memory, but then what is read would depend on where it is read from.
+    # Opus decodes at some 700 times real time on a core, so a large corpus may well stay on disk, while each process of
+    # a distributed run would hold a copy in memory. The cache is float32: int16 would halve the memory, but then the
+    # samples would depend on whether they come from the cache.
     memory_hours: float = 2.0
 
     def __post_init__(self) -> None:
         if not self.path:
-            raise ConfigError("Got an empty path; name the folder or manifest that holds the speech.")
+            raise ConfigError("path: expected the folder or manifest of the speech, got an empty text.")
         if not 0 <= self.max_skipped <= 1:
-            raise ConfigError(f"Got max_skipped {self.max_skipped}; it is a share between 0 and 1.")
-        if not (self.min_seconds >= 0 and self.memory_hours >= 0):  # nor are they NaN
+            raise ConfigError(f"max_skipped: expected a share between 0 and 1, got {self.max_skipped}.")
+        if not (self.min_seconds >= 0 and self.memory_hours >= 0):  # `not` catches NaN too
             raise ConfigError(
-                f"Got min_seconds {self.min_seconds} and memory_hours {self.memory_hours}; neither may be negative."
+                f"Got min_seconds {self.min_seconds} and memory_hours {self.memory_hours}; expected numbers >= 0."
             )
 
 
 @dataclass(frozen=True, kw_only=True)
 class FolderData(RecordedData):
-    """Every audio file below a folder, told by its ending (`readers.SUFFIXES`), without text."""
+    """All audio files below a folder, without text; files are recognized by suffix (`readers.AUDIO_SUFFIXES`)."""
 
     kind: Literal["folder"] = "folder"
 
@@ -88,7 +89,7 @@ class TsvData(RecordedData):
     """A fairseq TSV: the root folder on line 1, then `relative path <TAB> number of samples`.
 
     Attributes:
-        root: Takes the place of line 1, for a manifest that came from another machine.
+        root: Replaces line 1, for a manifest from another machine.
     """
 
     kind: Literal["tsv"] = "tsv"
@@ -97,11 +98,12 @@ class TsvData(RecordedData):
 
 @dataclass(frozen=True, kw_only=True)
 class JsonlData(RecordedData):
-    """A manifest with one JSON object per line; `fields.entry` documents its fields.
+    """A manifest with a JSON object on each line; `fields.make_entry` documents the fields.
 
     Attributes:
         split: Keep only the lines with this `split`.
-        where: Keep only the lines whose field, by name, is one of the values given, or a list with one.
+        where: Keep only the lines in which each field listed here, by name, has one of the given values, or is a list
+            with at least one of them.
     """
 
     kind: Literal["jsonl"] = "jsonl"
@@ -111,7 +113,7 @@ class JsonlData(RecordedData):
 
 @dataclass(frozen=True, kw_only=True)
 class LibriSpeechData(RecordedData):
-    """LibriSpeech as downloaded: `subset/speaker/chapter/*.flac` with one `*.trans.txt` per chapter.
+    """LibriSpeech as downloaded: `subset/speaker/chapter/*.flac` with a `*.trans.txt` in each chapter.
 
     Attributes:
         split: Keep only this subset, for example `train-clean-100`.
@@ -123,13 +125,13 @@ class LibriSpeechData(RecordedData):
 
 @dataclass(frozen=True, kw_only=True)
 class TableData(RecordedData):
-    """What every table of recordings has in common.
+    """Base class of tables of recordings.
 
     Attributes:
-        columns: The column that holds a field, by the field's name (`fields.entry` documents them), or several,
-            whose values are joined; a field that is not named is the column of its own name, where there is one.
-        joint: What stands between joined values.
-        where: Keep only the rows whose column, by name, has one of the values given.
+        columns: The column of each field, by field name (see `fields.make_entry`), or several columns whose values are
+            joined. A field that is not listed is read from the column with the same name, if there is such a column.
+        joint: Separator of joined values.
+        where: Keep only the rows in which each column listed here has one of the given values.
     """
 
     columns: Mapping[str, str | tuple[str, ...]] = field(default_factory=dict)
@@ -141,22 +143,22 @@ class TableData(RecordedData):
         for name, columns in self.columns.items():
             if name not in FIELDS:
                 raise ConfigError(
-                    f"columns: got {name!r}, allowed are {', '.join(FIELDS)}.{did_you_mean(name, FIELDS)}"
+                    f"columns: expected fields among {', '.join(FIELDS)}, got {name!r}.{did_you_mean(name, FIELDS)}"
                 )
             if not columns or not all(columns):
-                raise ConfigError(f"columns.{name}: got {columns!r}; name at least one column.")
+                raise ConfigError(f"columns.{name}: expected at least one column, got {columns!r}.")
 
 
 @dataclass(frozen=True, kw_only=True)
 class CsvData(TableData):
-    """A CSV with one recording per row below a header; a TSV by its `delimiter`.
+    """A CSV with a header and a recording in each row; with a tab as `delimiter`, a TSV.
 
     Attributes:
-        root: The folder that audio paths are relative to; None is that of the CSV.
+        root: The folder that audio paths are relative to; None is the folder of the CSV.
         split: Keep only the rows with this `split`.
-        delimiter: What stands between values, one character.
-        quoted: Values may stand in double quotes. Without it a quote is a character like any other, which
-            tables need that were written without quoting, such as those of Common Voice.
+        delimiter: Separator of values, a single character.
+        quoted: Whether values may be in double quotes. Set to false for tables written without quoting, such as those
+            of Common Voice, where a quote is a character like any other.
     """
 
     kind: Literal["csv"] = "csv"
@@ -168,19 +170,20 @@ class CsvData(TableData):
     def __post_init__(self) -> None:
         super().__post_init__()
         if len(self.delimiter) != 1 or self.delimiter in '"\r\n':
-            raise ConfigError(f"Got the delimiter {self.delimiter!r}; it is one character, such as ',' or a tab.")
+            raise ConfigError(f"delimiter: expected one character, such as ',' or a tab, got {self.delimiter!r}.")
 
 
 @dataclass(frozen=True, kw_only=True)
 class SlurpData(RecordedData):
     """SLURP as distributed: `train.jsonl`, `devel.jsonl` and `test.jsonl`, with recordings in `slurp_real`.
 
-    `path` is the folder with these files, or the repository around it.
+    `path` is the folder with these files, or SLURP's repository.
 
     Attributes:
-        split: The file, without its ending, or several, as `[train, train_synthetic]`; None is all of SLURP's.
-        audio: Folders with recordings, or with `slurp_real` and `slurp_synth`; by default these two are looked
-            for in `path`, in its `audio`, and where the repository's script puts them.
+        split: Name of an annotation file without suffix, or several, as in `[train, train_synthetic]`; None reads all
+            files of SLURP.
+        audio: Folders with recordings, or with the folders `slurp_real` and `slurp_synth`. By default these two are
+            searched in `path`, in `path`/audio, and where the script of the repository puts them.
     """
 
     kind: Literal["slurp"] = "slurp"
@@ -190,10 +193,10 @@ class SlurpData(RecordedData):
 
 @dataclass(frozen=True, kw_only=True)
 class SpeechCommandsData(RecordedData):
-    """Speech Commands as downloaded: a folder per word, `validation_list.txt` and `testing_list.txt`.
+    """Speech Commands as downloaded: a folder for each word, `validation_list.txt` and `testing_list.txt`.
 
     Attributes:
-        split: Keep only this part: `dev` and `test` are what the lists name, `train` is the rest.
+        split: Keep only this split: `dev` and `test` are given by the lists, `train` is the rest.
     """
 
     kind: Literal["speech_commands"] = "speech_commands"
@@ -205,7 +208,7 @@ class FluentSpeechCommandsData(RecordedData):
     """Fluent Speech Commands as downloaded: `data/train_data.csv`, `valid` and `test`, with paths from the root.
 
     Attributes:
-        split: Read only this one.
+        split: Read only this split.
     """
 
     kind: Literal["fluent_speech_commands"] = "fluent_speech_commands"
@@ -214,14 +217,14 @@ class FluentSpeechCommandsData(RecordedData):
 
 @dataclass(frozen=True, kw_only=True)
 class DatasetsData(TableData):
-    """A dataset of the library `datasets`: from the hub, a local folder, or one that it saved to disk.
+    """A dataset of the library `datasets`: from the hub, a local folder, or saved by `save_to_disk`.
 
-    `path` is the hub's name or the folder. Audio is decoded as from any other file, never by the library; rows of
-    {array, sampling_rate}, which were never cast to audio, are read too.
+    `path` is the name on the hub or the folder. Audio files in the dataset are decoded like all other files, not by the
+    library. Rows of {array, sampling_rate}, which were not cast to audio, are read too.
 
     Attributes:
-        name: The dataset's configuration, where it has several.
-        split: Read only this split; also in the library's notation, as `train[:10%]`.
+        name: The configuration of the dataset, if there are several.
+        split: Read only this split; also in the library's notation, as in `train[:10%]`.
     """
 
     kind: Literal["datasets"] = "datasets"

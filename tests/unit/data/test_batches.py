@@ -138,7 +138,7 @@ def test_contradictory_lengths_are_refused() -> None:
     corpus = corpus_of([16_000])
     with pytest.raises(ConfigError, match="min_seconds <= max_seconds"):
         Batches(corpus, seconds=8, min_seconds=3, max_seconds=2, seed=0, equal_lengths=True)
-    with pytest.raises(ConfigError, match="seed -1"):
+    with pytest.raises(ConfigError, match="seed: expected an integer >= 0, got -1"):
         batches_of(corpus, seed=-1)
 
 
@@ -156,5 +156,5 @@ def test_shares_are_disjoint_and_make_up_the_batch(world: int, accumulate: int) 
 
 
 def test_too_few_crops_for_the_places_are_refused() -> None:
-    with pytest.raises(DataError, match=r"2 crops cannot be shared among 3 processes with accumulation 2"):
+    with pytest.raises(DataError, match=r"2 crops cannot be split among 3 processes with accumulation 2"):
         split_micro_batches([Crop(0, 0, 1), Crop(1, 0, 1)], rank=0, world_size=3, accumulate=2)

@@ -87,7 +87,7 @@ def test_slurps_recordings_may_lie_in_any_folder(tmp_path: Path, write: Write, a
         open_corpus(SlurpData(path=str(tmp_path / "text")))
     write("elsewhere/slurp_real/a.flac")
     assert len(open_corpus(SlurpData(path=str(tmp_path / "text"), audio=(str(tmp_path / audio),)))) == 1
-    with pytest.raises(DataError, match=r"Folder .*elsewhen is not there\. Did you mean 'elsewhere'\?"):
+    with pytest.raises(DataError, match=r"Folder .*elsewhen does not exist\. Did you mean 'elsewhere'\?"):
         open_corpus(SlurpData(path=str(tmp_path / "text"), audio=(str(tmp_path / "elsewhen"),)))
 
 
@@ -101,8 +101,8 @@ def test_slurps_missing_recordings_are_skipped_up_to_the_share_allowed(tmp_path:
     slurp(tmp_path / "slurp", write)
     (tmp_path / "slurp/slurp_real/a.flac").unlink()
     corpus = open_corpus(SlurpData(path=str(tmp_path / "slurp"), max_skipped=0.25))
-    assert [(skip.path, skip.reason) for skip in corpus.skipped] == [("a.flac", "is not there")]
-    with pytest.raises(DataError, match=r"1 of 4 files of .* \(25\.0%\) cannot be used.* a\.flac \(is not there\)"):
+    assert [(skip.path, skip.reason) for skip in corpus.skipped] == [("a.flac", "does not exist")]
+    with pytest.raises(DataError, match=r"1 of 4 files of .* \(25\.0%\) cannot be used.* a\.flac \(does not exist\)"):
         open_corpus(SlurpData(path=str(tmp_path / "slurp")))
 
 
@@ -115,18 +115,18 @@ def test_slurps_recordings_named_again_and_sentences_without_any_are_told(
     with caplog.at_level(logging.WARNING):
         corpus = open_corpus(SlurpData(path=str(tmp_path / "slurp")))
     assert [u.text for u in corpus.utterances] == ["dim"]
-    assert "1 sentences have no recording, 1 recordings are named again and left out" in caplog.text
+    assert "1 sentences have no recording, 1 repeated recordings are left out" in caplog.text
 
 
 @pytest.mark.parametrize(
     ("lines", "message"),
     [
         (["{oops"], "line 1 is not JSON"),
-        (["[1]"], "line 1 must be a JSON object with the fields of SLURP"),
+        (["[1]"], "line 1: expected a JSON object with the fields of SLURP"),
         ([json.dumps({"sentence": "x", "recordings": []})], "line 1 has no `sentence_annotation`; expected a line of"),
         ([json.dumps(sentence("x", "x", recordings=["a.flac"]))], "line 1 has a recording without a `file`"),
         ([json.dumps(sentence("x", "x", recordings=None))], "line 1 has no `recordings`"),
-        ([json.dumps(sentence("x", "x"))], "is empty: it names no audio"),
+        ([json.dumps(sentence("x", "x"))], "is empty: expected at least one audio file"),
     ],
 )
 def test_malformed_annotations_of_slurp_are_one_sentence(tmp_path: Path, lines: list[str], message: str) -> None:
@@ -137,7 +137,7 @@ def test_malformed_annotations_of_slurp_are_one_sentence(tmp_path: Path, lines: 
 
 
 def test_a_folder_that_is_not_slurp_and_a_split_it_does_not_have_are_one_sentence(tmp_path: Path, write: Write) -> None:
-    with pytest.raises(DataError, match=r"holds no annotations of SLURP; expected train\.jsonl, .*dataset/slurp"):
+    with pytest.raises(DataError, match=r"has no annotations of SLURP; expected train\.jsonl, .*dataset/slurp"):
         open_corpus(SlurpData(path=str(tmp_path)))
     slurp(tmp_path / "slurp", write)
     expected = r"no split 'dev'; it has devel, train, train_synthetic\. Did you mean 'devel'\?"
@@ -173,7 +173,7 @@ def test_speech_commands_without_lists_or_with_a_file_gone_say_so(tmp_path: Path
     with pytest.raises(DataError, match=r"has no testing_list\.txt; expected Speech Commands as downloaded"):
         open_corpus(SpeechCommandsData(path=str(tmp_path)))
     (tmp_path / "testing_list.txt").touch()
-    with pytest.raises(DataError, match=r"1 of 2 files .* bed/0a_nohash_7\.wav \(is not there\)"):
+    with pytest.raises(DataError, match=r"1 of 2 files .* bed/0a_nohash_7\.wav \(does not exist\)"):
         open_corpus(SpeechCommandsData(path=str(tmp_path)))
     with pytest.raises(DataError, match="has no split 'test'; it has dev, train"):
         open_corpus(SpeechCommandsData(path=str(tmp_path), split="test"))
@@ -201,7 +201,7 @@ def test_fluent_speech_commands_join_their_slots_to_one_label(tmp_path: Path, wr
 
 
 def test_fluent_speech_commands_that_are_not_whole_say_so(tmp_path: Path, write: Write) -> None:
-    with pytest.raises(DataError, match=r"holds no data/train_data\.csv; expected Fluent Speech Commands"):
+    with pytest.raises(DataError, match=r"has no data/train_data\.csv; expected Fluent Speech Commands"):
         open_corpus(FluentSpeechCommandsData(path=str(tmp_path)))
     fluent(tmp_path, write)
     with pytest.raises(DataError, match="has no split 'test'; it has train, valid"):

@@ -36,7 +36,7 @@ def test_channels_of_opposite_phase_are_told_from_silence(tmp_path: Path, write:
     for rate in (8_000, 16_000):
         for subtype in ("FLOAT", "PCM_16", "PCM_U8"):
             write("a.wav", np.concatenate([noise, -noise], axis=1), rate=rate, subtype=subtype)
-            with pytest.raises(UnusableAudio, match=r"is silent as the average of its channels, which cancel each"):
+            with pytest.raises(UnusableAudio, match=r"is silent in the average of its channels, which cancel each"):
                 decode(path, offset=0.1)
             write("a.wav", np.concatenate([noise, -0.5 * noise], axis=1), rate=rate, subtype=subtype)
             assert find_audio_fault(decode(path)) is None
@@ -103,7 +103,7 @@ def test_unreadable_files_give_a_plain_reason(tmp_path: Path, write: Write) -> N
     (tmp_path / "folder.wav").mkdir()
     os.mkfifo(tmp_path / "pipe.wav")
     for name, reason in {
-        "missing.wav": "is not there",
+        "missing.wav": "does not exist",
         "folder.wav": "is a folder, not a file",
         "pipe.wav": "is no file, but a pipe or a device",
         "empty.wav": "is empty",

@@ -69,7 +69,7 @@ def test_without_a_scan_a_silent_file_is_found_when_it_is_read(tmp_path: Path, w
     write("silent.wav", np.zeros(16_000, dtype=np.float32))
     corpus = open_corpus(FolderData(path=str(tmp_path), scan=False))
     assert not corpus.skipped
-    with pytest.raises(DataError, match=r"silent\.wav is silent\. Remove it, or .*scan: true"):
+    with pytest.raises(DataError, match=r"silent\.wav is silent\. Remove the file, or .*scan: true"):
         corpus.audio(0)
 
 
@@ -106,7 +106,7 @@ def test_a_folder_is_read_in_depth_sorted_and_without_hidden_files(tmp_path: Pat
 
 def test_missing_and_empty_folders_are_one_sentence(tmp_path: Path) -> None:
     (tmp_path / "speech").mkdir()
-    with pytest.raises(DataError, match=r"Folder .*speach is not there\. Did you mean 'speech'\?"):
+    with pytest.raises(DataError, match=r"Folder .*speach does not exist\. Did you mean 'speech'\?"):
         open_corpus(FolderData(path=str(tmp_path / "speach")))
     with pytest.raises(DataError, match=r"holds no audio .* no files at all"):
         open_corpus(FolderData(path=str(tmp_path / "speech")))
@@ -123,7 +123,7 @@ def test_a_fairseq_tsv_is_read_and_wrong_claims_are_said(
     (tmp_path / "train.tsv").write_text(f"{tmp_path}/wav\na.wav\t16000\nb.wav\t15000\n")
     corpus = open_corpus(TsvData(path=str(tmp_path / "train.tsv")))
     assert [(u.id, u.samples) for u in corpus.utterances] == [("a.wav", 16_000), ("b.wav", 32_000)]
-    assert "1 files have another length than claimed (first b.wav)" in caplog.text
+    assert "1 files have another length than in the manifest (first b.wav)" in caplog.text
     slow = open_corpus(TsvData(path=str(tmp_path / "train.tsv")), sample_rate=8_000)
     assert [u.samples for u in slow.utterances] == [8_000, 16_000]  # what a file claims is at its own rate
     (tmp_path / "moved.tsv").write_text("/elsewhere\na.wav\t16000\n")
@@ -133,11 +133,11 @@ def test_a_fairseq_tsv_is_read_and_wrong_claims_are_said(
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("", "must have the root folder of its paths on line 1"),
-        ("a.wav\t16000\n", "must have the root folder of its paths on line 1"),
-        ("/elsewhere\na.wav\t1\n", "root folder /elsewhere of .* is not there; set `root`"),
+        ("", "line 1: expected the root folder of the paths"),
+        ("a.wav\t16000\n", "line 1: expected the root folder of the paths"),
+        ("/elsewhere\na.wav\t1\n", "root folder /elsewhere of .* does not exist; set `root`"),
         (".\n", "is empty"),
-        (".\na.wav 16000\n", "line 2: got 'a.wav 16000', expected a path, a tab and a number"),
+        (".\na.wav 16000\n", "line 2: expected a path, a tab and a number of samples, got 'a.wav 16000'"),
         (".\n\na.wav\tmany\n", "line 3"),
     ],
 )
@@ -195,7 +195,7 @@ def test_a_manifest_carries_texts_with_entities_and_empty_texts_are_counted(
     ]
     assert "1 of 2 utterances have no text (first b.wav)" in caplog.text
     assert "1 of 2 utterances have no tagged" in caplog.text
-    with pytest.raises(DataError, match=r"`tagged` must be text or null; got \['x'\]"):
+    with pytest.raises(DataError, match=r"`tagged`: expected text or null, got \['x'\]"):
         open_corpus(JsonlData(path=manifest(tmp_path, {"audio": "a.wav", "tagged": ["x"]})))
 
 
@@ -227,20 +227,20 @@ def test_a_manifest_is_filtered_by_split_and_by_any_field(tmp_path: Path, write:
 @pytest.mark.parametrize(
     ("lines", "message"),
     [
-        ([], "is empty: it names no audio"),
+        ([], "is empty: expected at least one audio file"),
         ([{"audio": "a.wav"}, "{oops"], "line 2 is not JSON: .* at column 2"),
-        (["[1]"], "line 1 must be a JSON object with an `audio` field"),
+        (["[1]"], "line 1: expected a JSON object with an `audio` field"),
         ([{"path": "a.wav", "text": "x"}], r"line 1 needs .* `audio` .*; its fields are path, text"),
-        ([{"audio": "a.wav", "duration": "3"}], r"`duration` must be a number, 0 or more and below 1e\+15; got '3'"),
-        ([{"audio": "a.wav", "offset": -1}], r"`offset` must be a number, 0 or more and below 1e\+15; got -1"),
-        ([{"audio": "a.wav", "duration": 10**400}], r"`duration` must be a number, .* below 1e\+15; got 1000"),
-        (['{"audio": "a.wav", "samples": ' + "1" * 5000 + "}"], "line 1 holds a number of thousands of digits"),
-        ([{"audio": "a.wav"}, "[" * 99_999], "line 2 holds .* brackets as deep"),
-        ([{"audio": "a.wav", "text": "\ud83d"}], "line 1 holds half of a character"),
-        ([{"audio": "~nobody-of-this-name/a.wav"}], r"~nobody-of-this-name/a\.wav \(is not there\)"),
-        ([{"audio": "a.wav", "text": ["x"]}], r"`text` must be text or null; got \['x'\]"),
+        ([{"audio": "a.wav", "duration": "3"}], r"`duration`: expected a number >= 0 and < 1e\+15, got '3'"),
+        ([{"audio": "a.wav", "offset": -1}], r"`offset`: expected a number >= 0 and < 1e\+15, got -1"),
+        ([{"audio": "a.wav", "duration": 10**400}], r"`duration`: expected a number .* < 1e\+15, got 1000"),
+        (['{"audio": "a.wav", "samples": ' + "1" * 5000 + "}"], "line 1 has a number with too many digits"),
+        ([{"audio": "a.wav"}, "[" * 99_999], "line 2 has .* nested too deeply"),
+        ([{"audio": "a.wav", "text": "\ud83d"}], "line 1 has half of a surrogate pair"),
+        ([{"audio": "~nobody-of-this-name/a.wav"}], r"~nobody-of-this-name/a\.wav \(does not exist\)"),
+        ([{"audio": "a.wav", "text": ["x"]}], r"`text`: expected text or null, got \['x'\]"),
         ([{"id": "x", "audio": "a.wav"}, {"id": "x", "audio": "b.wav"}], "uses 1 ids more than once, the first 'x'"),
-        ([{"audio": "gone.wav"}], r"None of the 1 files .* gone\.wav \(is not there\)"),
+        ([{"audio": "gone.wav"}], r"None of the 1 files .* gone\.wav \(does not exist\)"),
     ],
 )
 def test_malformed_manifests_are_one_sentence(tmp_path: Path, write: Write, lines: list[object], message: str) -> None:
@@ -253,9 +253,9 @@ def test_a_manifest_that_is_no_text_or_no_file_is_one_sentence(tmp_path: Path, w
     write("a.flac")
     with pytest.raises(DataError, match="is not UTF-8 text"):
         open_corpus(JsonlData(path=str(tmp_path / "a.flac")))
-    with pytest.raises(DataError, match="is a folder; a manifest file is needed"):
+    with pytest.raises(DataError, match="is a folder; expected a manifest file"):
         open_corpus(JsonlData(path=str(tmp_path)))
-    with pytest.raises(DataError, match="is a file; a folder is needed"):
+    with pytest.raises(DataError, match="is a file; expected a folder"):
         open_corpus(FolderData(path=str(tmp_path / "a.flac")))
 
 
@@ -278,12 +278,12 @@ def test_librispeech_without_a_subset_or_a_recording_says_so(tmp_path: Path, wri
     transcripts.write_text("84-121-0000 GO ON\n84-121-0001 MISTER\n")
     with pytest.raises(DataError, match=r"no subset 'dev-claen'; it has dev-clean\. Did you mean"):
         open_corpus(LibriSpeechData(path=str(tmp_path), split="dev-claen"))
-    with pytest.raises(DataError, match=r"84-121-0001\.flac \(is not there\)"):
+    with pytest.raises(DataError, match=r"84-121-0001\.flac \(does not exist\)"):
         open_corpus(LibriSpeechData(path=str(tmp_path)))
     transcripts.write_text("84-121-0000\n")  # nothing that could be understood
     assert open_corpus(LibriSpeechData(path=str(tmp_path))).utterances[0].text is None
     transcripts.unlink()
-    with pytest.raises(DataError, match=r"holds no \*\.trans\.txt"):
+    with pytest.raises(DataError, match=r"has no \*\.trans\.txt"):
         open_corpus(LibriSpeechData(path=str(tmp_path)))
 
 
@@ -300,9 +300,9 @@ def test_skipped_files_within_the_share_are_warned_of(
 
 
 def test_settings_out_of_range_are_refused() -> None:
-    with pytest.raises(ConfigError, match=r"max_skipped 10; it is a share between 0 and 1"):
+    with pytest.raises(ConfigError, match=r"max_skipped: expected a share between 0 and 1, got 10"):
         FolderData(path="x", max_skipped=10)
-    with pytest.raises(ConfigError, match="empty path"):
+    with pytest.raises(ConfigError, match="path: expected the folder or manifest"):
         FolderData(path="")
     with pytest.raises(ConfigError, match="neither may be negative"):
         FolderData(path="x", min_seconds=-1)

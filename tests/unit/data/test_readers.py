@@ -153,7 +153,7 @@ def test_the_files_that_a_mac_leaves_are_left_out_by_every_reader(
 
 def test_a_folder_of_nothing_but_what_a_mac_leaves_is_one_sentence(tmp_path: Path) -> None:
     (tmp_path / "._a.wav").write_bytes(APPLE)
-    with pytest.raises(DataError, match="is empty: it names no audio"):
+    with pytest.raises(DataError, match="is empty: expected at least one audio file"):
         open_corpus(FolderData(path=str(tmp_path)))
 
 
@@ -187,7 +187,7 @@ def test_lines_that_repeat_another_one_are_used_once_and_counted(
     line = {"audio": "a.wav", "text": "x"}
     corpus = open_corpus(JsonlData(path=manifest(tmp_path, line, {**line, "text": "y"}, line, line)))
     assert [(utterance.id, utterance.text) for utterance in corpus.utterances] == [("a.wav", "x"), ("a.wav#2", "y")]
-    assert "2 lines repeat another one in every field (first a.wav); each utterance is used once" in caplog.text
+    assert "2 lines repeat another line in every field (first a.wav); each utterance is used once" in caplog.text
     (tmp_path / "m.tsv").write_text(".\na.wav\t16000\na.wav\t16000\n")
     assert len(open_corpus(TsvData(path=str(tmp_path / "m.tsv")))) == 1
 
@@ -200,7 +200,7 @@ def test_files_that_break_off_without_having_told_a_length_are_counted(
     with caplog.at_level(logging.WARNING):
         corpus = open_corpus(FolderData(path=str(tmp_path)))
     assert len(corpus) == 2
-    assert "1 files break off before their end (first b.opus); what is there of them is used" in caplog.text
+    assert "1 files are cut off before their end (first b.opus); the part that exists is used" in caplog.text
 
 
 def test_librispeech_is_read_after_it_was_converted(tmp_path: Path, write: Write) -> None:

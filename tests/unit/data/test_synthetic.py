@@ -98,7 +98,7 @@ def test_splits_take_eight_one_and_one_tenth() -> None:
 
 
 def test_too_few_utterances_for_three_splits_is_said() -> None:
-    with pytest.raises(DataError, match="Set `utterances` to 3 or more"):
+    with pytest.raises(DataError, match="utterances: expected an integer >= 3"):
         splits_of(SyntheticData(utterances=2))
 
 

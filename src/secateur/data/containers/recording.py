@@ -202,7 +202,7 @@ def find_file_fault(path: str) -> str | None:
         return None
     if os.path.isdir(path):
         return "is a folder, not a file"
-    return "is no file, but a pipe or a device" if os.path.exists(path) else "is not there"
+    return "is no file, but a pipe or a device" if os.path.exists(path) else "does not exist"
 
 
 def _open_bytes(path: str, content: bytes | None) -> BinaryIO:
