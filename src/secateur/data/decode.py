@@ -59,7 +59,7 @@ def locate(
     sample_rate: int = SAMPLE_RATE,
     content: bytes | None = None,
 ) -> AudioSegment:
-    """Locate a segment in its file, by header and frames if possible, else by decoding.
+    """Locate a segment in a file, by header and frames if possible, else by decoding.
 
     Args:
         path: The file, or a name for `content`.

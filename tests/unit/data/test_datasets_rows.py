@@ -249,12 +249,12 @@ def test_arrays_that_cannot_be_used_are_skipped_with_the_reason(offer: Callable[
         ({**good, "array": np.array(["a", "b"])}, "expected numbers of 1 or 2 axes"),
         ({**good, "array": np.zeros((2, 2, 16_000))}, "expected numbers of 1 or 2 axes, got float64 of 3 axes"),
         ({**good, "sampling_rate": None}, "needs a `sampling_rate` in Hz, expected an integer >= 1, got None"),
-        ({**good, "sampling_rate": 0}, "needs its `sampling_rate`"),
-        ({**good, "sampling_rate": float("nan")}, "needs its `sampling_rate`"),
+        ({**good, "sampling_rate": 0}, "needs a `sampling_rate`"),
+        ({**good, "sampling_rate": float("nan")}, "needs a `sampling_rate`"),
         ({**good, "sampling_rate": "16000"}, "needs a `sampling_rate` in Hz, expected an integer >= 1, got '16000'"),
-        ({**good, "sampling_rate": True}, "needs its `sampling_rate` in Hz"),
+        ({**good, "sampling_rate": True}, "needs a `sampling_rate` in Hz"),
         ({**good, "array": np.ones((1500, 1500))}, "cannot be read as audio, shape (1500, 1500)"),
-        ({**good, "array": np.arange(-9, 16_000)}, "holds int64, where the column is of another type"),
+        ({**good, "array": np.arange(-9, 16_000)}, "holds int64, but the column has another type"),
     ]
     rows = [{"audio": audio, "text": "x"} for audio in (good, *(audio for audio, _ in other_value))]
     offer(train=Table(rows, arrays()))

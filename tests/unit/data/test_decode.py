@@ -105,7 +105,7 @@ def test_unreadable_files_give_a_plain_reason(tmp_path: Path, write: Write) -> N
     for name, reason in {
         "missing.wav": "does not exist",
         "folder.wav": "is a folder, not a file",
-        "pipe.wav": "is no file, but a pipe or a device",
+        "pipe.wav": "is a pipe or a device, not a file",
         "empty.wav": "is empty",
         "none.wav": "is empty",
         "text.wav": r"cannot be decoded \(Format not recognised\)",

@@ -304,7 +304,7 @@ def test_settings_out_of_range_are_refused() -> None:
         FolderData(path="x", max_skipped=10)
     with pytest.raises(ConfigError, match="path: expected the folder or manifest"):
         FolderData(path="")
-    with pytest.raises(ConfigError, match="neither may be negative"):
+    with pytest.raises(ConfigError, match="expected numbers >= 0"):
         FolderData(path="x", min_seconds=-1)
-    with pytest.raises(ConfigError, match="memory_hours nan; neither may be negative"):
+    with pytest.raises(ConfigError, match="memory_hours nan; expected numbers >= 0"):
         FolderData(path="x", memory_hours=float("nan"))

@@ -175,7 +175,7 @@ def test_settings_that_cannot_be_meant_are_refused() -> None:
         CsvData(path="x", columns={"txt": "sentence"})
     with pytest.raises(ConfigError, match=r"columns\.text: expected at least one column, got \(\)"):
         CsvData(path="x", columns={"text": ()})
-    with pytest.raises(ConfigError, match="Got the delimiter ', '; it is one character"):
+    with pytest.raises(ConfigError, match=r"delimiter: expected one character, .* got ', '"):
         CsvData(path="x", delimiter=", ")
 
 

@@ -1,1 +1,5 @@
-"""Audio files as libsndfile reads them rightly: containers walked where their headers do not tell how long they are."""
+"""Audio containers: corrected lengths for files with missing or wrong sizes in the header.
+
+`recording` is the entry point. A file for each format finds the `Layout` of a file; `splice` gives libsndfile a view of
+the file in which the header is correct.
+"""

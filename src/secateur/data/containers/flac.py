@@ -1,9 +1,12 @@
-"""FLAC: files whose header does not say how long they are, as writers to a pipe leave them.
+"""FLAC: files without a length in the header, as written to a pipe, and files that were joined.
 
-Behind `fLaC` stands the block STREAMINFO: 4 bytes of its own header, then sizes of blocks and frames (10 bytes), rate,
-channels and bits of a sample (28 bits), and the number of samples of each channel (36 bits), 0 where it is not known.
-Nothing else says it, so such a file is decoded to learn it. With the number in its place libsndfile reads and seeks.
-libsndfile passes over another file that was joined to its end, so `fLaC` and the header of STREAMINFO are looked for.
+`fLaC` is followed by the block STREAMINFO: a block header (4 bytes), sizes of blocks and frames (10 bytes), rate,
+channels and bits of a sample (28 bits), and the number of samples of each channel (36 bits), 0 if unknown:
+
+    0 fLaC | 4 block header | 8 sizes | 18 rate, channels, bits (lower half of byte 21: samples) | 22 samples | 26
+
+No other field holds the length, so a file with 0 is decoded to count the samples. With the number filled in, libsndfile
+reads and seeks. libsndfile ignores a file that was joined to the end, so the starts of joined files are searched.
 """
 
 from __future__ import annotations
@@ -20,35 +23,42 @@ from secateur.data.containers.layout import Layout, Stream
 from secateur.data.containers.splice import Piece, SplicedFile, drop_front
 
 MAGIC = b"fLaC"
-#: Where the last byte of the 28 bits is, whose lower half is the upper end of the number of samples.
+#: Position of the byte with the last 4 of the 28 bits and the first 4 of the 36 bits of the number of samples.
 _SAMPLE_COUNT_OFFSET = 21
 _BLOCK_SAMPLES = 1 << 16
-#: What a file begins with: the second is of one without any other block. No audio holds these 8 bytes by chance.
+#: First bytes of a file: STREAMINFO of 34 bytes, as the first of several blocks or as the last. Audio does not hold
+#: these 8 bytes by chance.
 _FILE_STARTS = (MAGIC + b"\0\0\0\x22", MAGIC + b"\x80\0\0\x22")
-#: Bytes of a file that are searched at a time, and that libFLAC reads at a time.
-_SEARCH_BYTES, _BUFFER_BYTES = 1 << 20, 1 << 13
-#: What a frame has beside its samples, in bytes, at most.
+#: Number of bytes searched at a time.
+_SEARCH_BYTES = 1 << 20
+#: Number of bytes that libFLAC reads at a time.
+_BUFFER_BYTES = 1 << 13
+#: Maximum number of bytes of a frame in addition to uncompressed samples.
 _FRAME_OVERHEAD = 1 << 10
 
 
 def flac_stream(file: BinaryIO, pieces: tuple[Piece, ...]) -> Stream:
-    """Return a stream of FLAC that tells its length; it is decoded where its own header does not, or tells another one.
+    """Return a FLAC stream with the number of samples in the header.
+
+    The stream is decoded to count the samples if the header has no number, or not that of the last frame.
 
     Args:
-        file: The file that it is in.
-        pieces: Where it lies there, from `fLaC` on.
+        file: The file that holds the stream.
+        pieces: The bytes of the stream in the file, from `fLaC` on.
     """
     head = SplicedFile(file, pieces).read(_SAMPLE_COUNT_OFFSET + 5) or b""
     if len(head) < _SAMPLE_COUNT_OFFSET + 5:
         return Stream(pieces)
-    block_size = int.from_bytes(head[10:12], "big")
+    block_size = int.from_bytes(head[10:12], "big")  # the maximum; equal to the minimum unless blocks vary
+    # The channels less 1 are bits 1 to 3 of byte 20; a sample has at most 4 bytes.
     max_frame_bytes = block_size * ((head[20] >> 1 & 7) + 1) * 4 + _FRAME_OVERHEAD
     tail = _read_tail(SplicedFile(file, pieces), max_frame_bytes)
     claimed_samples = (head[_SAMPLE_COUNT_OFFSET] & 15) << 32 | int.from_bytes(head[_SAMPLE_COUNT_OFFSET + 1 :], "big")
     if claimed_samples and (
         claimed_samples in frame_ends(tail, block_size) or count_written_samples(tail, block_size) is None
     ):
-        return Stream(pieces)  # it is right, or the file breaks off, which will be found where it is decoded
+        return Stream(pieces)  # the number is correct, or the file is cut off, which decoding will find
+    # With 0 samples in the header, libFLAC decodes to the end of the stream.
     header_bytes = bytes([*head[:_SAMPLE_COUNT_OFFSET], head[_SAMPLE_COUNT_OFFSET] & 0xF0]) + bytes(4)
     remaining_pieces = drop_front(pieces, len(head))
     spliced_file = SplicedFile(file, (header_bytes, *remaining_pieces))
@@ -56,51 +66,49 @@ def flac_stream(file: BinaryIO, pieces: tuple[Piece, ...]) -> Stream:
         with soundfile.SoundFile(spliced_file) as audio:
             frames = count_samples(audio)
     except soundfile.LibsndfileError:
-        return Stream(pieces)  # it will be refused where it is opened
-    fault: Literal["cut", "damaged"] | None = None
-    read_position, size = spliced_file.tell(), spliced_file.seek(0, io.SEEK_END)
+        return Stream(pieces)  # opening will raise the error
+    read_position = spliced_file.tell()
+    size = spliced_file.seek(0, io.SEEK_END)
     written_samples = count_written_samples(tail, block_size)
-    # An error ends whole streams too. Beyond a damaged frame libFLAC has read what it holds, and maybe the next frame.
-    if written_samples is None or written_samples != frames:
-        fault = (
-            "damaged"
-            if written_samples is not None or size - read_position > max_frame_bytes + _BUFFER_BYTES
-            else "cut"
-        )
-    sample_count_bytes = bytes([header_bytes[_SAMPLE_COUNT_OFFSET] | frames >> 32]) + (frames & 0xFFFFFFFF).to_bytes(
-        4, "big"
-    )
-    return Stream((head[:_SAMPLE_COUNT_OFFSET] + sample_count_bytes, *remaining_pieces), frames=frames, fault=fault)
+    fault: Literal["cut", "damaged"] | None = None
+    # libFLAC may report an error at the end of complete streams too, so the number of the last frame decides. After a
+    # damaged frame, libFLAC has read the frame, its buffer, and maybe the next frame: with more left, it is not the
+    # end.
+    if written_samples != frames:
+        is_before_end = written_samples is not None or size - read_position > max_frame_bytes + _BUFFER_BYTES
+        fault = "damaged" if is_before_end else "cut"
+    upper_bits = header_bytes[_SAMPLE_COUNT_OFFSET] | frames >> 32
+    filled_head = head[:_SAMPLE_COUNT_OFFSET] + bytes([upper_bits]) + (frames & 0xFFFFFFFF).to_bytes(4, "big")
+    return Stream((filled_head, *remaining_pieces), frames=frames, fault=fault)
 
 
 def _read_tail(spliced_file: SplicedFile, size: int) -> bytes:
-    """Return the last `size` bytes of a file, or all of it."""
+    """Return the last `size` bytes of a file, or all bytes of a shorter file."""
     spliced_file.seek(max(0, spliced_file.seek(0, io.SEEK_END) - size))
     return spliced_file.read(size) or b""
 
 
 def flac_layout(file: BinaryIO, size: int, start: int) -> Layout:
-    """Return the layout of a FLAC file of `size` bytes whose `fLaC` is at `start`, and of those joined to its end.
+    """Return the layout of a FLAC file of `size` bytes with `fLaC` at `start`, with a stream for each joined file.
 
-    Where the header says as many samples as the last frame, nothing else is read, so that the headers of a large corpus
-    are soon looked at. Only a file that was joined to one of exactly its own length goes unseen by that.
+    If the number of samples in the header is that of the last frame, the rest of the file is not read, so that the
+    headers of a large corpus are read quickly. This misses only a joined file with exactly as many samples as the
+    first.
     """
     full_stream = flac_stream(file, ((start, size),))
     if full_stream.frames is None:
         return Layout()
     starts = [start, *_find_joined_files(file, start + len(MAGIC))]
-    parts = zip(starts, [*starts[1:], size], strict=True)
-    streams = (
-        (full_stream,)
-        if len(starts) == 1
-        else tuple(flac_stream(file, ((part_start, part_stop),)) for part_start, part_stop in parts)
-    )
-    return Layout(streams, is_truncated=streams[-1].fault == "cut")
+    streams = [full_stream]
+    if len(starts) > 1:
+        spans = zip(starts, [*starts[1:], size], strict=True)
+        streams = [flac_stream(file, (span,)) for span in spans]
+    return Layout(tuple(streams), is_truncated=streams[-1].fault == "cut")
 
 
 def _find_joined_files(file: BinaryIO, position: int) -> Iterator[int]:
-    """Yield where other FLAC files begin, from `position` on."""
-    overlap = b""
+    """Yield the starts of FLAC files from `position` on."""
+    overlap = b""  # the last 7 bytes of the block before, for a start of 8 bytes across two blocks
     file.seek(position)
     while block := file.read(_SEARCH_BYTES):
         block, block_start = overlap + block, position - len(overlap)
@@ -118,7 +126,7 @@ def count_samples(audio: soundfile.SoundFile) -> int:
     """Return the number of samples of each channel that can be decoded, from the file's position on."""
     sample_count = 0
     while True:
-        # An error at the end hides how much came before it, so that is seen in what was written over.
+        # On an error, the number of samples read before is unknown: NaN marks those that were not written.
         block = np.full((_BLOCK_SAMPLES, audio.channels), np.nan, dtype=np.float32)
         try:
             samples_read = len(audio.read(out=block))

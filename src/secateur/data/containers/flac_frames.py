@@ -1,9 +1,10 @@
-"""FLAC frames: the last one of a stream, which tells how many samples were written.
+"""FLAC frames: the number of samples in a stream, from the header of the last frame.
 
-A frame starts with 14 bits of ones and zeros (sync), 0, and one bit for blocks of varying size; then codes of its
-block's size and of the rate (4 bits each), of channels and bits of a sample (a byte); its number, or that of its first
-sample where blocks vary, coded as in UTF-8; sizes that have no code, and a CRC of 8 bits of all that. Then come the
-samples, and a CRC of 16 bits of the whole frame.
+A frame starts with a sync code (14 bits), 0 (1 bit) and a flag for blocks of varying size (1 bit); then codes of block
+size and rate (4 bits each), codes of channels and bits of a sample (1 byte); the number of the frame, or of the first
+sample if blocks vary, in the coding of UTF-8; block size and rate if they have no code; a CRC of 8 bits of the header.
+Samples follow, and a CRC of 16 bits of the whole frame. For example, frame 5 of blocks of 4,096 samples at 16 kHz, mono
+with 16 bits: ff f8 (sync) c5 (sizes) 08 (mono, 16 bits) 05 (frame 5) and the CRC; it ends at sample 6 * 4,096.
 """
 
 from __future__ import annotations
@@ -16,7 +17,9 @@ _HEADER_BYTES = 16
 
 
 def _crc_table(polynomial: int, bits: int) -> list[int]:
-    top, mask = 1 << bits - 1, (1 << bits) - 1
+    """Return the table of a CRC, by the next byte, with the most significant bit first."""
+    top = 1 << bits - 1
+    mask = (1 << bits) - 1
     table = []
     for byte in range(256):
         value = byte << bits - 8
@@ -26,51 +29,65 @@ def _crc_table(polynomial: int, bits: int) -> list[int]:
     return table
 
 
-_CRC8, _CRC16 = _crc_table(0x07, 8), _crc_table(0x8005, 16)
+_CRC8 = _crc_table(0x07, 8)
+_CRC16 = _crc_table(0x8005, 16)
 
 
 def frame_ends(tail: bytes, block_size: int) -> set[int]:
-    """Return where frames in `tail` seem to end, in samples of the stream; for the arguments see `written`."""
+    """Return the ends of possible frames in `tail`, in samples of the stream.
+
+    The arguments are those of `count_written_samples`. Audio may look like a header by chance, so not every end is one.
+    """
     frame_headers = (tail[match.start() : match.start() + _HEADER_BYTES] for match in _SYNC.finditer(tail))
     return {end for head in frame_headers if (end := _frame_end(head, block_size)) is not None}
 
 
 def count_written_samples(tail: bytes, block_size: int) -> int | None:
-    """Return the number of samples up to the end of the last frame, or None where a stream does not end in a whole one.
+    """Return the number of samples up to the end of the last frame; `None` if the stream ends within a frame.
 
     Args:
         tail: The last bytes of a stream, at least those of its largest frame.
-        block_size: Number of samples in each block but the last, where all have the same.
+        block_size: Number of samples of each block but the last, if blocks do not vary.
     """
     tail = tail[:-128] if tail[-128:-125] == b"TAG" else tail  # ID3v1
     for match in reversed(list(_SYNC.finditer(tail))):
         end = _frame_end(tail[match.start() : match.start() + _HEADER_BYTES], block_size)
-        if end is not None and _crc16(tail[match.start() :]) == 0:
+        if end is not None and _crc16(tail[match.start() :]) == 0:  # the CRC of data with its CRC appended is 0
             return end
     return None
 
 
 def _frame_end(head: bytes, block_size: int) -> int | None:
-    """Return the number of samples up to the end of the frame of this header, or None where it is no header."""
+    """Return the number of samples up to the end of the frame with the header `head`; `None` for an invalid header."""
     if len(head) < 6:
         return None
-    size_code, rate_code = head[2] >> 4, head[2] & 15
-    leading_ones = 8 - (head[4] ^ 0xFF).bit_length()  # of the number's first byte: how many bytes it has
+    size_code = head[2] >> 4
+    rate_code = head[2] & 15
+    # UTF-8: 0xxxxxxx is a number of one byte, 110xxxxx 10xxxxxx of two, 1110xxxx 10xxxxxx 10xxxxxx of three.
+    leading_ones = 8 - (head[4] ^ 0xFF).bit_length()
     position = 4 + max(1, leading_ones)
     if size_code == 0 or rate_code == 15 or leading_ones in (1, 8) or any(byte >> 6 != 2 for byte in head[5:position]):
         return None
     number = head[4] & (0x7F >> leading_ones)
     for byte in head[5:position]:
         number = number << 6 | byte & 63
+    # Block sizes: code 1 is 192; 2 to 5 are 576 to 4,608; 6 and 7 are in extra bytes, less 1; 8 to 15 are 256 to
+    # 32,768.
     extra_bytes = {6: 1, 7: 2}.get(size_code, 0)
-    size = int.from_bytes(head[position : position + extra_bytes], "big") + 1
-    if not extra_bytes:
-        size = 192 if size_code == 1 else 576 << size_code - 2 if size_code < 6 else 256 << size_code - 8
+    if extra_bytes:
+        size = int.from_bytes(head[position : position + extra_bytes], "big") + 1
+    elif size_code == 1:
+        size = 192
+    else:
+        size = 576 << size_code - 2 if size_code < 6 else 256 << size_code - 8
     position += extra_bytes + {12: 1, 13: 2, 14: 2}.get(rate_code, 0)
     crc = 0
     for byte in head[: position + 1]:
         crc = _CRC8[crc ^ byte]
-    return None if crc else (number if head[1] & 1 else number * block_size) + size
+    if crc:
+        return None
+    first_sample = number if head[1] & 1 else number * block_size
+    return first_sample + size
 
 
 def _crc16(data: bytes) -> int:

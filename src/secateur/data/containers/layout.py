@@ -1,8 +1,8 @@
-"""How the audio of a file is laid out in its container, where the container itself does not say it rightly.
+"""The layout of the audio in a file, as found without trust in the sizes in the header.
 
-libsndfile takes a container's word for its length. Written to a pipe, cut off, joined to another file or tagged, a
-container says nothing, or something wrong; then its pages, frames or chunks are walked here, without decoding, and
-libsndfile is given a view of the file whose header is right.
+libsndfile believes the length in the header of a container. In a file that was written to a pipe, cut off, joined to
+another file or tagged, this length is missing or wrong. Then the pages, frames or chunks of the file are walked,
+without decoding, and libsndfile gets a view of the file with a correct header.
 """
 
 from __future__ import annotations
@@ -15,14 +15,15 @@ from secateur.data.containers.splice import Piece
 
 @dataclass(frozen=True)
 class Stream:
-    """One stream that libsndfile can read from its first sample to its last.
+    """A stream that libsndfile can read from the first sample to the last.
 
     Attributes:
-        pieces: The bytes that it is read from (see `Splice`); none is the file as it is.
-        frames: Number of samples in each channel, where libsndfile may claim more than there are; None trusts it.
-        lead: Samples to read and drop in front of a segment, before the decoder gives what it gives for the whole.
-        tail: So many samples at the end are never sought, but read up to from in front of them.
-        fault: Why it is not all of what was written: it is cut off at its end, or damaged in front of that.
+        pieces: The bytes of the stream (see `SplicedFile`); empty for the unchanged file.
+        frames: Number of samples in each channel, if libsndfile may report too many; None uses libsndfile's number.
+        preroll: Number of samples to read and drop before a segment, until the decoder's output is that of a read from
+            the start.
+        tail_samples: Number of samples at the end that a seek must not lead into; a read starts before them.
+        fault: The reason why a part of the written stream is missing: cut off at the end, or damaged before the end.
     """
 
     pieces: tuple[Piece, ...] = ()
@@ -34,13 +35,14 @@ class Stream:
 
 @dataclass(frozen=True)
 class Layout:
-    """The streams of a file, one after the other.
+    """The streams of a file, in order.
 
     Attributes:
-        streams: One, or several where files were joined end to end.
-        lacking: How much audio is there and how much the header claims, in any unit, where it claims more.
-        open_end: The file is cut off at its end, so that something is lost, nobody knows how much.
-        gaps: Between its parts are bytes that are no audio, such as damaged frames, whose length nobody knows.
+        streams: A single stream, or several if files were joined end to end.
+        shortfall: Available and claimed amount of audio, in any unit, if the header claims more than is available.
+        is_truncated: Whether the file is cut off at the end, with an unknown amount lost.
+        has_gaps: Whether bytes between parts of the audio are no audio, such as damaged frames; the length of the lost
+            audio is unknown.
     """
 
     streams: tuple[Stream, ...] = (Stream(),)
@@ -50,7 +52,6 @@ class Layout:
 
     @property
     def is_damaged(self) -> bool:
-        """True where a stream is not all of what was written, for another reason than that the file is cut off."""
-        return any(stream.fault == "damaged" for stream in self.streams) or any(
-            stream.fault == "cut" for stream in self.streams[:-1]
-        )
+        """True if audio is missing before the end of the file: a stream is damaged, or cut off before the next."""
+        is_any_damaged = any(stream.fault == "damaged" for stream in self.streams)
+        return is_any_damaged or any(stream.fault == "cut" for stream in self.streams[:-1])

@@ -1,4 +1,4 @@
-"""Views of a file in which some bytes are replaced, left out or put in front, without a copy of the file."""
+"""Views of a file with some bytes replaced, left out or inserted, without a copy of the file."""
 
 from __future__ import annotations
 
@@ -8,18 +8,25 @@ from collections.abc import Sequence
 from itertools import accumulate
 from typing import BinaryIO
 
-#: Bytes that stand for themselves, or a span (start, stop) of the file.
+#: Literal bytes, or a span (start, stop) of the file.
 Piece = bytes | tuple[int, int]
 
 
+def _piece_length(piece: Piece) -> int:
+    return len(piece) if isinstance(piece, bytes) else piece[1] - piece[0]
+
+
 class SplicedFile(io.RawIOBase):
-    """A read-only file made of pieces of another one, in the order given."""
+    """A read-only file that concatenates pieces of an underlying file and literal bytes.
+
+    The pieces (0, 4), b"size", (8, 100) are a view of the bytes 0 to 99 with the bytes 4 to 7 replaced.
+    """
 
     def __init__(self, file: BinaryIO, pieces: Sequence[Piece]) -> None:
         self._file = file
         self._pieces = tuple(pieces)
-        lengths = (len(piece) if isinstance(piece, bytes) else piece[1] - piece[0] for piece in self._pieces)
-        self._starts = tuple(accumulate(lengths, initial=0))
+        # Start of each piece in the view, and last the total size: in the example 0, 4, 8, 100.
+        self._starts = tuple(accumulate(map(_piece_length, self._pieces), initial=0))
         self._position = 0
 
     def readable(self) -> bool:
@@ -37,10 +44,10 @@ class SplicedFile(io.RawIOBase):
         return self._position
 
     def readinto(self, buffer: memoryview) -> int:  # type: ignore[override]
-        """Fill `buffer` as far as the pieces go; return the number of bytes."""
+        """Fill `buffer` from the current position on; return the number of bytes, 0 at the end."""
         view = memoryview(buffer).cast("B")
         filled_bytes = 0
-        index = bisect_right(self._starts, self._position) - 1
+        index = bisect_right(self._starts, self._position) - 1  # the piece with the current position
         while filled_bytes < len(view) and index < len(self._pieces):
             piece_offset = self._position - self._starts[index]
             read_size = min(len(view) - filled_bytes, self._starts[index + 1] - self._position)
@@ -61,10 +68,10 @@ class SplicedFile(io.RawIOBase):
 
 
 def drop_front(pieces: Sequence[Piece], size: int) -> tuple[Piece, ...]:
-    """Return pieces without their first `size` bytes."""
-    remaining_pieces = []
+    """Return `pieces` without the first `size` bytes: 6 bytes off (0, 4), (10, 20) leaves (12, 20)."""
+    remaining_pieces: list[Piece] = []
     for piece in pieces:
-        length = len(piece) if isinstance(piece, bytes) else piece[1] - piece[0]
+        length = _piece_length(piece)
         if length > size:
             remaining_pieces.append(piece[size:] if isinstance(piece, bytes) else (piece[0] + size, piece[1]))
         size = max(0, size - length)
