@@ -435,11 +435,11 @@ def test_garbage_in_a_file_ends_in_one_sentence(
     ("damaged", "sentence"),
     [
         ("checkpoints/learn-0000002/meta.json", "the checkpoint is damaged"),
-        ("checkpoints/learn-0000002/state.safetensors", "Delete that folder to resume from the one before it"),
+        ("checkpoints/learn-0000002/state.safetensors", "Delete that folder to resume from the checkpoint before"),
         ("learned/gates.safetensors", "is missing or damaged"),
         ("learned/model.safetensors", "cannot be loaded"),
         ("selection.json", "is not readable JSON"),
-        ("metrics.jsonl", "a line is not one of ours ('garbage')"),
+        ("metrics.jsonl", "phase and step on each line, got 'garbage'"),
         ("recipe.yaml", "was started with another recipe"),
     ],
 )

@@ -1,4 +1,4 @@
-"""A trainer that has never heard of pruning: one loop, one checkpoint, one resume for every phase."""
+"""The trainer, independent of pruning: training loop, checkpoints and resumption, shared by all phases."""
 
 from secateur.engine.compiler import check_compiler
 from secateur.engine.distributed import process, run_on_main_rank

@@ -1,11 +1,12 @@
-"""Checkpoints: folders that are whole or not there, holding tensors and JSON and nothing that runs code.
+"""Checkpoints: folders that are written atomically, with tensors and JSON and without pickled code.
 
-    checkpoints/learn-0000500/state.safetensors        what the trainee gave
-                              optimisers.safetensors   the tensors of optimisers and random generators
+    checkpoints/learn-0000500/state.safetensors        state of the train unit
+                              optimisers.safetensors   tensors of optimizers and random generators
                               meta.json                phase, step, format, and the rest of both as JSON
 
-One is written under a name that begins with a dot, forced to the disk and renamed; one is removed by renaming
-it back to such a name first. So a folder with a checkpoint's name is whole, wherever the process was killed.
+A checkpoint is written to a folder with a name that starts with a dot, synced to disk and renamed; before removal, the
+folder is renamed back to such a name. So a folder with the name of a checkpoint is complete, even after the process was
+killed.
 """
 
 from __future__ import annotations
@@ -28,13 +29,16 @@ from secateur.records.files import read_json, write_json
 
 FORMAT = 1
 FOLDER = "checkpoints"
-_STATE, _OPTIMISERS, _META = "state.safetensors", "optimisers.safetensors", "meta.json"
+_STATE = "state.safetensors"
+_OPTIMIZERS = "optimisers.safetensors"
+_META = "meta.json"
+# learn-0000500 -> phase "learn", step "0000500"; from ten million steps on, the number has more digits.
 _NAME = re.compile(r"(?P<phase>[A-Za-z0-9_-]+)-(?P<step>\d{7,})")
 
 
 @dataclass(frozen=True, kw_only=True)
 class SavedCheckpoint:
-    """A whole checkpoint on disk."""
+    """A complete checkpoint on disk."""
 
     path: Path
     phase: str
@@ -43,70 +47,72 @@ class SavedCheckpoint:
 
 @dataclass(frozen=True, kw_only=True)
 class CheckpointContents:
-    """What a checkpoint holds."""
+    """The contents of a checkpoint."""
 
     phase: str
     step: int
-    """Optimiser steps finished; those of the whole phase are `steps`."""
+    """Number of completed optimizer steps."""
     steps: int
+    """Number of optimizer steps of the whole phase."""
     state: dict[str, Tensor]
     extras: dict[str, Any] = field(default_factory=dict)
-    """Nested dicts (keys text or numbers), lists, tuples, tensors and scalars: optimisers and generators."""
+    """State of optimizers and generators: nested dicts (with text or number keys), lists, tuples, tensors, scalars."""
 
 
 class Checkpoints:
-    """The checkpoints of one phase in a run folder.
+    """The checkpoints of a phase in a run folder.
 
     Args:
-        folder: the run folder.
-        phase: letters, digits, `_` and `-`.
-        keep: how many of the newest are kept; those of other phases are never touched.
+        folder: The run folder.
+        phase: Name of the phase, of letters, digits, `_` and `-`.
+        keep: Number of the newest checkpoints to keep; checkpoints of other phases are never removed.
     """
 
     def __init__(self, folder: Path, *, phase: str, keep: int) -> None:
         if _NAME.fullmatch(f"{phase}-0000000") is None:
-            raise CheckpointError(f"phase: got {phase!r}, allowed are letters, digits, '_' and '-'.")
+            raise CheckpointError(f"phase: expected letters, digits, '_' and '-', got {phase!r}.")
         self.root = folder / FOLDER
         self.phase = phase
         self.keep = keep
 
     def clean(self) -> None:
-        """Remove what an interrupted save or removal left behind, and what it had yet to remove."""
+        """Remove leftovers of an interrupted save or removal, and the oldest checkpoints beyond `keep`."""
         self.root.mkdir(parents=True, exist_ok=True)
         for leftover in self.root.glob(".*.partial"):
             shutil.rmtree(leftover)
         self._remove_oldest()
 
     def list_complete(self) -> list[SavedCheckpoint]:
-        """The whole checkpoints of this phase, oldest first."""
+        """Return the complete checkpoints of the phase, oldest first."""
         checkpoints = []
-        for path in self.root.glob(f"{self.phase}-*"):
+        for path in self.root.glob(f"{self.phase}-*"):  # may match other phases: "learn-*" matches learn-2-0000500
             match = _NAME.fullmatch(path.name)
-            is_complete = all((path / name).is_file() for name in (_STATE, _OPTIMISERS, _META))
+            is_complete = all((path / name).is_file() for name in (_STATE, _OPTIMIZERS, _META))
             if match is not None and match["phase"] == self.phase and is_complete:
                 checkpoints.append(SavedCheckpoint(path=path, phase=self.phase, step=int(match["step"])))
         return sorted(checkpoints, key=lambda checkpoint: checkpoint.step)
 
     def latest(self) -> SavedCheckpoint | None:
-        """The newest whole checkpoint of this phase."""
+        """Return the newest complete checkpoint of the phase, or `None` without any checkpoint."""
         return max(self.list_complete(), key=lambda checkpoint: checkpoint.step, default=None)
 
     def describe_latest(self) -> str:
-        """A phrase that names the newest whole checkpoint, for error messages."""
+        """Return a phrase with the newest complete checkpoint, for error messages."""
         latest = self.latest()
         return f"the last good checkpoint is {latest.path}" if latest else "no checkpoint was saved before"
 
     def save(self, contents: CheckpointContents) -> SavedCheckpoint:
-        """Write a checkpoint, then drop the oldest ones beyond `keep`.
+        """Write a checkpoint, then remove the oldest checkpoints beyond `keep`.
 
         Raises:
-            CheckpointError: the disk is full or not writable; the last good checkpoint stays and is named.
+            CheckpointError: The disk is full or not writable; the message names the last good checkpoint, which stays.
         """
         path = self.root / f"{contents.phase}-{contents.step:07d}"
         partial = self.root / f".{path.name}.partial"
         try:
             partial.mkdir(parents=True)
             write(partial, contents)
+            # Contents reach the disk before the name does, so that a power failure leaves no incomplete checkpoint.
             _sync(partial)
             partial.rename(path)
             _sync(self.root)
@@ -114,7 +120,7 @@ class Checkpoints:
             shutil.rmtree(partial, ignore_errors=True)
             raise CheckpointError(
                 f"The checkpoint of phase {contents.phase!r} at step {contents.step} could not be written to "
-                f"{self.root} ({error.strerror or error}); {self.describe_latest()}. Free some space or choose "
+                f"{self.root} ({error.strerror or error}); {self.describe_latest()}. Free some disk space or use "
                 "another run folder, then resume."
             ) from error
         self._remove_oldest()
@@ -129,13 +135,13 @@ class Checkpoints:
 
 
 def write(folder: Path, contents: CheckpointContents) -> None:
-    """Write the three files of a checkpoint into an existing folder and force them to the disk."""
+    """Write the three files of a checkpoint into an existing folder and sync the files to disk."""
     tensors: dict[str, Tensor] = {}
     tree = pack(contents.extras, "", tensors)
-    for name, part in ((_STATE, contents.state), (_OPTIMISERS, tensors)):
+    for name, part in ((_STATE, contents.state), (_OPTIMIZERS, tensors)):
         try:
             save_file(_separate_storages(part), folder / name)
-        except SafetensorError as error:  # the library wraps the operating system's errors in its own
+        except SafetensorError as error:  # safetensors wraps errors of the operating system
             raise OSError(str(error)) from error
         _sync(folder / name)
     header = {"format": FORMAT, "phase": contents.phase, "step": contents.step, "steps": contents.steps}
@@ -146,30 +152,29 @@ def read(path: Path, *, phase: str) -> CheckpointContents:
     """Read a checkpoint of `phase`.
 
     Raises:
-        CheckpointError: it is of another phase or format, or a file of it is damaged.
+        CheckpointError: The checkpoint has another phase or format, or a file is damaged.
     """
     try:
         meta = read_json(path / _META)
         file_format = meta.get("format")
         if file_format != FORMAT:
             raise CheckpointError(
-                f"{path}: got a checkpoint of format {file_format!r}, this version reads format {FORMAT}. Resume it "
-                "with the version that wrote it, or start the phase again in another run folder."
+                f"{path}: expected a checkpoint of format {FORMAT}, got format {file_format!r}. Resume with the "
+                "version that wrote the checkpoint, or start the phase again in another run folder."
             )
         if meta["phase"] != phase:
             raise CheckpointError(
-                f"{path}: got a checkpoint of phase {meta['phase']!r}, expected one of {phase!r}. Resume "
-                "the phase it belongs to."
+                f"{path}: expected a checkpoint of phase {phase!r}, got phase {meta['phase']!r}. Resume that phase."
             )
-        state, tensors = load_file(path / _STATE), load_file(path / _OPTIMISERS)
-        extras = unpack(meta["extras"], tensors)
+        state = load_file(path / _STATE)
+        extras = unpack(meta["extras"], load_file(path / _OPTIMIZERS))
         return CheckpointContents(phase=phase, step=meta["step"], steps=meta["steps"], state=state, extras=extras)
     except CheckpointError:
         raise
     except (SafetensorError, SecateurError, OSError, KeyError, TypeError, AttributeError) as error:
         raise CheckpointError(
-            f"{path}: the checkpoint is damaged ({_reason(error)}). Delete that folder to resume from the one "
-            "before it."
+            f"{path}: the checkpoint is damaged ({_reason(error)}). Delete that folder to resume from the checkpoint "
+            "before."
         ) from error
 
 
@@ -178,9 +183,11 @@ def _reason(error: Exception) -> str:
 
 
 def pack(value: Any, name: str, tensors: dict[str, Tensor]) -> Any:
-    """The JSON form of a nested value, its tensors put into `tensors` under their dotted path.
+    """Return the JSON form of a nested value, and store the tensors of the value in `tensors` by dotted path.
 
-    Each container becomes a one-key mapping, so that tuples and keys that are numbers come back as they were.
+    Each container becomes a mapping with a single key, its type, so that tuples and number keys are restored. For
+    example, {"state": {0: (tensor, 1.5)}} becomes
+    {"dict": [["state", {"dict": [[0, {"tuple": [{"tensor": "state.0.0"}, 1.5]}]]}]]}.
     """
     if isinstance(value, Tensor):
         tensors[name] = value
@@ -197,7 +204,7 @@ def pack(value: Any, name: str, tensors: dict[str, Tensor]) -> Any:
 
 
 def unpack(tree: Any, tensors: Mapping[str, Tensor]) -> Any:
-    """The value that `pack` was given."""
+    """Return the nested value of a JSON form made by `pack`."""
     if not isinstance(tree, dict):
         return tree
     ((kind, value),) = tree.items()
@@ -214,7 +221,10 @@ def unpack(tree: Any, tensors: Mapping[str, Tensor]) -> Any:
 
 
 def _separate_storages(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The tensors on the CPU, contiguous, no two in one storage, as safetensors demands; few are copied."""
+    """Return the tensors on the CPU, contiguous and without shared storage, as required by safetensors.
+
+    Only views and tensors that share storage with a tensor before are copied.
+    """
     separate_tensors: dict[str, Tensor] = {}
     storage_pointers: set[int] = set()
     for name, tensor in tensors.items():
@@ -229,7 +239,7 @@ def _separate_storages(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def _sync(path: Path) -> None:
-    """Force a file, or the entries of a folder, to the disk."""
+    """Sync a file, or the entries of a folder, to disk."""
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)

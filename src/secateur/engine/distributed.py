@@ -1,4 +1,4 @@
-"""Where a phase runs: this process's rank, device and precision, and what ranks say to each other."""
+"""The distributed context of a phase: rank, device and precision of the process, and communication between ranks."""
 
 from __future__ import annotations
 
@@ -26,18 +26,19 @@ T = TypeVar("T")
 
 
 def process() -> PartialState:
-    """This process among those of the run: `process_index`, `num_processes`, `device`.
+    """Return the state of the process: `process_index`, `num_processes`, `device`.
 
-    Joins the process group when started by torchrun, `accelerate launch` or srun with their variables.
+    Joins the process group if the process was started by torchrun, `accelerate launch` or srun, which set environment
+    variables.
     """
     return PartialState(cpu=not torch.accelerator.is_available())
 
 
 def run_on_main_rank(make: Callable[[], T]) -> T:
-    """What the first rank makes, on every rank; its mistakes too.
+    """Call `make` on the first rank and return the result on every rank.
 
     Raises:
-        SecateurError: Whatever `make` raised of this kind.
+        SecateurError: `make` raised this error; it is raised on every rank, so that no rank waits for a result.
     """
     outcome: tuple[T | None, SecateurError | None] = (None, None)
     if process().is_main_process:
@@ -53,27 +54,27 @@ def run_on_main_rank(make: Callable[[], T]) -> T:
 
 @dataclass(kw_only=True)
 class DistributedContext:
-    """One rank's view of a phase, its module wrapped."""
+    """The view of a rank on a phase, with the wrapped module."""
 
     accelerator: Accelerator
     wrapped: nn.Module
     parameters: tuple[nn.Parameter, ...]
-    """of the module, when it was wrapped"""
+    """Parameters of the module at the time of wrapping."""
 
     @classmethod
     @contextlib.contextmanager
     def open(
         cls, module: nn.Module, precision: Literal["fp32", "bf16"], has_unused_parameters: bool
     ) -> Iterator[DistributedContext]:
-        """Wrap `module`, in place on its device, for the time of the context.
+        """Wrap `module`, moved to the device in place, for the time of the context.
 
         Args:
-            module: what is trained.
-            precision: of the forward passes.
-            unused: whether a step may leave parameters without gradient.
+            module: The trained module.
+            precision: Precision of the forward passes.
+            has_unused_parameters: Whether a step may leave parameters without gradient.
         """
         process()
-        # accelerate fixes the precision of a process once; phases of one run may differ.
+        # accelerate sets the precision once for a process; the phases of a run may have different precisions.
         AcceleratorState._reset_state()
         accelerator = Accelerator(
             cpu=not torch.accelerator.is_available(),
@@ -88,7 +89,10 @@ class DistributedContext:
             context._unwrap()
 
     def rewrap_if_changed(self) -> None:
-        """Wrap the module anew where it has other parameters than before: a trainee may have rebuilt a part of it."""
+        """Wrap the module again if parameters were replaced, since a train unit may rebuild parts of the module.
+
+        DistributedDataParallel has hooks on the parameters at the time of wrapping.
+        """
         current_parameters = tuple(self.wrapped.parameters())
         if len(current_parameters) != len(self.parameters) or any(
             a is not b for a, b in zip(current_parameters, self.parameters, strict=True)
@@ -99,11 +103,11 @@ class DistributedContext:
         self.wrapped = self.accelerator.prepare(module)
         self.parameters = tuple(module.parameters())
         if isinstance(self.wrapped, DistributedDataParallel):
-            # torch reads a hook's annotations and cannot read postponed ones: a lambda has none
+            # torch inspects the annotations of a hook and cannot resolve postponed ones: a lambda has none.
             self.wrapped.register_comm_hook(None, lambda _, bucket: _sum_gradients(bucket))
 
     def _unwrap(self) -> nn.Module:
-        """The module with its `forward` as it was; nothing listens to its gradients any more."""
+        """Return the module with the original `forward` and without hooks on gradients."""
         module: nn.Module = self.accelerator.unwrap_model(self.wrapped, keep_fp32_wrapper=False)
         self.wrapped, self.parameters = module, ()
         self.accelerator.free_memory()
@@ -111,54 +115,54 @@ class DistributedContext:
 
     @property
     def rank(self) -> int:
-        """This process, from 0."""
+        """Index of the process, from 0."""
         return int(self.accelerator.process_index)
 
     @property
     def world(self) -> int:
-        """How many processes there are."""
+        """Number of processes."""
         return int(self.accelerator.num_processes)
 
     @property
     def is_main(self) -> bool:
-        """Whether this process is the one that writes."""
+        """True on the first rank, which writes files."""
         return self.rank == 0
 
     def wait(self) -> None:
-        """Wait until every rank is here."""
+        """Wait until every rank calls `wait`."""
         self.accelerator.wait_for_everyone()
 
     def autocast(self) -> AbstractContextManager[Any]:
-        """The context in which bf16 runs compute in bf16."""
+        """Return a context that runs operations in the precision of the phase."""
         context: AbstractContextManager[Any] = self.accelerator.autocast()
         return context
 
     def no_sync(self) -> AbstractContextManager[Any]:
-        """The context in which gradients stay on their rank."""
+        """Return a context that does not sum gradients over ranks."""
         context: AbstractContextManager[Any] = self.accelerator.no_sync(self.wrapped)
         return context
 
     def sum(self, tensor: Tensor) -> Tensor:
-        """The sum of a tensor over ranks; the tensor itself is left alone."""
+        """Return the sum of a tensor over ranks, without a change to `tensor`."""
         total = tensor.detach().clone()
         if self.world > 1:
             original_device = total.device
-            total = total.to(self.accelerator.device)
+            total = total.to(self.accelerator.device)  # NCCL reduces tensors on the GPU only
             dist.all_reduce(total)
             total = total.to(original_device)
         return total
 
     def gather(self, value: Any) -> list[Any]:
-        """The values of all ranks, in their order, on every rank."""
+        """Return the values of all ranks, in rank order, on every rank."""
         return list(gather_object([value]))
 
     def broadcast_from_main(self, value: Any) -> Any:
-        """The first rank's value, on every rank."""
+        """Return the value of the first rank, on every rank."""
         return broadcast_object_list([value])[0]
 
 
 def _sum_gradients(bucket: Any) -> torch.futures.Future[Tensor]:
-    """Sum gradients over ranks, where DistributedDataParallel by itself takes their mean."""
+    """Sum gradients over ranks, instead of the mean that DistributedDataParallel takes by default."""
     work = dist.all_reduce(bucket.buffer(), async_op=True)
     summed: torch.futures.Future[Tensor] = work.get_future().then(lambda future: future.value()[0])
     return summed

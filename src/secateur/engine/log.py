@@ -1,4 +1,4 @@
-"""The log of a run: metrics.jsonl, which repeats byte for byte, and timings.jsonl, which does not."""
+"""The log of a run: metrics.jsonl, which is reproducible byte for byte, and timings.jsonl, which is not."""
 
 from __future__ import annotations
 
@@ -17,13 +17,14 @@ TIMINGS = "timings.jsonl"
 
 
 def truncate(path: Path, *, phase: str, step: int) -> None:
-    """Drop the lines of `phase` after `step`, and a last line that was cut short, in one atomic replacement.
+    """Remove the lines of `phase` after `step`, and an incomplete last line, by an atomic replacement of the file.
 
-    Lines of other phases stay as they are.
+    Lines of other phases are unchanged.
     """
     if not path.exists():
         return
     lines = path.read_bytes().splitlines(keepends=True)
+    # A line without a line end was cut off when the process was killed.
     kept_lines = [line for line in lines if line.endswith(b"\n") and not _is_after(line, phase, step, path)]
     if kept_lines == lines:
         return
@@ -42,20 +43,21 @@ def _is_after(line: bytes, phase: str, step: int, path: Path) -> bool:
     except (ValueError, KeyError, TypeError):
         excerpt = line[:40].decode(errors="replace").strip()
         raise CheckpointError(
-            f"{path}: a line is not one of ours ({excerpt!r}). Delete that line, or the file, then resume."
+            f"{path}: expected a JSON object with phase and step on each line, got {excerpt!r}. Delete that line, or "
+            "the file, then resume."
         ) from None
 
 
 class Log:
-    """The two log files of one phase, open for appending from a given step on.
+    """The two log files of a phase, open for appending from a given step on.
 
     Args:
-        folder: the run folder.
-        phase: the phase written into each line.
-        step: the step the phase starts or resumes after; lines beyond it are dropped.
-        active: False on ranks that do not write.
-        last_good: a phrase that names the last good checkpoint, for the error when the disk is full.
-        tensorboard: mirror all figures there.
+        folder: The run folder.
+        phase: The phase, written into each line.
+        step: The step that the phase starts or resumes after; later lines are removed.
+        is_active: False on ranks that do not write.
+        describe_checkpoint: Returns a phrase with the last good checkpoint, for the error if the disk is full.
+        tensorboard: Whether to write all numbers to TensorBoard too.
     """
 
     def __init__(
@@ -75,22 +77,23 @@ class Log:
         if is_active:
             for name in (METRICS, TIMINGS):
                 truncate(folder / name, phase=phase, step=step)
-                self._handles[name] = (folder / name).open("ab", buffering=0)  # a line survives kill -9
+                # Unbuffered, so that a written line survives if the process is killed.
+                self._handles[name] = (folder / name).open("ab", buffering=0)
 
     def metrics(self, step: int, values: Mapping[str, Any]) -> None:
-        """Write figures that depend on the recipe alone, never on the machine's clock."""
+        """Write metrics, which depend on the recipe only and not on time."""
         self._write(METRICS, step, values)
         if self._board is not None:
             self._board.show(step, values)
 
     def timing(self, step: int, seconds: float) -> None:
-        """Write the mean wall-clock seconds of a step since the last such line."""
+        """Write the mean wall-clock seconds of a step since the last line in timings.jsonl."""
         self._write(TIMINGS, step, {"seconds": round(seconds, 6)})
         if self._board is not None:
             self._board.show(step, {"seconds": seconds})
 
     def sync(self) -> None:
-        """Force what was written to the disk; called before a checkpoint claims its step."""
+        """Sync all written lines to disk; called before a checkpoint of the same step is written."""
         for handle in self._handles.values():
             os.fsync(handle.fileno())
 
@@ -110,5 +113,5 @@ class Log:
         except OSError as error:
             raise CheckpointError(
                 f"{name} could not be written at step {step} ({error.strerror or error}); "
-                f"{self._describe_checkpoint()}. Free some space, then resume."
+                f"{self._describe_checkpoint()}. Free some disk space, then resume."
             ) from error

@@ -1,7 +1,7 @@
-"""The training loop: micro-batches in, optimiser steps out, on one process or many, and resumable anywhere.
+"""The training loop of a phase, for any number of processes, which can be resumed after any checkpoint.
 
-Gradients are sums over micro-batches and ranks, never means: a trainee divides by global counts itself, so
-one process and many, one batch and its accumulation, take the same step.
+Gradients are sums over micro-batches and ranks, never means. The train unit divides by global counts, so a step is the
+same for any number of processes and micro-batches.
 """
 
 from __future__ import annotations
@@ -32,29 +32,31 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, kw_only=True)
 class LoopConfig:
-    """How long a phase runs, in what precision, and how often it logs, validates and saves."""
+    """Length and precision of a phase, and intervals of logging, validation and checkpoints."""
 
     steps: int
+    """Number of optimizer steps."""
     precision: Literal["fp32", "bf16"] = "fp32"
-    """bf16 is autocast: weights, gradients and optimiser states stay float32."""
+    """Precision of the forward passes. bf16 is autocast: weights, gradients and optimizer states stay float32."""
     log_every: int = 10
+    """Interval of log lines, in steps."""
     validate_every: int = 0
-    """In steps; 0 validates at the end only."""
+    """Interval of validations, in steps; 0 validates at the end only."""
     save_every: int = 0
-    """In steps; 0 saves at the end only."""
+    """Interval of checkpoints, in steps; 0 saves at the end only."""
     keep: int = 2
-    """Checkpoints of the phase that are kept, the newest."""
+    """Number of the newest checkpoints of the phase to keep."""
     seed: int = 0
-    """Seeds the global random generators at the start of the phase, each rank differently."""
+    """Seed of the global random generators at the start of the phase; ranks have different generators."""
     progress: bool = False
-    """Show a progress bar in the terminal."""
+    """Whether to show a progress bar in the terminal."""
     tensorboard: bool = False
-    """Mirror the log's figures in `tensorboard/PHASE` of the run folder."""
+    """Whether to write metrics to `tensorboard/PHASE` in the run folder."""
 
     def __post_init__(self) -> None:
         min_values = {"steps": 1, "log_every": 1, "validate_every": 0, "save_every": 0, "keep": 1, "seed": 0}
         problems = [
-            f"{name}: got {getattr(self, name)}, allowed is {min_value} or more."
+            f"{name}: expected an integer >= {min_value}, got {getattr(self, name)}."
             for name, min_value in min_values.items()
             if getattr(self, name) < min_value
         ]
@@ -64,20 +66,20 @@ class LoopConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class LoopResult:
-    """What a phase ended with."""
+    """The result of a phase."""
 
     phase: str
     steps: int
     checkpoint: Path
     """The final checkpoint, at the last step."""
     resumed_from: int | None
-    """The step this process started after; None when it started at the beginning."""
+    """The step that this process started after; None for a start at the beginning."""
     seconds: float
     """Wall-clock seconds of this process in the loop."""
     metrics: dict[str, float] = field(default_factory=dict)
-    """Loss and logged figures of the last step; empty when nothing was left to do."""
+    """Loss and other metrics of the last step; empty if all steps were done before."""
     validation: dict[str, float] = field(default_factory=dict)
-    """The validation after the last step; empty when nothing was left to do."""
+    """Metrics of the validation after the last step; empty if all steps were done before."""
 
 
 def run(
@@ -89,20 +91,20 @@ def run(
     resume: bool,
     on_progress: Callable[[Progress], None] | None = None,
 ) -> LoopResult:
-    """Train one phase to its end and leave a checkpoint there.
+    """Train a phase to the end and save a final checkpoint.
 
     Args:
-        trainee: what is trained.
-        config: lengths and intervals.
-        phase: the name in log, checkpoints and progress.
-        folder: the run folder; `checkpoints/`, `metrics.jsonl` and `timings.jsonl` are written into it.
-        resume: continue after the newest whole checkpoint of the phase, if there is one.
-        on_progress: called on the first rank after each step.
+        train_unit: The module, data and loss.
+        config: Lengths and intervals.
+        phase: Name of the phase in log, checkpoints and progress.
+        folder: The run folder, for `checkpoints/`, `metrics.jsonl` and `timings.jsonl`.
+        resume: Whether to continue after the newest complete checkpoint of the phase, if there is one.
+        on_progress: Called on the first rank after each step.
 
     Raises:
-        CheckpointError: a checkpoint is in the way, does not fit, or cannot be written.
-        ConfigError: `tensorboard` is asked for and not installed.
-        NumericsError: a loss or gradient is not finite; nothing was updated and nothing was saved.
+        CheckpointError: A checkpoint exists and `resume` is False, does not fit, or cannot be written.
+        ConfigError: `tensorboard` is set and not installed.
+        NumericsError: A loss or gradient is not finite; nothing was updated or saved.
     """
     if config.tensorboard:
         check_tensorboard()
@@ -112,7 +114,8 @@ def run(
         checkpoints = Checkpoints(folder, phase=phase, keep=config.keep)
         if context.is_main:
             checkpoints.clean()
-        context.wait()
+        context.wait()  # no rank may look for checkpoints before
+        # Optimizers are made after the module is on the device, and before a checkpoint changes the learning rates.
         optimizers = {name: ScheduledOptimizer(spec) for name, spec in train_unit.optimizers().items()}
         phase_run = _PhaseRun(train_unit, config, context, checkpoints, optimizers)
         resumed_from = phase_run.start(resume)
@@ -133,7 +136,7 @@ def run(
 
 
 class _PhaseRun:
-    """One phase on one rank: the trainee and everything the loop keeps for it."""
+    """A phase on a rank: the train unit and the state of the loop."""
 
     def __init__(
         self,
@@ -152,21 +155,22 @@ class _PhaseRun:
         self.validation: dict[str, float] = {}
 
     def start(self, resume: bool) -> int | None:
-        """Seed the generators, or restore the newest checkpoint; returns the step it was saved after."""
-        phase, steps = self.checkpoints.phase, self.config.steps
+        """Seed the generators, or restore the newest checkpoint and return the step."""
+        phase = self.checkpoints.phase
+        steps = self.config.steps
         latest = self.checkpoints.latest()
         if latest is None:
             seed_all(self.config.seed, phase=phase, rank=self.context.rank)
             return None
         if not resume:
             raise CheckpointError(
-                f"Phase {phase!r} already has the checkpoint {latest.path}. Resume the run to go on from "
-                "it (resume=True, or --resume), or choose another run folder to start again."
+                f"Phase {phase!r} already has the checkpoint {latest.path}. Resume the run to continue (resume=True, "
+                "or --resume), or use another run folder to start again."
             )
         if latest.step > steps:
             raise CheckpointError(
                 f"{latest.path}: got a checkpoint after {latest.step} steps, but the phase has only {steps}. "
-                f"Set its steps to {latest.step} or more, or choose another run folder."
+                f"Set steps to {latest.step} or more, or use another run folder."
             )
         contents = read(latest.path, phase=phase)
         if contents.steps != steps:
@@ -179,9 +183,11 @@ class _PhaseRun:
         states = contents.extras["optimisers"]
         if set(states) != set(self.optimizers):
             raise CheckpointError(
-                f"{checkpoint.path}: got optimisers {sorted(states)}, this run has {sorted(self.optimizers)}. "
-                "Resume with the recipe that started the run, or choose another run folder."
+                f"{checkpoint.path}: expected optimizers {sorted(self.optimizers)}, got {sorted(states)}. "
+                "Resume with the recipe that started the run, or use another run folder."
             )
+        # `load` may rebuild parts of the module and replace parameters in the optimizers, so their state comes after
+        # it.
         self.train_unit.load(contents.state)
         self.context.rewrap_if_changed()
         for name, scheduled in self.optimizers.items():
@@ -189,10 +195,10 @@ class _PhaseRun:
                 scheduled.spec.optimizer.load_state_dict(states[name])
             except ValueError as error:
                 raise CheckpointError(
-                    f"{checkpoint.path}: the state of optimiser {name!r} does not fit this run ({error}). "
-                    "Resume with the recipe that started the run, or choose another run folder."
+                    f"{checkpoint.path}: the state of optimizer {name!r} does not fit this run ({error}). "
+                    "Resume with the recipe that started the run, or use another run folder."
                 ) from error
-        generators = contents.extras["generators"]
+        generators = contents.extras["generators"]  # one state for each rank
         if len(generators) != self.context.world:
             logger.warning(
                 "%s was saved by %d processes and is resumed by %d: random draws will differ",
@@ -204,8 +210,12 @@ class _PhaseRun:
             seed_all(self.config.seed + contents.step, phase=contents.phase, rank=self.context.rank)
 
     def loop(self, folder: Path, completed_steps: int, on_step: Callable[[Progress], None] | None) -> None:
-        """All steps after the first `done` ones."""
-        config, phase = self.config, self.checkpoints.phase
+        """Run the steps after the first `completed_steps`.
+
+        A step is train, log, validate, save: the log line of a step is on disk before a checkpoint of that step is.
+        """
+        config = self.config
+        phase = self.checkpoints.phase
         clock = RemainingTime(step=completed_steps, steps=config.steps)
         log = Log(
             folder,
@@ -215,9 +225,11 @@ class _PhaseRun:
             describe_checkpoint=self._describe_latest,
             tensorboard=config.tensorboard,
         )
-        last_log_time, last_logged_step = time.monotonic(), completed_steps
+        last_log_time = time.monotonic()
+        last_logged_step = completed_steps
         with contextlib.closing(log):
-            for step in range(completed_steps + 1, config.steps + 1):  # the count of finished steps, once this one is
+            # `step` counts completed steps, as in log and checkpoints; `train_step` takes the 0-based step.
+            for step in range(completed_steps + 1, config.steps + 1):
                 is_last = step == config.steps
                 is_log_due = is_last or step % config.log_every == 0
                 metrics = train_step(
@@ -231,9 +243,10 @@ class _PhaseRun:
                 self.latest_metrics = metrics or self.latest_metrics
                 if is_log_due:
                     log.metrics(step, metrics or {})
-                    now = time.monotonic()
-                    log.timing(step, (now - last_log_time) / (step - last_logged_step))
-                    last_log_time, last_logged_step = now, step
+                    log_time = time.monotonic()
+                    log.timing(step, (log_time - last_log_time) / (step - last_logged_step))
+                    last_log_time = log_time
+                    last_logged_step = step
                 if is_last or (config.validate_every and step % config.validate_every == 0):
                     self.validation = self._validate(step)
                     log.metrics(step, {"validation": self.validation})
@@ -260,7 +273,7 @@ class _PhaseRun:
             return dict(self.train_unit.validate(step))
 
     def _save(self, step: int) -> None:
-        """Save on the first rank; a failure there is raised on every rank, so that none waits for ever."""
+        """Save a checkpoint on the first rank; raise a failure on every rank, so that no rank waits forever."""
         generators = self.context.gather(generator_states())
         failure: CheckpointError | None = None
         if self.context.is_main:
@@ -285,7 +298,7 @@ class _PhaseRun:
 def _display(
     show_bar: bool, on_progress: Callable[[Progress], None] | None
 ) -> Iterator[Callable[[Progress], None] | None]:
-    """What is called after each step: the progress bar, the caller's function, both, or nothing."""
+    """Yield the function to call after each step, which updates the progress bar and calls `on_progress`."""
     if not show_bar:
         yield on_progress
         return

@@ -1,4 +1,4 @@
-"""How far a phase is: the figures of its latest step, the time left, and a display of both."""
+"""Progress of a phase: metrics of the latest step, remaining time, and a display in the terminal."""
 
 from __future__ import annotations
 
@@ -14,22 +14,24 @@ from rich.progress import Progress as Bar
 
 @dataclass(frozen=True, kw_only=True)
 class Progress:
-    """The state of a phase after an optimiser step."""
+    """The state of a phase after an optimizer step."""
 
     phase: str
     step: int
-    """Optimiser steps finished."""
+    """Number of completed optimizer steps."""
     steps: int
+    """Number of optimizer steps of the phase."""
     parts: Mapping[str, float]
-    """The loss and the other figures of the step (with several processes: of the last logged step)."""
+    """Loss and other metrics of the step (with several processes: of the last logged step)."""
     seconds_left: float | None
     """Estimated wall-clock seconds to the end of the phase; None until two steps are done."""
 
 
 class RemainingTime:
-    """An estimate of the time left, from the steps this process has done, validation and saving included.
+    """An estimate of the remaining time, from the mean time of the steps so far.
 
-    The first step is left out of it: it pays for compilation, caches and the first reading of the data.
+    The time includes validation and saving. The first step is left out, since compilation, filling of caches and the
+    first read of the data make it slower.
     """
 
     def __init__(self, *, step: int, steps: int) -> None:
@@ -38,18 +40,20 @@ class RemainingTime:
         self._start_time: float | None = None
 
     def seconds_left(self, step: int) -> float | None:
-        """Seconds left after `step` steps; called once after each step."""
-        now = time.monotonic()
+        """Return the estimated seconds left after `step` steps; must be called once after each step."""
+        current_time = time.monotonic()
         if self._start_time is None:
-            self._start_time = now
+            self._start_time = current_time
             return None
-        return (now - self._start_time) / (step - self._first_step) * (self._steps - step)
+        seconds_per_step = (current_time - self._start_time) / (step - self._first_step)
+        return seconds_per_step * (self._steps - step)
 
 
 class ProgressDisplay:
-    """A progress bar in the terminal; a callback for `run` and a context manager.
+    """A progress bar in the terminal, as a context manager and a callback for `run`.
 
-    Shows the first `shown` figures of the step behind the bar, the loss first.
+    Args:
+        max_metrics: Number of metrics of the step shown after the bar, the loss first.
     """
 
     def __init__(self, *, max_metrics: int = 4) -> None:
@@ -60,7 +64,7 @@ class ProgressDisplay:
             MofNCompleteColumn(),
             TimeRemainingColumn(),
             TextColumn("{task.fields[figures]}"),
-            console=Console(stderr=True),  # what is printed is the record alone
+            console=Console(stderr=True),  # stdout is for the record
         )
         self._tasks: dict[str, TaskID] = {}
 
@@ -76,6 +80,7 @@ class ProgressDisplay:
     def __call__(self, progress: Progress) -> None:
         """Show the state after a step."""
         if progress.phase not in self._tasks:
+            # A bar for each phase; the first call comes after a step, which may be the first of a resumed run.
             self._bar.start()
             self._tasks[progress.phase] = self._bar.add_task(
                 progress.phase, total=progress.steps, completed=progress.step - 1, figures=""

@@ -1,4 +1,4 @@
-"""The random generators of a process: seeded at the start of a phase, saved and restored with it."""
+"""The global random generators of a process, seeded at the start of a phase and saved in checkpoints."""
 
 from __future__ import annotations
 
@@ -11,18 +11,19 @@ import torch
 
 
 def seed_all(seed: int, *, phase: str, rank: int) -> None:
-    """Seed Python, NumPy and torch from (seed, phase, rank), whatever the process did before."""
+    """Seed the generators of Python, NumPy and torch from (seed, phase, rank)."""
+    # crc32, since Python's hash of a string differs between processes.
     sequence = np.random.SeedSequence([seed, zlib.crc32(phase.encode()), rank])
     python_seed, numpy_seed, torch_seed = (int(word) for word in sequence.generate_state(3))
     random.seed(python_seed)
     np.random.seed(numpy_seed)
-    torch.manual_seed(torch_seed)  # also the accelerators'
+    torch.manual_seed(torch_seed)  # CPU and accelerators
 
 
 def generator_states() -> dict[str, Any]:
-    """The states of the global generators of Python, NumPy, torch and its current accelerator."""
+    """Return the states of the global generators of Python, NumPy, torch and the current accelerator."""
     name, key, position, has_gauss, gauss = np.random.get_state(legacy=True)
-    assert isinstance(key, np.ndarray)
+    assert isinstance(key, np.ndarray)  # 624 words of 32 bits; torch has no full support of uint32, hence int64
     states: dict[str, Any] = {
         "python": random.getstate(),
         "numpy": (str(name), torch.from_numpy(key.astype(np.int64)), position, has_gauss, gauss),
@@ -34,7 +35,7 @@ def generator_states() -> dict[str, Any]:
 
 
 def restore_generators(states: dict[str, Any]) -> None:
-    """Put back what `generator_states` gave."""
+    """Restore the states returned by `generator_states`."""
     name, key, position, has_gauss, gauss = states["numpy"]
     random.setstate(states["python"])
     np.random.set_state((name, key.numpy().astype(np.uint32), position, has_gauss, gauss))

@@ -1,6 +1,6 @@
-"""TensorBoard: the figures of a phase, mirrored where its pages look for them.
+"""TensorBoard output: a copy of the metrics of a phase in event files.
 
-What counts is metrics.jsonl; nothing is ever read back from here.
+The record of a run is metrics.jsonl; the event files are never read back.
 """
 
 from __future__ import annotations
@@ -15,11 +15,7 @@ FOLDER = "tensorboard"
 
 
 def check_tensorboard() -> None:
-    """Find out whether TensorBoard's writer is there, before anything is trained.
-
-    Raises:
-        ConfigError: It is not.
-    """
+    """Raise a ConfigError if TensorBoard's writer is not installed; called before training."""
     try:
         import torch.utils.tensorboard  # noqa: F401
     except ImportError:
@@ -30,12 +26,12 @@ def check_tensorboard() -> None:
 
 
 class TensorBoardWriter:
-    """The event files of one phase, one folder each, so that phases are runs that can be laid over each other.
+    """The event files of a phase, in a separate folder, so that TensorBoard shows phases as runs to compare.
 
     Args:
         folder: The run folder.
         phase: The phase.
-        step: The step it starts or resumes after; what was shown beyond it is dropped.
+        step: The step that the phase starts or resumes after; later values are dropped.
     """
 
     def __init__(self, folder: Path, *, phase: str, step: int) -> None:
@@ -44,17 +40,20 @@ class TensorBoardWriter:
         self._writer = SummaryWriter(str(folder / FOLDER / phase), purge_step=step + 1)
 
     def show(self, step: int, values: Mapping[str, Any]) -> None:
-        """Show the numbers among `values`, those in mappings as `name/inner`, those in lists as `name/0`."""
+        """Write the numbers in `values`, with names as in `flatten_numbers`."""
         for name, number in flatten_numbers(values):
             self._writer.add_scalar(name, number, step)
 
     def close(self) -> None:
-        """Write what is left and close the file."""
+        """Write buffered values and close the file."""
         self._writer.close()
 
 
 def flatten_numbers(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, float]]:
-    """The numbers in nested mappings and lists, each with its path; anything else is left out."""
+    """Yield the numbers in nested mappings and lists by path; text and the like are left out.
+
+    {"loss": 0.5, "validation": {"wer": [0.1, 0.2]}} becomes loss, validation/wer/0 and validation/wer/1.
+    """
     for name, value in values.items():
         if isinstance(value, Mapping):
             yield from flatten_numbers(value, f"{prefix}{name}/")

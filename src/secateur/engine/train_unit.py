@@ -1,4 +1,4 @@
-"""What the loop trains: the protocol a method, a probe or a pre-training task fulfils."""
+"""The protocol between the training loop and a method, a probe or a pretraining task."""
 
 from __future__ import annotations
 
@@ -13,69 +13,76 @@ from secateur.engine.optim import OptimizerSpec
 
 @dataclass(frozen=True, kw_only=True)
 class StepLoss:
-    """The loss of one micro-batch, as its share of the loss of the whole optimiser step."""
+    """The loss of a micro-batch, as a share of the loss of the whole optimizer step."""
 
     total: Tensor
-    """0-dim; summed over the micro-batches of all ranks it is the global loss, so it is already divided
-    by the *global* count (of valid frames, say)."""
+    """Loss, 0-dim. The sum over the micro-batches of all ranks is the global loss, so `total` is divided by the
+    *global* count (of valid frames, for example)."""
     parts: Mapping[str, float | Tensor] = field(default_factory=dict)
-    """Figures to log, summed over micro-batches and ranks. `Trainee.end` returns what must not be summed."""
+    """Metrics to log, summed over micro-batches and ranks. Metrics that must not be summed are returned by
+    `TrainUnit.end`."""
     files: tuple[str, ...] = ()
-    """The files of this micro-batch, named when a number stops being finite."""
+    """The files of the micro-batch, for the error message if a number is not finite."""
 
 
 class TrainUnit(Protocol):
-    """Something with parameters that knows its data, its losses and its state, but no loop.
+    """A module with data, loss and state, to be trained by the loop.
 
-    The loop never switches between train and eval mode: that is the trainee's, so that a teacher stays
-    in eval mode and dropout is on only where a task asks for it. Steps are 0-based except in `validate`.
-    A module with parameters that a step may leave without gradient says so by an attribute
-    `module_has_unused = True` (several processes only; it costs a walk over the graph each step).
+    In each optimizer step, the loop calls `begin`, `micro_batches`, `loss` for each micro-batch, and `end`; then it
+    clips the gradients and steps the optimizers. Steps are 0-based except in `validate`.
+
+    The loop never switches between train and eval mode. This is left to the train unit, so that a teacher stays in eval
+    mode and dropout is active only if a task needs dropout. If a step may leave parameters of `module` without
+    gradient, the train unit has an attribute `has_unused_parameters = True` (relevant with several processes only,
+    where this costs a walk over the graph in each step).
     """
 
     @property
     def module(self) -> nn.Module:
-        """What is trained and wrapped; `loss` calls it as its `wrapped` argument, once per micro-batch."""
+        """The module to train; the loop wraps the module and passes the result to `loss` as `wrapped`."""
         ...
 
     def optimizers(self) -> dict[str, OptimizerSpec]:
-        """The optimisers by name; called once, when `module` is on its device.
+        """Return the optimizers by name; called once, when `module` is on the device.
 
-        They may hold parameters outside `module`, whose gradients `end` must make equal on all ranks.
+        Optimizers may have parameters outside `module`; `end` must make the gradients of these equal on all ranks.
         """
         ...
 
     def micro_batches(self, step: int, rank: int, world: int) -> Sequence[Any]:
-        """This rank's micro-batches of a step, a pure function of its arguments; as many on every rank."""
+        """Return the micro-batches of a rank in a step, a pure function of the arguments; as many on every rank."""
         ...
 
     def begin(self, step: int) -> None:
-        """Called once per optimiser step, before its micro-batches.
+        """Prepare an optimizer step; called before the micro-batches of the step.
 
-        It may rebuild a part of `module`, as `load` may: then it puts the new parameters into the optimisers itself.
+        May rebuild a part of `module`, as may `load`; then the train unit must add the new parameters to the
+        optimizers.
         """
         ...
 
     def loss(self, wrapped: nn.Module, batch: Any) -> StepLoss:
-        """The loss of one micro-batch; runs under autocast in bf16."""
+        """Return the loss of a micro-batch; runs under autocast in bf16. Must call `wrapped` exactly once."""
         ...
 
     def end(self, step: int, reduce: Callable[[Tensor], Tensor]) -> dict[str, float]:
-        """Called after all backward passes, before clipping and stepping; returns more figures to log.
+        """Complete the gradients and return further metrics; called between the backward passes and clipping.
 
-        `reduce` returns the sum of a tensor over ranks. The gradients of `module` are already summed; those
-        of anything else hold this rank's share.
+        Args:
+            step: The step, from 0.
+            reduce: Returns the sum of a tensor over ranks. Gradients of `module` are summed already; all other
+                gradients are the share of this rank.
         """
         ...
 
     def validate(self, step: int) -> dict[str, float]:
-        """Figures on held-out data after `step` optimiser steps; called on every rank, without gradients."""
+        """Return metrics on held-out data after `step` optimizer steps; called on every rank, without gradients."""
         ...
 
     def state(self) -> dict[str, Tensor]:
-        """Everything to checkpoint besides optimisers and random generators; equal on every rank."""
+        """Return the state to save, except optimizers and random generators; must be equal on every rank."""
         ...
 
     def load(self, state: dict[str, Tensor]) -> None:
-        """Restore what `state` gave; the tensors are on the CPU."""
+        """Restore a state returned by `state`; the tensors are on the CPU."""
         ...

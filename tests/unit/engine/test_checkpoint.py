@@ -124,11 +124,11 @@ def test_a_full_disk_keeps_the_last_good_checkpoint_and_names_it(
 
 def test_one_of_another_phase_or_format_is_refused_in_a_sentence(tmp_path: Path) -> None:
     path = Checkpoints(tmp_path, phase="learn", keep=1).save(contents(1)).path
-    with pytest.raises(CheckpointError, match="got a checkpoint of phase 'learn', expected one of 'recover'"):
+    with pytest.raises(CheckpointError, match="expected a checkpoint of phase 'recover', got phase 'learn'"):
         read(path, phase="recover")
     meta = json.loads((path / "meta.json").read_text())
     (path / "meta.json").write_text(json.dumps({**meta, "format": 2}))
-    with pytest.raises(CheckpointError, match="got a checkpoint of format 2, this version reads format 1"):
+    with pytest.raises(CheckpointError, match="expected a checkpoint of format 1, got format 2"):
         read(path, phase="learn")
 
 
@@ -142,5 +142,5 @@ def test_a_damaged_file_is_an_error_that_says_what_to_do(tmp_path: Path, name: s
 
 
 def test_a_phase_that_cannot_be_a_folder_name_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(CheckpointError, match=r"phase: got '\.\./x', allowed are letters"):
+    with pytest.raises(CheckpointError, match=r"phase: expected letters, .* got '\.\./x'"):
         Checkpoints(tmp_path, phase="../x", keep=1)

@@ -138,7 +138,7 @@ def test_a_gradient_that_is_not_finite_stops_too(tmp_path: Path) -> None:
     toy = Toy(dropout=0.0)
     next(toy.module.parameters()).register_hook(lambda grad: grad * float("inf"))  # type: ignore[no-untyped-call]
     initial_state = {name: t.clone() for name, t in toy.state().items()}
-    with pytest.raises(NumericsError, match=r"Step 1: got a gradient norm of (nan|inf) in optimiser 'weights'"):
+    with pytest.raises(NumericsError, match=r"Step 1: got a gradient norm of (nan|inf) in optimizer 'weights'"):
         train(toy, tmp_path)
     torch.testing.assert_close(toy.state(), initial_state, rtol=0, atol=0)
 
@@ -156,7 +156,7 @@ def test_resuming_with_other_optimisers_is_refused(tmp_path: Path) -> None:
     toy = Toy(dropout=0.0)
     single_limit = {"weights": toy.optimizers()["weights"]}
     toy.optimizers = lambda: single_limit  # type: ignore[method-assign]
-    with pytest.raises(CheckpointError, match=r"got optimisers \['gains', 'weights'\], this run has \['weights'\]"):
+    with pytest.raises(CheckpointError, match=r"expected optimizers \['weights'\], got \['gains', 'weights'\]"):
         train(toy, tmp_path, resume=True)
 
 
@@ -179,5 +179,5 @@ def test_the_progress_bar_shows_phase_step_and_loss(tmp_path: Path, capsys: pyte
 
 
 def test_wrong_lengths_are_told_all_at_once() -> None:
-    with pytest.raises(ConfigError, match=r"steps: got 0, allowed is 1 or more\. keep: got 0"):
+    with pytest.raises(ConfigError, match=r"steps: expected an integer >= 1, got 0\. keep: expected"):
         LoopConfig(steps=0, keep=0)

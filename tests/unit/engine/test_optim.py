@@ -45,7 +45,7 @@ def test_points_out_of_order_or_absent_are_refused(points: tuple[tuple[float, fl
 
 
 def test_a_warmup_longer_than_the_phase_is_refused() -> None:
-    with pytest.raises(ConfigError, match="warmup: got 11, allowed is 0 to the number of steps, 10"):
+    with pytest.raises(ConfigError, match="warmup: expected an integer from 0 to the number of steps, 10, got 11"):
         Schedule.warmup_decay(10, 11)
 
 
