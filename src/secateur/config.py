@@ -51,6 +51,19 @@ def load(
         for key_part in reversed(str(key).split(".")):
             value = {key_part: value}
         tree = merge(tree, value)
+    return _build(cls, tree, name)
+
+
+def check(config: T) -> T:
+    """Return a config that was made in Python, with the types and bounds of all its fields checked.
+
+    Raises:
+        ConfigError: With every mistake in one message.
+    """
+    return _build(type(config), _to_yaml(config), "The configuration")
+
+
+def _build(cls: type[T], tree: Any, name: str) -> T:
     try:
         return build(cls, tree)
     except Mistakes as mistakes:

@@ -61,7 +61,10 @@ def prune(
     from secateur.compress.run_record import record_of_run
     from secateur.engine import process
 
-    config = recipe if isinstance(recipe, PruneConfig) else configs.load(recipe, PruneConfig, overrides, search=RECIPES)
+    if isinstance(recipe, PruneConfig):
+        config = configs.check(recipe)
+    else:
+        config = configs.load(recipe, PruneConfig, overrides, search=RECIPES)
     folder = Path(config.out or f"runs/{config.name}")
     _check_run_folder(folder, configs.dump(config), resume=resume)
     has_started = (folder / "metrics.jsonl").exists()

@@ -292,8 +292,8 @@ MISTAKES: list[tuple[list[str], str]] = [
         ["prune", "@/recipe.yaml", "--out", "out", "--learn.stepz", "3"],
         "learn.stepz: unknown key. Did you mean 'steps'?",
     ),
-    (["prune", "@/recipe.yaml", "--out", "out", "--learn.steps", "0"], "steps: got 0, allowed is >= 1"),
-    (["prune", "@/recipe.yaml", "--out", "out", "--recover.steps", "-1"], "steps: got -1, allowed is >= 0"),
+    (["prune", "@/recipe.yaml", "--out", "out", "--learn.steps", "0"], "learn.steps: expected an integer >= 1, got 0."),
+    (["prune", "@/recipe.yaml", "--out", "out", "--recover.steps", "-1"], "recover.steps: expected an integer >= 0, got -1."),
     (
         ["prune", "@/recipe.yaml", "--out", "out", "--learn.steps", "many"],
         "learn.steps: expected an integer",
@@ -311,15 +311,15 @@ MISTAKES: list[tuple[list[str], str]] = [
     (["prune", "@/recipe.yaml", "--out", "out", "--choose", "{kind: file, path: x}"], "There is no selection file 'x'"),
     (
         ["prune", "@/recipe.yaml", "--out", "out", "--choose.round_to", "{chanels: 8}"],
-        "got the kind 'chanels', allowed are channels, qk, vo, units, rank, predictor, joiner. Did you mean 'ch",
+        "expected a kind of channels, qk, vo, units, rank, predictor, joiner, got 'chanels'. Did you mean 'ch",
     ),
     (
         ["prune", "@/recipe.yaml", "--out", "out", "--choose.round_to.units", "0"],
-        "round_to.units: got 0, allowed is 'auto' or a whole number from 1 on",
+        "choose.round_to.units: expected an integer >= 1 or 'auto', got 0.",
     ),
     (
         ["prune", "@/recipe.yaml", "--out", "out", "--choose.round_to.units", "-8"],
-        "round_to.units: got -8, allowed is 'auto' or a whole number from 1 on",
+        "choose.round_to.units: expected an integer >= 1 or 'auto', got -8.",
     ),
     (
         ["prune", "@/recipe.yaml", "--out", "out", "--gates.units", "null", "--choose.round_to.units", "2"],

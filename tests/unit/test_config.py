@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 import pytest
 from annotated_types import Ge, Gt, Lt
 
-from secateur.config import dump, load, merge, parse_scalar
+from secateur.config import check, dump, load, merge, parse_scalar
 from secateur.errors import ConfigError
 
 
@@ -215,6 +215,13 @@ def test_dump_writes_every_default_and_load_reads_it_back(tmp_path: Path, rate: 
     assert load(write(tmp_path / "r.yaml", text), Recipe) == recipe
     for name in ("betas", "precision", "resume", "suffixes"):
         assert f"{name}:" in text
+
+
+def test_a_config_made_in_python_can_be_checked_as_a_recipe_is() -> None:
+    recipe = Recipe(name="a", data=Folder(path=Path("x")), sets=(Synthetic(),))
+    assert check(recipe) == recipe
+    with pytest.raises(ConfigError, match=r"learn\.steps: expected an integer > 0, got 0\."):
+        check(Recipe(name="a", learn=Learn(steps=0)))
 
 
 def test_an_instance_cannot_be_changed_after_loading() -> None:

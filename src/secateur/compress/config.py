@@ -2,11 +2,21 @@
 
 from __future__ import annotations
 
-import operator
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import Literal
+from typing import Annotated, Literal
 
+from annotated_types import Gt, Le, Lt
+
+from secateur.bounds import (
+    NonNegative,
+    NonNegativeInt,
+    Positive,
+    PositiveInt,
+    ProperShare,
+    Share,
+    ShareBelowOne,
+)
 from secateur.cost.latency_table import Conditions
 from secateur.data.sources import DataConfig, SyntheticData
 from secateur.errors import ConfigError, did_you_mean
@@ -14,70 +24,44 @@ from secateur.gates import Gate, HardConcrete
 from secateur.losses.constraint import TARGET_REQUIRED, Constraint
 from secateur.losses.distances import Distance, L1Cosine, LogitDistance
 from secateur.losses.layer_mapping import FixedLayerMapping, LayerMapping
-from secateur.surgery.factorize import InitialRanks
 from secateur.surgery.unit_groups import AUTO_MULTIPLES, ROUNDABLE_KINDS
 from secateur.tasks import TaskConfig
-
-
-def _check_bounds(owner: object, **allowed: str) -> None:
-    """Raise a ConfigError that names every field outside its bounds, such as ``steps=">= 1"``; null is inside."""
-    comparisons = {">": operator.gt, ">=": operator.ge, "<": operator.lt, "<=": operator.le}
-    problems = []
-    for name, text in allowed.items():
-        value = getattr(owner, name)
-        values = value if isinstance(value, tuple) else (value,)
-        bounds = [part.split() for part in text.split(" and ")]
-        if not all(
-            comparisons[sign](item, float(bound)) for item in values if item is not None for sign, bound in bounds
-        ):
-            problems.append(f"{name}: got {value}, allowed is {text}.")
-    if problems:
-        raise ConfigError(" ".join(problems))
 
 
 @dataclass(frozen=True, kw_only=True)
 class Batching:
     """How audio becomes batches."""
 
-    seconds: float = 32.0
-    """audio in one optimiser step, over all processes and micro-batches"""
-    longest: float = 15.6
+    seconds: Positive = 32.0
+    """seconds of audio in one optimizer step, over all processes and micro-batches"""
+    longest: Positive = 15.6
     """longest crop, in seconds"""
-    shortest: float = 1.0
+    shortest: NonNegative = 1.0
     """utterances below this many seconds are never drawn"""
-    accumulate: int = 1
+    accumulate: PositiveInt = 1
     """micro-batches of each process in one step"""
 
     def __post_init__(self) -> None:
-        _check_bounds(self, seconds="> 0", longest="> 0", shortest=f">= 0 and <= {self.longest}", accumulate=">= 1")
+        if self.shortest > self.longest:
+            raise ConfigError(f"shortest: expected a number <= longest, {self.longest:g}, got {self.shortest:g}.")
 
 
 @dataclass(frozen=True, kw_only=True)
 class RegularizationConfig:
-    """What is random while a task is learned; nothing is by default, nor ever in the teacher and in validation."""
+    """Randomness while a task is learned: none by default, and never any in the teacher and in validation."""
 
-    dropout: float = 0.0
-    """everywhere that the architecture has a dropout"""
-    layer_drop: float = 0.0
+    dropout: ShareBelowOne = 0.0
+    """dropout rate, everywhere that the architecture has a dropout"""
+    layer_drop: ShareBelowOne = 0.0
     """share of layers left out; not while gates learn. The hidden state of such a layer is its input"""
-    time_masks: float = 0.0
+    time_masks: ShareBelowOne = 0.0
     """share of an utterance's frames behind the front end that are masked, on average (SpecAugment)"""
-    time_mask_length: int = 10
-    """frames of a mask; of an utterance at most half"""
-    feature_masks: float = 0.0
-    """the same for the features of all its frames"""
-    feature_mask_length: int = 10
-
-    def __post_init__(self) -> None:
-        _check_bounds(
-            self,
-            dropout=">= 0 and < 1",
-            layer_drop=">= 0 and < 1",
-            time_masks=">= 0 and < 1",
-            feature_masks=">= 0 and < 1",
-            time_mask_length=">= 1",
-            feature_mask_length=">= 1",
-        )
+    time_mask_length: PositiveInt = 10
+    """frames of a time mask; of an utterance at most half"""
+    feature_masks: ShareBelowOne = 0.0
+    """share of the features behind the front end that are masked in all frames, on average"""
+    feature_mask_length: PositiveInt = 10
+    """features of a feature mask"""
 
     @property
     def is_active(self) -> bool:
@@ -87,122 +71,100 @@ class RegularizationConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingConfig:
-    """The optimisation of one phase."""
+    """Optimization of one phase."""
 
-    steps: int = 1000
-    learning_rate: float = 2e-4
-    head_learning_rate: float | None = None
-    """of a task's head; null: as of the encoder. A new head that learns no faster than its encoder may spoil the
-    encoder before it has learned to listen, above all a transducer's"""
-    warmup: float = 0.07
-    """share of the steps in which the rate rises"""
+    steps: NonNegativeInt = 1000
+    """optimizer steps; 0 leaves the phase out"""
+    learning_rate: NonNegative = 2e-4
+    """highest learning rate of AdamW on the weights"""
+    head_learning_rate: NonNegative | None = None
+    """learning rate of a task's head; null: that of the encoder. A new head that learns no faster than its encoder may
+    spoil the encoder's features before they serve the task, above all a transducer's"""
+    warmup: Share = 0.07
+    """share of the steps in which the learning rate rises"""
     decay: Literal["linear", "none"] = "linear"
-    """afterwards the rate falls to zero, or stays: a learn phase need not fall when a recover phase goes on from it"""
-    weight_decay: float = 0.0
-    betas: tuple[float, float] = (0.9, 0.98)
-    clip: float | None = 10.0
+    """fall of the learning rate after the warmup: linear to zero, or none, which suits a learn phase that a recover
+    phase goes on from"""
+    weight_decay: NonNegative = 0.0
+    """weight decay of AdamW"""
+    betas: tuple[ShareBelowOne, ShareBelowOne] = (0.9, 0.98)
+    """betas of AdamW"""
+    clip: Positive | None = 10.0
+    """2-norm that the gradient is clipped to; null: no clipping"""
     precision: Literal["fp32", "bf16"] = "fp32"
-    """of forward passes; weights, gradients and moments stay float32"""
+    """dtype of forward passes; weights, gradients and moments stay float32"""
     compile: bool = False
     """run student and teacher through torch.compile"""
     gradient_checkpointing: bool = False
     """keep no activations inside the layers for the backward pass, which computes them again: a third more time, far
     less memory"""
     regularise: RegularizationConfig = field(default_factory=RegularizationConfig)
-    """with a task alone"""
+    """randomness in the student, with a task alone"""
     freeze_frontend: bool = False
     """keep the weights of the convolutional front end; not while its channels are gated, since then they must learn"""
-    log_every: int = 10
-    validate_every: int = 0
-    save_every: int = 500
+    log_every: PositiveInt = 10
+    """steps between two lines of the log"""
+    validate_every: NonNegativeInt = 0
+    """steps between two validations; 0 validates at the end only"""
+    save_every: NonNegativeInt = 500
+    """steps between two checkpoints; 0 saves at the end only"""
     tensorboard: bool = False
-    """mirror the log's figures in ``tensorboard/`` of the run folder"""
-
-    def __post_init__(self) -> None:
-        _check_bounds(
-            self,
-            steps=">= 0",
-            learning_rate=">= 0",
-            head_learning_rate=">= 0",
-            warmup=">= 0 and <= 1",
-            weight_decay=">= 0",
-            betas=">= 0 and < 1",
-            clip="> 0",
-            log_every=">= 1",
-            validate_every=">= 0",
-            save_every=">= 0",
-        )
+    """mirror the log in ``tensorboard/`` of the run folder"""
 
 
 @dataclass(frozen=True, kw_only=True)
 class FreezeConfig:
-    """When a gate has closed for good: it is frozen at zero from then on, and its unit can be removed at once."""
+    """Condition for freezing a gate at zero while learning goes on, so that its unit can be removed at once."""
 
-    below: float = 0.2
-    """open probability under which a gate counts as closed"""
-    patience: int = 2
-    """checks in a row at which it must have been closed"""
-    every: float = 0.03
+    below: Annotated[float, Gt(0), Lt(0.5)] = 0.2
+    """open probability below which a gate counts as closed"""
+    patience: PositiveInt = 2
+    """checks in a row at which the gate must have been closed"""
+    every: Annotated[float, Gt(0), Le(1)] = 0.03
     """share of the steps between checks"""
-    start: float = 0.0
+    start: Share = 0.0
     """share of the steps before the first check"""
     shrink: bool = False
     """remove the units of frozen gates from the student while it learns"""
-    worth: float = 0.1
+    worth: ProperShare = 0.1
     """share of the student's multiply-accumulates that must have been frozen before it is rebuilt without them"""
-
-    def __post_init__(self) -> None:
-        _check_bounds(
-            self,
-            below="> 0 and < 0.5",
-            patience=">= 1",
-            every="> 0 and <= 1",
-            start=">= 0 and <= 1",
-            worth="> 0 and < 1",
-        )
 
 
 @dataclass(frozen=True, kw_only=True)
 class LearnConfig(TrainingConfig):
-    """The learn phase: weights and gates together, each with an optimiser of its own."""
+    """The learn phase: weights and gates together, each with an optimizer of its own."""
 
-    gate_learning_rate: float = 2e-2
-    gate_betas: tuple[float, float] = (0.9, 0.98)
-    """of Adam on the gates; with the usual 0.999 the constraints' first swings drown the distillation's gradient for
-    a thousand steps, and gates stay undecided"""
-    multiplier_learning_rates: tuple[float, float] = (2e-2, 2e-1)
-    """of lambda1 and lambda2. Published runs give both the same; over hundreds of steps instead of tens of thousands a
-    stiffer lambda2 keeps the cost from swinging past its target"""
+    steps: PositiveInt = 1000
+    """optimizer steps"""
+    gate_learning_rate: NonNegative = 2e-2
+    """learning rate of Adam on the gates"""
+    gate_betas: tuple[ShareBelowOne, ShareBelowOne] = (0.9, 0.98)
+    """betas of Adam on the gates; with the usual 0.999 the constraints' first swings drown the distillation's gradient
+    for a thousand steps, and gates stay undecided"""
+    multiplier_learning_rates: tuple[NonNegative, NonNegative] = (2e-2, 2e-1)
+    """learning rates of lambda1 and lambda2. Published runs give both the same; over hundreds of steps instead of tens
+    of thousands a stiffer lambda2 keeps the cost from swinging past its target"""
     gate_schedule: Literal["constant", "weights"] = "constant"
-    """``weights``: gates and multipliers follow the schedule of the weights, as in the released codes"""
+    """learning rate of gates and multipliers over the steps: constant, or that of the weights as in the released
+    codes"""
     freeze: FreezeConfig | None = None
     """close gates for good while learning goes on; null lets every gate reopen until the last step"""
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        _check_bounds(
-            self,
-            steps=">= 1",
-            gate_learning_rate=">= 0",
-            gate_betas=">= 0 and < 1",
-            multiplier_learning_rates=">= 0",
-        )
 
 
 @dataclass(frozen=True, kw_only=True)
 class Distillation:
-    """What the student imitates."""
+    """Imitation of the teacher by the student."""
 
     distance: Distance = field(default_factory=L1Cosine)
+    """distance between hidden states"""
     pairing: LayerMapping = field(default_factory=FixedLayerMapping)
-    weight: float = 1.0
-    """of the distance between hidden states"""
+    """hidden states of the student that imitate hidden states of the teacher"""
+    weight: NonNegative = 1.0
+    """weight of the distance between hidden states in the loss"""
     logits: LogitDistance | None = None
-    """what the student's task head imitates of the teacher's; null for nothing"""
-    logits_weight: float = 1.0
-
-    def __post_init__(self) -> None:
-        _check_bounds(self, weight=">= 0", logits_weight=">= 0")
+    """distance between the outputs of the task heads of student and teacher; null: they are not compared"""
+    logits_weight: NonNegative = 1.0
+    """weight of the distance between the heads' outputs in the loss"""
 
     @property
     def has_loss(self) -> bool:
@@ -212,22 +174,19 @@ class Distillation:
 
 @dataclass(frozen=True, kw_only=True)
 class RoundingConfig:
-    """Choosing sizes that the hardware likes."""
+    """Rounding of sizes to multiples that the hardware is fast with."""
 
-    round_to: Literal["auto"] | dict[str, int | Literal["auto"]] = field(default_factory=dict)
+    round_to: Literal["auto"] | dict[str, PositiveInt | Literal["auto"]] = field(default_factory=dict)
     """multiples of kept sizes by kind: channels, qk, vo, units, rank, predictor, joiner; ``auto``, for one of them or
     for all, is the multiple that the device gains from, if any"""
     device: Literal["cpu", "cuda"] = "cpu"
-    """what the model is meant for, by which ``auto`` goes"""
+    """device that the model is meant for, which ``auto`` depends on"""
 
     def __post_init__(self) -> None:
-        for kind, multiple in self.round_to.items() if isinstance(self.round_to, dict) else ():
+        for kind in self.round_to if isinstance(self.round_to, dict) else ():
             if kind not in ROUNDABLE_KINDS:
-                raise ConfigError(
-                    f"round_to: got the kind {kind!r}, allowed are {', '.join(ROUNDABLE_KINDS)}.{did_you_mean(kind, ROUNDABLE_KINDS)}"
-                )
-            if multiple != "auto" and multiple < 1:
-                raise ConfigError(f"round_to.{kind}: got {multiple}, allowed is 'auto' or a whole number from 1 on.")
+                hint = did_you_mean(kind, ROUNDABLE_KINDS)
+                raise ConfigError(f"round_to: expected a kind of {', '.join(ROUNDABLE_KINDS)}, got {kind!r}.{hint}")
 
     def multiples(self, kinds: Sequence[str]) -> dict[str, int]:
         """The multiple of each kind that is rounded; 1 where the device gains from none.
@@ -244,33 +203,33 @@ class RoundingConfig:
         unpruned_kinds = [kind for kind in self.round_to if kind not in kinds]
         if unpruned_kinds:
             raise ConfigError(
-                f"choose.round_to names {unpruned_kinds[0]!r}, which this run does not prune; it prunes {', '.join(kinds)}."
+                f"choose.round_to names {unpruned_kinds[0]!r}, which this run does not prune; "
+                f"it prunes {', '.join(kinds)}."
             )
         return {kind: auto_multiples.get(kind, 1) if m == "auto" else m for kind, m in self.round_to.items()}
 
 
 @dataclass(frozen=True, kw_only=True)
 class FactorizationConfig:
-    """Linear maps that the student has as two each, from their singular values, so that their ranks can be pruned."""
+    """Linear maps that are split into two by their singular values in the student, so that ranks can be pruned."""
 
     linears: tuple[str, ...]
     """paths, or the last words of them: q_proj, k_proj, v_proj, out_proj, intermediate_dense, output_dense"""
-    start: InitialRanks = "full"
+    start: Literal["full", "break_even"] | PositiveInt = "full"
     """ranks to begin with: ``full``, from where gates choose among all and the student begins above the dense cost;
     ``break_even``, the largest that cost no more than the dense maps; or a number"""
 
     def __post_init__(self) -> None:
         if not self.linears:
             raise ConfigError("linears: got none; name some, such as [q_proj, k_proj, v_proj, out_proj].")
-        if isinstance(self.start, int) and self.start < 1:
-            raise ConfigError(f"start: got {self.start}, allowed are 'full', 'break_even' and whole numbers from 1 on.")
 
 
 @dataclass(frozen=True, kw_only=True)
 class FromGates(RoundingConfig):
-    """Learn gates, then choose by their verdicts."""
+    """Learn gates, then choose by their hard decisions."""
 
     kind: Literal["gates"] = "gates"
+    """gates: choose by learned gates"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -278,7 +237,9 @@ class FromScore(RoundingConfig):
     """No learn phase: the same share of every axis, by the size of its weights, or simply the first units."""
 
     kind: Literal["score"] = "score"
+    """score: choose by a score of the dense weights"""
     score: Literal["magnitude", "first"] = "magnitude"
+    """magnitude keeps the units of the largest weights, first keeps the first units"""
     kinds: tuple[str, ...] = ("qk", "vo", "units")
     """kinds of axes that are pruned"""
 
@@ -288,7 +249,9 @@ class FromFile:
     """No learn phase: a selection from a file."""
 
     kind: Literal["file"] = "file"
+    """file: take a selection from a file"""
     path: str
+    """selection file"""
 
 
 ChooseConfig = FromGates | FromScore | FromFile
@@ -299,12 +262,9 @@ class Validation:
     """Held-out audio."""
 
     data: DataConfig | None = None
-    """None: a share of the training data is held out"""
-    seconds: float = 120.0
-    """how much of it is used"""
-
-    def __post_init__(self) -> None:
-        _check_bounds(self, seconds="> 0")
+    """null: a share of the training data is held out"""
+    seconds: Positive = 120.0
+    """seconds of audio that are used"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -312,18 +272,23 @@ class PruneConfig:
     """A pruning run: learn, choose, shrink, recover."""
 
     name: str = "prune"
+    """name of the run, of its folder and of its report"""
     model: str = "tiny"
     """a model folder, a hub id, or ``tiny``, the teacher that ships with the package"""
     out: str | None = None
-    """the run folder; None: ``runs/<name>``"""
-    seed: int = 0
+    """the run folder; null: ``runs/<name>``"""
+    seed: NonNegativeInt = 0
+    """seed of everything random"""
     data: DataConfig = field(default_factory=SyntheticData)
+    """speech to train on"""
     validation: Validation = field(default_factory=Validation)
+    """held-out speech"""
     batching: Batching = field(default_factory=Batching)
+    """batches of audio"""
     gates: dict[str, Gate | None] = field(
         default_factory=lambda: {kind: HardConcrete() for kind in ("channels", "heads", "units")}
     )
-    """settings by kind of axis: channels, groups (of the positional convolution; no recipe here gates them, see
+    """gates by kind of axis: channels, groups (of the positional convolution; no recipe here gates them, see
     benchmarks/README.md), heads, qk, vo, units, rank (of the maps named by `factorise`), block; of a transducer's head
     predictor and joiner, with a constraint that counts them; null leaves out a kind that a base gates"""
     factorise: FactorizationConfig | None = None
@@ -332,22 +297,25 @@ class PruneConfig:
     """the share that is kept, of every constraint without a target of its own; without `constraints`, of the parameters
     of the whole model"""
     constraints: tuple[Constraint, ...] = ()
+    """costs that the pruned model must meet, in the place of the default one on parameters"""
     latency: Conditions = field(default_factory=Conditions)
-    """what the cost `latency` is measured under"""
+    """conditions under which the cost `latency` is measured"""
     task: TaskConfig | None = None
-    """what the model learns beside or instead of imitating its teacher; null: it stays an encoder for any task"""
-    task_weight: float = 1.0
-    """of the task's loss while pruning and recovering"""
+    """task that the model learns beside or instead of imitating its teacher; null: it stays an encoder for any task"""
+    task_weight: NonNegative = 1.0
+    """weight of the task's loss while pruning and recovering"""
     distill: Distillation | None = field(default_factory=Distillation)
-    """null: the task alone"""
+    """imitation of the teacher; null: the task alone"""
     choose: ChooseConfig = field(default_factory=FromGates)
+    """choice of the units that are kept"""
     finetune: TrainingConfig | None = None
     """fine-tune the dense model for its task first, and prune the result; null: prune the model as it is"""
     learn: LearnConfig = field(default_factory=LearnConfig)
+    """the learn phase: weights and gates together"""
     recover: TrainingConfig = field(default_factory=TrainingConfig)
+    """the recover phase: the weights of the pruned model"""
 
     def __post_init__(self) -> None:
-        _check_bounds(self, seed=">= 0")
         untargeted = [constraint for constraint in self.constraints if not constraint.target_fields]
         if untargeted and self.target is None:
             raise ConfigError(f"{TARGET_REQUIRED}, or the recipe a 'target'; got none for {untargeted[0].name}.")
@@ -370,7 +338,6 @@ class PruneConfig:
 
     def _check_task(self) -> None:
         """Refuse what contradicts having a task, or having none."""
-        _check_bounds(self, task_weight=">= 0")
         if self.task is None:
             task_only_fields = {
                 "distill: null": self.distill is None,

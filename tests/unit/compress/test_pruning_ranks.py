@@ -92,7 +92,7 @@ def test_a_student_that_shrinks_keeps_its_two_matrices_until_ranks_are_chosen(ro
         ({"gates": {"units": {}}}, "no ranks are pruned, .* name the kind 'rank' under 'gates'"),
         ({"factorise": {"linears": ["q_pro"]}}, "there is no 'q_pro' .* Did you mean 'q_proj'"),
         ({"factorise": {"linears": ["q_proj"], "start": 25}}, "got 25, but .* has 24 ranks"),
-        ({"factorise": {"linears": ["q_proj"], "start": 0}}, "start: got 0, allowed are 'full', 'break_even'"),
+        ({"factorise": {"linears": ["q_proj"], "start": 0}}, "factorise.start: expected 'full', 'break_even' or an integer >= 1, got 0."),
         ({"factorise": {"linears": []}}, "linears: got none"),
     ],
 )

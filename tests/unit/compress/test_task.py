@@ -192,7 +192,7 @@ def test_a_phase_is_random_only_as_its_training_says_and_the_model_is_as_before(
         ({"task": {"kind": "ctc"}, "learn": {"freeze_frontend": True}}, "its weights must learn"),
         ({"task": {"kind": "ctc"}, "finetune": {"steps": 0}}, "finetune.steps: got 0, allowed is >= 1"),
         ({"task": {"kind": "ctd"}}, "ctc"),
-        ({"task": {"kind": "ctc"}, "learn": {"regularise": {"time_masks": 1.0}}}, "time_masks: got 1.0, allowed"),
+        ({"task": {"kind": "ctc"}, "learn": {"regularise": {"time_masks": 1.0}}}, "time_masks: expected a number >= 0 and < 1, got 1.0"),
     ],
 )
 def test_what_contradicts_itself_is_refused(fields: dict[str, Any], message: str) -> None:
