@@ -32,18 +32,20 @@ FUNCTION_WORDS = frozenset(
     though through thus till to together told too took touched toward turned twice under unknown unlike until up upon us
     usable used very wanted was we went were what when whence where whether which while who whole whom whose why will with
     within without worst written wrong yet you yours
-    """.split()
+    """.split()  # noqa: SIM905
 )
 PRONOUNS = frozenset(
     """
     it its itself they them their theirs themselves he she his her hers him we us our ours mine you your yours
     this these those what whatever whose who whom one ones other others each_ both none nothing anything everything
     something nobody anybody everybody all_ any_ some_ such_ there here
-    """.split()
+    """.split()  # noqa: SIM905
 )
 OPENINGS = ("what", "whether", "how", "that")
 #: A bare `that` or `which` behind one of these words is a pronoun without its noun: "what came of that".
-_BEFORE_BARE = frozenset("of for from to by with in at on as is are was than and or but before after of, like".split())
+_BEFORE_BARE = frozenset(
+    "of for from to by with in at on as is are was than and or but before after like".split()  # noqa: SIM905
+)
 
 
 def bound_names(tree: ast.Module) -> Iterator[tuple[int, str]]:
@@ -74,7 +76,7 @@ def leans_on_pronoun(line: str) -> bool:
     words = re.findall(r"[a-z]+|[.,;:()]", re.sub(r"`[^`]*`|``[^`]*``", "x", line.lower()))
     if PRONOUNS.intersection(words):
         return True
-    for previous, word in zip(["."] + words, words, strict=False):
+    for previous, word in zip([".", *words], words, strict=False):
         if word in ("that", "which") and (previous in _BEFORE_BARE or previous == "."):
             return True
     return False
@@ -123,12 +125,9 @@ def main() -> int:
             for name, where in doubled_files.items():
                 print(name, *where)
     print(f"lines                                    {total:,} in {len(paths)} files")
-    print(
-        f"identifiers that are a function word     {100 * len(bare) / len(names):.2f} % ({len(bare)} of {len(names):,})"
-    )
-    print(
-        f"first docstring lines leaning on pronoun {100 * len(leaning) / len(lines):.1f} % ({len(leaning)} of {len(lines):,})"
-    )
+    bare_share, leaning_share = 100 * len(bare) / len(names), 100 * len(leaning) / len(lines)
+    print(f"identifiers that are a function word     {bare_share:.2f} % ({len(bare)} of {len(names):,})")
+    print(f"first docstring lines leaning on pronoun {leaning_share:.1f} % ({len(leaning)} of {len(lines):,})")
     print(f"... beginning What, Whether, How, That   {100 * len(opening) / len(lines):.1f} %")
     print(f"comments, share of lines                 {100 * comments / total:.1f} %")
     print(f"class names defined more than once       {len(doubled_classes)}")

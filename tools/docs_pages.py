@@ -1,7 +1,7 @@
 """MkDocs hook: pages of the site that live elsewhere in the repository, with links that work in both places.
 
-`README.md`, `CONTRIBUTING.md`, `CHANGELOG.md`, `benchmarks/README.md` and the READMEs of the recipes become pages. Every
-relative link is resolved as a path in the repository: a link to a page leads to the page, and a link to any other file,
+`README.md`, `CONTRIBUTING.md`, `CHANGELOG.md`, `benchmarks/README.md` and the READMEs of the recipes become pages.
+Every relative link is resolved as a path in the repository: a link to a page leads to the page, and a link to any other file,
 such as a recipe, becomes the file's path as code. A link to a file that does not exist is an error.
 """
 
@@ -23,7 +23,7 @@ PAGES = {
     "benchmarks/README.md": "benchmarks.md",
 }
 RECIPES = "src/secateur/recipes"
-#: A link or image of Markdown: its text, its path, and its anchor. `[a](docs/data.md#speech)` -> a, docs/data.md, #speech
+#: A link of Markdown: its text, its path, and its anchor. `[a](docs/data.md#speech)` -> a, docs/data.md, #speech
 LINK = re.compile(r"\[([^\]]*)\]\((?!https?:|mailto:|#)([^)#\s]+)(#[^)\s]*)?\)")
 
 

@@ -5,8 +5,8 @@
     diff before.txt after.txt
 
 The recipes: the quickstart, `wang2023/reduced`, `peng2023/reduced` (a task: CTC), `kumar2025/joint/l0_kd` (a
-FastConformer with an RNN-T) and `tiny_teacher` (pretraining). Audio is seeded noise, or the synthetic corpus; models are
-the packaged teacher or small random ones that this script writes. For each run the log `metrics.jsonl`, the choice
+FastConformer with an RNN-T) and `tiny_teacher` (pretraining). Audio is seeded noise, or the synthetic corpus; models
+are the packaged teacher or small random ones that this script writes. For each run the log `metrics.jsonl`, the choice
 `selection.json` and the weights of the written model are hashed. Results repeat byte for byte on one machine.
 """
 

@@ -1,7 +1,7 @@
 """Every example of README.md and docs/ runs: shell commands and Python in order, YAML as a part of a recipe.
 
-The commands are those of the page. What they name is there, in miniature: `microsoft/wavlm-base` is a folder with a tiny
-random model, `LibriSpeech` one with a few seconds of noise. Only the scale is added to the commands (`SCALE`).
+The commands are those of the page. What they name is there, in miniature: `microsoft/wavlm-base` is a folder with a
+tiny random model, `LibriSpeech` one with a few seconds of noise. Only the scale is added to the commands (`SCALE`).
 """
 
 from __future__ import annotations
