@@ -46,7 +46,7 @@ class EvaluateConfig:
 
 
 def evaluate(config: EvaluateConfig) -> dict[str, Any]:
-    """Evaluate a model on all usable utterances, one at a time, and return the record.
+    """Evaluate a model on all usable utterances, with a batch size of 1, and return the record.
 
     Raises:
         SecateurError: The model has no head for the task, or the corpus lacks the labels of the task.
@@ -68,9 +68,11 @@ def evaluate(config: EvaluateConfig) -> dict[str, Any]:
     corpus = open_corpus(config.data, sample_rate=input_features.sample_rate)
     encoder_info = EncoderInfo(input_features=input_features, structure=structure, find_file=partial(find_file, source))
     task = build_task(task_config, source=source, model_config=model.config, corpus=corpus, encoder_info=encoder_info)
+    # Ctc and Slu share a head class; only the vocabulary tells which of both a model was trained for.
     if config.task is None and isinstance(task, CtcTask) and any(map(is_intent, task.vocabulary.tokens)):
         task_config = Slu()
         task = build_task(task_config, source=source, model_config=model.config, corpus=corpus)
+    # A new head has random weights, and nothing to evaluate.
     if task.new_head and not task.head_class:
         raise ModelError(f"{config.model!r} has no prediction head: {'; '.join(task.notes)}.")
     if task.new_head:
@@ -81,6 +83,7 @@ def evaluate(config: EvaluateConfig) -> dict[str, Any]:
     for note in task.notes:
         logger.warning("%s", note)
     corpus, notes = filter_corpus(task, corpus, structure)
+    # One utterance a batch, so that no score depends on padding.
     batches = held_out_micro_batches(
         corpus, structure, seconds=float("inf"), max_seconds=float("inf"), input_features=input_features, task=task
     )
@@ -106,7 +109,7 @@ def evaluate(config: EvaluateConfig) -> dict[str, Any]:
 
 
 def _set_streaming(task: Task, model: PreTrainedModel, config: EvaluateConfig, *, allowed: Sequence[int]) -> None:
-    """Set the decoding of a transducer: chunk by chunk, or with another lookahead than that of its config."""
+    """Set the decoding of a transducer: chunk by chunk, or with another lookahead than in the config."""
     if not isinstance(task, RnntTask):
         raise ConfigError("streaming, lookahead: expected only with the task 'rnnt'; leave both out.")
     decoding.require_streaming(model)
@@ -120,7 +123,7 @@ def _set_streaming(task: Task, model: PreTrainedModel, config: EvaluateConfig, *
 
 
 def _lookaheads(source: str | Path, model: PreTrainedModel) -> tuple[int, ...]:
-    """Return the lookaheads of a streaming model: those in the config of its processor, and in its own config."""
+    """Return the lookaheads in the processor config and in the model config of a streaming model."""
     path = find_file(source, "processor_config.json")
     processor_lookaheads = read_json(path).get("supported_num_lookahead_tokens") if path is not None else None
     config_lookaheads = [decoding.default_lookahead(model)] if decoding.can_stream(model) else []
@@ -128,7 +131,7 @@ def _lookaheads(source: str | Path, model: PreTrainedModel) -> tuple[int, ...]:
 
 
 def _streaming_record(config: EvaluateConfig, model: PreTrainedModel) -> dict[str, Any]:
-    """Return the decoding of a streaming model for the record; nothing for another model."""
+    """Return the decoding of a streaming model for the record, and an empty dict for another model."""
     if not decoding.can_stream(model):
         return {}
     lookahead = decoding.default_lookahead(model) if config.lookahead is None else config.lookahead

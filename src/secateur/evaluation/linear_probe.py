@@ -47,7 +47,7 @@ def probe(candidates: Mapping[str, Mapping[str, LabeledFeatures]], *, seeds: Seq
         for strength in STRENGTHS:
             classifier = _fit(parts["train"], strength=strength)
             dev = float(classifier.score(*parts["dev"]))
-            if best is None or dev > best[0]:
+            if best is None or dev > best[0]:  # the first of equal ones, and so the stronger regularization
                 best = (dev, name, strength, classifier)
     assert best is not None, "no candidates"
     dev, name, strength, classifier = best

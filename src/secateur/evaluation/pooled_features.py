@@ -23,7 +23,7 @@ _CENTER = 200  # samples: half the receptive field of an encoder frame, half a l
 
 @dataclass(frozen=True, slots=True)
 class LabeledSegment:
-    """Segment of an utterance with its class; `end` is one past the last sample, or None for the utterance's end."""
+    """Segment of an utterance with a class; `end` is exclusive and defaults to the end of the utterance."""
 
     index: int
     label: str
@@ -45,6 +45,7 @@ def pooled_features(
         seconds: Length that utterances are cut to; a later segment gets the nearest frame.
     """
     log_mel = LogMel(sample_rate=corpus.sample_rate)
+    # One forward pass for all segments of an utterance, in the order of the utterances.
     by_utterance: dict[int, list[int]] = {}
     for number, segment in enumerate(segments):
         by_utterance.setdefault(segment.index, []).append(number)
@@ -65,7 +66,7 @@ def pooled_features(
 
 
 def _frames_in_segment(values: Tensor, segment: LabeledSegment, *, hop: int, first_sample: int) -> Tensor:
-    """Return the frames (time, width) with their center in the segment, or the nearest frame if there is none.
+    """Return the frames (time, width) with centers in the segment, or else the nearest frame.
 
     Frame i has its center at first_sample + i · hop + 200: of hidden states at 200, 520, 840, …
     """
@@ -82,6 +83,7 @@ def _pool(frames: Tensor, pooling: Pooling) -> NDArray[np.float32]:
     mean = frames.mean(dim=0)
     if pooling == "mean":
         return np.asarray(mean, dtype=np.float32)
+    # (time, width) -> (2 · width,)
     return np.asarray(torch.cat([mean, frames.std(dim=0, correction=0)]), dtype=np.float32)
 
 

@@ -33,7 +33,7 @@ _SPLIT_CYCLE = ("train", "train", "train", "dev", "test", "test")  # splits of a
 
 @dataclass(frozen=True, kw_only=True)
 class ProbeSet:
-    """One classification problem for the features.
+    """Classification problem for the features.
 
     Attributes:
         name: Name in the table.
@@ -84,7 +84,7 @@ class ProbeConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class ProbeRow:
-    """Results of a probe set with one pooling.
+    """Results of a probe set with a pooling.
 
     Attributes:
         name: Name of the probe set.
@@ -163,6 +163,7 @@ def _probe_row(
         features = pooled_features(model, corpus, segments, pooling=pooling, seconds=config.seconds)
         for name, values in features.items():
             candidates.setdefault(name, {})[split] = (values, labels)
+    # The probe chooses among all candidates on dev: every single layer here, one candidate below.
     layer_candidates = {name: split for name, split in candidates.items() if name.startswith("layer")}
     return ProbeRow(
         name=probe_set.name,
@@ -211,6 +212,7 @@ def _corpora(probe_set: ProbeSet, sample_rate: int) -> dict[str, Corpus]:
 def _deal_by_speaker(corpus: Corpus, *, held_out: bool) -> dict[str, Corpus]:
     """Return the splits of a corpus, with the utterances of every speaker divided among the splits in turn."""
     if held_out:
+        # Held-out voices are the dev and test splits of synthetic speech.
         corpus = corpus.select(lambda utterance: utterance.split != "train")
     utterance_counts: Counter[str | None] = Counter()
     split_of_utterance: dict[str, str] = {}

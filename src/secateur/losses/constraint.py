@@ -75,7 +75,7 @@ class Constraint:
 
     @property
     def target_share(self) -> float | None:
-        """Share of the cost that may be kept; None for a target in seconds."""
+        """Share of the cost that may be kept, unless the target is a time."""
         if self.sparsity is not None:
             return 1.0 - self.sparsity
         return self.target
@@ -92,6 +92,7 @@ class Constraint:
         """
         if self.target_share is not None:
             return self.target_share
+        # A real-time factor of 0.1 on 2 s of audio is 200 ms.
         milliseconds = self.target_ms if self.target_rtf is None else 1e3 * self.target_rtf * audio
         assert milliseconds is not None
         if milliseconds > dense:
@@ -124,6 +125,7 @@ class Multipliers(nn.Module):
 
     def __init__(self, constraints: int) -> None:
         super().__init__()
+        # float64, since a multiplier adds up thousands of small steps.
         self.linear = nn.Parameter(torch.zeros(constraints, dtype=torch.float64))
         self.quadratic = nn.Parameter(torch.zeros(constraints, dtype=torch.float64))
 

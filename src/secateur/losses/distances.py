@@ -17,7 +17,7 @@ _TINY = 1e-6  # added to the mean square of a teacher frame, which may be zero
 
 @dataclass(frozen=True, kw_only=True)
 class L1Cosine:
-    """Mean absolute difference plus one minus the cosine similarity (DPHuBERT, arXiv 2305.17651, section 2.2).
+    """Mean absolute difference plus 1 minus the cosine similarity (DPHuBERT, arXiv 2305.17651, section 2.2).
 
     Differs from the released code by the constant one, so that the loss of a perfect student is zero.
     """
@@ -69,6 +69,7 @@ class LogitDistance:
     def per_row(self, student: Tensor, teacher: Tensor) -> Tensor:
         """Return the distance of each frame or utterance in float32 or better: (..., V) and (..., V) -> (...)."""
         dtype = torch.promote_types(torch.promote_types(student.dtype, teacher.dtype), torch.float32)
+        # (..., V) each
         student_log_probs = (student.to(dtype) / self.temperature).log_softmax(-1)
         teacher_log_probs = (teacher.to(dtype) / self.temperature).log_softmax(-1)
         divergence = F.kl_div(student_log_probs, teacher_log_probs, reduction="none", log_target=True).sum(-1)
@@ -82,4 +83,5 @@ def sum_over(frames: Tensor, valid: Tensor | None) -> Tensor:
         frames: Values of frames, (B, T).
         valid: Boolean mask, (B, T); None where every frame is valid.
     """
+    # `where` rather than a product: padding may hold NaN, and 0 · NaN is NaN.
     return frames.sum() if valid is None else torch.where(valid, frames, 0.0).sum()

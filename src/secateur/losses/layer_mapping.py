@@ -1,4 +1,4 @@
-"""Mapping of the student's hidden states to the teacher's, and projections between both."""
+"""Mapping of the student's hidden states to the teacher's, and projections of the student's states."""
 
 from __future__ import annotations
 
@@ -55,8 +55,10 @@ def teacher_layers(mapping: LayerMapping, depth: int) -> tuple[int, ...]:
     """
     if mapping.layers is None:
         interval_count = 3 if isinstance(mapping, FixedLayerMapping) else min(4, depth)
+        # A set, since a shallow model has fewer states: 0, 1, 1, 2 at a depth of 2.
         layers = tuple(sorted({round(depth * i / interval_count) for i in range(interval_count + 1)}))
         return layers if isinstance(mapping, FixedLayerMapping) else layers[1:]
+    # A learned mapping pairs outputs of layers, and state 0 is the input of the first layer.
     first = 0 if isinstance(mapping, FixedLayerMapping) else 1
     invalid_layers = [layer for layer in mapping.layers if not first <= layer <= depth]
     if invalid_layers or len(set(mapping.layers)) < len(mapping.layers) or not mapping.layers:
@@ -109,11 +111,12 @@ class StudentProjections(nn.Module):
         """
         super().__init__()
         self.kind = kind
+        # Distinct names in order, such as input and layers for a shared projection.
         names = dict.fromkeys(self.projection_name(layer) for layer in layers)
         self.maps = nn.ModuleDict({name: _identity_linear(width) for name in names if name})
 
     def projection_name(self, layer: int) -> str:
-        """Return the name of the projection for a teacher layer; empty for none."""
+        """Return the name of the projection for a teacher layer; an empty string without projections."""
         if self.kind == "none":
             return ""
         if self.kind == "each":

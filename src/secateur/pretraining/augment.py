@@ -77,6 +77,7 @@ def mix_noise(values: Tensor, *, probability: float, rng: np.random.Generator) -
             continue
         if rng.random() < 0.5 and batch > 1:
             length = int(rng.integers(samples // 20, samples // 2))
+            # Position in this row, and in the next row that the speech comes from.
             start, source = rng.integers(0, samples - length, size=2)
             gain = 10.0 ** (-rng.uniform(_MIN_SPEECH_SNR, _MAX_SPEECH_SNR) / 20.0)
             interfering_speech = values[(row + 1) % batch, source : source + length]
@@ -105,5 +106,6 @@ def _normalize(values: Tensor) -> Tensor:
 def _colored_noise(samples: int, *, color: float, rng: np.random.Generator) -> Tensor:
     """Return noise of unit variance with power proportional to 1 / frequency^color: white for 0, pink for 1."""
     spectrum = np.fft.rfft(rng.standard_normal(samples))
+    # Amplitude falls with the square root of power; bin i has the index i + 1, so that bin 0 is finite.
     noise = np.fft.irfft(spectrum / np.arange(1, len(spectrum) + 1) ** (color / 2.0), samples)
     return torch.from_numpy((noise / noise.std()).astype(np.float32))

@@ -1,4 +1,4 @@
-"""Encoder of any supported config with a BEST-RQ head, with noise in its inputs as in the paper."""
+"""Encoder of any supported config with a BEST-RQ head, with noise in the inputs as in the paper."""
 
 from __future__ import annotations
 
@@ -69,6 +69,7 @@ class FromConfig:
             if name not in field_names:
                 hint = did_you_mean(name, field_names)
                 raise ConfigError(f"fields.{name}: a {config.model_type} config has no such field.{hint}")
+        # Validated by transformers' own dataclass, as a whole.
         config_values = {name: value for name, value in config.to_diff_dict().items() if name in field_names}
         try:
             return type(config)(**(config_values | fields))  # type: ignore[no-any-return]
@@ -123,7 +124,7 @@ class ConfigEncoder(nn.Module):
         return self.noise_mask.make_labeler(task, sample_rate=self.sample_rate)
 
     def forward(self, values: Tensor, mask: Tensor, *, front: bool) -> tuple[None, Tensor]:
-        """Return None and the logits (batch, frames, codebooks, entries) for inputs that are masked by noise."""
+        """Return no log-mel energies, and logits (batch, frames, codebooks, entries) for inputs with noise."""
         assert not front
         state = self.encoder(values).last_hidden_state
         return None, self.head(state).unflatten(-1, (self.codebooks, -1))
@@ -134,7 +135,7 @@ class ConfigEncoder(nn.Module):
         return [weight for weight in linear if min(weight.shape) >= MIN_MATRIX_SIZE]
 
     def save(self, folder: Path) -> None:
-        """Write a Hugging Face folder with the encoder and its feature extractor."""
+        """Write a Hugging Face folder with the encoder and the feature extractor."""
         self.encoder.save_pretrained(folder)
         if self.extractor is None:
             save_extractor(folder, self.sample_rate)

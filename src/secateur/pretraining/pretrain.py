@@ -128,7 +128,7 @@ class PretrainConfig:
 
 @dataclass(frozen=True)
 class MaskedBatch:
-    """Micro-batch of crops and their mask.
+    """Micro-batch of crops with a mask.
 
     Attributes:
         values: Clean audio (batch, samples) or features, from which the labels are computed.
@@ -186,12 +186,13 @@ class BestRqTrainUnit:
         )
 
     def optimizers(self) -> dict[str, OptimizerSpec]:
-        """Return Muon for matrices and AdamW for other parameters, of the front end and of the rest.
+        """Return Muon for matrices and AdamW for vectors and the head, of the front end and of the rest.
 
         Biases, norms and the mask embedding have no weight decay.
         """
         config, schedules = self.config, _schedules(self.config)
         matrices = {id(weight) for weight in self.model.matrices()}
+        # Up to four groups: front, front_matrices, rest and rest_matrices.
         parts: dict[str, list[nn.Parameter]] = {}
         for name, parameter in self.module.named_parameters():
             part = "front" if name.startswith(self.model.front_parts) else "rest"
@@ -216,15 +217,16 @@ class BestRqTrainUnit:
         return torch.optim.Muon(matrices, lr=self.config.matrix_rate, weight_decay=self.config.weight_decay)
 
     def micro_batches(self, step: int, rank: int, world: int) -> Sequence[MaskedBatch]:
-        """Return the micro-batches of a rank, with their masks."""
+        """Return the micro-batches of a rank, with masks."""
         crops = self.batches["train"].step(step)
         masks = self._masks(crops, step)
         parts = split_micro_batches(crops, rank=rank, world_size=world, accumulate=self.config.accumulate)
+        # Masks are drawn for the global batch; each micro-batch takes the rows of its crops.
         positions = {crop: position for position, crop in enumerate(crops)}
         return [self._batch("train", part, masks[[positions[crop] for crop in part]], masks, step) for part in parts]
 
     def _masks(self, crops: Sequence[Crop], step: int) -> Tensor:
-        rng = np.random.default_rng([self.config.loop.seed, 3, step])
+        rng = np.random.default_rng([self.config.loop.seed, 3, step])  # 3: masks; 4 below: augmentation
         frames = self.model.frame_count(crops[0].samples)
         return best_rq.draw_mask(self.config.task, batch=len(crops), frames=frames, rng=rng)
 
@@ -241,6 +243,7 @@ class BestRqTrainUnit:
             values = random_gain(values, probability=self.config.fade, rng=rng)
         inputs = mix_noise(values, probability=self.config.disturb, rng=rng) if disturb else values
         inputs = self.model.mask_inputs(self.model.to_inputs(inputs), mask, rng)
+        # Labels come from `values`, which have the augmentation but neither the added noise nor the mask.
         files = tuple(corpus.utterances[crop.index].id for crop in crops)
         hidden = int(masks.sum())
         return MaskedBatch(
@@ -254,7 +257,7 @@ class BestRqTrainUnit:
         )
 
     def begin(self, step: int) -> None:
-        """Set BatchNorm alone to train mode, to update its statistics."""
+        """Set BatchNorm alone to train mode, which updates the statistics."""
         for module in self.module.modules():
             module.training = isinstance(module, nn.BatchNorm1d)
 
@@ -279,7 +282,7 @@ class BestRqTrainUnit:
         return StepLoss(total=total, parts=parts | front_metrics, files=batch.files)
 
     def _front_loss(self, front_output: Tensor, inputs: Tensor, batch: MaskedBatch) -> tuple[Tensor, dict[str, Tensor]]:
-        """Return the log-mel error of the front end per frame of the optimizer step, and its parts."""
+        """Return the log-mel error of the front end per frame of the optimizer step, and the metrics."""
         residual = front_output.float() - self.labeler.normalized_log_mel(inputs)  # (batch, frames, 2 · mels)
         frames = batch.hidden + batch.visible
         error = residual.square().mean(dim=-1).sum() / frames
@@ -320,7 +323,7 @@ def _build_encoder(config: PretrainConfig) -> WavLMEncoder | ConfigEncoder:
 
 
 def _schedules(config: PretrainConfig) -> dict[str, Schedule]:
-    """Return the schedules of the learning rate, relative to its peak.
+    """Return the schedules of the learning rate, relative to the peak.
 
     The rate of the front end rises, is constant until half of the front end's steps, falls to a fifth by their end and
     to zero by the end of training. The rate of the rest is zero during these steps, then rises, is constant for a share

@@ -24,7 +24,7 @@ _MIRRORED_LAYERS = 4  # conv layers with linear initialization: down to 400 fram
 
 @dataclass(frozen=True, kw_only=True)
 class WavLMShape:
-    """Shape of a WavLM encoder, whose front end has the kernels and strides of the published models.
+    """Shape of a WavLM encoder with the front-end kernels and strides of the published models.
 
     Attributes:
         conv_channels: Channels of the seven conv layers. The first layers run at thousands of frames a second and
@@ -171,7 +171,7 @@ class WavLMEncoder(nn.Module):
 
 
 def init_mirrored(convolution: nn.Conv1d, *, is_first: bool) -> None:
-    """Initialize a conv layer such that a stack of these layers with GELU in between is linear.
+    """Initialize a conv layer such that a stack of such layers with GELU in between is linear.
 
     Output channels come in pairs x, -x, and input weights in pairs w, -w, which combine the previous layer's pairs to
     w gelu(x) - w gelu(-x) = w x. With four outputs the channels are a, -a, b, -b, for orthogonal a and b.

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from torch import Tensor, nn
+from transformers import PreTrainedConfig
 
 from secateur.data.collate import AudioBatch
 from secateur.data.corpus import Corpus, Skip, Utterance
@@ -38,7 +39,7 @@ class FilteredCorpus:
 
 @dataclass(frozen=True, kw_only=True)
 class EncoderInfo:
-    """Facts about an encoder beyond its config, for tasks that mask its inputs.
+    """Facts about an encoder beyond the config, for tasks that mask the inputs.
 
     Attributes:
         input_features: Conversion of audio to the inputs of the encoder.
@@ -49,6 +50,23 @@ class EncoderInfo:
     input_features: InputFeatures
     structure: Structure
     find_file: Callable[[str], Path | None]
+
+
+@dataclass(frozen=True, kw_only=True)
+class BuildInputs:
+    """Arguments of `build_task` for the `build` method of a config.
+
+    Attributes:
+        source: Folder or hub id of the model.
+        model_config: Config of the model.
+        corpus: Training audio with the labels of the task.
+        encoder_info: Facts about the encoder, for tasks that mask the inputs.
+    """
+
+    source: str | Path
+    model_config: PreTrainedConfig
+    corpus: Corpus
+    encoder_info: EncoderInfo | None = None
 
 
 @dataclass(frozen=True)
@@ -66,7 +84,7 @@ class TaskBatch:
 
 
 class StepTargets(Protocol):
-    """Targets of one optimizer step or of all held-out audio, independent of ranks and micro-batches.
+    """Targets of an optimizer step or of all held-out audio, independent of ranks and micro-batches.
 
     Attributes:
         count: Divisor of the summed loss: number of tokens, utterances or masked frames.
@@ -86,13 +104,13 @@ class StepTargets(Protocol):
 
 @dataclass(frozen=True)
 class UtteranceTargets:
-    """Targets of a step that are the labels of its utterances; no input is masked."""
+    """Labels of utterances as the targets of a step; no input is masked."""
 
     utterances: Sequence[Utterance]
     count: int
 
     def make_batch(self, audio: AudioBatch, positions: Sequence[int]) -> TaskBatch:
-        """Return the audio as given, with its utterances as targets."""
+        """Return the audio as given, with the utterances as targets."""
         return TaskBatch(audio, tuple(self.utterances[position] for position in positions))
 
 
@@ -107,7 +125,7 @@ class Metric(Protocol):
 
 
 class Task(Protocol):
-    """A task: its head, loss and metric, independent of encoders, gates and the training loop.
+    """Head, loss and metric of a task, independent of encoders, gates and the training loop.
 
     Attributes:
         head_class: Ending of the model class with the task's head, such as ``ForCTC``; empty where the model stays a
@@ -138,7 +156,7 @@ class Task(Protocol):
         """Initialize a new head in place, beyond the library's own initialization."""
 
     def filter(self, corpus: Corpus, frames: Callable[[int], int]) -> FilteredCorpus:
-        """Return the utterances that the task can use, with notes on the skipped ones.
+        """Return the utterances that the task can use, with notes on skipped utterances.
 
         Args:
             corpus: Speech with the labels of the task.
@@ -171,7 +189,7 @@ class Task(Protocol):
         """
 
     def predict(self, model: Any, inputs: Mapping[str, Tensor]) -> Tensor:
-        """Return the predictions of a model for a batch, as the metric takes them: logits or decoded tokens.
+        """Return the predictions of a model for a batch, in the form that the metric takes: logits or tokens.
 
         Args:
             model: Model with the task's head.
@@ -182,10 +200,10 @@ class Task(Protocol):
         """Return a new, empty metric."""
 
     def save(self, folder: Path) -> None:
-        """Write the files that belong beside a model: the tokenizer of its output, or the task's own head."""
+        """Write the files that belong beside a model: the tokenizer, or the task's own head."""
 
     def restore(self, folder: Path) -> None:
-        """Load the task's own head from a folder that `save` wrote; do nothing for other heads."""
+        """Load the task's own head from a folder that `save` wrote; do nothing for a head of the model."""
 
 
 def logits_of(model: Any, inputs: Mapping[str, Tensor]) -> Tensor:
@@ -227,7 +245,7 @@ def filter_utterances(corpus: Corpus, problem: Callable[[Utterance], str | None]
 
 
 def filter_short_audio(corpus: Corpus, frames: Callable[[int], int]) -> FilteredCorpus:
-    """Return the utterances of a corpus whose audio gives at least one frame.
+    """Return the utterances of a corpus with audio for at least a frame.
 
     Args:
         corpus: Utterances to check.

@@ -102,7 +102,7 @@ def frame_count(samples: int) -> int:
 
 
 class LogMel(nn.Module):
-    """Log-mel filterbank energies every 160 samples, two for each frame of the encoder and centered on that frame."""
+    """Log-mel filterbank energies every 160 samples, two for each frame of the encoder and centered on the frame."""
 
     window: Tensor
     filters: Tensor
@@ -141,7 +141,7 @@ class LogMel(nn.Module):
 
 
 class FrameWindows(nn.Module):
-    """Windows of the features that an encoder takes as input, one for each of its frames and centered on that frame.
+    """Windows of an encoder's input features, centered on the frames of the encoder.
 
     Like `LogMel`, but the encoder's own input features are labeled, as in the paper.
     """
@@ -157,7 +157,7 @@ class FrameWindows(nn.Module):
 
     @torch.no_grad()
     def forward(self, values: Tensor) -> Tensor:
-        """Return the windows, one after another: (batch, positions, width) -> (batch, step · frames, width).
+        """Return the concatenated windows: (batch, positions, width) -> (batch, step · frames, width).
 
         With a step of 4 the window of frame 1 has positions 2 to 5, and that of frame 0 positions -2 to 1. Positions
         beyond an end repeat the first or the last one.
@@ -168,7 +168,7 @@ class FrameWindows(nn.Module):
 
 
 class RandomProjectionQuantizer(nn.Module):
-    """Quantizer with frozen random projections and codebooks, which maps a vector to one label per codebook.
+    """Quantizer with frozen random projections and codebooks, from a vector to a label for each codebook.
 
     Source: Chiu et al. 2022, arXiv 2202.01855, section 3.1: label = argmin over i of ‖norm(c_i) - norm(A x)‖ with A
     Xavier-uniform and c standard normal. Differs from the paper: several codebooks with separate projections (as in
@@ -180,6 +180,7 @@ class RandomProjectionQuantizer(nn.Module):
 
     def __init__(self, features: int, settings: BestRqSettings) -> None:
         super().__init__()
+        # The buffers are part of the saved labeler: another order of these draws would make other labels.
         generator = torch.Generator().manual_seed(settings.seed)
         bound = math.sqrt(6.0 / (features + settings.width))
         projection = torch.rand(settings.codebooks, features, settings.width, generator=generator)
@@ -240,9 +241,11 @@ class RandomProjectionLabeler(nn.Module):
         self.log_mel: nn.Module = LogMel(settings.mels, sample_rate) if windows is None else windows
         self.stack = _STACK if windows is None else windows.step
         mels = settings.mels if width is None else width
+        # The name is part of the state dict of saved labelers.
         self.quantiser = RandomProjectionQuantizer(self.stack * mels, settings)
         for name, size in (("mean", mels), ("crop_mean", 2 * mels)):
             self.register_buffer(name, torch.zeros(size))
+            # Ones until `fit_statistics`, so that a labeler without corpus codebooks needs no statistics.
             self.register_buffer(name.replace("mean", "spread"), torch.ones(size))
 
     def fit_statistics(self, crops: Iterable[Tensor]) -> None:
@@ -277,6 +280,7 @@ class RandomProjectionLabeler(nn.Module):
         views = [_stack_frames(crop_normalized, self.stack)] * settings.frame_codebooks
         views += [_stack_frames(corpus_normalized, self.stack)] * settings.plain_codebooks
         views += [crop] * settings.crop_codebooks
+        # codebooks views of (batch, frames, features) -> (batch, frames, codebooks, features) -> labels
         return torch.as_tensor(self.quantiser(torch.stack(views, dim=2)))
 
 
@@ -314,7 +318,7 @@ def span_mask(*, batch: int, frames: int, share: float, span: int, rng: np.rando
 
 
 def draw_mask(settings: BestRqSettings, *, batch: int, frames: int, rng: np.random.Generator) -> Tensor:
-    """Return a mask of `span_mask` with the task's settings, in which every row has at least one masked frame."""
+    """Return a mask of `span_mask` with the task's settings and at least a masked frame in every row."""
     mask = span_mask(batch=batch, frames=frames, share=settings.mask_share, span=settings.mask_span, rng=rng)
     mask[:, 0] |= ~mask.any(axis=1)  # a short crop may have no span
     return torch.from_numpy(mask)
@@ -357,7 +361,8 @@ def loss(logits: Tensor, labels: Tensor, mask: Tensor) -> BestRqLossSums:
         labels: (batch, frames, codebooks).
         mask: (batch, frames), True where masked.
     """
+    # (batch, frames, codebooks, entries) -> (batch · frames · codebooks, entries)
     flat = functional.cross_entropy(logits.float().flatten(0, 2), labels.flatten(), reduction="none")
     frames = flat.view(labels.shape).mean(dim=-1)  # (batch, frames)
-    correct_share = (logits.argmax(dim=-1) == labels).float().mean(dim=-1)
+    correct_share = (logits.argmax(dim=-1) == labels).float().mean(dim=-1)  # (batch, frames)
     return BestRqLossSums(masked=frames[mask].sum(), visible=frames[~mask].sum(), correct=correct_share[mask].sum())

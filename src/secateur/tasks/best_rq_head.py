@@ -25,7 +25,7 @@ _LABELER_PREFIX = "labels."
 
 @dataclass(frozen=True, kw_only=True)
 class SavedBestRqHead:
-    """Head and labeler as a pre-training or a run with the task saved them.
+    """Head and labeler from the file of a pre-training or of a run with the task.
 
     Attributes:
         path: Path of the file.
@@ -59,7 +59,7 @@ class SavedBestRqHead:
 
 
 def save_best_rq_head(folder: Path, *, head: nn.Module, labeler: RandomProjectionLabeler) -> None:
-    """Write a head and its labeler into a model folder."""
+    """Write a head and the labeler of the head's targets into a model folder."""
     tensors = {f"{_HEAD_PREFIX}{name}": value for name, value in head.state_dict().items()}
     tensors |= {f"{_LABELER_PREFIX}{name}": value for name, value in labeler.state_dict().items()}
     save_file(
@@ -98,5 +98,5 @@ def read_best_rq_head(path: Path) -> SavedBestRqHead:
 
 
 def _with_prefix(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
-    """Return the tensors whose names start with a prefix, by the rest of the name."""
+    """Return the tensors with a prefix in the name, by the rest of the name."""
     return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}

@@ -1,4 +1,4 @@
-"""BEST-RQ as a task of pruning: an encoder predicts the labels of masked frames, as in its pre-training."""
+"""BEST-RQ as a task of pruning: an encoder predicts the labels of masked frames, as in pre-training."""
 
 from __future__ import annotations
 
@@ -12,7 +12,6 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 import torch
 from torch import Tensor, nn
-from transformers import PreTrainedConfig
 
 from secateur.data.collate import AudioBatch
 from secateur.data.corpus import Corpus, Utterance
@@ -21,7 +20,15 @@ from secateur.hf.model_view import ConfigView
 from secateur.records.score import ScoreInfo
 from secateur.structure import Structure
 from secateur.tasks import best_rq
-from secateur.tasks.base import EncoderInfo, FilteredCorpus, Metric, StepTargets, TaskBatch, filter_short_audio
+from secateur.tasks.base import (
+    BuildInputs,
+    EncoderInfo,
+    FilteredCorpus,
+    Metric,
+    StepTargets,
+    TaskBatch,
+    filter_short_audio,
+)
 from secateur.tasks.best_rq import BestRqSettings, RandomProjectionLabeler
 from secateur.tasks.best_rq_head import HEAD_FILE, read_best_rq_head, save_best_rq_head
 from secateur.tasks.noise_mask import NoiseMask
@@ -44,23 +51,18 @@ class BestRq:
     settings: BestRqSettings | None = None
     """labels and mask; null: those of the encoder's pre-training, or the defaults where it had none"""
 
-    def build(
-        self,
-        *,
-        source: str | Path,
-        model_config: PreTrainedConfig,
-        corpus: Corpus,
-        encoder_info: EncoderInfo | None = None,
-    ) -> BestRqTask:
+    def build(self, inputs: BuildInputs) -> BestRqTask:
         """Return the task for a model; see `build_task`."""
-        assert encoder_info is not None
-        width = ConfigView.of_config(model_config).encoder_config.hidden_size
-        return build_best_rq(self, source=source, width=width, corpus=corpus, encoder_info=encoder_info)
+        assert inputs.encoder_info is not None
+        width = ConfigView.of_config(inputs.model_config).encoder_config.hidden_size
+        return build_best_rq(
+            self, source=inputs.source, width=width, corpus=inputs.corpus, encoder_info=inputs.encoder_info
+        )
 
 
 @dataclass(frozen=True)
 class MaskedTargets:
-    """Targets of a batch whose rows have equal length.
+    """Targets of a batch with rows of equal length.
 
     Attributes:
         values: Unmasked inputs, (B, samples) or (B, positions, width), from which the labels are computed.
@@ -95,6 +97,7 @@ class MaskedStepTargets:
             for row, position in zip(audio.values, positions, strict=True)
         ]
         mask = torch.cat([self.masks[position] for position in positions])  # (B, T)
+        # Both counts are over the whole step, so that micro-batches add up to the loss of the step.
         visible = sum(row_mask.numel() for row_mask in self.masks) - self.count
         return TaskBatch(
             replace(audio, values=torch.cat(noisy_rows)),
@@ -152,10 +155,10 @@ class BestRqTask:
         return {}
 
     def init_head(self, model: Any) -> None:
-        """Do nothing: a new head keeps its random weights."""
+        """Do nothing: a new head keeps the random weights."""
 
     def filter(self, corpus: Corpus, frames: Callable[[int], int]) -> FilteredCorpus:
-        """Return the utterances whose audio gives at least one frame.
+        """Return the utterances with audio for at least a frame.
 
         Raises:
             DataError: No utterance is long enough.
@@ -165,11 +168,11 @@ class BestRqTask:
     def step_targets(
         self, utterances: Sequence[Utterance], frames: Sequence[int], *, key: Sequence[int]
     ) -> StepTargets:
-        """Return the masks of a step; its count is the number of masked frames."""
+        """Return the masks of a step, with the number of masked frames as the count."""
         return MaskedStepTargets(self.noise_mask, self.settings, frames, key=key)
 
     def loss(self, output: Tensor, frames: Tensor, targets: MaskedTargets, *, model: Any = None) -> Tensor:
-        """Return the summed cross-entropy of the masked frames in nats, plus the weighted one of the unmasked frames.
+        """Return the summed cross-entropy of the masked frames in nats, plus, weighted, of the unmasked frames.
 
         The cross-entropy of a frame is the mean over codebooks. Divided by the masked frames of the step, the sum is
         the loss of pre-training: a mean over masked frames plus the weight times a mean over unmasked frames.
@@ -204,7 +207,7 @@ class BestRqTask:
         return MaskedAccuracy(self)
 
     def save(self, folder: Path) -> None:
-        """Write the head and the labeler of its targets."""
+        """Write the head and the labeler of the targets."""
         save_best_rq_head(folder, head=self.head, labeler=self.labeler)
 
     def restore(self, folder: Path) -> None:
@@ -217,7 +220,7 @@ class BestRqTask:
 
 
 class MaskedAccuracy:
-    """Accuracy of the predicted labels under the mask, and their cross-entropy in nats."""
+    """Accuracy and cross-entropy, in nats, of the predicted labels under the mask."""
 
     def __init__(self, task: BestRqTask) -> None:
         self.task = task
@@ -241,7 +244,7 @@ class MaskedAccuracy:
 def build_best_rq(
     config: BestRq, *, source: str | Path, width: int, corpus: Corpus, encoder_info: EncoderInfo
 ) -> BestRqTask:
-    """Return the task for an encoder, with the head saved beside the encoder or with a new one.
+    """Return the task for an encoder, with the head saved beside the encoder or with a new head.
 
     Args:
         config: Config of the task.
@@ -259,6 +262,7 @@ def build_best_rq(
     saved_head = None if path is None else read_best_rq_head(path)
     settings = config.settings or (saved_head.settings if saved_head is not None else _default_settings(noise_mask))
     labeler = noise_mask.make_labeler(settings, sample_rate=corpus.sample_rate)
+    # The head's initial weights depend on the seed alone, and no other draw of the run depends on the head.
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(settings.seed)
         head = nn.Linear(width, settings.codebooks * settings.entries)
@@ -288,7 +292,8 @@ def _default_settings(noise_mask: NoiseMask) -> BestRqSettings:
 
 
 def _changed_settings(settings: BestRqSettings, saved_settings: BestRqSettings) -> list[str]:
-    """Return the label settings that differ from those of a saved head; the mask may differ."""
+    """Return the label settings that differ from a saved head's; the mask may differ."""
+    # These fields change the mask or the loss, not the labels that the head predicts.
     ignored_fields = ("kind", "mask_share", "mask_span", "visible_weight")
     names = [field.name for field in fields(BestRqSettings) if field.name not in ignored_fields]
     return [
@@ -303,6 +308,7 @@ def _sample_indices(corpus: Corpus, structure: Structure) -> list[int]:
     long_enough_indices = [
         i for i, utterance in enumerate(corpus.utterances) if structure.lengths(utterance.samples)[-1] > 0
     ]
+    # 600 utterances and at most 256 give a stride of 3 and 200 indices.
     stride = math.ceil(len(long_enough_indices) / _MAX_SAMPLE_UTTERANCES)
     return long_enough_indices[:: max(1, stride)]
 

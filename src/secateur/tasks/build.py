@@ -1,4 +1,4 @@
-"""Union of all task configs, and the way from a config to its task."""
+"""Union of all task configs, and the construction of a task from a config."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import get_args
 from transformers import PreTrainedConfig
 
 from secateur.data.corpus import Corpus
-from secateur.tasks.base import EncoderInfo, Task
+from secateur.tasks.base import BuildInputs, EncoderInfo, Task
 from secateur.tasks.best_rq_task import BestRq
 from secateur.tasks.classification import Classification
 from secateur.tasks.ctc import Ctc
@@ -42,11 +42,11 @@ def build_task(
             the inputs of the encoder.
         DataError: The corpus lacks the labels of the task.
     """
-    return config.build(source=source, model_config=model_config, corpus=corpus, encoder_info=encoder_info)
+    return config.build(BuildInputs(source=source, model_config=model_config, corpus=corpus, encoder_info=encoder_info))
 
 
 def task_for_head(class_name: str) -> TaskConfig | None:
-    """Return the default config of the first task whose head a model class has; None for other classes.
+    """Return the default config of the first task with the head of a model class, if any.
 
     Of two tasks with the same head, such as `Ctc` and `Slu`, the first in `TaskConfig` counts.
     """

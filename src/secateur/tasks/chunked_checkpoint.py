@@ -56,7 +56,7 @@ def chunked_checkpoint(function: Function, sequence: Tensor, context: Tensor, *,
 
 @dataclass(frozen=True, kw_only=True)
 class _AutogradEnvironment:
-    """State that a function may depend on besides its inputs: random number generators and autocast."""
+    """State that a function may depend on besides the inputs: random number generators and autocast."""
 
     cpu_rng_state: Tensor
     devices: list[int]
@@ -80,7 +80,7 @@ class _AutogradEnvironment:
 
     @contextmanager
     def restored(self) -> Iterator[None]:
-        """Restore the captured state within the context, and the current one afterwards."""
+        """Restore the captured state within the context, and the current state afterwards."""
         enabled, dtype = self.autocast
         forked_rng = torch.random.fork_rng(self.devices, device_type=self.device)
         with forked_rng, torch.autocast(self.device, dtype, enabled, cache_enabled=False):
@@ -100,7 +100,7 @@ class _CheckpointState:
 
 
 class _ChunkedCheckpoint(torch.autograd.Function):
-    """Identity on outputs that are computed already, whose backward pass recomputes them chunk by chunk."""
+    """Identity on computed outputs, with a backward pass that recomputes the outputs chunk by chunk."""
 
     @staticmethod
     def forward(ctx: Any, state: _CheckpointState, *inputs: Tensor) -> tuple[Tensor, ...]:
@@ -145,7 +145,7 @@ def _accumulate(
     inputs: Sequence[Tensor],
     gradient_buffers: Sequence[Tensor | None],
 ) -> None:
-    """Add the gradients of a chunk's inputs to their buffers; inputs with the buffer None need no gradient."""
+    """Add the gradients of a chunk's inputs to the buffers; an input without a buffer needs no gradient."""
     input_buffers = [
         (tensor, total) for tensor, total in zip(inputs, gradient_buffers, strict=True) if total is not None
     ]

@@ -11,14 +11,13 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from transformers import PreTrainedConfig
 
 from secateur.data.corpus import Corpus, Utterance
 from secateur.errors import DataError
 from secateur.records.score import ScoreInfo
 from secateur.tasks.base import (
     TOO_SHORT,
-    EncoderInfo,
+    BuildInputs,
     FilteredCorpus,
     Metric,
     StepTargets,
@@ -40,16 +39,9 @@ class Classification:
     label: Literal["label", "speaker"] = "label"
     """field of the manifest that holds the class"""
 
-    def build(
-        self,
-        *,
-        source: str | Path,
-        model_config: PreTrainedConfig,
-        corpus: Corpus,
-        encoder_info: EncoderInfo | None = None,
-    ) -> ClassificationTask:
+    def build(self, inputs: BuildInputs) -> ClassificationTask:
         """Return the task for a model; see `build_task`."""
-        return build_classification(self, model_config=model_config, corpus=corpus)
+        return build_classification(self, inputs)
 
 
 class ClassificationTask:
@@ -81,7 +73,7 @@ class ClassificationTask:
         self.label_ids = {label: number for number, label in enumerate(self.labels)}
 
     def fields(self) -> dict[str, Any]:
-        """Return the number of classes and the maps between their ids and names."""
+        """Return the number of classes and the maps between ids and names."""
         return {
             "id2label": dict(enumerate(self.labels)),
             "label2id": dict(self.label_ids),
@@ -89,10 +81,10 @@ class ClassificationTask:
         }
 
     def init_head(self, model: Any) -> None:
-        """Do nothing: a new head keeps its random weights."""
+        """Do nothing: a new head keeps the random weights."""
 
     def filter(self, corpus: Corpus, frames: Callable[[int], int]) -> FilteredCorpus:
-        """Return the utterances of a known class whose audio gives at least one frame.
+        """Return the utterances of a known class with audio for at least a frame.
 
         Raises:
             DataError: No utterance is usable.
@@ -117,12 +109,12 @@ class ClassificationTask:
     def step_targets(
         self, utterances: Sequence[Utterance], frames: Sequence[int], *, key: Sequence[int] = ()
     ) -> StepTargets:
-        """Return the utterances as targets; the count is their number."""
+        """Return the utterances as targets, with the number of utterances as the count."""
         return UtteranceTargets(utterances, len(utterances))
 
     def loss(self, output: Tensor, frames: Tensor, utterances: Sequence[Utterance], *, model: Any = None) -> Tensor:
         """Return the sum of cross-entropies of logits (B, classes), computed in float32 or better."""
-        exact = output.to(torch.promote_types(output.dtype, torch.float32))
+        exact = output.to(torch.promote_types(output.dtype, torch.float32))  # bfloat16 has too few digits for a loss
         classes = torch.tensor(self.class_ids(utterances), device=output.device)
         with torch.autocast(output.device.type, enabled=False):
             return F.cross_entropy(exact, classes, reduction="sum")
@@ -140,10 +132,10 @@ class ClassificationTask:
         return ClassificationMetric(self)
 
     def save(self, folder: Path) -> None:
-        """Do nothing: the model's config holds the class names."""
+        """Write no file: the model's config holds the class names."""
 
     def restore(self, folder: Path) -> None:
-        """Do nothing: the head is part of the model."""
+        """Load no file: the head is part of the model."""
 
 
 class ClassificationMetric:
@@ -157,10 +149,11 @@ class ClassificationMetric:
     def update(self, predictions: Tensor, frames: Tensor, utterances: Sequence[Utterance]) -> None:
         """Add a batch of logits (B, classes)."""
         self.references += self.task.class_ids(utterances)
-        self.predictions += predictions.argmax(-1).tolist()
+        self.predictions += predictions.argmax(-1).tolist()  # (B, classes) -> (B,)
 
     def compute(self) -> dict[str, float]:
         """Return ``accuracy`` and ``macro_f1``."""
+        # Imported here, because the import of scikit-learn is slow and no other task needs it.
         from sklearn.metrics import accuracy_score, f1_score
 
         return {
@@ -169,16 +162,16 @@ class ClassificationMetric:
         }
 
 
-def build_classification(
-    config: Classification, *, model_config: PreTrainedConfig, corpus: Corpus
-) -> ClassificationTask:
-    """Return the task for a model, with the classes of its head or, for a bare encoder, the sorted ones of the corpus.
+def build_classification(config: Classification, inputs: BuildInputs) -> ClassificationTask:
+    """Return the task for a model, with the classes of the head or, for a bare encoder, of the corpus in sorted order.
 
     Raises:
         DataError: The corpus has fewer than two classes.
     """
-    settings: Any = model_config
-    if has_task_head(settings.architectures, "ForSequenceClassification"):
+    settings: Any = inputs.model_config
+    corpus = inputs.corpus
+    if has_task_head(settings.architectures, config.head_class):
+        # The keys are strings in config.json, and need not be in the order of the outputs.
         label_names = {int(number): str(label) for number, label in settings.id2label.items()}
         return ClassificationTask(
             [label_names[number] for number in sorted(label_names)], field=config.label, new_head=False

@@ -5,16 +5,14 @@ from __future__ import annotations
 import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 from torch import Tensor
-from transformers import PreTrainedConfig
 
-from secateur.data.corpus import Corpus, Utterance
+from secateur.data.corpus import Utterance
 from secateur.errors import ConfigError
 from secateur.tasks import ctc_ops
-from secateur.tasks.base import EncoderInfo, has_task_head, logits_of
+from secateur.tasks.base import BuildInputs, has_task_head, logits_of
 from secateur.tasks.transcription import Transcription, TranscriptTask, check_vocabulary_fits, select_tokenizer
 from secateur.tasks.vocabulary import Vocabulary
 
@@ -26,16 +24,9 @@ class Ctc(Transcription):
     kind: Literal["ctc"] = "ctc"
     head_class: ClassVar[str] = "ForCTC"
 
-    def build(
-        self,
-        *,
-        source: str | Path,
-        model_config: PreTrainedConfig,
-        corpus: Corpus,
-        encoder_info: EncoderInfo | None = None,
-    ) -> CtcTask:
+    def build(self, inputs: BuildInputs) -> CtcTask:
         """Return the task for a model; see `build_task`."""
-        return build_ctc(self, source=source, model_config=model_config, corpus=corpus)
+        return build_ctc(self, inputs)
 
 
 class CtcTask(TranscriptTask):
@@ -49,7 +40,7 @@ class CtcTask(TranscriptTask):
         return {"vocab_size": self.outputs, "pad_token_id": self.vocabulary.blank}
 
     def alignment_problem(self, tokens: Sequence[int], frames: int) -> str | None:
-        """Return a problem for too few frames: CTC needs one for each token and one between equal neighbors."""
+        """Return a problem for too few frames: CTC needs a frame for each token and between equal neighbors."""
         min_frames = ctc_ops.min_frames(tokens)
         return f"{frames} frames for {min_frames}" if frames < min_frames else None
 
@@ -68,17 +59,17 @@ class CtcTask(TranscriptTask):
         return [self.vocabulary.decode(row) for row in rows]
 
 
-def build_ctc(config: Ctc, *, source: str | Path, model_config: PreTrainedConfig, corpus: Corpus) -> CtcTask:
-    """Return the task for a model, with the model's own head and tokenizer or, for a bare encoder, with new ones.
+def build_ctc(config: Ctc, inputs: BuildInputs) -> CtcTask:
+    """Return the task for a model, with the model's head and tokenizer or, for a bare encoder, with a new head.
 
     Raises:
         ConfigError: The tokenizer does not fit the head of the model, or cannot be loaded.
         DataError: A new vocabulary is required and the corpus has no texts.
     """
-    settings: Any = model_config
-    has_head = has_task_head(settings.architectures, "ForCTC")
+    settings: Any = inputs.model_config
+    has_head = has_task_head(settings.architectures, config.head_class)
     head = "CTC head"
-    tokenizer, model_tokenizer = select_tokenizer(config, source=source, corpus=corpus, head=head if has_head else "")
+    tokenizer, model_tokenizer = select_tokenizer(config, inputs, head=head if has_head else "")
     if not has_head:
         vocabulary = Vocabulary(tokenizer, case=config.case)
         return CtcTask(vocabulary, unknown=config.unknown, outputs=len(vocabulary), new_head=True)
@@ -108,6 +99,7 @@ def model_blank(tokenizer: Any, settings: Any) -> tuple[int, tuple[str, ...]]:
     blank = settings.pad_token_id
     padding = tokenizer.pad_token_id
     outputs = settings.vocab_size
+    # The config counts first; a number that is no output of the head cannot be the blank.
     candidates = [number for number in (blank, padding) if number is not None and 0 <= number < outputs]
     if not candidates:
         raise ConfigError(
@@ -130,6 +122,7 @@ def model_blank(tokenizer: Any, settings: Any) -> tuple[int, tuple[str, ...]]:
             "text: set it in config.json, or pad_token in tokenizer_config.json."
         )
     padding_text = "no padding token" if padding is None else f"the padding token {tokenizer.pad_token!r}, {padding}"
+    # Decoding with the tokenizer drops its padding token, which therefore has to be the blank.
     if token is not None:
         tokenizer.pad_token = token
     elif blank == len(tokenizer):
@@ -153,6 +146,7 @@ def _is_text(tokenizer: Any, token: str, *, is_punctuation_text: bool) -> bool:
     """
     if token == getattr(tokenizer, "word_delimiter_token", None):
         return True
+    # Markup such as <pad>, <s> or [CLS] is no text, whatever its characters.
     if token in tokenizer.all_special_tokens or (token[0], token[-1]) in (("<", ">"), ("[", "]")):
         return False
     kinds = "LNMP" if is_punctuation_text else "LNM"

@@ -25,6 +25,7 @@ def loss_sum(logits: Tensor, frames: Tensor, target_tokens: Sequence[Sequence[in
     """
     dtype = torch.promote_types(logits.dtype, torch.float32)
     log_probabilities = logits.log_softmax(-1, dtype=dtype).transpose(0, 1)  # (B, T, V) -> (T, B, V)
+    # F.ctc_loss takes the sequences concatenated: tokens 5 7 and 3 are 5 7 3 with the lengths 2 1.
     device = logits.device
     lengths = torch.tensor([len(tokens) for tokens in target_tokens], device=device)
     flat_tokens = torch.tensor([token for tokens in target_tokens for token in tokens], dtype=torch.long, device=device)

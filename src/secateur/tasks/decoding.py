@@ -31,7 +31,7 @@ def greedy(model: Any, inputs: Mapping[str, Tensor], *, lookahead: int | None = 
 
 @torch.no_grad()
 def stream(model: Any, inputs: Mapping[str, Tensor], *, lookahead: int | None = None) -> Tensor:
-    """Return the tokens of a streaming transducer that decodes one utterance chunk by chunk, (1, N).
+    """Return the tokens of a streaming transducer that decodes an utterance chunk by chunk, (1, N).
 
     The result equals that of `greedy` with the same lookahead on features from `pad_to_chunks`: the last chunk is
     padded with zeros, and tokens in frames past the end of the utterance are discarded.
@@ -53,6 +53,7 @@ def stream(model: Any, inputs: Mapping[str, Tensor], *, lookahead: int | None = 
     padded_features = pad_to_chunks(model, features, lookahead=lookahead)
     first, step = _chunk_sizes(model, lookahead)
 
+    # `generate` streams, with a cache in the encoder, if its input is a generator.
     def chunks() -> Iterator[Tensor]:
         yield padded_features[:, :first]
         for start in range(first, padded_features.shape[1], step):
@@ -63,7 +64,7 @@ def stream(model: Any, inputs: Mapping[str, Tensor], *, lookahead: int | None = 
 
 
 def can_stream(model: Any) -> bool:
-    """Return whether a model is a transducer whose encoder supports chunk-wise input."""
+    """Return whether a model is a transducer with an encoder that supports chunk-wise input."""
     return hasattr(getattr(model.config, "encoder_config", None), "default_num_lookahead_tokens")
 
 
@@ -85,6 +86,7 @@ def default_lookahead(model: Any) -> int:
 def pad_to_chunks(model: Any, features: Tensor, *, lookahead: int) -> Tensor:
     """Return features that are padded with zeros to whole chunks of a lookahead: (1, positions, width)."""
     first, step = _chunk_sizes(model, lookahead)
+    # Chunks of 25 and then 32 positions: 60 positions get (25 - 60) mod 32 = 29 zeros, for 25 + 2 · 32 = 89.
     missing = first - features.shape[1]
     return F.pad(features, (0, 0, 0, missing if missing > 0 else missing % step))
 

@@ -9,7 +9,7 @@ import jiwer
 
 
 class ErrorRate:
-    """Insertions, deletions and substitutions, divided by the units of the references; may exceed one.
+    """Insertions, deletions and substitutions, divided by the units of the references; may exceed 1.
 
     Both are summed over utterances before the division, so that a long utterance counts more than a short one.
     """

@@ -1,4 +1,4 @@
-"""Mapping between the frames of an encoder and positions in its inputs, for BEST-RQ's masks and labels."""
+"""Mapping between the frames and the input positions of an encoder, for BEST-RQ's masks and labels."""
 
 from __future__ import annotations
 
@@ -40,6 +40,7 @@ class NoiseMask:
         """
         features = structure.features
         self.width = None if features is None else features.width
+        # The stages behind the feature extractor, which computes features outside the model.
         self._stages = structure.stages[0 if features is None else features.stages :]
         self.step = prod(stage.stride for stage in self._stages)
         field = structure.min_samples
@@ -63,13 +64,15 @@ class NoiseMask:
             mask: (batch, frames), True where masked.
             rng: Generator of the noise.
         """
+        # Features: frame 0 is centered on position 0, so that half of its positions would lie before.
         offset = _FIRST_FRAME_OFFSET if self.width is None else self.step // 2
         return best_rq.mask_with_noise(inputs, mask, step=self.step, offset=offset, rng=rng)
 
     def label_inputs(self, inputs: Tensor) -> Tensor:
-        """Return the values to label: features as they are, samples with mean 0 and variance 1 for every encoder."""
+        """Return the values to label: unchanged features, or samples with mean 0 and variance 1 for every encoder."""
         if self.width is not None:
             return inputs
+        # As `Waveform` normalizes, so that encoders with and without normalized samples have the same labels.
         centered = inputs - inputs.mean(dim=1, keepdim=True)
         return centered * torch.rsqrt(centered.square().mean(dim=1, keepdim=True) + VARIANCE_FLOOR)
 

@@ -1,4 +1,4 @@
-"""Speech recognition by a transducer (RNN-T), whose predictor and joiner are trained with the encoder."""
+"""Speech recognition by a transducer (RNN-T), with training of predictor, joiner and encoder together."""
 
 from __future__ import annotations
 
@@ -6,16 +6,14 @@ import logging
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor
-from transformers import PreTrainedConfig
 
-from secateur.data.corpus import Corpus, Utterance
+from secateur.data.corpus import Utterance
 from secateur.errors import ConfigError
-from secateur.tasks.base import EncoderInfo, has_task_head
+from secateur.tasks.base import BuildInputs, has_task_head
 from secateur.tasks.decoding import greedy
 from secateur.tasks.rnnt_loss import fused_losses
 from secateur.tasks.transcription import Transcription, TranscriptTask, check_vocabulary_fits, select_tokenizer
@@ -33,7 +31,7 @@ _INITIAL_BLANK_SHARE = 0.9  # probability of the blank in a new joiner
 
 @dataclass(frozen=True, kw_only=True)
 class Rnnt(Transcription):
-    """Transcription by an encoder, a predictor of the tokens so far (an LSTM), and a joiner of both."""
+    """Transcription by an encoder, an LSTM over the previous tokens (the predictor), and a joiner."""
 
     kind: Literal["rnnt"] = "rnnt"
     head_class: ClassVar[str] = "ForRNNT"
@@ -50,16 +48,9 @@ class Rnnt(Transcription):
             if getattr(self, name) < 1:
                 raise ConfigError(f"{name}: got {getattr(self, name)}, expected 1 or more.")
 
-    def build(
-        self,
-        *,
-        source: str | Path,
-        model_config: PreTrainedConfig,
-        corpus: Corpus,
-        encoder_info: EncoderInfo | None = None,
-    ) -> RnntTask:
+    def build(self, inputs: BuildInputs) -> RnntTask:
         """Return the task for a model; see `build_task`."""
-        return build_rnnt(self, source=source, model_config=model_config, corpus=corpus)
+        return build_rnnt(self, inputs)
 
 
 class RnntTask(TranscriptTask):
@@ -100,7 +91,7 @@ class RnntTask(TranscriptTask):
         self.decode: Callable[[Any, Mapping[str, Tensor]], Tensor] = greedy
 
     def fields(self) -> dict[str, Any]:
-        """Return the shape of the head, and its blank, which is also the start token of decoding."""
+        """Return the shape of the head, and the blank, which is also the start token of decoding."""
         blank = self.vocabulary.blank
         return {
             "vocab_size": self.outputs,
@@ -108,6 +99,7 @@ class RnntTask(TranscriptTask):
             "num_decoder_layers": self.layers,
             "max_symbols_per_step": self.symbols,
             "blank_token_id": blank,
+            # The padding of token sequences, which need not be the blank.
             "pad_token_id": self.vocabulary.tokenizer.pad_token_id,
             "decoder_start_token_id": blank,
         }
@@ -172,22 +164,23 @@ class RnntTask(TranscriptTask):
         return [self.vocabulary.decode([token for token in row if token != blank]) for row in predictions.tolist()]
 
 
-def build_rnnt(config: Rnnt, *, source: str | Path, model_config: PreTrainedConfig, corpus: Corpus) -> RnntTask:
-    """Return the task for a model, with the model's own head and tokenizer or, for a bare encoder, with new ones.
+def build_rnnt(config: Rnnt, inputs: BuildInputs) -> RnntTask:
+    """Return the task for a model, with the model's head and tokenizer or, for a bare encoder, with a new head.
 
     Raises:
         ConfigError: Tokenizer or blank do not fit the joiner of the model, or no tokenizer can be loaded.
         DataError: A new vocabulary is required and the corpus has no texts.
     """
-    settings: Any = model_config
-    has_head = has_task_head(settings.architectures, "ForRNNT")
+    settings: Any = inputs.model_config
+    has_head = has_task_head(settings.architectures, config.head_class)
     head = "joiner"
-    tokenizer, model_tokenizer = select_tokenizer(config, source=source, corpus=corpus, head=head if has_head else "")
+    tokenizer, model_tokenizer = select_tokenizer(config, inputs, head=head if has_head else "")
     if not has_head:
         vocabulary = Vocabulary(tokenizer, case=config.case)
         shape = {"symbols": config.symbols, "width": config.width, "layers": config.layers}
         return RnntTask(vocabulary, unknown=config.unknown, outputs=len(vocabulary), new_head=True, **shape)
     model_head_shape = (settings.decoder_hidden_size, settings.num_decoder_layers, settings.max_symbols_per_step)
+    # A value other than the default was set by the user, and has no effect on a head that exists.
     for name, value in zip(("width", "layers", "symbols"), model_head_shape, strict=True):
         if getattr(config, name) not in (value, getattr(Rnnt, name)):
             logger.warning(
@@ -215,7 +208,7 @@ def build_rnnt(config: Rnnt, *, source: str | Path, model_config: PreTrainedConf
 
 
 def _extra_outputs(vocabulary: Vocabulary, outputs: int, *, name: str) -> str:
-    """Return words for the joiner's output beside the vocabulary: its blank, or nothing where the blank is a token.
+    """Return words for the joiner's output beside the vocabulary: the blank, unless the blank is a token.
 
     Raises:
         ConfigError: The blank is no output, or is a token of texts.

@@ -1,4 +1,4 @@
-"""Transducer lattice: the summed probability of all paths, with its gradient in closed form."""
+"""Transducer lattice: the summed probability of all paths, with the gradient in closed form."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def log_likelihoods(blank: Tensor, label: Tensor, frames: Tensor, lengths: Tenso
 
 
 class _Lattice(torch.autograd.Function):
-    """Sum over the paths of a lattice whose nodes are numbered row by row.
+    """Sum over the paths of a lattice with nodes that are numbered row by row.
 
     Node t (U + 1) + u stands for t blanks and u labels so far: a blank leads U + 1 nodes ahead, a label one node ahead.
     With three frames and two labels, where width = U + 1 = 3::
@@ -59,11 +59,13 @@ class _Lattice(torch.autograd.Function):
         valid_blanks, valid_labels = (
             (label_positions < count[:, None])[:, None] for count in (lengths + 1, lengths)
         )  # (B, 1, U + 1)
+        # Transitions beyond a row's frames or labels have probability zero, also where the input is NaN.
         blanks = torch.where(valid_frames & valid_blanks, blank, -math.inf).flatten(1)  # (B, T (U + 1))
         labels = torch.where(valid_frames & valid_labels, F.pad(label, (0, 1)), -math.inf).flatten(1)
         row_indices = torch.arange(rows, device=blank.device)
         end_nodes = frames * width + lengths
         alpha = _log_zeros(blanks, width)
+        # Forward: alpha is the log-probability of all paths from node 0 to a node.
         alpha[:, 0] = 0.0
         for diagonal in _diagonals(longest, width):
             for scores, step in ((blanks, width), (labels, 1)):
@@ -73,6 +75,7 @@ class _Lattice(torch.autograd.Function):
         if not any(ctx.needs_input_grad):
             return total
         beta = _log_zeros(blanks, width)
+        # Backward: beta is the log-probability of all paths from a node to the row's end.
         beta[row_indices, end_nodes] = 0.0
         for diagonal in reversed(_diagonals(longest, width)):
             for scores, step in ((blanks, width), (labels, 1)):
@@ -81,6 +84,7 @@ class _Lattice(torch.autograd.Function):
         finite_total = torch.where(total == -math.inf, math.inf, total)[:, None]  # no path: exp(... - inf) = 0
         blank_gradients = _transition_posteriors(alpha, blanks, beta, width, finite_total)
         label_gradients = _transition_posteriors(alpha, labels, beta, 1, finite_total)
+        # (B, T (U + 1)) -> (B, T, U + 1); the last label column is padding.
         ctx.save_for_backward(blank_gradients.view_as(blank), label_gradients.view_as(blank)[:, :, :-1])
         return total
 
@@ -123,5 +127,6 @@ def _shift(nodes: slice, step: int) -> slice:
 
 def _transition_posteriors(alpha: Tensor, scores: Tensor, beta: Tensor, step: int, total: Tensor) -> Tensor:
     """Return the posterior of the transition from each node that leads `step` nodes ahead, (B, T (U + 1))."""
+    # log P(transition) = alpha(start) + score + beta(end) - log P(all paths)
     size = scores.shape[1]
     return alpha[:, :size].add(scores).add_(beta[:, step : step + size]).sub_(total).exp_().to(scores.dtype)

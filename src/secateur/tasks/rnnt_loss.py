@@ -101,12 +101,13 @@ def fused_losses(
     )
 
     def compute_emissions(encoder_chunk: Tensor, predictor_states: Tensor) -> tuple[Tensor, Tensor]:
+        # (B, t, D) -> (B, t, 1, D) and (B, U + 1, D) -> (B, 1, U + 1, D)
         logits = joiner(
             encoder_hidden_states=encoder_chunk[:, :, None], decoder_hidden_states=predictor_states[:, None]
         )
         return targets.emissions(logits)
 
-    size = max(1, max_cells // (rows * width))
+    size = max(1, max_cells // (rows * width))  # frames of a chunk
     return targets.losses(
         *chunked_checkpoint(compute_emissions, encoder[:, : targets.max_frames], predictor, size=size)
     )
@@ -166,6 +167,7 @@ class _TransducerTargets:
             raise SecateurError(
                 f"got outputs for {width - 1} tokens, expected {max(lengths)}, the length of the longest sequence."
             )
+        # The padding is the blank, which is always a valid index; the lattice ignores these cells.
         padded = [[*row_tokens, *[blank] * (width - len(row_tokens))] for row_tokens in target_tokens]
         return cls(
             frames=torch.tensor(frame_counts, device=device),
@@ -243,6 +245,6 @@ def _cells(next_tokens: Tensor, logits: Tensor) -> Tensor:
 
 
 def _split_chunks(logits: Tensor, *cells: Tensor) -> Iterator[tuple[Tensor, ...]]:
-    """Yield the same cells of each tensor, in chunks whose logits the device processes at once."""
+    """Yield the same cells of each tensor, in chunks that the device processes at once."""
     max_logits = _MAX_LOGITS_CPU if logits.device.type == "cpu" else _MAX_LOGITS_ACCELERATOR
     return zip(*(tensor.split(max(1, max_logits // logits.shape[-1])) for tensor in cells), strict=True)

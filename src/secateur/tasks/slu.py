@@ -1,21 +1,19 @@
-"""Spoken language understanding by CTC: intent, words and entities as one sequence, with the scores of SLURP."""
+"""Spoken language understanding by CTC: intent, words and entities as a sequence, with the scores of SLURP."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from types import MappingProxyType
 from typing import Any, ClassVar, Literal
 
 from torch import Tensor
-from transformers import PreTrainedConfig
 
 from secateur.data.corpus import Corpus, Utterance
 from secateur.errors import DataError
 from secateur.records.score import ScoreInfo
 from secateur.tasks import slurp_tags, vocabulary
-from secateur.tasks.base import EncoderInfo, Metric, has_task_head
+from secateur.tasks.base import BuildInputs, Metric, has_task_head
 from secateur.tasks.ctc import CtcTask, model_blank
 from secateur.tasks.error_rate import ErrorRate
 from secateur.tasks.slu_metrics import EntityMetric
@@ -39,16 +37,9 @@ class Slu:
     unknown: Literal["drop", "skip"] = "drop"
     """characters outside the vocabulary are dropped from the text, or the utterance is skipped"""
 
-    def build(
-        self,
-        *,
-        source: str | Path,
-        model_config: PreTrainedConfig,
-        corpus: Corpus,
-        encoder_info: EncoderInfo | None = None,
-    ) -> SluTask:
+    def build(self, inputs: BuildInputs) -> SluTask:
         """Return the task for a model; see `build_task`."""
-        return build_slu(self, source=source, model_config=model_config, corpus=corpus)
+        return build_slu(self, inputs)
 
 
 class SluTask(CtcTask):
@@ -87,7 +78,7 @@ class SluTask(CtcTask):
         return SluMetric(self)
 
     def make_target_tokens(self, label: str | None, text: str | None) -> TargetTokens:
-        """Return the tokens of intent, words and entities as one sequence."""
+        """Return the tokens of intent, words and entities in a single sequence."""
         problem, parts = self._problem(label, text)
         if label is None or problem is not None:
             return TargetTokens(problem=problem)
@@ -103,7 +94,7 @@ class SluTask(CtcTask):
         return self.encode_target(text, dropped)
 
     def _problem(self, intent: str | None, tagged: str | None) -> tuple[str | None, tuple[TextSpan, ...]]:
-        """Return the reason to skip an utterance, if any, and the spans of its tagged text."""
+        """Return the reason to skip an utterance, if any, and the spans of the tagged text."""
         if not intent:
             return "has no label, which names its intent", ()
         if slurp_tags.intent_token(intent) not in self.tokens:
@@ -148,15 +139,15 @@ class SluMetric:
         return {"slu_f1": entity_scores["slu_f1"], **accuracy, **entity_scores, "wer": self.words.value}
 
 
-def build_slu(config: Slu, *, source: str | Path, model_config: PreTrainedConfig, corpus: Corpus) -> SluTask:
-    """Return the task for a model, with the model's own CTC head where the vocabulary has intents, else with a new one.
+def build_slu(config: Slu, inputs: BuildInputs) -> SluTask:
+    """Return the task for a model, with the model's CTC head where the vocabulary has intents, else with a new head.
 
     Raises:
         DataError: No utterance has an intent and a text.
     """
-    settings: Any = model_config
-    if has_task_head(settings.architectures, "ForCTC") and vocabulary.has_tokenizer(source):
-        tokenizer = vocabulary.load_tokenizer(source)
+    settings: Any = inputs.model_config
+    if has_task_head(settings.architectures, config.head_class) and vocabulary.has_tokenizer(inputs.source):
+        tokenizer = vocabulary.load_tokenizer(inputs.source)
         if any(slurp_tags.is_intent(token) for token in tokenizer.get_vocab()):
             blank, notes = model_blank(tokenizer, settings)
             task_vocabulary = Vocabulary(tokenizer, case=config.case, blank=blank, outputs=settings.vocab_size)
@@ -164,7 +155,7 @@ def build_slu(config: Slu, *, source: str | Path, model_config: PreTrainedConfig
                 task = SluTask(task_vocabulary, unknown=config.unknown, outputs=settings.vocab_size, new_head=False)
                 task.notes = notes
                 return task
-    task_vocabulary = Vocabulary(_new_tokenizer(config, corpus), case=config.case)
+    task_vocabulary = Vocabulary(_new_tokenizer(config, inputs.corpus), case=config.case)
     return SluTask(task_vocabulary, unknown=config.unknown, outputs=len(task_vocabulary), new_head=True)
 
 
@@ -179,6 +170,7 @@ def _new_tokenizer(config: Slu, corpus: Corpus) -> Any:
         )
     texts = map(_tagged_text, corpus.utterances)
     parsed = [parts for parts in (slurp_tags.parse_brackets(text) for text in texts if text) if parts]
+    # Sorted, so that the ids do not depend on the order of the corpus.
     slots = slurp_tags.entity_types(parsed)
     invalid_names = [name for name in (*intents, *slots) if set(name) & set(slurp_tags.RESERVED)]
     if invalid_names:

@@ -47,8 +47,8 @@ class EntityCounts:
 
 
 def exact_counts(references: Sequence[Entity], predicted: Sequence[Entity]) -> EntityCounts:
-    """Return the counts where a match has equal type and words; duplicates are matched one by one."""
-    unmatched = _lowercase_fillers(references)
+    """Return the counts where a match has equal type and words; every entity is matched at most once."""
+    unmatched = _lowercase_fillers(references)  # references that no prediction has matched so far
     matched = 0
     for entity in _lowercase_fillers(predicted):
         if entity in unmatched:
@@ -58,7 +58,7 @@ def exact_counts(references: Sequence[Entity], predicted: Sequence[Entity]) -> E
 
 
 def soft_counts(references: Sequence[Entity], predicted: Sequence[Entity], distance: FillerDistance) -> EntityCounts:
-    """Return the counts where a match has equal type, and the distance of the words adds to both kinds of errors."""
+    """Return the counts where a match has equal type, and the distance of the words adds to all errors."""
     unmatched = _lowercase_fillers(references)
     counts = EntityCounts()
     for entity in _lowercase_fillers(predicted):
@@ -67,14 +67,15 @@ def soft_counts(references: Sequence[Entity], predicted: Sequence[Entity], dista
             counts += EntityCounts(spurious=1.0)
             continue
         distances = [distance(reference.filler, entity.filler) for reference in candidates]
-        min_distance = min(distances)
+        min_distance = min(distances)  # of equal distances the first reference counts
         unmatched.remove(candidates[distances.index(min_distance)])
+        # A match with an error counts as one true positive and, by its distance, as an error of both kinds.
         counts += EntityCounts(1.0, min_distance, min_distance)
     return counts + EntityCounts(missed=len(unmatched))
 
 
 def word_distance(reference: str, predicted: str) -> float:
-    """Return the word error rate of a filler; a reference without words counts as one word."""
+    """Return the word error rate of a filler; a reference without words counts as a single word."""
     return _count_edits(jiwer.process_words(reference, predicted)) / max(1, len(reference.split()))
 
 
@@ -84,7 +85,7 @@ def character_distance(reference: str, predicted: str) -> float:
 
 
 class EntityMetric:
-    """Entity F1 and its two softened forms over a corpus, micro-averaged over types."""
+    """Entity F1, exact and softened, over a corpus, micro-averaged over types."""
 
     def __init__(self) -> None:
         self.exact = EntityCounts()

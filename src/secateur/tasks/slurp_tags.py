@@ -1,4 +1,4 @@
-"""Intent, words and entities as one text: an intent token, then the words, with a slot token around each entity.
+"""Text form of intent, words and entities: an intent token, then the words, with slot tokens around each entity.
 
 The same utterance in a manifest and as a target sequence::
 
@@ -13,7 +13,9 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 SLOT_END = "</slot>"
+# Group 1 is the kind and group 2 the name; both are empty for the closing token.
 _TOKEN = re.compile(r"<(intent|slot):([^<>]*)>|</slot>")
+# [type : words], without nesting.
 _BRACKETS = re.compile(r"\[([^\[\]:]*):([^\[\]]*)\]")
 
 #: Characters of tokens and tags, which must not occur in words.
@@ -22,7 +24,7 @@ RESERVED = "<>[]"
 
 @dataclass(frozen=True)
 class TextSpan:
-    """Consecutive words with their entity type; None for words outside entities."""
+    """Consecutive words with an entity type, or without a type outside entities."""
 
     words: str
     type: str | None = None
@@ -30,7 +32,7 @@ class TextSpan:
 
 @dataclass(frozen=True)
 class Entity:
-    """Type and words of an entity; the words are called its filler."""
+    """Type and words of an entity; the words are called the filler."""
 
     type: str
     filler: str
@@ -51,7 +53,7 @@ def intent_token(intent: str) -> str:
 
 
 def is_intent(token: str) -> bool:
-    """Return whether a token is that of an intent."""
+    """Return whether a token names an intent."""
     match = _TOKEN.fullmatch(token)
     return match is not None and match[1] == "intent"
 
@@ -62,7 +64,7 @@ def slot_token(type: str) -> str:
 
 
 def parse_brackets(tagged: str) -> tuple[TextSpan, ...] | None:
-    """Return the spans of a text in bracket notation without empty ones; None for malformed brackets.
+    """Return the non-empty spans of a text in bracket notation, if the brackets are well-formed.
 
     ``wake me at [time : five am]`` has the spans ``wake me at`` and, of the type ``time``, ``five am``.
     """
@@ -109,7 +111,7 @@ def parse_frame(text: str) -> SemanticFrame:
         if type is not None and filler:
             entities.append(Entity(type, " ".join(filler)))
 
-    for match in (*_TOKEN.finditer(text), None):
+    for match in (*_TOKEN.finditer(text), None):  # None stands for the end of the text
         token_words = text[end : match.start() if match else len(text)].split()
         words += token_words
         filler += token_words
@@ -121,7 +123,7 @@ def parse_frame(text: str) -> SemanticFrame:
             intent = match[2] if intent is None else intent
             continue
         append_entity()
-        type, filler = match[2], []
+        type, filler = match[2], []  # type is None behind a closing token
     return SemanticFrame(intent, tuple(entities), " ".join(words))
 
 

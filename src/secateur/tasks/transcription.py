@@ -18,7 +18,7 @@ from secateur.data.corpus import Corpus, Utterance
 from secateur.errors import ConfigError, DataError
 from secateur.records.score import ScoreInfo
 from secateur.tasks import vocabulary
-from secateur.tasks.base import FilteredCorpus, Metric, StepTargets, UtteranceTargets, filter_utterances
+from secateur.tasks.base import BuildInputs, FilteredCorpus, Metric, StepTargets, UtteranceTargets, filter_utterances
 from secateur.tasks.error_rate import ErrorRate
 from secateur.tasks.vocabulary import LetterCase, Vocabulary
 
@@ -88,6 +88,7 @@ class TranscriptTask(ABC):
         self.outputs = outputs
         self.new_head = new_head
         self.head = nn.Module()
+        # The tokenizer is slow, and the loss, the filter and the metric ask for the tokens in every epoch.
         self._cached_target_tokens = lru_cache(maxsize=TARGET_CACHE_SIZE)(self.make_target_tokens)
 
     @abstractmethod
@@ -108,10 +109,10 @@ class TranscriptTask(ABC):
 
     @abstractmethod
     def alignment_problem(self, tokens: Sequence[int], frames: int) -> str | None:
-        """Return why a number of frames is too small for the target tokens; None where it suffices."""
+        """Return a problem where a number of frames is too small for the target tokens."""
 
     def init_head(self, model: Any) -> None:  # noqa: B027 - not abstract
-        """Do nothing: most new heads keep their random weights."""
+        """Do nothing: most new heads keep the random weights."""
 
     def target_tokens(self, utterance: Utterance) -> TargetTokens:
         """Return the target of an utterance, from a cache."""
@@ -122,7 +123,7 @@ class TranscriptTask(ABC):
         return None, utterance.text
 
     def filter(self, corpus: Corpus, frames: Callable[[int], int]) -> FilteredCorpus:
-        """Return the utterances whose text the vocabulary encodes and whose audio is long enough for the text.
+        """Return the utterances with a text that the vocabulary encodes and audio of sufficient length.
 
         Raises:
             DataError: No utterance is usable, or no utterance has a text.
@@ -140,7 +141,7 @@ class TranscriptTask(ABC):
             frame_problem = self.alignment_problem(targets.tokens, frames(utterance.samples))
             if frame_problem is not None:
                 return f"is too short for its text: {frame_problem}"
-            dropped.update(targets.unknown_characters)
+            dropped.update(targets.unknown_characters)  # of usable utterances only
             return None
 
         filtered = filter_utterances(corpus, problem)
@@ -156,7 +157,7 @@ class TranscriptTask(ABC):
     def step_targets(
         self, utterances: Sequence[Utterance], frames: Sequence[int], *, key: Sequence[int] = ()
     ) -> StepTargets:
-        """Return the utterances as targets; the count is the number of their tokens."""
+        """Return the utterances as targets, with the number of tokens as the count."""
         tokens = sum(len(self.target_tokens(utterance).tokens) for utterance in utterances)
         return UtteranceTargets(utterances, tokens)
 
@@ -173,25 +174,25 @@ class TranscriptTask(ABC):
         self.vocabulary.save(folder)
 
     def restore(self, folder: Path) -> None:  # noqa: B027 - not abstract
-        """Do nothing: the head is part of the model."""
+        """Load no file: the head is part of the model."""
 
     def make_target_tokens(self, label: str | None, text: str | None) -> TargetTokens:
         """Return the target of a text; the label is ignored."""
         if text is None or not text.strip():
             return TargetTokens(problem="has no text")
-        cleaned_text, unknown = self.vocabulary.clean(text)
-        return self.encode_target(cleaned_text, unknown)
+        cleaned_text, dropped = self.vocabulary.clean(text)
+        return self.encode_target(cleaned_text, dropped)
 
-    def encode_target(self, text: str, unknown: str) -> TargetTokens:
+    def encode_target(self, text: str, dropped: str) -> TargetTokens:
         """Return the target of a cleaned text, with the characters that were dropped from the text."""
         tokens = self.vocabulary.encode(text)
         if not tokens:
             return TargetTokens(
-                unknown_characters=unknown, problem=f"has no character of the vocabulary: {format_characters(unknown)}"
+                unknown_characters=dropped, problem=f"has no character of the vocabulary: {format_characters(dropped)}"
             )
         if not self.vocabulary.is_writable(tokens):
-            return TargetTokens(unknown_characters=unknown, problem="has text that the tokenizer cannot encode")
-        return TargetTokens(tokens, unknown)
+            return TargetTokens(unknown_characters=dropped, problem="has text that the tokenizer cannot encode")
+        return TargetTokens(tokens, dropped)
 
 
 class TranscriptMetric:
@@ -216,19 +217,19 @@ class TranscriptMetric:
         return {name: rate.value for name, rate in self.rates.items()}
 
 
-def select_tokenizer(config: Transcription, *, source: str | Path, corpus: Corpus, head: str = "") -> tuple[Any, Any]:
-    """Return the tokenizer of a config and the model's own tokenizer; None where the model has none or needs none.
+def select_tokenizer(config: Transcription, inputs: BuildInputs, *, head: str) -> tuple[Any, Any]:
+    """Return the tokenizer of a config and the model's own tokenizer, if the model has and needs a tokenizer.
 
     Args:
         config: Config of the task.
-        source: Folder or hub id of the model.
-        corpus: Corpus whose texts give a new vocabulary.
+        inputs: Model, and corpus for a new vocabulary.
         head: Words for the model's head, such as ``CTC head``; empty for a new head.
 
     Raises:
         ConfigError: A tokenizer cannot be loaded, or the model has a head but no tokenizer.
         DataError: A new vocabulary is required and the corpus has no texts.
     """
+    source = inputs.source
     model_tokenizer = None
     if (head or config.tokenizer == "auto") and vocabulary.has_tokenizer(source):
         model_tokenizer = vocabulary.load_tokenizer(source)
@@ -241,14 +242,14 @@ def select_tokenizer(config: Transcription, *, source: str | Path, corpus: Corpu
         )
     if config.tokenizer == "auto" and model_tokenizer is not None:
         return model_tokenizer, model_tokenizer
-    symbols = vocabulary.characters(require_texts(corpus), config.case)
+    symbols = vocabulary.characters(require_texts(inputs.corpus), config.case)
     return vocabulary.make_tokenizer(symbols), model_tokenizer
 
 
 def check_vocabulary_fits(
     vocabulary: Vocabulary, outputs: int, model_tokenizer: Any, *, name: str, head: str, extra_outputs: str = ""
 ) -> None:
-    """Raise a ConfigError for a vocabulary other than that of a model's head.
+    """Raise a ConfigError for a vocabulary that differs from the vocabulary of a model's head.
 
     Args:
         vocabulary: Vocabulary to check.
@@ -286,9 +287,9 @@ def require_texts(corpus: Corpus) -> list[str]:
     return texts
 
 
-def format_characters(unknown: str) -> str:
+def format_characters(characters: str) -> str:
     """Return the distinct characters of a string, for a message."""
-    distinct = dict.fromkeys(unknown)
+    distinct = dict.fromkeys(characters)
     return " ".join(character if _is_visible(character) else format_character(character) for character in distinct)
 
 

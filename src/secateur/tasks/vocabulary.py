@@ -19,7 +19,7 @@ LetterCase = Literal["auto", "keep", "upper", "lower"]
 
 # Special tokens of a new vocabulary.
 BLANK = "<pad>"
-UNKNOWN = "<unk>"
+UNKNOWN_TOKEN = "<unk>"
 DELIMITER = "|"
 # Entry of the tokenizer's config by which AutoProcessor finds a processor, for every family here.
 _PROCESSOR = "Wav2Vec2Processor"
@@ -31,7 +31,7 @@ _TOKENIZER_FILES = (*_FILES, "tokenizer_config.json", "special_tokens_map.json",
 
 
 class Vocabulary:
-    """A tokenizer with the case of its letters, its blank, and the characters that it encodes.
+    """Tokenizer with a blank, a letter case, and a test of the characters that can be encoded.
 
     Attributes:
         tokenizer: Hugging Face tokenizer.
@@ -67,6 +67,7 @@ class Vocabulary:
         self.case = vocabulary_case if case == "auto" else case
         self.blank: int = tokenizer.pad_token_id if blank is None else blank
         self.outputs = len(tokenizer) if outputs is None else outputs
+        # Caches by character, because `clean` asks for each character of each text.
         self._is_known = lru_cache(maxsize=None)(lambda character: self._is_writable_text(character))
         self._other_case_form = lru_cache(maxsize=None)(lambda character: self._find_other_case_form(character))
         dotted_letters, dots = _DOTTED_I.get(self.case, ("", {}))
@@ -81,7 +82,7 @@ class Vocabulary:
         return dict(self.tokenizer.get_vocab())
 
     def fits_head(self, outputs: int) -> bool:
-        """Return whether a head with a number of outputs may belong to this vocabulary.
+        """Return whether a head with a number of outputs may belong to the vocabulary.
 
         Some heads lack outputs for added tokens at the end of a vocabulary, such as sentence marks, which do not occur
         in texts.
@@ -89,22 +90,22 @@ class Vocabulary:
         return bool(self.tokenizer.vocab_size <= outputs <= len(self.tokenizer))
 
     def clean(self, text: str) -> tuple[str, str]:
-        """Return a text with encodable characters alone, and the dropped characters in their order.
+        """Return a text with encodable characters alone, and the dropped characters in order.
 
         Letters get the case of the vocabulary, and every run of white space becomes one space.
         """
         folded = " ".join(self._cased(text).split())
-        if self._is_writable_text(folded):
+        if self._is_writable_text(folded):  # the common case, with one call of the tokenizer
             return folded, ""
-        known: list[str] = []
+        kept_characters: list[str] = []
         dropped: list[str] = []
         for character in folded:
             is_kept = character.isspace() or self._is_known(character)
-            (known if is_kept else dropped).append(character)
-        return " ".join("".join(known).split()), "".join(dropped)
+            (kept_characters if is_kept else dropped).append(character)
+        return " ".join("".join(kept_characters).split()), "".join(dropped)
 
     def encode(self, text: str) -> tuple[int, ...]:
-        """Return the token ids of a text; None or the unknown token in place of unknown characters."""
+        """Return the token ids of a text, with the unknown token, if any, in place of unknown characters."""
         # In two steps, since the tokenizer's `encode` fails on an unknown character if it has no unknown token.
         return tuple(self.tokenizer.convert_tokens_to_ids(self.tokenizer.tokenize(text, add_special_tokens=False)))
 
@@ -116,18 +117,18 @@ class Vocabulary:
         return " ".join(str(self.tokenizer.decode(list(tokens), **decode_kwargs)).split())
 
     def is_writable(self, tokens: Sequence[int | None]) -> bool:
-        """Return whether all tokens, as from `encode`, are known outputs of the head other than the blank."""
+        """Return whether all tokens, as from `encode`, are known outputs of the head and no blanks."""
         excluded_tokens = {None, self.tokenizer.unk_token_id, self.blank}
         return all(token not in excluded_tokens and token is not None and token < self.outputs for token in tokens)
 
     def save(self, folder: Path) -> None:
-        """Write the files of the tokenizer, in place of those of another tokenizer in the folder."""
+        """Write the files of the tokenizer, in place of another tokenizer's files in the folder."""
         for name in _TOKENIZER_FILES:
             (folder / name).unlink(missing_ok=True)
         self.tokenizer.save_pretrained(folder)
 
     def _cased(self, text: str) -> str:
-        """Return a text in the vocabulary's case, except for letters that the vocabulary has in the other case alone.
+        """Return a text in the vocabulary's case, except for letters that exist in the opposite case alone.
 
         An example is ß in a vocabulary of capitals, because its upper case is two letters.
         """
@@ -142,11 +143,11 @@ class Vocabulary:
         return "".join(pieces)
 
     def _find_other_case_form(self, character: str) -> str:
-        """Return the form of a letter that the vocabulary has in the other case alone; empty for other letters."""
+        """Return the form of a letter that the vocabulary has in the opposite case alone; else an empty string."""
         folded = fold_case(character, self.case)
-        if len(folded) == 1 and self._is_known(folded):
+        if len(folded) == 1 and self._is_known(folded):  # the usual letter
             return ""
-        if len(folded) > 1 and not self._is_known(character):
+        if len(folded) > 1 and not self._is_known(character):  # ß without ß in the vocabulary is spelled out
             return ""
         forms = (character, fold_case(character, "lower" if self.case == "upper" else "upper"))
         return next((form for form in forms if len(form) == 1 and form != folded and self._is_known(form)), "")
@@ -175,7 +176,7 @@ def make_tokenizer(symbols: Sequence[str], *, extra: Sequence[str] = ()) -> Any:
         symbols: Characters, in the order of their ids.
         extra: Longer tokens, which are never split.
     """
-    tokens = [BLANK, UNKNOWN, DELIMITER, *symbols, *extra]
+    tokens = [BLANK, UNKNOWN_TOKEN, DELIMITER, *symbols, *extra]
     with tempfile.TemporaryDirectory() as folder:  # Wav2Vec2CTCTokenizer reads a file
         path = Path(folder) / "vocab.json"
         path.write_text(json.dumps({token: number for number, token in enumerate(tokens)}), encoding="utf-8")
@@ -183,7 +184,7 @@ def make_tokenizer(symbols: Sequence[str], *, extra: Sequence[str] = ()) -> Any:
             str(path),
             bos_token=None,
             eos_token=None,
-            unk_token=UNKNOWN,
+            unk_token=UNKNOWN_TOKEN,
             pad_token=BLANK,
             word_delimiter_token=DELIMITER,
             processor_class=_PROCESSOR,
@@ -227,7 +228,7 @@ def _first_line(error: Exception) -> str:
 
 
 def _case_of(tokenizer: Any) -> Literal["keep", "upper", "lower"]:
-    """Return the case of a vocabulary's letters: ``keep`` for many letters of both cases, or for none with a case.
+    """Return the case of a vocabulary's letters, or ``keep`` for many of either case or for letters without case.
 
     Letters are the tokens of one character, or the characters of all tokens where no such token is a letter. ``keep``
     needs at least half as many letters of one case as of the other, so that a stray capital does not count.
@@ -246,5 +247,5 @@ def _case_of(tokenizer: Any) -> Literal["keep", "upper", "lower"]:
 
 
 def _capitalizes(tokenizer: Any) -> bool:
-    """Return whether a tokenizer converts texts to upper case before the lookup in its vocabulary."""
+    """Return whether a tokenizer converts texts to upper case before the lookup in the vocabulary."""
     return isinstance(tokenizer, transformers.Wav2Vec2CTCTokenizer) and bool(tokenizer.do_lower_case)
