@@ -70,7 +70,8 @@ def table(out: Path) -> None:
         for model, alternative, form in ASKED:
             if (model, "for_inference") in rows and (alternative, form) in rows:
                 inference_row, reference_row = rows[model, "for_inference"], rows[alternative, form]
-                spread_text = f"{inference_row['median_ms']:.0f} ({inference_row['low_ms']:.0f} to {inference_row['high_ms']:.0f})"
+                median_ms, low_ms, high_ms = (inference_row[name] for name in ("median_ms", "low_ms", "high_ms"))
+                spread_text = f"{median_ms:.0f} ({low_ms:.0f} to {high_ms:.0f})"
                 memory = f"{inference_row['peak_mib']:.0f} against {reference_row['peak_mib']:.0f}"
                 ratio = reference_row["median_ms"] / inference_row["median_ms"]
                 cells = (

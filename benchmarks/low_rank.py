@@ -43,10 +43,11 @@ def write_shapes(options: argparse.Namespace) -> dict[str, dict[str, Any]]:
 
     from secateur.cost import Cost, Terms
     from secateur.hf.declare import declare
-    from secateur.surgery.choose import CostLimit, choose_uniform_share
+    from secateur.surgery.choose import choose_uniform_share
     from secateur.surgery.cut import cut_config
     from secateur.surgery.factorize import factorized_config, resolve_ranks
     from secateur.surgery.importance import order_scores
+    from secateur.surgery.limits import CostLimit
 
     dense = WavLMConfig()
     samples = round(16_000 * options.seconds)

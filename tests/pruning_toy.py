@@ -28,7 +28,7 @@ from secateur.losses.constraint import Constraint
 from secateur.losses.distances import L1Cosine
 from secateur.losses.layer_mapping import FixedLayerMapping, LayerMapping
 from secateur.structure import Structure
-from secateur.surgery.choose import CostLimit
+from secateur.surgery.limits import CostLimit
 
 #: Samples of the utterances: 0.2 to 0.5 s, no two alike.
 LENGTHS = tuple(3200 + (1237 * i) % 4800 for i in range(12))

@@ -8,7 +8,8 @@ from transformers import HubertConfig, WavLMConfig
 from secateur.cost import Cost, Terms
 from secateur.hf.declare import declare
 from secateur.structure import normalize
-from secateur.surgery.choose import CostLimit, choose
+from secateur.surgery.choose import choose
+from secateur.surgery.limits import CostLimit
 from shapes import wang
 
 FINE_GRAINED = ("qk", "vo", "units", "block")

@@ -1,4 +1,4 @@
-"""Measured time and memory of models side by side: all in one process, in turn, under the same settings.
+"""Measured time and memory of models side by side, in a common process, in turn and under the same settings.
 
 The measuring is done by processes of its own, `python -m secateur.benchmarking.bench`.
 """
@@ -38,7 +38,7 @@ _MAX_SECONDS = 3600.0  # seconds
 
 @dataclass(frozen=True, kw_only=True)
 class BenchConfig:
-    """What is measured.
+    """Models and cases of a benchmark.
 
     Attributes:
         models: Folders, config files or hub ids; the first is what the others are compared with. Of a folder that has
@@ -95,7 +95,7 @@ class BenchConfig:
 
 
 def bench(config: BenchConfig) -> dict[str, Any]:
-    """Measure every model, as it is and in its inference-only form, and write down on what.
+    """Measure every model in stock and inference-only form, and record the machine.
 
     Returns:
         A record. Of each row `real_time_factor` is the median time over the length of one utterance, and `throughput`
@@ -115,7 +115,7 @@ def bench(config: BenchConfig) -> dict[str, Any]:
 
 
 def _check_sample_rates(config: BenchConfig) -> dict[str, int]:
-    """Return the sampling rate of each model; raise a SecateurError for what would only come up while measuring."""
+    """Return the sampling rate of each model; raise a SecateurError for mistakes that can be seen before measuring."""
     from secateur.hf.feature_extractor import read_sample_rate
     from secateur.hf.model_view import ConfigView
     from secateur.inference import INFERENCE_MODEL_TYPES
@@ -133,8 +133,8 @@ def _check_sample_rates(config: BenchConfig) -> dict[str, int]:
         short_lengths = [seconds for seconds in config.seconds if round(sample_rate * seconds) < min_samples]
         if short_lengths:
             raise ConfigError(
-                f"seconds: got {short_lengths[0]:g}, allowed is at least {min_samples / sample_rate:g}: one frame of {name!r} needs "
-                f"{min_samples} samples."
+                f"seconds: got {short_lengths[0]:g}, allowed is at least {min_samples / sample_rate:g}: one frame of "
+                f"{name!r} needs {min_samples} samples."
             )
     return sample_rates
 
@@ -196,7 +196,7 @@ def _measure_time(job: dict[str, Any]) -> dict[str, Any]:
 
 
 def short_names(models: Sequence[str]) -> dict[str, str]:
-    """The ends of some paths, two folders long, or as long as it takes to tell them apart."""
+    """Return the last two or more parts of each path, as many as make the names distinct."""
     longest = max(len(Path(name).parts) for name in models)
     for count in range(2, longest + 1):
         names = {name: "/".join(Path(name).parts[-count:]) for name in models}
@@ -206,7 +206,7 @@ def short_names(models: Sequence[str]) -> dict[str, str]:
 
 
 def _measure_memory(job: dict[str, Any]) -> dict[str, Any]:
-    """The most that one model and its activations take in one case, above a process that has only loaded torch."""
+    """Return the peak memory of a model in a case, above a process that has only loaded torch."""
     import torch
 
     row = job["row"]
@@ -223,7 +223,7 @@ def _measure_memory(job: dict[str, Any]) -> dict[str, Any]:
 
 
 def _load(name: str, form: str, dtype: str) -> ModelView:
-    """The encoder of a model in one of its forms."""
+    """Load the encoder of a model in a given form."""
     import torch
 
     from secateur.hf.model_view import ConfigView, ModelView
@@ -250,7 +250,7 @@ def _has_no_weights(name: str) -> bool:
 
 
 def make_audio(structure: Structure, sample_rate: int, seconds: float, batch: int, dtype: str) -> Tensor:
-    """Return random audio at a rate in hertz as a model hears it: (B, S), or (B, positions, width) of features."""
+    """Return random audio of a rate in hertz as a model's input: (B, S), or (B, positions, width) of features."""
     import torch
 
     shape = structure.input_shape(batch, round(sample_rate * seconds))
@@ -279,7 +279,7 @@ def _measure_blocks(model: Any, audio: Tensor, repeats: int) -> dict[str, float]
 
 
 def _process_memory_kib(field: str) -> int | None:
-    """A size of this process in KiB, from ``/proc``; None where that is not."""
+    """Return a memory size of the process in KiB from ``/proc``; None on systems without ``/proc``."""
     try:
         lines = Path("/proc/self/status").read_text().splitlines()
     except OSError:
@@ -288,7 +288,7 @@ def _process_memory_kib(field: str) -> int | None:
 
 
 def _reset_peak_memory() -> None:
-    """Give back what loading needed, and begin to watch the peak anew."""
+    """Release the memory that loading needed, and reset the recorded peak."""
     import ctypes
     import gc
 

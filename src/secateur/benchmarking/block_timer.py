@@ -1,4 +1,4 @@
-"""Time spent in the blocks of an encoder while it runs, by where they lie in the stock classes."""
+"""Time spent in the blocks of an encoder during a forward pass, by module path."""
 
 from __future__ import annotations
 

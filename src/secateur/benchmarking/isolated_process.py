@@ -1,4 +1,4 @@
-"""Measuring in a process of its own: glibc's malloc and the number of threads are settled when a process starts.
+"""Measuring in a separate process, since glibc's malloc and thread counts are set when a process starts.
 
 The process reads a job from its standard input, and writes lines of JSON to its output: how far it is, and at last what
 it found.
@@ -34,7 +34,7 @@ StepCallback = Callable[[int, int], None]
 def measure_in_subprocess(
     module: str, job: Mapping[str, Any], *, threads: int | None, tuned: bool, on_step: StepCallback | None = None
 ) -> dict[str, Any]:
-    """What a process of its own measured.
+    """Run a measuring module in a separate process and return the result.
 
     Args:
         module: Run by ``python -m``; it calls `serve`.
@@ -93,7 +93,7 @@ def measure_in_subprocess(
 
 
 def serve(measure: Callable[[dict[str, Any]], dict[str, Any]]) -> int:
-    """Do the job that stands in the standard input, under the settings that it names; the process's exit code."""
+    """Run the job in the standard input under the settings that the job names; return the process's exit code."""
     import torch
 
     request = json.loads(sys.stdin.read())
@@ -112,7 +112,7 @@ def serve(measure: Callable[[dict[str, Any]], dict[str, Any]]) -> int:
 
 
 def report_step(completed_steps: int, steps: int) -> None:
-    """Tell the process that waits how far this one is."""
+    """Report progress to the waiting process."""
     _write_message({"step": [completed_steps, steps]})
 
 
@@ -122,7 +122,7 @@ def _write_message(message: dict[str, Any]) -> None:
 
 
 def _parse_message(line: str) -> dict[str, Any]:
-    """A line of the process; empty for what a library printed."""
+    """Parse a line of the process; a line that a library printed gives an empty message."""
     try:
         value = json.loads(line)
     except json.JSONDecodeError:

@@ -1,4 +1,4 @@
-"""Settings of the process that decide how fast it is: glibc's malloc and float32 products."""
+"""Process settings that decide speed: glibc's malloc and float32 products."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ BFLOAT16_TOLERANCE = 0.05
 
 
 def tuned_malloc_environment() -> dict[str, str] | None:
-    """The environment that a process must be started anew in to keep large buffers; None where nothing is to be set."""
+    """Return the environment in which a process keeps large buffers; None if no setting is missing."""
     name, version = platform.libc_ver()
     is_supported = name == "glibc" and tuple(int(part) for part in version.split(".")[:2]) >= _MIN_GLIBC
     if not is_supported or any(name in os.environ for name in MALLOC_SETTINGS):
@@ -43,7 +43,7 @@ def tune_products() -> None:
 
 
 def malloc() -> Finding:
-    """Whether large buffers stay in the process."""
+    """Check that large buffers stay in the process."""
     if platform.libc_ver()[0] != "glibc":
         return Finding(name="malloc", status="ok", detail="not glibc's; nothing to set")
     unset_variables = [name for name in MALLOC_SETTINGS if name not in os.environ]
@@ -60,7 +60,7 @@ def malloc() -> Finding:
 
 
 def float32_products() -> Finding:
-    """The precision that float32 products are allowed, and what `medium` would do here, measured on the spot."""
+    """Report the allowed precision of float32 products, and the measured effect of `medium`."""
     import torch
 
     setting = torch.get_float32_matmul_precision()
@@ -88,7 +88,7 @@ def float32_products() -> Finding:
 
 
 def bfloat16_convolutions() -> Finding:
-    """Whether bfloat16 convolutions of few channels are right on this processor, measured on the spot."""
+    """Check by a measurement that bfloat16 convolutions of few channels are right."""
     from secateur.nn.narrow_convolution import narrow_convolution_error
 
     error = narrow_convolution_error()
@@ -105,7 +105,7 @@ def bfloat16_convolutions() -> Finding:
 
 
 def measure_medium_products() -> tuple[float, float]:
-    """Relative error of a float32 product at `medium`, and its time over that at `highest`."""
+    """Return the relative error of a float32 product at `medium`, and the time relative to `highest`."""
     import torch
 
     generator = torch.Generator().manual_seed(0)

@@ -1,4 +1,4 @@
-"""Measured time of several functions on the same work, interleaved, so that a noisy machine is unfair to none."""
+"""Timing of several functions on the same work in turn, so that noise of the machine falls on all alike."""
 
 from __future__ import annotations
 

@@ -22,7 +22,7 @@ from secateur.cost import Cost, Terms
 from secateur.cost.expected import indicator
 from secateur.gates import GateSet
 from secateur.structure import normalize
-from secateur.surgery.choose import CostLimit
+from secateur.surgery.limits import CostLimit
 
 logger = logging.getLogger(__name__)
 

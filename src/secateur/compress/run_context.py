@@ -40,8 +40,8 @@ from secateur.hf.model_view import ModelView
 from secateur.losses.layer_mapping import teacher_layers
 from secateur.nn.norm import replace_group_norm
 from secateur.structure import Structure
-from secateur.surgery.choose import CostLimit
 from secateur.surgery.comparison import inference_mode, random_audio, run_model
+from secateur.surgery.limits import CostLimit
 from secateur.tasks import EncoderInfo, Task, build_task
 from secateur.tasks.base import filter_short_audio
 

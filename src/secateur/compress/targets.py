@@ -22,8 +22,8 @@ from secateur.hf.model_view import ConfigView, ModelView
 from secateur.losses.constraint import Constraint
 from secateur.structure import Selection, Structure, normalize
 from secateur.structure.axis import HEAD_KINDS
-from secateur.surgery.choose import CostLimit, check_limits_reachable, units_counted_by
 from secateur.surgery.factorize import factorize, factorized_config, resolve_ranks
+from secateur.surgery.limits import CostLimit, check_limits_reachable, units_counted_by
 from secateur.surgery.unit_groups import UnitGroups
 from secateur.tasks import Rnnt
 

@@ -1,4 +1,4 @@
-"""Costs: parameters and multiply-accumulates as functions of which units are open."""
+"""Costs of a structure: parameters and multiply-accumulates as functions of the open units."""
 
 from secateur.cost.breakdown import breakdown
 from secateur.cost.expected import Cost, Terms

@@ -22,7 +22,7 @@ REST_BLOCK = "rest"
 
 @dataclass(frozen=True, kw_only=True)
 class Breakdown:
-    """What a model costs, in all and by block.
+    """Cost of a model as a whole, by block and by scope.
 
     Attributes:
         parameters: Parameters of the base model, without a task head.
@@ -47,7 +47,7 @@ class Breakdown:
     convention: str
 
     def to_json(self) -> dict[str, Any]:
-        """Plain JSON."""
+        """Return the breakdown as plain JSON."""
         return asdict(self)
 
 

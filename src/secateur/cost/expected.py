@@ -51,7 +51,7 @@ FactorizedForm = Literal["factorized", "cheaper", "dense"]
 
 @dataclass(frozen=True)
 class Term:
-    """A parameter or an attention product: exactly one of `weight` and `mac_term` is set."""
+    """Parameter or attention product; either `weight` or `mac_term` is set."""
 
     weight: Weight | None = None
     mac_term: MacTerm | None = None
@@ -73,7 +73,7 @@ class Term:
 
     @property
     def square_axis(self) -> str:
-        """Name of the axis that lies alone along both dimensions of a matrix; empty if there is none."""
+        """Name of the axis that lies alone along two dimensions of a matrix; empty without such an axis."""
         axes = {name for binding in self.bindings for name in binding.axes}
         is_square = (
             len(self.bindings) == 2 and len(axes) == 1 and not any(binding.per_unit_of for binding in self.bindings)
@@ -82,7 +82,7 @@ class Term:
 
     @property
     def constant_size(self) -> int:
-        """Elements for one living unit along each bound dimension; 1 for a product.
+        """Elements for a single living unit along each bound dimension; 1 for a product.
 
         Example: a (6, 8) matrix whose first dimension holds 3 units of width 2 has 2 * 8 = 16 elements for each unit.
         """
@@ -97,7 +97,7 @@ class Term:
 
 
 class Terms:
-    """All terms of a structure, from which each `Cost` is a weighted sum.
+    """Terms of a structure; each `Cost` is a weighted sum of terms.
 
     The size of a term is its constant size times the expected number of units along each of its dimensions. A *factor*
     is such a number; terms share it. It is the expected sum of the living units of some axes (of `v_proj`, those of
@@ -130,7 +130,7 @@ class Terms:
         self._index_conditions()
 
     def _index_factors(self) -> None:
-        """Number the factors, and list those of each term."""
+        """Number the factors, and list the factors of each term."""
         factor_index: dict[tuple[str, ...], int] = {}
         products: dict[int, tuple[str, ...]] = {}
         grids: dict[int, tuple[str, str]] = {}
@@ -168,7 +168,7 @@ class Terms:
         self.square_factors = torch.tensor(list(squares), dtype=torch.long)
 
     def _index_conditions(self) -> None:
-        """List the unit that each term lies in, and the terms that are there if any unit of some axes is alive."""
+        """List the unit that each term lies in, and the terms that depend on whether any unit of some axes is alive."""
         containing_units: list[int] = []
         conditional_terms: list[int] = []
         conditions: list[tuple[str, ...]] = []
@@ -275,7 +275,7 @@ class Cost:
         return self.label.partition(";")[0]
 
     def expected(self, open_probability: Tensor) -> Tensor:
-        """Compute the cost that gates learn from, each rank of a factorized map at its price: (units,) -> ()."""
+        """Compute the cost that gates learn from, with a price for each rank of a factorized map: (units,) -> ()."""
         return self.value(open_probability, "factorized")
 
     @classmethod
@@ -288,7 +288,7 @@ class Cost:
         samples: int = 16000,
         gated: frozenset[str] = frozenset(),
     ) -> Cost:
-        """Make a counted cost from its name.
+        """Make a counted cost by name.
 
         Args:
             terms: Terms of the structure.
@@ -325,17 +325,17 @@ class Cost:
 
     @torch.no_grad()
     def exact(self, kept_units: Tensor) -> float:
-        """Return the exact cost of kept units, a whole number if it is a count: (units,) of zeros and ones."""
+        """Return the exact cost of kept units, a whole number for a count: (units,) of 0 and 1."""
         value = float(self.value(kept_units.double(), "cheaper"))
         return value if self.unit else round(value)
 
     def count(self, selection: Selection) -> float:
-        """Return the exact cost of a selection, a whole number if it is a count."""
+        """Return the exact cost of a selection, a whole number for a count."""
         return self.exact(indicator(self.structure, selection.axes))
 
 
 def indicator(structure: Structure, kept_units: Mapping[str, Sequence[int]]) -> Tensor:
-    """Return 1 for kept units and 0 for removed ones; axes that are not named are kept whole.
+    """Return 1 for kept units and 0 for removed units; axes without an entry are kept whole.
 
     Args:
         structure: The model's structure.

@@ -1,4 +1,4 @@
-"""Expected sizes of what no product of expected counts is: grids, and matrices with one axis along both sides."""
+"""Expected sizes that are no products of expected counts: grids, and matrices with equal axes on two sides."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from secateur.structure import Structure
 
 
 class Grids:
-    """Expected numbers of places, (living units across) x (living units inside), that axes above both share.
+    """Expected number of places, (living units across) x (living units inside), under shared parents.
 
     Such are dimensions that every unit of another axis has for itself, as heads of one width.
     """
@@ -52,7 +52,7 @@ class Grids:
 
 
 class Squares:
-    """Expected squares of numbers of living units, as of the places in a matrix from a layer to itself."""
+    """Expected squares of the number of living units of axes, as in a matrix from a layer to the same layer."""
 
     def __init__(self, structure: Structure, axes: Sequence[str]) -> None:
         """

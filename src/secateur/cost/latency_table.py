@@ -1,4 +1,4 @@
-"""A table of measured times: milliseconds of every block of an architecture, as functions of its widths."""
+"""Table of measured times: milliseconds of every block of an architecture, as functions of widths."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _MAX_SECONDS = 3600.0  # seconds
 
 @dataclass(frozen=True, kw_only=True)
 class Conditions:
-    """What latency is measured under: the inference-only form of the model (`for_inference`), on the CPU."""
+    """Conditions of a latency measurement: the inference-only form of the model (`for_inference`), on the CPU."""
 
     seconds: float = 10.0
     """length of each recording"""
@@ -45,7 +45,7 @@ class Conditions:
 
     @property
     def audio(self) -> float:
-        """Seconds of audio in one measurement."""
+        """Seconds of audio in a measurement."""
         return self.seconds * self.batch
 
     def __str__(self) -> str:
@@ -105,7 +105,7 @@ class LatencySurface:
             raise ConfigError(f"A convolution without outputs takes no time, got {list(columns[0])}.")
 
     def interpolate(self, inputs: Tensor, outputs: Tensor) -> Tensor:
-        """Two tensors of one shape -> milliseconds of the same shape, with a graph to both."""
+        """Interpolate at inputs and outputs of equal shape: -> milliseconds of the same shape, with a graph to each."""
         row, row_fraction = _locate(self.inputs, inputs)
         column, column_fraction = _locate(self.outputs, outputs)
         values = torch.tensor(self.ms, dtype=torch.float64)
@@ -118,7 +118,7 @@ class LatencySurface:
 
 @dataclass(frozen=True, kw_only=True)
 class AttentionTime:
-    """Milliseconds of an attention block: what it takes with any head, and what each of its heads adds.
+    """Milliseconds of an attention block: a constant for the block, and additions for each head.
 
     Attributes:
         block: A block with heads, whatever they are.
@@ -143,7 +143,7 @@ class AttentionTime:
 
 @dataclass(frozen=True, kw_only=True)
 class LatencyTable:
-    """Measured times of the blocks of one architecture on one machine.
+    """Measured times of the blocks of an architecture on a machine.
 
     Attributes:
         model_type: Stock model type of the architecture.
@@ -203,12 +203,12 @@ class LatencyTable:
             raise SecateurError(f"{path}: not a table of latencies: {mistakes.messages[0]}") from None
 
     def to_json(self) -> Any:
-        """Plain JSON; `load` reads it back as it was, to the last bit."""
+        """Return the table as plain JSON, which `load` reads back to the last bit."""
         return plain(self)
 
 
 def _locate(grid: tuple[float, ...], width: Tensor) -> tuple[Tensor, Tensor]:
-    """The interval of the grid that each width lies in, and how far into it: two tensors of the widths' shape."""
+    """Return the interval of the grid that each width lies in, and the fraction of the interval below the width."""
     knots = torch.tensor(grid, dtype=torch.float64)
     interval = (torch.searchsorted(knots, width.detach(), right=True) - 1).clamp(0, len(grid) - 2)
     return interval, (width - knots[interval]) / (knots[interval + 1] - knots[interval])

@@ -1,4 +1,4 @@
-"""Probabilities that units are alive and that axes have living units, from the open probability of each gate.
+"""Probabilities that units are alive and that axes have living units, from open probabilities of gates.
 
 A unit is alive if its own gate and the gates of its ancestors (`Axis.parents`) are open, and every axis that it needs
 (`Axis.requires`) has a unit whose gate is open. Gates are independent, so probabilities multiply.
@@ -38,7 +38,7 @@ from secateur.structure import Axis, Structure, Unit
 
 @dataclass(frozen=True, kw_only=True)
 class AxisProbabilities:
-    """Probabilities that an axis has an open unit, and that it has a unit with all that its units need.
+    """Probabilities that an axis has an open unit, and that an open unit of the axis meets the requirements.
 
     Attributes:
         any_open: A unit of the axis has an open gate: (axes + 1,), the last entry is 1.
@@ -65,7 +65,7 @@ class ExpectedUnits:
 
 
 class Liveness:
-    """Index tables of a structure from which the liveness of units is computed, see the example of this module.
+    """Index tables for the liveness of a structure's units, see the example of the module.
 
     The units of all axes form one flat vector, in the order of ``structure.axes``.
     """
@@ -139,7 +139,7 @@ class Liveness:
         return AxisProbabilities(any_open=any_open, any_alive=any_alive * any_open[self.shared_requirements].prod(-1))
 
     def inherited_requirements(self, axis: Axis) -> list[int]:
-        """Return the indices of the axes that units of an axis need because their parents need them."""
+        """Return the indices of the axes that the parents of an axis require."""
         requirements = []
         for name, unit in axis.parents:
             parent = self.structure.axes[name]
@@ -153,7 +153,7 @@ class Liveness:
         return [self._unit_index[unit] for unit in units if unit in self._unit_index]
 
     def _group_axes_by_size(self) -> list[tuple[Tensor, Tensor]]:
-        """Return the indices of axes of equal size, (axes,), with their units, (axes, size), for each size above 0."""
+        """Return axis indices, (axes,), and unit indices, (axes, size), of the axes of each size above 0."""
         axes_of_size: dict[int, list[int]] = {}
         for index, axis in enumerate(self.axes):
             axes_of_size.setdefault(axis.size, []).append(index)
@@ -165,7 +165,7 @@ class Liveness:
         return groups
 
     def _p_all_closed(self, probability: Tensor) -> Tensor:
-        """Compute P(no unit of the axis is open) of every axis from its units' probabilities: (units,) -> (axes,)."""
+        """Compute P(no unit of the axis is open) of every axis from the units' probabilities: (units,) -> (axes,)."""
         p_closed = probability.new_ones(len(self.axes))
         for indices, units in self._axes_by_size:
             p_closed = p_closed.index_copy(0, indices, (1.0 - probability[units]).prod(-1))
@@ -229,7 +229,7 @@ class Presence:
 
 
 def shared_requirements(structure: Structure, axis: Axis) -> list[str]:
-    """Return the names of the axes that all units of an axis need, directly or through an axis that they need."""
+    """Return the names of the axes that all units of an axis require, directly or through a required axis."""
     names = [axis.name]
     while len(set(axis.requires)) == 1 and axis.requires[0] not in names:
         names.append(axis.requires[0])
@@ -243,7 +243,7 @@ def append_one(values: Tensor) -> Tensor:
 
 
 def pad_rows(rows: Sequence[Sequence[int]], filler: int) -> Tensor:
-    """Stack rows of unequal length into a matrix of at least one column.
+    """Stack rows of unequal length into a matrix of at least a column.
 
     Example: rows [[0], [2, 5]] with filler 9 become [[0, 9], [2, 5]].
     """

@@ -85,7 +85,7 @@ class LatencyPredictor:
         return parts if self.products is None or form == "dense" else parts + self.products(open_probability, form)
 
     def _dense(self, open_probability: Tensor) -> Tensor:
-        """Every linear map taken as one matrix: (units,) -> (parts,)."""
+        """Predict all parts, with factorized maps taken as dense: (units,) -> (parts,)."""
         table = self.table
         units = self.liveness(open_probability)
         counts, p_present = units.counts, units.p_present
@@ -127,7 +127,7 @@ class LatencyPredictor:
 
 
 class FactorizedProducts:
-    """What factorised maps take more than the dense ones that they stand for, in each part of a `Prediction`."""
+    """Extra time of factorized maps over the dense maps in the same place, in each part of a prediction."""
 
     def __init__(self, terms: Terms, feed_forward: LatencyCurve, paths: Sequence[str]) -> None:
         """
@@ -174,7 +174,7 @@ class FactorizedProducts:
 
 
 def _part_index(module: str, paths: Sequence[str]) -> int:
-    """The part that a module belongs to: the innermost around it."""
+    """Return the index of the innermost part around a module."""
     containing_parts = [index for index, path in enumerate(paths) if path and module.startswith(f"{path}.")]
     return max(containing_parts, key=lambda index: len(paths[index])) if containing_parts else len(paths) - 1
 
@@ -210,7 +210,7 @@ def latency(terms: Terms, table: LatencyTable, *, scope: str = "whole") -> Cost:
 
 
 def _conditional_count(counts: Tensor, p_present: Tensor) -> Tensor:
-    """The count expected of something if it is there at all: expected counts and the probability that it is."""
+    """Return the expected count of units under the condition that the block around the units is present."""
     return counts / p_present.clamp_min(1e-30)
 
 

@@ -1,4 +1,4 @@
-"""The examination of an installation: what is there, what will break, and what to do about it."""
+"""Examination of an installation: versions and machine, problems and remedies."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ TESTED_VERSIONS = {"python": "3.11", "torch": "2.13.0", "transformers": "5.23.0"
 
 
 def examine_installation(*, folder: Path = Path("runs")) -> list[Finding]:
-    """Examine this installation and machine.
+    """Examine the installation and the machine.
 
     Nothing is changed, written or fetched. A check that fails with an error is itself a finding, so that a broken
     installation is examined to the end.
@@ -74,7 +74,7 @@ def _run_check(name: str, check: Callable[[], list[Finding]]) -> list[Finding]:
 
 
 def python() -> Finding:
-    """The interpreter, against the one that was tested."""
+    """Check the interpreter's version against the tested version."""
     version = platform.python_version()
     is_tested_version = version.startswith(TESTED_VERSIONS["python"] + ".")
     detail = version if is_tested_version else f"{version}; tested with {TESTED_VERSIONS['python']}"
@@ -82,7 +82,7 @@ def python() -> Finding:
 
 
 def packages() -> list[Finding]:
-    """Every package that secateur needs, against what it asks for and what was tested."""
+    """Check every required package against the allowed and the tested versions."""
     requirements = [Requirement(text) for text in importlib.metadata.requires("secateur") or ()]
     return [
         _package(requirement)
@@ -120,7 +120,7 @@ def _package(requirement: Requirement) -> Finding:
 
 
 def conflicting_packages() -> list[Finding]:
-    """Packages that secateur never uses, and that transformers fails on when they are there and broken."""
+    """Check packages that secateur never uses, but that break transformers if installed and broken."""
     return [_conflicting_package(name) for name in ("torchaudio", "torchcodec")]
 
 
@@ -151,7 +151,7 @@ def _conflicting_package(name: str) -> Finding:
 
 
 def torch_build() -> Finding:
-    """Whether torch was built for what is here."""
+    """Check that torch was built for the present accelerators."""
     import torch
 
     if torch.version.cuda and not torch.cuda.is_available():
@@ -184,7 +184,7 @@ def audio_formats() -> Finding:
 
 
 def synthetic_speech() -> Finding:
-    """Whether speech can be made on the spot."""
+    """Check that speech can be synthesized."""
     version = _version("espeakng-loader")
     if version is None or importlib.util.find_spec("espeakng_loader") is None:
         return Finding(

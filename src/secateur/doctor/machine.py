@@ -34,7 +34,7 @@ def parse_cpu_flags(cpuinfo: str) -> frozenset[str]:
 
 
 def processor(cpuinfo: str | None = None) -> Finding:
-    """The processor and those of its features that matter here."""
+    """Report the processor and the features that decide the speed of torch."""
     cpu_flags = parse_cpu_flags(_read("/proc/cpuinfo") if cpuinfo is None else cpuinfo)
     name = str(environment()["cpu"])
     if not cpu_flags:
@@ -53,7 +53,7 @@ def processor(cpuinfo: str | None = None) -> Finding:
 
 
 def threads() -> Finding:
-    """How many threads torch uses, against the cores that this process may use."""
+    """Check the number of threads that torch uses against the available cores."""
     import torch
 
     cores, num_threads, quota = int(environment()["cores"]), torch.get_num_threads(), cpu_quota()
@@ -73,7 +73,7 @@ def threads() -> Finding:
 
 
 def cpu_quota(text: str | None = None) -> float | None:
-    """Cores that a container may use at a time, from ``cpu.max``; None without a limit."""
+    """Return the cores that a container may use, from ``cpu.max``; None without a limit."""
     words = (_read("/sys/fs/cgroup/cpu.max") if text is None else text).split()
     if len(words) != 2 or words[0] == "max":
         return None
@@ -81,7 +81,7 @@ def cpu_quota(text: str | None = None) -> float | None:
 
 
 def memory() -> Finding:
-    """Free memory, that of a container where it has its own limit."""
+    """Check the free memory, within the limit of a container."""
     free_bytes = free_memory()
     if free_bytes is None:
         return Finding(name="memory", status="ok", detail="the free memory cannot be read here")
@@ -135,7 +135,7 @@ def disk(folder: Path) -> Finding:
 
 
 def accelerators() -> Finding:
-    """Accelerators that torch can use, and a mismatch between what is there and torch's build."""
+    """Report the accelerators that torch can use, or a driver that torch's build does not fit."""
     import torch
 
     if torch.cuda.is_available():

@@ -1,4 +1,4 @@
-"""The smoke test of `doctor`: a tiny model of each family is built, cut and verified on this very machine."""
+"""Smoke test of `doctor`: a tiny model of each family is built, cut and verified."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def smoke_test() -> Finding:
 
 
 def _check_family(family: str) -> list[str]:
-    """The lines of the proof that do not hold for a tiny model of one family."""
+    """Return the failed checks of the verification of a tiny model of a family."""
     import torch
 
     from secateur.hf.configs import stock_config

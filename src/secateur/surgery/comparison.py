@@ -20,7 +20,7 @@ _MAX_SEARCHED_FRAMES = 256
 def random_audio(
     structure: Structure, samples: int, dtype: torch.dtype, generator: torch.Generator, *, batch: int = 1
 ) -> Tensor:
-    """Return random model inputs as if of that many samples of audio: (B, S) or (B, positions, width)."""
+    """Return random model inputs for a number of samples of audio: (B, S) or (B, positions, width)."""
     return torch.randn(structure.input_shape(batch, samples), generator=generator, dtype=dtype)
 
 
@@ -60,7 +60,7 @@ def relative_difference(reference: Tensor, candidate: Tensor) -> float:
 
 
 def min_usable_samples(model: PreTrainedModel, structure: Structure) -> int:
-    """Return the fewest samples from which a model, its head included, gives finite outputs.
+    """Return the fewest samples that give finite outputs of a model with its head.
 
     Most models take audio of one frame. An x-vector head takes 16: its windows span 15, and a standard deviation over
     time needs two of them. Frame counts are doubled until the model runs, then bisected.
@@ -92,7 +92,7 @@ def min_usable_samples(model: PreTrainedModel, structure: Structure) -> int:
 
 @contextmanager
 def inference_mode(model: PreTrainedModel) -> Iterator[None]:
-    """Put a model into eval mode without gradients, and back into its own mode afterwards."""
+    """Put a model into eval mode without gradients, and restore its mode afterwards."""
     was_training = model.training
     model.eval()
     try:

@@ -25,7 +25,7 @@ _BFLOAT16_ERROR_RATIO = 3.0
 
 @dataclass(frozen=True, kw_only=True)
 class VerificationCheck:
-    """One line of the verification: what it says, whether it holds, and the figures behind it.
+    """One line of the verification: its statement, result and figures.
 
     Attributes:
         name: What it says.
@@ -42,7 +42,7 @@ class VerificationCheck:
 
 @dataclass(frozen=True, kw_only=True)
 class ModelPair:
-    """The cut model and the dense one on random audio of a seeded generator.
+    """Cut and dense model, compared on random audio of a seeded generator.
 
     Attributes:
         cut: The cut model, in eval mode.
@@ -151,7 +151,7 @@ def _short_audio(subject: ModelPair) -> VerificationCheck:
 
 
 def _describe_frames(model: PreTrainedModel, audio: Tensor) -> str:
-    """Return the number of frames that a model gives, in words, or that it raises."""
+    """Describe the number of frames that a model returns, or that the model raises an error."""
     try:
         frames = run_model(model, audio).hidden_states[-1].shape[1]
     except (RuntimeError, ValueError):
@@ -208,7 +208,7 @@ def _format_error(error: float) -> str:
 
 
 def _bfloat16_error(model: PreTrainedModel, audio: Tensor) -> float:
-    """Return the root mean square error of a model in bfloat16, relative to its last hidden state.
+    """Return the root mean square error of a model in bfloat16, relative to the last hidden state.
 
     It is infinite where the model does not run, as stock conformers with rotary positions do not, or where its numbers
     are not finite.
@@ -225,7 +225,7 @@ def _bfloat16_error(model: PreTrainedModel, audio: Tensor) -> float:
 
 @contextmanager
 def _in_bfloat16(model: PreTrainedModel) -> Iterator[None]:
-    """Convert a model to bfloat16, and give it its own weights and buffers back afterwards."""
+    """Convert a model to bfloat16, and restore the weights and buffers afterwards."""
     module: nn.Module = model
     dtype = next(module.parameters()).dtype
     state = {name: value.clone() for name, value in module.state_dict().items()}

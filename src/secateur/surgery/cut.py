@@ -37,7 +37,7 @@ _FILE_FIELDS = ("model_type", "transformers_version", "architectures")  # what a
 def cut(
     model: PreTrainedModel | ModelView, selection: Selection, *, layout: Layout = "registered", break_even: bool = True
 ) -> PreTrainedModel:
-    """The model that computes what `model` computes under the selection's mask, without the masked parts.
+    """Build the model that computes the same as `model` under the selection's mask, without the masked parts.
 
     The model itself is not touched: the cut one is built anew, so nothing that was hooked or registered on the first
     is carried along. Scales are folded into the weights that consume them.
@@ -71,7 +71,7 @@ def rebuild_model(
     *,
     head: Mapping[str, Tensor] | None = None,
 ) -> PreTrainedModel:
-    """A model of another encoder, built anew, with the task head and in the mode of the one before.
+    """Build a model with another encoder, and the task head and mode of a given model.
 
     Args:
         view: The one before.
@@ -144,7 +144,7 @@ def cut_config(
 def _with_encoder_config(
     view: ConfigView, encoder_part: PreTrainedConfig, record: Mapping[str, Any]
 ) -> PreTrainedConfig:
-    """The config of a model with a head, where it holds the encoder's, around another one of the encoder.
+    """Return the config of a model with a head, with another encoder config inside.
 
     Args:
         view: Of the model's config.
@@ -206,7 +206,7 @@ def _cut_state_dict(dense_view: ParameterView, cut_structure: Structure, normali
 
 
 def _rescale_magnitude(state: dict[str, Tensor], dense_direction: Tensor, weight: Weight) -> None:
-    """Weight norm divides by the norm of what is left of a direction: its magnitude shrinks in proportion."""
+    """Scale the magnitude of a weight-normed parameter by the norm that the cut leaves of its direction."""
     direction, magnitude = state[weight.name], state[weight.magnitude]
     cut_norm = direction_norm(direction, magnitude)
     norm_ratio = cut_norm / direction_norm(dense_direction, magnitude)
@@ -216,7 +216,7 @@ def _rescale_magnitude(state: dict[str, Tensor], dense_direction: Tensor, weight
 
 
 def _check_head(model: PreTrainedModel, normalized: Selection, structure: Structure) -> None:
-    """Raise a SelectionError where a task head needs what the selection removes."""
+    """Raise a SelectionError if a task head needs layers that the selection removes."""
     has_trimmed_layers = any(
         axis.size and not normalized.axes[axis.name] for axis in structure.axes_of_kinds(("layer",))
     )

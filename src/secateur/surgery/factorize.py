@@ -1,4 +1,4 @@
-"""Factorising: linear maps of a model as two each, from their singular values, so that ranks can be pruned."""
+"""Factorization of linear maps by singular value decomposition, so that their ranks can be pruned."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ InitialRanks = Literal["full", "break_even"] | int
 
 
 def factorize(model: PreTrainedModel | ModelView, ranks: Mapping[str, int]) -> PreTrainedModel:
-    """The same model with linear maps factorised, of our classes; the model itself is not touched.
+    """Return a copy of a model with linear maps factorized, of secateur's classes.
 
     With all ranks it computes the same but for rounding; with fewer, each map is the nearest of so many ranks.
 
@@ -75,7 +75,7 @@ def factorized_config(config: PreTrainedConfig | ConfigView, ranks: Mapping[str,
 
 
 def max_ranks_by_path(structure: Structure) -> dict[str, int]:
-    """Ranks of the matrix of every linear map that can be factorised, by its path."""
+    """Return the number of ranks of every linear map that can be factorized, by path."""
     shapes = {use.module: structure.weight_by_name[use.weight].shape for use in structure.mac_terms if use.weight}
     factor_paths = {
         name.rpartition(".")[0] for linear in structure.factorizations for name in (linear.inner, linear.outer)
@@ -115,7 +115,7 @@ def resolve_ranks(structure: Structure, linears: Sequence[str], start: InitialRa
 
 
 def _explain_unknown_linear(structure: Structure, name: str, max_ranks: Mapping[str, int]) -> str:
-    """What a name is that names no linear map, in a sentence."""
+    """Explain in a sentence why a name is no linear map that can be factorized."""
     if any(f".{linear.module}".endswith(f".{name}") for linear in structure.factorizations):
         return f"{name!r} is factorised already in this model."
     if any(f".{weight.module}.".endswith(f".{name}.") for weight in structure.weights):

@@ -1,4 +1,4 @@
-"""Scores of units that need no learning: the size of their weights, or their place."""
+"""Scores of units without learning: the norm of their weights, or their index."""
 
 from __future__ import annotations
 
@@ -73,5 +73,5 @@ def squared_norms(parameters: Mapping[str, Tensor], structure: Structure) -> Ten
 
 
 def order_scores(structure: Structure) -> Tensor:
-    """Units in the order in which they stand, the first highest: (units,)."""
+    """Return scores that fall with the index of a unit: (units,)."""
     return torch.cat([-torch.arange(axis.size, dtype=torch.float32) for axis in structure.axes.values()])

@@ -1,6 +1,21 @@
-"""Where the parameters of a cut model lie in those of the model that it was cut from."""
+"""Positions of a cut model's parameters within the parameters of the dense model.
+
+Example: `v_proj.weight` of a dense model has 4 rows, 2 value dimensions of head 0 and 2 of head 1. A selection keeps
+dimension 1 of head 0 and dimensions 0 and 1 of head 1, so the cut weight has 3 rows. A row is known by its axis, its
+unit (an original index, which a cut model keeps) and its offset within the unit:
+
+    dense row  (head0.vo, 0)  (head0.vo, 1)  (head1.vo, 0)  (head1.vo, 1)
+               0              1              2              3
+    cut row                   0              1              2
+
+The cut weight takes rows [1, 2, 3] of the dense weight. An axis that lies twice along a dimension, as in front of a
+GLU, also has the number of its place in the key.
+"""
 
 from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -8,48 +23,63 @@ from torch import Tensor
 from secateur.structure import Structure, Weight
 
 
+class PositionKey(NamedTuple):
+    """Identity of a position along a dimension, equal in the dense and the cut model."""
+
+    outer_unit: int
+    """unit of the axis that has the dimension once per unit; 0 without such an axis"""
+    axis: str
+    place: int
+    """0 for the first place of the axis along the dimension, 1 for the second"""
+    unit: int
+    offset: int
+    """position within a unit that covers several"""
+
+
 class WeightSlicer:
-    """The part of a tensor that a cut leaves: of a parameter itself, or of anything shaped like it."""
+    """Slicer of parameters, and of tensors shaped like parameters, to the shapes of a cut model."""
 
     def __init__(self, dense: Structure, cut: Structure) -> None:
         """
         Args:
-            before: Of the model that is cut.
-            after: Of the cut model.
+            dense: Structure of the model that is cut.
+            cut: Structure of the cut model.
         """
-        self.dense, self.cut = dense, cut
+        self.dense = dense
+        self.cut = cut
 
     def extract(self, name: str, value: Tensor) -> Tensor:
-        """What is left of a tensor.
+        """Return a copy of the part of a dense tensor that the cut model keeps.
 
         Args:
             name: A parameter or buffer of the cut encoder, without the prefix of a task head.
-            value: Of the shape that it had before.
+            value: Tensor of the dense shape.
 
         Returns:
-            A tensor of its own, of the parameter's shape after the cut.
+            A contiguous tensor of the parameter's shape in the cut model.
         """
-        dense_weight, cut_weight = self.dense.counterpart(name), self.cut.weight_by_name[name]
+        dense_weight = self.dense.counterpart(name)
+        cut_weight = self.cut.weight_by_name[name]
         value = value.reshape(dense_weight.shape)
-        for bind in cut_weight.bindings:
-            value = value.index_select(bind.dim, self._positions(dense_weight, cut_weight, bind.dim).to(value.device))
+        for binding in cut_weight.bindings:
+            positions = self._positions(dense_weight, cut_weight, binding.dim)
+            value = value.index_select(binding.dim, positions.to(value.device))
         return value.clone(memory_format=torch.contiguous_format).view(cut_weight.split or cut_weight.shape)
 
     def _positions(self, dense_weight: Weight, cut_weight: Weight, dim: int) -> Tensor:
-        """Where each position of a new parameter's dimension lies in the old one."""
-        index_of_key = {key: index for index, key in enumerate(_position_keys(self.dense, dense_weight, dim))}
-        return torch.tensor(
-            [index_of_key[unit] for unit in _position_keys(self.cut, cut_weight, dim)], dtype=torch.long
-        )
+        """Return the dense position of each cut position along a dimension: (cut size,)."""
+        dense_position = {key: index for index, key in enumerate(_position_keys(self.dense, dense_weight, dim))}
+        positions = [dense_position[key] for key in _position_keys(self.cut, cut_weight, dim)]
+        return torch.tensor(positions, dtype=torch.long)
 
 
-def _position_keys(structure: Structure, weight: Weight, dim: int) -> list[tuple[int, str, int, int, int]]:
-    """What tells every position along a dimension: unit across, axis and which of its places, unit, place within it."""
-    bind = next(bind for bind in weight.bindings if bind.dim == dim)
-    return [
-        (outer_unit, name, bind.axes[:index].count(name), unit, offset)
-        for outer_unit in (structure.axes[bind.per_unit_of].units if bind.per_unit_of else (0,))
-        for index, name in enumerate(bind.axes)
-        for unit in structure.axes[name].units
-        for offset in range(bind.width)
-    ]
+def _position_keys(structure: Structure, weight: Weight, dim: int) -> Iterator[PositionKey]:
+    """Yield the key of every position along a dimension, in storage order."""
+    binding = next(binding for binding in weight.bindings if binding.dim == dim)
+    outer_units = structure.axes[binding.per_unit_of].units if binding.per_unit_of else (0,)
+    for outer_unit in outer_units:
+        for index, name in enumerate(binding.axes):
+            place = binding.axes[:index].count(name)
+            for unit in structure.axes[name].units:
+                for offset in range(binding.width):
+                    yield PositionKey(outer_unit, name, place, unit, offset)

@@ -48,17 +48,17 @@ class Verification:
 
     @property
     def holds(self) -> bool:
-        """Whether every line holds."""
+        """Whether every check holds."""
         return all(check.holds for check in self.checks)
 
     @property
     def is_proven(self) -> bool:
-        """Whether every line of the proof holds; lines of the contract may not."""
+        """Whether every check of the proof holds; checks of the contract may fail."""
         return all(check.holds for check in self.checks if check.is_proof)
 
     @property
     def refusal(self) -> str:
-        """The sentence with which an unproven model is refused; empty where the proof holds."""
+        """Message with which an unproven model is refused; empty if the proof holds."""
         if self.is_proven:
             return ""
         if any(map(math.isnan, self.differences)):
@@ -84,7 +84,7 @@ def verify(
     seed: int = 0,
     compile: bool = False,
 ) -> Verification:
-    """Compare a cut model with the model it was cut from.
+    """Compare a cut model with the dense model from which the cut was made.
 
     Args:
         cut: The cut model.
@@ -219,7 +219,7 @@ def _check_outputs(
     *,
     shortest: int,
 ) -> VerificationCheck:
-    """Check that the differences are rounding; where a trained model has multiplied it, float64 decides."""
+    """Check that the differences are rounding; float64 decides if a trained model has amplified the rounding."""
     dtype, name = next(cut.model.parameters()).dtype, "cut model equals masked model"
     if any(map(math.isnan, differences)):
         detail = "the masked model gives NaN or infinite values"
@@ -241,7 +241,7 @@ def _check_outputs(
 def _compare_in_float64(
     cut: ModelView, dense: ModelView, structure: Structure, normalized: Selection, *, shortest: int
 ) -> tuple[float, float]:
-    """Return what is left of the difference without rounding.
+    """Compare in float64, where a difference is not rounding.
 
     Returns:
         The largest difference of `cut` from the masked model, both in float64 and `cut` with the weights of a cut that

@@ -10,7 +10,8 @@ from torch import Tensor
 
 from secateur.cost import Cost, Terms
 from secateur.structure import Axis, DimBinding, Selection, Structure, Weight
-from secateur.surgery.choose import Choice, CostLimit, choose
+from secateur.surgery.choose import Choice, choose
+from secateur.surgery.limits import CostLimit
 
 INFINITE = float("inf")
 KINDS = ("channels", "groups", "heads", "qk", "vo", "units", "block")

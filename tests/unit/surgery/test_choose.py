@@ -16,8 +16,9 @@ from secateur.errors import TargetError
 from secateur.masking import mask_values
 from secateur.structure import Axis, DimBinding, Weight, normalize
 from secateur.surgery import cut
-from secateur.surgery.choose import DEFAULT_SLACK, choose, choose_uniform_share, min_reachable_share
+from secateur.surgery.choose import DEFAULT_SLACK, choose, choose_uniform_share
 from secateur.surgery.importance import magnitude_scores, order_scores
+from secateur.surgery.limits import min_reachable_share
 
 #: Kinds whose units are small beside half a percent of a tiny model.
 SMALL = ("qk", "vo")

@@ -15,9 +15,10 @@ from secateur.hf.declare import declare
 from secateur.structure import Selection, normalize
 from secateur.structure import axis as names
 from secateur.surgery import cut
-from secateur.surgery.choose import CostLimit, choose_uniform_share
+from secateur.surgery.choose import choose_uniform_share
 from secateur.surgery.factorize import factorize, max_ranks_by_path, resolve_ranks
 from secateur.surgery.importance import magnitude_scores
+from secateur.surgery.limits import CostLimit
 
 WIDTH = HEADS * HEAD_DIM
 QUERY = "encoder.layers.0.attention.q_proj"

@@ -20,7 +20,8 @@ from secateur.errors import TargetError
 from secateur.records.files import read_json
 from secateur.structure import Structure
 from secateur.surgery import cut
-from secateur.surgery.choose import DEFAULT_SLACK, Choice, choose_uniform_share, min_reachable_share
+from secateur.surgery.choose import DEFAULT_SLACK, Choice, choose_uniform_share
+from secateur.surgery.limits import min_reachable_share
 from secateur.surgery.unit_groups import AUTO_MULTIPLES, ROUNDABLE_KINDS, UnitGroups
 
 RESULT = Path(widths.__file__).parent / "results" / "widths.json"

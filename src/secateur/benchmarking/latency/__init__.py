@@ -1,4 +1,4 @@
-"""Measured times of an architecture's blocks on this machine, for the cost `latency`."""
+"""Measured times of an architecture's blocks on the present machine, for the cost `latency`."""
 
 from secateur.benchmarking.latency.find import load_or_measure_table
 

@@ -1,4 +1,4 @@
-"""The table of an architecture's latencies: measured once, kept in the cache under all that decides it."""
+"""Tables of measured latencies, kept in the cache by machine, versions, architecture and conditions."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ def _check_family(view: ConfigView) -> None:
 
 
 def dense_architecture(config: Any) -> dict[str, Any]:
-    """Fields of the stock config of the first, dense model; the same for all that were cut from it."""
+    """Return the fields of the original dense model's stock config, the same for every model cut from that model."""
     fields: dict[str, Any] = plain(config.to_dict())
     original = (fields.pop("secateur", None) or {}).get("original", {})
     fields |= original
@@ -89,7 +89,7 @@ def dense_architecture(config: Any) -> dict[str, Any]:
 
 
 def table_key_fields(architecture: Mapping[str, Any], conditions: Conditions, sample_rate: int) -> dict[str, Any]:
-    """Return all that decides what a table holds: machine, versions, settings, architecture, conditions, rate."""
+    """Return the fields that decide the content of a table, the key of a cached table."""
     machine = environment()
     return {
         "cpu": machine["cpu"],
@@ -121,8 +121,8 @@ def _resolve_conditions(view: ConfigView, conditions: Conditions, sample_rate: i
     min_samples = view.structure.min_samples
     if round(sample_rate * conditions.seconds) < min_samples:
         raise ConfigError(
-            f"latency.seconds: got {conditions.seconds:g}, allowed is at least {min_samples / sample_rate:g}: one frame "
-            f"needs {min_samples} samples."
+            f"latency.seconds: got {conditions.seconds:g}, allowed is at least {min_samples / sample_rate:g}: one "
+            f"frame needs {min_samples} samples."
         )
     return replace(conditions, threads=threads)
 
@@ -142,7 +142,7 @@ def _hash_fields(key_fields: Mapping[str, Any]) -> str:
 
 
 def _load_cached(path: Path, key_fields: Mapping[str, Any]) -> LatencyTable | None:
-    """The table in a file of the cache; None when there is none, or none to be trusted."""
+    """Load a table from the cache; return None without a file, or with a file that cannot be trusted."""
     if not path.exists():
         return None
     try:
@@ -159,7 +159,7 @@ def _load_cached(path: Path, key_fields: Mapping[str, Any]) -> LatencyTable | No
 def _measure_table(
     architecture: Mapping[str, Any], conditions: Conditions, key_fields: Mapping[str, Any], on_step: StepCallback | None
 ) -> LatencyTable:
-    """The table of what a process of its own measures now."""
+    """Measure in a separate process and fit a table."""
     from secateur.benchmarking.latency.fit import fit_table_parts, predicted_to_measured
 
     logger.info("measuring the latency of blocks, %s", conditions)

@@ -31,7 +31,7 @@ _SMALL_TIME_SHARE = 0.05
 def fit_table_parts(
     architecture: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]
 ) -> tuple[dict[str, Any], dict[str, float]]:
-    """The parts of a `Table`, and how well each is fitted: the root mean square of its relative errors.
+    """Fit the parts of a `LatencyTable`; return the parts and the root mean square of the relative errors of each fit.
 
     Args:
         architecture: Fields of a stock config.
@@ -81,7 +81,7 @@ def fit_table_parts(
 def predicted_to_measured(
     architecture: Mapping[str, Any], rows: Sequence[Mapping[str, Any]], table: LatencyTable
 ) -> list[float]:
-    """Predicted over measured time of the whole models that were measured beside the parts, the dense one first."""
+    """Return predicted over measured time of the whole models, the dense model first."""
     from secateur.cost import Terms
     from secateur.cost.predicted_time import latency
     from secateur.hf.configs import stock_config
@@ -105,7 +105,7 @@ def _shape_of_row(row: Mapping[str, Any]) -> ModelShape:
 def _fit_front_end(
     sizes: Sequence[int], widths: Sequence[Sequence[int]], times: Sequence[float]
 ) -> tuple[dict[str, Any], float]:
-    """A curve of the first convolution's outputs, and of every later one a surface over inputs and outputs.
+    """Fit a curve of the first convolution's outputs, and a surface of inputs and outputs for every later layer.
 
     A convolution takes what its outputs take, and what the product of inputs and outputs takes, its MACs.
     """
@@ -130,7 +130,7 @@ def _fit_front_end(
 def _fit_attention(
     width: int, heads: Sequence[Sequence[Sequence[int]]], times: Sequence[float]
 ) -> tuple[AttentionTime, float]:
-    """What a block with heads takes, and what each run of equal heads and each head adds to it."""
+    """Fit the time of an attention block, and the additions of each run of equal heads and each head."""
     grid = _knot_widths(HEAD_KNOTS, width)
     sums = [
         [_ramps(grid, [head[side] for head in layer]).sum(axis=0) for layer in heads] for side in (0, 1)
@@ -157,12 +157,12 @@ def _fit_curve(
 
 
 def _knot_widths(shares: Sequence[float], size: int) -> tuple[float, ...]:
-    """Widths at these shares of a size; fewer where the size is small."""
+    """Return widths at given shares of a size; fewer widths if the size is small."""
     return tuple(float(width) for width in sorted({round(size * share) for share in shares}))
 
 
 def _ramps(grid: Sequence[float], widths: Sequence[int]) -> FloatArray:
-    """How far each width has come through every step of the grid, from 0 to 1: (widths, steps)."""
+    """Return the completed fraction of every step of the grid at each width: (widths, steps), from 0 to 1."""
     values = np.asarray(widths, dtype=np.float64)[:, None]
     low, high = np.asarray(grid[:-1]), np.asarray(grid[1:])
     ramps: FloatArray = np.clip((values - low) / (high - low), 0.0, 1.0)
@@ -174,7 +174,7 @@ def _cumulative_times(start: float, steps: FloatArray) -> tuple[float, ...]:
 
 
 def _solve_steps(features: FloatArray, times: FloatArray) -> tuple[FloatArray, float]:
-    """The steps whose sums come nearest to the times, none below its least, and the error that is left.
+    """Solve for steps above a minimum with sums nearest to the times; return the steps and the relative error.
 
     Args:
         features: How much of each step is in each time: (times, steps).

@@ -1,4 +1,4 @@
-"""Times of every block of every shape that a table of latencies is made from, measured in a process of its own.
+"""Times of every block of every shape that a latency table is fitted to, measured in a separate process.
 
 Shapes take turns, round by round, so that a stretch in which the machine is slow falls on all of them alike; a block's
 time is the median over rounds, as `bench` takes it, whose sums are near the medians of sums (those of minima are not).
@@ -22,7 +22,7 @@ DTYPES = {"fp32": "float32", "bf16": "bfloat16"}
 
 
 def measure(job: Mapping[str, Any]) -> dict[str, Any]:
-    """Milliseconds of every block of every shape, and of what lies between blocks.
+    """Measure the milliseconds of every block of every shape, and of the rest of the model.
 
     Args:
         job: ``architecture``, ``sample_rate`` and the fields of `Conditions`.
@@ -62,7 +62,7 @@ def measure(job: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def build_model_of_shape(shape: ModelShape, architecture: Mapping[str, Any], dtype: str) -> Any:
-    """A model of that shape with random weights, in its inference-only form."""
+    """Build a model of a shape with random weights, in inference-only form."""
     import torch
 
     from secateur.hf.configs import stock_config
@@ -87,7 +87,7 @@ def build_model_of_shape(shape: ModelShape, architecture: Mapping[str, Any], dty
 
 
 def _forward(model: Any, audio: Any) -> dict[str, float]:
-    """Seconds of one forward pass by block."""
+    """Return the seconds of a forward pass by block."""
     with block_timer(model) as block_seconds:
         start = time.perf_counter()
         model(audio)

@@ -1,4 +1,4 @@
-"""What is measured for a table of latencies: cut models whose widths fill the space between one unit and all.
+"""Shapes that a latency table is measured on: cut models with widths from a single unit to the dense width.
 
 The widths of layers do not matter to each other, so one model with many layers, each of another shape, measures all of
 them in the surroundings that they run in. Front ends are measured whole, in many shapes: how their convolutions share
@@ -46,7 +46,7 @@ class ModelShape:
     units: tuple[int, ...]
 
     def selection(self, structure: Structure) -> Selection:
-        """As a selection, of the first units: which ones are kept makes no difference to time."""
+        """Return the selection of the first units of each axis; time depends on the number of units only."""
         axes: dict[str, tuple[int, ...]] = {names.channels(i): tuple(range(n)) for i, n in enumerate(self.channels)}
         if names.positional_groups() in structure.axes:
             axes[names.positional_groups()] = tuple(range(self.groups))
@@ -65,7 +65,7 @@ class ModelShape:
 
 
 def shapes_to_measure(architecture: Mapping[str, Any]) -> list[ModelShape]:
-    """All shapes that are measured for an architecture, the same ones every time.
+    """Return all shapes that are measured for an architecture, the same shapes every time.
 
     Args:
         architecture: Fields of a stock config.
@@ -105,7 +105,7 @@ def shapes_to_measure(architecture: Mapping[str, Any]) -> list[ModelShape]:
 
 
 def front_end_widths(sizes: Sequence[int], count: int, rng: random.Random) -> list[tuple[int, ...]]:
-    """Widths of convolutions: the whole front end, ones with some whole layers, and ones that fill the ranges."""
+    """Return widths of front ends: the dense front end, some with dense layers, and some of random widths."""
     columns = [stratified_widths(size, count - 1, rng) for size in sizes]
     rows = list(zip(*columns, strict=True))
     partial_rows = [
@@ -116,7 +116,7 @@ def front_end_widths(sizes: Sequence[int], count: int, rng: random.Random) -> li
 
 
 def stratified_widths(size: int, count: int, rng: random.Random) -> tuple[int, ...]:
-    """So many widths up to `size`, one from each part of the range, in random order; narrow ones more often."""
+    """Return random widths up to `size`, a width from each part of the range, more of them narrow."""
     shares = [
         _MIN_WIDTH_SHARE + (1 - _MIN_WIDTH_SHARE) * ((index + rng.random()) / count) ** 1.5
         for index in range(count - 1)
@@ -127,7 +127,7 @@ def stratified_widths(size: int, count: int, rng: random.Random) -> tuple[int, .
 
 
 def _random_heads(count: int, width: int, rng: random.Random) -> Heads:
-    """Heads of one layer: all alike, or each of its own dimensions."""
+    """Return random heads of a layer, of equal or of different dimensions."""
     number = rng.randint(1, count)
     if rng.random() < 0.5:
         return ((rng.randint(0, width), rng.randint(1, width)),) * number
@@ -138,7 +138,7 @@ def _random_heads(count: int, width: int, rng: random.Random) -> Heads:
 def random_model_shape(
     architecture: Mapping[str, Any], min_share: float, max_share: float, rng: random.Random
 ) -> ModelShape:
-    """A whole model in which every width is a random share of the dense one's, every head's of its own.
+    """Return a whole model in which every width is an independent random share of the dense width.
 
     Args:
         architecture: Fields of a stock config.
