@@ -162,3 +162,13 @@ def test_the_examples_of_a_page_run(
 def test_readme_has_examples_of_each_kind() -> None:
     languages = {example.language for example in examples(ROOT / "README.md")}
     assert languages == {"sh", "python"}
+
+
+@pytest.mark.parametrize(
+    "page", [*PAGES, *(ROOT / name for name in ("CONTRIBUTING.md", "benchmarks/README.md"))], ids=str
+)
+def test_files_that_a_page_names_exist(page: Path) -> None:
+    pattern = r"\b((?:tests|benchmarks|findings|tools|docs|src/secateur)/[\w/.-]*\w\.(?:py|sh|md|yaml|json|jsonl))\b"
+    names = set(re.findall(pattern, page.read_text(encoding="utf-8")))
+    missing = sorted(name for name in names if not (ROOT / name).exists())
+    assert not missing
