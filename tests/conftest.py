@@ -1,4 +1,4 @@
-"""Settings that every test runs under: one thread, fixed seeds, and hypothesis examples that CI repeats."""
+"""Settings of all tests: a single thread, fixed seeds and reproducible hypothesis examples."""
 
 from __future__ import annotations
 
@@ -14,21 +14,21 @@ settings.register_profile(
     derandomize=True,
     database=None,
     max_examples=6,
-    phases=(Phase.explicit, Phase.generate),  # shrinking whole models takes minutes; plans print well as they are
+    phases=(Phase.explicit, Phase.generate),  # no shrinking, which takes minutes with models
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture],
 )
 settings.load_profile("repeatable")
 
-# Processes that tests start take one thread too; beside another worker, threads that wait for each other spin.
+# Processes started by tests have one thread too: threads that wait for each other spin and slow down other workers.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 gc.disable()
 
 
 def pytest_collection_finish() -> None:
-    """Take what was imported out of garbage collection.
+    """Exclude imported modules from garbage collection.
 
-    Learning collects garbage at the end of every phase, which takes a quarter of a second with all of torch to look
-    through, more than the phase itself.
+    Learning collects garbage at the end of every phase. With the objects of torch this takes a quarter of a second,
+    longer than the phase of a toy model.
     """
     gc.freeze()
     gc.enable()
@@ -36,7 +36,7 @@ def pytest_collection_finish() -> None:
 
 @pytest.fixture(scope="session", autouse=True)
 def _timed_quickly() -> None:
-    """Let runs time their models on half a second of audio: ten take longer than all else that a tiny run does."""
+    """Time the models of runs on half a second of audio, since ten seconds take longer than the rest of a tiny run."""
     from secateur.compress import phases
 
     phases.TIMED_SECONDS, phases.TIMED_REPEATS = 0.5, 2
@@ -44,7 +44,7 @@ def _timed_quickly() -> None:
 
 @pytest.fixture(autouse=True)
 def _repeatable() -> None:
-    """One torch thread and a fixed seed, whatever the test before did."""
+    """Set a single torch thread and a fixed seed before each test."""
     import torch
 
     torch.set_num_threads(1)

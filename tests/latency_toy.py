@@ -1,4 +1,4 @@
-"""A table of latencies by hand, for the tiny models of `support`."""
+"""A hand-written table of latencies for the tiny models of `support`."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ GROUPS = 4
 
 
 def curve(size: float, start: float, *rates: float) -> LatencyCurve:
-    """Milliseconds that begin at `start` and rise by so much a unit in each of equal parts of the range."""
+    """Return a curve in milliseconds that starts at `start`; each rate is the slope in an equal part of the range."""
     part = size / len(rates)
     widths, ms = [0.0], [start]
     for rate in rates:
@@ -23,7 +23,7 @@ def curve(size: float, start: float, *rates: float) -> LatencyCurve:
 
 
 def surface(inputs: float, outputs: float, *, item: float, product: float) -> LatencySurface:
-    """So much for each output, and for each pair of input and output."""
+    """Return a surface of `item` ms for each output and `product` ms for each pair of input and output."""
     rows = tuple(
         tuple(item * output + product * i * output for output in (0.0, outputs / 2, outputs)) for i in (0.0, inputs)
     )
@@ -31,7 +31,7 @@ def surface(inputs: float, outputs: float, *, item: float, product: float) -> La
 
 
 def toy_table(model_type: str = "wavlm", **changes: Any) -> LatencyTable:
-    """Every part takes something, at rates that differ."""
+    """Return a table in which all parts have different, positive times."""
     pairs = itertools.pairwise(CHANNELS)
     fields: dict[str, Any] = {
         "model_type": model_type,

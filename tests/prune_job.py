@@ -88,7 +88,7 @@ def job(root: str, out: str, kill: tuple[str, int] | None = None, changes: dict[
 
 
 def keep_gradients(folder: Path) -> None:
-    """Make every learn step leave its gradients, as they reach the optimisers, in a file of its own per rank."""
+    """Patch the learn step to write the gradients that reach the optimizers to a file for each rank and step."""
     from pruning_toy import gradients
     from safetensors.torch import save_file
 

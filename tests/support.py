@@ -1,4 +1,4 @@
-"""Tiny models of every family, and random selections of them, for tests that compare one thing with another."""
+"""Tiny models of every family and random selections of their units, shared by tests."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ from secateur.structure import axis as kinds
 from secateur.surgery.factorize import factorize, max_ranks_by_path
 
 FAMILIES = tuple(family for family, entry in ENTRIES.items() if not entry.composite_model_types)
-#: Those whose heads' configs hold the encoder's; their attention is fused, since the stock eager softmax is float32.
+#: Families with composite configs. Their attention is fused, since the stock eager softmax is float32.
 FAST_CONFORMERS = tuple(family for family, entry in ENTRIES.items() if entry.composite_model_types)
 SIZES = ("base", "large")
-#: What positions are in each tiny Conformer, by family and size.
+#: Type of position embeddings of each tiny Conformer, by family and size.
 POSITIONS: dict[str, dict[str, str | None]] = {
     "wav2vec2-conformer": {"base": "relative", "large": "rotary", "none": None},
     "wav2vec2-bert": {"base": "relative_key", "large": "relative", "rotary": "rotary", "none": None},
@@ -38,17 +38,17 @@ MODELS = tuple((family, size) for family in FAMILIES for size in POSITIONS.get(f
 LOW_RANK = (("hubert", "low_rank"), ("wavlm", "low_rank"), ("wav2vec2-conformer", "low_rank"))
 FAST_LOW_RANK = tuple((family, "low_rank") for family in FAST_CONFORMERS)
 
-#: Largest allowed difference relative to the root mean square of the activations; the only tolerances here.
+#: Maximum difference relative to the root mean square of the activations.
 TOLERANCE = {torch.float64: 1e-10, torch.float32: 1e-4}
 
-#: Those of which there is a form for inference.
+#: Models with a form for inference.
 FAST_MODELS = tuple(model for model in MODELS if model[0] in FAST)
 
 LAYERS, HEADS, HEAD_DIM, UNITS, CHANNELS = 3, 4, 6, 10, (6, 5, 7)
 
 
 def tiny_config(family: str, size: str, **changes: Any) -> Any:
-    """The config of a tiny model: three layers, four heads of six dimensions, 160 samples a frame."""
+    """Return the config of a tiny model: three layers, four heads of six dimensions, 160 samples a frame."""
     large = size == "large"
     fields: dict[str, Any] = {
         "hidden_size": HEADS * HEAD_DIM,
@@ -85,8 +85,8 @@ def tiny_config(family: str, size: str, **changes: Any) -> Any:
     return getattr(transformers, ENTRIES[family].config_name)(**(fields | changes))
 
 
-def randomise(model: nn.Module, seed: int = 0) -> None:
-    """Give every parameter a random value, biases, norms, their statistics and the weight norm's gain included."""
+def randomize(model: nn.Module, seed: int = 0) -> None:
+    """Set all parameters and norm statistics to random values, including biases and the gain of a weight norm."""
     generator = torch.Generator().manual_seed(seed)
     modules = dict(model.named_modules())
     with torch.no_grad():
@@ -111,15 +111,15 @@ def randomise(model: nn.Module, seed: int = 0) -> None:
 
 
 def build(config: Any, ending: str = "Model", dtype: torch.dtype = torch.float32, seed: int = 0) -> Any:
-    """A stock model with random weights, in eval mode."""
+    """Return a stock model with random weights, in eval mode."""
     model = getattr(transformers, ENTRIES[config.model_type].class_name(ending))(config)
-    randomise(model, seed)
+    randomize(model, seed)
     return model.to(dtype).eval()
 
 
 @cache
 def tiny(family: str, size: str, ending: str = "Model", dtype: torch.dtype = torch.float32) -> Any:
-    """A tiny stock model, or a factorised one, made once; tests leave it as they found it."""
+    """Return a tiny stock model, or a factorized model, from a cache; tests must not change the model."""
     if size == "low_rank":
         return factorize(tiny(family, "large", ending, dtype), max_ranks_by_path(tiny_structure(family, "large")))
     return build(tiny_config(family, size), ending, dtype)
@@ -127,13 +127,13 @@ def tiny(family: str, size: str, ending: str = "Model", dtype: torch.dtype = tor
 
 @cache
 def tiny_structure(family: str, size: str) -> Structure:
-    """The structure of a tiny model."""
+    """Return the structure of a tiny model."""
     return declare(tiny(family, size).config)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """What happens to each part of a model, where it has the part; the units themselves are drawn from `seed`."""
+    """The pattern of pruning of each part of a model; units are drawn by `seed`, and absent parts are ignored."""
 
     seed: int
     channels: tuple[str, ...]
@@ -144,7 +144,7 @@ class Plan:
     scales: bool
 
 
-#: A plan with a little of everything.
+#: A plan with several patterns in each part.
 RAGGED = Plan(
     seed=3,
     channels=("some", "some", "whole"),
@@ -160,7 +160,7 @@ FEED_FORWARD = ("whole", "units", "dead", "removed")
 
 
 def plans(*, ragged: bool, layers: int = LAYERS, convolutions: int = len(CHANNELS)) -> st.SearchStrategy[Plan]:
-    """Plans; ragged ones have soft scales, ragged heads with a dead and a uniform one, and a removed block."""
+    """Return a strategy of plans; ragged plans have soft scales, a ragged attention block and a removed block."""
     seed = st.integers(0, 2**31)
     conv = st.tuples(*[st.sampled_from(CONV)] * convolutions)
     groups = st.sampled_from(CONV)
@@ -175,9 +175,9 @@ def plans(*, ragged: bool, layers: int = LAYERS, convolutions: int = len(CHANNEL
             trimmed=st.integers(0, layers - 1),
             scales=st.booleans(),
         )
-    remaining_items = st.sampled_from(ATTENTION)
-    attention = st.tuples(remaining_items, *[remaining_items] * (layers - 3)).flatmap(
-        lambda rest: st.permutations(["ragged", "removed", *rest])
+    attention_patterns = st.sampled_from(ATTENTION)
+    attention = st.tuples(attention_patterns, *[attention_patterns] * (layers - 3)).flatmap(
+        lambda remaining: st.permutations(["ragged", "removed", *remaining])
     )
     units = st.permutations(["units", "dead", "removed", *["units"] * (layers - 3)])
     return st.builds(
@@ -192,92 +192,92 @@ def plans(*, ragged: bool, layers: int = LAYERS, convolutions: int = len(CHANNEL
     )
 
 
-def realise(structure: Structure, plan: Plan) -> Selection:
-    """The selection of a plan, in absolute indices, on a model dense or cut before."""
-    draw = random.Random(plan.seed)
+def make_selection(structure: Structure, plan: Plan) -> Selection:
+    """Return the selection of a plan, in absolute indices, for a dense model or a cut model."""
+    rng = random.Random(plan.seed)
     axes: dict[str, tuple[int, ...]] = {}
 
-    def some(name: str, *, minimum: int = 1) -> None:
+    def select_some(name: str, *, minimum: int = 1) -> None:
         units = structure.axes[name].units
-        axes[name] = tuple(sorted(draw.sample(units, draw.randint(min(minimum, len(units)), len(units)))))
+        axes[name] = tuple(sorted(rng.sample(units, rng.randint(min(minimum, len(units)), len(units)))))
 
     front = [axis.name for axis in structure.axes_of_kinds(("channels",)) if axis.min_units]
     convolutions = list(zip(front, plan.channels, strict=False))
-    for name, what in [*convolutions, (names.positional_groups(), plan.groups)]:
+    for name, pattern in [*convolutions, (names.positional_groups(), plan.groups)]:
         if name not in structure.axes:
             continue
-        if what == "some":
-            some(name)
-        elif what == "one":
-            axes[name] = (draw.choice(structure.axes[name].units),)
-        elif what == "none":
+        if pattern == "some":
+            select_some(name)
+        elif pattern == "one":
+            axes[name] = (rng.choice(structure.axes[name].units),)
+        elif pattern == "none":
             axes[name] = ()
     layers = [axis.path for axis in structure.axes_of_kinds(("layer",))]
-    for path, what in zip(layers, plan.attention, strict=True):
-        _attention(structure, attention_of(structure, path), what, draw, axes, some)
+    for path, pattern in zip(layers, plan.attention, strict=True):
+        _select_attention(structure, attention_of(structure, path), pattern, rng, axes, select_some)
     for layer, path in enumerate(layers):
-        for turn, name in enumerate(units_of(structure, path)):
-            what = plan.feed_forward[(layer + turn) % len(layers)]  # of blocks of one layer each another
-            if what == "units":
-                some(name)
-            elif what == "dead":
+        for block_index, name in enumerate(units_of(structure, path)):
+            pattern = plan.feed_forward[(layer + block_index) % len(layers)]  # of blocks of one layer each another
+            if pattern == "units":
+                select_some(name)
+            elif pattern == "dead":
                 axes[name] = ()
-            elif what == "removed":
+            elif pattern == "removed":
                 axes[kinds.block(name.rpartition("/")[0])] = ()
     for path in layers[len(layers) - plan.trimmed :]:
         axes[kinds.layer(path)] = ()
     for axis in structure.axes_of_kinds(("rank",)):
-        few = draw.randint(0, axis.size // 4) if draw.random() < 0.8 else draw.randint(0, axis.size)
-        axes[axis.name] = tuple(sorted(draw.sample(axis.units, few)))
+        rank_count = rng.randint(0, axis.size // 4) if rng.random() < 0.8 else rng.randint(0, axis.size)
+        axes[axis.name] = tuple(sorted(rng.sample(axis.units, rank_count)))
     scales: dict[str, tuple[float, ...]] = {}
     if plan.scales:
         for name, axis in structure.axes.items():
-            if axis.kind != "layer" and draw.random() < 0.7:
-                kept_units = axes.setdefault(name, tuple(sorted(axis.units)))
-                scales[name] = tuple(draw.choice((0.4, 0.8, 1.3)) + draw.random() / 8 for _ in kept_units)
+            if axis.kind != "layer" and rng.random() < 0.7:
+                selected_units = axes.setdefault(name, tuple(sorted(axis.units)))
+                scales[name] = tuple(rng.choice((0.4, 0.8, 1.3)) + rng.random() / 8 for _ in selected_units)
     return Selection(axes=axes, scales=scales)
 
 
 def attention_of(structure: Structure, layer: str) -> str:
-    """The path of a layer's attention block."""
+    """Return the path of the attention block of a layer."""
     return next(axis.path for axis in structure.axes_of_kinds(("heads",)) if axis.path.startswith(f"{layer}."))
 
 
 def units_of(structure: Structure, layer: str) -> list[str]:
-    """The axes of a layer's other blocks: of its feed-forward blocks and its convolution module."""
+    """Return the axes of the feed-forward blocks and the convolution module of a layer."""
     return [axis.name for axis in structure.axes_of_kinds(("units", "channels")) if axis.path.startswith(f"{layer}.")]
 
 
-def _attention(
-    structure: Structure, path: str, what: str, draw: random.Random, axes: dict[str, Any], subset: Any
+def _select_attention(
+    structure: Structure, path: str, pattern: str, rng: random.Random, axes: dict[str, Any], subset: Any
 ) -> None:
     heads = structure.axes[kinds.heads(path)].units
-    if kinds.shared_query_key(path) in structure.axes and what in ("narrow", "ragged"):
+    if kinds.shared_query_key(path) in structure.axes and pattern in ("narrow", "ragged"):
         subset(kinds.shared_query_key(path), minimum=0)
         subset(kinds.shared_value_output(path))
         subset(kinds.heads(path))
-    elif kinds.shared_query_key(path) in structure.axes and what == "dead":
-        axes[draw.choice((kinds.heads(path), kinds.shared_value_output(path)))] = ()
-    elif what == "removed":
+    elif kinds.shared_query_key(path) in structure.axes and pattern == "dead":
+        axes[rng.choice((kinds.heads(path), kinds.shared_value_output(path)))] = ()
+    elif pattern == "removed":
         axes[kinds.block(path)] = ()
-    elif what == "dead":
-        if draw.random() < 0.5:
+    elif pattern == "dead":
+        if rng.random() < 0.5:
             axes[kinds.heads(path)] = ()
         else:
             axes.update({kinds.value_output(path, head): () for head in heads})
-    elif what == "heads":
+    elif pattern == "heads":
         subset(kinds.heads(path))
-    elif what == "narrow" and heads:
-        width = draw.randint(1, HEAD_DIM)
+    elif pattern == "narrow" and heads:
+        width = rng.randint(1, HEAD_DIM)
         for head in heads:
             for name in (kinds.query_key(path, head), kinds.value_output(path, head)):
                 units = structure.axes[name].units
-                axes[name] = tuple(sorted(draw.sample(units, min(width, len(units)))))
-    elif what == "ragged" and len(heads) > 2:
+                axes[name] = tuple(sorted(rng.sample(units, min(width, len(units)))))
+    elif pattern == "ragged" and len(heads) > 2:
         for head in heads:
             subset(kinds.query_key(path, head), minimum=0)
             subset(kinds.value_output(path, head), minimum=0)
-        dead, uniform, alive = draw.sample(heads, 3)
+        dead, uniform, alive = rng.sample(heads, 3)
         axes[kinds.value_output(path, dead)] = ()
         axes[kinds.query_key(path, uniform)] = ()
         subset(kinds.value_output(path, uniform))
@@ -285,7 +285,7 @@ def _attention(
 
 
 def audio(lengths: tuple[int, ...], dtype: torch.dtype = torch.float32, seed: int = 0) -> tuple[Tensor, Tensor | None]:
-    """Random audio, zero behind each length, and its mask; no mask when all are of one length."""
+    """Return random audio, zero after each length, and the mask; no mask if all lengths are equal."""
     generator = torch.Generator().manual_seed(seed)
     values = torch.randn(len(lengths), max(lengths), generator=generator, dtype=torch.float64).to(dtype)
     if len(set(lengths)) == 1:
@@ -294,8 +294,8 @@ def audio(lengths: tuple[int, ...], dtype: torch.dtype = torch.float32, seed: in
     return values * mask, mask
 
 
-def heard(model: Any, values: Tensor, mask: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
-    """What a model hears of audio: the audio, or random features of its lengths where it hears features."""
+def model_inputs(model: Any, values: Tensor, mask: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
+    """Return inputs of a model and the mask: the audio, or random features of the same length for a feature model."""
     if model.main_input_name != "input_features":
         return values, mask
     structure = declare(model.config)
@@ -310,14 +310,14 @@ def heard(model: Any, values: Tensor, mask: Tensor | None = None) -> tuple[Tenso
 
 @torch.no_grad()
 def outputs(model: PreTrainedModel, values: Tensor, mask: Tensor | None = None) -> list[Tensor]:
-    """Every hidden state of a model, and last its output."""
-    values, mask = heard(model, values, mask)
+    """Return all hidden states of a model, and last the output."""
+    values, mask = model_inputs(model, values, mask)
     result = model(values, attention_mask=mask, output_hidden_states=True)
     return [*result.hidden_states, result[0]]
 
 
-def difference(reference: Tensor, other_tensor: Tensor) -> float:
-    """Largest difference relative to the root mean square of the reference; infinite when shapes differ."""
-    if reference.shape != other_tensor.shape:
+def difference(reference: Tensor, tensor: Tensor) -> float:
+    """Return the largest difference relative to the root mean square of `reference`; infinite if shapes differ."""
+    if reference.shape != tensor.shape:
         return float("inf")
-    return float((reference - other_tensor).abs().max() / reference.square().mean().sqrt())
+    return float((reference - tensor).abs().max() / reference.square().mean().sqrt())

@@ -1,4 +1,4 @@
-"""Small corpora with texts, labels and tags; logits that say a given sequence; a folder with a tokenizer."""
+"""Small corpora with texts, labels and tags, logits with a given best path, and a folder with a tokenizer."""
 
 from __future__ import annotations
 
@@ -29,30 +29,30 @@ TINY = {
 
 
 def corpus_of(*rows: dict[str, Any]) -> Corpus:
-    """A corpus of silent seconds, one for each row of `Utterance` fields."""
+    """Return a corpus with a second of silence for each row of `Utterance` fields."""
     utterances = (
         Utterance(**({"id": str(i), "path": f"{i}.wav", "samples": 16_000} | row)) for i, row in enumerate(rows)
     )
     return Corpus("toy", tuple(utterances), (), lambda utterance: np.zeros(utterance.samples, np.float32))
 
 
-def texts(*transcripts: str | None) -> Corpus:
-    """A corpus of these texts."""
+def corpus_of_texts(*transcripts: str | None) -> Corpus:
+    """Return a corpus with a second of silence for each text."""
     return corpus_of(*({"text": text} for text in transcripts))
 
 
 def frames_of(samples: int) -> int:
-    """Frames of 20 ms."""
+    """Return the number of frames of 20 ms."""
     return samples // 320
 
 
-def bare(**fields: Any) -> Any:
-    """The config of an encoder without a task head."""
+def encoder_config(**fields: Any) -> Any:
+    """Return the config of an encoder without a task head."""
     return Wav2Vec2Config(**fields)
 
 
-def saying(rows: Sequence[Sequence[int]], outputs: int) -> tuple[Tensor, Tensor]:
-    """Logits (B, T, V) whose likeliest path is each row, and the rows' lengths (B,); noise behind them."""
+def logits_of_paths(rows: Sequence[Sequence[int]], outputs: int) -> tuple[Tensor, Tensor]:
+    """Return logits, (batch, frames, outputs), with `rows` as best paths and noise after, and lengths, (batch,)."""
     lengths = torch.tensor([len(row) for row in rows])
     logits = torch.randn(len(rows), int(lengths.max()) + 2, outputs)
     for index, row in enumerate(rows):
@@ -61,13 +61,13 @@ def saying(rows: Sequence[Sequence[int]], outputs: int) -> tuple[Tensor, Tensor]
     return logits, lengths
 
 
-def spaced(tokens: Sequence[int], blank: int = 0) -> list[int]:
-    """A path through tokens: each for two frames, then a blank."""
+def ctc_path(tokens: Sequence[int], blank: int = 0) -> list[int]:
+    """Return a CTC path of tokens, with two frames and a blank for each: [1, 2] becomes [1, 1, 0, 2, 2, 0]."""
     return [item for token in tokens for item in (token, token, blank)]
 
 
 def tokenizer_folder(folder: Path, tokens: Sequence[str], **options: Any) -> Path:
-    """A folder with a tokenizer of these tokens."""
+    """Write a tokenizer of these tokens, and return the folder."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "vocab.json").write_text(json.dumps({token: i for i, token in enumerate(tokens)}))
     options = {"bos_token": None, "eos_token": None} | options

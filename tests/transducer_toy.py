@@ -1,4 +1,4 @@
-"""Tiny transducers of the library, random in such a way that what they write is of many kinds."""
+"""Tiny transducers of `transformers` with random weights that give varied transcripts."""
 
 from __future__ import annotations
 
@@ -36,13 +36,13 @@ ENCODER = {
     "num_mel_bins": MELS,
     "conv_kernel_size": 5,
 }
-#: Beside these, of one that streams.
+#: Further fields of a streaming encoder.
 STREAMING = {"sliding_window": 13, "default_num_lookahead_tokens": 1}
 WORDS = ("ab", "ba", "a b", "b", "aa", "b")
 
 
 def transducer(*, streaming: bool = False, seed: int = 0, **fields: Any) -> Any:
-    """A model in eval mode whose last token is the blank; fields of its config may be given, `durations` of a TDT."""
+    """Return a model in eval mode with the blank as last token; `durations` among the config fields makes a TDT."""
     fields = {"vocab_size": 12, "decoder_hidden_size": 20, "num_decoder_layers": 1, "pad_token_id": 2} | fields
     fields = {"blank_token_id": fields["vocab_size"] - 1, "max_symbols_per_step": 3} | fields
     config: Any
@@ -62,12 +62,14 @@ def transducer(*, streaming: bool = False, seed: int = 0, **fields: Any) -> Any:
         model.joint.head.weight.mul_(2.0)
         model.decoder.decoder_projector.weight.mul_(6.0)
         model.joint.head.bias.zero_()[min(config.blank_token_id, config.vocab_size - 1)] += 2.0
-        model.joint.head.bias[config.vocab_size :] -= 50.0  # the library takes the likeliest output for a token
+        model.joint.head.bias[config.vocab_size :] -= (
+            50.0  # durations must not be the most probable output, which the library decodes as a token
+        )
     return model
 
 
 def features(*lengths: int, seed: int = 0) -> dict[str, Tensor]:
-    """Random features of a batch, with a mask where lengths differ."""
+    """Return random features of a batch, with a mask if lengths differ."""
     generator = torch.Generator().manual_seed(seed)
     values = torch.randn(len(lengths), max(lengths), MELS, generator=generator)
     if len(set(lengths)) == 1:
@@ -77,7 +79,7 @@ def features(*lengths: int, seed: int = 0) -> dict[str, Tensor]:
 
 
 def frames(model: Any, inputs: dict[str, Tensor]) -> Tensor:
-    """Valid frames of each row."""
+    """Return the number of valid frames of each row."""
     values = inputs["input_features"]
     mask = inputs.get("attention_mask", torch.ones(values.shape[:2], dtype=torch.long))
     result: Tensor = model._get_subsampling_output_length(mask.sum(-1))
@@ -85,11 +87,11 @@ def frames(model: Any, inputs: dict[str, Tensor]) -> Tensor:
 
 
 def write_encoders(root: Path, *, texts: Mapping[int, str]) -> Path:
-    """A folder with two bare encoders, `offline` and `streaming`, and `speech/manifest.jsonl`.
+    """Write two encoders without heads, `offline` and `streaming`, and `speech/manifest.jsonl`; return the folder.
 
     Args:
         root: The folder.
-        texts: Of recordings that say something else than the words in their turn, by number.
+        texts: Texts by index of the recording, instead of the words in `WORDS`.
     """
     torch.manual_seed(0)
     ParakeetEncoder(ParakeetEncoderConfig(**ENCODER)).save_pretrained(root / "offline")

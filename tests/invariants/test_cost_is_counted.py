@@ -9,7 +9,19 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from support import HEAD_DIM, LOW_RANK, MODELS, Plan, audio, heard, plans, realise, tiny, tiny_config, tiny_structure
+from support import (
+    HEAD_DIM,
+    LOW_RANK,
+    MODELS,
+    Plan,
+    audio,
+    make_selection,
+    model_inputs,
+    plans,
+    tiny,
+    tiny_config,
+    tiny_structure,
+)
 from torch.utils.flop_counter import FlopCounterMode
 
 from secateur.architectures import wav2vec2_axes as names
@@ -36,7 +48,7 @@ def counted_macs(model: Any) -> int:
     """
     remaining_items = 0
     model.set_attn_implementation("eager")  # fused kernels, used where no weights are asked for, hide their products
-    values, _ = heard(model, *audio((SAMPLES,)))
+    values, _ = model_inputs(model, *audio((SAMPLES,)))
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
         frames = model(values, output_attentions=True).last_hidden_state.shape[1]
     for layer in model.encoder.layers:
@@ -55,7 +67,7 @@ def counted_macs(model: Any) -> int:
 @given(plan=st.one_of(plans(ragged=True), plans(ragged=False)))
 def test_cost_of_a_selection_is_the_count_of_the_cut_model(family: str, size: str, plan: Plan) -> None:
     structure, terms = tiny_structure(family, size), Terms(tiny_structure(family, size))
-    selection = realise(structure, plan)
+    selection = make_selection(structure, plan)
     small = cut(tiny(family, size), selection)
     parameters, macs = (
         Cost.from_terms(terms, cost=cost, samples=SAMPLES).count(selection) for cost in ("parameters", "macs")

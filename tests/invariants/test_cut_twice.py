@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 from hypothesis import given
-from support import FAST_LOW_RANK, LOW_RANK, MODELS, Plan, plans, realise, tiny, tiny_structure
+from support import FAST_LOW_RANK, LOW_RANK, MODELS, Plan, make_selection, plans, tiny, tiny_structure
 
 from secateur.architectures import wav2vec2_axes as names
 from secateur.errors import SelectionError
@@ -27,10 +27,10 @@ def state(model: Any) -> dict[str, torch.Tensor]:
 @given(first=plans(ragged=True), second=plans(ragged=False))
 def test_a_cut_of_a_cut_is_one_cut_with_the_intersection(family: str, size: str, first: Plan, second: Plan) -> None:
     dense, structure = tiny(family, size, dtype=torch.float64), tiny_structure(family, size)
-    first_item = normalize(structure, realise(structure, first)).selection
+    first_item = normalize(structure, make_selection(structure, first)).selection
     small = cut(dense, first_item)
     inner = declare(small.config)
-    two = normalize(inner, realise(inner, replace(second, trimmed=min(second.trimmed, 1)))).selection
+    two = normalize(inner, make_selection(inner, replace(second, trimmed=min(second.trimmed, 1)))).selection
     smallest = cut(small, two)
     axes = {**first_item.axes, **two.axes}  # ranks of a map that is one matrix since the first cut
     scales = {}

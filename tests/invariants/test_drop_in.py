@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from support import RAGGED, build, realise, tiny_config, tiny_structure
+from support import RAGGED, build, make_selection, tiny_config, tiny_structure
 from transformers import (
     AutoModelForCTC,
     AutoModelForSequenceClassification,
@@ -36,7 +36,7 @@ def shrunk(folder: Path, family: str, size: str, ending: str) -> Path:
     Wav2Vec2Processor(extractor, tokenizer).save_pretrained(folder / "dense")
     build(tiny_config(family, size, pad_token_id=0), ending).save_pretrained(folder / "dense")
     extractor.save_pretrained(folder / "dense")  # of classifiers the pipeline reads this file
-    (folder / "selection.json").write_text(json.dumps(realise(tiny_structure(family, size), RAGGED).to_json()))
+    (folder / "selection.json").write_text(json.dumps(make_selection(tiny_structure(family, size), RAGGED).to_json()))
     secateur.shrink(folder / "dense", selection=folder / "selection.json", out=folder / "small")
     return folder / "small"
 

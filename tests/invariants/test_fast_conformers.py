@@ -23,9 +23,9 @@ from support import (
     TOLERANCE,
     Plan,
     difference,
+    make_selection,
     plans,
-    randomise,
-    realise,
+    randomize,
 )
 
 from support import audio, outputs, tiny, tiny_config, tiny_structure  # isort: skip
@@ -63,7 +63,7 @@ def with_blank(family: str, ending: str, size: str = "base") -> Any:
         fields |= {"blank_token_id": BLANK, "decoder_hidden_size": 6, "num_decoder_layers": 1}
     config = make_composite_config(tiny_config(family, "base"), ending, fields)
     model = getattr(transformers, FAMILIES[family].class_name(ending))(config)
-    randomise(model)
+    randomize(model)
     model.generation_config.decoder_start_token_id = BLANK
     return model.eval()
 
@@ -98,7 +98,7 @@ def masked_and_cut(dense: Any, structure: Structure, selection: Selection, lengt
 @settings(max_examples=12)
 def test_masked_equals_shrunk(family: str, size: str, dtype: torch.dtype, plan: Plan, lengths: tuple[int, ...]) -> None:
     structure = tiny_structure(family, size)
-    result = masked_and_cut(tiny(family, size, "Model", dtype), structure, realise(structure, plan), lengths)
+    result = masked_and_cut(tiny(family, size, "Model", dtype), structure, make_selection(structure, plan), lengths)
     assert result <= TOLERANCE[dtype]
 
 
@@ -106,7 +106,7 @@ def test_masked_equals_shrunk_in_the_eager_form_but_for_the_float32_of_its_softm
     dense, structure = tiny("parakeet_encoder", "base", "Model", torch.float64), tiny_structure(*MODELS[0])
     dense.set_attn_implementation("eager")
     try:
-        result = masked_and_cut(dense, structure, realise(structure, RAGGED), (9000, 9000))
+        result = masked_and_cut(dense, structure, make_selection(structure, RAGGED), (9000, 9000))
     finally:
         dense.set_attn_implementation("sdpa")
     # Logits that differ by 1e-16 may be rounded to neighbours in float32, whose weights differ by 1e-7.
@@ -120,7 +120,7 @@ def test_the_structure_and_the_cost_of_a_cut_model_are_those_of_its_selection(
     family: str, size: str, plan: Plan
 ) -> None:
     structure = tiny_structure(family, size)
-    closed = normalize(structure, realise(structure, plan)).selection
+    closed = normalize(structure, make_selection(structure, plan)).selection
     small = cut(tiny(family, size), closed)
     repeated = declare(small.config)
     # No ranks where a map is gone, or one matrix again.
@@ -187,7 +187,7 @@ def test_expected_cost_is_the_mean_over_draws_of_heads_and_of_the_dimensions_tha
 @pytest.mark.parametrize("family", FAST_CONFORMERS)
 def test_a_model_cut_twice_is_the_one_cut_at_once(family: str) -> None:
     dense, structure = tiny(family, "base"), tiny_structure(family, "base")
-    first = realise(structure, RAGGED)
+    first = make_selection(structure, RAGGED)
     original = cut(dense, first)
     then = {
         axis.name: axis.units[::2]
@@ -233,7 +233,7 @@ NO_MODULES = Selection(axes={f"layers.0.{name}/block": () for name in ("conv", "
 def test_step_by_step_is_the_whole_pass(selection: Selection | str | None, size: str, lookahead: int) -> None:
     model, structure = tiny(NEMOTRON, size, "Model", torch.float64), tiny_structure(NEMOTRON, size)
     if selection is not None:
-        model = cut(model, realise(structure, RAGGED) if isinstance(selection, str) else selection)
+        model = cut(model, make_selection(structure, RAGGED) if isinstance(selection, str) else selection)
     features = features_of(38_000, torch.float64, batch=2)
     steps = stream(model, features, lookahead)
     with torch.no_grad():
@@ -247,7 +247,7 @@ def test_step_by_step_is_the_whole_pass(selection: Selection | str | None, size:
 def test_a_cut_model_with_a_head_writes_what_the_masked_one_writes(family: str, ending: str, size: str) -> None:
     dense = with_blank(family, ending, size)
     structure = declare(dense.config)
-    selection = realise(structure, RAGGED)
+    selection = make_selection(structure, RAGGED)
     small = cut(dense, selection)
     features = features_of(16_000, batch=2)
     inputs = {"input_features": features, "attention_mask": torch.ones(features.shape[:2], dtype=torch.long)}
@@ -278,7 +278,7 @@ def test_cut_models_are_loaded_in_a_new_process_by_their_auto_classes(tmp_path: 
     words, expected = [sys.executable, "-c", RELOAD], []
     for family, ending, size in [(*HEADS[1], "base"), (*HEADS[-1], "base"), (*HEADS[-1], "low_rank")]:
         dense, folder = with_blank(family, ending, size), tmp_path / f"{family}-{size}"
-        small = cut(dense, realise(declare(dense.config), RAGGED))
+        small = cut(dense, make_selection(declare(dense.config), RAGGED))
         assert bool(declare(small.config).factorizations) == (size == "low_rank")
         small.save_pretrained(folder)
         torch.save(inputs, folder / "inputs.pt")
@@ -296,7 +296,7 @@ def test_cut_models_are_loaded_in_a_new_process_by_their_auto_classes(tmp_path: 
 
 @pytest.mark.parametrize("family", FAST_CONFORMERS)
 def test_a_folder_without_one_weight_is_refused(tmp_path: Path, family: str) -> None:
-    small = cut(tiny(family, "base"), realise(tiny_structure(family, "base"), RAGGED))
+    small = cut(tiny(family, "base"), make_selection(tiny_structure(family, "base"), RAGGED))
     state = {name: value for name, value in small.state_dict().items() if not name.endswith("norm_out.weight")}
     small.save_pretrained(tmp_path, state_dict=state)
     with pytest.raises(ModelError, match=r"missing .*norm_out\.weight"):
@@ -307,7 +307,7 @@ def test_a_folder_without_one_weight_is_refused(tmp_path: Path, family: str) -> 
 @pytest.mark.parametrize("family", FAST_CONFORMERS)
 def test_verify_proves_a_cut_model_and_catches_a_wrong_bias(family: str, size: str) -> None:
     dense = with_blank(family, "ForRNNT", size)
-    selection = realise(declare(dense.config), RAGGED)
+    selection = make_selection(declare(dense.config), RAGGED)
     small = cut(dense, selection)
     assert verify(small, dense, selection).holds, verify(small, dense, selection)
     with torch.no_grad():
@@ -342,7 +342,7 @@ def test_break_even_counts_the_dimensions_of_every_head() -> None:
 def test_an_encoder_gets_a_transducers_head_dense_or_cut() -> None:
     fields = {"vocab_size": 9, "blank_token_id": BLANK, "decoder_hidden_size": 6, "num_decoder_layers": 1}
     dense = tiny("parakeet_encoder", "base")
-    small = cut(dense, realise(tiny_structure("parakeet_encoder", "base"), RAGGED))
+    small = cut(dense, make_selection(tiny_structure("parakeet_encoder", "base"), RAGGED))
     for encoder, stem in ((dense, ""), (small, "Secateur")):
         model = with_head(encoder, "ForRNNT", fields, seed=0)
         assert type(model).__name__ == f"{stem}ParakeetForRNNT"

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from support import POSITIONS, TOLERANCE, Plan, audio, build, difference, outputs, realise
+from support import POSITIONS, TOLERANCE, Plan, audio, build, difference, make_selection, outputs
 from transformers import HubertConfig, WavLMConfig
 
 from secateur.architectures import wav2vec2_axes as names
@@ -77,7 +77,7 @@ def test_masked_equals_shrunk_in_conformers_of_full_width(family: str, kind: str
     structure, dense = declare(config), build(config, dtype=torch.float64, seed=1)
     plan = Plan(seed=2, channels=("some",) * 7, attention=("ragged", "narrow"), feed_forward=("units",) * 2, trimmed=0,
                 scales=True)  # fmt: skip
-    closed = normalize(structure, realise(structure, plan)).selection
+    closed = normalize(structure, make_selection(structure, plan)).selection
     small = cut(dense, closed)
     masking = attach(dense, structure)
     for lengths in ((16000,), (9000, 4000)):

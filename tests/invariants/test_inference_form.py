@@ -17,8 +17,8 @@ from support import (
     Plan,
     audio,
     build,
+    make_selection,
     plans,
-    realise,
     tiny,
     tiny_config,
     tiny_structure,
@@ -61,7 +61,7 @@ def worst(model: Any, other_value: Any, values: Tensor, mask: Tensor | None) -> 
 def test_equal_for_every_family(family: str, size: str, kind: str, dtype: torch.dtype) -> None:
     model = tiny(family, size, "Model", dtype)
     if kind == "cut":
-        model = cut(model, realise(tiny_structure(family, size), RAGGED))
+        model = cut(model, make_selection(tiny_structure(family, size), RAGGED))
     fast = for_inference(model)
     values, mask = audio(LENGTHS)
     assert mask is not None
@@ -88,7 +88,7 @@ def test_equal_when_positional_groups_are_scaled_and_none_is_gone() -> None:
 @given(plan=plans(ragged=True))
 def test_equal_for_random_ragged_shapes(plan: Plan) -> None:
     for family, size in (("wavlm", "base"), ("hubert", "large")):
-        model = cut(tiny(family, size, "Model", torch.float64), realise(tiny_structure(family, size), plan))
+        model = cut(tiny(family, size, "Model", torch.float64), make_selection(tiny_structure(family, size), plan))
         values, mask = audio((2000, 1200))
         assert worst(model, for_inference(model), values.double(), mask) <= TOLERANCE[torch.float64]
 
@@ -107,7 +107,7 @@ def test_equal_without_the_fused_operators_and_in_blocks(
 
 @pytest.mark.parametrize("family", ["wavlm", "wav2vec2"])
 def test_all_heads_at_once_is_the_same(family: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    model = cut(tiny(family, "base", "Model", torch.float64), realise(tiny_structure(family, "base"), RAGGED))
+    model = cut(tiny(family, "base", "Model", torch.float64), make_selection(tiny_structure(family, "base"), RAGGED))
     fast = for_inference(model)
     for layer in fast.encoder.layers:
         if hasattr(layer.attention, "_attend_batched"):

@@ -13,9 +13,9 @@ from support import (
     Plan,
     audio,
     difference,
+    make_selection,
     outputs,
     plans,
-    realise,
     tiny,
     tiny_structure,
 )
@@ -61,7 +61,7 @@ def check(
 def test_masked_equals_shrunk_for_ragged_selections(
     family: str, size: str, dtype: torch.dtype, plan: Plan, ending: str, lengths: tuple[int, ...]
 ) -> None:
-    check(family, size, realise(tiny_structure(family, size), plan), ending, lengths, dtype)
+    check(family, size, make_selection(tiny_structure(family, size), plan), ending, lengths, dtype)
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=["float64", "float32"])
@@ -70,7 +70,7 @@ def test_masked_equals_shrunk_for_ragged_selections(
 def test_masked_equals_shrunk_for_any_selection(
     family: str, size: str, dtype: torch.dtype, plan: Plan, ending: str, lengths: tuple[int, ...]
 ) -> None:
-    check(family, size, realise(tiny_structure(family, size), plan), ending, lengths, dtype)
+    check(family, size, make_selection(tiny_structure(family, size), plan), ending, lengths, dtype)
 
 
 @pytest.mark.parametrize(("family", "size"), MODELS + LOW_RANK)
@@ -84,7 +84,7 @@ def test_the_structure_of_a_cut_model_is_that_of_its_selection(family: str, size
         trimmed=0,
         scales=True,
     )
-    closed = normalize(structure, realise(structure, plan)).selection
+    closed = normalize(structure, make_selection(structure, plan)).selection
     small = cut(tiny(family, size), closed)
     repeated = declare(small.config)
     expected = dict(closed.axes)

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 import transformers
-from support import TOLERANCE, build, randomise, tiny, tiny_config, tiny_structure
+from support import TOLERANCE, build, randomize, tiny, tiny_config, tiny_structure
 from torch import nn
 
 from secateur.architectures import wav2vec2_axes as names
@@ -74,7 +74,7 @@ def test_a_front_end_of_one_convolution_and_a_group_norm_is_proven() -> None:
         num_conv_pos_embeddings=8, num_conv_pos_embedding_groups=4,
     )  # fmt: skip
     dense: Any = transformers.Wav2Vec2Model(config).eval()
-    randomise(dense)
+    randomize(dense)
     structure = declare(config)
     assert structure.min_samples == 720  # a variance over one window is refused by the library
     selection = Selection(axes={names.channels(0): (0, 2, 5), names.feed_forward_units(0): (1, 2)})

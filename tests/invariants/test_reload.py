@@ -12,7 +12,7 @@ import torch
 import transformers
 from reload_job import run
 from safetensors.torch import load_file, save_file
-from support import LOW_RANK, MODELS, Plan, audio, heard, realise, tiny, tiny_structure
+from support import LOW_RANK, MODELS, Plan, audio, make_selection, model_inputs, tiny, tiny_structure
 
 from secateur.architectures.registry import FAMILIES
 from secateur.errors import ModelError
@@ -44,7 +44,7 @@ def reloaded(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("reload")
     values, mask = audio((3100, 990, 75))
     assert mask is not None
-    features, valid = heard(tiny("wav2vec2-bert", "base"), values, mask)
+    features, valid = model_inputs(tiny("wav2vec2-bert", "base"), values, mask)
     assert valid is not None
     inputs = {
         "input_values": values,
@@ -56,7 +56,7 @@ def reloaded(tmp_path_factory: pytest.TempPathFactory) -> Path:
     jobs = {}
     for index, (family, size) in enumerate(MODELS + LOW_RANK):
         ending, plan = ENDINGS[index % 3], (PLAN, TRIMMED)[index % 2]
-        small = cut(tiny(family, size, ending), realise(tiny_structure(family, size), plan))
+        small = cut(tiny(family, size, ending), make_selection(tiny_structure(family, size), plan))
         if family != "wavlm":
             small.set_attn_implementation("sdpa")  # what it is loaded with, unless one asks for another
         name = f"{family}-{size}"

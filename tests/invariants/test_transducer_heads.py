@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 import torch
-from support import RAGGED, difference, realise
+from support import RAGGED, difference, make_selection
 from torch import Tensor, nn
 from transducer_toy import features, transducer
 
@@ -71,7 +71,7 @@ def of_head(structure: Structure, seed: int, *, scales: bool = True) -> Selectio
 
 def ragged(structure: Structure, seed: int) -> Selection:
     """The same, and a little of everything of the encoder."""
-    inner, head = realise(structure.without_head, PLAN), of_head(structure, seed)
+    inner, head = make_selection(structure.without_head, PLAN), of_head(structure, seed)
     return Selection(axes={**inner.axes, **head.axes}, scales={**inner.scales, **head.scales})
 
 
@@ -253,7 +253,7 @@ def test_verify_proves_a_cut_head_and_catches_gates_out_of_order_and_a_wrong_bia
 def test_a_head_that_is_whole_stays_stock() -> None:
     dense = dense_of("rnnt")
     structure = declare(dense.config)
-    small = cut(dense, realise(structure.without_head, PLAN))
+    small = cut(dense, make_selection(structure.without_head, PLAN))
     assert type(small.decoder) is type(dense.decoder)
     assert "secateur" not in small.config.to_dict()
     closed = normalize(structure, Selection(axes={JOINER: (), EMBEDDING: ()}))

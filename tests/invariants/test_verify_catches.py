@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from support import MODELS, POSITIONS, RAGGED, realise, tiny, tiny_structure
+from support import MODELS, POSITIONS, RAGGED, make_selection, tiny, tiny_structure
 from torch import nn
 
 from secateur.architectures import wav2vec2_axes as names
@@ -47,7 +47,7 @@ def failed(result: Verification) -> set[str]:
 def selection_for(family: str) -> Selection:
     """That selection, less the axis that a family does not have; of a Conformer one like it."""
     if family in POSITIONS:
-        return realise(tiny_structure(family, "base"), RAGGED)
+        return make_selection(tiny_structure(family, "base"), RAGGED)
     if GROUPS in tiny_structure(family, "base").axes:
         return SELECTION
     baseline_record = [{k: v for k, v in part.items() if k != GROUPS} for part in (SELECTION.axes, SELECTION.scales)]

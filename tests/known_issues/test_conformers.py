@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from support import audio, heard, outputs, tiny
+from support import audio, model_inputs, outputs, tiny
 from torch import nn
 
 from secateur.compress.regularization import freeze_batch_norm
@@ -91,6 +91,6 @@ def test_batch_norm_keeps_its_statistics_while_dropout_is_on() -> None:
     model = cut(double(), Selection(axes={})).train()
     freeze_batch_norm(model)
     initial_state = {name: value.clone() for name, value in model.named_buffers()}
-    model(heard(model, *audio((1600, 1600), torch.float64))[0])
+    model(model_inputs(model, *audio((1600, 1600), torch.float64))[0])
     assert model.training
     assert all(torch.equal(value, initial_state[name]) for name, value in model.named_buffers())

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 import torch
 import transformers
-from task_toy import TINY, bare, frames_of, saying, spaced, texts, tokenizer_folder
+from task_toy import TINY, corpus_of_texts, ctc_path, encoder_config, frames_of, logits_of_paths, tokenizer_folder
 
 from secateur.errors import ConfigError
 from secateur.tasks import Ctc, Slu, build_task
@@ -29,7 +29,10 @@ def task_of(folder: Path, *transcripts: str, outputs: int | None = None, **field
     """A task for a model with a CTC head of so many outputs, or without a head, beside this tokenizer."""
     head = {} if outputs is None else {"architectures": ["Wav2Vec2ForCTC"], "vocab_size": outputs}
     task = build_task(
-        Ctc(), source=folder, model_config=bare(**head, **fields), corpus=texts(*(transcripts or ("ab",)))
+        Ctc(),
+        source=folder,
+        model_config=encoder_config(**head, **fields),
+        corpus=corpus_of_texts(*(transcripts or ("ab",))),
     )
     assert isinstance(task, CtcTask)
     return task
@@ -59,12 +62,12 @@ def test_the_blank_of_a_models_own_head_is_that_of_its_config_and_of_its_saved_t
     task = task_of(tokenizer_folder(tmp_path / "own", tokens, pad_token=padding), **fields)
     assert task.fields() == {"vocab_size": fields["outputs"], "pad_token_id": blank}
     assert bool(task.notes) == (name != "both in the middle")
-    utterances = task.filter(texts("ab", "b a"), frames_of).corpus.utterances
-    path = [spaced(task.target_tokens(utterance).tokens, blank) for utterance in utterances]
-    logits, frames = saying(path, fields["outputs"])
+    utterances = task.filter(corpus_of_texts("ab", "b a"), frames_of).corpus.utterances
+    path = [ctc_path(task.target_tokens(utterance).tokens, blank) for utterance in utterances]
+    logits, frames = logits_of_paths(path, fields["outputs"])
     transcript = [utterance.text for utterance in utterances]
     assert task.decode_texts(logits, frames) == transcript
-    config = bare(**TINY, **(task.fields() | {"ctc_loss_reduction": "sum"}))
+    config = encoder_config(**TINY, **(task.fields() | {"ctc_loss_reduction": "sum"}))
     head = transformers.Wav2Vec2ForCTC(config).eval()
     values, target_tokens = torch.randn(1, 3200), task.target_tokens(utterances[0]).tokens
     output = head(values, labels=torch.tensor([target_tokens]))
@@ -102,8 +105,8 @@ def test_a_head_whose_blank_cannot_be_told_is_refused(
 
 def test_the_blank_of_a_head_that_writes_intents_is_that_of_its_config_too(tmp_path: Path) -> None:
     folder = tokenizer_folder(tmp_path, (*TOKENS, "<intent:stop>", "<intent:go>"), pad_token="[PAD]")
-    head = bare(architectures=["Wav2Vec2ForCTC"], vocab_size=8, pad_token_id=0)
-    task = build_task(Slu(), source=folder, model_config=head, corpus=texts("ab"))
+    head = encoder_config(architectures=["Wav2Vec2ForCTC"], vocab_size=8, pad_token_id=0)
+    task = build_task(Slu(), source=folder, model_config=head, corpus=corpus_of_texts("ab"))
     assert not task.new_head
     assert task.fields() == {"vocab_size": 8, "pad_token_id": 0}
     assert "the padding token '[PAD]', 8, while the blank" in task.notes[0]
@@ -111,7 +114,7 @@ def test_the_blank_of_a_head_that_writes_intents_is_that_of_its_config_too(tmp_p
 
 def test_a_vocabulary_without_an_unknown_token_loses_unknown_characters_alone(tmp_path: Path) -> None:
     task = task_of(tokenizer_folder(tmp_path, ("<pad>", "|", "a", "b")), outputs=4, pad_token_id=0)
-    (utterance,) = texts("ab xa x").utterances
+    (utterance,) = corpus_of_texts("ab xa x").utterances
     assert task.reference_text(utterance) == "ab a"
     assert task.target_tokens(utterance).unknown_characters == "xx"
 
@@ -119,7 +122,7 @@ def test_a_vocabulary_without_an_unknown_token_loses_unknown_characters_alone(tm
 def test_tokens_behind_the_outputs_of_a_head_are_not_written(tmp_path: Path) -> None:
     folder = tokenizer_folder(tmp_path, TOKENS, pad_token="<pad>", bos_token="<s>", eos_token="</s>")
     task = task_of(folder, outputs=7, pad_token_id=0)  # <s> is an output, </s> is none
-    usable_rows = task.filter(texts("ab", "a</s>"), frames_of)
+    usable_rows = task.filter(corpus_of_texts("ab", "a</s>"), frames_of)
     assert [utterance.text for utterance in usable_rows.corpus.utterances] == ["ab", "a</s>"]
     assert all(
         token < 6 for utterance in usable_rows.corpus.utterances for token in task.target_tokens(utterance).tokens
@@ -155,7 +158,7 @@ CASES: dict[str, tuple[str, str, str, str, str]] = {
 def test_letters_take_the_case_of_most_of_the_vocabulary(name: str, tmp_path: Path) -> None:
     letters, case, text, written_text, lost_value = CASES[name]
     task = task_of(tokenizer_folder(tmp_path, (*MARKS, *letters)), outputs=3 + len(letters))
-    (utterance,) = texts(text).utterances
+    (utterance,) = corpus_of_texts(text).utterances
     assert task.vocabulary.case == case
     assert task.reference_text(utterance) == written_text
     assert task.target_tokens(utterance).unknown_characters == lost_value
@@ -163,7 +166,7 @@ def test_letters_take_the_case_of_most_of_the_vocabulary(name: str, tmp_path: Pa
 
 def test_lost_characters_are_counted_by_name_also_where_they_do_not_show(tmp_path: Path) -> None:
     task = task_of(tokenizer_folder(tmp_path, (*MARKS, *SMALL)), outputs=29)
-    assert task.filter(texts("Straße İyi", "weiß\u200b"), frames_of).notes == (
+    assert task.filter(corpus_of_texts("Straße İyi", "weiß\u200b"), frames_of).notes == (
         "characters outside the vocabulary dropped from the texts, 4 in all: 'ß' (2), U+0307 COMBINING DOT ABOVE (1), "
         "U+200B ZERO WIDTH SPACE (1)",
     )
@@ -180,7 +183,7 @@ def test_a_tokenizer_that_writes_capitals_over_small_letters_is_refused_by_its_f
 
 def test_a_tokenizer_that_writes_capitals_over_capitals_loses_nothing(tmp_path: Path) -> None:
     task = task_of(tokenizer_folder(tmp_path, (*MARKS, *LARGE), do_lower_case=True), outputs=29)
-    (utterance,) = texts("Hello I am").utterances
+    (utterance,) = corpus_of_texts("Hello I am").utterances
     assert task.target_tokens(utterance).unknown_characters == ""
     assert task.reference_text(utterance) == "hello i am"
 

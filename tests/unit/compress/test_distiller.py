@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from pruning_toy import one_backward, pruning
+from pruning_toy import make_prune_unit, step_gradients
 from support import FAMILIES, audio, build, tiny_config
 from torch import Tensor
 
@@ -27,7 +27,7 @@ from secateur.masking import attach
 
 def saved_bytes(**training: bool) -> int:
     """What autograd keeps between the passes of a step, parameters and what they share storage with left out."""
-    trainee = pruning(family="hubert", size="base", **training)
+    trainee = make_prune_unit(family="hubert", size="base", **training)
     trainee.optimizers()
     trainee.begin(0)
     own_values = {value.data_ptr() for value in (*trainee.module.parameters(), trainee.mask_leaf)}
@@ -49,8 +49,8 @@ def saved_bytes(**training: bool) -> int:
 def test_activations_computed_again_give_the_same_gradients(family: str) -> None:
     size = "base" if family == "hubert" else "large"
     settings: dict[str, Any] = {"family": family, "size": size, "pairing": LearnedLayerMapping(layers=(1, 3))}
-    plain = one_backward(pruning(**settings), 1)
-    repeated = one_backward(pruning(**settings, gradient_checkpointing=True), 1)
+    plain = step_gradients(make_prune_unit(**settings), 1)
+    repeated = step_gradients(make_prune_unit(**settings, gradient_checkpointing=True), 1)
     assert plain.keys() == repeated.keys()
     assert all(torch.equal(repeated[name], value) for name, value in plain.items())
 
@@ -102,9 +102,9 @@ def test_a_student_and_teacher_in_machine_code_agree_with_plain_ones() -> None:
 def test_compiled_steps_of_many_lengths_agree_with_plain_ones(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="aot_eager"))
     settings: dict[str, Any] = {"family": "wavlm", "size": "large", "gradient_checkpointing": True}
-    plain, actual = pruning(**settings), pruning(**settings, compile=True)
+    plain, actual = make_prune_unit(**settings), make_prune_unit(**settings, compile=True)
     for step in range(3):
-        assert_agree(one_backward(plain, step), one_backward(actual, step))
+        assert_agree(step_gradients(plain, step), step_gradients(actual, step))
 
 
 def test_a_compiler_that_is_missing_is_told_in_a_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -120,7 +120,7 @@ def test_a_compiler_that_is_missing_is_told_in_a_sentence(monkeypatch: pytest.Mo
 def test_a_learn_phase_in_bf16_stays_near_one_in_fp32(family: str, tmp_path: Path) -> None:
     losses = {}
     for precision in ("fp32", "bf16"):
-        trainee = pruning(family=family, size="base", precision=precision)
+        trainee = make_prune_unit(family=family, size="base", precision=precision)
         config = LoopConfig(steps=4, precision=precision)  # type: ignore[arg-type]
         result = run(trainee, config, phase="learn", folder=tmp_path / precision, resume=False)
         losses[precision] = torch.tensor([result.metrics["loss"], result.validation["loss"]])
@@ -133,7 +133,7 @@ def test_a_learn_phase_in_bf16_stays_near_one_in_fp32(family: str, tmp_path: Pat
 def test_a_recover_phase_in_bf16_stays_near_one_in_fp32(tmp_path: Path) -> None:
     losses = {}
     for precision in ("fp32", "bf16"):
-        toy = pruning(family="wavlm", size="base")
+        toy = make_prune_unit(family="wavlm", size="base")
         toy.student.masking.remove()
         with torch.no_grad():
             for value in toy.module.student.parameters():

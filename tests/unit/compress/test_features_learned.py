@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import transformers
 from prune_job import recipe
-from pruning_toy import seeded, write_wavs
+from pruning_toy import seeded_model, write_wavs
 from support import FAST_CONFORMERS, tiny_structure
 
 import secateur
@@ -21,7 +21,7 @@ from secateur.compress.regularization import regularized
 def test_an_encoder_is_pruned_with_the_features_of_its_folder(tmp_path: Path, family: str, sample_rate: int) -> None:
     features = tiny_structure(family, "base").features
     assert features is not None
-    seeded(family, "base").save_pretrained(tmp_path / "teacher")
+    seeded_model(family, "base").save_pretrained(tmp_path / "teacher")
     settings = {**features.settings, "sampling_rate": sample_rate}
     getattr(transformers, features.extractor)(**settings).save_pretrained(tmp_path / "teacher")
     write_wavs(tmp_path / "speech")
@@ -36,7 +36,7 @@ def test_an_encoder_is_pruned_with_the_features_of_its_folder(tmp_path: Path, fa
 
 
 def test_what_is_dropped_while_learning_is_what_a_task_asks_for() -> None:
-    model = seeded("parakeet_encoder", "base")
+    model = seeded_model("parakeet_encoder", "base")
     layer = model.layers[0]
     with regularized(lambda: model, RegularizationConfig(dropout=0.3)):
         assert (model.layerdrop, model.dropout, layer.self_attn.attention_dropout) == (0.0, 0.3, 0.3)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from pruning_toy import LENGTHS, gradients, one_backward, pruning
+from pruning_toy import LENGTHS, gradients, make_prune_unit, step_gradients
 from support import FAMILIES
 from torch import Tensor
 
@@ -41,12 +41,12 @@ def shared_loss(trainee: PruneUnit, step: int) -> Tensor:
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_the_gates_gradient_is_that_of_one_undetached_graph(family: str) -> None:
-    trainee = pruning(family=family, size="base" if family == "hubert" else "large", constraints=TWO)
+    trainee = make_prune_unit(family=family, size="base" if family == "hubert" else "large", constraints=TWO)
     with torch.no_grad():
         trainee.multipliers.linear.copy_(torch.tensor([-3.0, -1.0]))
         trainee.multipliers.quadratic.copy_(torch.tensor([5.0, 2.0]))
-    actual = one_backward(trainee, step=1)
-    twin = pruning(family=family, size="base" if family == "hubert" else "large", constraints=TWO)
+    actual = step_gradients(trainee, step=1)
+    twin = make_prune_unit(family=family, size="base" if family == "hubert" else "large", constraints=TWO)
     twin.multipliers.load_state_dict(trainee.multipliers.state_dict())
     shared_loss(twin, step=1).backward()
     expected = gradients(twin)
@@ -59,8 +59,8 @@ def test_the_gates_gradient_is_that_of_one_undetached_graph(family: str) -> None
 
 def test_the_straight_through_gradient_is_the_summed_gradient_clipped() -> None:
     # Without constraint (its multipliers are zero) only the masks' gradient reaches the gates.
-    trainee = pruning(straight_through=True, accumulate=2, l1=3000.0)
-    actual = one_backward(trainee)["log_alpha"]
+    trainee = make_prune_unit(straight_through=True, accumulate=2, l1=3000.0)
+    actual = step_gradients(trainee)["log_alpha"]
     leaf = trainee.mask_leaf.grad
     assert leaf is not None
     gate_positions = leaf[trainee.gates.positions]
@@ -83,8 +83,8 @@ def test_the_straight_through_gradient_is_the_summed_gradient_clipped() -> None:
 
 
 def test_clipping_comes_after_the_sum_over_micro_batches() -> None:
-    full_gradients = one_backward(pruning(straight_through=True, l1=3000.0))["log_alpha"]
-    parts = one_backward(pruning(straight_through=True, l1=3000.0, accumulate=3))["log_alpha"]
+    full_gradients = step_gradients(make_prune_unit(straight_through=True, l1=3000.0))["log_alpha"]
+    parts = step_gradients(make_prune_unit(straight_through=True, l1=3000.0, accumulate=3))["log_alpha"]
     torch.testing.assert_close(parts, full_gradients, rtol=2e-3, atol=1e-4)
 
 
@@ -92,14 +92,16 @@ def test_clipping_comes_after_the_sum_over_micro_batches() -> None:
 @pytest.mark.parametrize("size", ["base", "large"])
 def test_one_batch_and_its_accumulation_have_the_same_gradients(straight_through: bool, size: str) -> None:
     # The large size pads its micro-batches, each to a length of its own.
-    full_trainee = pruning(size=size, straight_through=straight_through, pairing=LearnedLayerMapping(layers=(1, 3)))
-    parts = pruning(
-        size=size, straight_through=straight_through, pairing=LearnedLayerMapping(layers=(1, 3)), accumulate=2
+    full_trainee = make_prune_unit(
+        size=size, straight_through=straight_through, layer_mapping=LearnedLayerMapping(layers=(1, 3))
+    )
+    parts = make_prune_unit(
+        size=size, straight_through=straight_through, layer_mapping=LearnedLayerMapping(layers=(1, 3)), accumulate=2
     )
     batches = parts.micro_batches(0, 0, 1)
     assert len(batches) == 2
     assert size == "base" or any(batch.audio.mask is not None for batch in batches)
-    first, second = one_backward(full_trainee), one_backward(parts)
+    first, second = step_gradients(full_trainee), step_gradients(parts)
     assert first.keys() == second.keys()
     for name in first:
         scale = first[name].abs().max().item()
@@ -110,7 +112,7 @@ def test_one_batch_and_its_accumulation_have_the_same_gradients(straight_through
 
 
 def test_the_teacher_stays_frozen_and_in_eval_mode_whatever_is_called(tmp_path: Path) -> None:
-    trainee = pruning()
+    trainee = make_prune_unit()
     initial_state = {name: value.clone() for name, value in trainee.teacher.state_dict().items()}
     trainee.teacher.train()
     trainee.module.train()
@@ -122,7 +124,7 @@ def test_the_teacher_stays_frozen_and_in_eval_mode_whatever_is_called(tmp_path: 
 
 
 def test_masks_leave_the_students_weights_as_they_are(tmp_path: Path) -> None:
-    trainee = pruning(learning_rate=0.0)
+    trainee = make_prune_unit(learning_rate=0.0)
     run(trainee, LoopConfig(steps=2, validate_every=1), phase="learn", folder=tmp_path, resume=False)
     trainee.student.masking.remove()
     student, teacher = trainee.module.student.state_dict(), trainee.teacher.state_dict()
@@ -131,7 +133,7 @@ def test_masks_leave_the_students_weights_as_they_are(tmp_path: Path) -> None:
 
 
 def test_gates_and_multipliers_are_outside_weight_decay_and_clipping(tmp_path: Path) -> None:
-    trainee = pruning(weight_decay=1e6, learning_rate=1e-6, clip=1e-9, gate_learning_rate=0.0)
+    trainee = make_prune_unit(weight_decay=1e6, learning_rate=1e-6, clip=1e-9, gate_learning_rate=0.0)
     initial_state = trainee.gates.log_alpha.detach().clone()
     created = trainee.optimizers()
     assert created["gates"].clip is None
@@ -148,7 +150,7 @@ def test_gates_and_multipliers_are_outside_weight_decay_and_clipping(tmp_path: P
 
 
 def test_a_checkpoint_holds_gates_multipliers_and_the_distances_of_the_last_step(tmp_path: Path) -> None:
-    trainee = pruning(pairing=LearnedLayerMapping(layers=(1, 3)), constraints=TWO)
+    trainee = make_prune_unit(layer_mapping=LearnedLayerMapping(layers=(1, 3)), constraints=TWO)
     run(trainee, LoopConfig(steps=2), phase="learn", folder=tmp_path, resume=False)
     saved_state = Checkpoints(tmp_path, phase="learn", keep=1).latest()
     assert saved_state is not None
@@ -158,16 +160,16 @@ def test_a_checkpoint_holds_gates_multipliers_and_the_distances_of_the_last_step
         assert torch.equal(contents.state[f"multipliers.{name}"], value)
         assert value.abs().min() > 0
     assert set(contents.extras["optimisers"]) == {"weights", "gates", "multipliers"}
-    twin = pruning(pairing=LearnedLayerMapping(layers=(1, 3)), constraints=TWO)
+    twin = make_prune_unit(layer_mapping=LearnedLayerMapping(layers=(1, 3)), constraints=TWO)
     twin.load(contents.state)
     for step in (2,):
-        actual, expected = one_backward(twin, step), one_backward(trainee, step)
+        actual, expected = step_gradients(twin, step), step_gradients(trainee, step)
         assert twin.pairs == trainee.pairs
         assert all(torch.equal(actual[name], expected[name]) for name in expected)
 
 
 def test_the_pairs_of_a_step_come_from_the_distances_of_the_step_before() -> None:
-    trainee = pruning(pairing=LearnedLayerMapping(layers=(1, 2)))
+    trainee = make_prune_unit(layer_mapping=LearnedLayerMapping(layers=(1, 2)))
     trainee.optimizers()
     trainee.begin(0)
     assert trainee.pairs == ((1, 1), (2, 2))
@@ -178,12 +180,12 @@ def test_the_pairs_of_a_step_come_from_the_distances_of_the_step_before() -> Non
 
 
 def test_validation_hears_the_gates_own_verdicts_and_leaves_training_alone() -> None:
-    trainee, single_result = pruning(), pruning()
+    trainee, single_result = make_prune_unit(), make_prune_unit()
     trainee.optimizers()
     first = trainee.validate(1)
     assert trainee.validate(1) == first
-    final = one_backward(trainee, 1)
-    for name, value in one_backward(single_result, 1).items():
+    final = step_gradients(trainee, 1)
+    for name, value in step_gradients(single_result, 1).items():
         assert torch.equal(final[name], value), name
     # The same loss from a student whose masks are set by hand.
     masking, typical = trainee.student.masking, trainee.gates.deterministic_mask()
@@ -195,7 +197,7 @@ def test_validation_hears_the_gates_own_verdicts_and_leaves_training_alone() -> 
 
 
 def test_the_first_steps_figures_name_every_constraint_kind_and_multiplier() -> None:
-    trainee = pruning(constraints=TWO, log_every=2, steps=3)
+    trainee = make_prune_unit(constraints=TWO, log_every=2, steps=3)
     trainee.optimizers()
     trainee.begin(0)
     for batch in trainee.micro_batches(0, 0, 1):
@@ -245,7 +247,7 @@ def test_nothing_is_learned_from_the_test_split_of_a_corpus_with_others(
 
 
 def test_masks_removed_give_stock_modules_back() -> None:
-    trainee = pruning()
+    trainee = make_prune_unit()
     trainee.student.masking.remove()
     repeated = attach(trainee.module.student, trainee.gates.structure)  # raises when something was left behind
     repeated.remove()

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from pruning_toy import pruning
+from pruning_toy import make_prune_unit
 
 from secateur.compress.config import FreezeConfig, RegularizationConfig
 from secateur.compress.progressive import ProgressiveShrinking
@@ -47,7 +47,7 @@ def trainee_of(*, shrink: bool, dtype: torch.dtype = torch.float32, **changes: A
         "constraints": (Constraint(target=0.25, ramp=((0.0, 0.5), (0.3, 1.0))),),
         "freeze": FreezeConfig(shrink=shrink, **QUICK),
     }
-    trainee = pruning(**(settings | changes))
+    trainee = make_prune_unit(**(settings | changes))
     close(trainee, SHUT)
     for module in (trainee.module, trainee.teacher, trainee.gates):
         module.to(dtype)

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 import torch
-from pruning_toy import corpus, hearing_of, seeded
-from support import FAMILIES, FAST_CONFORMERS, build, heard, tiny, tiny_config, tiny_structure
+from pruning_toy import corpus, input_features_of, seeded_model
+from support import FAMILIES, FAST_CONFORMERS, build, model_inputs, tiny, tiny_config, tiny_structure
 from torch import Tensor
 
 from secateur.architectures.registry import family_of
@@ -30,12 +30,14 @@ def feed_of(family: str, *, accumulate: int = 1, shortest: float = 0.1) -> Audio
     """Micro-batches of utterances of unequal lengths."""
     structure = tiny_structure(family, "large")
     batching = Batching(seconds=2.4, longest=0.6, shortest=shortest, accumulate=accumulate)
-    return AudioFeed(corpus(), structure, batching, seed=3, input_features=hearing_of(structure), equal_lengths=False)
+    return AudioFeed(
+        corpus(), structure, batching, seed=3, input_features=input_features_of(structure), equal_lengths=False
+    )
 
 
 def masked_frames(family: str, settings: RegularizationConfig, *, steps: int) -> Iterator[tuple[Tensor, Tensor]]:
     """Which frames of each micro-batch are masked while a student learns, (B, T), and how many are valid, (B,)."""
-    model = seeded(family, "large")
+    model = seeded_model(family, "large")
     with torch.no_grad():
         model.masked_spec_embed.fill_(1e3)
     training = TrainingConfig(steps=steps, regularise=settings)
@@ -108,7 +110,7 @@ def test_features_are_masked_in_every_frame_of_an_utterance(family: str) -> None
     model = copy.deepcopy(tiny(family, "large"))
     settings = RegularizationConfig(feature_masks=0.3, feature_mask_length=2)
     check_regularization(model, TrainingConfig(regularise=settings), phase="recover")
-    values, mask = heard(model, *sound(8000, 5000))
+    values, mask = model_inputs(model, *sound(8000, 5000))
     visited: list[Tensor] = []
     stem = family_of(model.config).layers_path.partition(".")[0]
     model.get_submodule(stem).register_forward_pre_hook(lambda module, inputs: visited.append(inputs[0].detach()))
@@ -140,7 +142,7 @@ def sound(*lengths: int) -> tuple[Tensor, Tensor]:
 def test_the_hidden_state_of_a_dropped_layer_is_its_input(family: str) -> None:
     """The library leaves the states of dropped layers out, so that all behind them would be taken for others."""
     model = copy.deepcopy(tiny(family, "large"))
-    values, _ = heard(model, *sound(8000, 8000))
+    values, _ = model_inputs(model, *sound(8000, 8000))
     batch = AudioBatch(values=values, lengths=torch.full((2,), values.shape[1]), ids=("a", "b"), mask=None)
     layers = model.get_submodule(family_of(model.config).layers_path)
     with regularized(lambda: model, RegularizationConfig(layer_drop=0.5)), torch.no_grad():
@@ -163,7 +165,7 @@ def test_the_hidden_state_of_a_dropped_layer_is_its_input(family: str) -> None:
 def test_dropout_is_the_same_when_activations_are_computed_again() -> None:
     gradients = []
     for recompute in (False, True):
-        model = seeded("wavlm", "large")
+        model = seeded_model("wavlm", "large")
         imitator = DistillationModel(model, None, gradient_checkpointing=recompute)
         values, _ = sound(6000)
         with regularized(lambda model=model: model, RegularizationConfig(dropout=0.3)):

@@ -12,7 +12,7 @@ import pytest
 import soxr
 import transformers
 from numpy.typing import NDArray
-from pruning_toy import LENGTHS, noise, seeded, write_wavs
+from pruning_toy import LENGTHS, noise, seeded_model, write_wavs
 from support import tiny_structure
 
 import secateur
@@ -36,7 +36,7 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("rates")
     write_wavs(root / "speech")
     for family in FAMILIES:
-        seeded(family, "base").save_pretrained(root / family)
+        seeded_model(family, "base").save_pretrained(root / family)
     return root
 
 

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from pruning_toy import LENGTHS, noise, seeded, write_teacher, write_wavs
+from pruning_toy import LENGTHS, noise, seeded_model, write_teacher, write_wavs
 from safetensors.torch import load_file, save_file
 from support import tiny_structure
 from task_toy import tokenizer_folder
@@ -63,7 +63,7 @@ def batch(rows: tuple[int, ...]) -> MicroBatch:
 def trainee(config: Ctc | Classification, objective: dict[str, Any], *, recompute: bool = False) -> DistillUnit:
     """A student with a head that differs a little from its teacher, in float64."""
     corpus = spoken()
-    base = seeded("hubert", "base")
+    base = seeded_model("hubert", "base")
     task = build_task(config, source=Path(__file__).parent, model_config=base.config, corpus=corpus)
     teacher = with_head(base, task.head_class, task.fields(), seed=1).double()
     student = with_head(base, task.head_class, task.fields(), seed=2).double()
@@ -152,7 +152,7 @@ def test_ctc_is_what_the_library_computes() -> None:
 
 
 def test_a_phase_is_random_only_as_its_training_says_and_the_model_is_as_before() -> None:
-    model = with_head(seeded("wavlm", "base"), "ForCTC", {"vocab_size": 5}, seed=0)
+    model = with_head(seeded_model("wavlm", "base"), "ForCTC", {"vocab_size": 5}, seed=0)
     initial = model.config.to_dict()
     values = torch.from_numpy(noise(11))[None]
 

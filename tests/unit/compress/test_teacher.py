@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from pruning_toy import seeded
+from pruning_toy import seeded_model
 from support import FAST_MODELS, TOLERANCE, audio, difference
 from torch import nn
 
@@ -31,7 +31,7 @@ def is_fast(teacher: Teacher) -> bool:
 
 @pytest.mark.parametrize(("family", "size"), FAST_MODELS)
 def test_targets_are_the_encoders_hidden_states_and_only_those_asked_for(family: str, size: str) -> None:
-    base = seeded(family, size)
+    base = seeded_model(family, size)
     teacher = Teacher(base, (0, 2, 3))
     assert is_fast(teacher)
     targets, expected = teacher(batch()).states, hidden_states(base, batch())
@@ -46,7 +46,7 @@ def test_targets_are_the_encoders_hidden_states_and_only_those_asked_for(family:
 
 @pytest.mark.parametrize("family", ["wavlm", "hubert"])
 def test_in_a_bf16_phase_the_teacher_computes_in_bfloat16_as_near_as_autocast_does(family: str) -> None:
-    base = seeded(family, "base")
+    base = seeded_model(family, "base")
     teacher = Teacher(base, (1, 3), precision="bf16")
     assert {value.dtype for value in teacher.inference_model.state_dict().values()} == {torch.bfloat16}
     assert {value.dtype for value in base.state_dict().values()} == {torch.float32}
@@ -63,7 +63,7 @@ def test_in_a_bf16_phase_the_teacher_computes_in_bfloat16_as_near_as_autocast_do
 def test_a_form_that_does_not_agree_is_not_used_and_the_log_says_so(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    base, right = seeded("hubert", "base"), module.for_inference
+    base, right = seeded_model("hubert", "base"), module.for_inference
 
     def off(model: Any) -> Any:
         form = right(model)
@@ -79,7 +79,7 @@ def test_a_form_that_does_not_agree_is_not_used_and_the_log_says_so(
 
 
 def test_an_encoder_without_such_a_form_is_used_as_it_is(caplog: pytest.LogCaptureFixture) -> None:
-    base = seeded("hubert", "base")
+    base = seeded_model("hubert", "base")
     form = Teacher(base, (1, 3)).inference_model
     with caplog.at_level(logging.WARNING):
         repeated = Teacher(form, (1, 3))  # it is in its inference-only form already

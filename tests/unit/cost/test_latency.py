@@ -13,7 +13,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from latency_toy import GROUPS, curve, surface, toy_table
-from support import CHANNELS, HEAD_DIM, HEADS, LAYERS, UNITS, Plan, plans, realise, tiny_config, tiny_structure
+from support import CHANNELS, HEAD_DIM, HEADS, LAYERS, UNITS, Plan, make_selection, plans, tiny_config, tiny_structure
 
 from secateur.architectures import wav2vec2_axes as names
 from secateur.architectures.registry import shape_of
@@ -73,7 +73,7 @@ def by_hand(config: Any, table: LatencyTable) -> float:
 @given(plan=st.one_of(plans(ragged=True), plans(ragged=False)))
 def test_latency_of_a_selection_is_the_sum_over_the_blocks_of_the_cut_model(family: str, size: str, plan: Plan) -> None:
     structure, table = tiny_structure(family, size), toy_table(family)
-    closed = normalize(structure, realise(structure, plan)).selection
+    closed = normalize(structure, make_selection(structure, plan)).selection
     small = cut_config(tiny_config(family, size), structure, closed)
     cost = latency(Terms(structure), table)
     assert cost.count(closed) == pytest.approx(by_hand(small, table), rel=1e-12)

@@ -1,4 +1,4 @@
-"""Audio files as writers leave them that cannot go back to the start of what they wrote, and as they are joined."""
+"""Audio files without a length in the header, as written to a pipe, and parts of joined files."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ ID3V1 = b"TAG" + b"x" * 125
 
 
 def noise(seconds: float, rate: int, channels: int = 1, *, seed: int = 0) -> Samples:
-    """Noise that swells, (samples, channels), so that no stretch of it passes for another."""
+    """Return noise of varying level, (samples, channels), so that no two parts are alike."""
     samples = round(seconds * rate)
     swell = 1 + np.sin(np.arange(samples) / rate * 9)[:, None]
-    num_made = 0.1 * np.random.default_rng(seed).standard_normal((samples, channels)) * swell
-    return num_made.clip(-1, 1).astype(np.float32)
+    samples_drawn = 0.1 * np.random.default_rng(seed).standard_normal((samples, channels)) * swell
+    return samples_drawn.clip(-1, 1).astype(np.float32)
 
 
 def encoded(audio: Samples, rate: int, kind: str, subtype: str | None = None, **options: object) -> bytes:
@@ -29,12 +29,12 @@ def encoded(audio: Samples, rate: int, kind: str, subtype: str | None = None, **
 
 
 def mp3(audio: Samples, rate: int, *, mode: str = "CONSTANT", level: float = 0.5, xing: bool = False) -> bytes:
-    """An MP3 of layer III; without `xing` it says nothing of its length."""
+    """Return an MP3 of layer III; without `xing`, no length is in the file."""
     options = {"bitrate_mode": mode, "compression_level": level}
     data = encoded(audio, rate, "MP3", "MPEG_LAYER_III", **options)
     if xing:
         return data
-    # The second frame starts like the first one, up to its bit rate.
+    # Drop the Xing frame: the next frame has the same first two bytes.
     return data[data.index(data[:2], 4) :]
 
 
@@ -45,22 +45,22 @@ def flac_without_length(audio: Samples, rate: int) -> bytes:
     return bytes(data)
 
 
-def wav_of_size(audio: Samples, rate: int, claimed: int, *, chunks: bytes = b"") -> bytes:
-    """A WAV whose header claims `claimed` bytes of audio, with other chunks in front of it."""
+def wav_of_size(audio: Samples, rate: int, claimed_size: int, *, chunks: bytes = b"") -> bytes:
+    """Return a WAV with a header that claims `claimed_size` bytes of audio, with `chunks` before the audio."""
     data = encoded(audio, rate, "WAV", "PCM_16")
-    size = claimed.to_bytes(4, "little")
+    size = claimed_size.to_bytes(4, "little")
     return data[:4] + size + data[8:36] + chunks + b"data" + size + data[44:]
 
 
 def ape_tag(content: bytes) -> bytes:
-    """An APEv2 tag with a header and a footer."""
+    """Return an APEv2 tag with a header and a footer."""
     size = (2000).to_bytes(4, "little") + (len(content) + 32).to_bytes(4, "little") + (1).to_bytes(4, "little")
     header, footer = (b"APETAGEX" + size + flags.to_bytes(4, "little") + bytes(8) for flags in (0xA0000000, 0x80000000))
     return header + content + footer
 
 
 def flac_in_ogg(data: bytes, number: int) -> bytes:
-    """A FLAC file in pages of Ogg, without their checksums; `number` is that of the stream."""
+    """Return a FLAC file in pages of Ogg without checksums; `number` is the number of the stream."""
     packets = [b"\x7fFLAC\1\0\0\0" + data[:42], *(data[start : start + 2000] for start in range(42, len(data), 2000))]
     pages = []
     for place, packet in enumerate(packets):

@@ -1,4 +1,4 @@
-"""Processes for the engine's tests: forked from one that has torch loaded, so that each starts at once."""
+"""Processes for tests of the engine, forked from a process with torch loaded, for a fast start."""
 
 from __future__ import annotations
 
@@ -27,9 +27,9 @@ def _one_thread() -> None:
 
 @pytest.fixture(scope="session")
 def start() -> Start:
-    """Starts the toy's phase in a new process: `start(folder, **options)`, see `engine_toy.job`."""
+    """Return a function that trains the toy in a new process: `start(folder, **options)`, see `engine_toy.job`."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["secateur.engine", "torch._dynamo"])  # an optimiser imports the latter
+    context.set_forkserver_preload(["secateur.engine", "torch._dynamo"])  # an optimizer imports the latter
 
     def start_job(folder: Path, **options: Any) -> ForkServerProcess:
         folder.mkdir(exist_ok=True)
@@ -42,9 +42,9 @@ def start() -> Start:
 
 @pytest.fixture(scope="session")
 def train_in_ranks(start: Start) -> Callable[..., list[int | None]]:
-    """Runs the toy's phase in two processes that speak gloo; returns their exit codes."""
+    """Return a function that trains the toy in two processes with gloo, and returns the exit codes."""
 
-    def both(folder: Path, **options: Any) -> list[int | None]:
+    def train(folder: Path, **options: Any) -> list[int | None]:
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             port = str(free.getsockname()[1])
@@ -56,4 +56,4 @@ def train_in_ranks(start: Start) -> Callable[..., list[int | None]]:
             process.join(60)
         return [process.exitcode for process in ranks]
 
-    return both
+    return train

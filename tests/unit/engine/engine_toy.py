@@ -1,4 +1,4 @@
-"""A small trainee with dropout, a parameter outside its module and uneven micro-batches; also a script."""
+"""A small train unit with dropout, a parameter outside the module and uneven micro-batches; also a script."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ from torch import Tensor, nn
 from secateur.engine import LoopConfig, LoopResult, OptimizerSpec, Schedule, StepLoss, checkpoint, run
 from secateur.errors import CheckpointError
 
-ITEMS = 7  # in a global step: does not divide by two
+ITEMS = 7  # in a global step; odd, so that two ranks have different numbers of items
 WIDTH = 6
 
 
 class Toy:
-    """Regression of y on x by an MLP times exp(gain), the gain being a parameter outside the module."""
+    """Regression of y on x by an MLP times exp(gain), where gain is a parameter outside the module."""
 
     def __init__(self, *, dropout: float, accumulate: int = 1, steps: int = 12) -> None:
         generator = torch.Generator().manual_seed(3)
@@ -81,7 +81,9 @@ class Toy:
         self.module.eval()
         value = float(self.module(torch.ones(1, WIDTH)))
         self.module.train()
-        return {"at_ones": value + float(torch.rand(()))}  # draws, so validation moves the generator too
+        return {
+            "at_ones": value + float(torch.rand(()))
+        }  # draws, so that validation changes the state of the generator
 
     def state(self) -> dict[str, Tensor]:
         return {**self.module.state_dict(), "gain": self.gain.detach()}
@@ -100,18 +102,18 @@ def config(**changes: object) -> LoopConfig:
 
 
 def train(toy: Toy, folder: Path, *, resume: bool = False, phase: str = "learn", **changes: object) -> LoopResult:
-    """One phase of the toy in this process."""
+    """Train a phase of the toy in this process."""
     return run(toy, config(**changes), phase=phase, folder=folder, resume=resume)
 
 
-def kill_at(where: str, step: int, toy: Toy) -> None:
-    """Make this process kill itself with SIGKILL at a point of a step.
+def kill_at(point: str, step: int, toy: Toy) -> None:
+    """Patch a function so that this process kills itself with SIGKILL at a point of a step.
 
     Args:
-        where: `begin` and `end` of the step, or in its save: `tensors` (no meta.json yet), `rename` (all
-            written, not yet renamed), `removal` (an old checkpoint half removed).
-        step: counted from 1.
-        toy: what is trained.
+        point: `begin` or `end` of the step, or a point in the save: `tensors` (no meta.json yet), `rename` (all
+            written, not renamed yet), `removal` (an old checkpoint partly removed).
+        step: The step, from 1.
+        toy: The train unit.
     """
 
     def die() -> None:
@@ -124,21 +126,21 @@ def kill_at(where: str, step: int, toy: Toy) -> None:
         "begin": (toy, "begin", lambda now: now == step - 1),
         "end": (toy, "end", lambda now: now == step - 1),
     }
-    owner, name, hit = replaced[where]
+    owner, name, hit = replaced[point]
     original = getattr(owner, name)
 
-    def wrapper(first: Any, *remaining_lines: Any, **kwargs: Any) -> Any:
+    def wrapper(first: Any, *arguments: Any, **kwargs: Any) -> Any:
         if hit(first):
-            if where == "removal":
+            if point == "removal":
                 next(first.iterdir()).unlink()
             die()
-        return original(first, *remaining_lines, **kwargs)
+        return original(first, *arguments, **kwargs)
 
     setattr(owner, name, wrapper)
 
 
 def slow_saves(seconds: float) -> None:
-    """Make each file of a checkpoint take some time."""
+    """Delay the write of each file of a checkpoint."""
     original = checkpoint._sync
 
     def wrapper(path: Path) -> None:
@@ -161,18 +163,17 @@ def fill_disk(toy: Toy) -> None:
 
 
 def job(folder: Path, options: dict[str, Any]) -> None:
-    """The toy's phase in a process of its own; leaves its weights in final-RANK.safetensors.
+    """Train the toy in a separate process, and write the weights to final-RANK.safetensors.
 
-    Options: `resume`, `dropout`, `accumulate`, `phases`, `kill` (where, step), `slow` (seconds), `full`,
-    `env`.
+    Options: `resume`, `dropout`, `accumulate`, `phases`, `kill` (point, step), `slow` (seconds), `full`, `env`.
     """
     os.environ.update(options.get("env", {}))
     torch.set_num_threads(1)
     rank = os.environ.get("RANK", "0")
     toy = Toy(dropout=options.get("dropout", 0.3), accumulate=options.get("accumulate", 1))
     if "kill" in options:
-        where, step = options["kill"]
-        kill_at(where, step, toy)
+        point, step = options["kill"]
+        kill_at(point, step, toy)
     if "slow" in options:
         slow_saves(options["slow"])
     if "full" in options:

@@ -10,7 +10,7 @@ import jiwer
 import pytest
 import soxr
 import torch
-from pruning_toy import LENGTHS, noise, seeded, write_teacher, write_wavs
+from pruning_toy import LENGTHS, noise, seeded_model, write_teacher, write_wavs
 from safetensors.torch import save_file
 from task_toy import tokenizer_folder
 
@@ -29,7 +29,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
     root = tmp_path_factory.mktemp("evaluate")
     write_teacher(root / "model", "hubert", "base")
-    model = with_head(seeded("hubert", "base"), "ForCTC", {"vocab_size": len(LETTERS), "pad_token_id": 0}, seed=3)
+    model = with_head(seeded_model("hubert", "base"), "ForCTC", {"vocab_size": len(LETTERS), "pad_token_id": 0}, seed=3)
     with torch.no_grad():
         model.lm_head.weight.mul_(30.0)
     model.save_pretrained(root / "model")
@@ -79,7 +79,7 @@ def test_a_head_that_writes_intents_is_evaluated_as_one_that_understands(folder:
     tokens = ["<pad>", "<unk>", "|", "a", "b", "<intent:go>", "<intent:stop>"]
     write_teacher(tmp_path / "model", "hubert", "base")
     fields = {"vocab_size": len(tokens), "pad_token_id": 0}
-    with_head(seeded("hubert", "base"), "ForCTC", fields, seed=3).save_pretrained(tmp_path / "model")
+    with_head(seeded_model("hubert", "base"), "ForCTC", fields, seed=3).save_pretrained(tmp_path / "model")
     tokenizer_folder(tmp_path / "model", tokens)
     lines = [{"audio": str(folder / "speech" / f"u{i:02}.wav"), "text": "a", "label": "go"} for i in range(3)]
     (tmp_path / "manifest.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
@@ -95,7 +95,7 @@ def test_a_model_without_a_head_for_the_task_is_refused(folder: Path, tmp_path: 
     with pytest.raises(ModelError, match="is a HubertModel, expected a model with a head"):
         evaluate(bare, fields=data)
     shutil.copytree(folder / "model", tmp_path / "lost")
-    bare_weights = seeded("hubert", "base").state_dict()
+    bare_weights = seeded_model("hubert", "base").state_dict()
     save_file(bare_weights, tmp_path / "lost" / "model.safetensors", metadata={"format": "pt"})
     for task in ({}, {"task.kind": "ctc"}):
         with pytest.raises(ModelError, match=r"HubertForCTC \(missing lm_head\.bias, lm_head\.weight\): evaluate"):

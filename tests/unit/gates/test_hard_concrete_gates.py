@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 from scipy import stats
-from support import Plan, realise, tiny, tiny_structure
+from support import Plan, make_selection, tiny, tiny_structure
 
 from secateur.errors import ConfigError
 from secateur.gates import HardConcrete, HardConcreteGates
@@ -46,7 +46,7 @@ def structure() -> Structure:
 
 
 def test_a_unit_draws_the_same_in_a_model_from_which_others_were_cut(structure: Structure) -> None:
-    small = cut(tiny("wavlm", "base"), realise(structure, PLAN))
+    small = cut(tiny("wavlm", "base"), make_selection(structure, PLAN))
     full_result, remaining_lines = (
         HardConcreteGates(structure, KINDS, seed=7),
         HardConcreteGates(declare(small.config), KINDS, seed=7),

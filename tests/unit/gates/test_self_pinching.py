@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from pruning_toy import one_backward, pruning
+from pruning_toy import make_prune_unit, step_gradients
 from support import tiny, tiny_structure
 from torch import Tensor
 
@@ -117,8 +117,8 @@ def test_squared_norms_are_the_squares_of_magnitude_scores_with_a_gradient(struc
 
 
 def test_a_learn_step_moves_thresholds_and_weights(structure: Structure) -> None:
-    train_unit = pruning(gate=SelfPinching(threshold=0.9), kinds=("units", "qk", "vo"), size="base")
-    actual = one_backward(train_unit)
+    train_unit = make_prune_unit(gate=SelfPinching(threshold=0.9), kinds=("units", "qk", "vo"), size="base")
+    actual = step_gradients(train_unit)
     assert actual["thresholds"].abs().min() > 0
     # The constraint alone reaches the weights through the open probability, too.
     weight = train_unit.student.parameters["encoder.layers.0.feed_forward.output_dense.weight"]

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 from checkpoint_toy import NARROW, Change, add, drop, folder_of, same, with_head_of
-from support import FAST_CONFORMERS, RAGGED, realise, tiny
+from support import FAST_CONFORMERS, RAGGED, make_selection, tiny
 from transformers import AutoModel
 
 from secateur.architectures.registry import FAMILIES
@@ -29,7 +29,7 @@ ENDINGS = [
 @pytest.mark.parametrize(("family", "ending"), ENDINGS)
 def test_auto_model_reads_a_cut_model_with_any_head(tmp_path: Path, family: str, ending: str) -> None:
     dense = tiny(family, "base") if ending == "Model" else with_head_of(family, ending)
-    small = cut(dense, realise(declare(dense.config), RAGGED))
+    small = cut(dense, make_selection(declare(dense.config), RAGGED))
     small.save_pretrained(tmp_path)
     assert same(ModelView.of(AutoModel.from_pretrained(tmp_path)).encoder, ModelView.of(small).encoder)
 

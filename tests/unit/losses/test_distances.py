@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 import torch
-from pruning_toy import seeded
-from support import FAMILIES, FAST, audio, heard
+from pruning_toy import seeded_model
+from support import FAMILIES, FAST, audio, model_inputs
 from torch.nn import functional as F
 
 from secateur.compress.config import Distillation
@@ -103,7 +103,7 @@ def batch_of(lengths: tuple[int, ...], seed: int = 0) -> list[AudioBatch]:
 @pytest.mark.parametrize("family", [family for family in FAST if family != "data2vec-audio"])
 @pytest.mark.parametrize("pairing", [FixedLayerMapping(), LearnedLayerMapping(layers=(1, 3))])
 def test_a_padded_batch_has_the_sums_of_its_utterances_alone(family: str, pairing: Any) -> None:
-    teacher, student = seeded(family, "large"), seeded(family, "large")
+    teacher, student = seeded_model(family, "large"), seeded_model(family, "large")
     with torch.no_grad():
         for value in student.parameters():
             value.mul_(1.1)
@@ -130,17 +130,17 @@ def test_a_padded_batch_has_the_sums_of_its_utterances_alone(family: str, pairin
 @pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("maps", ["none", "shared", "each"])
 def test_a_student_that_is_the_teacher_has_no_loss(family: str, maps: Any) -> None:
-    teacher = seeded(family, "base")
+    teacher = seeded_model(family, "base")
     (batch,) = batch_of((3000, 3000))[:1]
-    batch = replace(batch, values=heard(teacher, batch.values)[0])
-    imitator = DistillationModel(seeded(family, "base"), Distillation(pairing=FixedLayerMapping(maps=maps)))
+    batch = replace(batch, values=model_inputs(teacher, batch.values)[0])
+    imitator = DistillationModel(seeded_model(family, "base"), Distillation(pairing=FixedLayerMapping(maps=maps)))
     targets = hidden_states(teacher, batch)
     result = imitator(batch, targets, [(layer, layer) for layer in imitator.layers]).pairs
     torch.testing.assert_close(result, torch.zeros_like(result), atol=1e-3, rtol=0)
 
 
 def test_a_missing_hidden_state_is_noticed() -> None:
-    student = seeded("hubert", "base")
+    student = seeded_model("hubert", "base")
     student.config.num_hidden_layers = 4
     (batch,) = batch_of((3000, 3000))[:1]
     with pytest.raises(AssertionError, match="got 4 hidden states of 5"):

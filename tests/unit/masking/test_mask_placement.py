@@ -7,7 +7,18 @@ from typing import Any
 
 import pytest
 import torch
-from support import MODELS, TOLERANCE, audio, build, difference, heard, outputs, tiny, tiny_config, tiny_structure
+from support import (
+    MODELS,
+    TOLERANCE,
+    audio,
+    build,
+    difference,
+    model_inputs,
+    outputs,
+    tiny,
+    tiny_config,
+    tiny_structure,
+)
 from torch import Tensor
 
 from secateur.masking import attach
@@ -55,7 +66,7 @@ def test_masks_on_activations_give_the_numbers_and_gradients_of_masks_on_weights
         model = copy.deepcopy(tiny(family, size, dtype=torch.float64))
         masking, values = attach(model, structure), masked(structure)
         masking.set(values)
-        heard_values, _ = heard(model, *audio(lengths, torch.float64))
+        heard_values, _ = model_inputs(model, *audio(lengths, torch.float64))
         states = model(heard_values, output_hidden_states=True).hidden_states
         sum(state.square().mean() for state in states).backward()
         masking.remove()

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from support import HEAD_DIM, MODELS, TOLERANCE, audio, build, difference, heard, outputs, tiny, tiny_config
+from support import HEAD_DIM, MODELS, TOLERANCE, audio, build, difference, model_inputs, outputs, tiny, tiny_config
 
 from secateur.architectures import wav2vec2_axes as names
 from secateur.nn.attention import CutAttention
@@ -38,7 +38,7 @@ def test_a_whole_cut_model_equals_the_stock_model(
 @pytest.mark.parametrize("family", ["hubert", "wavlm", "wav2vec2-conformer", "wav2vec2-bert"])
 def test_attention_weights_are_those_of_the_stock_class(family: str) -> None:
     stock = tiny(family, "base", dtype=torch.float64)
-    values, _ = heard(stock, *audio((1600,), torch.float64))
+    values, _ = model_inputs(stock, *audio((1600,), torch.float64))
     with torch.no_grad():
         reference, actual = (model(values, output_attentions=True).attentions for model in (stock, cut(stock, WHOLE)))
     for a, b in zip(reference, actual, strict=True):

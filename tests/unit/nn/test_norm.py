@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from pruning_toy import seeded
+from pruning_toy import seeded_model
 from support import FAST, audio, difference
 
 from secateur.inference import for_inference
@@ -16,7 +16,7 @@ LENGTHS = (4000, 2501, 1777)
 @pytest.mark.parametrize("family", [family for family in FAST if family != "data2vec-audio"])
 @pytest.mark.parametrize("fast", [False, True])
 def test_an_utterance_in_a_padded_batch_comes_out_as_it_would_alone(family: str, fast: bool) -> None:
-    model = seeded(family, "base").double()
+    model = seeded_model(family, "base").double()
     replace_group_norm(model)
     model = for_inference(model) if fast else model
     values, mask = audio(LENGTHS, torch.float64)
@@ -30,7 +30,7 @@ def test_an_utterance_in_a_padded_batch_comes_out_as_it_would_alone(family: str,
 
 
 def test_without_lengths_it_is_the_stock_norm() -> None:
-    stock, actual = seeded("hubert", "base"), seeded("hubert", "base")
+    stock, actual = seeded_model("hubert", "base"), seeded_model("hubert", "base")
     replace_group_norm(actual)
     values, mask = audio(LENGTHS)
     with torch.no_grad():

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 from accelerate import cpu_offload
-from support import RAGGED, audio, heard, realise, tiny, tiny_structure
+from support import RAGGED, audio, make_selection, model_inputs, tiny, tiny_structure
 from transducer_toy import features, transducer
 
 from secateur.hf.declare import declare
@@ -31,8 +31,8 @@ CPU = torch.device("cpu")
 )
 @torch.no_grad()
 def test_a_cut_model_whose_weights_are_fetched_module_by_module_computes_the_same(family: str, size: str) -> None:
-    small: Any = cut(tiny(family, size), realise(tiny_structure(family, size), RAGGED))
-    values, mask = heard(small, *audio((4000, 2500)))
+    small: Any = cut(tiny(family, size), make_selection(tiny_structure(family, size), RAGGED))
+    values, mask = model_inputs(small, *audio((4000, 2500)))
     expected = small(values, attention_mask=mask)[0]
     offloaded: Any = cpu_offload(small, execution_device=CPU)
     assert all(value.is_meta for value in offloaded.parameters())

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from pruning_toy import hearing_of
+from pruning_toy import input_features_of
 from safetensors.torch import load_file, save_file
 from support import tiny, tiny_structure
 from torch import Tensor, nn
@@ -52,7 +52,7 @@ def made(source: Path | str = "nowhere", settings: BestRqSettings | None = SETTI
         path = Path(source) / name
         return path if path.is_file() else None
 
-    around = EncoderInfo(input_features=hearing_of(FEATURES), structure=FEATURES, find_file=beside)
+    around = EncoderInfo(input_features=input_features_of(FEATURES), structure=FEATURES, find_file=beside)
     return build_best_rq(BestRq(settings=settings), source=source, width=width, corpus=corpus(), encoder_info=around)
 
 

@@ -8,7 +8,7 @@ from typing import Any, get_args
 
 import pytest
 import torch
-from task_toy import TINY, bare, corpus_of, frames_of
+from task_toy import TINY, corpus_of, encoder_config, frames_of
 from torch import Tensor
 from transducer_toy import features, transducer
 from transformers import Wav2Vec2ForCTC, Wav2Vec2ForSequenceClassification, Wav2Vec2Model
@@ -36,7 +36,9 @@ CONFIGS: tuple[TaskConfig, ...] = (
     BestRq(settings=GUESSES),
 )
 #: An encoder with the front end of all its family, for the task that looks at it.
-BARE = bare(**TINY | {"conv_dim": (4,) * 7, "conv_kernel": (10, 3, 3, 3, 3, 2, 2), "conv_stride": (5,) + (2,) * 6})
+BARE = encoder_config(
+    **TINY | {"conv_dim": (4,) * 7, "conv_kernel": (10, 3, 3, 3, 3, 2, 2), "conv_stride": (5,) + (2,) * 6}
+)
 AROUND = EncoderInfo(input_features=Waveform(normalize=True), structure=declare(BARE), find_file=lambda name: None)
 
 
@@ -70,7 +72,7 @@ def passed(task: Task) -> tuple[Any, dict[str, Tensor], Tensor, Tensor]:
     if not task.head_class:
         encoder: Any = Wav2Vec2Model(BARE).eval()
         return encoder, inputs, encoder(**inputs).last_hidden_state, torch.tensor([9, 9])
-    model = classes[task.head_class](bare(**TINY, **task.fields())).eval()
+    model = classes[task.head_class](encoder_config(**TINY, **task.fields())).eval()
     return model, inputs, model(**inputs).logits, torch.tensor([39, 30])
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 from sklearn.metrics import f1_score
-from task_toy import bare, corpus_of, frames_of
+from task_toy import corpus_of, encoder_config, frames_of
 from torch.nn import functional as F
 
 from secateur.errors import DataError
@@ -18,7 +18,7 @@ CORPUS = corpus_of(*({"label": word, "speaker": str(i % 2)} for i, word in enume
 
 
 def test_the_loss_is_torchs_cross_entropy() -> None:
-    task = build_task(Classification(), source="", model_config=bare(), corpus=CORPUS)
+    task = build_task(Classification(), source="", model_config=encoder_config(), corpus=CORPUS)
     logits, frames = torch.randn(4, 3), torch.full((4,), 9)
     expected = F.cross_entropy(logits, torch.tensor([2, 0, 1, 0]), reduction="sum")
     torch.testing.assert_close(task.loss(logits, frames, CORPUS.utterances), expected)
@@ -29,17 +29,17 @@ def test_the_loss_is_torchs_cross_entropy() -> None:
 
 
 def test_a_new_head_has_the_sorted_labels_of_the_corpus() -> None:
-    task = build_task(Classification(), source="", model_config=bare(), corpus=CORPUS)
+    task = build_task(Classification(), source="", model_config=encoder_config(), corpus=CORPUS)
     assert task.new_head
     assert task.fields()["id2label"] == {0: "no", 1: "up", 2: "yes"}
-    config = bare(**task.fields())
+    config = encoder_config(**task.fields())
     assert (config.num_labels, config.label2id) == (3, {"no": 0, "up": 1, "yes": 2})
-    speakers = build_task(Classification(label="speaker"), source="", model_config=bare(), corpus=CORPUS)
+    speakers = build_task(Classification(label="speaker"), source="", model_config=encoder_config(), corpus=CORPUS)
     assert speakers.fields()["label2id"] == {"0": 0, "1": 1}
 
 
 def test_a_model_with_a_head_keeps_its_labels_and_the_others_are_counted() -> None:
-    config = bare(architectures=["Wav2Vec2ForSequenceClassification"], id2label={0: "yes", 1: "no"})
+    config = encoder_config(architectures=["Wav2Vec2ForSequenceClassification"], id2label={0: "yes", 1: "no"})
     task = build_task(Classification(), source="", model_config=config, corpus=CORPUS)
     assert not task.new_head
     assert task.fields()["id2label"] == {0: "yes", 1: "no"}
@@ -58,7 +58,7 @@ def test_a_model_with_a_head_keeps_its_labels_and_the_others_are_counted() -> No
 
 
 def test_accuracy_and_macro_f1_are_those_of_all_batches_together() -> None:
-    task = build_task(Classification(), source="", model_config=bare(), corpus=CORPUS)
+    task = build_task(Classification(), source="", model_config=encoder_config(), corpus=CORPUS)
     transcript, predicted = [2, 0, 1, 0], [2, 0, 0, 1]
     scorer = task.metric()
     for part in (slice(0, 1), slice(1, 4)):
@@ -71,9 +71,9 @@ def test_accuracy_and_macro_f1_are_those_of_all_batches_together() -> None:
 
 def test_one_class_is_not_enough(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="has 1 different values of 'label'"):
-        build_task(Classification(), source="", model_config=bare(), corpus=corpus_of({"label": "yes"}))
+        build_task(Classification(), source="", model_config=encoder_config(), corpus=corpus_of({"label": "yes"}))
 
 
 def test_saving_writes_nothing(tmp_path: Path) -> None:
-    build_task(Classification(), source="", model_config=bare(), corpus=CORPUS).save(tmp_path)
+    build_task(Classification(), source="", model_config=encoder_config(), corpus=CORPUS).save(tmp_path)
     assert not list(tmp_path.iterdir())

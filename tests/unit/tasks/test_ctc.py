@@ -9,7 +9,16 @@ from pathlib import Path
 import pytest
 import torch
 import transformers
-from task_toy import TINY, bare, corpus_of, frames_of, saying, spaced, texts, tokenizer_folder
+from task_toy import (
+    TINY,
+    corpus_of,
+    corpus_of_texts,
+    ctc_path,
+    encoder_config,
+    frames_of,
+    logits_of_paths,
+    tokenizer_folder,
+)
 from transformers import Wav2Vec2FeatureExtractor
 
 from secateur.errors import ConfigError, DataError
@@ -21,7 +30,9 @@ SAID = ("a cab", "bab", "abba  cab")
 
 
 def task_of(folder: Path, *transcripts: str, config: Ctc | None = None, **fields: object) -> CtcTask:
-    task = build_task(config or Ctc(), source=folder, model_config=bare(**fields), corpus=texts(*transcripts))
+    task = build_task(
+        config or Ctc(), source=folder, model_config=encoder_config(**fields), corpus=corpus_of_texts(*transcripts)
+    )
     assert isinstance(task, CtcTask)
     return task
 
@@ -41,10 +52,10 @@ def test_the_loss_is_the_sum_over_every_path() -> None:
 
 def test_the_loss_is_that_of_the_librarys_head(tmp_path: Path) -> None:
     task = task_of(tmp_path, *SAID)
-    config = bare(**TINY, **task.fields(), ctc_loss_reduction="sum")
+    config = encoder_config(**TINY, **task.fields(), ctc_loss_reduction="sum")
     model = transformers.Wav2Vec2ForCTC(config).eval()
     values = torch.randn(3, 3200)
-    utterances = texts(*SAID).utterances
+    utterances = corpus_of_texts(*SAID).utterances
     scripts = [torch.tensor(task.target_tokens(utterance).tokens) for utterance in utterances]
     labels = torch.nn.utils.rnn.pad_sequence(scripts, batch_first=True, padding_value=-100)
     output = model(values, labels=labels)
@@ -55,7 +66,7 @@ def test_the_loss_is_that_of_the_librarys_head(tmp_path: Path) -> None:
 
 def test_half_precision_is_computed_in_single_and_padding_plays_no_part(tmp_path: Path) -> None:
     task = task_of(tmp_path, *SAID)
-    utterances = texts(*SAID).utterances
+    utterances = corpus_of_texts(*SAID).utterances
     logits = torch.randn(3, 30, len(task.vocabulary)).bfloat16()
     frames = torch.tensor([30, 20, 25])
     loss = task.loss(logits, frames, utterances)
@@ -75,13 +86,13 @@ def test_equal_neighbours_need_a_frame_more(script: tuple[int, ...], frames: int
 
 def test_greedy_reading_is_the_librarys() -> None:
     tokens = [[0, 3, 3, 0, 3, 2, 2, 4], [4, 4, 0, 0, 5, 2, 3, 3]]
-    logits, frames = saying(tokens, 6)
+    logits, frames = logits_of_paths(tokens, 6)
     assert ctc_ops.greedy_decode(logits, frames, blank=0) == [[3, 3, 2, 4], [4, 5, 2, 3]]
 
 
 def test_texts_are_read_as_the_librarys_tokenizer_reads_them(tmp_path: Path) -> None:
     task = task_of(tokenizer_folder(tmp_path, UPPER), *SAID)
-    logits, frames = saying([[3, 3, 0, 3, 2, 4, 0, 0], [0, 5, 5, 2, 2, 3, 4, 0]], 6)
+    logits, frames = logits_of_paths([[3, 3, 0, 3, 2, 4, 0, 0], [0, 5, 5, 2, 2, 3, 4, 0]], 6)
     plain = transformers.AutoTokenizer.from_pretrained(tmp_path)
     assert task.decode_texts(logits, frames) == plain.batch_decode(logits[:, :8].argmax(-1)) == ["AA B", "C AB"]
 
@@ -96,7 +107,7 @@ def test_characters_are_the_same_whatever_the_order_of_the_texts(tmp_path: Path)
 
 def test_a_text_survives_writing_and_reading(tmp_path: Path) -> None:
     task = task_of(tmp_path, *SAID)
-    for utterance in texts(*SAID).utterances:
+    for utterance in corpus_of_texts(*SAID).utterances:
         assert task.reference_text(utterance) == " ".join((utterance.text or "").split())
 
 
@@ -115,8 +126,8 @@ def test_letters_take_the_case_of_the_vocabulary(tmp_path: Path, tokens: tuple[s
 
 def test_a_tokenizer_that_writes_capitals_and_reads_small_letters_is_scored_on_what_it_reads(tmp_path: Path) -> None:
     task = task_of(tokenizer_folder(tmp_path, UPPER, do_lower_case=True), *SAID)
-    utterances = texts("a Cab").utterances
-    logits, frames = saying([spaced(task.target_tokens(utterances[0]).tokens)], 6)
+    utterances = corpus_of_texts("a Cab").utterances
+    logits, frames = logits_of_paths([ctc_path(task.target_tokens(utterances[0]).tokens)], 6)
     scorer = task.metric()
     scorer.update(logits, frames, utterances)
     assert task.decode_texts(logits, frames) == ["a cab"]
@@ -126,9 +137,9 @@ def test_a_tokenizer_that_writes_capitals_and_reads_small_letters_is_scored_on_w
 def test_error_rates_are_edits_over_the_length_of_all_references(tmp_path: Path) -> None:
     task = task_of(tmp_path, *SAID)
     number = task.vocabulary.tokens
-    utterances = texts("a cab", "bab").utterances
+    utterances = corpus_of_texts("a cab", "bab").utterances
     inputs = [[number[sign] for sign in row] for row in ("a|cb|b", "bab")]
-    logits, frames = saying([spaced(row) for row in inputs], 6)
+    logits, frames = logits_of_paths([ctc_path(row) for row in inputs], 6)
     scorer = task.metric()
     scorer.update(logits, frames, utterances)
     # "a cab" heard as "a cb b": one word wrong, one too many, of 2 + 1 words;
@@ -138,7 +149,7 @@ def test_error_rates_are_edits_over_the_length_of_all_references(tmp_path: Path)
 
 def test_scores_do_not_depend_on_how_utterances_are_batched(tmp_path: Path) -> None:
     task = task_of(tmp_path, *SAID)
-    utterances = texts(*SAID).utterances
+    utterances = corpus_of_texts(*SAID).utterances
     logits, frames = torch.randn(3, 12, 6), torch.tensor([12, 7, 9])
     full_result, single = task.metric(), task.metric()
     full_result.update(logits, frames, utterances)
@@ -173,25 +184,25 @@ def test_what_cannot_be_learned_is_left_out_and_counted(tmp_path: Path) -> None:
 
 def test_utterances_with_unknown_characters_are_skipped_when_asked(tmp_path: Path) -> None:
     task = task_of(tokenizer_folder(tmp_path, UPPER), *SAID, config=Ctc(unknown="skip"))
-    usable_rows = task.filter(texts("abc", "a-b", "c?"), frames_of)
+    usable_rows = task.filter(corpus_of_texts("abc", "a-b", "c?"), frames_of)
     assert [utterance.text for utterance in usable_rows.corpus.utterances] == ["abc"]
     assert usable_rows.notes == ("2 of 3 utterances left out: has characters outside the vocabulary",)
 
 
 def test_a_text_that_spells_the_blank_is_not_learned(tmp_path: Path) -> None:
     task = task_of(tmp_path, "a<pad>b", "cab")
-    usable_rows = task.filter(texts("a<pad>b", "cab"), frames_of)
+    usable_rows = task.filter(corpus_of_texts("a<pad>b", "cab"), frames_of)
     assert [utterance.text for utterance in usable_rows.corpus.utterances] == ["cab"]
 
 
 def test_a_corpus_without_texts_is_refused(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"None of the 2 utterances of corpus 'toy' has a text"):
-        build_task(Ctc(), source=tmp_path, model_config=bare(), corpus=texts(None, ""))
+        build_task(Ctc(), source=tmp_path, model_config=encoder_config(), corpus=corpus_of_texts(None, ""))
     task = task_of(tokenizer_folder(tmp_path, UPPER), *SAID)
     with pytest.raises(DataError, match="has a text, which this task requires"):
-        task.filter(texts(None, ""), frames_of)
+        task.filter(corpus_of_texts(None, ""), frames_of)
     with pytest.raises(DataError, match=r"None of the 1 utterances of corpus 'toy' can be used: has no character"):
-        task.filter(texts("?!"), frames_of)
+        task.filter(corpus_of_texts("?!"), frames_of)
 
 
 def test_a_fine_tuned_model_keeps_head_and_tokenizer(tmp_path: Path) -> None:
@@ -240,7 +251,7 @@ def test_a_given_tokenizer_is_taken_for_a_bare_encoder(tmp_path: Path) -> None:
 def test_a_saved_folder_transcribes_by_the_librarys_pipeline(tmp_path: Path) -> None:
     task = task_of(tmp_path, *SAID)
     folder = tmp_path / "model"
-    model = transformers.Wav2Vec2ForCTC(bare(**TINY, **task.fields())).eval()
+    model = transformers.Wav2Vec2ForCTC(encoder_config(**TINY, **task.fields())).eval()
     model.save_pretrained(folder)
     extractor = Wav2Vec2FeatureExtractor(do_normalize=False)
     extractor.save_pretrained(folder)

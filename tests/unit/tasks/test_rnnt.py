@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from task_toy import bare, frames_of, texts, tokenizer_folder
+from task_toy import corpus_of_texts, encoder_config, frames_of, tokenizer_folder
 from torch import Tensor
 from transducer_toy import features, frames, transducer
 
@@ -17,7 +17,7 @@ from secateur.tasks import rnnt as task_file
 from secateur.tasks.rnnt import RnntTask
 from secateur.tasks.rnnt_loss import losses
 
-CORPUS = texts("a cab", "bead", "ace")
+CORPUS = corpus_of_texts("a cab", "bead", "ace")
 SIGNS = ["<unk>", "|", "<pad>", *"abcdefgh"]  # eleven; the twelfth output is the blank
 
 
@@ -103,7 +103,7 @@ def test_the_predictor_learns_in_train_mode_and_decodes_in_eval_mode(tmp_path: P
 
 def test_more_tokens_than_frames_can_be_learned_but_no_more_than_can_be_decoded(tmp_path: Path) -> None:
     task = task_of(transducer(), tmp_path)  # three symbols a frame
-    corpus = texts("a" * 6, "a" * 150, "a" * 151, None)
+    corpus = corpus_of_texts("a" * 6, "a" * 150, "a" * 151, None)
     assert frames_of(16_000) == 50
     usable_rows = task.filter(corpus, frames_of)
     assert [len(utterance.text or "") for utterance in usable_rows.corpus.utterances] == [6, 150]
@@ -129,7 +129,7 @@ def test_word_and_character_errors_of_what_is_written(tmp_path: Path) -> None:
 
 def test_a_new_head_spells_and_its_blank_is_the_padding_token(tmp_path: Path) -> None:
     config = Rnnt(width=24, layers=2, symbols=4)
-    task = build_task(config, source=tmp_path, model_config=bare(), corpus=CORPUS)
+    task = build_task(config, source=tmp_path, model_config=encoder_config(), corpus=CORPUS)
     assert task.new_head
     assert task.fields() == {
         "vocab_size": 8,  # blank, unknown, delimiter, a, b, c, d, e

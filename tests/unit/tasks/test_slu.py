@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import transformers
-from task_toy import bare, corpus_of, frames_of, saying, spaced
+from task_toy import corpus_of, ctc_path, encoder_config, frames_of, logits_of_paths
 
 from secateur.data.corpus import Corpus
 from secateur.errors import DataError
@@ -22,7 +22,7 @@ CORPUS = corpus_of(
 
 
 def task_of(folder: Path, corpus: Corpus = CORPUS, config: Slu | None = None, **fields: object) -> SluTask:
-    task = build_task(config or Slu(), source=folder, model_config=bare(**fields), corpus=corpus)
+    task = build_task(config or Slu(), source=folder, model_config=encoder_config(**fields), corpus=corpus)
     assert isinstance(task, SluTask)
     return task
 
@@ -67,7 +67,7 @@ def test_figures_are_those_counted_by_hand(tmp_path: Path) -> None:
         "<intent:alarm_set>call<slot:person_name>bob</slot>",
         "<intent:alarm_set>set it",
     )
-    logits, frames = saying([spaced(task.vocabulary.encode(text)) for text in inputs], len(task.vocabulary))
+    logits, frames = logits_of_paths([ctc_path(task.vocabulary.encode(text)) for text in inputs], len(task.vocabulary))
     scorer = task.metric()
     scorer.update(logits, frames, CORPUS.utterances)
     # The time is half right: words 1/2, characters " am", 3 of 7; bob is right. No word is wrong.
@@ -85,7 +85,7 @@ def test_figures_are_those_counted_by_hand(tmp_path: Path) -> None:
 
 def test_silence_scores_nothing_and_does_not_fail(tmp_path: Path) -> None:
     task = task_of(tmp_path)
-    logits, frames = saying([[0, 0]] * 3, len(task.vocabulary))
+    logits, frames = logits_of_paths([[0, 0]] * 3, len(task.vocabulary))
     scorer = task.metric()
     scorer.update(logits, frames, CORPUS.utterances)
     zero = dict.fromkeys(("slu_f1", "intent_accuracy", "entity_f1", "word_f1", "char_f1"), 0.0)
