@@ -85,7 +85,7 @@ def make_prune_unit(
     size: str = "large",
     accumulate: int = 1,
     straight_through: bool = False,
-    layer_mapping: LayerMapping | None = None,
+    pairing: LayerMapping | None = None,
     l1: float = 1.0,
     seconds: float = 2.4,
     kinds: tuple[str, ...] = ("channels", "groups", "heads", "qk", "vo", "units", "block"),
@@ -108,7 +108,7 @@ def make_prune_unit(
     student = Student(student_model, structure, static=learning.compile)
     distillation_model = DistillationModel(
         student_model,
-        Distillation(distance=L1Cosine(l1=l1), pairing=layer_mapping or FixedLayerMapping()),
+        Distillation(distance=L1Cosine(l1=l1), pairing=pairing or FixedLayerMapping()),
         compile=learning.compile,
         gradient_checkpointing=learning.gradient_checkpointing,
     )

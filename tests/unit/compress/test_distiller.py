@@ -111,7 +111,7 @@ def test_a_compiler_that_is_missing_is_told_in_a_sentence(monkeypatch: pytest.Mo
     import torch._inductor.config
 
     monkeypatch.setattr(torch._inductor.config.cpp, "cxx", (None, "/nowhere/g++"))
-    with pytest.raises(ConfigError, match=r"^compile: torch.compile does not work here \(.*nowhere.*\): ") as reported:
+    with pytest.raises(ConfigError, match=r"^compile: torch.compile does not work on this machine \(.*nowhere.*\): ") as reported:
         check_compiler()
     assert "\n" not in str(reported.value)
 

@@ -93,10 +93,10 @@ def test_clipping_comes_after_the_sum_over_micro_batches() -> None:
 def test_one_batch_and_its_accumulation_have_the_same_gradients(straight_through: bool, size: str) -> None:
     # The large size pads its micro-batches, each to a length of its own.
     full_trainee = make_prune_unit(
-        size=size, straight_through=straight_through, layer_mapping=LearnedLayerMapping(layers=(1, 3))
+        size=size, straight_through=straight_through, pairing=LearnedLayerMapping(layers=(1, 3))
     )
     parts = make_prune_unit(
-        size=size, straight_through=straight_through, layer_mapping=LearnedLayerMapping(layers=(1, 3)), accumulate=2
+        size=size, straight_through=straight_through, pairing=LearnedLayerMapping(layers=(1, 3)), accumulate=2
     )
     batches = parts.micro_batches(0, 0, 1)
     assert len(batches) == 2
@@ -150,7 +150,7 @@ def test_gates_and_multipliers_are_outside_weight_decay_and_clipping(tmp_path: P
 
 
 def test_a_checkpoint_holds_gates_multipliers_and_the_distances_of_the_last_step(tmp_path: Path) -> None:
-    trainee = make_prune_unit(layer_mapping=LearnedLayerMapping(layers=(1, 3)), constraints=TWO)
+    trainee = make_prune_unit(pairing=LearnedLayerMapping(layers=(1, 3)), constraints=TWO)
     run(trainee, LoopConfig(steps=2), phase="learn", folder=tmp_path, resume=False)
     saved_state = Checkpoints(tmp_path, phase="learn", keep=1).latest()
     assert saved_state is not None
@@ -160,7 +160,7 @@ def test_a_checkpoint_holds_gates_multipliers_and_the_distances_of_the_last_step
         assert torch.equal(contents.state[f"multipliers.{name}"], value)
         assert value.abs().min() > 0
     assert set(contents.extras["optimisers"]) == {"weights", "gates", "multipliers"}
-    twin = make_prune_unit(layer_mapping=LearnedLayerMapping(layers=(1, 3)), constraints=TWO)
+    twin = make_prune_unit(pairing=LearnedLayerMapping(layers=(1, 3)), constraints=TWO)
     twin.load(contents.state)
     for step in (2,):
         actual, expected = step_gradients(twin, step), step_gradients(trainee, step)
@@ -169,7 +169,7 @@ def test_a_checkpoint_holds_gates_multipliers_and_the_distances_of_the_last_step
 
 
 def test_the_pairs_of_a_step_come_from_the_distances_of_the_step_before() -> None:
-    trainee = make_prune_unit(layer_mapping=LearnedLayerMapping(layers=(1, 2)))
+    trainee = make_prune_unit(pairing=LearnedLayerMapping(layers=(1, 2)))
     trainee.optimizers()
     trainee.begin(0)
     assert trainee.pairs == ((1, 1), (2, 2))
