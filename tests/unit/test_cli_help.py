@@ -54,8 +54,10 @@ def paths_of(kind: Any, path: str) -> Iterator[str]:
 
 
 @pytest.mark.parametrize("verb", CONFIG_VERBS)
-def test_help_knows_every_field(verb: str) -> None:
-    assert {info.path for info in read(verb)} == set(paths_of(config_class(verb), ""))
+def test_help_knows_and_explains_every_field(verb: str) -> None:
+    fields = read(verb)
+    assert {info.path for info in fields} == set(paths_of(config_class(verb), ""))
+    assert [info.path for info in fields if not info.doc] == []
 
 
 def test_help_tells_the_defaults_that_a_recipe_gets() -> None:

@@ -9,39 +9,33 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import torch
+from annotated_types import Gt, Le
 from torch import Tensor
 
+from secateur.bounds import PositiveInt
 from secateur.errors import ConfigError, SecateurError
 from secateur.records.files import plain, read_json, to_line
 from secateur.schema import Mistakes, build
-
-_MAX_SECONDS = 3600.0  # seconds
 
 
 @dataclass(frozen=True, kw_only=True)
 class Conditions:
     """Conditions of a latency measurement: the inference-only form of the model (`for_inference`), on the CPU."""
 
-    seconds: float = 10.0
+    seconds: Annotated[float, Gt(0), Le(3600)] = 10.0
     """length of each recording"""
-    batch: int = 1
-    threads: int | None = None
+    batch: PositiveInt = 1
+    """recordings in a batch"""
+    threads: PositiveInt | None = None
     """of the processor; None takes what torch takes"""
     dtype: Literal["fp32", "bf16"] = "fp32"
+    """dtype of the forward pass"""
     tuned: bool = True
     """large buffers stay in the process and float32 products take the faster library where that is as exact, as in
     `bench`; False leaves both as they are"""
-
-    def __post_init__(self) -> None:
-        if not 0 < self.seconds <= _MAX_SECONDS:
-            raise ConfigError(f"seconds: got {self.seconds:g}, allowed is above 0 and at most {_MAX_SECONDS:g}.")
-        for name in ("batch", "threads"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise ConfigError(f"{name}: got {value}, allowed is at least 1.")
 
     @property
     def audio(self) -> float:

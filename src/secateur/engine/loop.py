@@ -16,6 +16,7 @@ from typing import Literal
 
 import torch
 
+from secateur.bounds import NonNegativeInt, PositiveInt
 from secateur.engine.checkpoint import CheckpointContents, Checkpoints, SavedCheckpoint, read
 from secateur.engine.distributed import DistributedContext
 from secateur.engine.log import Log
@@ -25,7 +26,7 @@ from secateur.engine.progress import Progress, ProgressDisplay, RemainingTime
 from secateur.engine.rng import generator_states, restore_generators, seed_all
 from secateur.engine.tensorboard import check_tensorboard
 from secateur.engine.train_unit import TrainUnit
-from secateur.errors import CheckpointError, ConfigError
+from secateur.errors import CheckpointError
 
 logger = logging.getLogger(__name__)
 
@@ -34,34 +35,24 @@ logger = logging.getLogger(__name__)
 class LoopConfig:
     """Length and precision of a phase, and intervals of logging, validation and checkpoints."""
 
-    steps: int
+    steps: PositiveInt
     """Number of optimizer steps."""
     precision: Literal["fp32", "bf16"] = "fp32"
     """Precision of the forward passes. bf16 is autocast: weights, gradients and optimizer states stay float32."""
-    log_every: int = 10
+    log_every: PositiveInt = 10
     """Interval of log lines, in steps."""
-    validate_every: int = 0
+    validate_every: NonNegativeInt = 0
     """Interval of validations, in steps; 0 validates at the end only."""
-    save_every: int = 0
+    save_every: NonNegativeInt = 0
     """Interval of checkpoints, in steps; 0 saves at the end only."""
-    keep: int = 2
+    keep: PositiveInt = 2
     """Number of the newest checkpoints of the phase to keep."""
-    seed: int = 0
+    seed: NonNegativeInt = 0
     """Seed of the global random generators at the start of the phase; ranks have different generators."""
     progress: bool = False
     """Whether to show a progress bar in the terminal."""
     tensorboard: bool = False
     """Whether to write metrics to `tensorboard/PHASE` in the run folder."""
-
-    def __post_init__(self) -> None:
-        min_values = {"steps": 1, "log_every": 1, "validate_every": 0, "save_every": 0, "keep": 1, "seed": 0}
-        problems = [
-            f"{name}: expected an integer >= {min_value}, got {getattr(self, name)}."
-            for name, min_value in min_values.items()
-            if getattr(self, name) < min_value
-        ]
-        if problems:
-            raise ConfigError(" ".join(problems))
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -37,6 +37,7 @@ class EvaluateConfig:
     model: str
     """a model folder or hub id, dense or cut, with a task head"""
     data: DataConfig
+    """speech with the labels of the task"""
     task: TaskConfig | None = None
     """null: the task of the model's head; for a CTC head transcription, or `slu` where its vocabulary has intents"""
     streaming: bool = False

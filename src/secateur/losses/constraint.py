@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
+from secateur.bounds import PositiveFinite, Share
 from secateur.errors import ConfigError
 
 #: Beginning of the message for a constraint without a target, or with several.
@@ -27,17 +27,20 @@ class Constraint:
     """
 
     cost: Literal["parameters", "macs", "latency"] = "parameters"
+    """cost that is limited: number of parameters, multiply-accumulates or predicted latency"""
     scope: str = "whole"
     """``whole``, ``gated``, ``encoder``, ``frontend``, ``transducer`` (predictor and joiner) or a module path"""
     target: float | None = None
+    """share of the dense cost that is kept"""
     sparsity: float | None = None
-    target_ms: float | None = None
+    """share of the dense cost that is removed"""
+    target_ms: PositiveFinite | None = None
     """predicted latency in milliseconds, under the conditions of the recipe's `latency`"""
-    target_rtf: float | None = None
+    target_rtf: PositiveFinite | None = None
     """predicted latency as real-time factor: seconds of computation for each second of audio"""
-    seconds: float | None = None
-    """audio length for MACs in seconds; None: 1 s. Latency takes the recipe's `latency.seconds`"""
-    ramp: tuple[tuple[float, float], ...] = ((0.0, 0.0), (0.25, 1.0))
+    seconds: PositiveFinite | None = None
+    """audio length for MACs in seconds; null: 1 s. Latency takes the recipe's `latency.seconds`"""
+    ramp: tuple[tuple[Share, Share], ...] = ((0.0, 0.0), (0.25, 1.0))
     """points (share of the learn phase, share of the target sparsity), linear in between"""
 
     def __post_init__(self) -> None:
@@ -47,8 +50,6 @@ class Constraint:
         for name, value in time_targets.items():
             if value is not None and self.cost != "latency":
                 raise ConfigError(f"{name}: got {value:g} for the cost {self.cost!r}, expected only for 'latency'.")
-            if value is not None and not 0 < value < math.inf:
-                raise ConfigError(f"{name}: got {value:g}, expected a number above 0.")
         if self.target_share is not None and not 0 < self.target_share <= 1:
             raise ConfigError(
                 f"A constraint must keep a share above 0 and at most 1 of the cost, got {self.target_share:g}."
@@ -57,14 +58,11 @@ class Constraint:
             raise ConfigError(
                 "seconds: got an audio length for the cost 'latency', expected none; set 'latency.seconds' instead."
             )
-        if self.seconds is not None and not 0 < self.seconds < math.inf:
-            raise ConfigError(f"seconds: got {self.seconds}, expected a number above 0.")
         positions = [position for position, _ in self.ramp]
-        are_shares = all(0 <= number <= 1 for point in self.ramp for number in point)
-        if not positions or positions != sorted(positions) or not are_shares:
+        if not positions or positions != sorted(positions):
             raise ConfigError(
-                f"ramp: got {[list(point) for point in self.ramp]}, expected points of two shares from 0 to 1, in "
-                "ascending order of the first, such as [[0, 0], [0.25, 1]]."
+                f"ramp: got {[list(point) for point in self.ramp]}, expected points in ascending order of the "
+                "first number, such as [[0, 0], [0.25, 1]]."
             )
 
     @property

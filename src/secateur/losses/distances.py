@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import Literal
 
@@ -10,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from secateur.errors import ConfigError
+from secateur.bounds import PositiveFinite
 
 _TINY = 1e-6  # added to the mean square of a teacher frame, which may be zero
 
@@ -24,7 +23,9 @@ class L1Cosine:
 
     kind: Literal["l1_cosine"] = "l1_cosine"
     l1: float = 1.0
+    """weight of the mean absolute difference"""
     cosine: float = 1.0
+    """weight of one minus the cosine similarity"""
 
     def per_frame(self, student: Tensor, teacher: Tensor) -> Tensor:
         """Return the distance of each frame: (..., T, D) and (..., T, D) -> (..., T)."""
@@ -60,11 +61,8 @@ class LogitDistance:
     CTC, whose frames are almost sure of a blank or one letter.
     """
 
-    temperature: float = 1.0
-
-    def __post_init__(self) -> None:
-        if not 0 < self.temperature < math.inf:
-            raise ConfigError(f"temperature: got {self.temperature:g}, expected a number above 0.")
+    temperature: PositiveFinite = 1.0
+    """number that logits are divided by before the softmax"""
 
     def per_row(self, student: Tensor, teacher: Tensor) -> Tensor:
         """Return the distance of each frame or utterance in float32 or better: (..., V) and (..., V) -> (...)."""

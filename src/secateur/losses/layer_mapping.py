@@ -20,7 +20,7 @@ class FixedLayerMapping:
 
     kind: Literal["fixed"] = "fixed"
     layers: tuple[int, ...] | None = None
-    """None: 0 and three more at a third, two thirds and all of the depth, such as 0, 4, 8 and 12 of 12"""
+    """hidden states; null: 0 and three more at a third, two thirds and all of the depth, such as 0, 4, 8 and 12 of 12"""
     maps: ProjectionKind = "none"
     """linear projections of the student's states, initially the identity: ``none``; ``shared``, one for state 0 and one
     for all later states, as in DPHuBERT; ``each``, one for every state"""
@@ -40,8 +40,9 @@ class LearnedLayerMapping:
 
     kind: Literal["learned"] = "learned"
     layers: tuple[int, ...] | None = None
-    """teacher layers; None: four at each quarter of the depth, such as 3, 6, 9 and 12 of 12"""
+    """teacher layers; null: four at each quarter of the depth, such as 3, 6, 9 and 12 of 12"""
     maps: Literal["none", "shared"] = "shared"
+    """linear projections of the student's states, initially the identity: ``none``, or ``shared``, one for all"""
 
 
 LayerMapping = FixedLayerMapping | LearnedLayerMapping

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-import math
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -15,6 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from secateur.bounds import NonNegativeFinite, NonNegativeInt, PositiveFinite, PositiveInt, Share
 from secateur.compress.audio_batches import split_held_out
 from secateur.data.batches import Batches, Crop, split_micro_batches
 from secateur.data.collate import collate
@@ -45,81 +45,58 @@ _MEASURED_STEPS = 50  # batches of train for the corpus statistics of the labels
 
 @dataclass(frozen=True, kw_only=True)
 class PretrainConfig:
-    """Config of a pre-training run.
-
-    Attributes:
-        out: Run folder; the encoder is written to `model/` inside.
-        data: Speech; the dev split is held out, or a part of the corpus where it has none.
-        task: Labels and mask of BEST-RQ.
-        encoder: Encoder to train.
-        loop: Steps, precision, seed and intervals of the training loop.
-        seconds: Audio in one optimizer step.
-        crop: Longest crop in seconds; utterances shorter than half of this length are never drawn.
-        equalise: Share of crops with a random frequency response; labels are of the audio after it.
-        fade: Share of crops with a random gain curve; labels are of the audio after it.
-        disturb: Share of crops with added noise or another speaker; labels are of the audio before it.
-        front_steps: Number of first steps that train the front end alone, to predict log-mel energies. The paper's
-            encoder takes log-mel energies as input; a small encoder of samples has to compute them first, and learns to
-            predict labels only then. 0 for an encoder of a config.
-        front_weight: Weight of the log-mel error (mean square, in units of the corpus variance) in later steps.
-        drift_weight: Weight of the error in a crop's average spectrum, relative to 1 for the error in each frame. The
-            average spectrum distinguishes speakers and microphones, and a GroupNorm removes it.
-        rate: Peak learning rate of AdamW, for vectors and the head; see `_schedules`.
-        matrix_rate: Peak learning rate of Muon, for the matrices of the encoder.
-        warmup: Steps of linear warmup, both for the front end and when the rest starts.
-        hold: Share of the later steps with the peak learning rate, before the decay to zero.
-        weight_decay: Weight decay of matrices.
-        clip: Largest norm of the gradient.
-        accumulate: Micro-batches in one optimizer step.
-    """
+    """Config of a pre-training run."""
 
     out: str
+    """Run folder; the encoder is written to `model/` inside."""
     data: DataConfig = field(default_factory=SyntheticData)
+    """Speech; the dev split is held out, or a part of the corpus where it has none."""
     task: BestRqSettings = field(default_factory=BestRqSettings)
+    """Labels and mask of BEST-RQ."""
     encoder: WavLMShape | FromConfig = field(default_factory=WavLMShape)
+    """Encoder to train."""
     loop: LoopConfig
-    seconds: float = 12.0
-    crop: float = 3.0
-    equalise: float = 0.8
-    fade: float = 0.5
-    disturb: float = 0.3
-    front_steps: int = 0
-    front_weight: float = 0.0
-    drift_weight: float = 0.0
-    rate: float = 4e-3
-    matrix_rate: float = 0.05
-    warmup: int = 200
-    hold: float = 0.3
-    weight_decay: float = 0.01
-    clip: float = 1.0
-    accumulate: int = 1
+    """Steps, precision, seed and intervals of the training loop."""
+    seconds: PositiveFinite = 12.0
+    """Audio in one optimizer step."""
+    crop: PositiveFinite = 3.0
+    """Longest crop in seconds; utterances shorter than half of this length are never drawn."""
+    equalise: Share = 0.8
+    """Share of crops with a random frequency response; labels are of the audio after it."""
+    fade: Share = 0.5
+    """Share of crops with a random gain curve; labels are of the audio after it."""
+    disturb: Share = 0.3
+    """Share of crops with added noise or another speaker; labels are of the audio before it."""
+    front_steps: NonNegativeInt = 0
+    """Number of first steps that train the front end alone, to predict log-mel energies. The paper's encoder takes
+    log-mel energies as input; a small encoder of samples has to compute them first, and learns to predict labels only
+    then. 0 for an encoder of a config."""
+    front_weight: NonNegativeFinite = 0.0
+    """Weight of the log-mel error (mean square, in units of the corpus variance) in later steps."""
+    drift_weight: NonNegativeFinite = 0.0
+    """Weight of the error in a crop's average spectrum, relative to 1 for the error in each frame. The average spectrum
+    distinguishes speakers and microphones, and a GroupNorm removes it."""
+    rate: PositiveFinite = 4e-3
+    """Peak learning rate of AdamW, for vectors and the head; see `_schedules`."""
+    matrix_rate: PositiveFinite = 0.05
+    """Peak learning rate of Muon, for the matrices of the encoder."""
+    warmup: NonNegativeInt = 200
+    """Steps of linear warmup, both for the front end and when the rest starts."""
+    hold: Share = 0.3
+    """Share of the later steps with the peak learning rate, before the decay to zero."""
+    weight_decay: NonNegativeFinite = 0.01
+    """Weight decay of matrices."""
+    clip: PositiveFinite = 1.0
+    """Largest norm of the gradient."""
+    accumulate: PositiveInt = 1
+    """Micro-batches in one optimizer step."""
 
     def __post_init__(self) -> None:
-        shares = ("equalise", "fade", "disturb", "hold")
-        problems = [
-            f"{name}: got {getattr(self, name)}, expected 0 to 1."
-            for name in shares
-            if not 0 <= getattr(self, name) <= 1
-        ]
-        problems += [
-            f"{name}: got {getattr(self, name)}, expected a number above 0."
-            for name in ("seconds", "crop", "rate", "matrix_rate", "clip", "accumulate")
-            if not 0 < getattr(self, name) < math.inf
-        ]
-        problems += [
-            f"{name}: got {getattr(self, name)}, expected 0 or more."
-            for name in ("warmup", "front_weight", "drift_weight", "weight_decay")
-            if not 0 <= getattr(self, name) < math.inf
-        ]
         if isinstance(self.encoder, FromConfig):
-            problems += [
-                f"{name}: got {getattr(self, name)}, expected 0 for an encoder of a config."
-                for name in ("front_steps", "front_weight", "drift_weight")
-                if getattr(self, name)
-            ]
-        if problems:
-            raise ConfigError(" ".join(problems))
-        if not 0 <= self.front_steps < self.loop.steps:
+            for name in ("front_steps", "front_weight", "drift_weight"):
+                if getattr(self, name):
+                    raise ConfigError(f"{name}: got {getattr(self, name)}, expected 0 for an encoder of a config.")
+        if self.front_steps >= self.loop.steps:
             raise ConfigError(
                 f"front_steps: got {self.front_steps}, expected 0 to {self.loop.steps - 1}: fewer than loop.steps, "
                 f"{self.loop.steps}, so that the rest of the encoder is trained, too."

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
+from secateur.bounds import PositiveInt
 from secateur.data.corpus import SAMPLE_RATE
 from secateur.errors import ConfigError
 from secateur.hf.models import build_model
@@ -24,32 +25,28 @@ _MIRRORED_LAYERS = 4  # conv layers with linear initialization: down to 400 fram
 
 @dataclass(frozen=True, kw_only=True)
 class WavLMShape:
-    """Shape of a WavLM encoder with the front-end kernels and strides of the published models.
-
-    Attributes:
-        conv_channels: Channels of the seven conv layers. The first layers run at thousands of frames a second and
-            dominate the cost, the last ones at 200 to 50 frames a second.
-        front_norm: Norm of the front end: `group` as in WavLM Base, `layer` as in Large, which takes twice the time at
-            this size.
-        width: Hidden size.
-        layers: Transformer layers.
-        heads: Attention heads.
-        feed_forward: Intermediate size.
-        positions: Kernel size of the positional conv.
-        position_groups: Groups of the positional conv.
-        pre_norm: Pre-norm as in Large; post-norm, as in Base, learns several times slower at this size.
-    """
+    """Shape of a WavLM encoder with the front-end kernels and strides of the published models."""
 
     kind: Literal["wavlm"] = "wavlm"
-    conv_channels: tuple[int, ...] = (64, 64, 64, 64, 128, 128, 128)
+    conv_channels: tuple[PositiveInt, ...] = (64, 64, 64, 64, 128, 128, 128)
+    """Channels of the seven conv layers. The first layers run at thousands of frames a second and dominate the cost,
+    the last ones at 200 to 50 frames a second."""
     front_norm: Literal["group", "layer"] = "group"
-    width: int = 192
-    layers: int = 4
-    heads: int = 6
-    feed_forward: int = 768
-    positions: int = 64
-    position_groups: int = 16
+    """Norm of the front end: `group` as in WavLM Base, `layer` as in Large, which takes twice the time at this size."""
+    width: PositiveInt = 192
+    """Hidden size."""
+    layers: PositiveInt = 4
+    """Transformer layers."""
+    heads: PositiveInt = 6
+    """Attention heads."""
+    feed_forward: PositiveInt = 768
+    """Intermediate size."""
+    positions: PositiveInt = 64
+    """Kernel size of the positional conv."""
+    position_groups: PositiveInt = 16
+    """Groups of the positional conv."""
     pre_norm: bool = True
+    """Pre-norm as in Large; post-norm, as in Base, learns several times slower at this size."""
 
     def __post_init__(self) -> None:
         if len(self.conv_channels) != 7 or any(channels < 2 or channels % 2 for channels in self.conv_channels):

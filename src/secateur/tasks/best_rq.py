@@ -5,15 +5,17 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
 
 import numpy as np
 import torch
+from annotated_types import Ge
 from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 from transformers.audio_utils import mel_filter_bank
 
+from secateur.bounds import NonNegativeFinite, NonNegativeInt, PositiveInt, ProperShare
 from secateur.data.corpus import SAMPLE_RATE
 from secateur.errors import ConfigError
 
@@ -30,50 +32,36 @@ _STACK = STRIDE // _HOP
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class BestRqSettings:
-    """Labels and mask of BEST-RQ.
-
-    Attributes:
-        mels: Mel bands of the labeled features, where the encoder takes samples.
-        frame_codebooks: Codebooks on frames normalized over their crop, which keep the words and little of the speaker.
-        plain_codebooks: Codebooks on frames normalized over the corpus, which keep words, speaker and channel.
-        crop_codebooks: Codebooks on mean and standard deviation of the crop's spectrum, with one label for all its
-            frames, which keep speaker and channel.
-        entries: Entries of each codebook.
-        width: Dimension of an entry.
-        mask_share: Expected share of masked frames.
-        mask_span: Length of a masked span in encoder frames.
-        visible_weight: Loss weight of the unmasked frames, relative to 1 for the masked ones; 0 in the paper.
-        seed: Seed of the quantizer.
-    """
+    """Labels and mask of BEST-RQ."""
 
     kind: Literal["best_rq"] = "best_rq"
-    mels: int = 80
-    frame_codebooks: int = 3
-    plain_codebooks: int = 3
-    crop_codebooks: int = 4
-    entries: int = 256
-    width: int = 16
-    mask_share: float = 0.45
-    mask_span: int = 10
-    visible_weight: float = 0.5
-    seed: int = 0
+    mels: PositiveInt = 80
+    """Mel bands of the labeled features, where the encoder takes samples."""
+    frame_codebooks: NonNegativeInt = 3
+    """Codebooks on frames normalized over their crop, which keep the words and little of the speaker."""
+    plain_codebooks: NonNegativeInt = 3
+    """Codebooks on frames normalized over the corpus, which keep words, speaker and channel."""
+    crop_codebooks: NonNegativeInt = 4
+    """Codebooks on mean and standard deviation of the crop's spectrum, with one label for all its frames, which keep
+    speaker and channel."""
+    entries: Annotated[int, Ge(2)] = 256
+    """Entries of each codebook."""
+    width: PositiveInt = 16
+    """Dimension of an entry."""
+    mask_share: ProperShare = 0.45
+    """Expected share of masked frames."""
+    mask_span: PositiveInt = 10
+    """Length of a masked span in encoder frames."""
+    visible_weight: NonNegativeFinite = 0.5
+    """Loss weight of the unmasked frames, relative to 1 for the masked ones; 0 in the paper."""
+    seed: NonNegativeInt = 0
+    """Seed of the quantizer."""
 
     def __post_init__(self) -> None:
-        minimums = {"mels": 1, "frame_codebooks": 0, "plain_codebooks": 0, "crop_codebooks": 0}
-        minimums |= {"entries": 2, "width": 1, "mask_span": 1, "visible_weight": 0, "seed": 0}
-        problems = [
-            f"{name}: got {getattr(self, name)}, expected {bound} or more."
-            for name, bound in minimums.items()
-            if not bound <= getattr(self, name) < math.inf
-        ]
-        if not 0 < self.mask_share < 1:
-            problems.append(f"mask_share: got {self.mask_share}, expected a share above 0 and below 1.")
-        if not problems and not self.codebooks:
-            problems.append(
+        if not self.codebooks:
+            raise ConfigError(
                 "frame_codebooks, plain_codebooks, crop_codebooks: got 0 for all three, expected at least one codebook."
             )
-        if problems:
-            raise ConfigError(" ".join(problems))
 
     @property
     def codebooks(self) -> int:

@@ -11,6 +11,7 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor
 
+from secateur.bounds import PositiveInt
 from secateur.data.corpus import Utterance
 from secateur.errors import ConfigError
 from secateur.tasks.base import BuildInputs, has_task_head
@@ -35,18 +36,12 @@ class Rnnt(Transcription):
 
     kind: Literal["rnnt"] = "rnnt"
     head_class: ClassVar[str] = "ForRNNT"
-    width: int = 320
+    width: PositiveInt = 320
     """dimension of predictor and joiner of a new head, which the transformers classes make equally wide"""
-    layers: int = 1
+    layers: PositiveInt = 1
     """LSTM layers of a new predictor"""
-    symbols: int = 10
+    symbols: PositiveInt = 10
     """most tokens in one frame when a new head decodes"""
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        for name in ("width", "layers", "symbols"):
-            if getattr(self, name) < 1:
-                raise ConfigError(f"{name}: got {getattr(self, name)}, expected 1 or more.")
 
     def build(self, inputs: BuildInputs) -> RnntTask:
         """Return the task for a model; see `build_task`."""

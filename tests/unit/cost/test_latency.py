@@ -18,6 +18,7 @@ from support import CHANNELS, HEAD_DIM, HEADS, LAYERS, UNITS, Plan, make_selecti
 from secateur.architectures import wav2vec2_axes as names
 from secateur.architectures.registry import shape_of
 from secateur.architectures.wav2vec2 import positional_conv_shape
+from secateur.config import check
 from secateur.cost import Terms, breakdown
 from secateur.cost.expected import indicator
 from secateur.cost.latency_table import Conditions, LatencyCurve, LatencySurface, LatencyTable
@@ -198,9 +199,9 @@ def test_a_curve_and_a_surface_are_linear_between_their_knots() -> None:
         (lambda: LatencySurface(inputs=(0.0, 1.0), outputs=(0.0, 1.0), ms=((0.0, 1.0), (0.5, 2.0))), "without outputs"),
         (lambda: LatencySurface(inputs=(0.0, 1.0), outputs=(0.0, 1.0), ms=((0.0, 1.0),)), "needs a time for each"),
         (lambda: toy_table(layer=-1.0), "layer: got -1.0"),
-        (lambda: Conditions(seconds=0.0), "seconds: got 0, allowed is above 0"),
-        (lambda: Conditions(batch=0), "batch: got 0, allowed is at least 1"),
-        (lambda: Conditions(threads=-2), "threads: got -2"),
+        (lambda: check(Conditions(seconds=0.0)), "seconds: expected a number > 0 and <= 3600, got 0"),
+        (lambda: check(Conditions(batch=0)), "batch: expected an integer >= 1, got 0"),
+        (lambda: check(Conditions(threads=-2)), "threads: expected an integer >= 1 or null, got -2"),
     ],
 )
 def test_what_is_no_table_is_refused(make: Any, sentence: str) -> None:

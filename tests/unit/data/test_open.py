@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from secateur.config import check
 from secateur.data import FolderData, JsonlData, LibriSpeechData, TsvData, open_corpus
 from secateur.data import open as opening
 from secateur.errors import ConfigError, DataError
@@ -300,11 +301,11 @@ def test_skipped_files_within_the_share_are_warned_of(
 
 
 def test_settings_out_of_range_are_refused() -> None:
-    with pytest.raises(ConfigError, match=r"max_skipped: expected a share between 0 and 1, got 10"):
-        FolderData(path="x", max_skipped=10)
+    with pytest.raises(ConfigError, match=r"max_skipped: expected a number >= 0 and <= 1, got 10"):
+        check(FolderData(path="x", max_skipped=10))
     with pytest.raises(ConfigError, match="path: expected the folder or manifest"):
         FolderData(path="")
-    with pytest.raises(ConfigError, match="expected numbers >= 0"):
-        FolderData(path="x", min_seconds=-1)
-    with pytest.raises(ConfigError, match="memory_hours nan; expected numbers >= 0"):
-        FolderData(path="x", memory_hours=float("nan"))
+    with pytest.raises(ConfigError, match="min_seconds: expected a number >= 0, got -1"):
+        check(FolderData(path="x", min_seconds=-1))
+    with pytest.raises(ConfigError, match="memory_hours: expected a number >= 0, got nan"):
+        check(FolderData(path="x", memory_hours=float("nan")))

@@ -11,6 +11,7 @@ import torch
 from engine_toy import ITEMS, Toy, config, train
 from safetensors.torch import load_file
 
+from secateur.config import check
 from secateur.engine import LoopConfig, Progress, run
 from secateur.errors import CheckpointError, ConfigError, NumericsError
 
@@ -179,5 +180,5 @@ def test_the_progress_bar_shows_phase_step_and_loss(tmp_path: Path, capsys: pyte
 
 
 def test_wrong_lengths_are_told_all_at_once() -> None:
-    with pytest.raises(ConfigError, match=r"steps: expected an integer >= 1, got 0\. keep: expected"):
-        LoopConfig(steps=0, keep=0)
+    with pytest.raises(ConfigError, match=r"(?s)steps: expected an integer >= 1, got 0\..*keep: expected"):
+        check(LoopConfig(steps=0, keep=0))

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from secateur.compress.config import PruneConfig
-from secateur.config import load
+from secateur.config import check, load
 from secateur.cost import Cost, Terms
 from secateur.errors import ConfigError
 from secateur.hf.declare import declare
@@ -53,22 +53,25 @@ def test_ascent_moves_the_multipliers_against_the_gap(sparsity: float, sign: int
         ({"sparsity": 1.0}, "got 0"),
         ({"sparsity": -0.2}, "got 1.2"),
         ({"target": float("nan")}, "got nan"),
-        ({"target": 0.5, "seconds": 0.0}, "seconds: got 0.0, expected a number above 0"),
+        ({"target": 0.5, "seconds": 0.0}, "seconds: expected a number > 0 or null, got 0.0"),
         ({"target": 0.5, "target_ms": 3.0, "cost": "latency"}, "got target and target_ms"),
         ({"target_ms": 3.0, "target_rtf": 0.1, "cost": "latency"}, "got target_ms and target_rtf"),
         ({"target_ms": 3.0}, "target_ms: got 3 for the cost 'parameters', expected only for 'latency'"),
         ({"target_rtf": 0.1, "cost": "macs"}, "target_rtf: got 0.1 for the cost 'macs'"),
-        ({"target_ms": 0.0, "cost": "latency"}, "target_ms: got 0, expected a number above 0"),
-        ({"target_rtf": float("inf"), "cost": "latency"}, "target_rtf: got inf, expected a number above 0"),
+        ({"target_ms": 0.0, "cost": "latency"}, "target_ms: expected a number > 0 or null, got 0.0"),
+        ({"target_rtf": float("inf"), "cost": "latency"}, "target_rtf: expected a number > 0 or null, got inf"),
         ({"target": 0.5, "seconds": 1.0, "cost": "latency"}, "set 'latency.seconds' instead"),
         ({"target": 0.5, "ramp": ()}, "ramp: got"),
         ({"target": 0.5, "ramp": ((0.5, 0.0), (0.1, 1.0))}, "in ascending order"),
-        ({"target": 0.5, "ramp": ((0.0, 0.0), (100.0, 1.0))}, "two shares from 0 to 1"),
+        (
+            {"target": 0.5, "ramp": ((0.0, 0.0), (100.0, 1.0))},
+            r"ramp\[1\]\[0\]: expected a number >= 0 and <= 1, got 100.0",
+        ),
     ],
 )
 def test_a_constraint_without_meaning_is_refused(fields: dict[str, Any], sentence: str) -> None:
     with pytest.raises(ConfigError, match=sentence):
-        Constraint(**fields)
+        check(Constraint(**fields))
 
 
 def test_target_is_kept_and_sparsity_removed() -> None:

@@ -13,6 +13,7 @@ from torch.nn import functional as F
 
 from secateur.compress.config import Distillation
 from secateur.compress.distiller import DistillationModel, hidden_states
+from secateur.config import check
 from secateur.data.collate import AudioBatch
 from secateur.errors import ConfigError
 from secateur.losses.distances import L1Cosine, LogitDistance, SquaredError, sum_over
@@ -73,8 +74,8 @@ def test_the_gradient_of_the_distance_of_logits_is_the_difference_of_the_posteri
 
 
 def test_a_temperature_that_is_not_above_zero_is_refused() -> None:
-    with pytest.raises(ConfigError, match="temperature: got 0, expected a number above 0"):
-        LogitDistance(temperature=0.0)
+    with pytest.raises(ConfigError, match="temperature: expected a number > 0, got 0"):
+        check(LogitDistance(temperature=0.0))
 
 
 def test_padding_is_left_out_of_the_sum_even_when_it_is_not_a_number() -> None:

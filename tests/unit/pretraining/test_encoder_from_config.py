@@ -13,6 +13,7 @@ from pruning_toy import LENGTHS, write_wavs
 from transducer_toy import ENCODER, MELS
 from transformers import AutoFeatureExtractor, AutoModel
 
+from secateur.config import check
 from secateur.errors import ConfigError, SecateurError
 from secateur.pipeline import pretrain, prune
 from secateur.pretraining.encoder_from_config import ConfigEncoder, FromConfig
@@ -195,12 +196,12 @@ def test_a_run_goes_on_with_its_own_recipe_alone(speech: Path, tmp_path: Path) -
 @pytest.mark.parametrize(
     ("fields", "sentence"),
     [
-        ({"entries": 0}, "entries: got 0, expected 2 or more"),
-        ({"mask_share": 2.0}, "mask_share: got 2.0, expected a share above 0 and below 1"),
-        ({"mask_span": 0}, "mask_span: got 0, expected 1 or more"),
+        ({"entries": 0}, "entries: expected an integer >= 2, got 0"),
+        ({"mask_share": 2.0}, "mask_share: expected a number > 0 and < 1, got 2.0"),
+        ({"mask_span": 0}, "mask_span: expected an integer >= 1, got 0"),
         (dict.fromkeys(("frame_codebooks", "plain_codebooks", "crop_codebooks"), 0), "expected at least one codebook"),
     ],
 )
 def test_a_task_without_labels_or_masks_is_refused(fields: dict[str, Any], sentence: str) -> None:
     with pytest.raises(ConfigError, match=sentence):
-        BestRqSettings(**fields)
+        check(BestRqSettings(**fields))

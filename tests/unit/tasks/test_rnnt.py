@@ -11,6 +11,7 @@ from task_toy import corpus_of_texts, encoder_config, frames_of, tokenizer_folde
 from torch import Tensor
 from transducer_toy import features, frames, transducer
 
+from secateur.config import check
 from secateur.errors import ConfigError
 from secateur.tasks import Rnnt, build_task
 from secateur.tasks import rnnt as task_file
@@ -155,8 +156,8 @@ def test_what_a_model_brings_along_has_to_fit(tmp_path: Path) -> None:
         task_of(transducer(blank_token_id=12, vocab_size=12), tmp_path / "own")
     with pytest.raises(ConfigError, match=r"says 3, which the tokenizer 'auto' reads as 'a'"):
         task_of(transducer(blank_token_id=3, vocab_size=11), tmp_path / "own")
-    with pytest.raises(ConfigError, match="width: got 0, expected 1 or more"):
-        Rnnt(width=0)
+    with pytest.raises(ConfigError, match="width: expected an integer >= 1, got 0"):
+        check(Rnnt(width=0))
 
 
 def test_a_new_joiner_expects_a_blank_nine_times_of_ten(tmp_path: Path) -> None:
