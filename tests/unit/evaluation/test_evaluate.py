@@ -1,4 +1,4 @@
-"""Evaluating a model is scoring each utterance by itself, whatever it is cut to."""
+"""Evaluation of dense and cut models, against scores of each utterance alone."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ LETTERS = {"<pad>": 0, "<s>": 1, "</s>": 2, "<unk>": 3, "|": 4, "a": 5, "b": 6}
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A recogniser that has learned nothing, and recordings with texts, one of them empty."""
+    """Write an untrained recognizer, and recordings with texts, including an empty text."""
     from transformers import Wav2Vec2CTCTokenizer
 
     root = tmp_path_factory.mktemp("evaluate")
@@ -50,9 +50,9 @@ def test_the_error_rate_is_that_of_what_pipeline_writes(folder: Path, capsys: py
     assert main([*words, "--json"]) == 0
     record = json.loads(capsys.readouterr().out)
     assert (record["data"]["utterances"], len(record["skipped"])) == (len(LENGTHS) - 1, 1)
-    recognise = pipeline("automatic-speech-recognition", model=str(folder / "model"))
+    recognizer = pipeline("automatic-speech-recognition", model=str(folder / "model"))
     texts = [json.loads(line)["text"] for line in manifest.read_text().splitlines()][1:]
-    transcripts = [recognise(noise(i))["text"] for i in range(1, len(LENGTHS))]
+    transcripts = [recognizer(noise(i))["text"] for i in range(1, len(LENGTHS))]
     assert any(transcripts)
     assert record["scores"]["wer"] == pytest.approx(jiwer.wer(texts, transcripts))
     assert record["scores"]["cer"] == pytest.approx(jiwer.cer(texts, transcripts))
@@ -66,9 +66,9 @@ def test_a_model_of_8_khz_is_scored_as_pipeline_hears_the_same_files(folder: Pat
     lines = [{"audio": str(folder / "speech" / f"u{i:02}.wav"), "text": "ab a b"} for i in range(4)]
     (tmp_path / "manifest.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     record = evaluate(tmp_path / "model", fields={"data": {"kind": "jsonl", "path": str(tmp_path / "manifest.jsonl")}})
-    recognise = pipeline("automatic-speech-recognition", model=str(tmp_path / "model"))
+    recognizer = pipeline("automatic-speech-recognition", model=str(tmp_path / "model"))
     transcripts = [
-        recognise({"raw": soxr.resample(noise(i), 16_000, 8000), "sampling_rate": 8000})["text"] for i in range(4)
+        recognizer({"raw": soxr.resample(noise(i), 16_000, 8000), "sampling_rate": 8000})["text"] for i in range(4)
     ]
     assert record["scores"]["cer"] == pytest.approx(jiwer.cer(["ab a b"] * 4, transcripts))
     assert record["data"]["sample_rate"] == 8000

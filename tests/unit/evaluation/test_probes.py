@@ -1,4 +1,4 @@
-"""Probes: pooled frames against brute force, and a probe that finds what was planted and nothing else."""
+"""Probes: pooled frames against brute force, and a probe that finds planted classes alone."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from secateur.tasks.best_rq import LogMel
 
 
 class _Ramp(nn.Module):
-    """An encoder whose hidden states are the frame number, and ten times it."""
+    """Encoder with the frame number, and ten times the frame number, as hidden states."""
 
     def forward(self, audio: Tensor, output_hidden_states: bool) -> SimpleNamespace:
         frames = (audio.shape[1] - 400) // 320 + 1
@@ -38,12 +38,12 @@ def _corpus(*lengths: int) -> Corpus:
     return Corpus(name="noise", utterances=utterances, skipped=(), read=lambda u: audio[int(u.id)])
 
 
-def test_the_frames_pooled_are_those_whose_centres_lie_in_the_segment() -> None:
+def test_the_frames_pooled_are_those_whose_centers_lie_in_the_segment() -> None:
     corpus = _corpus(16_000)
     segments = [LabeledSegment(0, "a", 3000, 6000), LabeledSegment(0, "b")]
     result = pooled_features(_Ramp(), corpus, segments, pooling="mean+std", seconds=9.0)
-    centres = np.array([320 * t + 200 for t in range(49)])
-    inner_settings = np.flatnonzero((centres >= 3000) & (centres < 6000))
+    centers = np.array([320 * t + 200 for t in range(49)])
+    inner_settings = np.flatnonzero((centers >= 3000) & (centers < 6000))
     np.testing.assert_allclose(result["layer 0"][0], [inner_settings.mean(), inner_settings.std()], rtol=1e-5)
     np.testing.assert_allclose(result["layer 1"][1], [240.0, 10 * np.arange(49).std()], rtol=1e-5)
     assert result["all layers"].shape == (2, 4)
@@ -65,7 +65,7 @@ def test_features_come_back_in_the_order_of_the_segments() -> None:
 
 def test_a_segment_between_two_frames_gets_the_nearest_one() -> None:
     result = pooled_features(_Ramp(), _corpus(8000), [LabeledSegment(0, "a", 850, 860)], pooling="mean", seconds=9.0)
-    assert float(result["layer 0"][0, 0]) == 2.0  # centres 200, 520, 840, 1160
+    assert float(result["layer 0"][0, 0]) == 2.0  # centers 200, 520, 840, 1160
 
 
 def _parts(informative: bool) -> dict[str, tuple[np.ndarray, np.ndarray]]:

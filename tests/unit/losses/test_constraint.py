@@ -1,4 +1,4 @@
-"""Constraints: the penalty by hand, ascent, and what published settings count."""
+"""Constraints: the penalty by hand, ascent, and counts of published settings."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Distances against torch, and padding that does not touch them."""
+"""Distances against torch, and without influence of padding."""
 
 from __future__ import annotations
 
@@ -90,7 +90,7 @@ def test_padding_is_left_out_of_the_sum_even_when_it_is_not_a_number() -> None:
 
 
 def batch_of(lengths: tuple[int, ...], seed: int = 0) -> list[AudioBatch]:
-    """One padded batch, then the same utterances alone."""
+    """Return a padded batch, and a batch for each of the utterances."""
     values, mask = audio(lengths, seed=seed)
     ids = tuple(map(str, range(len(lengths))))
     full_result = AudioBatch(values=values, lengths=torch.tensor(lengths), ids=ids, mask=mask)

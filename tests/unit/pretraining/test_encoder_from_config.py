@@ -1,4 +1,4 @@
-"""BEST-RQ for encoders of any config: what is hidden and guessed, and a folder that goes on from there."""
+"""BEST-RQ for encoders of any config: masks, labels, and a folder from which training continues."""
 
 from __future__ import annotations
 
@@ -81,8 +81,8 @@ def test_every_frame_has_a_guess_and_a_label(model_type: str) -> None:
         values = torch.randn(2, samples)
         input_values = created.to_inputs(values)
         count = created.frame_count(samples)
-        guesses = created(input_values, torch.zeros(2, count, dtype=torch.bool), front=False)[1]
-        assert guesses.shape == (2, count, 3, 8)
+        logits = created(input_values, torch.zeros(2, count, dtype=torch.bool), front=False)[1]
+        assert logits.shape == (2, count, 3, 8)
         assert created.make_labeler(BestRqSettings(crop_codebooks=0, entries=8))(input_values).shape == (2, count, 6)
 
 
@@ -108,7 +108,7 @@ def test_noise_of_samples_lies_in_the_middle_of_what_a_frame_hears() -> None:
     assert (hidden != values)[0].nonzero()[:, 0].tolist() == list(range(360, 680))
 
 
-def test_windows_are_centred_on_their_frames_and_labels_are_of_them_alone() -> None:
+def test_windows_are_centered_on_their_frames_and_labels_are_of_them_alone() -> None:
     features = torch.arange(20.0)[None, :, None].expand(1, 20, MELS).contiguous()
     windows = FrameWindows(8, lambda positions: (positions - 1) // 8 + 1)
     assert windows(features)[0, :, 0].view(3, 8).tolist() == [
@@ -117,11 +117,11 @@ def test_windows_are_centred_on_their_frames_and_labels_are_of_them_alone() -> N
         [12, 13, 14, 15, 16, 17, 18, 19],
     ]
     task = BestRqSettings(frame_codebooks=0, plain_codebooks=2, crop_codebooks=0)
-    labeller = RandomProjectionLabeler(task, windows, width=MELS)
+    labeler = RandomProjectionLabeler(task, windows, width=MELS)
     noise = torch.randn(1, 20, MELS)
     other_value = noise.clone()
     other_value[0, 13:] = 0.0
-    initial, final = labeller(noise), labeller(other_value)
+    initial, final = labeler(noise), labeler(other_value)
     assert torch.equal(initial[:, :2], final[:, :2])
     assert not torch.equal(initial[:, 2], final[:, 2])
 

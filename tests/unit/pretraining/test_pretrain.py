@@ -1,4 +1,4 @@
-"""Pre-training: two steps on a tiny encoder, a folder that stock classes load, and batches that sum to one."""
+"""Pre-training: two steps of a tiny encoder, a folder for stock classes, and micro-batches that add up to a step."""
 
 from __future__ import annotations
 
@@ -87,15 +87,15 @@ def test_mirrored_layers_are_linear_to_begin_with() -> None:
     for number, layer in enumerate(layers):
         init_mirrored(layer, is_first=number == 0)
 
-    def through(values: torch.Tensor) -> torch.Tensor:
+    def apply_layers(values: torch.Tensor) -> torch.Tensor:
         for layer in layers:
             values = torch.nn.functional.gelu(layer(values))
         return values[:, 0::2] - values[:, 1::2]  # what the next pair of channels would put together
 
     first_item, other_tensor = torch.randn(2, 1, 1, 400)
     torch.testing.assert_close(
-        through(2.0 * first_item - other_tensor),
-        2.0 * through(first_item) - through(other_tensor),
+        apply_layers(2.0 * first_item - other_tensor),
+        2.0 * apply_layers(first_item) - apply_layers(other_tensor),
         rtol=1e-4,
         atol=1e-5,
     )
@@ -115,9 +115,9 @@ def test_matrices_are_learned_by_muon_and_all_else_by_adam(config: PretrainConfi
     trainee = BestRqTrainUnit(config)
     names = {id(parameter): name for name, parameter in trainee.module.named_parameters()}
     selected_items: dict[str, list[str]] = {}
-    for part, optimiser in trainee.optimizers().items():
-        kind = type(optimiser.optimizer).__name__
-        held_value = [names[id(p)] for group in optimiser.optimizer.param_groups for p in group["params"]]
+    for part, spec in trainee.optimizers().items():
+        kind = type(spec.optimizer).__name__
+        held_value = [names[id(p)] for group in spec.optimizer.param_groups for p in group["params"]]
         assert all(name.startswith(WavLMEncoder.front_parts) for name in held_value) == part.startswith("front")
         selected_items.setdefault(kind, []).extend(held_value)
     assert sorted(selected_items["Muon"] + selected_items["AdamW"]) == sorted(names.values())  # everything once

@@ -1,4 +1,4 @@
-"""BEST-RQ: log-mel against transformers' filters, labels against brute force, masks against their expected share."""
+"""BEST-RQ: log-mel against transformers' filters, labels against brute force, masks against the expected share."""
 
 from __future__ import annotations
 
@@ -51,12 +51,12 @@ def test_there_are_two_log_mel_frames_to_every_frame_of_a_stock_encoder(samples:
 
 def test_labels_are_the_nearest_entries_on_the_unit_sphere() -> None:
     task = BestRqSettings(frame_codebooks=1, plain_codebooks=1, crop_codebooks=1, entries=11, width=5)
-    quantiser = RandomProjectionQuantizer(20, task)
+    quantizer = RandomProjectionQuantizer(20, task)
     features = torch.randn(2, 4, 3, 20, generator=torch.Generator().manual_seed(1))
-    labels = quantiser(features)
+    labels = quantizer(features)
     for book in range(3):
-        entries = quantiser.entries[book].T  # (entries, width)
-        projected = features[:, :, book] @ quantiser.projection[book]
+        entries = quantizer.entries[book].T  # (entries, width)
+        projected = features[:, :, book] @ quantizer.projection[book]
         unit = projected / projected.norm(dim=-1, keepdim=True)
         distance = (unit[..., None, :] - entries / entries.norm(dim=-1, keepdim=True)).norm(dim=-1)
         assert torch.equal(labels[..., book], distance.argmin(dim=-1))
@@ -70,22 +70,22 @@ def _speech(seed: int) -> torch.Tensor:
     return values / values.std(dim=1, keepdim=True)
 
 
-def _labeller(seed: int = 0) -> RandomProjectionLabeler:
+def _labeler(seed: int = 0) -> RandomProjectionLabeler:
     task = BestRqSettings(frame_codebooks=2, plain_codebooks=3, crop_codebooks=4, entries=32, seed=seed)
-    labeller = RandomProjectionLabeler(task)
-    labeller.fit_statistics(_speech(1000 + i) for i in range(20))
-    return labeller
+    labeler = RandomProjectionLabeler(task)
+    labeler.fit_statistics(_speech(1000 + i) for i in range(20))
+    return labeler
 
 
 def test_labels_depend_on_the_seed_and_on_nothing_else() -> None:
-    labels = [_labeller(seed)(_speech(0)) for seed in (0, 0, 1)]
+    labels = [_labeler(seed)(_speech(0)) for seed in (0, 0, 1)]
     assert labels[0].shape == (2, best_rq.frame_count(8000), 9)
     assert torch.equal(labels[0], labels[1])
     assert not torch.equal(labels[0], labels[2])
 
 
 def test_crop_codebooks_give_all_frames_of_a_crop_one_label() -> None:
-    labels = _labeller()(_speech(0))
+    labels = _labeler()(_speech(0))
     assert torch.equal(labels[..., 5:], labels[:, :1, 5:].expand(-1, labels.shape[1], -1))
     assert not torch.equal(labels[..., :5], labels[:, :1, :5].expand(-1, labels.shape[1], -1))
 
@@ -93,7 +93,7 @@ def test_crop_codebooks_give_all_frames_of_a_crop_one_label() -> None:
 def test_frame_codebooks_hear_through_a_filter_and_plain_ones_do_not() -> None:
     values = _speech(0)
     duller = torch.nn.functional.conv1d(values[:, None], torch.tensor([[[0.9, 1.0, 0.0]]]), padding=1)[:, 0]
-    is_same = (_labeller()(values) == _labeller()(duller)).float().mean(dim=(0, 1))
+    is_same = (_labeler()(values) == _labeler()(duller)).float().mean(dim=(0, 1))
     assert is_same[:2].min() > 0.8
     assert is_same[2:5].max() < 0.6
 

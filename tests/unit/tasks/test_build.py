@@ -1,4 +1,4 @@
-"""Tasks by name, and what every one of them promises."""
+"""Tasks by name, and the checks that every task passes."""
 
 from __future__ import annotations
 
@@ -39,7 +39,9 @@ CONFIGS: tuple[TaskConfig, ...] = (
 BARE = encoder_config(
     **TINY | {"conv_dim": (4,) * 7, "conv_kernel": (10, 3, 3, 3, 3, 2, 2), "conv_stride": (5,) + (2,) * 6}
 )
-AROUND = EncoderInfo(input_features=Waveform(normalize=True), structure=declare(BARE), find_file=lambda name: None)
+ENCODER_INFO = EncoderInfo(
+    input_features=Waveform(normalize=True), structure=declare(BARE), find_file=lambda name: None
+)
 
 
 def test_a_recipe_names_a_task_by_its_kind() -> None:
@@ -62,8 +64,8 @@ def test_a_head_names_its_task_and_the_first_of_two_that_share_it() -> None:
     assert supported_heads() == ("ForCTC", "ForRNNT", "ForSequenceClassification")
 
 
-def passed(task: Task) -> tuple[Any, dict[str, Tensor], Tensor, Tensor]:
-    """The library's model with a task's head, a batch, what a pass over it gives, and its valid frames."""
+def forward_pass(task: Task) -> tuple[Any, dict[str, Tensor], Tensor, Tensor]:
+    """Return a transformers model with a task's head, a batch, the output for the batch, and valid frames."""
     classes = {"ForCTC": Wav2Vec2ForCTC, "ForSequenceClassification": Wav2Vec2ForSequenceClassification}
     if task.head_class == "ForRNNT":
         model, inputs = transducer(**task.fields()), features(304, 240)
@@ -78,9 +80,9 @@ def passed(task: Task) -> tuple[Any, dict[str, Tensor], Tensor, Tensor]:
 
 @pytest.mark.parametrize("config", CONFIGS, ids=str)
 def test_a_task_fits_the_librarys_head_and_scores_it(config: TaskConfig, tmp_path: Path) -> None:
-    task = build_task(config, source=tmp_path, model_config=BARE, corpus=CORPUS, encoder_info=AROUND)
+    task = build_task(config, source=tmp_path, model_config=BARE, corpus=CORPUS, encoder_info=ENCODER_INFO)
     utterances = task.filter(CORPUS, frames_of).corpus.utterances
-    model, inputs, output, frames = passed(task)
+    model, inputs, output, frames = forward_pass(task)
     (values,) = (inputs[name] for name in inputs if name != "attention_mask")
     audio = AudioBatch(values=values, lengths=torch.tensor([3200, 3200]), ids=("0", "1"), mask=None)
     step_targets = task.step_targets(utterances, frames.tolist(), key=(0, 0))
@@ -104,5 +106,5 @@ def test_a_task_fits_the_librarys_head_and_scores_it(config: TaskConfig, tmp_pat
     for name, info in task.scores.items():
         assert info.direction == ("lower" if name in ("wer", "cer", "masked_loss") else "higher")
         assert info.is_share == (not name.endswith("loss"))
-    repeated = build_task(config, source=tmp_path, model_config=BARE, corpus=CORPUS, encoder_info=AROUND)
+    repeated = build_task(config, source=tmp_path, model_config=BARE, corpus=CORPUS, encoder_info=ENCODER_INFO)
     assert repeated.fields() == task.fields()

@@ -1,4 +1,4 @@
-"""A function in pieces against the same function of everything."""
+"""A checkpointed function over chunks, against the same function of the whole sequence."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ SIZES = [1, 3, 7, 10]
 
 
 def case() -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """A sequence (2, 7, 3), what every piece is made with (2, 3), a mask and a matrix of the function; all learn."""
+    """Return a sequence (2, 7, 3), a context (2, 3), and a mask and a matrix of the function, with gradients."""
     shapes = ((2, 7, 3), (2, 3), (3,), (3, 4))
     first, second, third, fourth = (torch.randn(shape, dtype=torch.float64, requires_grad=True) for shape in shapes)
     return first, second, third, fourth
@@ -22,8 +22,8 @@ def case() -> tuple[Tensor, Tensor, Tensor, Tensor]:
 def test_results_and_gradients_are_those_of_the_whole_for_leaves_of_every_sort(size: int) -> None:
     sequence, other_value, mask, matrix = case()
 
-    def function(heard: Tensor, said: Tensor) -> tuple[Tensor, Tensor]:
-        mixed = (heard + said[:, None]).tanh() * mask @ matrix
+    def function(chunk: Tensor, context: Tensor) -> tuple[Tensor, Tensor]:
+        mixed = (chunk + context[:, None]).tanh() * mask @ matrix
         return mixed.sum(-1), mixed[..., :2].exp()
 
     inputs = (sequence, other_value, mask, matrix)
@@ -48,7 +48,7 @@ def test_what_needs_no_gradient_gets_none() -> None:
     mask.requires_grad_(False)
     other_value.requires_grad_(False)
     (result,) = chunked_checkpoint(
-        lambda heard, said: [(heard * said[:, None] * mask) @ matrix], sequence, other_value, size=2
+        lambda chunk, context: [(chunk * context[:, None] * mask) @ matrix], sequence, other_value, size=2
     )
     result.sum().backward()
     assert sequence.grad is not None
@@ -63,7 +63,7 @@ def test_random_numbers_are_the_same_again_and_those_after_are_not_touched() -> 
     def loss(logits_in: Tensor) -> Tensor:
         torch.manual_seed(5)
         (noisy,) = chunked_checkpoint(
-            lambda heard, said: [torch.dropout(heard * said[:, None], 0.5, True)], logits_in, other_value, size=2
+            lambda chunk, context: [torch.dropout(chunk * context[:, None], 0.5, True)], logits_in, other_value, size=2
         )
         return noisy.square().sum()
 
@@ -78,9 +78,9 @@ def test_pieces_are_made_again_in_the_precision_that_they_were_made_in() -> None
     sequence, other_value, _, matrix = (item.detach().float().requires_grad_() for item in case())
     visited = []
 
-    def function(heard: Tensor, said: Tensor) -> list[Tensor]:
-        visited.append(((heard + said[:, None]) @ matrix).dtype)
-        return [((heard + said[:, None]) @ matrix).float()]
+    def function(chunk: Tensor, context: Tensor) -> list[Tensor]:
+        visited.append(((chunk + context[:, None]) @ matrix).dtype)
+        return [((chunk + context[:, None]) @ matrix).float()]
 
     with torch.autocast("cpu", torch.bfloat16):
         (result,) = chunked_checkpoint(function, sequence, other_value, size=4)

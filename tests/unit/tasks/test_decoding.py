@@ -1,4 +1,4 @@
-"""Greedy decoding of transducers, against a loop over frames and against itself chunk by chunk."""
+"""Greedy decoding of transducers, against a loop over frames, and chunk by chunk against whole utterances."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def rows(tokens: Tensor, blank: int = 11) -> list[list[int]]:
 
 @torch.no_grad()
 def by_hand(model: Any, hidden_states: Tensor) -> list[int]:
-    """What a transducer writes in the frames of one utterance, (T, D): at most so many tokens in each."""
+    """Return the greedy tokens for the frames of an utterance, (T, D), with a limit of tokens in a frame."""
     written_lines: list[int] = []
     for frame in model.encoder_projector(hidden_states):
         for _ in range(model.config.max_symbols_per_step):

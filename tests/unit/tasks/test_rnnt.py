@@ -23,7 +23,7 @@ SIGNS = ["<unk>", "|", "<pad>", *"abcdefgh"]  # eleven; the twelfth output is th
 
 
 def task_of(model: Any, folder: Path, **options: Any) -> RnntTask:
-    """The task for a model that keeps its head."""
+    """Return the task for a model that keeps the model's head."""
     model.config.architectures = [type(model).__name__]
     source = tokenizer_folder(folder, SIGNS)
     task = build_task(Rnnt(**options), source=source, model_config=model.config, corpus=CORPUS)
@@ -43,11 +43,13 @@ def test_loss_and_gradients_are_those_of_the_whole_logits_of_the_librarys_forwar
     model = transducer(streaming=streaming).double()
     task, inputs = task_of(model, tmp_path), features(96, 60, 70)
     inputs["input_features"] = inputs["input_features"].double()
-    scripts = [task.target_tokens(utterance).tokens for utterance in CORPUS.utterances]
-    rows = [[11, *target_tokens, *[11] * (max(map(len, scripts)) - len(target_tokens))] for target_tokens in scripts]
+    token_rows = [task.target_tokens(utterance).tokens for utterance in CORPUS.utterances]
+    rows = [
+        [11, *target_tokens, *[11] * (max(map(len, token_rows)) - len(target_tokens))] for target_tokens in token_rows
+    ]
     logits = model(**inputs, decoder_input_ids=torch.tensor(rows)).logits
     # The library leaves the encoder's axis out for a single token only.
-    expected = losses(logits, frames(model, inputs), scripts, blank=11).sum()
+    expected = losses(logits, frames(model, inputs), token_rows, blank=11).sum()
     expected.backward()
     gradients = {name: value.grad.clone() for name, value in model.named_parameters()}
     assert all(float(gradient.abs().sum()) > 0 for name, gradient in gradients.items() if "k_proj.bias" not in name)
@@ -91,7 +93,7 @@ def test_logits_of_all_frames_never_exist_together(tmp_path: Path, monkeypatch: 
 
 
 def test_the_predictor_learns_in_train_mode_and_decodes_in_eval_mode(tmp_path: Path) -> None:
-    """cuDNN refuses the gradient of an LSTM in eval mode, in which students learn here."""
+    """cuDNN computes no gradient of an LSTM in eval mode, the mode of students."""
     model = transducer()
     task, inputs = task_of(model, tmp_path), features(60)
     task.loss(encoded(model, inputs), frames(model, inputs), CORPUS.utterances[:1], model=model)

@@ -1,4 +1,4 @@
-"""Meanings written by a CTC head: the vocabulary, the tokenizer there and back, and scores by hand."""
+"""Understanding by a CTC head: the vocabulary, round trips of the tokenizer, and scores by hand."""
 
 from __future__ import annotations
 

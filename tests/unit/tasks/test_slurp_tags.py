@@ -1,4 +1,4 @@
-"""Tagged texts: there and back, and what a head that has not learned yet may write."""
+"""Tagged texts: round trips, and arbitrary output of an untrained head."""
 
 from __future__ import annotations
 
