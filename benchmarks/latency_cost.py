@@ -26,6 +26,7 @@ from secateur.cost import Terms
 from secateur.cost.latency_table import Conditions
 from secateur.cost.predicted_time import latency
 from secateur.hf.declare import declare
+from secateur.hf.model_view import ConfigView
 from secateur.records.files import write_json
 from secateur.structure import Selection, normalize
 from secateur.surgery.cut import cut_config
@@ -81,12 +82,12 @@ def compare(repeats: int) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as folder:
         names = []
         for index, selection in enumerate(closed):
-            config = dense if not index else cut_config(dense, structure, selection)
+            config = dense if not index else cut_config(ConfigView(dense), structure, selection).config
             names.append(f"{folder}/{index}")
             config.save_pretrained(names[-1])
         os.environ["SECATEUR_CACHE"] = f"{folder}/cache"  # measured here and now, not found
         first_timings = measured(names, repeats)
-        table = load_or_measure_table(dense, CONDITIONS)
+        table = load_or_measure_table(ConfigView(dense), CONDITIONS)
         last_timings = measured(names, repeats)
     cost = latency(Terms(structure), table)
     rows = []

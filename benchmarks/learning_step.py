@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from secateur.benchmarking.process_settings import MALLOC_SETTINGS
+from secateur.hf.model_view import ModelView
 
 KINDS = ("channels", "heads", "qk", "vo", "units", "block")
 CASES: dict[str, dict[str, Any]] = {
@@ -70,11 +71,12 @@ def trainee(teacher: Any, feed: Any, *, gates: bool, **training: Any) -> Any:
     from secateur.hf.declare import declare
     from secateur.losses.constraint import Constraint
 
-    student = copy.deepcopy(teacher).requires_grad_(True)
+    student_view = ModelView(copy.deepcopy(teacher).requires_grad_(True))
+    teacher_view = ModelView(teacher)
     learning = LearnConfig(**training)
-    imitator = DistillationModel(student, Distillation(), gradient_checkpointing=learning.gradient_checkpointing)
+    imitator = DistillationModel(student_view, Distillation(), gradient_checkpointing=learning.gradient_checkpointing)
     if not gates:
-        return DistillUnit(imitator, teacher, feed, [], learning)
+        return DistillUnit(imitator, teacher_view, feed, [], learning)
     structure = declare(teacher.config)
     cost, constraint = Cost.from_terms(Terms(structure), cost="parameters"), Constraint(target=0.25)
     gate_set = HardConcreteGates(structure, dict.fromkeys(KINDS, HardConcrete()), seed=0)
@@ -86,12 +88,12 @@ def trainee(teacher: Any, feed: Any, *, gates: bool, **training: Any) -> Any:
         gate_set.log_alpha[small] = _decided(blocks)
     return PruneUnit(
         imitator,
-        teacher,
+        teacher_view,
         feed,
         [],
         learning,
         gates=gate_set,
-        student=Student(student, structure),
+        student=Student(student_view, structure),
         cost_targets=[
             CostTarget(constraint=constraint, cost=cost, share=constraint.resolve_share(dense=cost.dense, audio=1.0))
         ],

@@ -43,6 +43,7 @@ def write_shapes(options: argparse.Namespace) -> dict[str, dict[str, Any]]:
 
     from secateur.cost import Cost, Terms
     from secateur.hf.declare import declare
+    from secateur.hf.model_view import ConfigView
     from secateur.surgery.choose import choose_uniform_share
     from secateur.surgery.cut import cut_config
     from secateur.surgery.factorize import factorized_config, resolve_ranks
@@ -55,7 +56,11 @@ def write_shapes(options: argparse.Namespace) -> dict[str, dict[str, Any]]:
     macs = Cost.from_terms(Terms(declare(dense)), cost="macs", samples=samples).dense
     results: dict[str, dict[str, Any]] = {str(options.work / "dense"): {"shape": "dense", "share": 1.0, "macs": macs}}
     for name, kinds in SHAPES.items():
-        config = factorized_config(dense, resolve_ranks(declare(dense), LINEARS)) if "rank" in kinds else dense
+        config = (
+            factorized_config(ConfigView(dense), resolve_ranks(declare(dense), LINEARS)).config
+            if "rank" in kinds
+            else dense
+        )
         structure = declare(config)
         cost = Cost.from_terms(Terms(structure), cost="macs", samples=samples)
         for share in options.shares:
@@ -63,7 +68,7 @@ def write_shapes(options: argparse.Namespace) -> dict[str, dict[str, Any]]:
                 structure, order_scores(structure), kinds, [CostLimit(name="macs", cost=cost, share=share)]
             )
             folder = options.work / f"{name.replace(' ', '_')}-{share:g}"
-            cut_config(config, structure, choice.selection).save_pretrained(folder)
+            cut_config(ConfigView(config), structure, choice.selection).config.save_pretrained(folder)
             results[str(folder)] = {"shape": name, "share": share, "macs": choice.counted_costs["macs"]}
     return results
 

@@ -13,6 +13,7 @@ from transformers import HubertConfig, Wav2Vec2Config, WavLMConfig
 
 from secateur.architectures import wav2vec2_axes as names
 from secateur.hf.declare import declare
+from secateur.hf.model_view import ConfigView
 from secateur.structure import Selection, normalize
 from secateur.surgery.cut import cut_config
 
@@ -86,7 +87,9 @@ def main(folder: Path) -> None:
     for name, config in (("wavlm", dense), ("hubert", HubertConfig()), ("wav2vec2", Wav2Vec2Config())):
         config.save_pretrained(folder / name)
     for name, selection in (("s80", diarizen()), ("wang", wang())):
-        cut_config(dense, structure, normalize(structure, selection).selection).save_pretrained(folder / name)
+        cut_config(ConfigView(dense), structure, normalize(structure, selection).selection).config.save_pretrained(
+            folder / name
+        )
 
 
 if __name__ == "__main__":

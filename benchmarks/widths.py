@@ -35,6 +35,7 @@ from secateur.architectures import wav2vec2_axes as names
 from secateur.benchmarking.process_settings import tune_products, tuned_malloc_environment
 from secateur.benchmarking.timing import interleave_timings
 from secateur.hf.declare import declare
+from secateur.hf.model_view import ConfigView
 from secateur.hf.models import class_for
 from secateur.inference import for_inference
 from secateur.records.files import environment, read_json, write_json
@@ -65,7 +66,7 @@ def cut_model(axes: Mapping[str, Iterable[int]], form: str, dtype: torch.dtype) 
     dense: Any = WavLMConfig(num_hidden_layers=1, conv_dim=[8, 8, 512, 512, 8, 8, 8], num_conv_pos_embeddings=16)
     structure = declare(dense)
     selection = Selection(axes={name: tuple(units) for name, units in axes.items()})
-    config = cut_config(dense, structure, normalize(structure, selection).selection)
+    config = cut_config(ConfigView(dense), structure, normalize(structure, selection).selection).config
     model: Any = class_for(config)(config).eval().requires_grad_(False).to(dtype)
     return for_inference(model) if form == "for_inference" else model
 

@@ -24,6 +24,7 @@ from secateur.cost import Cost, Terms
 from secateur.data.corpus import Corpus, Utterance
 from secateur.data.input_features import ExtractedFeatures, InputFeatures, Waveform
 from secateur.gates import Gate, HardConcrete, make_gates
+from secateur.hf.model_view import ModelView
 from secateur.losses.constraint import Constraint
 from secateur.losses.distances import L1Cosine
 from secateur.losses.layer_mapping import FixedLayerMapping, LayerMapping
@@ -96,8 +97,8 @@ def make_prune_unit(
 ) -> PruneUnit:
     """Return the train unit of a learn phase on a tiny model, with equal teacher and student at the start."""
     teacher = seeded_model(family, size)
-    student_model = copy.deepcopy(teacher)
-    edit(student_model)
+    student_view = ModelView(copy.deepcopy(teacher))
+    edit(student_view.model)
     structure = tiny_structure(family, size)
     terms = Terms(structure)
     # Gates with medium open probability, so that draws are closed, open and in between.
@@ -105,9 +106,9 @@ def make_prune_unit(
     gates = make_gates(structure, dict.fromkeys(kinds, gate), seed=5)
     audio = corpus()
     learning = LearnConfig(**({"steps": 8, "log_every": 1} | training))
-    student = Student(student_model, structure, static=learning.compile)
+    student = Student(student_view, structure, static=learning.compile)
     distillation_model = DistillationModel(
-        student_model,
+        student_view,
         Distillation(distance=L1Cosine(l1=l1), pairing=pairing or FixedLayerMapping()),
         compile=learning.compile,
         gradient_checkpointing=learning.gradient_checkpointing,
@@ -128,7 +129,7 @@ def make_prune_unit(
         )
     return PruneUnit(
         distillation_model,
-        teacher,
+        ModelView(teacher),
         AudioFeed(
             audio,
             structure,

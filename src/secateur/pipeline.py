@@ -18,12 +18,10 @@ from secateur.errors import ConfigError, SecateurError, did_you_mean
 from secateur.records.files import plain, read_json, write_json
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedConfig
-
     from secateur.compress.config import PruneConfig
     from secateur.compress.phases import OnProgress
     from secateur.cost.latency_table import LatencyTable
-    from secateur.hf.model_view import ModelView
+    from secateur.hf.model_view import ConfigView, ModelView
 
 logger = logging.getLogger(__name__)
 
@@ -233,10 +231,10 @@ def shrink(
     """
     from secateur.cost import breakdown
     from secateur.hf.feature_extractor import read_sample_rate
-    from secateur.hf.model_view import ModelView
     from secateur.hf.save import check_replaceable, save_model
     from secateur.structure import Selection, normalize
-    from secateur.surgery import cut, load_checkpoint
+    from secateur.surgery import load_checkpoint
+    from secateur.surgery.cut import cut_view
     from secateur.surgery.verify import verify as prove
 
     layouts = ("registered", "stock")
@@ -253,7 +251,7 @@ def shrink(
     normalized = normalize(structure, requested_selection)
     for note in normalized.adjustments:
         logger.warning("%s", note)
-    cut_model = ModelView.of(cut(dense, normalized.selection, layout=layout))  # type: ignore[arg-type]
+    cut_model = cut_view(dense, normalized.selection, layout=layout)  # type: ignore[arg-type]
     proof = prove(cut_model, dense, normalized.selection)
     _, dropped_weights = extra.select_fitting(dense, cut_model)
     for note in dropped_weights:
@@ -271,7 +269,7 @@ def shrink(
     if not proof.is_proven:
         raise SecateurError(f"{proof.refusal} Nothing was written.")
     weights = extra.state_dict(dense, cut_model)
-    save_model(out, cut_model.model, source=source, selection=normalized.selection, weights=weights, replace=force)
+    save_model(out, cut_model, source=source, selection=normalized.selection, weights=weights, replace=force)
     return record
 
 
@@ -285,14 +283,13 @@ def profile(model: str | Path, *, seconds: float = 1.0, selection: str | Path | 
     """
     from secateur.cost import breakdown
     from secateur.hf.feature_extractor import read_sample_rate
-    from secateur.hf.model_view import ConfigView
+    from secateur.hf.load import load_config_view
     from secateur.structure import Selection, normalize
-    from secateur.surgery import load_config
 
     if not 0 < seconds < math.inf:
         raise ConfigError(f"seconds: got {seconds:g}, allowed is above 0.")
     source = _resolve_source(model)
-    structure, sample_rate = ConfigView(load_config(source)).structure, read_sample_rate(source)
+    structure, sample_rate = load_config_view(source).structure, read_sample_rate(source)
     normalized_selection = normalize(structure, Selection.load(selection)).selection if selection else None
     costs = breakdown(structure, samples=round(sample_rate * seconds), selection=normalized_selection)
     model_fields = {"model_type": structure.model_type, "sample_rate": sample_rate}
@@ -315,17 +312,17 @@ def verify(
         compile: Also run `torch.compile`.
     """
     from secateur.compress.targets import make_student_model
-    from secateur.hf.model_view import ModelView
+    from secateur.hf.load import load_view
     from secateur.structure import Selection
-    from secateur.surgery import cut, load_model
+    from secateur.surgery.cut import cut_view
     from secateur.surgery.verify import verify as prove
 
     folder = Path(model)
     if against is not None:
         path = Path(selection) if selection else folder / "selection.json"
         proof = prove(
-            load_model(_resolve_source(model)),
-            load_model(_resolve_source(against)),
+            load_view(_resolve_source(model)),
+            load_view(_resolve_source(against)),
             Selection.load(path),
             compile=compile,
         )
@@ -334,21 +331,20 @@ def verify(
         raise ConfigError(f"{str(model)!r} is not a run folder: give one, or add --against the dense model.")
     teacher, model_folder = _find_run_models(folder)
     learned_folder = folder / "learned"
-    dense = ModelView.of(
-        load_model(learned_folder)
-        if learned_folder.is_dir()
-        else make_student_model(load_model(teacher), _load_run_recipe(folder).factorise)
-    )
+    if learned_folder.is_dir():
+        dense = load_view(learned_folder)
+    else:
+        dense = make_student_model(load_view(teacher), _load_run_recipe(folder).factorise)
     chosen_selection = Selection.load(selection or folder / "selection.json")
-    proof = prove(cut(dense, chosen_selection), dense, chosen_selection, compile=compile)
-    cut_view, teacher_view = ModelView.of(load_model(model_folder)), ModelView.of(load_model(teacher))
-    if _load_run_recipe(folder).task is not None and _head_shapes(cut_view) != _head_shapes(teacher_view):
+    proof = prove(cut_view(dense, chosen_selection), dense, chosen_selection, compile=compile)
+    model_view, teacher_view = load_view(model_folder), load_view(teacher)
+    if _load_run_recipe(folder).task is not None and _head_shapes(model_view) != _head_shapes(teacher_view):
         # The head is new: compare with the learned dense model, which has the same head, or without any head.
         if learned_folder.is_dir():
             teacher_view = dense
         else:
-            cut_view, teacher_view = cut_view.encoder_view, teacher_view.encoder_view
-    contract = prove(cut_view, teacher_view, None, compile=compile)
+            model_view, teacher_view = model_view.encoder_view, teacher_view.encoder_view
+    contract = prove(model_view, teacher_view, None, compile=compile)
     return {
         "format": 1,
         "kind": "verify",
@@ -492,7 +488,7 @@ def _check_run_folder(folder: Path, recipe: str, *, resume: bool, name: str = RE
 
 def _latency_table_loader(
     folder: Path, config: PruneConfig, on_progress: OnProgress, *, has_started: bool = False
-) -> Callable[[PreTrainedConfig, int], LatencyTable]:
+) -> Callable[[ConfigView, int], LatencyTable]:
     """Return what finds the table of latencies of a run, by config and sampling rate: in the run's folder, so that it
     goes on with the one that it began with, else in the cache or by a measurement on this machine, by the first rank
     for all.
@@ -511,7 +507,7 @@ def _latency_table_loader(
         if on_progress is not None:
             on_progress(Progress(phase="latency", step=completed_steps, steps=steps, parts={}, seconds_left=None))
 
-    def find_table(model: PreTrainedConfig, sample_rate: int) -> LatencyTable:
+    def find_table(model: ConfigView, sample_rate: int) -> LatencyTable:
         table_path = folder / LATENCY_TABLE_FILE
         if table_path.is_file():
             return LatencyTable.load(table_path)

@@ -27,6 +27,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from secateur.architectures import wav2vec2_axes as names
 from secateur.cost import Cost, Terms, breakdown
 from secateur.hf.declare import declare, skeleton
+from secateur.hf.model_view import ConfigView
 from secateur.nn.conformer_attention import CutConformerAttention
 from secateur.structure import Selection, Structure, normalize
 from secateur.surgery import cut
@@ -137,7 +138,9 @@ def test_a_conv_layer_with_every_gate_closed_is_counted_with_one_unit(family: st
     start = structure.offsets[names.channels(1)]
     probability[start : start + structure.axes[names.channels(1)].size] = 0.0
     single_selection = Selection(axes={names.channels(1): (0,)})
-    config = cut_config(tiny_config(family, size), structure, normalize(structure, single_selection).selection)
+    config = cut_config(
+        ConfigView(tiny_config(family, size)), structure, normalize(structure, single_selection).selection
+    ).config
     expected = Cost.from_terms(Terms(structure), cost="parameters").expected(probability)
     assert float(expected) == counted_parameters(config)
 

@@ -344,7 +344,7 @@ def test_an_encoder_gets_a_transducers_head_dense_or_cut() -> None:
     dense = tiny("parakeet_encoder", "base")
     small = cut(dense, make_selection(tiny_structure("parakeet_encoder", "base"), RAGGED))
     for encoder, stem in ((dense, ""), (small, "Secateur")):
-        model = with_head(encoder, "ForRNNT", fields, seed=0)
+        model = with_head(ModelView(encoder), "ForRNNT", fields, seed=0).model
         assert type(model).__name__ == f"{stem}ParakeetForRNNT"
         state = ModelView.of(model).encoder.state_dict()
         assert all(torch.equal(value, state[name]) for name, value in encoder.state_dict().items())

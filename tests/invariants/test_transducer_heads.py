@@ -268,7 +268,7 @@ def test_a_unit_weighs_as_much_as_its_rows_and_columns() -> None:
     with torch.no_grad():
         squares = sum(getattr(lstm, f"weight_{name}_l0")[rows].square().sum() for name in ("ih", "hh"))
         squares += lstm.weight_hh_l0[:, unit].square().sum() + lstm.weight_ih_l1[:, unit].square().sum()
-    result = magnitude_scores(dense, structure)[structure.offsets[layer(0)] + unit]
+    result = magnitude_scores(ModelView(dense), structure)[structure.offsets[layer(0)] + unit]
     assert float(result) == pytest.approx(float(squares.sqrt()), rel=1e-6)
 
 

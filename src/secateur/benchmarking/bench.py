@@ -117,13 +117,12 @@ def bench(config: BenchConfig) -> dict[str, Any]:
 def _check_sample_rates(config: BenchConfig) -> dict[str, int]:
     """Return the sampling rate of each model; raise a SecateurError for mistakes that can be seen before measuring."""
     from secateur.hf.feature_extractor import read_sample_rate
-    from secateur.hf.model_view import ConfigView
+    from secateur.hf.load import load_config_view
     from secateur.inference import INFERENCE_MODEL_TYPES
-    from secateur.surgery import load_config
 
     sample_rates: dict[str, int] = {}
     for name in config.models:
-        structure = ConfigView(load_config(name)).structure
+        structure = load_config_view(name).structure
         sample_rates[name] = read_sample_rate(name)
         if structure.model_type not in INFERENCE_MODEL_TYPES and FORMS[1] in config.forms:
             logger.warning("%s has no inference-only form: it is measured as it is", name)
@@ -149,14 +148,13 @@ def _measure_time(job: dict[str, Any]) -> dict[str, Any]:
     """Every model and form in every case, interleaved."""
     import torch
 
-    from secateur.hf.model_view import ConfigView
+    from secateur.hf.load import load_config_view
     from secateur.inference import INFERENCE_MODEL_TYPES
-    from secateur.surgery import load_config
 
     rows: list[dict[str, Any]] = []
     environment_record = environment()  # before threads are set
     names = short_names(job["models"])
-    structures = {name: ConfigView(load_config(name)).structure for name in job["models"]}
+    structures = {name: load_config_view(name).structure for name in job["models"]}
     rates = job["sample_rates"]
     cases = list(product(job["threads"] or [torch.get_num_threads()], job["seconds"], job["batches"]))
     for dtype in job["dtypes"]:
@@ -226,20 +224,20 @@ def _load(name: str, form: str, dtype: str) -> ModelView:
     """Load the encoder of a model in a given form."""
     import torch
 
-    from secateur.hf.model_view import ConfigView, ModelView
+    from secateur.hf.load import load_config_view, load_view
+    from secateur.hf.model_view import ModelView
     from secateur.hf.models import build_model
-    from secateur.inference import for_inference
-    from secateur.surgery import load_config, load_model
+    from secateur.inference import inference_view
 
     if _has_no_weights(name):
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
-            model = build_model(ConfigView(load_config(name)).encoder_config)
+            view = ModelView(build_model(load_config_view(name).encoder_config))
     else:
-        model = load_model(name)
-    view = ModelView.of(model).encoder_view
+        view = load_view(name)
+    view = view.encoder_view
     view.model.eval().to(getattr(torch, DTYPES[dtype])).requires_grad_(False)
-    return ModelView.of(for_inference(view)) if form == "for_inference" else view
+    return inference_view(view) if form == "for_inference" else view
 
 
 def _has_no_weights(name: str) -> bool:

@@ -40,9 +40,8 @@ class EncoderOutput(NamedTuple):
     """logits of the task head, (B, T, V) or (B, classes); of an encoder its last hidden state, (B, T, D)"""
 
 
-def model_inputs(model: nn.Module | ModelView, audio: AudioBatch) -> dict[str, Tensor]:
+def model_inputs(view: ModelView, audio: AudioBatch) -> dict[str, Tensor]:
     """What a model's forward pass takes of a batch, by name, and the lengths told to a front end that wants them."""
-    view = ModelView.of(model)
     weight = next(view.model.parameters())
     set_valid_lengths(view.encoder, None if audio.mask is None else audio.lengths)
     inputs = {view.model.main_input_name: audio.values.to(weight.device, weight.dtype)}
@@ -59,18 +58,18 @@ def trainable_part(view: ModelView, task: Task | None) -> ModelView:
     return view if task is not None and task.head_class else view.encoder_view
 
 
-def encode(model: nn.Module | ModelView, audio: AudioBatch, layers: Collection[int] | None = None) -> EncoderOutput:
+def encode(view: ModelView, audio: AudioBatch, layers: Collection[int] | None = None) -> EncoderOutput:
     """One forward pass of an encoder, with or without a task head.
 
     The number of hidden states is asserted, since layer-drop and stale hooks shift layers silently.
 
     Args:
-        model: The encoder or the model with its head; of a transducer only the encoder is run.
+        view: The encoder or the model with its head; of a transducer only the encoder is run.
         audio: The batch.
         layers: Numbers of the hidden states that are kept; None keeps all.
     """
     requested_layers: Any = True if layers is None else sorted(layers)
-    view = audio_part(ModelView.of(model))
+    view = audio_part(view)
     result = view.model(**model_inputs(view, audio), output_hidden_states=requested_layers or False)
     output = result.logits if hasattr(result, "logits") else result.last_hidden_state
     if not requested_layers:
@@ -81,20 +80,18 @@ def encode(model: nn.Module | ModelView, audio: AudioBatch, layers: Collection[i
     return EncoderOutput({layer: state for layer, state in enumerate(states) if state is not None}, output)
 
 
-def hidden_states(
-    model: nn.Module | ModelView, audio: AudioBatch, layers: Collection[int] | None = None
-) -> dict[int, Tensor]:
+def hidden_states(view: ModelView, audio: AudioBatch, layers: Collection[int] | None = None) -> dict[int, Tensor]:
     """The hidden states of `passed`."""
-    return encode(model, audio, layers).states
+    return encode(view, audio, layers).states
 
 
-def compile_encoder(model: nn.Module | ModelView) -> Any:
-    """An encoder, with or without a head, behind `torch.compile`, its parameters shared."""
+def compile_encoder(view: ModelView) -> ModelView:
+    """Return a model behind `torch.compile`, its parameters shared."""
     # The library would in the first pass, where it breaks the graph. Asked for the whole of a model with a head, it
     # would do so again where its encoder had a pass before, and hidden states would come twice.
-    view = ModelView.of(model)
     maybe_install_capturing_hooks(view.encoder)
-    return torch.compile(view.model)
+    compiled: Any = torch.compile(view.model)
+    return ModelView(compiled)
 
 
 class LossSums(NamedTuple):
@@ -116,7 +113,7 @@ class DistillationModel(nn.Module):
 
     def __init__(
         self,
-        student: nn.Module | ModelView,
+        student_view: ModelView,
         distill: Distillation | None,
         *,
         head: nn.Module | None = None,
@@ -125,7 +122,7 @@ class DistillationModel(nn.Module):
     ) -> None:
         """
         Args:
-            student: The encoder, with masks or cut, with or without a task head.
+            student_view: The encoder, with masks or cut, with or without a task head.
             distill: What it imitates; None for nothing: it learns its task alone.
             head: A head of the task's own, which learns beside it.
             compile: Whether passes that learn run compiled; others, of many lengths and few each, are not worth it.
@@ -133,7 +130,7 @@ class DistillationModel(nn.Module):
         """
         super().__init__()
         self.compile_forward, self.gradient_checkpointing = compile, gradient_checkpointing
-        self.set_student(student)
+        self.set_student(student_view)
         self.distill = distill
         self.head = nn.Module() if head is None else head
         config = self.student_view.encoder_config
@@ -146,16 +143,14 @@ class DistillationModel(nn.Module):
             raise TypeError(pairing)
         self.eval()
 
-    def set_student(self, student: nn.Module | ModelView) -> None:
+    def set_student(self, student_view: ModelView) -> None:
         """Use this student from now on: the same encoder, or a smaller one that computes the same."""
-        self.student_view = ModelView.of(student)
+        self.student_view = student_view
         self.student: Any = self.student_view.model
         if self.gradient_checkpointing:
             _enable_gradient_checkpointing(self.student_view.encoder)
         # In a view, which registers no module: the parameters of the compiled encoder are the student's.
-        self._compiled_view = (
-            ModelView.of(compile_encoder(audio_part(self.student_view))) if self.compile_forward else None
-        )
+        self._compiled_view = compile_encoder(audio_part(student_view)) if self.compile_forward else None
 
     def forward(
         self,

@@ -33,15 +33,14 @@ class Fidelity:
 
 
 @torch.no_grad()
-def fidelity(distiller: DistillationModel, teacher: nn.Module | ModelView, batches: Sequence[MicroBatch]) -> Fidelity:
+def fidelity(distiller: DistillationModel, teacher_view: ModelView, batches: Sequence[MicroBatch]) -> Fidelity:
     """Compare a student with its teacher on held-out audio."""
     distiller.eval()
     pairs = [(layer, layer) for layer in distiller.layers]
     loss = 0.0
     cosine: Tensor | None = None
-    teacher = ModelView.of(teacher)
     for batch in batches:
-        states = hidden_states(teacher, batch.audio)
+        states = hidden_states(teacher_view, batch.audio)
         loss += float(distiller(batch.audio, states, pairs).pairs.mean()) / batch.frames
         student_states = hidden_states(distiller.student_view, batch.audio)
         cosine_sums = torch.stack(
@@ -53,9 +52,9 @@ def fidelity(distiller: DistillationModel, teacher: nn.Module | ModelView, batch
 
 
 @torch.no_grad()
-def score_task(task: Task, model: nn.Module | ModelView, batches: Sequence[MicroBatch]) -> dict[str, float]:
+def score_task(task: Task, view: ModelView, batches: Sequence[MicroBatch]) -> dict[str, float]:
     """How well a model does its task on held-out audio: the task's figures, such as ``wer``."""
-    view = trainable_part(ModelView.of(model), task)
+    view = trainable_part(view, task)
     model = view.model.eval()
     metric = task.metric()
     for batch in batches:

@@ -23,7 +23,6 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
-from transformers import PreTrainedModel
 
 from secateur.compress.audio_batches import AudioFeed
 from secateur.compress.config import FromFile, FromGates, FromScore, TrainingConfig
@@ -37,14 +36,14 @@ from secateur.compress.student import Student
 from secateur.engine import LoopConfig, LoopResult, Progress, process, run
 from secateur.errors import CheckpointError, SecateurError
 from secateur.gates import GateSet, make_gates
-from secateur.hf.load import load_model
+from secateur.hf.load import load_view
 from secateur.hf.model_view import ModelView
 from secateur.hf.save import atomic_folder, write_model
 from secateur.nn.norm import replace_group_norm
 from secateur.records.files import read_json, write_json
 from secateur.structure import Selection, Structure, normalize
 from secateur.surgery.choose import Choice, choose, choose_uniform_share
-from secateur.surgery.cut import cut
+from secateur.surgery.cut import cut_view
 from secateur.surgery.importance import magnitude_scores, order_scores
 from secateur.surgery.verify import verify
 from secateur.tasks import Task
@@ -68,9 +67,10 @@ def finetune(context: RunContext, folder: Path, *, resume: bool, on_progress: On
     task = _copy_task(context.task)
     assert task is not None
     if not _is_finished(finetuned_folder):
-        student = copy.deepcopy(context.teacher).requires_grad_(True)
+        student_view = context.teacher_view.copy()
+        student_view.model.requires_grad_(True)
         objective = Objective(distill=None, task=task)
-        distiller = _make_distiller(student, training, objective)
+        distiller = _make_distiller(student_view, training, objective)
         train_unit = DistillUnit(
             distiller, context.teacher_view, context.feed, context.held_out_batches(), training, objective
         )
@@ -79,14 +79,16 @@ def finetune(context: RunContext, folder: Path, *, resume: bool, on_progress: On
         )
         if _is_main_process():
             with atomic_folder(finetuned_folder) as partial_folder:
-                write_run_model(partial_folder, student.cpu(), context, task)
+                student_view.model.cpu()
+                write_run_model(partial_folder, student_view, context, task)
                 write_json(partial_folder / "finetuned.json", _timing_record(result))
         process().wait_for_everyone()
-    teacher = load_model(finetuned_folder).requires_grad_(False)
-    replace_group_norm(ModelView.of(teacher).encoder)
+    teacher_view = load_view(finetuned_folder)
+    teacher_view.model.requires_grad_(False)
+    replace_group_norm(teacher_view.encoder)
     task.head.cpu()
     task.restore(finetuned_folder)
-    return replace(context, teacher=teacher, task=task, has_new_head=False)
+    return replace(context, teacher_view=teacher_view, task=task, has_new_head=False)
 
 
 def learn(context: RunContext, folder: Path, *, resume: bool, on_progress: OnProgress = None) -> None:
@@ -130,7 +132,8 @@ def learn(context: RunContext, folder: Path, *, resume: bool, on_progress: OnPro
     freezing = {} if progressive is None else {"freezing": progressive.summary()}
     if _is_main_process():
         with atomic_folder(learned_folder) as partial_folder:
-            write_run_model(partial_folder, student.model.cpu(), context, objective.task)
+            student.model.cpu()
+            write_run_model(partial_folder, student.view, context, objective.task)
             save_file(_gate_tensors(gates), partial_folder / "gates.safetensors")
             save_file(dict(distiller.maps.cpu().state_dict()), partial_folder / "maps.safetensors")
             write_json(
@@ -188,7 +191,7 @@ def gate_scores(structure: Structure, learned_folder: Path) -> tuple[Tensor, Ten
     return scores, scales
 
 
-def shrink(context: RunContext, folder: Path, learned_folder: Path) -> PreTrainedModel:
+def shrink(context: RunContext, folder: Path, learned_folder: Path) -> ModelView:
     """Cut the learned student, and prove that the cut model is the masked model; leaves ``verified.json``.
 
     A line of the drop-in contract that does not hold is logged and stands in the file; it does not stop the run.
@@ -202,9 +205,9 @@ def shrink(context: RunContext, folder: Path, learned_folder: Path) -> PreTraine
         SecateurError: The proof fails.
     """
     has_gates = isinstance(context.config.choose, FromGates)
-    dense = load_model(learned_folder) if has_gates else context.make_student()
+    dense = load_view(learned_folder) if has_gates else context.make_student()
     selection = Selection.load(folder / "selection.json")
-    cut_model = cut(dense, selection)
+    cut_model = cut_view(dense, selection)
     if not _is_finished(folder / "verified.json") or not _is_proven(read_result(folder, "verified.json")):
         verification = verify(cut_model, dense, selection)
         if _is_main_process():
@@ -224,7 +227,7 @@ def _is_proven(verification: Mapping[str, Any]) -> bool:
 
 
 def recover(
-    context: RunContext, folder: Path, cut_model: PreTrainedModel, *, resume: bool, on_progress: OnProgress = None
+    context: RunContext, folder: Path, cut_model: ModelView, *, resume: bool, on_progress: OnProgress = None
 ) -> None:
     """Distil the small model; leaves ``model/`` and ``stages.json``."""
     config = context.config
@@ -232,8 +235,10 @@ def recover(
     if is_recovered and not (folder / "stages.json").is_file():
         raise CheckpointError(f"{folder} has a model/ but no stages.json: delete model/ and resume, which makes both.")
     if not is_recovered:
-        shrunk_model, objective = copy.deepcopy(cut_model).eval(), _objective(context)
-        distiller = _make_distiller(cut_model.requires_grad_(True), config.recover, objective)
+        shrunk_model, objective = cut_model.copy(), _objective(context)
+        shrunk_model.model.eval()
+        cut_model.model.requires_grad_(True)
+        distiller = _make_distiller(cut_model, config.recover, objective)
         maps = folder / "learned" / "maps.safetensors"
         if maps.is_file():
             distiller.maps.load_state_dict(_load_tensors(maps))
@@ -257,10 +262,12 @@ def recover(
                 train_unit, config.recover, context, folder, phase="recover", resume=resume, on_progress=on_progress
             )
         distiller.cpu()
+        context.teacher.cpu()
         dense_stage = _RunStage(
-            context.teacher.cpu(), DistillationModel(context.teacher_view, config.distill), context.task
+            context.teacher_view, DistillationModel(context.teacher_view, config.distill), context.task
         )
-        recovered_stage = _RunStage(cut_model.eval(), distiller, objective.task)
+        cut_model.model.eval()
+        recovered_stage = _RunStage(cut_model, distiller, objective.task)
         if _is_main_process():
             stages = _stage_records(
                 context, {"dense": dense_stage, "shrunk": shrunk_stage, "recovered": recovered_stage}
@@ -279,7 +286,7 @@ def recover(
 class _RunStage(NamedTuple):
     """A model, the same with its maps, and the task with its own head, as they are at a point of the run."""
 
-    model: PreTrainedModel
+    view: ModelView
     distiller: DistillationModel
     task: Task | None
 
@@ -288,14 +295,14 @@ def _stage_records(context: RunContext, stages: Mapping[str, _RunStage]) -> list
     """Fidelity, figures of the task and speed of the dense, the shrunk and the recovered model."""
     batches = context.held_out_batches()
     threads = torch.get_num_threads()
-    views = {name: ModelView.of(stage.model) for name, stage in stages.items()}
+    views = {name: stage.view for name, stage in stages.items()}
     rate = context.input_features.sample_rate
     times = time_encoders(views, sample_rate=rate, seconds=TIMED_SECONDS, repeats=TIMED_REPEATS)
     stage_records = []
-    for name, (model, distiller, task) in stages.items():
+    for name, (view, distiller, task) in stages.items():
         time = {**asdict(times[name]), "seconds_of_audio": TIMED_SECONDS, "batch": 1, "threads": threads}
-        encoder_parameters = sum(parameter.numel() for parameter in views[name].encoder.parameters())
-        head_parameters = sum(parameter.numel() for parameter in model.parameters()) - encoder_parameters
+        encoder_parameters = sum(parameter.numel() for parameter in view.encoder.parameters())
+        head_parameters = sum(parameter.numel() for parameter in view.model.parameters()) - encoder_parameters
         stage_record: dict[str, Any] = {
             "name": name,
             "parameters": encoder_parameters,
@@ -303,10 +310,10 @@ def _stage_records(context: RunContext, stages: Mapping[str, _RunStage]) -> list
             "time": time,
         }
         if context.config.distill is not None:
-            distance = fidelity(distiller.cpu(), context.teacher_view.encoder, batches)
+            distance = fidelity(distiller.cpu(), context.teacher_view.encoder_view, batches)
             stage_record |= {"loss": distance.loss, "cosine": list(distance.cosine)}
         if task is not None and not (name == "dense" and context.has_new_head):
-            stage_record["scores"] = score_task(task, views[name], batches)
+            stage_record["scores"] = score_task(task, view, batches)
         stage_records.append(stage_record)
     return stage_records
 
@@ -334,9 +341,9 @@ def _objective(context: RunContext) -> Objective:
     return Objective(distill=config.distill, task=_copy_task(context.task), task_weight=config.task_weight)
 
 
-def _make_distiller(student: PreTrainedModel, training: TrainingConfig, objective: Objective) -> DistillationModel:
+def _make_distiller(view: ModelView, training: TrainingConfig, objective: Objective) -> DistillationModel:
     """The student with its maps, and with a head where the task has one."""
-    view, task = ModelView.of(student), objective.task
+    task = objective.task
     if task is not None:
         replace_group_norm(view.encoder)
     return DistillationModel(
@@ -372,11 +379,11 @@ def _train_phase(
 
 
 def write_run_model(
-    folder: Path, model: PreTrainedModel, context: RunContext, task: Task | None, selection: Selection | None = None
+    folder: Path, view: ModelView, context: RunContext, task: Task | None, selection: Selection | None = None
 ) -> None:
     """A model with its companions, and what belongs to its task."""
-    weights = context.extra.state_dict(context.teacher_view, model)
-    write_model(folder, model, source=context.source, selection=selection, weights=weights)
+    weights = context.extra.state_dict(context.teacher_view, view)
+    write_model(folder, view, source=context.source, selection=selection, weights=weights)
     if task is not None:
         task.save(folder)
 

@@ -142,7 +142,7 @@ class ProgressiveShrinking:
     def _shrink(self, kept_units: Tensor, optimizer: torch.optim.Optimizer) -> None:
         has_head = self.distiller.student is self.student.model
         self.student.shrink(kept_units, optimizer)
-        self.distiller.set_student(self.student.view if has_head else self.student.base)
+        self.distiller.set_student(self.student.view if has_head else self.student.view.encoder_view)
 
     def metrics(self) -> dict[str, float]:
         """What the log tells: the share of gates that is frozen, and of its parameters that the student has."""

@@ -22,11 +22,11 @@ from secateur.nn.norm import ValidGroupNorm, replace_group_norm, set_valid_lengt
 DROPOUT_ATTRIBUTES = ("dropout", "activation_dropout", "attention_dropout", "dropout_positions", "layerdrop")
 
 
-def check_regularization(model: nn.Module | ModelView, training: TrainingConfig, *, phase: str) -> None:
+def check_regularization(view: ModelView, training: TrainingConfig, *, phase: str) -> None:
     """Raise a ConfigError where a model lacks what the training of a phase asks for.
 
     Args:
-        model: The model, with or without a task head; what is cut of it later has no part in this.
+        view: The model, with or without a task head; what is cut of it later has no part in this.
         training: Of the phase.
         phase: Its name.
 
@@ -34,7 +34,7 @@ def check_regularization(model: nn.Module | ModelView, training: TrainingConfig,
         ConfigError: Frames are to be masked in a model that has no vector to put there, features in one that masks
             none or has fewer, or a front end is to keep its weights where there is none.
     """
-    base = ModelView.of(model).encoder
+    base = view.encoder
     settings = training.regularise
     if settings.time_masks and not hasattr(base, "masked_spec_embed"):
         if hasattr(base.config, "mask_time_prob"):
@@ -61,7 +61,7 @@ def check_regularization(model: nn.Module | ModelView, training: TrainingConfig,
 
 @contextmanager
 def regularized(
-    student: Callable[[], nn.Module | ModelView], settings: RegularizationConfig, *, freeze_frontend: bool = False
+    student: Callable[[], ModelView], settings: RegularizationConfig, *, freeze_frontend: bool = False
 ) -> Iterator[None]:
     """A model set up for a phase, and as it was afterwards.
 
@@ -70,7 +70,7 @@ def regularized(
         settings: What its training mode switches on; all else is switched off.
         freeze_frontend: Whether the convolutional front end keeps its weights.
     """
-    view = ModelView.of(student())
+    view = student()
     model, base, encoder_prefix = view.model, view.encoder, view.prefix
     vector = getattr(base, "masked_spec_embed", None)
     # The library's own layer-drop leaves the hidden states of dropped layers out: `_drop_layers` does it instead.
@@ -107,7 +107,7 @@ def regularized(
     finally:
         for hook in hooks:
             hook.remove()
-        view = ModelView.of(student())
+        view = student()
         model = view.model
         remove_masking(view.encoder)
         set_valid_lengths(view.encoder, None)  # those of the last batch stay until its backward pass is over

@@ -11,7 +11,7 @@ from importlib.resources import files
 from pathlib import Path
 
 import torch
-from transformers import PreTrainedConfig, PreTrainedModel
+from transformers import PreTrainedModel
 
 from secateur.compress.audio_batches import AudioFeed, MicroBatch, held_out_micro_batches, split_held_out
 from secateur.compress.config import PruneConfig
@@ -36,7 +36,7 @@ from secateur.hf.extra_weights import ExtraWeights
 from secateur.hf.feature_extractor import load_input_features
 from secateur.hf.hub_files import find_file
 from secateur.hf.load import LoadedCheckpoint, load_checkpoint, with_head
-from secateur.hf.model_view import ModelView
+from secateur.hf.model_view import ConfigView, ModelView
 from secateur.losses.layer_mapping import teacher_layers
 from secateur.nn.norm import replace_group_norm
 from secateur.structure import Structure
@@ -62,7 +62,7 @@ class RunContext:
 
     Attributes:
         source: The teacher's folder or hub id.
-        teacher: The dense model, frozen, with its head; with a task, the task's.
+        teacher_view: The dense model, frozen, with its head; with a task, the task's.
         task: What is learned beside or instead of imitating the teacher, with a head of its own as it is before that.
         new_head: Whether the teacher's head is new and has learned nothing.
         extra: Weights beside the teacher's encoder and head, in the file that it came from.
@@ -79,7 +79,7 @@ class RunContext:
 
     config: PruneConfig
     source: str | Path
-    teacher: PreTrainedModel
+    teacher_view: ModelView
     structure: Structure
     table: LatencyTable | None
     cost_targets: tuple[CostTarget, ...]
@@ -92,10 +92,10 @@ class RunContext:
     extra: ExtraWeights
     notes: tuple[str, ...]
 
-    @cached_property
-    def teacher_view(self) -> ModelView:
-        """The view of the teacher."""
-        return ModelView.of(self.teacher)
+    @property
+    def teacher(self) -> PreTrainedModel:
+        """The model of `teacher_view`."""
+        return self.teacher_view.model  # type: ignore[no-any-return]
 
     @cached_property
     def feed(self) -> AudioFeed:
@@ -111,9 +111,11 @@ class RunContext:
             world=process().num_processes,
         )
 
-    def make_student(self) -> PreTrainedModel:
+    def make_student(self) -> ModelView:
         """What is pruned, with weights that learn."""
-        return make_student_model(self.teacher_view, self.config.factorise).requires_grad_(True)
+        student_view = make_student_model(self.teacher_view, self.config.factorise)
+        student_view.model.requires_grad_(True)
+        return student_view
 
     def held_out_batches(self) -> list[MicroBatch]:
         """Held-out audio as micro-batches."""
@@ -135,7 +137,7 @@ class RunContext:
 def prepare_run(
     config: PruneConfig,
     *,
-    make_latency_table: Callable[[PreTrainedConfig, int], LatencyTable],
+    make_latency_table: Callable[[ConfigView, int], LatencyTable],
     has_learned_gates: bool = False,
 ) -> RunContext:
     """Load the teacher, open the audio, and check that every constraint can be met.
@@ -157,7 +159,7 @@ def prepare_run(
     source = model_path(config.model)
     checkpoint = _load_teacher(config, source)
     teacher_view = checkpoint.view
-    teacher = teacher_view.model.requires_grad_(False)
+    teacher_view.model.requires_grad_(False)
     for name, phase in phases.items():
         check_regularization(teacher_view, phase, phase=name)
     structure = pruned_structure(config, teacher_view)
@@ -177,7 +179,7 @@ def prepare_run(
             input_features=input_features, structure=structure, find_file=partial(find_file, source)
         )
         task = build_task(
-            config.task, source=source, model_config=teacher.config, corpus=train, encoder_info=encoder_info
+            config.task, source=source, model_config=teacher_view.config, corpus=train, encoder_info=encoder_info
         )
         train, train_notes = filter_corpus(task, train, structure, max_seconds=config.batching.longest)
         held_out_corpus, held_out_notes = filter_corpus(task, held_out_corpus, structure)
@@ -191,7 +193,7 @@ def prepare_run(
             *_short_mask_notes(config, train, structure),
         )
         teacher_view = _add_task_head(config, teacher_view, task)
-        teacher = teacher_view.model.requires_grad_(False)
+        teacher_view.model.requires_grad_(False)
         if task.new_head:
             headless_structure, structure = structure, pruned_structure(config, teacher_view)
             gated_axes = (
@@ -201,13 +203,13 @@ def prepare_run(
             )
             check_new_head(config, structure)
     needs_latency_table = any(constraint.cost == "latency" for constraint in config.targeted_constraints)
-    latency_table = make_latency_table(teacher.config, input_features.sample_rate) if needs_latency_table else None
+    latency_table = make_latency_table(teacher_view, input_features.sample_rate) if needs_latency_table else None
     cost_targets = cost_targets_of(config, structure, gated_axes, latency_table, input_features.sample_rate)
     check_cost_targets(config, structure, cost_targets, gated_axes, has_learned_gates=has_learned_gates)
     context = RunContext(
         config=config,
         source=source,
-        teacher=teacher,
+        teacher_view=teacher_view,
         structure=structure,
         table=latency_table,
         cost_targets=cost_targets,
@@ -331,7 +333,7 @@ def _add_task_head(config: PruneConfig, teacher_view: ModelView, task: Task) -> 
             )
         logger.info("%s gets a new head for the task", config.model)
         if task.head_class:
-            teacher_view = ModelView.of(with_head(teacher_view, task.head_class, task.fields(), seed=config.seed))
+            teacher_view = with_head(teacher_view, task.head_class, task.fields(), seed=config.seed)
         task.init_head(teacher_view.model)
     elif task.head_class == "ForCTC":
         teacher_view.config.update(task.fields())  # its blank, where the config names none that it could be

@@ -50,7 +50,7 @@ class DistillUnit:
     def __init__(
         self,
         distiller: DistillationModel,
-        teacher: nn.Module | ModelView,
+        teacher_view: ModelView,
         feed: AudioFeed,
         held_out: Sequence[MicroBatch],
         training: TrainingConfig,
@@ -59,13 +59,13 @@ class DistillUnit:
         """
         Args:
             imitator: The student with its maps.
-            teacher: The dense model, with its head where logits are imitated; frozen, and in eval mode throughout.
+            teacher_view: The dense model, with its head where logits are imitated; frozen, and in eval mode throughout.
             feed: Training audio.
             held_out: Validation audio.
             training: The phase's optimisation.
             objective: What is learned; None: to imitate hidden states.
         """
-        self.teacher_view = ModelView.of(teacher)
+        self.teacher_view = teacher_view
         self.teacher: nn.Module = self.teacher_view.model
         self.module, self.feed, self.held_out, self.training = (
             distiller,
@@ -84,7 +84,7 @@ class DistillUnit:
         if distill is not None:
             self.teacher.to(self.device)
             self.targets = Teacher(
-                self.teacher_view if distill.logits else self.teacher_view.encoder,
+                self.teacher_view if distill.logits else self.teacher_view.encoder_view,
                 self.module.layers,
                 precision=training.precision,
                 compile=training.compile,
@@ -220,7 +220,7 @@ class PruneUnit(DistillUnit):
     def __init__(
         self,
         distiller: DistillationModel,
-        teacher: nn.Module | ModelView,
+        teacher_view: ModelView,
         feed: AudioFeed,
         held_out: Sequence[MicroBatch],
         training: LearnConfig,
@@ -234,7 +234,7 @@ class PruneUnit(DistillUnit):
         """
         Args:
             imitator: The student with its maps.
-            teacher: The dense encoder.
+            teacher_view: The dense encoder.
             feed: Training audio.
             held_out: Validation audio.
             training: The phase's optimisation.
@@ -244,7 +244,7 @@ class PruneUnit(DistillUnit):
             objective: What is learned; None: to imitate hidden states.
             progressive: What freezes gates and shrinks the student meanwhile; None leaves both as they are.
         """
-        super().__init__(distiller, teacher, feed, held_out, training, objective)
+        super().__init__(distiller, teacher_view, feed, held_out, training, objective)
         self.gates, self.student, self.cost_targets, self.progressive = gates, student, cost_targets, progressive
         gates.bind_weights(student.squared_norms)
         self.multipliers = Multipliers(len(cost_targets))

@@ -11,7 +11,7 @@ from secateur.hf.model_view import ModelView
 from secateur.masking import attach
 from secateur.masking.parameter_view import ParameterView
 from secateur.structure import Selection, Structure
-from secateur.surgery.cut import cut
+from secateur.surgery.cut import cut_view
 from secateur.surgery.importance import squared_norms
 from secateur.surgery.slices import WeightSlicer
 
@@ -22,10 +22,10 @@ class Student:
     Masks are given for all units of the structure that it began with, also when it has become smaller since.
     """
 
-    def __init__(self, model: PreTrainedModel | ModelView, structure: Structure, *, static: bool = False) -> None:
+    def __init__(self, view: ModelView, structure: Structure, *, static: bool = False) -> None:
         """
         Args:
-            model: The model, with or without a task head; changed in place.
+            view: The model, with or without a task head; changed in place.
             structure: Its own, or that of its encoder alone, where nothing of a transducer's head is pruned.
             static: As `attach` takes it.
         """
@@ -33,7 +33,7 @@ class Student:
         # Weight norm has one magnitude for all units: what is cut off would change how the others learn.
         magnitude_bindings = [bind for weight in structure.weights if weight.magnitude for bind in weight.bindings]
         self.uncut_axes = frozenset(name for bind in magnitude_bindings for name in bind.axes)
-        self._attach_masks(ModelView.of(model), structure)
+        self._attach_masks(view, structure)
 
     def _attach_masks(self, view: ModelView, structure: Structure) -> None:
         self.view, self.structure = view, structure
@@ -96,22 +96,22 @@ class Student:
         previous_view = self.view
         self.masking.remove()
         # What is factorised stays so: its ranks are not decided yet.
-        cut_model = cut(
+        smaller_view = cut_view(
             previous_view,
             selection_of(self.structure, self.to_student_units(self.remaining_units(kept_units))),
             break_even=False,
         )
-        cut_view = ModelView.of(cut_model)
-        structure = cut_view.structure if self.original_structure.head else cut_view.structure.without_head
-        copy_training_state(previous_view, cut_view)
+        structure = smaller_view.structure
+        structure = structure if self.original_structure.head else structure.without_head
+        copy_training_state(previous_view, smaller_view)
         if optimizer is not None:
             _replace_parameters(
                 optimizer,
                 ParameterView(previous_view, self.structure),
-                cut_model,
+                smaller_view.model,
                 WeightSlicer(self.structure, structure),
             )
-        self._attach_masks(cut_view, structure)
+        self._attach_masks(smaller_view, structure)
 
 
 def selection_of(structure: Structure, kept_units: Tensor) -> Selection:

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import copy
 import logging
 import math
 from collections.abc import Sequence
 
 import torch
-from transformers import PreTrainedConfig, PreTrainedModel
 
 from secateur.architectures.transducer import is_of_head
 from secateur.compress.config import FactorizationConfig, FromFile, FromGates, FromScore, PruneConfig
@@ -22,7 +20,7 @@ from secateur.hf.model_view import ConfigView, ModelView
 from secateur.losses.constraint import Constraint
 from secateur.structure import Selection, Structure, normalize
 from secateur.structure.axis import HEAD_KINDS
-from secateur.surgery.factorize import factorize, factorized_config, resolve_ranks
+from secateur.surgery.factorize import factorize_view, factorized_config, resolve_ranks
 from secateur.surgery.limits import CostLimit, check_limits_reachable, units_counted_by
 from secateur.surgery.unit_groups import UnitGroups
 from secateur.tasks import Rnnt
@@ -30,24 +28,20 @@ from secateur.tasks import Rnnt
 logger = logging.getLogger(__name__)
 
 
-def pruned_structure(config: PruneConfig, model: PreTrainedConfig | ConfigView) -> Structure:
+def pruned_structure(config: PruneConfig, view: ConfigView) -> Structure:
     """What is pruned: the encoder, factorised where that is asked for; with a transducer's head where that is meant."""
-    view = ConfigView.of_config(model)
     structure = view.structure
     if config.factorise is not None:
-        structure = ConfigView(factorized_config(view, _start_ranks(config.factorise, structure))).structure
+        structure = factorized_config(view, _start_ranks(config.factorise, structure)).structure
     includes_head = isinstance(config.choose, FromFile) or _prunes_head(config)
     return structure if includes_head else structure.without_head
 
 
-def make_student_model(
-    teacher: PreTrainedModel | ModelView, factorization: FactorizationConfig | None
-) -> PreTrainedModel:
+def make_student_model(view: ModelView, factorization: FactorizationConfig | None) -> ModelView:
     """The model that a student begins as: a copy of its teacher, factorised where that is asked for."""
-    view = ModelView.of(teacher)
     if factorization is None:
-        return copy.deepcopy(view.model)  # type: ignore[no-any-return]
-    return factorize(view, _start_ranks(factorization, view.structure))
+        return view.copy()
+    return factorize_view(view, _start_ranks(factorization, view.structure))
 
 
 def _start_ranks(factorization: FactorizationConfig, structure: Structure) -> dict[str, int]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import logging
 from collections.abc import Sequence
 from typing import Literal
@@ -14,7 +13,7 @@ from secateur.compress.distiller import EncoderOutput, compile_encoder, encode, 
 from secateur.data.collate import AudioBatch
 from secateur.errors import ModelError
 from secateur.hf.model_view import ModelView
-from secateur.inference import for_inference
+from secateur.inference import inference_view
 
 logger = logging.getLogger(__name__)
 
@@ -35,7 +34,7 @@ class Teacher:
 
     def __init__(
         self,
-        model: nn.Module | ModelView,
+        view: ModelView,
         layers: Sequence[int],
         *,
         precision: Literal["fp32", "bf16"] = "fp32",
@@ -43,16 +42,15 @@ class Teacher:
     ) -> None:
         """
         Args:
-            model: The encoder, with its head where logits are imitated, on the device where it is to compute; not
+            view: The encoder, with its head where logits are imitated, on the device where it is to compute; not
                 touched, and not to be changed afterwards.
             layers: Numbers of the hidden states that are imitated.
             precision: Of the phase.
             compile: Whether the form is compiled.
         """
         self.layers = tuple(layers)
-        view = ModelView.of(model)
-        inference_view = _inference_form(view, torch.bfloat16 if precision == "bf16" else _dtype(view.model))
-        self.view = ModelView.of(compile_encoder(inference_view)) if compile else inference_view
+        fast_view = _inference_form(view, torch.bfloat16 if precision == "bf16" else _dtype(view.model))
+        self.view = compile_encoder(fast_view) if compile else fast_view
         self.inference_model: nn.Module = self.view.model
 
     def __call__(self, audio: AudioBatch) -> EncoderOutput:
@@ -65,19 +63,22 @@ def _inference_form(view: ModelView, dtype: torch.dtype) -> ModelView:
     """The inference-only form in a dtype if it agrees with the encoder, else the encoder."""
     model = view.model
     try:
-        inference_model = for_inference(view if dtype == _dtype(model) else copy.deepcopy(model).to(dtype))
+        source_view = view
+        if dtype != _dtype(model):
+            source_view = view.copy()
+            source_view.model.to(dtype)
+        fast_view = inference_view(source_view)
     except ModelError as error:
         logger.warning("the teacher computes in its stock form: %s", error)
         return view
-    inference_view = ModelView.of(inference_model)
     shape = view.structure.input_shape(1, _SAMPLES)
     noise = torch.randn(shape, generator=torch.Generator().manual_seed(0))
     audio = AudioBatch(values=noise, lengths=torch.tensor([shape[1]]), ids=("noise",), mask=None)
     with torch.no_grad(), torch.autocast(_device(model), enabled=False):
-        expected, actual = hidden_states(view, audio), hidden_states(inference_view, audio)
+        expected, actual = hidden_states(view, audio), hidden_states(fast_view, audio)
     max_error = max(float((actual[i].double() - state).norm() / state.double().norm()) for i, state in expected.items())
     if max_error <= FORM_TOLERANCE[dtype]:
-        return inference_view
+        return fast_view
     logger.warning("the teacher computes in its stock form: its inference-only form is off by %.0e", max_error)
     return view
 

@@ -11,7 +11,6 @@ from typing import Any
 
 from safetensors.torch import save_file
 from torch import Tensor
-from transformers import PreTrainedConfig, PreTrainedModel
 
 from secateur.errors import ModelError
 from secateur.hf.hub_files import find_file
@@ -39,9 +38,7 @@ class ExtraWeights:
     tensors: Mapping[str, Tensor] = field(default_factory=dict)
     prefix: str = ""
 
-    def select_fitting(
-        self, dense_config: PreTrainedConfig | ConfigView, model: PreTrainedModel | ModelView
-    ) -> tuple[dict[str, Tensor], tuple[str, ...]]:
+    def select_fitting(self, dense_view: ConfigView, cut_view: ModelView) -> tuple[dict[str, Tensor], tuple[str, ...]]:
         """Return those that a cut model can still have, and why others are left out, in sentences.
 
         They are taken by the first word of their names. What takes the encoder's output fits, since its width is never
@@ -49,15 +46,16 @@ class ExtraWeights:
         does another copy of the encoder, such as a moving average of its weights.
 
         Args:
-            before: Config of the model that they came with.
-            model: The cut one.
+            dense_view: The model that these weights came with, or its config.
+            cut_view: The cut model.
         """
-        view = ModelView.of(model)
-        prefix = view.prefix
-        old_encoder = ConfigView.of_config(dense_config).encoder_config
-        new_encoder = view.encoder_config
-        heads = {name.partition(".")[0] for name in view.model.state_dict() if prefix and not name.startswith(prefix)}
-        encoder = view.encoder.state_dict().keys()
+        prefix = cut_view.prefix
+        old_encoder = dense_view.encoder_config
+        new_encoder = cut_view.encoder_config
+        heads = {
+            name.partition(".")[0] for name in cut_view.model.state_dict() if prefix and not name.startswith(prefix)
+        }
+        encoder = cut_view.encoder.state_dict().keys()
         kept_tensors: dict[str, Tensor] = {}
         reasons: list[str] = []
         output_widths = _output_widths(self.tensors)
@@ -76,18 +74,15 @@ class ExtraWeights:
                 kept_tensors |= group_tensors
         return kept_tensors, tuple(reasons)
 
-    def state_dict(
-        self, dense_config: PreTrainedConfig | ConfigView, model: PreTrainedModel | ModelView
-    ) -> dict[str, Tensor]:
+    def state_dict(self, dense_view: ConfigView, cut_view: ModelView) -> dict[str, Tensor]:
         """Return all weights of a cut model's file: its own, and those of these that fit.
 
         A bare encoder beside which some are kept has the names that the file had, for classes of the user's own that
         hold it under that path.
         """
-        view = ModelView.of(model)
-        kept_tensors, _ = self.select_fitting(dense_config, view)
-        model_state: dict[str, Tensor] = view.model.state_dict()
-        if kept_tensors and not view.has_head and self.prefix == f"{view.model.base_model_prefix}.":
+        kept_tensors, _ = self.select_fitting(dense_view, cut_view)
+        model_state: dict[str, Tensor] = cut_view.model.state_dict()
+        if kept_tensors and not cut_view.has_head and self.prefix == f"{cut_view.model.base_model_prefix}.":
             model_state = {self.prefix + name: value for name, value in model_state.items()}
         return model_state | {
             name: value.clone() for name, value in kept_tensors.items()
@@ -173,14 +168,14 @@ class AdapterFiles:
     notes: tuple[str, ...]
 
 
-def find_adapters(source: str | Path, config: PreTrainedConfig | ConfigView) -> AdapterFiles:
+def find_adapters(source: str | Path, view: ConfigView) -> AdapterFiles:
     """Return the adapters of a folder or hub id; of a hub id those that were fetched before.
 
     Args:
         source: The folder or hub id.
-        config: Of its model.
+        view: The model, or its config.
     """
-    encoder_config = ConfigView.of_config(config).encoder_config
+    encoder_config = view.encoder_config
     config_file = find_file(source, "config.json") if getattr(encoder_config, "adapter_attn_dim", None) else None
     paths = [path for pattern in _ADAPTERS for path in sorted(config_file.parent.glob(pattern))] if config_file else []
     files: list[Path] = []
@@ -195,17 +190,16 @@ def find_adapters(source: str | Path, config: PreTrainedConfig | ConfigView) -> 
     return AdapterFiles(files=tuple(files), notes=tuple(notes))
 
 
-def copy_adapters(source: str | Path, model: PreTrainedModel | ModelView, folder: Path) -> None:
+def copy_adapters(source: str | Path, view: ModelView, folder: Path) -> None:
     """Copy the adapters of other languages into a model's folder, as far as they fit and can be read.
 
     Those of layers that were removed are left out. What was pickled is written as safetensors.
 
     Args:
         source: The folder or hub id that the model came from.
-        model: The cut model.
+        view: The cut model.
         folder: Where to.
     """
-    view = ModelView.of(model)
     files = find_adapters(source, view).files
     encoder_state = view.encoder.state_dict()
     dropped_count = 0

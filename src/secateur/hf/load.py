@@ -7,7 +7,6 @@ import json
 import logging
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlparse
@@ -46,7 +45,12 @@ _TORCH_ATTENTION = ("eager", "sdpa")
 
 
 def load_config(model: str | Path) -> PreTrainedConfig:
-    """The config of a model folder (``config.json`` is enough) or hub id.
+    """Return the config of a model folder (``config.json`` is enough) or hub id; see `load_config_view`."""
+    return load_config_view(model).config  # type: ignore[no-any-return]
+
+
+def load_config_view(model: str | Path) -> ConfigView:
+    """Return the view of the config of a model folder (``config.json`` is enough) or hub id.
 
     Raises:
         ModelError: There is none, it cannot be read, or its architecture is not supported.
@@ -99,7 +103,7 @@ def load_config(model: str | Path) -> PreTrainedConfig:
             "name of a class, such as ['WavLMModel']."
         )
     _reset_unknown_attention(str(model), view)
-    return config  # type: ignore[no-any-return]
+    return view
 
 
 def _reset_unknown_attention(name: str, view: ConfigView) -> None:
@@ -115,23 +119,23 @@ class LoadedCheckpoint:
     """A model as its folder or hub id has it, and what a user should know of that.
 
     Attributes:
-        model: With the head that its config names where the file has all of it, else a bare encoder.
+        view: The model, with the head that its config names where the file has all of it, else a bare encoder.
         extra: Weights beside the encoder and that head.
         headless: What of the head that its config names the file lacks, in words; empty where there is all of it.
         damaged: Which weights of the head are no numbers, in a sentence; empty where all are.
         notes: What was mended or left out, in sentences.
     """
 
-    model: PreTrainedModel
+    view: ModelView
     extra: ExtraWeights
     missing_head: str
     head_damage: str
     notes: tuple[str, ...]
 
-    @cached_property
-    def view(self) -> ModelView:
-        """The view of the model."""
-        return ModelView.of(self.model)
+    @property
+    def model(self) -> PreTrainedModel:
+        """The model of `view`."""
+        return self.view.model  # type: ignore[no-any-return]
 
     def require_intact(self) -> LoadedCheckpoint:
         """Return this checkpoint; raise a ModelError where its head is damaged."""
@@ -145,9 +149,9 @@ class LoadedCheckpoint:
             return self
         message = f"{self.head_damage} It is left out"
         logger.warning("%s", message)
-        encoder = self.view.encoder
-        encoder.config.architectures = [type(encoder).__name__]
-        return replace(self, model=encoder, head_damage="", notes=(*self.notes, message))
+        encoder_view = self.view.encoder_view
+        encoder_view.config.architectures = [type(encoder_view.model).__name__]
+        return replace(self, view=encoder_view, head_damage="", notes=(*self.notes, message))
 
 
 def load_model(model: str | Path, *, dtype: torch.dtype = torch.float32) -> PreTrainedModel:
@@ -159,7 +163,12 @@ def load_model(model: str | Path, *, dtype: torch.dtype = torch.float32) -> PreT
     Raises:
         ModelError: As `load_checkpoint` does, or a weight of the head is NaN or infinite.
     """
-    return load_checkpoint(model, dtype=dtype).require_intact().model
+    return load_view(model, dtype=dtype).model  # type: ignore[no-any-return]
+
+
+def load_view(model: str | Path, *, dtype: torch.dtype = torch.float32) -> ModelView:
+    """Return the view of the model that `load_model` returns."""
+    return load_checkpoint(model, dtype=dtype).require_intact().view
 
 
 def load_checkpoint(model: str | Path, *, dtype: torch.dtype = torch.float32) -> LoadedCheckpoint:
@@ -169,7 +178,7 @@ def load_checkpoint(model: str | Path, *, dtype: torch.dtype = torch.float32) ->
         ModelError: The weights cannot be read; one of the encoder is missing, unexpected, of another shape than the
             config says, NaN or infinite; or the head is of another shape than the config says.
     """
-    view = ConfigView(load_config(model))
+    view = load_config_view(model)
     config = view.config
     name = repr(str(model))
     _check_not_quantized(name, view)
@@ -192,7 +201,7 @@ def load_checkpoint(model: str | Path, *, dtype: torch.dtype = torch.float32) ->
     for note in notes:
         logger.warning("%s", note)
     return LoadedCheckpoint(
-        model=_load_weights(model, view, head_class, tensor_match, dtype=dtype),
+        view=_load_weights(model, view, head_class, tensor_match, dtype=dtype),
         extra=ExtraWeights(tensors=tensor_match.extra, prefix=tensor_match.prefix),
         missing_head=headless,
         head_damage=f"The head of {name} cannot be used: {non_finite}." if non_finite else "",
@@ -218,7 +227,7 @@ def _match_checkpoint(name: str, view: ConfigView, head_class: str, weights: Che
         ModelError: They are not those of its encoder, or of a head that was cut, which cannot be new.
     """
     tensor_match = match_tensors(
-        weights.tensors, skeleton(_class_config(view, head_class), head_class), optional=OPTIONAL_PARAMETERS
+        weights.tensors, ModelView(skeleton(_class_config(view, head_class), head_class)), optional=OPTIONAL_PARAMETERS
     )
     is_cut = view.holds_encoder and bool(getattr(view.config, "secateur", None))
     if (
@@ -249,7 +258,7 @@ def _checkpoint_notes(name: str, weights: CheckpointTensors, tensor_match: Tenso
 
 def _load_weights(
     source: str | Path, view: ConfigView, head_class: str, tensor_match: TensorMatch, *, dtype: torch.dtype
-) -> PreTrainedModel:
+) -> ModelView:
     """Return the model of a config with the weights of a checkpoint; the few that may be missing follow from a seed."""
     config = copy.deepcopy(_class_config(view, head_class))
     cls: Any = class_for(config, head_class)
@@ -263,7 +272,7 @@ def _load_weights(
     check_loaded_weights(loaded_model, info, optional_names=OPTIONAL_PARAMETERS)
     guard_convolutions(loaded_model)
     loaded_model.config.name_or_path = str(source)  # where the library looks for adapters
-    return loaded_model.eval()  # type: ignore[no-any-return]
+    return ModelView(loaded_model.eval())
 
 
 def _class_config(view: ConfigView, head_class: str) -> Any:
@@ -286,21 +295,18 @@ def _load_generation_config(source: str | Path) -> dict[str, GenerationConfig]:
         raise ModelError(f"{str(path)!r} cannot be used: {describe_cause(error)}.") from None
 
 
-def with_head(
-    model: PreTrainedModel | ModelView, head_class: str, fields: dict[str, Any], *, seed: int
-) -> PreTrainedModel:
-    """A model with a new task head on the same encoder, whose weights it takes over.
+def with_head(view: ModelView, head_class: str, fields: dict[str, Any], *, seed: int) -> ModelView:
+    """Return a model with a new task head on the same encoder, whose weights it takes over.
 
     Args:
-        model: The encoder, with or without another head, which is left behind.
-        ending: Of the class with the head, such as ``ForCTC``.
+        view: The encoder, with or without another head, which is left behind.
+        head_class: Ending of the name of the class with the head, such as ``ForCTC``.
         fields: What the head needs in the config, such as ``vocab_size``.
         seed: Of the head's weights.
 
     Raises:
         ModelError: The family has no such class.
     """
-    view = ModelView.of(model)
     config = copy.deepcopy(view.encoder_config)
     model_type = view.model_type
     if head_class not in head_classes(model_type):
@@ -316,5 +322,7 @@ def with_head(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         new_model: Any = build_model(config, head_class)
-    ModelView.of(new_model).encoder.load_state_dict(view.encoder.state_dict(), strict=True, assign=True)
-    return new_model.to(view.model.dtype).eval()  # type: ignore[no-any-return]
+    new_view = ModelView(new_model)
+    new_view.encoder.load_state_dict(view.encoder.state_dict(), strict=True, assign=True)
+    new_model.to(view.model.dtype).eval()
+    return new_view

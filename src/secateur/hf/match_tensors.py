@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -87,7 +86,7 @@ class TensorMatch:
         )
 
 
-def match_tensors(tensors: Mapping[str, Tensor], model: Any, *, optional: Collection[str] = ()) -> TensorMatch:
+def match_tensors(tensors: Mapping[str, Tensor], view: ModelView, *, optional: Collection[str] = ()) -> TensorMatch:
     """Return what the tensors of a checkpoint are to a model.
 
     Names in a checkpoint may have the encoder's path in front or not, or that of a wrapper, and may be the ones that
@@ -95,13 +94,14 @@ def match_tensors(tensors: Mapping[str, Tensor], model: Any, *, optional: Collec
 
     Args:
         tensors: By their names in the file.
-        model: Of the class that is to be loaded, without weights (on the meta device).
+        view: A model of the class that is to be loaded, without weights (on the meta device).
         optional: Names in the encoder, and in the model, that may be missing.
 
     Raises:
         ModelError: The file holds several encoders.
     """
-    model_prefix = ModelView.of(model).prefix
+    model = view.model
+    model_prefix = view.prefix
     state = model.state_dict()
     expected = {name: tuple(value.shape) for name, value in state.items()}
     encoder = {name.removeprefix(model_prefix) for name in expected if name.startswith(model_prefix)}

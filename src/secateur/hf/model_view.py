@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from functools import cached_property
 from typing import Any
 
@@ -87,8 +88,7 @@ class ConfigView:
 class ModelView(ConfigView):
     """Identity of a whole model, with or without a task head: its config's view, and the encoder inside the model.
 
-    A view is made where a model enters (`ModelView.of`) and passed on from there. Functions that users call with a
-    plain model take either.
+    A view is made where a model enters, when it is loaded, built or given by a user, and passed on from there.
 
     Attributes:
         model: The model.
@@ -115,6 +115,10 @@ class ModelView(ConfigView):
     def encoder_view(self) -> ModelView:
         """The view of the encoder without its task head; the same view where there is no head."""
         return ModelView(self.encoder) if self.has_head else self
+
+    def copy(self) -> ModelView:
+        """Return the view of a deep copy of the model."""
+        return ModelView(copy.deepcopy(self.model))
 
     @property
     def has_head(self) -> bool:

@@ -11,11 +11,11 @@ from pathlib import Path
 from typing import Any
 
 from torch import Tensor
-from transformers import PreTrainedModel
 
 from secateur.errors import SecateurError
 from secateur.hf.extra_weights import copy_adapters
 from secateur.hf.hub_files import find_file
+from secateur.hf.model_view import ModelView
 from secateur.records.files import write_json
 from secateur.structure import Selection
 
@@ -73,7 +73,7 @@ def atomic_folder(path: Path, *, replace: bool = False) -> Iterator[Path]:
 
 def write_model(
     folder: Path,
-    model: PreTrainedModel,
+    view: ModelView,
     *,
     source: str | Path | None,
     selection: Selection | None = None,
@@ -83,15 +83,15 @@ def write_model(
 
     Args:
         folder: Where to.
-        model: The model.
+        view: The model.
         source: The folder or hub id that it came from, for its feature extractor, tokenizer and licence; None when it
             came from nowhere.
         selection: The closed selection that made it.
         weights: All that its file has, by name; None for the model's own alone.
     """
-    model.save_pretrained(folder, state_dict=weights)
+    view.model.save_pretrained(folder, state_dict=weights)
     if source is not None:
-        copy_adapters(source, model, folder)
+        copy_adapters(source, view, folder)
     copied_files = [name for name in SIDECAR_FILES if source is not None and _copy_file(source, name, folder)]
     if "preprocessor_config.json" not in copied_files and "processor_config.json" not in copied_files:
         logger.warning("%s has no preprocessor_config.json: the model is written without a feature extractor", source)
@@ -99,10 +99,10 @@ def write_model(
         write_json(folder / "selection.json", selection.to_json(), indent=None)
 
 
-def save_model(path: str | Path, model: PreTrainedModel, *, replace: bool = False, **kwargs: Any) -> None:
+def save_model(path: str | Path, view: ModelView, *, replace: bool = False, **kwargs: Any) -> None:
     """`write_model` into a folder that appears complete or not at all."""
     with atomic_folder(Path(path), replace=replace) as folder:
-        write_model(folder, model, **kwargs)
+        write_model(folder, view, **kwargs)
 
 
 def _copy_file(source: str | Path, name: str, folder: Path) -> bool:

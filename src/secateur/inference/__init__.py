@@ -1,5 +1,5 @@
 """An inference-only form of an encoder, cut or dense, made for speed."""
 
-from secateur.inference.build import INFERENCE_MODEL_TYPES, for_inference
+from secateur.inference.build import INFERENCE_MODEL_TYPES, for_inference, inference_view
 
-__all__ = ["INFERENCE_MODEL_TYPES", "for_inference"]
+__all__ = ["INFERENCE_MODEL_TYPES", "for_inference", "inference_view"]

@@ -35,8 +35,8 @@ _RANDOM_FIELDS = (
 )
 
 
-def for_inference(model: PreTrainedModel | ModelView) -> PreTrainedModel:
-    """An inference-only form of a model, cut or dense, with its head, made for speed.
+def for_inference(model: PreTrainedModel) -> PreTrainedModel:
+    """Return an inference-only form of a model, cut or dense, with its head, made for speed.
 
     It is of the model's class and takes and gives the same, but gives no attention weights, cannot be trained and is
     not saved. Weights that need no other form are shared with `model`, which is not touched, and must not be changed
@@ -50,7 +50,13 @@ def for_inference(model: PreTrainedModel | ModelView) -> PreTrainedModel:
         ModelError: The architecture is not supported, its weights are of another form than its config says, or the
             model is an inference-only form already.
     """
-    view = ModelView.of(model)
+    inference_model = inference_view(ModelView(model)).model
+    assert isinstance(inference_model, PreTrainedModel)
+    return inference_model
+
+
+def inference_view(view: ModelView) -> ModelView:
+    """Return the view of the model that `for_inference` returns."""
     if view.model_type not in INFERENCE_MODEL_TYPES:
         raise ModelError(
             f"There is no inference-only form of {view.model_type} models; there is of "
@@ -78,7 +84,8 @@ def for_inference(model: PreTrainedModel | ModelView) -> PreTrainedModel:
     inference_model.requires_grad_(False)
     inference_model.save_pretrained = encoder.save_pretrained = _refuse_to_save
     encoder.register_forward_pre_hook(_refuse_attention_weights, with_kwargs=True)
-    return inference_model.eval()  # type: ignore[no-any-return]
+    inference_model.eval()
+    return copied_view
 
 
 def _copy_model(view: ModelView) -> ModelView:

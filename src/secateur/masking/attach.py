@@ -84,7 +84,7 @@ def attach(model: nn.Module | ModelView, structure: Structure, *, static: bool =
         static: Whether norms take the same branch for every mask, as compiled code wants; else a norm of which all is
             alive is the stock one, bit for bit.
     """
-    view = ParameterView(model, structure)
+    view = ParameterView(ModelView.of(model), structure)
     masking = Masking(structure, static=static)
     parametrizations: dict[str, dict[str, MaskParametrization]] = {}
     for name, factor in compile_mask_factors(structure).items():

@@ -12,16 +12,15 @@ from secateur.structure import Structure
 class ParameterView:
     """Modules, parameters and buffers of a model by the names that a structure has for them."""
 
-    def __init__(self, model: nn.Module | ModelView, structure: Structure) -> None:
+    def __init__(self, view: ModelView, structure: Structure) -> None:
         """
         Args:
-            model: The model that `structure` was declared from, or the encoder alone of a structure without a head.
+            view: The model that `structure` was declared from, or the encoder alone of a structure without a head.
             structure: Its structure.
 
         Raises:
             ModelError: The structure has a head that the model has not.
         """
-        view = ModelView.of(model)
         self.model: nn.Module = view.model
         self.structure = structure
         self.prefix = view.prefix

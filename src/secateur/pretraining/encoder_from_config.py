@@ -20,7 +20,7 @@ from secateur.data.corpus import SAMPLE_RATE
 from secateur.data.input_features import ExtractedFeatures
 from secateur.errors import ConfigError, did_you_mean
 from secateur.hf.feature_extractor import read_sample_rate
-from secateur.hf.load import load_config
+from secateur.hf.load import load_config_view
 from secateur.hf.model_view import ConfigView
 from secateur.hf.models import build_model
 from secateur.pretraining.wavlm_encoder import MIN_MATRIX_SIZE, save_extractor
@@ -59,7 +59,7 @@ class FromConfig:
         if self.config is None:
             config: Any = AutoConfig.for_model(stock_type(str(model_type)))
         else:
-            config = ConfigView(load_config(self.config)).encoder_config
+            config = load_config_view(self.config).encoder_config
             if model_type not in (None, config.model_type):
                 raise ConfigError(
                     f"fields.model_type: got {model_type!r}, expected {config.model_type!r}, as in 'config'."

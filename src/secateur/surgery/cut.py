@@ -35,7 +35,7 @@ _FILE_FIELDS = ("model_type", "transformers_version", "architectures")  # what a
 
 
 def cut(
-    model: PreTrainedModel | ModelView, selection: Selection, *, layout: Layout = "registered", break_even: bool = True
+    model: PreTrainedModel, selection: Selection, *, layout: Layout = "registered", break_even: bool = True
 ) -> PreTrainedModel:
     """Build the model that computes the same as `model` under the selection's mask, without the masked parts.
 
@@ -52,30 +52,38 @@ def cut(
         SelectionError: The selection does not fit the model, or the shape does not fit the stock layout.
         ModelError: The model has masks in it, or is of a class that cannot be cut.
     """
-    view = ModelView.of(model)
+    cut_model = cut_view(ModelView(model), selection, layout=layout, break_even=break_even).model
+    assert isinstance(cut_model, PreTrainedModel)
+    return cut_model
+
+
+def cut_view(
+    view: ModelView, selection: Selection, *, layout: Layout = "registered", break_even: bool = True
+) -> ModelView:
+    """Return the view of the model that `cut` returns."""
     if has_masks(view.model):
         raise ModelError("This model has masks in it; call `remove()` on what `attach` gave before cutting it.")
     structure = view.structure
     normalized = normalize(structure, selection).selection
     _check_head(view.model, normalized, structure)
-    config = cut_config(view, structure, normalized, layout=layout, break_even=break_even)
-    state = _cut_state_dict(ParameterView(view, structure), ConfigView(config).structure, normalized)
+    config_view = cut_config(view, structure, normalized, layout=layout, break_even=break_even)
+    state = _cut_state_dict(ParameterView(view, structure), config_view.structure, normalized)
     head = {name: value for name, value in state.items() if structure.is_in_head(name)}
-    return rebuild_model(view, config, {name: state[name] for name in state.keys() - head.keys()}, head=head)
+    return rebuild_model(view, config_view, {name: state[name] for name in state.keys() - head.keys()}, head=head)
 
 
 def rebuild_model(
     view: ModelView,
-    config: PreTrainedConfig,
+    config_view: ConfigView,
     encoder: Mapping[str, Tensor],
     *,
     head: Mapping[str, Tensor] | None = None,
-) -> PreTrainedModel:
+) -> ModelView:
     """Build a model with another encoder, and the task head and mode of a given model.
 
     Args:
         view: The one before.
-        config: Of the new one.
+        config_view: Config of the new one.
         encoder: Its parameters, by name in the base model.
         head: Parameters of the task head that are not those of the one before.
 
@@ -86,10 +94,10 @@ def rebuild_model(
     if not view.head_class:
         allowed = ", ".join(head_classes(view.model_type))
         raise ModelError(f"A {type(model).__name__} cannot be cut; allowed are the classes {allowed} of its family.")
+    config = config_view.config
     if model.config._attn_implementation in ("eager", "sdpa"):  # ours have no other; the default then
         config._attn_implementation = model.config._attn_implementation
-    rebuilt_model = skeleton(config, view.head_class)
-    assert isinstance(rebuilt_model, PreTrainedModel)
+    rebuilt_model: Any = skeleton(config, view.head_class)
     prefix = view.prefix  # of the rebuilt model, too: both have the same class name
     state = {prefix + name: value for name, value in encoder.items()}
     head_state = {name: value for name, value in model.state_dict().items() if prefix and not name.startswith(prefix)}
@@ -100,45 +108,52 @@ def rebuild_model(
     if hasattr(model, "generation_config"):
         rebuilt_model.generation_config = copy.deepcopy(model.generation_config)
     rebuilt_model.train(model.training)
-    return rebuilt_model
+    return ModelView(rebuilt_model)
 
 
 def cut_config(
-    config: PreTrainedConfig | ConfigView,
+    view: ConfigView,
     structure: Structure,
     normalized: Selection,
     *,
     layout: Layout = "registered",
     break_even: bool = True,
-) -> PreTrainedConfig:
-    """The config of the cut model.
+) -> ConfigView:
+    """Return the config of the cut model.
 
     Raises:
         SelectionError: The shape does not fit the stock layout; the sentence names what prevents it.
     """
-    view = ConfigView.of_config(config)
-    config_before = view.config
-    if view.holds_encoder:
-        encoder_part = cut_config(view.encoder_config, structure, normalized, layout=layout, break_even=break_even)
-        return _with_encoder_config(view, encoder_part, head_record_of(config_before, structure, normalized))
+    encoder_part = _cut_encoder_config(view.encoder_config, structure, normalized, layout=layout, break_even=break_even)
+    if not view.holds_encoder:
+        return encoder_part
+    head_record = head_record_of(view.config, structure, normalized)
+    return ConfigView(_with_encoder_config(view, encoder_part.config, head_record))
+
+
+def _cut_encoder_config(
+    config: PreTrainedConfig, structure: Structure, normalized: Selection, *, layout: Layout, break_even: bool
+) -> ConfigView:
+    """Return the config of the cut encoder."""
     family = FAMILIES[structure.model_type]
     record = record_of(
-        config_before,
+        config,
         structure,
         normalized,
         merged=factorizations_to_merge(structure, normalized.axes) if break_even else (),
     )
-    fields: dict[str, Any] = config_before.to_dict() | record["original"] | {"secateur": record}
+    fields: dict[str, Any] = config.to_dict() | record["original"] | {"secateur": record}
     for name in _FILE_FIELDS:
         fields.pop(name, None)
-    new_config = config_class(structure.model_type)(**fields)
+    new_view = ConfigView(config_class(structure.model_type)(**fields))
     if layout == "registered":
-        return new_config
-    shape = ConfigView(new_config).shape
+        return new_view
+    shape = new_view.shape
     stock_layout.raise_if_obstacle(
         f"{next(iter(shape.factorized_ranks))} is two matrices" if shape.factorized_ranks else ""
     )
-    return stock_config(structure.model_type, fields | family.stock_fields(new_config, shape))
+    stock_fields = family.stock_fields(new_view.config, shape)
+    return ConfigView(stock_config(structure.model_type, fields | stock_fields))
 
 
 def _with_encoder_config(

@@ -5,20 +5,20 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
-from transformers import PreTrainedConfig, PreTrainedModel
+from transformers import PreTrainedModel
 
 from secateur.errors import ConfigError, did_you_mean
 from secateur.hf.model_view import ConfigView, ModelView
 from secateur.nn.low_rank import factorize_matrix
 from secateur.structure import Selection, Structure, normalize
 from secateur.structure import axis as names
-from secateur.surgery.cut import cut, cut_config, rebuild_model
+from secateur.surgery.cut import cut_config, cut_view, rebuild_model
 
 #: Ranks that a factorised map starts with: all; as many as cost no more than the dense map; or a number.
 InitialRanks = Literal["full", "break_even"] | int
 
 
-def factorize(model: PreTrainedModel | ModelView, ranks: Mapping[str, int]) -> PreTrainedModel:
+def factorize(model: PreTrainedModel, ranks: Mapping[str, int]) -> PreTrainedModel:
     """Return a copy of a model with linear maps factorized, of secateur's classes.
 
     With all ranks it computes the same but for rounding; with fewer, each map is the nearest of so many ranks.
@@ -30,11 +30,16 @@ def factorize(model: PreTrainedModel | ModelView, ranks: Mapping[str, int]) -> P
     Raises:
         ConfigError: A path that is no linear map, or more ranks than it has.
     """
-    view = ModelView.of(model)
-    config = factorized_config(view, ranks)
-    registered_model = cut(view, Selection(axes={}), break_even=False)
-    registered_view = ModelView.of(registered_model)
-    new_structure = ConfigView(config).structure
+    factorized_model = factorize_view(ModelView(model), ranks).model
+    assert isinstance(factorized_model, PreTrainedModel)
+    return factorized_model
+
+
+def factorize_view(view: ModelView, ranks: Mapping[str, int]) -> ModelView:
+    """Return the view of the model that `factorize` returns."""
+    config_view = factorized_config(view, ranks)
+    registered_view = cut_view(view, Selection(axes={}), break_even=False)
+    new_structure = config_view.structure
     base = registered_view.encoder
     parameters, buffers = dict(base.named_parameters()), dict(base.named_buffers())
     state = {buffer.name: buffers[buffer.name] for buffer in new_structure.buffers}
@@ -47,20 +52,19 @@ def factorize(model: PreTrainedModel | ModelView, ranks: Mapping[str, int]) -> P
         state[linear.inner] = inner[: ranks[linear.module]].contiguous()
         if f"{linear.module}.bias" in parameters:
             state[f"{linear.module}.outer.bias"] = parameters[f"{linear.module}.bias"].detach()
-    return rebuild_model(registered_view, config, state)
+    return rebuild_model(registered_view, config_view, state)
 
 
-def factorized_config(config: PreTrainedConfig | ConfigView, ranks: Mapping[str, int]) -> PreTrainedConfig:
-    """The config of a model with linear maps factorised.
+def factorized_config(view: ConfigView, ranks: Mapping[str, int]) -> ConfigView:
+    """Return the config of a model with linear maps factorised.
 
     Raises:
         ConfigError: A path that is no linear map, or more ranks than it has.
     """
-    view = ConfigView.of_config(config)
     structure = view.structure
-    new_config = cut_config(view, structure, normalize(structure, Selection(axes={})).selection, break_even=False)
+    new_view = cut_config(view, structure, normalize(structure, Selection(axes={})).selection, break_even=False)
     max_ranks = max_ranks_by_path(structure)
-    record: dict[str, Any] = ConfigView(new_config).encoder_config.secateur
+    record: dict[str, Any] = new_view.encoder_config.secateur
     for path, count in ranks.items():
         if path not in max_ranks:
             raise ConfigError(
@@ -71,7 +75,7 @@ def factorized_config(config: PreTrainedConfig | ConfigView, ranks: Mapping[str,
         record.setdefault("factorised", {})[path] = max_ranks[path]
         if count < max_ranks[path]:
             record["axes"][names.ranks(path)] = names.to_ranges(range(count))
-    return new_config
+    return new_view
 
 
 def max_ranks_by_path(structure: Structure) -> dict[str, int]:

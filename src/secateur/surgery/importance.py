@@ -5,21 +5,22 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
+from secateur.hf.model_view import ModelView
 from secateur.masking.parameter_view import ParameterView
 from secateur.nn.positional_conv import direction_norm
 from secateur.structure import Structure
 
 
 @torch.no_grad()
-def magnitude_scores(model: nn.Module, structure: Structure) -> Tensor:
+def magnitude_scores(view: ModelView, structure: Structure) -> Tensor:
     """The 2-norm of all weight-matrix elements that go with each unit: (units,).
 
     Heads and blocks have the norm of what they contain, summed over their dimensions. A rank has the norm of the matrix
     that it adds, right after factorising its singular value; on other axes a factorised map counts as the one matrix.
     """
-    return squared_norms(ParameterView(model, structure).parameters(), structure).sqrt().float()
+    return squared_norms(ParameterView(view, structure).parameters(), structure).sqrt().float()
 
 
 def squared_norms(parameters: Mapping[str, Tensor], structure: Structure) -> Tensor:

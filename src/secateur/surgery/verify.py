@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import math
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
@@ -27,7 +26,7 @@ from secateur.surgery.comparison import (
     run_model,
 )
 from secateur.surgery.contract import TOLERANCE, ModelPair, VerificationCheck, contract_checks
-from secateur.surgery.cut import cut as cut_anew
+from secateur.surgery.cut import cut_view
 
 _WEIGHT_TOLERANCE = 1e-6  # of a parameter in float32
 
@@ -247,8 +246,9 @@ def _compare_in_float64(
         The largest difference of `cut` from the masked model, both in float64 and `cut` with the weights of a cut that
         was made in float64; and the largest between those weights and the ones that `cut` has.
     """
-    dense_float64 = ModelView.of(copy.deepcopy(dense.model).double())
-    exact_parameters = dict(cut_anew(dense_float64, normalized).named_parameters())
+    dense_float64 = dense.copy()
+    dense_float64.model.double()
+    exact_parameters = dict(cut_view(dense_float64, normalized).model.named_parameters())
     original_parameters = {name: value.clone() for name, value in cut.model.named_parameters()}
     if {name: value.shape for name, value in exact_parameters.items()} != {
         name: value.shape for name, value in original_parameters.items()

@@ -7,7 +7,6 @@ from pathlib import Path
 import pytest
 
 from secateur.benchmarking.isolated_process import measure_in_subprocess
-from secateur.benchmarking.latency import find
 from secateur.errors import SecateurError
 
 #: A module that answers as the measuring ones do, without torch.
@@ -52,8 +51,3 @@ def test_what_a_process_found_and_how_far_it_was_come_back() -> None:
 def test_a_process_that_fails_is_told_in_a_sentence(job: dict[str, object], sentence: str) -> None:
     with pytest.raises(SecateurError, match=sentence):
         measure_in_subprocess("toy_measurement", job, threads=None, tuned=False)
-
-
-def test_folders_whose_code_decides_a_cached_latency_table_hold_code() -> None:
-    package_root = Path(find.__file__).parents[2]
-    assert all(any((package_root / folder).rglob("*.py")) for folder in find.HASHED_FOLDERS)

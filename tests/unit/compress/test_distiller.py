@@ -21,6 +21,7 @@ from secateur.data.collate import AudioBatch
 from secateur.engine import LoopConfig, check_compiler, run
 from secateur.errors import ConfigError
 from secateur.hf.declare import declare
+from secateur.hf.model_view import ModelView
 from secateur.losses.layer_mapping import FixedLayerMapping, LearnedLayerMapping
 from secateur.masking import attach
 
@@ -70,8 +71,10 @@ def compiled_and_plain() -> list[dict[str, Tensor]]:
     for compile in (False, True):
         student = copy.deepcopy(base)
         attach(student, structure, static=compile).set(mask := values.clone().requires_grad_())
-        imitator = DistillationModel(student, Distillation(pairing=FixedLayerMapping(layers=(0, 1))), compile=compile)
-        targets = Teacher(base, (0, 1), compile=compile)(batch).states
+        imitator = DistillationModel(
+            ModelView(student), Distillation(pairing=FixedLayerMapping(layers=(0, 1))), compile=compile
+        )
+        targets = Teacher(ModelView(base), (0, 1), compile=compile)(batch).states
         imitator(batch, targets, [(0, 0), (1, 1)]).pairs.sum().backward()
         assert mask.grad is not None
         result.append({name: p.grad for name, p in imitator.named_parameters() if p.grad is not None} | {"": mask.grad})
@@ -111,7 +114,9 @@ def test_a_compiler_that_is_missing_is_told_in_a_sentence(monkeypatch: pytest.Mo
     import torch._inductor.config
 
     monkeypatch.setattr(torch._inductor.config.cpp, "cxx", (None, "/nowhere/g++"))
-    with pytest.raises(ConfigError, match=r"^compile: torch.compile does not work on this machine \(.*nowhere.*\): ") as reported:
+    with pytest.raises(
+        ConfigError, match=r"^compile: torch.compile does not work on this machine \(.*nowhere.*\): "
+    ) as reported:
         check_compiler()
     assert "\n" not in str(reported.value)
 
@@ -139,7 +144,7 @@ def test_a_recover_phase_in_bf16_stays_near_one_in_fp32(tmp_path: Path) -> None:
             for value in toy.module.student.parameters():
                 value.mul_(1.1)
         training = TrainingConfig(steps=4, precision=precision)  # type: ignore[arg-type]
-        trainee = DistillUnit(toy.module, toy.teacher, toy.feed, toy.held_out, training)
+        trainee = DistillUnit(toy.module, toy.teacher_view, toy.feed, toy.held_out, training)
         config = LoopConfig(steps=4, precision=precision)  # type: ignore[arg-type]
         result = run(trainee, config, phase="recover", folder=tmp_path / precision, resume=False)
         losses[precision] = torch.tensor([result.metrics["loss"], result.validation["loss"]])
@@ -151,6 +156,6 @@ def test_a_model_with_a_head_records_each_hidden_state_once_after_it_is_compiled
     model = build(tiny_config("hubert", "large"), "ForCTC")
     batch = AudioBatch(values=audio((1600,))[0], lengths=torch.tensor((1600,)), ids=("a",), mask=None)
     with torch.no_grad():
-        initial_output = encode(model, batch).states
-        compile_encoder(model)
-        assert list(encode(model, batch).states) == list(initial_output)
+        initial_output = encode(ModelView(model), batch).states
+        compile_encoder(ModelView(model))
+        assert list(encode(ModelView(model), batch).states) == list(initial_output)

@@ -13,6 +13,7 @@ from support import FAST_CONFORMERS, tiny_structure
 import secateur
 from secateur.compress.config import RegularizationConfig
 from secateur.compress.regularization import regularized
+from secateur.hf.model_view import ModelView
 
 
 @pytest.mark.parametrize(
@@ -38,7 +39,7 @@ def test_an_encoder_is_pruned_with_the_features_of_its_folder(tmp_path: Path, fa
 def test_what_is_dropped_while_learning_is_what_a_task_asks_for() -> None:
     model = seeded_model("parakeet_encoder", "base")
     layer = model.layers[0]
-    with regularized(lambda: model, RegularizationConfig(dropout=0.3)):
+    with regularized(lambda: ModelView(model), RegularizationConfig(dropout=0.3)):
         assert (model.layerdrop, model.dropout, layer.self_attn.attention_dropout) == (0.0, 0.3, 0.3)
         assert layer.feed_forward1.activation_dropout == 0.3
     assert (model.layerdrop, model.dropout, layer.feed_forward1.activation_dropout) == (0.1, 0.1, 0.1)

@@ -251,7 +251,7 @@ def test_a_student_that_is_cut_within_a_phase_is_set_up_for_it_and_given_back_as
     initial = trainee.student.model
     fields, vector = initial.config.to_dict(), initial.masked_spec_embed.detach().clone()
     rates = {name: module.p for name, module in initial.named_modules() if isinstance(module, torch.nn.Dropout)}
-    with regularized(lambda: trainee.module.student, RegularizationConfig(dropout=0.3), freeze_frontend=True):
+    with regularized(lambda: trainee.module.student_view, RegularizationConfig(dropout=0.3), freeze_frontend=True):
         trainee.optimizers()
         progress(trainee).begin(3, trainee.weight_optimizer)
         small = trainee.student.model

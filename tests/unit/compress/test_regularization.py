@@ -21,6 +21,7 @@ from secateur.compress.spec_augment import NO_MASKS, draw_masks, has_masking, se
 from secateur.compress.step import DistillUnit
 from secateur.data.collate import AudioBatch
 from secateur.errors import ConfigError
+from secateur.hf.model_view import ModelView
 from secateur.losses.layer_mapping import FixedLayerMapping
 
 MASKING = [family for family in FAMILIES if hasattr(tiny(family, "large"), "masked_spec_embed")]
@@ -42,12 +43,14 @@ def masked_frames(family: str, settings: RegularizationConfig, *, steps: int) ->
         model.masked_spec_embed.fill_(1e3)
     training = TrainingConfig(steps=steps, regularise=settings)
     distill = Distillation(pairing=FixedLayerMapping(layers=(0,)))
-    trainee = DistillUnit(DistillationModel(model, distill), copy.deepcopy(model), feed_of(family), [], training)
+    trainee = DistillUnit(
+        DistillationModel(ModelView(model), distill), ModelView(copy.deepcopy(model)), feed_of(family), [], training
+    )
     visited: list[Tensor] = []
     actual = family_of(model.config).layers_path.partition(".")[0]
     model.get_submodule(actual).register_forward_pre_hook(lambda module, inputs: visited.append(inputs[0].detach()))
     trainee.optimizers()
-    with regularized(lambda: model, settings):
+    with regularized(lambda: ModelView(model), settings):
         for step in range(steps):
             trainee.begin(step)
             for batch in trainee.micro_batches(step, 0, 1):
@@ -109,12 +112,12 @@ def test_features_are_masked_in_every_frame_of_an_utterance(family: str) -> None
     """WavLM's config lacks a field that the library's own draw asks for."""
     model = copy.deepcopy(tiny(family, "large"))
     settings = RegularizationConfig(feature_masks=0.3, feature_mask_length=2)
-    check_regularization(model, TrainingConfig(regularise=settings), phase="recover")
+    check_regularization(ModelView(model), TrainingConfig(regularise=settings), phase="recover")
     values, mask = model_inputs(model, *sound(8000, 5000))
     visited: list[Tensor] = []
     stem = family_of(model.config).layers_path.partition(".")[0]
     model.get_submodule(stem).register_forward_pre_hook(lambda module, inputs: visited.append(inputs[0].detach()))
-    with regularized(lambda: model, settings), torch.no_grad():
+    with regularized(lambda: ModelView(model), settings), torch.no_grad():
         model.train()
         for step in range(3):
             masks = draw_masks(settings, [(step, 0), (step, 1)], [1, 1], width=24)
@@ -145,19 +148,19 @@ def test_the_hidden_state_of_a_dropped_layer_is_its_input(family: str) -> None:
     values, _ = model_inputs(model, *sound(8000, 8000))
     batch = AudioBatch(values=values, lengths=torch.full((2,), values.shape[1]), ids=("a", "b"), mask=None)
     layers = model.get_submodule(family_of(model.config).layers_path)
-    with regularized(lambda: model, RegularizationConfig(layer_drop=0.5)), torch.no_grad():
+    with regularized(lambda: ModelView(model), RegularizationConfig(layer_drop=0.5)), torch.no_grad():
         model.train()
         patterns = set()
         for seed in range(12):
             torch.manual_seed(seed)
             drawn = [float(torch.rand(())) < 0.5 for _ in layers]
             torch.manual_seed(seed)
-            states = encode(model, batch).states
+            states = encode(ModelView(model), batch).states
             assert list(states) == [0, 1, 2, 3]
             assert [torch.equal(states[i], states[i + 1]) for i in range(3)] == drawn
             patterns.add(tuple(drawn))
         model.eval()
-        states = encode(model, batch).states
+        states = encode(ModelView(model), batch).states
         assert not any(torch.equal(states[i], states[i + 1]) for i in range(3))
     assert len(patterns) > 4
 
@@ -166,9 +169,9 @@ def test_dropout_is_the_same_when_activations_are_computed_again() -> None:
     gradients = []
     for recompute in (False, True):
         model = seeded_model("wavlm", "large")
-        imitator = DistillationModel(model, None, gradient_checkpointing=recompute)
+        imitator = DistillationModel(ModelView(model), None, gradient_checkpointing=recompute)
         values, _ = sound(6000)
-        with regularized(lambda model=model: model, RegularizationConfig(dropout=0.3)):
+        with regularized(lambda model=model: ModelView(model), RegularizationConfig(dropout=0.3)):
             imitator.train()
             torch.manual_seed(5)
             batch = AudioBatch(values=values, lengths=torch.tensor([6000]), ids=("a",), mask=None)
@@ -194,16 +197,18 @@ def test_dropout_is_the_same_when_activations_are_computed_again() -> None:
 def test_what_a_model_cannot_mask_is_refused(family: str, settings: dict[str, Any], message: str) -> None:
     training = TrainingConfig(regularise=RegularizationConfig(**settings))
     with pytest.raises(ConfigError, match=message):
-        check_regularization(tiny(family, "base"), training, phase="recover")
+        check_regularization(ModelView(tiny(family, "base")), training, phase="recover")
 
 
 def test_a_mask_vector_that_the_config_switches_off_is_refused_by_the_fields_that_do() -> None:
     model = build(tiny_config("wavlm", "base", mask_time_prob=0.0, mask_feature_prob=0.0))
     training = TrainingConfig(regularise=RegularizationConfig(time_masks=0.1))
     with pytest.raises(ConfigError, match=r"mask_time_prob and mask_feature_prob 0, .*: set mask_time_prob above 0"):
-        check_regularization(model, training, phase="recover")
+        check_regularization(ModelView(model), training, phase="recover")
 
 
 def test_a_front_end_that_is_not_there_keeps_no_weights() -> None:
     with pytest.raises(ConfigError, match=r"learn\.freeze_frontend: got true, but this model hears features"):
-        check_regularization(tiny("wav2vec2-bert", "base"), TrainingConfig(freeze_frontend=True), phase="learn")
+        check_regularization(
+            ModelView(tiny("wav2vec2-bert", "base")), TrainingConfig(freeze_frontend=True), phase="learn"
+        )

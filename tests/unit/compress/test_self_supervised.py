@@ -131,11 +131,11 @@ def test_labels_are_those_of_pre_training_on_the_same_audio(family: str, encoder
 
 def trainee_of(setting: RunContext) -> DistillUnit:
     task: Any = setting.task
-    student: Any = setting.make_student()
+    student = setting.make_student()
     objective = Objective(distill=setting.config.distill, task=task)
     imitator = DistillationModel(student, setting.config.distill, head=task.head)
     training = setting.config.recover
-    created = DistillUnit(imitator, setting.teacher, setting.feed, setting.held_out_batches(), training, objective)
+    created = DistillUnit(imitator, setting.teacher_view, setting.feed, setting.held_out_batches(), training, objective)
     created.optimizers()
     return created
 

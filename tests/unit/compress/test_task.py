@@ -29,6 +29,7 @@ from secateur.data.collate import AudioBatch
 from secateur.data.corpus import Corpus, Utterance
 from secateur.errors import ConfigError, DataError, ModelError
 from secateur.hf.load import load_model, with_head
+from secateur.hf.model_view import ModelView
 from secateur.losses.distances import LogitDistance
 from secateur.nn.norm import replace_group_norm
 from secateur.pipeline import prune, verify
@@ -65,8 +66,8 @@ def trainee(config: Ctc | Classification, objective: dict[str, Any], *, recomput
     corpus = spoken()
     base = seeded_model("hubert", "base")
     task = build_task(config, source=Path(__file__).parent, model_config=base.config, corpus=corpus)
-    teacher = with_head(base, task.head_class, task.fields(), seed=1).double()
-    student = with_head(base, task.head_class, task.fields(), seed=2).double()
+    teacher = with_head(ModelView(base), task.head_class, task.fields(), seed=1).model.double()
+    student = with_head(ModelView(base), task.head_class, task.fields(), seed=2).model.double()
     for model in (teacher, student):
         replace_group_norm(model.hubert)
     with torch.no_grad():
@@ -75,8 +76,8 @@ def trainee(config: Ctc | Classification, objective: dict[str, Any], *, recomput
     goal = Objective(task=task, **objective)
     feed: Any = None
     out = DistillUnit(
-        DistillationModel(student, goal.distill, gradient_checkpointing=recompute),
-        teacher,
+        DistillationModel(ModelView(student), goal.distill, gradient_checkpointing=recompute),
+        ModelView(teacher),
         feed,
         [],
         TrainingConfig(steps=2),
@@ -132,7 +133,7 @@ def test_lengths_of_the_last_batch_do_not_outlive_a_phase() -> None:
     values = torch.from_numpy(noise(11)).double()[None]
     with torch.no_grad():
         initial_output = model(values).logits
-        with regularized(lambda: model, RegularizationConfig()):
+        with regularized(lambda: ModelView(model), RegularizationConfig()):
             loss_of(trained, (0, 3, 5))
         assert torch.equal(model(values).logits, initial_output)
 
@@ -152,7 +153,7 @@ def test_ctc_is_what_the_library_computes() -> None:
 
 
 def test_a_phase_is_random_only_as_its_training_says_and_the_model_is_as_before() -> None:
-    model = with_head(seeded_model("wavlm", "base"), "ForCTC", {"vocab_size": 5}, seed=0)
+    model = with_head(ModelView(seeded_model("wavlm", "base")), "ForCTC", {"vocab_size": 5}, seed=0).model
     initial = model.config.to_dict()
     values = torch.from_numpy(noise(11))[None]
 
@@ -165,11 +166,11 @@ def test_a_phase_is_random_only_as_its_training_says_and_the_model_is_as_before(
                 results.append(model(values).logits)
         return results
 
-    with regularized(lambda: model, RegularizationConfig()):
+    with regularized(lambda: ModelView(model), RegularizationConfig()):
         assert torch.equal(*outputs(RegularizationConfig()))
         assert not model.wavlm.masked_spec_embed.requires_grad
     for settings in (RegularizationConfig(dropout=0.5), RegularizationConfig(time_masks=0.5, time_mask_length=2)):
-        with regularized(lambda: model, settings, freeze_frontend=True):
+        with regularized(lambda: ModelView(model), settings, freeze_frontend=True):
             assert not torch.equal(*outputs(settings))
             assert not any(value.requires_grad for value in model.wavlm.feature_extractor.parameters())
     assert model.config.to_dict() == initial
@@ -192,7 +193,10 @@ def test_a_phase_is_random_only_as_its_training_says_and_the_model_is_as_before(
         ({"task": {"kind": "ctc"}, "learn": {"freeze_frontend": True}}, "its weights must learn"),
         ({"task": {"kind": "ctc"}, "finetune": {"steps": 0}}, "finetune.steps: got 0, allowed is >= 1"),
         ({"task": {"kind": "ctd"}}, "ctc"),
-        ({"task": {"kind": "ctc"}, "learn": {"regularise": {"time_masks": 1.0}}}, "time_masks: expected a number >= 0 and < 1, got 1.0"),
+        (
+            {"task": {"kind": "ctc"}, "learn": {"regularise": {"time_masks": 1.0}}},
+            "time_masks: expected a number >= 0 and < 1, got 1.0",
+        ),
     ],
 )
 def test_what_contradicts_itself_is_refused(fields: dict[str, Any], message: str) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-from typing import Any
 
 import pytest
 import torch
@@ -15,6 +14,7 @@ from secateur.compress import teacher as module
 from secateur.compress.distiller import hidden_states
 from secateur.compress.teacher import Teacher
 from secateur.data.collate import AudioBatch
+from secateur.hf.model_view import ModelView
 from secateur.inference.fused_attention import InferenceAttention
 
 LENGTHS = (4000, 2501)
@@ -32,9 +32,9 @@ def is_fast(teacher: Teacher) -> bool:
 @pytest.mark.parametrize(("family", "size"), FAST_MODELS)
 def test_targets_are_the_encoders_hidden_states_and_only_those_asked_for(family: str, size: str) -> None:
     base = seeded_model(family, size)
-    teacher = Teacher(base, (0, 2, 3))
+    teacher = Teacher(ModelView(base), (0, 2, 3))
     assert is_fast(teacher)
-    targets, expected = teacher(batch()).states, hidden_states(base, batch())
+    targets, expected = teacher(batch()).states, hidden_states(ModelView(base), batch())
     assert set(targets) == {0, 2, 3}
     assert set(expected) == {0, 1, 2, 3}
     frames = base._get_feat_extract_output_lengths(torch.tensor(LENGTHS))
@@ -47,12 +47,12 @@ def test_targets_are_the_encoders_hidden_states_and_only_those_asked_for(family:
 @pytest.mark.parametrize("family", ["wavlm", "hubert"])
 def test_in_a_bf16_phase_the_teacher_computes_in_bfloat16_as_near_as_autocast_does(family: str) -> None:
     base = seeded_model(family, "base")
-    teacher = Teacher(base, (1, 3), precision="bf16")
+    teacher = Teacher(ModelView(base), (1, 3), precision="bf16")
     assert {value.dtype for value in teacher.inference_model.state_dict().values()} == {torch.bfloat16}
     assert {value.dtype for value in base.state_dict().values()} == {torch.float32}
-    exact = hidden_states(base, batch((4000, 4000)))
+    exact = hidden_states(ModelView(base), batch((4000, 4000)))
     with torch.autocast("cpu", torch.bfloat16):
-        cast, targets = hidden_states(base, batch((4000, 4000))), teacher(batch((4000, 4000))).states
+        cast, targets = hidden_states(ModelView(base), batch((4000, 4000))), teacher(batch((4000, 4000))).states
     for layer, state in targets.items():
         actual, reference = (
             float((x.float() - exact[layer]).norm() / exact[layer].norm()) for x in (state, cast[layer])
@@ -63,25 +63,25 @@ def test_in_a_bf16_phase_the_teacher_computes_in_bfloat16_as_near_as_autocast_do
 def test_a_form_that_does_not_agree_is_not_used_and_the_log_says_so(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    base, right = seeded_model("hubert", "base"), module.for_inference
+    base, right = seeded_model("hubert", "base"), module.inference_view
 
-    def off(model: Any) -> Any:
-        form = right(model)
+    def off(view: ModelView) -> ModelView:
+        form = right(view)
         with torch.no_grad():
-            form.encoder.layer_norm = nn.LayerNorm(24, eps=0.1)
+            form.model.encoder.layer_norm = nn.LayerNorm(24, eps=0.1)
         return form
 
-    monkeypatch.setattr(module, "for_inference", off)
+    monkeypatch.setattr(module, "inference_view", off)
     with caplog.at_level(logging.WARNING):
-        teacher = Teacher(base, (1, 3))
+        teacher = Teacher(ModelView(base), (1, 3))
     assert teacher.inference_model is base
     assert "stock form" in caplog.text
 
 
 def test_an_encoder_without_such_a_form_is_used_as_it_is(caplog: pytest.LogCaptureFixture) -> None:
     base = seeded_model("hubert", "base")
-    form = Teacher(base, (1, 3)).inference_model
+    form = Teacher(ModelView(base), (1, 3)).inference_model
     with caplog.at_level(logging.WARNING):
-        repeated = Teacher(form, (1, 3))  # it is in its inference-only form already
+        repeated = Teacher(ModelView(form), (1, 3))  # it is in its inference-only form already
     assert repeated.inference_model is form
     assert "stock form" in caplog.text

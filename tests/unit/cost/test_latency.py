@@ -25,6 +25,7 @@ from secateur.cost.latency_table import Conditions, LatencyCurve, LatencySurface
 from secateur.cost.predicted_time import latency
 from secateur.errors import ConfigError, SecateurError
 from secateur.hf.declare import declare
+from secateur.hf.model_view import ConfigView
 from secateur.records.files import write_json
 from secateur.structure import Selection, Structure, normalize
 from secateur.surgery.cut import cut_config
@@ -75,7 +76,7 @@ def by_hand(config: Any, table: LatencyTable) -> float:
 def test_latency_of_a_selection_is_the_sum_over_the_blocks_of_the_cut_model(family: str, size: str, plan: Plan) -> None:
     structure, table = tiny_structure(family, size), toy_table(family)
     closed = normalize(structure, make_selection(structure, plan)).selection
-    small = cut_config(tiny_config(family, size), structure, closed)
+    small = cut_config(ConfigView(tiny_config(family, size)), structure, closed).config
     cost = latency(Terms(structure), table)
     assert cost.count(closed) == pytest.approx(by_hand(small, table), rel=1e-12)
     # A model that was cut before is predicted as it stands, by the same table.

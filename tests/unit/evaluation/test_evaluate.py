@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import jiwer
 import pytest
@@ -17,9 +18,15 @@ from task_toy import tokenizer_folder
 from secateur.cli.main import main
 from secateur.errors import ConfigError, ModelError
 from secateur.hf.load import with_head
+from secateur.hf.model_view import ModelView
 from secateur.pipeline import evaluate
 
 LETTERS = {"<pad>": 0, "<s>": 1, "</s>": 2, "<unk>": 3, "|": 4, "a": 5, "b": 6}
+
+
+def _with_ctc_head(fields: dict[str, Any]) -> Any:
+    """Return a model with a new CTC head."""
+    return with_head(ModelView(seeded_model("hubert", "base")), "ForCTC", fields, seed=3).model
 
 
 @pytest.fixture(scope="module")
@@ -29,7 +36,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
     root = tmp_path_factory.mktemp("evaluate")
     write_teacher(root / "model", "hubert", "base")
-    model = with_head(seeded_model("hubert", "base"), "ForCTC", {"vocab_size": len(LETTERS), "pad_token_id": 0}, seed=3)
+    model = _with_ctc_head({"vocab_size": len(LETTERS), "pad_token_id": 0})
     with torch.no_grad():
         model.lm_head.weight.mul_(30.0)
     model.save_pretrained(root / "model")
@@ -79,7 +86,7 @@ def test_a_head_that_writes_intents_is_evaluated_as_one_that_understands(folder:
     tokens = ["<pad>", "<unk>", "|", "a", "b", "<intent:go>", "<intent:stop>"]
     write_teacher(tmp_path / "model", "hubert", "base")
     fields = {"vocab_size": len(tokens), "pad_token_id": 0}
-    with_head(seeded_model("hubert", "base"), "ForCTC", fields, seed=3).save_pretrained(tmp_path / "model")
+    _with_ctc_head(fields).save_pretrained(tmp_path / "model")
     tokenizer_folder(tmp_path / "model", tokens)
     lines = [{"audio": str(folder / "speech" / f"u{i:02}.wav"), "text": "a", "label": "go"} for i in range(3)]
     (tmp_path / "manifest.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))

@@ -13,10 +13,11 @@ from safetensors.torch import load_file, save_file
 from support import build, tiny, tiny_config
 from torch import Tensor
 
-from secateur.hf.load import load_checkpoint
+from secateur.hf.load import load_checkpoint, load_view
+from secateur.hf.model_view import ModelView
 from secateur.hf.save import write_model
 from secateur.structure import Selection
-from secateur.surgery import cut, load_model
+from secateur.surgery.cut import cut_view
 
 
 def test_another_head_of_the_same_name_is_kept_beside_a_bare_encoder(tmp_path: Path) -> None:
@@ -27,15 +28,15 @@ def test_another_head_of_the_same_name_is_kept_beside_a_bare_encoder(tmp_path: P
     folder = folder_of(tmp_path / "a", tiny("wav2vec2", "base", "ForSequenceClassification"), another)
     checkpoint = load_checkpoint(folder)
     assert set(checkpoint.extra.tensors) == {"classifier.dense.weight", "classifier.weight"}
-    small = cut(checkpoint.model, NARROW)
+    small = cut_view(checkpoint.view, NARROW)
     out = tmp_path / "out"
     out.mkdir()
-    write_model(out, small, source=folder, weights=checkpoint.extra.state_dict(checkpoint.model.config, small))
+    write_model(out, small, source=folder, weights=checkpoint.extra.state_dict(checkpoint.view, small))
     assert {"wav2vec2.masked_spec_embed", "classifier.dense.weight"} <= load_file(out / "model.safetensors").keys()
-    assert same(transformers.AutoModel.from_pretrained(out), small)
+    assert same(transformers.AutoModel.from_pretrained(out), small.model)
     assert set(load_checkpoint(out).extra.tensors) == set(checkpoint.extra.tensors)
-    taught = build(tiny_config("wav2vec2", "base"), "ForSequenceClassification")
-    kept_units, reason = checkpoint.extra.select_fitting(checkpoint.model.config, taught)
+    taught = ModelView(build(tiny_config("wav2vec2", "base"), "ForSequenceClassification"))
+    kept_units, reason = checkpoint.extra.select_fitting(checkpoint.view, taught)
     assert (kept_units, reason) == (
         {},
         ("classifier (2 weights beside the encoder) is left out: the model has a new head of that name",),
@@ -52,9 +53,9 @@ def test_a_class_of_the_users_own_finds_its_projection_beside_a_cut_encoder(tmp_
     change = add(final_proj__weight=(8, 24), final_proj__bias=(8,))
     folder = folder_of(tmp_path / "a", tiny("hubert", "base"), change, architectures=["HubertModelWithFinalProj"])
     checkpoint = load_checkpoint(folder)
-    small = cut(checkpoint.model, NARROW, layout="stock")
+    small = cut_view(checkpoint.view, NARROW, layout="stock")
     (tmp_path / "out").mkdir()
-    weights = checkpoint.extra.state_dict(checkpoint.model.config, small)
+    weights = checkpoint.extra.state_dict(checkpoint.view, small)
     write_model(tmp_path / "out", small, source=folder, weights=weights)
     loaded_model, info = WithProjection.from_pretrained(tmp_path / "out", output_loading_info=True)
     assert not info["missing_keys"]
@@ -64,11 +65,11 @@ def test_a_class_of_the_users_own_finds_its_projection_beside_a_cut_encoder(tmp_
 def test_what_pre_training_used_is_kept_unless_it_takes_channels_that_were_cut(tmp_path: Path) -> None:
     config = tiny_config("wav2vec2", "base", codevector_dim=6, proj_codevector_dim=6, num_codevectors_per_group=4)
     checkpoint = load_checkpoint(folder_of(tmp_path, transformers.Wav2Vec2ForPreTraining(config)))
-    kept_units, reason = checkpoint.extra.select_fitting(checkpoint.model.config, cut(checkpoint.model, NARROW))
+    kept_units, reason = checkpoint.extra.select_fitting(checkpoint.view, cut_view(checkpoint.view, NARROW))
     assert set(kept_units) == {f"{name}.{kind}" for name in ("project_q", "project_hid") for kind in ("weight", "bias")}
     assert len(reason) == 1
     assert "quantizer (3 weights beside the encoder) is left out: it takes 7 channels of the front end" in reason[0]
-    assert not checkpoint.extra.select_fitting(checkpoint.model.config, checkpoint.model)[1]
+    assert not checkpoint.extra.select_fitting(checkpoint.view, checkpoint.view)[1]
 
 
 @pytest.mark.parametrize(
@@ -88,12 +89,12 @@ def test_weights_of_hidden_states_do_not_go_with_fewer_layers(
     tmp_path: Path, shapes: dict[str, tuple[int, ...]], kind: str
 ) -> None:
     checkpoint = load_checkpoint(folder_of(tmp_path, tiny("hubert", "base"), add(**shapes, out__weight=(2, 24))))
-    trimmed = cut(checkpoint.model, Selection(axes={"encoder.layers.2/layer": ()}))
-    kept_units, reason = checkpoint.extra.select_fitting(checkpoint.model.config, trimmed)
+    trimmed = cut_view(checkpoint.view, Selection(axes={"encoder.layers.2/layer": ()}))
+    kept_units, reason = checkpoint.extra.select_fitting(checkpoint.view, trimmed)
     assert set(kept_units) == {"out.weight"}
     assert len(reason) == 1
     assert reason[0].endswith(kind)
-    assert not checkpoint.extra.select_fitting(checkpoint.model.config, cut(checkpoint.model, NARROW))[1]
+    assert not checkpoint.extra.select_fitting(checkpoint.view, cut_view(checkpoint.view, NARROW))[1]
 
 
 @pytest.mark.parametrize(
@@ -114,7 +115,7 @@ def test_a_classifier_whose_widths_happen_to_be_those_of_the_encoder_is_kept(
     checkpoint = load_checkpoint(folder_of(tmp_path, tiny("hubert", "base"), add(**shapes)))
     axes = dict(NARROW.axes) | {"encoder.layers.2/layer": ()}
     selection, reason = checkpoint.extra.select_fitting(
-        checkpoint.model.config, cut(checkpoint.model, Selection(axes=axes))
+        checkpoint.view, cut_view(checkpoint.view, Selection(axes=axes))
     )
     assert (selection.keys(), reason) == (checkpoint.extra.tensors.keys(), ())
 
@@ -126,7 +127,7 @@ def test_a_second_copy_of_the_encoder_does_not_go_with_a_cut_one(tmp_path: Path)
     source = tiny("hubert", "base")
     checkpoint = load_checkpoint(folder_of(tmp_path, source, average))
     assert same(checkpoint.model, source)
-    kept_units, reason = checkpoint.extra.select_fitting(checkpoint.model.config, cut(checkpoint.model, NARROW))
+    kept_units, reason = checkpoint.extra.select_fitting(checkpoint.view, cut_view(checkpoint.view, NARROW))
     assert not kept_units
     assert len(reason) == 1
     assert reason[0].startswith("ema (")
@@ -144,7 +145,7 @@ def test_adapters_of_other_languages_go_with_the_cut_model(tmp_path: Path, kind:
     save_file(adapters, path) if kind == "safetensors" else torch.save(adapters, path)
     out = tmp_path / "out"
     out.mkdir()
-    small = cut(load_model(folder), Selection(axes=dict(NARROW.axes) | {"encoder.layers.2/layer": ()}))
+    small = cut_view(load_view(folder), Selection(axes=dict(NARROW.axes) | {"encoder.layers.2/layer": ()}))
     write_model(out, small, source=folder)
     model: Any = transformers.AutoModelForCTC.from_pretrained(out)
     model.load_adapter("fra")
@@ -179,6 +180,6 @@ def test_an_adapter_that_cannot_be_read_is_told_at_loading_and_left_out(
     assert all(name in note and note.endswith("It is left out") for note in checkpoint.notes)
     (tmp_path / "out").mkdir()
     caplog.clear()
-    write_model(tmp_path / "out", cut(checkpoint.model, NARROW), source=folder)
+    write_model(tmp_path / "out", cut_view(checkpoint.view, NARROW), source=folder)
     assert [path.name for path in (tmp_path / "out").glob("adapter.*")] == ["adapter.fra.safetensors"]
     assert [message for message in caplog.messages if message.startswith("1 adapters of languages go with")]

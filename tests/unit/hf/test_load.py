@@ -19,6 +19,7 @@ from support import tiny, tiny_config
 from secateur.errors import ModelError
 from secateur.hf import hub_files, load
 from secateur.hf.declare import declare
+from secateur.hf.model_view import ModelView
 from secateur.hf.weight_files import read_tensors
 
 
@@ -77,7 +78,7 @@ def test_a_proxy_an_offline_library_and_its_cache_need_no_name_to_resolve(
 
 def test_a_head_that_a_family_lacks_is_refused_with_the_families_that_have_it() -> None:
     with pytest.raises(ModelError, match=r"no ForRNNT of wavlm models; .*; there is of parakeet_encoder, nemotron_asr"):
-        load.with_head(tiny("wavlm", "base"), "ForRNNT", {}, seed=0)
+        load.with_head(ModelView(tiny("wavlm", "base")), "ForRNNT", {}, seed=0)
 
 
 @pytest.mark.parametrize(

@@ -16,6 +16,7 @@ from secateur.compress.distiller import DistillationModel, hidden_states
 from secateur.config import check
 from secateur.data.collate import AudioBatch
 from secateur.errors import ConfigError
+from secateur.hf.model_view import ModelView
 from secateur.losses.distances import L1Cosine, LogitDistance, SquaredError, sum_over
 from secateur.losses.layer_mapping import FixedLayerMapping, LearnedLayerMapping
 
@@ -108,7 +109,7 @@ def test_a_padded_batch_has_the_sums_of_its_utterances_alone(family: str, pairin
     with torch.no_grad():
         for value in student.parameters():
             value.mul_(1.1)
-    imitator = DistillationModel(student, Distillation(pairing=pairing))
+    imitator = DistillationModel(ModelView(student), Distillation(pairing=pairing))
     pairs = [(layer, layer) for layer in imitator.layers]
     sums, gradients = [], []
     for batches in (lambda b: b[:1], lambda b: b[1:]):
@@ -116,7 +117,7 @@ def test_a_padded_batch_has_the_sums_of_its_utterances_alone(family: str, pairin
         total = torch.zeros(len(pairs))
         for item in batches(batch_of((4000, 2501, 1777))):
             with torch.no_grad():
-                targets = hidden_states(teacher, item)
+                targets = hidden_states(ModelView(teacher), item)
             passed = imitator(item, targets, pairs)
             assert (passed.layer_distances is None) == isinstance(pairing, FixedLayerMapping)
             passed.pairs.mean().backward()
@@ -134,8 +135,10 @@ def test_a_student_that_is_the_teacher_has_no_loss(family: str, maps: Any) -> No
     teacher = seeded_model(family, "base")
     (batch,) = batch_of((3000, 3000))[:1]
     batch = replace(batch, values=model_inputs(teacher, batch.values)[0])
-    imitator = DistillationModel(seeded_model(family, "base"), Distillation(pairing=FixedLayerMapping(maps=maps)))
-    targets = hidden_states(teacher, batch)
+    imitator = DistillationModel(
+        ModelView(seeded_model(family, "base")), Distillation(pairing=FixedLayerMapping(maps=maps))
+    )
+    targets = hidden_states(ModelView(teacher), batch)
     result = imitator(batch, targets, [(layer, layer) for layer in imitator.layers]).pairs
     torch.testing.assert_close(result, torch.zeros_like(result), atol=1e-3, rtol=0)
 
@@ -145,4 +148,4 @@ def test_a_missing_hidden_state_is_noticed() -> None:
     student.config.num_hidden_layers = 4
     (batch,) = batch_of((3000, 3000))[:1]
     with pytest.raises(AssertionError, match="got 4 hidden states of 5"):
-        hidden_states(student, batch)
+        hidden_states(ModelView(student), batch)

@@ -14,6 +14,7 @@ from torch.nn.utils.parametrizations import weight_norm
 
 from secateur.hf.declare import declare
 from secateur.hf.load import load_model, with_head
+from secateur.hf.model_view import ModelView
 from secateur.hf.models import build_model
 from secateur.inference import for_inference
 from secateur.inference.linear import channels_last, convolution
@@ -130,7 +131,7 @@ def test_a_model_that_is_loaded_or_given_a_head_is_guarded(tmp_path: Path) -> No
     config = tiny_config("hubert", "base", hidden_size=48, num_conv_pos_embeddings=32, num_attention_heads=4)
     build(config).save_pretrained(tmp_path)
     loaded = load_model(tmp_path)
-    for model in (loaded, with_head(loaded, "ForCTC", {"vocab_size": 5}, seed=0)):
+    for model in (loaded, with_head(ModelView(loaded), "ForCTC", {"vocab_size": 5}, seed=0).model):
         conv = model.base_model.encoder.pos_conv_embed.conv
         values = torch.randn(1, 48, 40)
         exact = conv(values)

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from support import MODELS, tiny, tiny_structure
 
 from secateur.errors import TargetError
+from secateur.hf.model_view import ModelView
 from secateur.masking import mask_values
 from secateur.structure import Axis, DimBinding, Weight, normalize
 from secateur.surgery import cut
@@ -265,7 +266,7 @@ def test_one_shot_pruning_keeps_the_same_share_of_every_axis_and_its_best_units(
 
 def test_magnitude_is_the_norm_of_all_matrix_elements_of_a_unit() -> None:
     structure, model = tiny_structure("hubert", "large"), tiny("hubert", "large")
-    scores = magnitude_scores(model, structure)
+    scores = magnitude_scores(ModelView(model), structure)
     block = model.encoder.layers[1].feed_forward
     units = structure.offsets["encoder.layers.1.feed_forward/units"]
     rows = block.intermediate_dense.weight.detach()
@@ -281,7 +282,7 @@ def test_magnitude_of_a_positional_group_is_that_of_the_weight_and_not_of_its_di
     structure, model = tiny_structure("hubert", size), tiny("hubert", size)
     start = structure.offsets["encoder.pos_conv_embed.conv/groups"]
     expected = model.encoder.pos_conv_embed.conv.weight.detach().view(4, -1).square().sum(1).sqrt()
-    torch.testing.assert_close(magnitude_scores(model, structure)[start : start + 4], expected)
+    torch.testing.assert_close(magnitude_scores(ModelView(model), structure)[start : start + 4], expected)
 
 
 def test_first_prefers_units_in_the_order_in_which_they_stand() -> None:

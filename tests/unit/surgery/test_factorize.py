@@ -12,6 +12,7 @@ from support import HEAD_DIM, HEADS, MODELS, TOLERANCE, UNITS, audio, difference
 from secateur.cost import Cost, Terms
 from secateur.errors import ConfigError, SelectionError
 from secateur.hf.declare import declare
+from secateur.hf.model_view import ModelView
 from secateur.structure import Selection, normalize
 from secateur.structure import axis as names
 from secateur.surgery import cut
@@ -113,7 +114,7 @@ def test_ranks_chosen_by_magnitude_are_a_truncated_singular_value_decomposition(
     )
     structure = declare(model.config)
     limit = CostLimit(name="parameters", cost=Cost.from_terms(Terms(structure), cost="parameters"), share=0.7)
-    choice = choose_uniform_share(structure, magnitude_scores(model, structure), ["rank"], [limit])
+    choice = choose_uniform_share(structure, magnitude_scores(ModelView(model), structure), ["rank"], [limit])
     small = cut(model, choice.selection)
     assert sum(p.numel() for p in small.parameters()) == choice.counted_costs["parameters"] <= 0.7 * limit.cost.dense
     assert limit.cost.dense == sum(p.numel() for p in dense.parameters())
@@ -130,7 +131,7 @@ def test_a_map_that_goes_back_to_one_matrix_keeps_all_that_costs_nothing() -> No
     model = query_only()
     structure = declare(model.config)
     limit = CostLimit(name="parameters", cost=Cost.from_terms(Terms(structure), cost="parameters"), share=1.0)
-    choice = choose_uniform_share(structure, magnitude_scores(model, structure), ["rank"], [limit])
+    choice = choose_uniform_share(structure, magnitude_scores(ModelView(model), structure), ["rank"], [limit])
     remaining = cut(model, choice.selection).get_submodule(QUERY).weight
     dense = tiny("hubert", "base", dtype=torch.float64).get_submodule(QUERY).weight
     torch.testing.assert_close(remaining, dense, rtol=0, atol=1e-12)

@@ -23,8 +23,19 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-#: Folders of this package whose code decides how fast a model is, or how that is measured.
-HASHED_FOLDERS = ("inference", "nn", "benchmarking/latency")
+#: Folders and files of this package whose code decides how fast a model is, or how its time is measured.
+HASHED_SOURCES = (
+    "architectures",
+    "benchmarking/block_timer.py",
+    "benchmarking/isolated_process.py",
+    "benchmarking/latency",
+    "benchmarking/process_settings.py",
+    "hf/configs.py",
+    "hf/models.py",
+    "inference",
+    "nn",
+)
+_PACKAGE_ROOT = Path(__file__).parents[2]
 #: Fields of a config that decide nothing about time.
 _IGNORED_FIELDS = (
     "_name_or_path",
@@ -38,12 +49,12 @@ _IGNORED_FIELDS = (
 
 
 def load_or_measure_table(
-    config: Any, conditions: Conditions, *, sample_rate: int = SAMPLE_RATE, on_step: StepCallback | None = None
+    view: ConfigView, conditions: Conditions, *, sample_rate: int = SAMPLE_RATE, on_step: StepCallback | None = None
 ) -> LatencyTable:
-    """Return the table of the architecture that a config is of, cut or not, from the cache or measured now.
+    """Return the table of a model's architecture, cut or not, from the cache or measured now.
 
     Args:
-        config: A model's config, of a supported family.
+        view: A model of a supported family, or its config.
         conditions: What is measured under.
         sample_rate: Hertz, of the audio that the model takes.
         on_step: Told how far the measuring is.
@@ -52,9 +63,6 @@ def load_or_measure_table(
         ConfigError: The conditions cannot be had on this machine, or blocks of this family are not measured.
         SecateurError: Measuring failed.
     """
-    from secateur.hf.model_view import ConfigView
-
-    view = ConfigView.of_config(config)
     _check_family(view)
     conditions = _resolve_conditions(view, conditions, sample_rate)
     architecture = dense_architecture(view.config)
@@ -96,7 +104,7 @@ def table_key_fields(architecture: Mapping[str, Any], conditions: Conditions, sa
         "cores": machine["cores"],
         "platform": machine["platform"],
         "versions": {name: machine["versions"][name] for name in ("torch", "transformers")},
-        "code": _code_hash(),
+        "code": code_hash(),
         "settings": {name: os.environ.get(name, value) for name, value in PROCESS_SETTINGS.items()},
         "conditions": asdict(conditions),
         "sample_rate": sample_rate,
@@ -127,13 +135,21 @@ def _resolve_conditions(view: ConfigView, conditions: Conditions, sample_rate: i
     return replace(conditions, threads=threads)
 
 
-def _code_hash() -> str:
-    """A hash of the code that decides how fast a model is."""
-    package_root = Path(__file__).parents[2]
+def hashed_files(package_root: Path = _PACKAGE_ROOT) -> list[Path]:
+    """Return the source files that `HASHED_SOURCES` stands for, those of folders with their sub-folders."""
+    files: list[Path] = []
+    for name in HASHED_SOURCES:
+        source = package_root / name
+        assert source.exists(), f"the cache key of latency tables hashes {name}, which is missing: was it moved?"
+        files += sorted(source.rglob("*.py")) if source.is_dir() else [source]
+    return files
+
+
+def code_hash(package_root: Path = _PACKAGE_ROOT) -> str:
+    """Return a hash of the names and contents of `hashed_files`."""
     digest = hashlib.sha256()
-    for folder in HASHED_FOLDERS:
-        for path in sorted((package_root / folder).rglob("*.py")):
-            digest.update(path.relative_to(package_root).as_posix().encode() + b"\0" + path.read_bytes() + b"\0")
+    for path in hashed_files(package_root):
+        digest.update(path.relative_to(package_root).as_posix().encode() + b"\0" + path.read_bytes() + b"\0")
     return digest.hexdigest()[:16]
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from secateur.benchmarking.latency.shapes import ModelShape
+from secateur.benchmarking.latency.shapes import ModelShape, architecture_view
 from secateur.cost.latency_table import AttentionTime, LatencyCurve, LatencySurface, LatencyTable
 
 FloatArray = NDArray[np.float64]
@@ -84,12 +84,9 @@ def predicted_to_measured(
     """Return predicted over measured time of the whole models, the dense model first."""
     from secateur.cost import Terms
     from secateur.cost.predicted_time import latency
-    from secateur.hf.configs import stock_config
-    from secateur.hf.model_view import ConfigView
     from secateur.structure import normalize
 
-    fields = dict(architecture)
-    structure = ConfigView(stock_config(fields.pop("model_type"), fields)).structure
+    structure = architecture_view(architecture).structure
     cost = latency(Terms(structure), table)
     return [
         cost.count(normalize(structure, _shape_of_row(row).selection(structure)).selection) / row["ms"]["whole"]

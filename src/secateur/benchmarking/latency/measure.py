@@ -10,12 +10,15 @@ import statistics
 import sys
 import time
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from secateur.benchmarking.bench import make_audio
 from secateur.benchmarking.block_timer import block_timer
 from secateur.benchmarking.isolated_process import report_step, serve
-from secateur.benchmarking.latency.shapes import ModelShape, shapes_to_measure
+from secateur.benchmarking.latency.shapes import ModelShape, architecture_view, shapes_to_measure
+
+if TYPE_CHECKING:
+    from secateur.hf.model_view import ModelView
 
 ROUNDS = 7
 DTYPES = {"fp32": "float32", "bf16": "bfloat16"}
@@ -32,12 +35,10 @@ def measure(job: Mapping[str, Any]) -> dict[str, Any]:
     """
     import torch
 
-    from secateur.hf.model_view import ConfigView
-
     measured_shapes = shapes_to_measure(job["architecture"])
-    models = [build_model_of_shape(shape, job["architecture"], job["dtype"]) for shape in measured_shapes]
-    structure = ConfigView(models[0].config).structure
-    audio = make_audio(structure, job["sample_rate"], job["seconds"], job["batch"], job["dtype"])
+    views = [build_model_of_shape(shape, job["architecture"], job["dtype"]) for shape in measured_shapes]
+    models = [view.model for view in views]
+    audio = make_audio(views[0].structure, job["sample_rate"], job["seconds"], job["batch"], job["dtype"])
     times: list[dict[str, list[float]]] = [{} for _ in models]
     rounds, step = job.get("rounds", ROUNDS), 0
     with torch.inference_mode():
@@ -61,14 +62,13 @@ def measure(job: Mapping[str, Any]) -> dict[str, Any]:
     return {"rows": rows}
 
 
-def build_model_of_shape(shape: ModelShape, architecture: Mapping[str, Any], dtype: str) -> Any:
+def build_model_of_shape(shape: ModelShape, architecture: Mapping[str, Any], dtype: str) -> ModelView:
     """Build a model of a shape with random weights, in inference-only form."""
     import torch
 
-    from secateur.hf.configs import stock_config
-    from secateur.hf.model_view import ConfigView
+    from secateur.hf.model_view import ModelView
     from secateur.hf.models import build_model
-    from secateur.inference import for_inference
+    from secateur.inference import inference_view
     from secateur.structure import normalize
     from secateur.surgery.cut import cut_config
 
@@ -77,13 +77,13 @@ def build_model_of_shape(shape: ModelShape, architecture: Mapping[str, Any], dty
         fields |= {"num_conv_pos_embeddings": 2}
     if shape.name in ("front end", "positions"):
         fields |= {"intermediate_size": 1}
-    dense = ConfigView(stock_config(fields.pop("model_type"), fields))
+    dense = architecture_view(fields)
     structure = dense.structure
-    config = cut_config(dense, structure, normalize(structure, shape.selection(structure)).selection)
+    cut_config_view = cut_config(dense, structure, normalize(structure, shape.selection(structure)).selection)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        model = build_model(config)
-    return for_inference(model.eval().requires_grad_(False).to(getattr(torch, DTYPES[dtype])))
+        model = build_model(cut_config_view.config)
+    return inference_view(ModelView(model.eval().requires_grad_(False).to(getattr(torch, DTYPES[dtype]))))
 
 
 def _forward(model: Any, audio: Any) -> dict[str, float]:

@@ -10,10 +10,13 @@ from __future__ import annotations
 import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from secateur.architectures import wav2vec2_axes as names
 from secateur.structure import Selection, Structure
+
+if TYPE_CHECKING:
+    from secateur.hf.model_view import ConfigView
 
 #: Query/key and value/output dimensions of each head of one layer.
 Heads = tuple[tuple[int, int], ...]
@@ -62,6 +65,15 @@ class ModelShape:
             if not units:
                 axes[names.feed_forward_block(layer)] = ()
         return Selection(axes=axes)
+
+
+def architecture_view(architecture: Mapping[str, Any]) -> ConfigView:
+    """Return the config of a dense model from the fields that `dense_architecture` returns."""
+    from secateur.hf.configs import stock_config
+    from secateur.hf.model_view import ConfigView
+
+    fields = dict(architecture)
+    return ConfigView(stock_config(fields.pop("model_type"), fields))
 
 
 def shapes_to_measure(architecture: Mapping[str, Any]) -> list[ModelShape]:
