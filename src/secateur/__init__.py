@@ -1,4 +1,4 @@
-"""secateur: a pretrained speech encoder in, a smaller and faster one out that works in its place.
+"""secateur: prune a pretrained speech encoder into a smaller and faster drop-in model.
 
 Importing it registers the classes of cut models with `transformers`, now or as soon as that is imported, and does
 nothing else; the public functions are loaded when they are first used.

@@ -1,4 +1,4 @@
-"""Where things that can be made again are kept between runs."""
+"""The folder of cached files, which can be made again at any time."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from pathlib import Path
 
 
 def cache_folder(name: str) -> Path:
-    """The folder for one kind of thing, not made yet.
+    """Return the folder of a kind of cached files, which is not made yet.
 
-    It lies in `SECATEUR_CACHE`, else in the user's cache folder, else, where neither can be written, in the temporary
-    one.
+    The folder lies in `SECATEUR_CACHE` if set, else in the user's cache folder. Where that cannot be written, it lies in
+    the temporary folder.
     """
     configured_path = os.environ.get("SECATEUR_CACHE")
     base = (

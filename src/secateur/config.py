@@ -1,4 +1,4 @@
-"""The YAML edge: recipes become frozen dataclasses, and every mistake in one is told at once.
+"""Loading of YAML recipes into frozen dataclasses, with all mistakes of a recipe in one message.
 
     base: dphubert          # another recipe: a packaged name, or a path relative to this file
     learn: {steps: 500}     # mappings merge into the base's, anything else replaces it
@@ -30,17 +30,16 @@ def load(
     *,
     search: Path | None = None,
 ) -> T:
-    """An instance of the frozen dataclass `cls` from a recipe.
+    """Load a recipe as an instance of a frozen dataclass.
 
     Args:
-        source: a YAML file, the name of a packaged recipe, or its mapping (whose `base` is relative to the
-            working directory).
-        cls: the dataclass.
-        overrides: laid over the recipe last; a key may be a dotted path, as in `{"learn.steps": 500}`.
-        search: the folder of packaged recipes: `{name}.yaml` or `{name}/recipe.yaml`.
+        source: YAML file, name of a packaged recipe, or a mapping, whose `base` is relative to the working directory.
+        cls: The dataclass.
+        overrides: Fields that are laid over the recipe last; a key may be a dotted path, as in `{"learn.steps": 500}`.
+        search: Folder of packaged recipes: `{name}.yaml` or `{name}/recipe.yaml`.
 
     Raises:
-        ConfigError: with every mistake in one message.
+        ConfigError: The recipe has mistakes; the message lists all of them.
     """
     if isinstance(source, Mapping):
         name, tree = "The configuration", _merge_base(dict(source), Path.cwd(), search, ())
@@ -55,10 +54,10 @@ def load(
 
 
 def check(config: T) -> T:
-    """Return a config that was made in Python, with the types and bounds of all its fields checked.
+    """Check the types and bounds of a config that was made in Python, and return the checked config.
 
     Raises:
-        ConfigError: With every mistake in one message.
+        ConfigError: The config has mistakes; the message lists all of them.
     """
     return _build(type(config), _to_yaml(config), "The configuration")
 
@@ -73,12 +72,12 @@ def _build(cls: type[T], tree: Any, name: str) -> T:
 
 
 def dump(instance: Any) -> str:
-    """The YAML of a config dataclass with every default written out; `load` reads it back as it was."""
+    """Return the YAML of a config with every default, from which `load` makes an equal config."""
     return yaml.safe_dump(_to_yaml(instance), sort_keys=False, allow_unicode=True, default_flow_style=None)
 
 
 def differences(first_text: str, second_text: str) -> list[str]:
-    """The dotted names of the fields in which two texts of `dump` differ, in order."""
+    """Return the dotted names of the fields in which two texts of `dump` differ, in order."""
     try:
         first_fields, second_fields = (_flatten(yaml.safe_load(text), "") for text in (first_text, second_text))
     except yaml.YAMLError:
@@ -93,7 +92,7 @@ def differences(first_text: str, second_text: str) -> list[str]:
 
 
 def _flatten(value: Any, path: str) -> dict[str, Any]:
-    """The leaves of nested mappings by dotted name."""
+    """Return the leaves of nested mappings by dotted name."""
     if not isinstance(value, dict) or not value:
         return {path: value}
     prefix = f"{path}." if path else ""
@@ -101,9 +100,9 @@ def _flatten(value: Any, path: str) -> dict[str, Any]:
 
 
 def merge(base: Mapping[str, Any], overlay: Mapping[str, Any]) -> dict[str, Any]:
-    """`above` laid over `below`: mappings merge, anything else replaces.
+    """Lay a mapping over a base: nested mappings merge, and a value of another type replaces the value of the base.
 
-    Two mappings of different `kind` are different things, so there too the upper one replaces the lower.
+    A mapping of another `kind` than the base's replaces the base's, too, since the fields of a kind are its own.
     """
     merged = dict(base)
     for key, value in overlay.items():
@@ -117,7 +116,7 @@ def merge(base: Mapping[str, Any], overlay: Mapping[str, Any]) -> dict[str, Any]
 
 
 def _find_recipe(name: str, folder: Path, search: Path | None) -> Path:
-    """The recipe file of a path relative to `folder` or of a packaged name."""
+    """Return the recipe file of a path relative to `folder` or of a packaged name."""
     candidates = [folder / name]
     if search is not None:
         candidates += [search / f"{name}.yaml", search / name / "recipe.yaml", search / name]
@@ -131,22 +130,22 @@ def _find_recipe(name: str, folder: Path, search: Path | None) -> Path:
 
 
 def _packaged_names(search: Path) -> set[str]:
-    """The names `_find` knows in a folder of recipes."""
+    """Return the names of all recipes in a folder of packaged recipes."""
     names = {path.relative_to(search).with_suffix("").as_posix() for path in search.rglob("*.yaml")}
     return {name.removesuffix("/recipe") for name in names}
 
 
 def parse_scalar(text: str) -> Any:
-    """The value that text stands for where it is given for one field, as a flag is.
+    """Return the value of a field that is given as text, such as by a flag.
 
     Raises:
-        yaml.YAMLError: It is not YAML.
+        yaml.YAMLError: The text is not YAML.
     """
     return yaml.load(text, Loader=_RecipeLoader)
 
 
 def _read_recipe(path: Path, search: Path | None, chain: tuple[Path, ...]) -> dict[str, Any]:
-    """The mapping of a recipe file, its bases merged in; `chain` holds the files that led here."""
+    """Read a recipe file and merge it over its bases; `chain` holds the files that were read before."""
     if path in chain:
         cycle = " -> ".join(link.name for link in (*chain[chain.index(path) :], path))
         raise ConfigError(f"{path.name}: `base` leads in a circle: {cycle}. Remove one of these `base` lines.")
@@ -175,9 +174,9 @@ def _merge_base(tree: dict[str, Any], folder: Path, search: Path | None, chain: 
 
 
 class _RecipeLoader(yaml.SafeLoader):
-    """PyYAML's safe loader, except that a key given twice is an error and not silently the later one.
+    """PyYAML's safe loader, except that a repeated key is an error and a date stays text.
 
-    What looks like a date stays text: no field is one, and folders are often named so.
+    No field is a date, while folders are often named by a date.
     """
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
@@ -198,7 +197,7 @@ _RecipeLoader.add_constructor("tag:yaml.org,2002:timestamp", lambda loader, node
 
 
 def _to_yaml(value: Any) -> Any:
-    """The YAML form of a config value."""
+    """Return a config value as plain data for YAML."""
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return {f.name: _to_yaml(getattr(value, f.name)) for f in dataclasses.fields(value) if f.init}
     if isinstance(value, Mapping):

@@ -1,4 +1,4 @@
-"""Plain data checked against dataclasses by pydantic, with every mistake in one plain sentence.
+"""Validation of plain data against dataclasses by pydantic, with a plain sentence for each mistake.
 
 pydantic walks the data, checks types and bounds, and builds the dataclasses. Before that, its schema is changed in two
 ways: a union is decided by the shape of the value and by its `kind` instead of by trial, so that a mistake has one
@@ -30,7 +30,7 @@ _LEAF, _LIST, _MAPPING = "\0leaf", "\0list", "\0mapping"
 
 
 class Mistakes(ValueError):
-    """Data that does not fit its type.
+    """Error for data that does not fit a type.
 
     Attributes:
         messages: One sentence for each mistake, which begins with the dotted path.
@@ -43,7 +43,7 @@ class Mistakes(ValueError):
 
 @dataclass(frozen=True)
 class DefaultKind:
-    """The kind of a mapping that names none, as metadata of an `Annotated` union."""
+    """Metadata of an `Annotated` union: the kind of a mapping that names no kind."""
 
     kind: str
 
@@ -81,7 +81,7 @@ def _checker(kind: Any) -> _Checker:
 
 
 class _Checker:
-    """A validator of one type, and the sentences for its errors."""
+    """Validator of a type, with sentences for the errors of pydantic."""
 
     def __init__(self, schema: dict[str, Any]) -> None:
         definitions = schema.get("definitions", ()) if schema["type"] == "definitions" else ()
@@ -92,7 +92,7 @@ class _Checker:
         self.validator = SchemaValidator(adapted)
 
     def _adapt(self, schema: dict[str, Any], default_kind: str | None = None) -> dict[str, Any]:
-        """Return a schema whose numbers refuse booleans, and whose unions are decided by shape and kind."""
+        """Return the schema with numbers that refuse booleans, and with unions that are decided by shape and kind."""
         if schema["type"] == "default" and "default_factory" in schema:
             default_kind = getattr(schema["default_factory"](), "kind", default_kind)
         if schema["type"] in ("int", "float"):
@@ -110,6 +110,8 @@ class _Checker:
 
     def _decide(self, union: dict[str, Any], default_kind: str | None) -> dict[str, Any]:
         """Return a union with containers as a union that is decided by the shape and the kind of a value."""
+        # `SyntheticData | FolderData` gives the branches {"synthetic": …, "folder": …}, and `Literal["auto"] | dict`
+        # gives {_LEAF: …, _MAPPING: …}.
         branches: dict[str, Any] = {}
         leaves = []
         members = union["choices"]
@@ -160,7 +162,7 @@ class _Checker:
         return next(field for field in fields if field["name"] == name)
 
     def describe_error(self, error: Any) -> str:
-        """Return one sentence for an error of pydantic."""
+        """Return a sentence for an error of pydantic."""
         location = error["loc"]
         if error["type"] == "missing" and not isinstance(error["input"], Mapping):
             location = location[:-1]  # a list that is too short
@@ -190,7 +192,8 @@ class _Checker:
         return f"{path}: {text}" if path else text
 
     def _locate(self, location: Sequence[Any]) -> tuple[str, dict[str, Any]]:
-        """Return the dotted path of an error, and the schema that its value was checked against."""
+        """Return the dotted path of an error, and the schema at that path."""
+        # pydantic's location ("data", "folder", "path") of a recipe has the branch of the union: it is "data.path" here.
         path, schema = "", self.schema
         for step in location:
             container = self._resolve(schema)
@@ -278,7 +281,7 @@ def _refuse_bool(value: Any) -> Any:
 
 
 def _branch_of(value: Any) -> Any:
-    """Return the branch of a union that a value belongs to, by its kind or its shape."""
+    """Return the branch of a union for a value, by kind or by shape."""
     if dataclasses.is_dataclass(value):
         return getattr(value, "kind", _MAPPING)
     if isinstance(value, Mapping):
@@ -296,7 +299,7 @@ def _join_words(words: Sequence[str], conjunction: str = "or") -> str:
 
 
 def _quote(value: Any) -> str:
-    """Return a value as it is quoted in a message."""
+    """Return a value as quoted in a message."""
     if isinstance(value, Mapping):
         return f"a mapping with {_join_words([repr(key) for key in value], 'and')}" if value else "an empty mapping"
     text = "null" if value is None else str(value).lower() if isinstance(value, bool) else repr(value)

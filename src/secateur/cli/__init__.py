@@ -1,4 +1,4 @@
-"""The command line: one file for each verb, with its flags, its call and the text that people read."""
+"""The command line: a file for each verb, with flags, call and printed text."""
 
 from secateur.cli.main import command
 

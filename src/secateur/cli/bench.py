@@ -48,7 +48,7 @@ def run(options: argparse.Namespace, fields: dict[str, Any]) -> int:
 
 
 def print_bench(record: dict[str, Any]) -> None:
-    """Print times and memory, the times by block, and the machine they were measured on."""
+    """Print times and memory, times by block, and the machine of the measurement."""
     rows = []
     block_rows = []
     blocks = list(dict.fromkeys(block for row in record["rows"] for block in row["blocks_ms"]))

@@ -42,7 +42,7 @@ def run(options: argparse.Namespace, fields: dict[str, Any]) -> int:
 
 
 def print_choice(record: dict[str, Any]) -> None:
-    """Print the costs that were counted beside those by the gates' hard decisions."""
+    """Print the counted costs beside the costs by the gates' hard decisions."""
     is_time = record["constraint"]["cost"] == "latency"
     for name, counted_cost in record["counted"].items():
         hard_cost = record["verdict"][name]

@@ -1,4 +1,4 @@
-"""Config classes read from their source, without importing them.
+"""Reader of config classes from source code, without an import.
 
 `--help` and shell completion need the name, type, default and docstring of every field. Importing the classes takes
 seconds, since their modules import torch and transformers; parsing their modules takes some tens of milliseconds, and
@@ -45,21 +45,21 @@ class FieldInfo:
 
 @dataclass(frozen=True)
 class _Definition:
-    """The node that defines a name, and its module."""
+    """Syntax node that defines a name, and the module of the node."""
 
     module: str
     node: ast.AST
 
 
 def read_fields(module: str, class_name: str) -> list[FieldInfo]:
-    """Return every field of a config class and of the configs in its fields, in the order of the source."""
+    """Return all fields of a config class and of nested configs, in the order of the source."""
     definition = _resolve(module, class_name)
     assert definition is not None, f"{module} does not define {class_name}"
     return list(_walk_class(definition, prefix=""))
 
 
 def _walk_class(definition: _Definition, *, prefix: str) -> Iterator[FieldInfo]:
-    """Yield the fields of a class, each followed by those of the configs in it."""
+    """Yield the fields of a class, each nested config behind the field of the config."""
     for name, (module, statement, doc) in _class_fields(definition).items():
         annotation = statement.annotation
         path = f"{prefix}{name}"
@@ -89,7 +89,7 @@ def _walk_type(module: str, annotation: ast.expr, *, path: str) -> Iterator[Fiel
 
 
 def _walk_kinds(tagged: list[tuple[_Definition, str]], *, path: str) -> Iterator[FieldInfo]:
-    """Yield the fields of a choice of configs, those that several kinds share once."""
+    """Yield the fields of a choice of configs, a field of several kinds once."""
     fields: dict[FieldInfo, list[str]] = {}  # the kinds that have each field
     for definition, tag in tagged:
         for info in _walk_class(definition, prefix=f"{path}."):
@@ -110,7 +110,7 @@ def _walk_container(module: str, annotation: ast.Subscript, *, path: str) -> Ite
 
 
 def _class_fields(definition: _Definition) -> dict[str, tuple[str, ast.AnnAssign, str]]:
-    """Return the fields of a dataclass by name, those of its bases first: their module, statement and docstring."""
+    """Return module, statement and docstring of the fields of a dataclass, fields of base classes first."""
     node = definition.node
     assert isinstance(node, ast.ClassDef)
     fields: dict[str, tuple[str, ast.AnnAssign, str]] = {}
@@ -118,6 +118,7 @@ def _class_fields(definition: _Definition) -> dict[str, tuple[str, ast.AnnAssign
         base_definition = _class_of(definition.module, base)
         if base_definition is not None:
             fields |= _class_fields(base_definition)
+    # The docstring of an attribute is the string statement behind it.
     for statement, following in zip(node.body, [*node.body[1:], None], strict=True):
         if not isinstance(statement, ast.AnnAssign) or not isinstance(statement.target, ast.Name):
             continue
@@ -135,7 +136,7 @@ def _class_summary(module: str, annotation: ast.expr) -> str:
 
 
 def _docstring(statement: ast.stmt | None) -> str:
-    """Return the text of a statement that is a string, on one line."""
+    """Return the text of a string statement on a single line."""
     if isinstance(statement, ast.Expr) and isinstance(statement.value, ast.Constant):
         return " ".join(str(statement.value.value).split())
     return ""
@@ -179,7 +180,7 @@ def _arguments(annotation: ast.Subscript) -> list[ast.expr]:
 
 
 def _describe_bound(annotation: ast.expr) -> str:
-    """Return a bound such as ``Ge(1)`` as ``>= 1``; nothing for other metadata."""
+    """Return a bound such as ``Ge(1)`` as ``>= 1``, and an empty text for metadata of another kind."""
     if not isinstance(annotation, ast.Call) or ast.unparse(annotation.func) not in _BOUND_SIGNS:
         return ""
     bound = ast.unparse(annotation.args[0])
@@ -187,7 +188,7 @@ def _describe_bound(annotation: ast.expr) -> str:
 
 
 def _default_words(module: str, value: ast.expr | None) -> str | None:
-    """Return a default as it would be written in YAML, or None for a required field."""
+    """Return a default in YAML, or None for a required field."""
     if value is None:
         return None
     if isinstance(value, ast.Call) and ast.unparse(value.func) == "field":
@@ -224,7 +225,9 @@ def _literal_words(module: str, annotation: ast.expr) -> Iterator[str]:
 
 
 def _union_members(module: str, annotation: ast.expr) -> Iterator[tuple[str, ast.expr]]:
-    """Yield the members of a union, through aliases, each with the module that its names belong to."""
+    """Yield the members of a union, through aliases, with the module of the names in a member."""
+    # `DataConfig | None`, where `DataConfig = SyntheticData | FolderData` in another module, has the members
+    # SyntheticData and FolderData of that module, and None of this module.
     if isinstance(annotation, ast.BinOp):
         yield from _union_members(module, annotation.left)
         yield from _union_members(module, annotation.right)
@@ -234,6 +237,7 @@ def _union_members(module: str, annotation: ast.expr) -> Iterator[tuple[str, ast
         yield from _union_members(definition.module, definition.node)
         return
     if isinstance(annotation, ast.Subscript) and ast.unparse(annotation.value) == "Annotated":
+        # `Annotated` without bounds, as around a union with a default kind, is its first argument.
         inner, *metadata = _arguments(annotation)
         if not any(map(_describe_bound, metadata)):
             yield from _union_members(module, inner)
@@ -256,7 +260,7 @@ def _tag(definition: _Definition) -> str | None:
 
 @functools.cache
 def _resolve(module: str, name: str) -> _Definition | None:
-    """Return the definition of a name in a module of this package, through its imports; None for other names."""
+    """Resolve a name in a module of secateur, through imports; return None for names from elsewhere."""
     node = _names(module).get(name)
     if isinstance(node, ast.ImportFrom):
         source = next(alias.name for alias in node.names if (alias.asname or alias.name) == name)
@@ -266,14 +270,14 @@ def _resolve(module: str, name: str) -> _Definition | None:
 
 @functools.cache
 def _names(module: str) -> dict[str, ast.AST]:
-    """Return what each name at the top of a module stands for: a class, an expression or an import."""
+    """Return the class, expression or import behind every name at the top of a module."""
     path = _SOURCE_FOLDER / module.replace(".", "/")
     path = path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
     names: dict[str, ast.AST] = {}
     statements = list(ast.parse(path.read_text(encoding="utf-8")).body)
     while statements:
         statement = statements.pop(0)
-        if isinstance(statement, ast.If):  # `if TYPE_CHECKING:`
+        if isinstance(statement, ast.If):  # `if TYPE_CHECKING:`, whose imports name types, too
             statements = [*statement.body, *statements]
         elif isinstance(statement, ast.ClassDef):
             names[statement.name] = statement

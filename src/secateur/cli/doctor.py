@@ -24,7 +24,7 @@ def run(options: argparse.Namespace, fields: dict[str, Any]) -> int:
 
 
 def print_findings(findings: Sequence[Any]) -> None:
-    """Print each finding with its remedy."""
+    """Print every finding with the remedy."""
     for finding in findings:
         print(f"{finding.status:8} {finding.name}: {finding.detail}")
         if finding.remedy:

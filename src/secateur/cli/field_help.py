@@ -1,4 +1,4 @@
-"""Help on the fields of a config, and their flags for shell completion."""
+"""Help on the fields of a config, and flags of the fields for shell completion."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def _visible_fields(recipe: Recipe) -> list[FieldInfo]:
 
 
 def _is_simple(info: FieldInfo, fields: list[FieldInfo]) -> bool:
-    """Return whether a field is at the top and has no fields of its own."""
+    """Return whether a field is at the top and has no nested fields."""
     return sum(other.group == info.group for other in fields) == 1
 
 

@@ -11,7 +11,7 @@ _BOOLEAN_FLAGS = ("resume", "json", "verbose", "help", "default-settings")  # fl
 
 
 def split_fields(words: Sequence[str], value_flags: Sequence[str]) -> tuple[list[str], dict[str, Any]]:
-    """Split the words of a command into those that argparse knows, and the fields of the config by dotted name.
+    """Split the words of a command into words for argparse and fields of the config by dotted name.
 
     Args:
         words: The words, the verb first.

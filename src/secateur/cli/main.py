@@ -1,4 +1,4 @@
-"""The entry point of the command: parse the words, run the verb, turn errors into one sentence and an exit code."""
+"""Entry point of the command: parse the words, run the verb, turn errors into a sentence and an exit code."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ VERBS: dict[str, Verb] = {
 
 
 class CliParser(argparse.ArgumentParser):
-    """A parser whose mistakes are a `ConfigError` of one sentence, with the nearest valid name."""
+    """Argument parser that raises a `ConfigError` with the nearest valid name."""
 
     def error(self, message: str) -> NoReturn:
         message_parts = message.split("invalid choice: ", 1)
@@ -54,12 +54,12 @@ class CliParser(argparse.ArgumentParser):
 
 
 def command() -> int:
-    """Run the installed command, or ``python -m secateur``, in a process that may restart itself."""
+    """Run the installed command, or ``python -m secateur``, in a process that may be restarted."""
     return main(tune=True)
 
 
 def main(arguments: Sequence[str] | None = None, *, tune: bool = False) -> int:
-    """Run one command.
+    """Run a command.
 
     Args:
         arguments: The words of the command; None takes those of the process.
@@ -109,12 +109,12 @@ def _fail(message: str, exit_code: int) -> int:
 
 
 def find_recipe(verb: str) -> Recipe | None:
-    """Return the config of a verb whose fields are flags, or None for any other word."""
+    """Return the config of a verb with fields as flags, or None for another word."""
     return getattr(VERBS.get(verb), "RECIPE", None)
 
 
 def build_parser() -> argparse.ArgumentParser:
-    """Return the parser of all verbs, without the fields of their configs."""
+    """Return the parser of all verbs, without the fields of configs."""
     parser = CliParser(prog="secateur", description="Prune a pretrained speech encoder into a smaller, faster drop-in.")
     parser.add_argument("--print-completion", metavar="SHELL", help="print shell completions, such as for bash or zsh")
     parser.set_defaults(verb=None)
@@ -129,7 +129,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def _print_recipe_help(words: list[str], recipe: Recipe) -> None:
-    """Print the flags and fields of a verb, or one group of its fields (``prune --help learn``)."""
+    """Print the flags and fields of a verb, or a single group of fields (``prune --help learn``)."""
     from secateur.cli.field_help import print_fields
 
     position = next(index for index, word in enumerate(words) if word in ("--help", "-h"))
@@ -165,7 +165,7 @@ def _verb_parsers(parser: argparse.ArgumentParser) -> dict[str, argparse.Argumen
 
 
 def _configure_logging(verbose: bool) -> None:
-    """Log to stderr, and keep libraries quiet about what concerns only them."""
+    """Log to stderr, and silence the warnings and progress bars of libraries."""
     import os
 
     # Threads that wait for each other must sleep, not spin: beside another busy process, on as few cores as the small
@@ -184,7 +184,7 @@ def _configure_logging(verbose: bool) -> None:
 
 
 def _tune_process() -> None:
-    """Apply the settings for training, which change nothing but speed and the last digits of float32."""
+    """Apply the settings for training, which change speed and the last digits of float32."""
     import os
 
     from secateur.benchmarking.process_settings import tune_products, tuned_malloc_environment

@@ -1,4 +1,4 @@
-"""The verb ``prune``, for one run or a sweep."""
+"""The verb ``prune``, for a run or a sweep."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def run(options: argparse.Namespace, fields: dict[str, Any]) -> int:
 
 
 def print_run(record: dict[str, Any]) -> None:
-    """Print the models of a run side by side, and where its files are."""
+    """Print the models of a run side by side, and the paths of model and report."""
     stages = record["stages"]
     dense_time = stages[0]["time"]["median_ms"]
     seconds = stages[0]["samples"] / stages[0]["sample_rate"]
@@ -90,7 +90,7 @@ def _measured_columns(record: dict[str, Any]) -> dict[str, list[str]]:
 
 
 def print_sweep(record: dict[str, Any]) -> None:
-    """Print a row for each run of a sweep, and what failed."""
+    """Print a row for every run of a sweep, and the failed runs."""
     from secateur.report.sweep_table import sweep_table
 
     columns, rows = sweep_table(record)

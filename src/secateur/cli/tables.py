@@ -8,7 +8,7 @@ from typing import Any
 
 
 def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    """Print a table whose first column is left-aligned and whose other columns are right-aligned."""
+    """Print a table with a left-aligned first column and right-aligned figures."""
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
@@ -53,7 +53,7 @@ def print_rounding(rounding: dict[str, Any] | None) -> None:
 
 
 def format_score(name: str, value: float | None, infos: Mapping[str, Any]) -> str:
-    """Return a score as a percentage where it is a share, and nothing where it was not measured."""
+    """Return a score as text, a share as a percentage, and an empty text for None."""
     if value is None:
         return ""
     is_share = infos.get(name, {}).get("is_share", not name.endswith("loss"))
@@ -61,10 +61,10 @@ def format_score(name: str, value: float | None, infos: Mapping[str, Any]) -> st
 
 
 def format_fidelity(value: float | None) -> str:
-    """Return a loss or cosine with four decimals, and nothing where it was not measured."""
+    """Return a loss or cosine with four decimals, and an empty text for None."""
     return "" if value is None else f"{round(float(value), 4) + 0.0:.4f}"  # + 0.0: no minus before a zero
 
 
 def mean(values: Sequence[float] | None) -> float | None:
-    """Return the mean of values, or None where there are none."""
+    """Return the mean of values, or None for an empty sequence."""
     return sum(map(float, values)) / len(values) if values else None

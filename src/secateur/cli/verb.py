@@ -1,4 +1,4 @@
-"""The parts of a verb that the parser needs, and how a verb prints its record."""
+"""Interface of a verb to the parser, and printing of records."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ BROKEN_CONTRACT = 1  # a promise of the package does not hold, such as a line of
 
 
 class Verb(Protocol):
-    """The interface of a module in this folder that implements a verb."""
+    """Interface of a module that implements a verb."""
 
     SUMMARY: str
 
@@ -22,7 +22,7 @@ class Verb(Protocol):
         """Declare the flags of the verb."""
 
     def run(self, options: argparse.Namespace, fields: dict[str, Any]) -> int:
-        """Run the verb, print its record and return the exit code.
+        """Run the verb, print the record and return the exit code.
 
         Args:
             options: The values of the flags.
@@ -31,7 +31,7 @@ class Verb(Protocol):
 
 
 class Recipe(NamedTuple):
-    """The config of a verb whose fields can all be given as flags (``--learn.steps 100``)."""
+    """Config of a verb with all fields as flags (``--learn.steps 100``)."""
 
     module: str
     """the module of the config class, which is not imported for the help"""
@@ -46,7 +46,7 @@ class Recipe(NamedTuple):
 
 
 def print_record(options: argparse.Namespace, record: T, show: Callable[[T], object]) -> None:
-    """Print a record as JSON with ``--json``, else as `show` prints it."""
+    """Print a record as JSON with ``--json``, else by `show`."""
     from secateur.records.files import plain
 
     if options.json:
