@@ -10,7 +10,7 @@ from pathlib import Path
 def cache_folder(name: str) -> Path:
     """Return the folder of a kind of cached files, which is not made yet.
 
-    The folder lies in `SECATEUR_CACHE` if set, else in the user's cache folder. Where that cannot be written, it lies in
+    The folder lies in `SECATEUR_CACHE` if set, else in the user's cache folder, else, where that cannot be written, in
     the temporary folder.
     """
     configured_path = os.environ.get("SECATEUR_CACHE")

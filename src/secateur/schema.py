@@ -193,7 +193,7 @@ class _Checker:
 
     def _locate(self, location: Sequence[Any]) -> tuple[str, dict[str, Any]]:
         """Return the dotted path of an error, and the schema at that path."""
-        # pydantic's location ("data", "folder", "path") of a recipe has the branch of the union: it is "data.path" here.
+        # Example: pydantic's location ("data", "folder", "path") has a branch of a union, and the path is "data.path".
         path, schema = "", self.schema
         for step in location:
             container = self._resolve(schema)
