@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import io
+from pathlib import Path
 
 import numpy as np
 import soundfile
 from numpy.typing import NDArray
+
+from secateur.data.containers.recording import INT16_STEP, open_recording
+from secateur.data.decode import decode, locate
 
 Samples = NDArray[np.float32]
 
@@ -69,3 +73,32 @@ def flac_in_ogg(data: bytes, number: int) -> bytes:
         head = bytes([flags]) + bytes(8) + number.to_bytes(4, "little") + place.to_bytes(4, "little") + bytes(4)
         pages.append(b"OggS\0" + head + bytes([len(sizes)]) + sizes + packet)
     return b"".join(pages)
+
+
+def seconds(tmp_path: Path, data: bytes) -> float:
+    """The length of a file, which must be the same located and decoded, from the disk and from memory."""
+    path = tmp_path / "x.bin"
+    path.write_bytes(data)
+    lengths = {locate(str(path)).samples, locate("x", content=data).samples}
+    lengths |= {len(decode(str(path))), len(decode("x", content=data))}
+    assert len(lengths) == 1
+    return lengths.pop() / 16_000
+
+
+def samples(data: bytes, start: int = 0, frames: int | None = None) -> NDArray[np.float32]:
+    with open_recording("x", data) as recording:
+        return recording.read(start, recording.frames if frames is None else frames)
+
+
+def assert_segments_are_slices(data: bytes, *, tries: int = 6) -> None:
+    full_audio = samples(data)
+    rng = np.random.default_rng(1)
+    for start in (*rng.integers(0, len(full_audio) - 1000, tries), len(full_audio) - 700):
+        frames = min(int(rng.integers(500, 3000)), len(full_audio) - int(start))
+        np.testing.assert_allclose(samples(data, int(start), frames), full_audio[start : start + frames], atol=2e-6)
+
+
+def dither(rate: int, channels: int = 1) -> NDArray[np.float32]:
+    """What dithering makes of a second of zeros: -1, 0 or 1 step of 16 bits."""
+    steps = np.random.default_rng(0).integers(-1, 2, (rate, channels))
+    return (steps * INT16_STEP).astype(np.float32)

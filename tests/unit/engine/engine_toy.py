@@ -123,8 +123,8 @@ def kill_at(point: str, step: int, toy: Toy) -> None:
         "tensors": (checkpoint, "write_json", lambda path: f"-{step:07d}." in path.parent.name),
         "rename": (checkpoint, "_sync", lambda path: f"-{step:07d}." in path.name),
         "removal": (shutil, "rmtree", lambda path: "removed" in path.name),
-        "begin": (toy, "begin", lambda now: now == step - 1),
-        "end": (toy, "end", lambda now: now == step - 1),
+        "begin": (toy, "begin", lambda current_step: current_step == step - 1),
+        "end": (toy, "end", lambda current_step: current_step == step - 1),
     }
     owner, name, hit = replaced[point]
     original = getattr(owner, name)

@@ -91,11 +91,11 @@ def test_only_the_newest_are_kept_and_other_phases_are_left_alone(tmp_path: Path
 
 def test_half_written_ones_are_ignored_and_removed(tmp_path: Path) -> None:
     checkpoints = Checkpoints(tmp_path, phase="learn", keep=2)
-    good = checkpoints.save(contents(1)).path
-    shutil.copytree(good, good.with_name(".learn-0000002.partial"))
-    shutil.copytree(good, good.with_name(".learn-0000000.removed.partial"))
-    shutil.copytree(good, good.with_name("learn-0000003"))
-    (good.with_name("learn-0000003") / "meta.json").unlink()
+    saved_path = checkpoints.save(contents(1)).path
+    shutil.copytree(saved_path, saved_path.with_name(".learn-0000002.partial"))
+    shutil.copytree(saved_path, saved_path.with_name(".learn-0000000.removed.partial"))
+    shutil.copytree(saved_path, saved_path.with_name("learn-0000003"))
+    (saved_path.with_name("learn-0000003") / "meta.json").unlink()
     assert [checkpoint_folder.step for checkpoint_folder in checkpoints.list_complete()] == [1]
     checkpoints.clean()
     assert [name for name in names(tmp_path) if name.startswith(".")] == []
@@ -106,7 +106,7 @@ def test_a_full_disk_keeps_the_last_good_checkpoint_and_names_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, writer: str
 ) -> None:
     checkpoints = Checkpoints(tmp_path, phase="learn", keep=1)
-    good = checkpoints.save(contents(1)).path
+    saved_path = checkpoints.save(contents(1)).path
 
     def full(*_: object, **__: object) -> None:
         raise OSError(28, "No space left on device")
@@ -118,7 +118,7 @@ def test_a_full_disk_keeps_the_last_good_checkpoint_and_names_it(
         ):
             checkpoints.save(contents(2))
     assert names(tmp_path) == ["learn-0000001"]
-    assert torch.equal(read(good, phase="learn").state["w"], torch.arange(4.0) + 1)
+    assert torch.equal(read(saved_path, phase="learn").state["w"], torch.arange(4.0) + 1)
     assert checkpoints.save(contents(2)).path.is_dir()
 
 

@@ -20,16 +20,16 @@ PHASES = ["learn", "recover"]  # the second wraps the module of the first again
 
 
 @pytest.fixture(scope="module")
-def one(tmp_path_factory: pytest.TempPathFactory) -> tuple[Toy, Path]:
+def single_rank(tmp_path_factory: pytest.TempPathFactory) -> tuple[Toy, Path]:
     """Two phases in this process, dropout off, and their folder."""
-    folder, toy = tmp_path_factory.mktemp("one"), Toy(dropout=0.0)
+    folder, toy = tmp_path_factory.mktemp("single_rank"), Toy(dropout=0.0)
     for phase in PHASES:
         train(toy, folder, phase=phase)
     return toy, folder
 
 
-def assert_two_equal_one(two: Path, one: tuple[Toy, Path]) -> None:
-    toy, folder = one
+def assert_two_equal_one(two: Path, single_rank: tuple[Toy, Path]) -> None:
+    toy, folder = single_rank
     for rank in range(2):
         weights, gradients = (load_file(two / f"{name}-{rank}.safetensors") for name in ("final", "gradients"))
         torch.testing.assert_close(weights, toy.state(), rtol=0, atol=1e-6)
@@ -43,14 +43,14 @@ def assert_two_equal_one(two: Path, one: tuple[Toy, Path]) -> None:
 
 @pytest.mark.parametrize("accumulate", [1, 2])
 def test_two_processes_with_uneven_shares_equal_one(
-    train_in_ranks: Callable[..., list[int | None]], one: tuple[Toy, Path], tmp_path: Path, accumulate: int
+    train_in_ranks: Callable[..., list[int | None]], single_rank: tuple[Toy, Path], tmp_path: Path, accumulate: int
 ) -> None:
     assert train_in_ranks(tmp_path, dropout=0.0, accumulate=accumulate, phases=PHASES) == [0, 0]
-    assert_two_equal_one(tmp_path, one)
+    assert_two_equal_one(tmp_path, single_rank)
 
 
 @pytest.mark.slow
-def test_two_processes_under_torchrun_equal_one(one: tuple[Toy, Path], tmp_path: Path) -> None:
+def test_two_processes_under_torchrun_equal_one(single_rank: tuple[Toy, Path], tmp_path: Path) -> None:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -60,4 +60,4 @@ def test_two_processes_under_torchrun_equal_one(one: tuple[Toy, Path], tmp_path:
         engine_toy.__file__, str(tmp_path), options,
     ]  # fmt: skip
     subprocess.run(command, check=True, timeout=300, env={**os.environ, "OMP_NUM_THREADS": "1"})
-    assert_two_equal_one(tmp_path, one)
+    assert_two_equal_one(tmp_path, single_rank)

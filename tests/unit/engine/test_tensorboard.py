@@ -18,25 +18,25 @@ from secateur.errors import ConfigError
 class Writer:
     """A stand-in for torch's `SummaryWriter` that keeps what it is given."""
 
-    made: list[Writer]
+    instances: list[Writer]
 
     def __init__(self, folder: str, purge_step: int) -> None:
-        self.folder, self.purge_step, self.closed = folder, purge_step, False
+        self.folder, self.purge_step, self.is_closed = folder, purge_step, False
         self.scalars: list[tuple[str, float, int]] = []
-        Writer.made.append(self)
+        Writer.instances.append(self)
 
     def add_scalar(self, name: str, value: float, step: int) -> None:
         self.scalars.append((name, value, step))
 
     def close(self) -> None:
-        self.closed = True
+        self.is_closed = True
 
 
 @pytest.fixture
 def writers(monkeypatch: pytest.MonkeyPatch) -> list[Writer]:
-    Writer.made = []
+    Writer.instances = []
     monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", SimpleNamespace(SummaryWriter=Writer))
-    return Writer.made
+    return Writer.instances
 
 
 def test_every_logged_number_is_shown_at_its_step(tmp_path: Path, writers: list[Writer]) -> None:
@@ -49,7 +49,7 @@ def test_every_logged_number_is_shown_at_its_step(tmp_path: Path, writers: list[
             expected += [(k, v, step) for k, v in flat.items() if k != "phase"]
     (writer,) = writers
     assert writer.folder == str(tmp_path / "tensorboard" / "learn")
-    assert writer.closed
+    assert writer.is_closed
     displayed = {(name, step): value for name, value, step in writer.scalars}
     assert displayed == {(name, step): pytest.approx(value, abs=1e-6) for name, value, step in expected}
 
