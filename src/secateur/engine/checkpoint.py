@@ -128,7 +128,7 @@ class Checkpoints:
 
     def _remove_oldest(self) -> None:
         """Remove the oldest checkpoints beyond `keep`."""
-        for checkpoint in self.list_complete()[: -self.keep]:
+        for checkpoint in self.list_complete()[: -self.keep]:  # keep 2 of steps 100, 200, 300: removes 100
             partial = checkpoint.path.with_name(f".{checkpoint.path.name}.removed.partial")
             checkpoint.path.rename(partial)
             shutil.rmtree(partial)
@@ -230,6 +230,7 @@ def _separate_storages(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     for name, tensor in tensors.items():
         tensor = tensor.detach().cpu().contiguous()
         storage = tensor.untyped_storage()
+        # A storage larger than the tensor means a view, whose whole storage safetensors refuses to write.
         if storage.data_ptr() in storage_pointers or storage.nbytes() != tensor.nbytes:
             tensor = tensor.clone(memory_format=torch.contiguous_format)
             storage = tensor.untyped_storage()

@@ -40,6 +40,7 @@ def run_on_main_rank(make: Callable[[], T]) -> T:
     Raises:
         SecateurError: `make` raised this error; it is raised on every rank, so that no rank waits for a result.
     """
+    # Exactly one of value and error is set, on the first rank; the pair is broadcast to all ranks.
     outcome: tuple[T | None, SecateurError | None] = (None, None)
     if process().is_main_process:
         try:

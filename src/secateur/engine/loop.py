@@ -198,6 +198,7 @@ class _PhaseRun:
         if self.context.rank < len(generators):
             restore_generators(generators[self.context.rank])
         else:
+            # A rank that did not exist before: a seed by step, which differs from the seed of the start.
             seed_all(self.config.seed + contents.step, phase=contents.phase, rank=self.context.rank)
 
     def loop(self, folder: Path, completed_steps: int, on_step: Callable[[Progress], None] | None) -> None:
@@ -242,6 +243,7 @@ class _PhaseRun:
                     self.validation = self._validate(step)
                     log.metrics(step, {"validation": self.validation})
                 if is_last or (config.save_every and step % config.save_every == 0):
+                    # A resumed run removes log lines after the checkpoint, but cannot restore lost lines before it.
                     log.sync()
                     self._save(step)
                 seconds_left = clock.seconds_left(step)
@@ -265,7 +267,7 @@ class _PhaseRun:
 
     def _save(self, step: int) -> None:
         """Save a checkpoint on the first rank; raise a failure on every rank, so that no rank waits forever."""
-        generators = self.context.gather(generator_states())
+        generators = self.context.gather(generator_states())  # of all ranks, in one checkpoint
         failure: CheckpointError | None = None
         if self.context.is_main:
             states = {name: scheduled.spec.optimizer.state_dict() for name, scheduled in self.optimizers.items()}

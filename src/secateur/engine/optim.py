@@ -30,6 +30,7 @@ class Schedule:
 
     def factor(self, step: float) -> float:
         """Return the factor at the 0-based optimizer step `step`."""
+        # The first point after `step`: of points at 0, 10, 10, step 4 lies between the points 0 and 1, step 10 after 2.
         next_index = bisect.bisect_right([position for position, _ in self.points], step)
         if next_index == 0:
             return self.points[0][1]
@@ -53,6 +54,7 @@ class Schedule:
         """
         if not 0 <= warmup <= steps:
             raise ConfigError(f"warmup: expected an integer from 0 to the number of steps, {steps}, got {warmup}.")
+        # Warmup 3 of 10 steps: factors 1/4, 2/4, 3/4 at steps 0 to 2, 1 at step 3, then 6/7 down to 1/7 at step 9.
         return cls(points=((-1.0, 0.0), (float(warmup), 1.0), (float(steps), 0.0)))
 
 

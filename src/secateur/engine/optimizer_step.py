@@ -71,6 +71,7 @@ def train_step(
             f"a gradient norm of {norm} in optimizer {name!r}" for name, norm in nonfinite_norms.items()
         )
         raise _nonfinite_error(problem, step, context.gather(files), describe_checkpoint)
+    # Nothing was updated up to here, so that an error leaves the last checkpoint as the latest valid state.
     for name, scheduled in optimizers.items():
         scheduled.clip(norms[name])
         scheduled.step(step)
@@ -92,6 +93,7 @@ def _backward(train_unit: TrainUnit, context: DistributedContext, batches: Seque
             with context.autocast():
                 loss = train_unit.loss(context.wrapped, batch)
             torch.autograd.backward(loss.total)
+        # Detached, so that the graph of a micro-batch is freed before the next forward pass.
         parts = {name: _detach(value) for name, value in loss.parts.items()}
         losses.append(StepLoss(total=loss.total.detach(), parts=parts, files=loss.files))
     return losses
@@ -104,6 +106,7 @@ def _detach(value: float | Tensor) -> float | Tensor:
 def _sum_parts(losses: Sequence[StepLoss], context: DistributedContext) -> Metrics:
     """Return the parts of the loss summed over micro-batches and ranks, in order of first appearance."""
     sums: Metrics = {}
+    # float() waits for the device, so it comes after all passes of the step are queued.
     local_parts = [{name: float(value) for name, value in loss.parts.items()} for loss in losses]
     for rank_parts in context.gather(local_parts):
         for parts in rank_parts:

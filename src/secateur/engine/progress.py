@@ -85,6 +85,7 @@ class ProgressDisplay:
             self._tasks[progress.phase] = self._bar.add_task(
                 progress.phase, total=progress.steps, completed=progress.step - 1, figures=""
             )
+        # The loss first, since only the first `max_metrics` fit on the line.
         loss_items = [(name, value) for name, value in progress.parts.items() if name == "loss"]
         other_items = [(name, value) for name, value in progress.parts.items() if name != "loss"]
         metrics_text = "  ".join(

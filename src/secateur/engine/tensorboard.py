@@ -37,6 +37,7 @@ class TensorBoardWriter:
     def __init__(self, folder: Path, *, phase: str, step: int) -> None:
         from torch.utils.tensorboard import SummaryWriter
 
+        # `purge_step` hides the values of a run that was killed after its last checkpoint.
         self._writer = SummaryWriter(str(folder / FOLDER / phase), purge_step=step + 1)
 
     def show(self, step: int, values: Mapping[str, Any]) -> None:
