@@ -62,7 +62,7 @@ def test_a_cut_model_is_masked_as_it_is_cut_again(family: str) -> None:
     )
 
 
-def test_units_removed_before_are_told_from_units_that_never_were() -> None:
+def test_errors_distinguish_removed_units_from_units_that_never_existed() -> None:
     small = cut(tiny("hubert", "base"), Selection(axes={names.feed_forward_units(0): (1, 3)}))
     with pytest.raises(SelectionError, match=r"units \[0\] were removed before"):
         cut(small, Selection(axes={names.feed_forward_units(0): (0, 1)}))

@@ -70,7 +70,7 @@ def test_equal_for_every_family(family: str, size: str, kind: str, dtype: torch.
 
 
 @pytest.mark.parametrize("family", ["wav2vec2-conformer", "wav2vec2-bert"])
-def test_families_without_such_a_form_are_told_in_a_sentence(family: str) -> None:
+def test_families_without_an_inference_form_raise_a_one_sentence_error(family: str) -> None:
     with pytest.raises(ModelError, match=f"There is no inference-only form of {family} models; there is of wav2vec2, "):
         for_inference(tiny(family, "base"))
 

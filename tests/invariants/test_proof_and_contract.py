@@ -1,4 +1,4 @@
-"""The proof stops a run, a broken line of the drop-in contract is told; heads that need long audio are verified."""
+"""The proof stops a run, a failed check of the drop-in contract is reported; heads that need long audio are verified."""
 
 from __future__ import annotations
 
@@ -116,7 +116,7 @@ def test_a_wrong_kernel_in_dense_and_cut_model_alike_is_no_fault_of_the_cut(monk
     assert float(line.rpartition(" ")[2]) > 0.05
 
 
-def test_weights_that_are_not_finite_are_told_of_the_masked_model_and_not_as_a_fault_of_ours() -> None:
+def test_the_error_for_weights_that_are_not_finite_names_the_masked_model() -> None:
     dense = build(tiny_config("hubert", "base"))
     with torch.no_grad():
         dense.encoder.layers[0].attention.q_proj.weight[0] = float("nan")

@@ -75,7 +75,7 @@ def ragged(structure: Structure, seed: int) -> Selection:
     return Selection(axes={**inner.axes, **head.axes}, scales={**inner.scales, **head.scales})
 
 
-def heard(lengths: tuple[int, ...] = (81, 60)) -> dict[str, Tensor]:
+def model_inputs(lengths: tuple[int, ...] = (81, 60)) -> dict[str, Tensor]:
     inputs = features(*lengths)
     return inputs | {"input_features": inputs["input_features"].double()}
 
@@ -95,15 +95,15 @@ def test_masked_equals_shrunk_in_wholeand_in_the_tokens_that_are_written(kind: s
     structure = declare(dense.config)
     selection = ragged(structure, seed)
     small, initial_state = cut(dense, selection), {name: value.clone() for name, value in dense.state_dict().items()}
-    ways = [(greedy, heard()), *([(stream, heard((80,)))] if kind == "streaming" else [])]
+    ways = [(greedy, model_inputs()), *([(stream, model_inputs((80,)))] if kind == "streaming" else [])]
     masking = attach(dense, structure)
     try:
         masking.set(mask_values(structure, normalize(structure, selection).selection))
-        masked = logits(dense, heard())
+        masked = logits(dense, model_inputs())
         written_text = [way(dense, inputs) for way, inputs in ways]
     finally:
         masking.remove()
-    assert difference(masked, logits(small, heard())) <= 1e-13
+    assert difference(masked, logits(small, model_inputs())) <= 1e-13
     for (way, inputs), tokens in zip(ways, written_text, strict=True):
         assert torch.equal(way(small, inputs), tokens)
         assert len(tokens.unique()) > 1
@@ -128,7 +128,7 @@ def test_a_cut_head_is_the_stock_one_with_the_columns_of_removed_units_at_zero(k
             getattr(stock.decoder.lstm, f"weight_hh_l{number}").mul_(values[layer(number)])
         stock.decoder.decoder_projector.weight.mul_(values[layer(layers - 1)])
         stock.joint.head.weight.mul_(values[JOINER])
-    assert difference(logits(stock, heard()), logits(cut(dense, selection), heard())) <= 1e-13
+    assert difference(logits(stock, model_inputs()), logits(cut(dense, selection), model_inputs())) <= 1e-13
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -211,7 +211,7 @@ def test_cut_heads_are_loaded_in_a_new_process(tmp_path: Path) -> None:
         dense, folder = dense_of(kind), tmp_path / kind
         small = cut(dense, of_head(declare(dense.config), 4))
         small.save_pretrained(folder)
-        torch.save(inputs := heard((80,)), folder / "inputs.pt")
+        torch.save(inputs := model_inputs((80,)), folder / "inputs.pt")
         here = small.generate(**inputs, decoder_start_token_id=TOKENS - 1)
         words += [str(folder), auto]
         expected.append(f"{type(small).__name__} {json.dumps(here.sequences.tolist())}")
@@ -331,12 +331,12 @@ def test_a_head_of_one_width_fits_the_stock_layout_and_can_be_cut_again(kind: st
     small.save_pretrained(tmp_path)
     loaded = type(dense).from_pretrained(tmp_path, dtype=torch.float64).eval()
     assert loaded.config.decoder_hidden_size == 9
-    assert difference(logits(cut(dense, Selection(axes=axes)), heard()), logits(loaded, heard())) <= 1e-13
+    assert difference(logits(cut(dense, Selection(axes=axes)), model_inputs()), logits(loaded, model_inputs())) <= 1e-13
     inner = declare(loaded.config)
     assert {name: inner.axes[name].units for name in axes} == axes
     repeated = of_head(inner, 3, scales=False)
     at_once, recut_model = cut(dense, repeated), cut(loaded, repeated)
     assert recut_model.config.secateur == at_once.config.secateur
-    assert difference(logits(at_once, heard()), logits(recut_model, heard())) <= 1e-13
+    assert difference(logits(at_once, model_inputs()), logits(recut_model, model_inputs())) <= 1e-13
     with pytest.raises(SelectionError, match=r"widths of predictor and joiner differ: .*; use the registered layout"):
         cut(dense, repeated, layout="stock")

@@ -95,7 +95,7 @@ def test_the_blank_of_a_models_own_head_is_that_of_its_config_and_of_its_saved_t
         (TOKENS, None, None, r"the model's config says None and its tokenizer None, None; expected"),
     ],
 )
-def test_a_head_whose_blank_cannot_be_told_is_refused(
+def test_a_head_whose_blank_is_unknown_is_refused(
     tmp_path: Path, tokens: Sequence[str], padding: str | None, pad_token_id: int | None, message: str
 ) -> None:
     folder = tokenizer_folder(tmp_path, tokens, pad_token=padding)

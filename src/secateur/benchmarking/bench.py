@@ -47,7 +47,7 @@ class BenchConfig:
         seconds: Audio lengths.
         batches: Batch sizes.
         dtypes: ``fp32``, ``bf16``.
-        threads: Numbers of threads of the processor; none given is what torch takes.
+        threads: Numbers of CPU threads; empty for torch's default.
         repeats: Measurements of each model in each case.
         tuned: Keep large buffers in the process, and let float32 products take the faster library where that is as
             exact, as `prune` does; else leave the process as it is.
@@ -145,7 +145,7 @@ def _measure(config: BenchConfig, job: dict[str, Any]) -> dict[str, Any]:
 
 
 def _measure_time(job: dict[str, Any]) -> dict[str, Any]:
-    """Every model and form in every case, interleaved."""
+    """Measure every model and form in every case, interleaved."""
     import torch
 
     from secateur.hf.load import load_config_view
@@ -261,7 +261,7 @@ def _forward(model: Any, audio: Tensor) -> Tensor:
 
 
 def _measure_blocks(model: Any, audio: Tensor, repeats: int) -> dict[str, float]:
-    """Median milliseconds in each kind of block, and in all else."""
+    """Return the median milliseconds in each kind of block and in the rest of the model."""
     kinds = [BLOCK_KINDS[path.rpartition(".")[2]] for path in timed_blocks(model)]
     passes: list[dict[str, float]] = []
     with block_timer(model) as block_times:
@@ -295,7 +295,7 @@ def _reset_peak_memory() -> None:
         ctypes.CDLL(None).malloc_trim(0)
         Path("/proc/self/clear_refs").write_text("5")
     except (OSError, AttributeError):
-        logger.warning("the peak of memory while loading cannot be forgotten here, and is counted")
+        logger.warning("the peak memory cannot be reset on this system, so that of loading is included")
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-#: Kinds of blocks whose time is told apart, by the last word of their path.
+#: Kinds of blocks with a time of their own, by the last part of their path.
 BLOCK_KINDS = {
     "feature_extractor": "front end",
     "subsampling": "front end",
@@ -28,13 +28,13 @@ _BLOCK_PATH = re.compile(rf"(encoder\.)?(layers\.\d+\.)?({'|'.join(BLOCK_KINDS)}
 
 
 def timed_blocks(model: Any) -> dict[str, Any]:
-    """The blocks of a base model by module path."""
+    """Return the blocks of a base model by module path."""
     return {path: module for path, module in model.named_modules() if _BLOCK_PATH.fullmatch(path)}
 
 
 @contextmanager
 def block_timer(model: Any) -> Iterator[dict[str, float]]:
-    """Seconds that each block took in the last forward pass, by module path, while the context lasts."""
+    """Yield a dict of the seconds of each block in the latest forward pass, by module path."""
     block_seconds: dict[str, float] = {}
     start_times: dict[str, float] = {}
     hooks = []

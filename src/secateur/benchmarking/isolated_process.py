@@ -1,7 +1,7 @@
 """Measuring in a separate process, since glibc's malloc and thread counts are set when a process starts.
 
-The process reads a job from its standard input, and writes lines of JSON to its output: how far it is, and at last what
-it found.
+The process reads a job from its standard input, and writes lines of JSON to its standard output: its progress, and
+finally the result.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from typing import Any
 from secateur.benchmarking.process_settings import MALLOC_SETTINGS, tune_products
 from secateur.errors import SecateurError
 
-#: Settings of the process, where the environment does not say otherwise.
+#: Environment variables of the process; values already set in the environment take precedence.
 PROCESS_SETTINGS = {
     # Threads that wait sleep rather than spin, as under the command line: beside another busy process spinning makes
     # everything many times slower.
@@ -27,7 +27,7 @@ PROCESS_SETTINGS = {
     "ONEDNN_PRIMITIVE_CACHE_CAPACITY": "65536",
 }
 
-#: Told with (steps done, steps in all).
+#: Called with (completed steps, total steps).
 StepCallback = Callable[[int, int], None]
 
 
@@ -37,21 +37,21 @@ def measure_in_subprocess(
     """Run a measuring module in a separate process and return the result.
 
     Args:
-        module: Run by ``python -m``; it calls `serve`.
-        job: For it, as plain JSON.
-        threads: Of the processor; None takes what torch takes.
+        module: Module that calls `serve`, run by ``python -m``.
+        job: Argument of the measuring function, as plain JSON.
+        threads: Number of CPU threads; None leaves torch's default.
         tuned: Keep large buffers in the process, and let float32 products take the faster library where that is as
             exact; else leave the process as it is.
-        on_step: Told how far it is.
+        on_step: Called with the progress.
 
     Raises:
-        SecateurError: It failed, or was ended.
+        SecateurError: The process failed or was terminated.
     """
     process_environment = {name: value for name, value in os.environ.items() if name not in MALLOC_SETTINGS}
     process_environment = PROCESS_SETTINGS | process_environment | (MALLOC_SETTINGS if tuned else {})
     if threads is not None:
         process_environment |= {"OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads)}
-    # -P: what lies in the current folder is no part of the measuring.
+    # -P: modules in the current folder must not be imported.
     command = [sys.executable, "-P", "-W", "ignore", "-m", module]
     message: dict[str, Any] = {}
     with (
@@ -79,10 +79,10 @@ def measure_in_subprocess(
             raise
         code = process.wait()
         error_output.seek(0)
-        last_line = (error_output.read().strip().splitlines() or ["without a word"])[-1]
+        last_line = (error_output.read().strip().splitlines() or ["no error output"])[-1]
     if code < 0:
         raise SecateurError(
-            f"The measuring process was ended by signal {-code}; 9 most often means that memory ran out: "
+            f"The measuring process was terminated by signal {-code}; 9 most often means that memory ran out: "
             "measure shorter audio or smaller batches."
         )
     if "error" in message:
@@ -105,7 +105,7 @@ def serve(measure: Callable[[dict[str, Any]], dict[str, Any]]) -> int:
         response: dict[str, Any] = {"found": measure(request["job"])}
     except SecateurError as error:
         response = {"error": str(error)}
-    except Exception as error:  # memory that cannot be had, for one; the parent says it in a sentence
+    except Exception as error:  # such as running out of memory; the parent raises the message
         response = {"error": f"Measuring failed: {' '.join(str(error).split())[:300] or type(error).__name__}"}
     _write_message(response)
     return 0

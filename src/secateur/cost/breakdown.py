@@ -12,7 +12,7 @@ from secateur.cost.latency_table import LatencyTable
 from secateur.cost.predicted_time import LatencyPredictor
 from secateur.structure import Selection, Structure
 
-#: Kinds of axes whose modules are told apart, and what has no such axis but is told apart, too.
+#: Kinds of axes whose modules are blocks of their own, and a block that may have no such axis.
 _BLOCK_AXIS_KINDS = ("block", "layer", "channels")
 POSITIONAL_CONV = "encoder.pos_conv_embed"
 

@@ -13,13 +13,14 @@ from secateur.structure import Structure
 class Grids:
     """Expected number of places, (living units across) x (living units inside), under shared parents.
 
-    Such are dimensions that every unit of another axis has for itself, as heads of one width.
+    A grid is the dimensions that every unit of another axis has, such as heads of equal width. Example: 2 expected
+    heads with 3 expected dimensions each are 6 places, times the probability that the block around them is present.
     """
 
     def __init__(self, structure: Structure, pairs: Sequence[tuple[str, str]]) -> None:
         """
         Args:
-            structure: Of the axes.
+            structure: Structure of the axes.
             pairs: The axis across and the axis inside of each grid, which have the same parents.
         """
         axes, self.offsets = structure.axes, structure.offsets
@@ -28,7 +29,7 @@ class Grids:
             [self.offsets[name] + axes[name].units.index(unit) for name, unit in axes[inner].parents]
             for _, inner in pairs
         ]
-        # A unit across that needs the units inside has them wherever the grid is not empty.
+        # A requirement of units across on the units inside is met wherever the grid is not empty.
         self.requirements = [
             [self._units(structure, name) for name in sorted(set(axes[outer].requires) - {inner})]
             for outer, inner in pairs
@@ -39,7 +40,7 @@ class Grids:
         return slice(structure.offsets[name], structure.offsets[name] + structure.axes[name].size)
 
     def __call__(self, open_probability: Tensor) -> Tensor:
-        """Expected places: (units,) in float64 -> (grids,)."""
+        """Compute the expected places: (units,) in float64 -> (grids,)."""
         sizes = []
         for (outer, inner), parents, requirement_slices in zip(
             self.pairs, self.parents, self.requirements, strict=True
@@ -57,7 +58,7 @@ class Squares:
     def __init__(self, structure: Structure, axes: Sequence[str]) -> None:
         """
         Args:
-            structure: Of the axes.
+            structure: Structure of the axes.
             axes: Their names; their units have no conditions but their own gates.
         """
         square_axes = [structure.axes[name] for name in axes]
@@ -66,10 +67,10 @@ class Squares:
         self.has_min_unit = [float(axis.min_units > 0 and axis.size > 0) for axis in square_axes]
 
     def __call__(self, open_probability: Tensor) -> Tensor:
-        """Expected squares, mean^2 + variance: (units,) in float64 -> (axes,)."""
+        """Compute E[n^2] = E[n]^2 + Var[n]: (units,) in float64 -> (axes,)."""
         sizes = []
         for units, has_min_unit in zip(self.units, self.has_min_unit, strict=True):
             p_open = open_probability[units]
-            # Where all are closed one stays.
+            # One unit stays if all gates are closed: plus 1^2 * P(n = 0).
             sizes.append(p_open.sum().square() + (p_open * (1.0 - p_open)).sum() + has_min_unit * (1.0 - p_open).prod())
         return torch.stack(sizes) if sizes else open_probability.new_zeros(0)

@@ -67,7 +67,7 @@ class LatencyCurve:
         _check_times(self.ms)
 
     def interpolate(self, width: Tensor) -> Tensor:
-        """Any shape -> milliseconds of the same shape, with a graph to the widths."""
+        """Interpolate at widths of any shape: -> milliseconds of the same shape, with a graph to the widths."""
         interval, fraction = _locate(self.widths, width)
         values = torch.tensor(self.ms, dtype=torch.float64)
         return values[interval] * (1 - fraction) + values[interval + 1] * fraction
@@ -115,9 +115,9 @@ class AttentionTime:
     """Milliseconds of an attention block: a constant for the block, and additions for each head.
 
     Attributes:
-        block: A block with heads, whatever they are.
+        block: A block with any heads.
         run: Each run of heads of equal dimensions, which are computed together.
-        head: Each head, whatever its dimensions.
+        head: Each head, independent of its dimensions.
         query_key: By a head's query/key dimensions, its share of the projections included; 0 at 0.
         value_output: By a head's value/output dimensions; 0 at 0.
     """
@@ -141,16 +141,16 @@ class LatencyTable:
 
     Attributes:
         model_type: Stock model type of the architecture.
-        conditions: What they were measured under, threads resolved.
-        first_convolution: By its outputs; at 0 what the front end takes besides.
+        conditions: Conditions of the measurement, with the number of threads resolved.
+        first_convolution: By its outputs; at 0 the constant time of the front end.
         convolutions: Of each later front-end layer, by inputs and outputs.
-        projection: The feature projection, by the last layer's channels; at 0 what it takes besides.
-        positional: The positional convolution, by its groups; at 0 what it takes besides.
+        projection: The feature projection, by the last layer's channels; at 0 its constant time.
+        positional: The positional convolution, by its groups; at 0 its constant time.
         attention: Of one layer.
-        feed_forward: Of one layer, by units; at 0 what a block with any unit takes besides.
+        feed_forward: Of one layer, by units; at 0 the constant time of a block with any unit.
         layer: Norms and residuals of one layer.
-        rest: All else.
-        decides: What a cached table is found by: machine, versions, architecture, conditions.
+        rest: Time of the rest of the model.
+        decides: Key of a cached table: machine, versions, architecture, conditions.
         agreement: Predicted over measured time: of the measured parts, and of whole models measured beside them.
         format: Of the file.
     """
@@ -174,7 +174,7 @@ class LatencyTable:
 
     @property
     def identity(self) -> str:
-        """Sixteen hexadecimal digits that stand for all that is in the table."""
+        """Hash of the table's content, sixteen hexadecimal digits."""
         numbers = json.loads(to_line(self), parse_int=float)  # 4 and 4.0 are the same width
         return hashlib.sha256(to_line(numbers).encode()).hexdigest()[:16]
 
@@ -185,10 +185,10 @@ class LatencyTable:
 
     @classmethod
     def load(cls, path: str | Path) -> LatencyTable:
-        """A table read from a file.
+        """Load a table from a file.
 
         Raises:
-            SecateurError: The file is missing, or is not such a table.
+            SecateurError: The file is missing, or holds no latency table.
         """
         data = read_json(path)
         try:

@@ -38,7 +38,7 @@ from secateur.structure import Axis, Structure, Unit
 
 @dataclass(frozen=True, kw_only=True)
 class AxisProbabilities:
-    """Probabilities that an axis has an open unit, and that an open unit of the axis meets the requirements.
+    """Probabilities that an axis has an open unit, and an open unit that meets the requirements.
 
     Attributes:
         any_open: A unit of the axis has an open gate: (axes + 1,), the last entry is 1.

@@ -1,4 +1,4 @@
-"""From a selection to the smaller model: cut, layouts, load, verify, and choosing from scores."""
+"""Surgery: choice of a selection from scores, cut to a smaller model, and verification."""
 
 from secateur.hf.load import load_checkpoint, load_config, load_model
 from secateur.surgery.cut import cut, cut_config

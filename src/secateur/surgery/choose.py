@@ -266,7 +266,7 @@ def _reset_unused_moves(structure: Structure, kept_units: Tensor, hard_decision:
 
 
 def _selection(structure: Structure, kept_units: Tensor, scales: Tensor, is_gated: Tensor) -> Selection:
-    """Return the kept units of axes with gates, with their scales where any differs from 1."""
+    """Return the kept units of axes with gates, and the scales of axes with scales other than 1."""
     axes: dict[str, tuple[int, ...]] = {}
     factors: dict[str, tuple[float, ...]] = {}
     for name, axis in structure.axes.items():

@@ -30,7 +30,7 @@ def run_model(model: PreTrainedModel, audio: Tensor, attention_mask: Tensor | No
     Args:
         model: An encoder, or one with a task head.
         audio: (B, S) or (B, positions, width).
-        attention: (B, S) or (B, positions), 1 where the audio is valid.
+        attention_mask: (B, S) or (B, positions), 1 where the audio is valid.
     """
     device = next(model.parameters()).device
     mask = None if attention_mask is None else attention_mask.to(device)
@@ -49,7 +49,8 @@ def final_output(result: Any) -> Tensor:
 def relative_difference(reference: Tensor, candidate: Tensor) -> float:
     """Return the largest difference relative to the root mean square of the reference.
 
-    It is NaN where the reference itself is not finite, infinite where only the other is not, or its shape differs.
+    The result is NaN if the reference is not finite, and infinite if only the candidate is not finite, or its shape
+    differs.
     """
     if not bool(torch.isfinite(reference).all()):
         return float("nan")
@@ -60,7 +61,7 @@ def relative_difference(reference: Tensor, candidate: Tensor) -> float:
 
 
 def min_usable_samples(model: PreTrainedModel, structure: Structure) -> int:
-    """Return the fewest samples that give finite outputs of a model with its head.
+    """Return the fewest samples that give finite outputs of a model and head.
 
     Most models take audio of one frame. An x-vector head takes 16: its windows span 15, and a standard deviation over
     time needs two of them. Frame counts are doubled until the model runs, then bisected.
@@ -81,7 +82,7 @@ def min_usable_samples(model: PreTrainedModel, structure: Structure) -> int:
     usable_frames = 1
     while not is_usable(usable_frames):
         usable_frames *= 2
-        if usable_frames > _MAX_SEARCHED_FRAMES:  # broken weights, not a short input: comparing tells
+        if usable_frames > _MAX_SEARCHED_FRAMES:  # broken weights, not a short input, which the comparison will show
             return structure.min_samples
     too_few = usable_frames // 2
     while usable_frames - too_few > 1:
@@ -92,7 +93,7 @@ def min_usable_samples(model: PreTrainedModel, structure: Structure) -> int:
 
 @contextmanager
 def inference_mode(model: PreTrainedModel) -> Iterator[None]:
-    """Put a model into eval mode without gradients, and restore its mode afterwards."""
+    """Put a model into eval mode without gradients, and restore the previous mode afterwards."""
     was_training = model.training
     model.eval()
     try:

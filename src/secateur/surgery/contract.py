@@ -1,4 +1,4 @@
-"""The drop-in contract: the lines that a cut model keeps beside being equal to the masked model."""
+"""Drop-in contract: checks of a cut model beside its equality to the masked model."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ _BFLOAT16_ERROR_RATIO = 3.0
 
 @dataclass(frozen=True, kw_only=True)
 class VerificationCheck:
-    """One line of the verification: its statement, result and figures.
+    """Line of the verification: statement, result and figures.
 
     Attributes:
-        name: What it says.
-        holds: Whether it holds.
-        detail: The figures.
-        is_proof: Whether it is part of the proof that the cut model is the masked model, not of the contract.
+        name: Statement that is checked.
+        holds: Result of the check.
+        detail: Figures behind the result.
+        is_proof: True for the proof that the cut model is the masked model, False for the contract.
     """
 
     name: str
@@ -151,7 +151,7 @@ def _short_audio(subject: ModelPair) -> VerificationCheck:
 
 
 def _describe_frames(model: PreTrainedModel, audio: Tensor) -> str:
-    """Describe the number of frames that a model returns, or that the model raises an error."""
+    """Describe in words the number of frames that a model returns, or the failure to run."""
     try:
         frames = run_model(model, audio).hidden_states[-1].shape[1]
     except (RuntimeError, ValueError):

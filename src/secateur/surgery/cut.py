@@ -1,4 +1,4 @@
-"""Cutting: a freshly built model of the smaller shape, filled with masked weights, sliced."""
+"""Cut of a model: a new model of the smaller shape, filled with masked and sliced weights."""
 
 from __future__ import annotations
 
@@ -31,7 +31,11 @@ from secateur.structure import Selection, Structure, Weight, factorizations_to_m
 from secateur.surgery.slices import WeightSlicer
 
 Layout = Literal["registered", "stock"]
-_FILE_FIELDS = ("model_type", "transformers_version", "architectures")  # what a config's file says of itself
+_FILE_FIELDS = (
+    "model_type",
+    "transformers_version",
+    "architectures",
+)  # fields that describe a config file, not a model
 
 
 def cut(
@@ -39,18 +43,18 @@ def cut(
 ) -> PreTrainedModel:
     """Build the model that computes the same as `model` under the selection's mask, without the masked parts.
 
-    The model itself is not touched: the cut one is built anew, so nothing that was hooked or registered on the first
-    is carried along. Scales are folded into the weights that consume them.
+    The given model is not changed. The cut model is new, so hooks and modules registered on the given model are not
+    carried over. Scales are folded into the weights that consume them.
 
     Args:
         model: A supported Hugging Face model, stock or cut before, with or without a task head.
-        selection: Kept units, as original indices; it is closed first.
-        layout: ``registered`` (our classes, any shape) or ``stock`` (unmodified classes, where the shape allows).
-        break_even: Whether factorised maps that are no cheaper than dense ones go back to one matrix.
+        selection: Kept units, as original indices; the selection is normalized first.
+        layout: ``registered`` (secateur's classes, any shape) or ``stock`` (unmodified classes, if the shape allows).
+        break_even: Merge factorized maps that are no cheaper than dense ones into one matrix.
 
     Raises:
         SelectionError: The selection does not fit the model, or the shape does not fit the stock layout.
-        ModelError: The model has masks in it, or is of a class that cannot be cut.
+        ModelError: Masks are attached to the model, or its class cannot be cut.
     """
     cut_model = cut_view(ModelView(model), selection, layout=layout, break_even=break_even).model
     assert isinstance(cut_model, PreTrainedModel)
@@ -62,7 +66,7 @@ def cut_view(
 ) -> ModelView:
     """Return the view of the model that `cut` returns."""
     if has_masks(view.model):
-        raise ModelError("This model has masks in it; call `remove()` on what `attach` gave before cutting it.")
+        raise ModelError("Masks are attached to this model; call `remove()` on the result of `attach` before cutting.")
     structure = view.structure
     normalized = normalize(structure, selection).selection
     _check_head(view.model, normalized, structure)
@@ -82,20 +86,20 @@ def rebuild_model(
     """Build a model with another encoder, and the task head and mode of a given model.
 
     Args:
-        view: The one before.
-        config_view: Config of the new one.
-        encoder: Its parameters, by name in the base model.
-        head: Parameters of the task head that are not those of the one before.
+        view: View of the given model.
+        config_view: Config of the new model.
+        encoder: Parameters of the new encoder, by name in the base model.
+        head: Parameters of the task head that differ from those of the given model.
 
     Raises:
-        ModelError: The model is of a class that cannot be cut.
+        ModelError: Models of the given class cannot be cut.
     """
     model = view.model
     if not view.head_class:
         allowed = ", ".join(head_classes(view.model_type))
         raise ModelError(f"A {type(model).__name__} cannot be cut; allowed are the classes {allowed} of its family.")
     config = config_view.config
-    if model.config._attn_implementation in ("eager", "sdpa"):  # ours have no other; the default then
+    if model.config._attn_implementation in ("eager", "sdpa"):  # secateur's classes have no other, then their default
         config._attn_implementation = model.config._attn_implementation
     rebuilt_model: Any = skeleton(config, view.head_class)
     prefix = view.prefix  # of the rebuilt model, too: both have the same class name
@@ -119,10 +123,10 @@ def cut_config(
     layout: Layout = "registered",
     break_even: bool = True,
 ) -> ConfigView:
-    """Return the config of the cut model.
+    """Return the config of a cut model.
 
     Raises:
-        SelectionError: The shape does not fit the stock layout; the sentence names what prevents it.
+        SelectionError: The shape does not fit the stock layout; the message names the obstacle.
     """
     encoder_part = _cut_encoder_config(view.encoder_config, structure, normalized, layout=layout, break_even=break_even)
     if not view.holds_encoder:
@@ -162,12 +166,12 @@ def _with_encoder_config(
     """Return the config of a model with a head, with another encoder config inside.
 
     Args:
-        view: Of the model's config.
-        held: Of the other encoder.
-        record: The entry ``secateur`` of the head; empty where it is whole.
+        view: View of the model's config.
+        encoder_part: Config of the other encoder.
+        record: Entry ``secateur`` of the head; empty if the head is not cut.
 
     Raises:
-        SelectionError: The other encoder is of a stock class, and the head fits none.
+        SelectionError: The other encoder is of a stock class, and the head fits no stock class.
     """
     dropped_fields = (*_FILE_FIELDS, "encoder_config", "secateur")
     fields = {name: value for name, value in view.config.to_dict().items() if name not in dropped_fields}
@@ -180,19 +184,18 @@ def _with_encoder_config(
 
 
 def _cut_state_dict(dense_view: ParameterView, cut_structure: Structure, normalized: Selection) -> dict[str, Tensor]:
-    """Parameters and buffers of the cut encoder and transducer's head: tapped, then sliced to the new layout."""
+    """Return masked and sliced parameters and buffers of the cut encoder and of a transducer's head."""
     dense_structure = dense_view.structure
-    values, mask_factors, slices = (
-        mask_values(dense_structure, normalized),
-        compile_mask_factors(dense_structure),
-        WeightSlicer(dense_structure, cut_structure),
-    )
-    parameters, buffers = dense_view.parameters(), dense_view.buffers()
+    values = mask_values(dense_structure, normalized)
+    mask_factors = compile_mask_factors(dense_structure)
+    slices = WeightSlicer(dense_structure, cut_structure)
+    parameters = dense_view.parameters()
+    buffers = dense_view.buffers()
     missing_parameters = sorted(set(cut_structure.unused) - parameters.keys())
     if missing_parameters:
         raise SelectionError(
-            f"This shape does not fit the stock layout: stock classes have {missing_parameters[0]}, which this model has not; "
-            "cut the dense model."
+            f"This shape does not fit the stock layout: stock classes have {missing_parameters[0]}, which this model "
+            "has not; cut the dense model."
         )
 
     def masked_parameter(name: str) -> Tensor:
@@ -206,13 +209,12 @@ def _cut_state_dict(dense_view: ParameterView, cut_structure: Structure, normali
     for weight in cut_structure.weights:
         dense_weight = dense_structure.counterpart(weight.name)
         if dense_weight.name in parameters:
-            value, dtype = masked_parameter(dense_weight.name), parameters[dense_weight.name].dtype
-        else:  # a factorised map that goes back to one matrix
+            dtype = parameters[dense_weight.name].dtype
+            value = masked_parameter(dense_weight.name)
+        else:  # a factorized map that is merged: (out, ranks) @ (ranks, in) -> (out, in)
             linear = dense_structure.factorization_of[dense_weight.name]
-            value, dtype = (
-                masked_parameter(linear.outer).double() @ masked_parameter(linear.inner).double(),
-                parameters[linear.outer].dtype,
-            )
+            dtype = parameters[linear.outer].dtype
+            value = masked_parameter(linear.outer).double() @ masked_parameter(linear.inner).double()
         state[weight.name] = slices.extract(weight.name, value.to(dtype))
     for weight in cut_structure.weights:
         if weight.magnitude:
@@ -221,12 +223,13 @@ def _cut_state_dict(dense_view: ParameterView, cut_structure: Structure, normali
 
 
 def _rescale_magnitude(state: dict[str, Tensor], dense_direction: Tensor, weight: Weight) -> None:
-    """Scale the magnitude of a weight-normed parameter by the norm that the cut leaves of its direction."""
-    direction, magnitude = state[weight.name], state[weight.magnitude]
+    """Scale the magnitude of a weight-normed parameter by the norm that the cut leaves of the direction."""
+    direction = state[weight.name]
+    magnitude = state[weight.magnitude]
     cut_norm = direction_norm(direction, magnitude)
     norm_ratio = cut_norm / direction_norm(dense_direction, magnitude)
     state[weight.magnitude] = (magnitude.double() * norm_ratio).to(magnitude.dtype)
-    # Nothing has no direction, and weight norm would divide zero by zero: any direction will do, at magnitude zero.
+    # A direction of norm 0 would make weight norm divide 0 by 0: replace it by ones, at magnitude 0.
     state[weight.name] = torch.where((cut_norm == 0).expand_as(direction), torch.ones_like(direction), direction)
 
 

@@ -1,4 +1,4 @@
-"""Factorization of linear maps by singular value decomposition, so that their ranks can be pruned."""
+"""Factorization of linear maps by singular value decomposition, so that ranks can be pruned."""
 
 from __future__ import annotations
 
@@ -14,21 +14,22 @@ from secateur.structure import Selection, Structure, normalize
 from secateur.structure import axis as names
 from secateur.surgery.cut import cut_config, cut_view, rebuild_model
 
-#: Ranks that a factorised map starts with: all; as many as cost no more than the dense map; or a number.
+#: Ranks that a factorized map starts with: all, as many as cost no more than the dense map, or a number.
 InitialRanks = Literal["full", "break_even"] | int
 
 
 def factorize(model: PreTrainedModel, ranks: Mapping[str, int]) -> PreTrainedModel:
     """Return a copy of a model with linear maps factorized, of secateur's classes.
 
-    With all ranks it computes the same but for rounding; with fewer, each map is the nearest of so many ranks.
+    With all ranks the copy computes the same except for rounding; with fewer, each map is the best approximation of
+    its rank in the Frobenius norm (truncated singular value decomposition).
 
     Args:
         model: A supported model, stock or cut, with or without a task head.
-        ranks: How many ranks each map keeps, by its path in the base model.
+        ranks: Number of ranks that each map keeps, by path in the base model.
 
     Raises:
-        ConfigError: A path that is no linear map, or more ranks than it has.
+        ConfigError: A path is no linear map, or the ranks are more than a map has.
     """
     factorized_model = factorize_view(ModelView(model), ranks).model
     assert isinstance(factorized_model, PreTrainedModel)
@@ -46,7 +47,9 @@ def factorize_view(view: ModelView, ranks: Mapping[str, int]) -> ModelView:
     state |= {
         weight.name: parameters[weight.name].detach() for weight in new_structure.weights if weight.name in parameters
     }
-    for linear in (each for each in new_structure.factorizations if each.module in ranks):
+    for linear in new_structure.factorizations:
+        if linear.module not in ranks:
+            continue
         outer, inner = factorize_matrix(parameters[linear.dense.name])
         state[linear.outer] = outer[:, : ranks[linear.module]].contiguous()
         state[linear.inner] = inner[: ranks[linear.module]].contiguous()
@@ -56,10 +59,10 @@ def factorize_view(view: ModelView, ranks: Mapping[str, int]) -> ModelView:
 
 
 def factorized_config(view: ConfigView, ranks: Mapping[str, int]) -> ConfigView:
-    """Return the config of a model with linear maps factorised.
+    """Return the config of a model with linear maps factorized.
 
     Raises:
-        ConfigError: A path that is no linear map, or more ranks than it has.
+        ConfigError: A path is no linear map, or the ranks are more than a map has.
     """
     structure = view.structure
     new_view = cut_config(view, structure, normalize(structure, Selection(axes={})).selection, break_even=False)
@@ -88,15 +91,15 @@ def max_ranks_by_path(structure: Structure) -> dict[str, int]:
 
 
 def resolve_ranks(structure: Structure, linears: Sequence[str], start: InitialRanks = "full") -> dict[str, int]:
-    """The ranks that named linear maps start with, by path.
+    """Return the initial ranks of named linear maps, by path.
 
     Args:
-        structure: Of the model that is to be factorised.
-        linears: Paths, or the last words of them, such as ``q_proj`` for that of every layer.
-        start: How many ranks of each.
+        structure: Structure of the model that is to be factorized.
+        linears: Paths or their last parts, such as ``q_proj`` for the query projection of every layer.
+        start: Initial ranks of each map.
 
     Raises:
-        ConfigError: A name of no linear map, or more ranks than one has.
+        ConfigError: A name is no linear map, or the ranks are more than a map has.
     """
     max_ranks = max_ranks_by_path(structure)
     ranks: dict[str, int] = {}
@@ -120,16 +123,12 @@ def resolve_ranks(structure: Structure, linears: Sequence[str], start: InitialRa
 
 def _explain_unknown_linear(structure: Structure, name: str, max_ranks: Mapping[str, int]) -> str:
     """Explain in a sentence why a name is no linear map that can be factorized."""
+    last_parts = list(dict.fromkeys(path.rpartition(".")[2] for path in max_ranks))
     if any(f".{linear.module}".endswith(f".{name}") for linear in structure.factorizations):
         return f"{name!r} is factorised already in this model."
     if any(f".{weight.module}.".endswith(f".{name}.") for weight in structure.weights):
-        return f"{name!r} is no linear map of this {structure.model_type} model; allowed are {_last_path_parts(max_ranks)}."
-    allowed = [*dict.fromkeys(path.rpartition(".")[2] for path in max_ranks), *max_ranks]
+        return f"{name!r} is no linear map of this {structure.model_type} model; allowed are {', '.join(last_parts)}."
     return (
-        f"there is no {name!r} in this {structure.model_type} model; allowed are {_last_path_parts(max_ranks)}, or whole paths."
-        f"{did_you_mean(name, allowed)}"
+        f"there is no {name!r} in this {structure.model_type} model; allowed are {', '.join(last_parts)}, or whole "
+        f"paths.{did_you_mean(name, [*last_parts, *max_ranks])}"
     )
-
-
-def _last_path_parts(paths: Mapping[str, int]) -> str:
-    return ", ".join(dict.fromkeys(path.rpartition(".")[2] for path in paths))

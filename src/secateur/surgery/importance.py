@@ -1,4 +1,4 @@
-"""Scores of units without learning: the norm of their weights, or their index."""
+"""Scores of units without learning: the norm of the weights, or the index."""
 
 from __future__ import annotations
 
@@ -10,15 +10,19 @@ from torch import Tensor
 from secateur.hf.model_view import ModelView
 from secateur.masking.parameter_view import ParameterView
 from secateur.nn.positional_conv import direction_norm
-from secateur.structure import Structure
+from secateur.structure import Structure, Weight
 
 
 @torch.no_grad()
 def magnitude_scores(view: ModelView, structure: Structure) -> Tensor:
-    """The 2-norm of all weight-matrix elements that go with each unit: (units,).
+    """Return the 2-norm of all weight-matrix elements of each unit: (units,).
 
-    Heads and blocks have the norm of what they contain, summed over their dimensions. A rank has the norm of the matrix
-    that it adds, right after factorising its singular value; on other axes a factorised map counts as the one matrix.
+    A head or block has the norm of all elements inside, summed over its dimensions. A rank has the norm of the matrix
+    that it adds, which right after factorizing is its singular value; on other axes a factorized map counts as the
+    product of its two matrices.
+
+    Example: a weight [[3, 4], [0, 5]] whose rows are the two dimensions of one head, and whose columns lie on no axis,
+    gives the dimensions the scores 5 and 5, and the head the score sqrt(50).
     """
     return squared_norms(ParameterView(view, structure).parameters(), structure).sqrt().float()
 
@@ -38,39 +42,48 @@ def squared_norms(parameters: Mapping[str, Tensor], structure: Structure) -> Ten
     for linear in structure.factorizations:
         start, size = structure.offsets[linear.axis], structure.axes[linear.axis].size
         squares[start : start + size] = matrix(linear.outer).square().sum(0) * matrix(linear.inner).square().sum(1)
-    plain_weights = [weight for weight in structure.weights if weight.name not in structure.factorization_of]
-    for weight in (*plain_weights, *(each.dense for each in structure.factorizations)):
-        for bind in weight.bindings if weight.is_matrix else ():
-            factorized_linear = structure.factorization_of.get(weight.name)
-            value = (
-                matrix(factorized_linear.outer) @ matrix(factorized_linear.inner)
-                if factorized_linear
-                else matrix(weight.name)
-            )
-            if weight.magnitude:
+    for weight in structure.weights:
+        if weight.is_matrix and weight.name not in structure.factorization_of:
+            value = matrix(weight.name)
+            if weight.magnitude:  # weight norm: the stored value is a direction only
                 gain = matrix(weight.magnitude)
                 value = value * gain / direction_norm(value, gain)
-            position_squares = value.square().sum([dim for dim in range(value.dim()) if dim != bind.dim])
-            if bind.per_unit_of:
-                start, size = structure.offsets[bind.per_unit_of], structure.axes[bind.per_unit_of].size
-                position_squares = position_squares.view(size, -1)
-                squares[start : start + size] += position_squares.sum(1)
-                position_squares = position_squares.sum(0)
-            offset = 0
-            for name in bind.axes:
-                axis = structure.axes[name]
-                unit_squares = (
-                    position_squares[offset : offset + axis.size * bind.width].view(axis.size, bind.width).sum(1)
-                )
-                start = structure.offsets[name]
-                squares[start : start + axis.size] += unit_squares
-                for parent, unit in axis.parents:
-                    if unit in structure.axes[parent].units:
-                        squares[structure.offsets[parent] + structure.axes[parent].units.index(unit)] += (
-                            unit_squares.sum()
-                        )
-                offset += axis.size * bind.width
+            _add_squared_norms(squares, structure, weight, value)
+    for linear in structure.factorizations:
+        _add_squared_norms(squares, structure, linear.dense, matrix(linear.outer) @ matrix(linear.inner))
     return squares
+
+
+def _add_squared_norms(squares: Tensor, structure: Structure, weight: Weight, value: Tensor) -> None:
+    """Add the squared norms of a matrix to the units along each dimension and to the ancestors of the units.
+
+    Args:
+        squares: Squared norms so far, changed in place: (units,).
+        structure: The structure of the model.
+        weight: Description of the matrix.
+        value: The matrix.
+    """
+    starts = structure.offsets
+    for binding in weight.bindings:
+        other_dims = [dim for dim in range(value.dim()) if dim != binding.dim]
+        position_squares = value.square().sum(other_dims)  # (positions along the dimension,)
+        if binding.per_unit_of:
+            start = starts[binding.per_unit_of]
+            size = structure.axes[binding.per_unit_of].size
+            position_squares = position_squares.view(size, -1)  # (outer units, positions of each)
+            squares[start : start + size] += position_squares.sum(1)
+            position_squares = position_squares.sum(0)
+        offset = 0
+        for name in binding.axes:
+            axis = structure.axes[name]
+            length = axis.size * binding.width
+            unit_squares = position_squares[offset : offset + length].view(axis.size, binding.width).sum(1)
+            squares[starts[name] : starts[name] + axis.size] += unit_squares
+            for parent, unit in axis.parents:
+                parent_units = structure.axes[parent].units
+                if unit in parent_units:
+                    squares[starts[parent] + parent_units.index(unit)] += unit_squares.sum()
+            offset += length
 
 
 def order_scores(structure: Structure) -> Tensor:

@@ -1,4 +1,4 @@
-"""Limits on costs, and the moves of units between kept and removed that meet them.
+"""Limits on costs, and moves of units between kept and removed that meet the limits.
 
 Moves are made in groups of units (`UnitGroups`), those whose score is nearest to zero first.
 

@@ -112,7 +112,7 @@ class UnitGroups:
 
     @property
     def hard_decision(self) -> Tensor:
-        """Groups that stay open by their scores or because they may not close: (groups,) of booleans."""
+        """Groups that stay open by score or because the group may not close: (groups,) of booleans."""
         return (self.scores > 0) | ~(self.is_movable | self.is_removed)
 
     @property
@@ -129,7 +129,7 @@ class UnitGroups:
         return torch.bincount(self.group_of_unit[flags], minlength=len(self.scores)) > 0
 
     def ranking(self, is_candidate: Tensor, *, descending: bool) -> Tensor:
-        """Return the indices of candidate groups by score, and groups of equal score in the order of their axis.
+        """Return the indices of candidate groups by score, and groups of equal score in axis order.
 
         Args:
             is_candidate: (groups,) of booleans.

@@ -47,12 +47,12 @@ class Verification:
 
     @property
     def holds(self) -> bool:
-        """Whether every check holds."""
+        """True if every check holds."""
         return all(check.holds for check in self.checks)
 
     @property
     def is_proven(self) -> bool:
-        """Whether every check of the proof holds; checks of the contract may fail."""
+        """True if every check of the proof holds; checks of the contract may fail."""
         return all(check.holds for check in self.checks if check.is_proof)
 
     @property
@@ -71,7 +71,7 @@ class Verification:
         return f"The cut model is not the masked model, which is our mistake, not yours: {failed}."
 
     def to_json(self) -> dict[str, Any]:
-        """Plain JSON."""
+        """Return the verification as plain JSON."""
         return {"holds": self.holds, "proven": self.is_proven} | asdict(self)
 
 
@@ -132,13 +132,13 @@ def compare(
     Args:
         cut: The cut model.
         dense: The model that it was cut from.
-        structure: Of the dense model.
-        closed: The closed selection of the cut.
-        generator: Of the audio.
+        structure: Structure of the dense model.
+        normalized: The normalized selection of the cut.
+        generator: Generator of the audio.
         shortest: The fewest samples that the dense model takes; None is those of one frame.
 
     Returns:
-        One figure per hidden state of the cut model and one for the output, each relative to the root mean square of
+        The difference of each hidden state of the cut model, then of the output, relative to the root mean square of
         the masked model's activations.
     """
     dtype = next(cut.model.parameters()).dtype

@@ -43,11 +43,11 @@ def test_what_a_process_found_and_how_far_it_was_come_back() -> None:
     ("job", "sentence"),
     [
         ({"answer": {"error": "The weights of 'x' cannot be loaded"}}, r"^The weights of 'x' cannot be loaded$"),
-        ({"answer": {}}, "The measuring process failed: without a word"),
+        ({"answer": {}}, "The measuring process failed: no error output"),
         ({"raise": True}, "The measuring process failed: ValueError: no room"),
         ({"signal": True}, "ended by signal 9; 9 most often means that memory ran out"),
     ],
 )
-def test_a_process_that_fails_is_told_in_a_sentence(job: dict[str, object], sentence: str) -> None:
+def test_a_failed_process_raises_a_one_sentence_error(job: dict[str, object], sentence: str) -> None:
     with pytest.raises(SecateurError, match=sentence):
         measure_in_subprocess("toy_measurement", job, threads=None, tuned=False)

@@ -220,7 +220,7 @@ def test_every_one_of_several_limits_holds_and_the_tightest_binds() -> None:
     )
 
 
-def test_an_unreachable_target_is_told_with_the_smallest_share() -> None:
+def test_the_error_of_an_unreachable_target_names_the_smallest_share() -> None:
     structure = flat(4, 4)
     scores = torch.tensor([1.0] * 4 + [INFINITE] * 4)
     with pytest.raises(TargetError, match=r"parameters-whole asks to keep 0\.25 .* smallest reachable share is 0\.5"):

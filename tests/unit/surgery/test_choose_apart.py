@@ -52,7 +52,7 @@ def test_one_limit_on_both_is_met_by_both() -> None:
     assert choice.binding_limit == "parameters-gated"
 
 
-def test_widths_of_a_head_are_rounded_and_what_that_cost_is_told_of_both_parts() -> None:
+def test_widths_of_a_head_are_rounded_and_the_rounding_cost_counts_both_parts() -> None:
     scores = scores_of(STRUCTURE, KINDS, 2)
     choice = pick(STRUCTURE, scores, ENCODER, TRANSDUCER, round_to={"units": 4, "predictor": 4, "joiner": 5})
     for axis in STRUCTURE.axes_of_kinds(HEAD_KINDS):

@@ -58,7 +58,9 @@ def test_names_are_paths_or_their_last_words_and_starts_are_full_break_even_or_a
         ([QUERY], 25, r"got 25, but 'encoder\.layers\.0\.attention\.q_proj' has 24 ranks: .* from 1 to 24"),
     ],
 )
-def test_what_cannot_be_factorised_is_told_in_one_sentence(linears: list[str], start: Any, message: str) -> None:
+def test_a_name_that_cannot_be_factorized_raises_a_one_sentence_error(
+    linears: list[str], start: Any, message: str
+) -> None:
     with pytest.raises(ConfigError, match=message):
         resolve_ranks(tiny_structure("hubert", "base"), linears, start)
 

@@ -36,7 +36,7 @@ HASHED_SOURCES = (
     "nn",
 )
 _PACKAGE_ROOT = Path(__file__).parents[2]
-#: Fields of a config that decide nothing about time.
+#: Fields of a config without influence on time.
 _IGNORED_FIELDS = (
     "_name_or_path",
     "architectures",
@@ -55,12 +55,12 @@ def load_or_measure_table(
 
     Args:
         view: A model of a supported family, or its config.
-        conditions: What is measured under.
+        conditions: Conditions of the measurement.
         sample_rate: Hertz, of the audio that the model takes.
-        on_step: Told how far the measuring is.
+        on_step: Called with the progress of measuring.
 
     Raises:
-        ConfigError: The conditions cannot be had on this machine, or blocks of this family are not measured.
+        ConfigError: The conditions are impossible on this machine, or blocks of this family are not measured.
         SecateurError: Measuring failed.
     """
     _check_family(view)
@@ -113,7 +113,7 @@ def table_key_fields(architecture: Mapping[str, Any], conditions: Conditions, sa
 
 
 def _resolve_conditions(view: ConfigView, conditions: Conditions, sample_rate: int) -> Conditions:
-    """Conditions with the number of threads written out.
+    """Return the conditions with the number of threads filled in.
 
     Raises:
         ConfigError: More threads than cores, or audio too short for one frame.
