@@ -1,4 +1,4 @@
-"""The proof stops a run, a failed check of the drop-in contract is reported; heads that need long audio are verified."""
+"""The proof stops a run; a failed check of the drop-in contract is reported; heads of long audio are verified."""
 
 from __future__ import annotations
 

@@ -45,7 +45,7 @@ def test_what_a_process_found_and_how_far_it_was_come_back() -> None:
         ({"answer": {"error": "The weights of 'x' cannot be loaded"}}, r"^The weights of 'x' cannot be loaded$"),
         ({"answer": {}}, "The measuring process failed: no error output"),
         ({"raise": True}, "The measuring process failed: ValueError: no room"),
-        ({"signal": True}, "ended by signal 9; 9 most often means that memory ran out"),
+        ({"signal": True}, "terminated by signal 9; 9 most often means that memory ran out"),
     ],
 )
 def test_a_failed_process_raises_a_one_sentence_error(job: dict[str, object], sentence: str) -> None:
