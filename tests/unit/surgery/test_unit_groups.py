@@ -78,10 +78,10 @@ def test_sizes_are_multiples_no_limit_is_exceeded_and_no_further_multiple_fits(
     scores = scores_of(structure, KINDS, seed, shift)
     if equal:  # ties everywhere
         scores = torch.where(torch.isfinite(scores), scores.sign() * 2, scores)
-    bundles = UnitGroups.from_scores(structure, scores, round_to)
+    unit_groups = UnitGroups.from_scores(structure, scores, round_to)
     limits = []
     for part, (cost, scope) in zip(room, (("parameters", "whole"), ("macs", "encoder")), strict=True):
-        minimum = min_reachable_share(limit(structure, 1.0, cost, scope), bundles.to_units(bundles.is_movable))
+        minimum = min_reachable_share(limit(structure, 1.0, cost, scope), unit_groups.to_units(unit_groups.is_movable))
         limits.append(limit(structure, minimum + part * (1 - minimum), cost, scope))
     choice = pick(structure, scores, *limits, round_to=round_to)
     assert wrong_sizes(structure, choice, round_to) == []
@@ -199,13 +199,13 @@ def test_auto_on_a_processor_is_what_was_measured() -> None:
 def test_kept_sizes_are_multiples_of_the_units_that_are_not_gone(gone: int, sizes: set[int]) -> None:
     structure = flat(10)
     scores = torch.cat([torch.full((gone,), -float("inf")), torch.arange(10.0 - gone)])
-    bundles = UnitGroups.from_scores(structure, scores, {"units": 4})
-    ladder = bundles.ranking(bundles.is_movable, descending=True)
-    opened = torch.zeros(len(bundles.scores), dtype=torch.bool)
+    unit_groups = UnitGroups.from_scores(structure, scores, {"units": 4})
+    opening_order = unit_groups.ranking(unit_groups.is_movable, descending=True)
+    opened = torch.zeros(len(unit_groups.scores), dtype=torch.bool)
     results = {0}
-    for bundle in ladder:
-        opened[bundle] = True
-        results.add(int(bundles.to_units(opened).sum()))
-        assert not bundles.to_units(opened)[:gone].any()
+    for group in opening_order:
+        opened[group] = True
+        results.add(int(unit_groups.to_units(opened).sum()))
+        assert not unit_groups.to_units(opened)[:gone].any()
     assert results == sizes
-    assert not bundles.to_units(bundles.hard_decision)[:gone].any()
+    assert not unit_groups.to_units(unit_groups.hard_decision)[:gone].any()
