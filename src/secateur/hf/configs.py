@@ -1,4 +1,4 @@
-"""The config class of each family's cut models."""
+"""Config classes of cut models, by family."""
 
 from __future__ import annotations
 
@@ -15,15 +15,16 @@ from secateur.errors import ModelError
 
 
 def stock_config(model_type: str, fields: dict[str, Any]) -> PreTrainedConfig:
-    """A stock config from plain fields; an entry ``secateur`` stays in it, for the original indices."""
+    """Return a stock config with some fields; an entry ``secateur`` is kept for the original indices of units."""
     return getattr(transformers, FAMILIES[model_type].config_name)(**fields)  # type: ignore[no-any-return]
 
 
 @cache
 def config_class(model_type: str) -> type[PreTrainedConfig]:
-    """Our config class for a stock model type; making the first config registers the model classes that go with it.
+    """Return the config class of cut models for a stock model type.
 
-    Its file says what every stock class refuses (`Family.refused`); the truth comes back from the entry ``secateur``.
+    A saved config has field values that every stock class rejects (`Family.poison_fields`); the real values are
+    restored from the entry ``secateur``. Making the first config registers the matching model classes.
     """
     family = FAMILIES[model_type]
     stock: Any = getattr(transformers, family.config_name)
@@ -59,7 +60,7 @@ def config_class(model_type: str) -> type[PreTrainedConfig]:
 
 @cache
 def composite_config_class(model_type: str, head_class: str) -> type[PreTrainedConfig]:
-    """Our config class of the cut models with a head whose config holds the encoder's."""
+    """Return the config class of cut models whose config contains the encoder's config, such as transducers."""
     family = FAMILIES[model_type]
     stock: Any = getattr(transformers, family.class_name(head_class)).config_class
 
@@ -96,10 +97,10 @@ def composite_config_class(model_type: str, head_class: str) -> type[PreTrainedC
 
 
 def _restore_original_fields(config: Any, names: Sequence[str]) -> None:
-    """Set the fields of a head's config that its shape is told by.
+    """Restore the original fields of a head's config from the entry ``secateur``.
 
     Raises:
-        ModelError: Its entry ``secateur`` lacks them.
+        ModelError: A field is missing in the entry.
     """
     original = config.secateur.get("original", {}) if isinstance(config.secateur, dict) else {}
     for name in names:
@@ -109,15 +110,15 @@ def _restore_original_fields(config: Any, names: Sequence[str]) -> None:
 
 
 def make_composite_config(encoder: PreTrainedConfig, head_class: str, fields: dict[str, Any]) -> PreTrainedConfig:
-    """Return the config of a model with a head that holds an encoder's, stock or cut.
+    """Return the config, stock or cut, of a model with a head whose config contains the encoder's config.
 
-    It has `inputs_to_logits_ratio`, which `transformers.pipeline` joins the chunks of long audio by and which the
-    library's own configs of this kind lack.
+    The config has the field `inputs_to_logits_ratio`, which `transformers.pipeline` uses to join chunks of long audio
+    and which stock configs of transducers lack.
 
     Args:
-        encoder: The encoder's.
-        ending: Of the class with the head.
-        fields: What the head needs, such as ``vocab_size``.
+        encoder: Config of the encoder.
+        head_class: Ending of the class name, such as ``ForRNNT``.
+        fields: Fields of the head, such as ``vocab_size``.
     """
     model_type = stock_type(encoder.model_type)
     family = FAMILIES[model_type]
@@ -130,7 +131,7 @@ def make_composite_config(encoder: PreTrainedConfig, head_class: str, fields: di
 
 
 def head_config_class(model_type: str, head_class: str) -> type[PreTrainedConfig]:
-    """Our config class of the cut models with a head, the encoder's own where that is not held by another."""
+    """Return the config class of cut models with a head."""
     return (
         composite_config_class(model_type, head_class)
         if head_class in FAMILIES[model_type].composite_model_types
@@ -139,7 +140,7 @@ def head_config_class(model_type: str, head_class: str) -> type[PreTrainedConfig
 
 
 def register_configs() -> None:
-    """Make `AutoConfig` know cut models; doing it twice is harmless."""
+    """Register the configs of cut models with `AutoConfig`; repeated calls are harmless."""
     for model_type, family in FAMILIES.items():
         for head_class in ("Model", *family.composite_model_types):
             cut_config_class = head_config_class(model_type, head_class)

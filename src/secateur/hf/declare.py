@@ -1,4 +1,4 @@
-"""From a config to the `Structure` of its model: real parameter shapes, and the family's table of axes."""
+"""Structure of a model from a config: parameter shapes of a skeleton, and the family's table of axes."""
 
 from __future__ import annotations
 
@@ -44,24 +44,24 @@ TABLES: dict[str, Callable[[AxisTable], None]] = {
 
 
 def skeleton(config: Any, head_class: str = "Model") -> nn.Module:
-    """Return the model of that config without memory for its weights (on the meta device), drawing no random number.
+    """Build the model of a config on the meta device, without memory for weights and without random numbers.
 
     Raises:
-        ModelError: The library has no model for it.
+        ModelError: transformers cannot build the model.
     """
     try:
-        # Initial values on the meta device are nothing, yet computing them takes half of the time.
+        # Initial values on the meta device have no memory, yet computing them would take half of the time.
         with torch.random.fork_rng(devices=[]), no_init_weights(), torch.device("meta"):
             return build_model(config, head_class)
     except SecateurError:
         raise
-    except Exception as error:  # the classes raise many kinds; each means that the config is of no use
+    except Exception as error:  # model classes raise errors of many types for a bad config
         cause = _unknown_activation(config) or f"{describe_cause(error)}."
         raise ModelError(f"The config describes no {config.model_type} model that can be built: {cause}") from None
 
 
 def _unknown_activation(config: Any) -> str:
-    """Return which activation of a config the library lacks, in a sentence; empty where it has all."""
+    """Return a sentence about an activation in a config that transformers lacks, or an empty string."""
     for part in (config, encoder_config(config)):
         for name, value in vars(part).items():
             if name.endswith(("_act", "_activation")) and isinstance(value, str) and value not in ACT2FN:
@@ -70,24 +70,26 @@ def _unknown_activation(config: Any) -> str:
 
 
 def fill_skeleton(model: nn.Module, state: Mapping[str, Tensor], *, reference: nn.Module) -> None:
-    """Give a skeleton its tensors.
+    """Fill a skeleton with tensors.
 
     Args:
         model: The skeleton.
-        state: All that a saved model has, exactly.
-        like: Whose buffers it takes over that are not saved, such as tables of positions.
+        state: The state dict, with exactly the names of the skeleton.
+        reference: A model whose non-persistent buffers are copied, such as tables of positions.
     """
     model.load_state_dict(state, strict=True, assign=True)
     for path, module in model.named_modules():
         for name, buffer in module.named_buffers(recurse=False):
             if buffer.is_meta:
                 setattr(module, name, reference.get_submodule(path).get_buffer(name).clone())
-    assert not any(value.is_meta for value in (*model.parameters(), *model.buffers())), "something was not filled"
+    assert not any(value.is_meta for value in (*model.parameters(), *model.buffers())), (
+        "a parameter or buffer was not filled"
+    )
 
 
 @dataclass(frozen=True)
 class _ConfigKey:
-    """A config as a key: configs that say the same are equal."""
+    """Cache key of a config: configs of equal content are equal."""
 
     name: str
     content: str
@@ -95,12 +97,12 @@ class _ConfigKey:
 
 
 def declare(config: Any) -> Structure:
-    """Return the structure of the model that a config describes, stock or cut: of its encoder, and a transducer's head.
+    """Return the structure of the encoder, and of a transducer's head, that a stock or cut config describes.
 
-    Those of the last few configs are kept, by what the configs say.
+    The structures of the last 64 distinct configs are cached.
 
     Raises:
-        ModelError: The architecture, or something that this config switches on, is not supported.
+        ModelError: The architecture, or an option of the config, is not supported.
     """
     return _declare(_ConfigKey(type(config).__qualname__, repr(config.to_dict()), config))
 
@@ -108,7 +110,9 @@ def declare(config: Any) -> Structure:
 @lru_cache(maxsize=64)
 def _declare(config_key: _ConfigKey) -> Structure:
     config = config_key.config
-    model_config, head_class, config = config, composite_head_class(config), encoder_config(config)
+    model_config = config
+    head_class = composite_head_class(config)
+    config = encoder_config(config)
     model_type = stock_type(config.model_type)
     if getattr(config, "add_adapter", False):
         raise ModelError(
@@ -141,11 +145,12 @@ def _declare(config_key: _ConfigKey) -> Structure:
 
 
 def _check_kept_units(structure: Structure, kept_units: Mapping[str, Sequence[int]]) -> None:
-    """Raise a ModelError where a config keeps units that its model never had."""
+    """Raise a ModelError if a config keeps units that the original model lacks."""
     for name, units in kept_units.items():
         if name not in structure.axes:
             raise ModelError(
-                f"The 'secateur' entry has the axis {name!r}, which this model lacks.{did_you_mean(name, structure.axes)}"
+                f"The 'secateur' entry has the axis {name!r}, which this model lacks."
+                f"{did_you_mean(name, structure.axes)}"
             )
         size = structure.axes[name].original
         if units and units[-1] >= size:

@@ -1,4 +1,4 @@
-"""What lies in a model's folder beside encoder and head, and goes with the cut model where it fits."""
+"""Extra weights in a model's folder, beyond encoder and head, and the transfer to a cut model."""
 
 from __future__ import annotations
 
@@ -19,31 +19,33 @@ from secateur.hf.weight_files import check_tensors, read_tensors
 
 logger = logging.getLogger(__name__)
 
-#: Of adapter files, one for each language, as MMS has them beside its weights.
+#: Names of adapter files, one per language, as in the folders of MMS models.
 _ADAPTERS = ("adapter.*.safetensors", "adapter.*.bin")
 
-#: What pre-training guesses from: the library's classes have it on the last convolution.
+#: Module of the pre-training head, which transformers applies to the output of the last convolution.
 _QUANTIZER = "quantizer"
 
 
 @dataclass(frozen=True, kw_only=True)
 class ExtraWeights:
-    """Weights beside an encoder and the head of its class, such as a projection behind it.
+    """Weights in a checkpoint that belong neither to the encoder nor to the head of the model's class.
+
+    An example is a projection of the encoder's output.
 
     Attributes:
-        tensors: By their names in the file.
-        prefix: What stands in front of the encoder's names there.
+        tensors: The weights, by name in the file.
+        prefix: Prefix of the names of the encoder's parameters in the file.
     """
 
     tensors: Mapping[str, Tensor] = field(default_factory=dict)
     prefix: str = ""
 
     def select_fitting(self, dense_view: ConfigView, cut_view: ModelView) -> tuple[dict[str, Tensor], tuple[str, ...]]:
-        """Return those that a cut model can still have, and why others are left out, in sentences.
+        """Return the weights that fit a cut model, and a sentence for each group of weights that is left out.
 
-        They are taken by the first word of their names. What takes the encoder's output fits, since its width is never
-        cut; what takes channels of the front end, or weighs all hidden states, does not where these are fewer now, nor
-        does another copy of the encoder, such as a moving average of its weights.
+        Weights are grouped by the first component of their names. Weights that take the encoder's output fit, since its
+        width is never cut. Weights that take channels of the front end or weigh all hidden states do not fit where
+        channels or layers were cut; neither does a second copy of the encoder, such as a moving average of its weights.
 
         Args:
             dense_view: The model that these weights came with, or its config.
@@ -75,22 +77,21 @@ class ExtraWeights:
         return kept_tensors, tuple(reasons)
 
     def state_dict(self, dense_view: ConfigView, cut_view: ModelView) -> dict[str, Tensor]:
-        """Return all weights of a cut model's file: its own, and those of these that fit.
+        """Return all weights of a cut model's file: the state dict of the model and the extra weights that fit.
 
-        A bare encoder beside which some are kept has the names that the file had, for classes of the user's own that
-        hold it under that path.
+        Where extra weights are kept beside a bare encoder, the encoder's parameters keep the prefix of the original
+        file, for user-defined classes that hold the encoder under that name.
         """
         kept_tensors, _ = self.select_fitting(dense_view, cut_view)
         model_state: dict[str, Tensor] = cut_view.model.state_dict()
         if kept_tensors and not cut_view.has_head and self.prefix == f"{cut_view.model.base_model_prefix}.":
             model_state = {self.prefix + name: value for name, value in model_state.items()}
-        return model_state | {
-            name: value.clone() for name, value in kept_tensors.items()
-        }  # no file has memory that two of them share
+        # Cloned, since safetensors writes no tensors that share memory.
+        return model_state | {name: value.clone() for name, value in kept_tensors.items()}
 
 
 def _is_encoder(group: Collection[str], encoder: Collection[str]) -> bool:
-    """Whether some names are, behind a prefix, most of those of an encoder."""
+    """Return whether a group of names contains, behind a prefix, most names of an encoder."""
     split_names = [name.split(".") for name in group]
     name_suffixes = {".".join(words[start:]) for words in split_names for start in range(1, len(words))}
     return 2 * len(name_suffixes.intersection(encoder)) > len(encoder)
@@ -99,13 +100,13 @@ def _is_encoder(group: Collection[str], encoder: Collection[str]) -> bool:
 def _misfit_reason(
     group: Mapping[str, Tensor], old_config: Any, new_config: Any, *, available_widths: Collection[int]
 ) -> str:
-    """Return what of the encoder some weights take that the cut one lacks, in words; empty where there is nothing.
+    """Return a phrase on the cut part of the encoder that a group of weights needs, or an empty string.
 
     Args:
         group: The weights.
-        old: Config of the encoder that they came with.
-        new: Config of the cut one.
-        given: Widths that these weights or others beside the encoder may take from each other.
+        old_config: Config of the original encoder.
+        new_config: Config of the cut encoder.
+        available_widths: Output widths of extra weights, which other extra weights may take as their input.
     """
     layers, remaining_layers = old_config.num_hidden_layers, new_config.num_hidden_layers
     if remaining_layers < layers and (name := _find_layer_weights(group, layers, available_widths=available_widths)):
@@ -126,14 +127,14 @@ def _misfit_reason(
 
 
 def _find_layer_weights(group: Mapping[str, Tensor], layers: int, *, available_widths: Collection[int]) -> str:
-    """Return the name of a tensor that weighs layers or hidden states; empty where none looks like it.
+    """Return the name of a tensor with one weight per layer or hidden state, or an empty string.
 
-    Such a tensor has no other dimension and no companion of its size, as norms have.
+    Such a tensor has no other dimension above 1, and no second tensor of its size in the same module, unlike norms.
 
     Args:
         group: Weights by name.
-        layers: Of the encoder.
-        given: Widths that weights beside the encoder yield, which a map to a single value may take.
+        layers: Number of layers of the encoder.
+        available_widths: Output widths of extra weights, which a map to a single value may take.
     """
     output_widths = _output_widths(group)
     size_counts = Counter((name.rpartition(".")[0], value.numel()) for name, value in group.items())
@@ -149,7 +150,7 @@ def _find_layer_weights(group: Mapping[str, Tensor], layers: int, *, available_w
 
 
 def _output_widths(tensors: Mapping[str, Tensor]) -> set[int]:
-    """Return the widths that matrices and convolutions yield, and recurrent layers in one direction or two."""
+    """Return the output widths of matrices, convolutions and recurrent layers, uni- or bidirectional."""
     recurrent_widths = {value.shape[1] for name, value in tensors.items() if "weight_hh" in name and value.dim() > 1}
     matrix_widths = {len(value) for value in tensors.values() if value.dim() > 1 and value.numel() > len(value)}
     return matrix_widths | recurrent_widths | {2 * width for width in recurrent_widths}
@@ -157,11 +158,11 @@ def _output_widths(tensors: Mapping[str, Tensor]) -> set[int]:
 
 @dataclass(frozen=True, kw_only=True)
 class AdapterFiles:
-    """The adapters of other languages beside a model's weights, one file for each.
+    """Adapters of further languages in a model's folder, a file per language.
 
     Attributes:
-        files: Those that can be read.
-        notes: Why others cannot, in sentences.
+        files: Readable files.
+        notes: A sentence for each unreadable file.
     """
 
     files: tuple[Path, ...]
@@ -169,7 +170,7 @@ class AdapterFiles:
 
 
 def find_adapters(source: str | Path, view: ConfigView) -> AdapterFiles:
-    """Return the adapters of a folder or hub id; of a hub id those that were fetched before.
+    """Return the adapters of a folder, or the cached adapters of a hub id.
 
     Args:
         source: The folder or hub id.
@@ -191,14 +192,14 @@ def find_adapters(source: str | Path, view: ConfigView) -> AdapterFiles:
 
 
 def copy_adapters(source: str | Path, view: ModelView, folder: Path) -> None:
-    """Copy the adapters of other languages into a model's folder, as far as they fit and can be read.
+    """Copy readable adapters of further languages into the folder of a cut model.
 
-    Those of layers that were removed are left out. What was pickled is written as safetensors.
+    Adapter weights of removed layers are left out. Pickled files are written as safetensors.
 
     Args:
         source: The folder or hub id that the model came from.
         view: The cut model.
-        folder: Where to.
+        folder: Destination.
     """
     files = find_adapters(source, view).files
     encoder_state = view.encoder.state_dict()
@@ -221,7 +222,7 @@ def copy_adapters(source: str | Path, view: ModelView, folder: Path) -> None:
 
 
 def _adapter_fits(name: str, value: Tensor, encoder_state: Mapping[str, Tensor]) -> bool:
-    """Whether a cut encoder has the adapter layer that a weight is of; those outside the encoder fit."""
+    """Return whether a cut encoder has the parameter for an adapter weight; weights outside the encoder always fit."""
     _, layers, layer_suffix = name.partition("encoder.layers.")
     return not layers or (
         (cut_value := encoder_state.get(layers + layer_suffix)) is not None and cut_value.shape == value.shape

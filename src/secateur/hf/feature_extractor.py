@@ -1,4 +1,4 @@
-"""How a model hears audio, and at which sampling rate, by the feature extractor in its folder."""
+"""Input features and sampling rate of a model, from the feature extractor settings in the model's folder."""
 
 from __future__ import annotations
 
@@ -21,27 +21,27 @@ logger = logging.getLogger(__name__)
 #: The lowest and the highest sampling rate that a model may name, in hertz.
 MIN_SAMPLE_RATE, MAX_SAMPLE_RATE = 4_000, 192_000
 
-# The order and the keys of the library: settings within a processor's file go before those in a file of their own.
+# Order and keys as in transformers: settings in a processor's file take precedence over a separate file.
 _SETTINGS_FILES = {"processor_config.json": ("feature_extractor", "audio_processor"), "preprocessor_config.json": ()}
 
 
 class _ExtractorSettings(NamedTuple):
-    """Settings of a feature extractor, and the file that they are from; empty and None where there are none."""
+    """Settings of a feature extractor and the source file; empty and None if the model has no feature extractor."""
 
     fields: dict[str, Any]
     path: Path | None
 
 
 def load_input_features(source: str | Path, structure: Structure) -> InputFeatures:
-    """How the model of a folder or hub id hears audio; what its files do not say is as in its family.
+    """Return the input features of the model of a folder or hub id, with the family's defaults for missing settings.
 
     Raises:
-        ModelError: Its feature extractor cannot be read, or is not one that goes with the model.
+        ModelError: The feature extractor cannot be read, or does not fit the model.
     """
     settings = _read_settings(source)
     sample_rate = _check_sample_rate(settings)
     if sample_rate != SAMPLE_RATE:
-        logger.info("%s takes audio at %d Hz: all is read at that rate", source, sample_rate)
+        logger.info("%s takes audio at %d Hz: all audio is read at this rate", source, sample_rate)
     if structure.features is None:
         _check_extractor_type(source, settings.fields, "Wav2Vec2FeatureExtractor")
         if settings.path is None:
@@ -57,19 +57,19 @@ def load_input_features(source: str | Path, structure: Structure) -> InputFeatur
 
 
 def read_sample_rate(source: str | Path) -> int:
-    """Return the sampling rate that a model takes audio at, in hertz; `SAMPLE_RATE` where its files name none.
+    """Return the sampling rate of a model in hertz, `SAMPLE_RATE` by default.
 
     Args:
         source: A model folder, a config file in one, or a hub id.
 
     Raises:
-        ModelError: The settings of its feature extractor cannot be read, or name a rate that is none.
+        ModelError: The settings of the feature extractor cannot be read, or have an invalid sampling rate.
     """
     return _check_sample_rate(_read_settings(source))
 
 
 def _read_settings(source: str | Path) -> _ExtractorSettings:
-    """Settings of a feature extractor, from a processor's file or one of its own."""
+    """Read the settings of a feature extractor from a processor's file or a separate file."""
     for name, keys in _SETTINGS_FILES.items():
         path = find_file(source, name)
         content = None if path is None else read_json(path)
@@ -85,19 +85,19 @@ def _read_settings(source: str | Path) -> _ExtractorSettings:
 
 
 def _check_sample_rate(settings: _ExtractorSettings) -> int:
-    """Return the rate that settings name."""
+    """Return the sampling rate in settings, after a check of the range."""
     value = settings.fields.get("sampling_rate", SAMPLE_RATE)
     is_number = isinstance(value, int | float) and not isinstance(value, bool)
     if not is_number or not MIN_SAMPLE_RATE <= value <= MAX_SAMPLE_RATE or value != int(value):
         raise ModelError(
-            f"{settings.path}: sampling_rate: got {value!r}, expected a whole number of hertz from {MIN_SAMPLE_RATE} to "
-            f"{MAX_SAMPLE_RATE}, such as {SAMPLE_RATE}."
+            f"{settings.path}: sampling_rate: got {value!r}, expected a whole number of hertz from "
+            f"{MIN_SAMPLE_RATE} to {MAX_SAMPLE_RATE}, such as {SAMPLE_RATE}."
         )
     return int(value)
 
 
 def _make_extractor(source: str | Path, settings: dict[str, Any], feature_spec: FeatureSpec) -> Any:
-    """The library's own extractor with these settings; code that comes with a model is never run."""
+    """Build a feature extractor of transformers from settings; code in a model's folder is never run."""
     _check_extractor_type(source, settings, feature_spec.extractor)
     extractor: Any = getattr(transformers, feature_spec.extractor)
     try:
@@ -107,14 +107,15 @@ def _make_extractor(source: str | Path, settings: dict[str, Any], feature_spec: 
 
 
 def _check_extractor_type(source: str | Path, settings: dict[str, Any], allowed: str) -> None:
-    """Raise a ModelError when settings are those of another class of extractors."""
+    """Raise a ModelError if settings belong to a class of extractors that is not allowed."""
     kind = settings.get("feature_extractor_type", allowed)
     if kind != allowed:
         raise ModelError(f"The feature extractor of {str(source)!r} is a {kind}, allowed is {allowed}.")
 
 
 def _check_output_shape(source: str | Path, features: InputFeatures, structure: Structure) -> None:
-    """Raise a ModelError unless noise is heard as the structure says, at any remainder of a second's strides."""
+    """Raise a ModelError unless the features of noise have the shape that the structure expects."""
+    # A second, and a length that no stride divides.
     for samples in (features.sample_rate, features.sample_rate + 317):
         noise = np.random.default_rng(0).standard_normal(samples).astype(np.float32)
         expected_shape = structure.input_shape(1, samples)[1:]
@@ -126,6 +127,6 @@ def _check_output_shape(source: str | Path, features: InputFeatures, structure: 
             ) from None
         if actual_shape != expected_shape:
             raise ModelError(
-                f"The feature extractor of {str(source)!r} makes {actual_shape[0]} vectors of width {actual_shape[1]} of {samples} "
-                f"samples; the model takes {expected_shape[0]} of width {expected_shape[1]}."
+                f"The feature extractor of {str(source)!r} makes {actual_shape[0]} vectors of width {actual_shape[1]} of "
+                f"{samples} samples; the model takes {expected_shape[0]} of width {expected_shape[1]}."
             )

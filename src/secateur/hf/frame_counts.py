@@ -1,4 +1,4 @@
-"""How many frames are valid, by the library's own functions."""
+"""Numbers of valid frames, computed by functions of transformers."""
 
 from __future__ import annotations
 
@@ -6,16 +6,16 @@ from typing import Any
 
 from torch import Tensor
 
-# Of encoders that hear samples and of those that hear features, as the library names them.
+# Methods of transformers: of encoders that take samples, and of encoders that take features.
 _LENGTH_METHODS = ("_get_feat_extract_output_lengths", "_get_subsampling_output_length")
 
 
 def frames_of(model: Any, lengths: Tensor) -> Tensor:
-    """Valid frames of each row, (B,) int64, given how much is valid of what a model hears, (B,).
+    """Return the number of valid frames of each row, (B,) int64.
 
     Args:
         model: An encoder, with or without a task head.
-        lengths: In samples, or in positions of features where the model hears those.
+        lengths: Valid samples, or positions of features if the model takes features, of each row, (B,).
     """
     function = next(getattr(model, name) for name in _LENGTH_METHODS if hasattr(model, name))
     frames: Tensor = function(lengths)

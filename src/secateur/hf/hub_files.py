@@ -1,4 +1,4 @@
-"""Files of models: in a folder, in the cache of the hub library, or on the hub where that is within reach."""
+"""Files of models in a folder, in the cache of the hub library, or on the hub if the hub is reachable."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from transformers.utils.hub import cached_file
 
 
 def is_reachable(model: str) -> bool:
-    """Whether it is worth asking the hub library for a model: it finds cached files at once."""
+    """Return whether a model is cached, or the hub is reachable."""
     return isinstance(try_to_load_from_cache(model, "config.json"), str) or is_hub_reachable()
 
 
 def is_hub_reachable() -> bool:
-    """Whether it is worth asking the hub library for what is not cached; without a network it asks for half a minute.
+    """Return whether the host name of the hub resolves, which spares half a minute of retries without a network.
 
-    It is not when the hub's name does not resolve, twice; a proxy resolves names itself. On a slow or guarded network
-    names do resolve, and the library goes its own way.
+    A name that fails to resolve twice counts as unreachable. With a proxy, which resolves names itself, and in offline
+    mode the function returns True and leaves the decision to the hub library.
     """
     if is_offline_mode() or getproxies():
         return True
@@ -35,9 +35,9 @@ def is_hub_reachable() -> bool:
 
 
 def find_file(source: str | Path, name: str) -> Path | None:
-    """Return a small file of a model, from its folder or the hub's cache; None where there is none.
+    """Return the path of a small file of a model in a folder, the hub's cache or the hub, or None.
 
-    Of a model that is given as a config file, what lies beside its ``config.json`` counts.
+    For a model given by the path of a ``config.json``, the folder of this file is searched.
     """
     folder = Path(source)
     if folder.is_file():

@@ -1,4 +1,4 @@
-"""Models in: a folder or a hub id to a config and a model, exactly or not at all."""
+"""Loading of configs and models from a folder or hub id, with strict checks of all weights."""
 
 from __future__ import annotations
 
@@ -36,8 +36,8 @@ from secateur.nn.narrow_convolution import guard_convolutions
 
 logger = logging.getLogger(__name__)
 
-#: Parameters that some published checkpoints lack and that inference never uses: of the encoder, and of the loss of
-#: speaker verification.
+#: Parameters that some published checkpoints lack and that inference never uses: the mask vector of the encoder, and
+#: the weight of the loss of speaker verification.
 OPTIONAL_PARAMETERS = ("masked_spec_embed", "objective.weight")
 
 #: Implementations of attention that need no other package.
@@ -53,7 +53,7 @@ def load_config_view(model: str | Path) -> ConfigView:
     """Return the view of the config of a model folder (``config.json`` is enough) or hub id.
 
     Raises:
-        ModelError: There is none, it cannot be read, or its architecture is not supported.
+        ModelError: The config is missing or unreadable, or the architecture is not supported.
     """
     register_configs()
     folder = Path(model)
@@ -84,13 +84,13 @@ def load_config_view(model: str | Path) -> ConfigView:
         if source is model and not is_reachable(str(model)):
             host = urlparse(constants.ENDPOINT).hostname
             raise ModelError(
-                f"The config of {str(model)!r} cannot be used: {not_found_note}the name {host} does not resolve; check the path, "
-                "or the network."
+                f"The config of {str(model)!r} cannot be used: {not_found_note}the name {host} does not resolve; check "
+                "the path, or the network."
             )
         config = AutoConfig.from_pretrained(source)
     except ModelError:
         raise
-    except Exception as error:  # the library raises many kinds; each means the config is of no use
+    except Exception as error:  # transformers raises errors of many types for a bad config
         raise ModelError(
             f"The config of {str(model)!r} cannot be used: {not_found_note}{describe_cause(error)}."
         ) from None
@@ -107,7 +107,7 @@ def load_config_view(model: str | Path) -> ConfigView:
 
 
 def _reset_unknown_attention(name: str, view: ConfigView) -> None:
-    """Leave the choice of how attention is computed to the library where a config asks for more than torch has."""
+    """Reset the attention implementation of a config to the default when the implementation needs a package besides torch."""
     for part in view.parts:
         if part._attn_implementation not in (None, *_TORCH_ATTENTION):
             logger.warning("%r asks for %s: attention is computed by torch", name, part._attn_implementation)
@@ -116,14 +116,14 @@ def _reset_unknown_attention(name: str, view: ConfigView) -> None:
 
 @dataclass(frozen=True, kw_only=True)
 class LoadedCheckpoint:
-    """A model as its folder or hub id has it, and what a user should know of that.
+    """Model of a folder or hub id, with extra weights and notes for the user.
 
     Attributes:
-        view: The model, with the head that its config names where the file has all of it, else a bare encoder.
-        extra: Weights beside the encoder and that head.
-        headless: What of the head that its config names the file lacks, in words; empty where there is all of it.
-        damaged: Which weights of the head are no numbers, in a sentence; empty where all are.
-        notes: What was mended or left out, in sentences.
+        view: The model, with the head named by the config if the file has all weights of the head, else the encoder.
+        extra: Weights that belong neither to the encoder nor to the head.
+        missing_head: Sentence on missing weights of the head named by the config; empty if the head is complete.
+        head_damage: Sentence on NaN or infinite weights of the head; empty if all are finite.
+        notes: Sentences on repaired and omitted weights.
     """
 
     view: ModelView
@@ -138,13 +138,13 @@ class LoadedCheckpoint:
         return self.view.model  # type: ignore[no-any-return]
 
     def require_intact(self) -> LoadedCheckpoint:
-        """Return this checkpoint; raise a ModelError where its head is damaged."""
+        """Return the checkpoint, or raise a ModelError if the head is damaged."""
         if self.head_damage:
             raise ModelError(self.head_damage)
         return self
 
     def drop_damaged_head(self) -> LoadedCheckpoint:
-        """Return this checkpoint, without its head where that is damaged."""
+        """Return the checkpoint, without the head if the head is damaged."""
         if not self.head_damage:
             return self
         message = f"{self.head_damage} It is left out"
@@ -155,10 +155,9 @@ class LoadedCheckpoint:
 
 
 def load_model(model: str | Path, *, dtype: torch.dtype = torch.float32) -> PreTrainedModel:
-    """Return a model with the head that its checkpoint has, in eval mode.
+    """Load a model with the head of the checkpoint, in eval mode.
 
-    A head that the config names and of which the file lacks a part is left out, which the log tells; so are heads that
-    only pre-training used.
+    A head with missing weights is left out with a warning, as are heads of pre-training.
 
     Raises:
         ModelError: As `load_checkpoint` does, or a weight of the head is NaN or infinite.
@@ -172,7 +171,7 @@ def load_view(model: str | Path, *, dtype: torch.dtype = torch.float32) -> Model
 
 
 def load_checkpoint(model: str | Path, *, dtype: torch.dtype = torch.float32) -> LoadedCheckpoint:
-    """Return the model of a folder or hub id in eval mode, and what lies beside it.
+    """Load the model of a folder or hub id in eval mode, with extra weights and notes.
 
     Raises:
         ModelError: The weights cannot be read; one of the encoder is missing, unexpected, of another shape than the
@@ -210,7 +209,7 @@ def load_checkpoint(model: str | Path, *, dtype: torch.dtype = torch.float32) ->
 
 
 def _check_not_quantized(name: str, view: ConfigView) -> None:
-    """Raise a ModelError when a config says that the weights are quantized."""
+    """Raise a ModelError if the weights are quantized according to a config."""
     for part in view.parts:
         if (settings := getattr(part, "quantization_config", None)) is not None:
             method = settings.get("quant_method") if isinstance(settings, dict) else None
@@ -221,10 +220,10 @@ def _check_not_quantized(name: str, view: ConfigView) -> None:
 
 
 def _match_checkpoint(name: str, view: ConfigView, head_class: str, weights: CheckpointTensors) -> TensorMatch:
-    """Return what the weights of a checkpoint are to the model of a config.
+    """Match the weights of a checkpoint with the model of a config.
 
     Raises:
-        ModelError: They are not those of its encoder, or of a head that was cut, which cannot be new.
+        ModelError: The weights do not fit the encoder, or are missing in a cut head, which cannot be new.
     """
     tensor_match = match_tensors(
         weights.tensors, ModelView(skeleton(_class_config(view, head_class), head_class)), optional=OPTIONAL_PARAMETERS
@@ -242,7 +241,7 @@ def _match_checkpoint(name: str, view: ConfigView, head_class: str, weights: Che
 
 
 def _checkpoint_notes(name: str, weights: CheckpointTensors, tensor_match: TensorMatch, headless: str) -> Iterator[str]:
-    """Yield what a user should know of a checkpoint, in sentences."""
+    """Yield notes on a checkpoint for the user, in sentences."""
     if weights.load_note:
         yield f"{name}: {weights.load_note}"
     if headless:
@@ -251,7 +250,8 @@ def _checkpoint_notes(name: str, weights: CheckpointTensors, tensor_match: Tenso
         yield f"{name}: the weight norm folded into {format_names(tensor_match.split_weight_norms)} is split off again"
     if tensor_match.extra:
         owner = "its encoder and head" if tensor_match.head else "its encoder"
-        yield f"{name} has weights beside {owner}, which a cut model keeps where they fit: {format_names(tensor_match.extra)}"
+        names = format_names(tensor_match.extra)
+        yield f"{name} has weights beside {owner}, which a cut model keeps where they fit: {names}"
     if problem := describe_non_finite(tensor_match.extra):
         yield f"{name}: beside its encoder {problem}"
 
@@ -259,7 +259,7 @@ def _checkpoint_notes(name: str, weights: CheckpointTensors, tensor_match: Tenso
 def _load_weights(
     source: str | Path, view: ConfigView, head_class: str, tensor_match: TensorMatch, *, dtype: torch.dtype
 ) -> ModelView:
-    """Return the model of a config with the weights of a checkpoint; the few that may be missing follow from a seed."""
+    """Load the weights of a checkpoint into the model of a config; missing optional weights are drawn with seed 0."""
     config = copy.deepcopy(_class_config(view, head_class))
     cls: Any = class_for(config, head_class)
     config.architectures = [cls.__name__]
@@ -271,38 +271,38 @@ def _load_weights(
         )
     check_loaded_weights(loaded_model, info, optional_names=OPTIONAL_PARAMETERS)
     guard_convolutions(loaded_model)
-    loaded_model.config.name_or_path = str(source)  # where the library looks for adapters
+    loaded_model.config.name_or_path = str(source)  # where transformers looks for adapters
     return ModelView(loaded_model.eval())
 
 
 def _class_config(view: ConfigView, head_class: str) -> Any:
-    """Return the config of the class with an ending: that of the encoder alone where it has no head."""
+    """Return the config to build a class from: of the encoder alone for the class without a head."""
     return view.config if head_class != "Model" else view.encoder_config
 
 
 def _load_generation_config(source: str | Path) -> dict[str, GenerationConfig]:
-    """Return how a model writes text, as `from_pretrained` takes it.
+    """Return the generation config of a folder as keyword arguments of `from_pretrained`.
 
     Raises:
-        ModelError: The file cannot be read, or holds settings of other kinds than the library's.
+        ModelError: The file is unreadable or has invalid settings.
     """
     path = find_file(source, "generation_config.json")
     if path is None:
         return {}
     try:
         return {"generation_config": GenerationConfig.from_pretrained(path.parent)}
-    except Exception as error:  # the library raises many kinds
+    except Exception as error:  # transformers raises errors of many types
         raise ModelError(f"{str(path)!r} cannot be used: {describe_cause(error)}.") from None
 
 
 def with_head(view: ModelView, head_class: str, fields: dict[str, Any], *, seed: int) -> ModelView:
-    """Return a model with a new task head on the same encoder, whose weights it takes over.
+    """Return a model with a new task head on the encoder, whose weights are shared.
 
     Args:
-        view: The encoder, with or without another head, which is left behind.
-        head_class: Ending of the name of the class with the head, such as ``ForCTC``.
-        fields: What the head needs in the config, such as ``vocab_size``.
-        seed: Of the head's weights.
+        view: The encoder, with or without a head, which is dropped.
+        head_class: Ending of the class name, such as ``ForCTC``.
+        fields: Config fields of the head, such as ``vocab_size``.
+        seed: Seed of the initial weights of the head.
 
     Raises:
         ModelError: The family has no such class.

@@ -1,4 +1,4 @@
-"""The files with a model's weights: safetensors where there are any, else PyTorch's own, read without running code."""
+"""Reading of weight files, safetensors or PyTorch's pickles, without running code from the file."""
 
 from __future__ import annotations
 
@@ -20,21 +20,21 @@ from secateur.records.files import read_json
 
 _SAFETENSORS_FILE, _PICKLE_FILE = "model.safetensors", "pytorch_model.bin"
 
-#: What the weights of a model may lie in, an index of several files included; the first that is there is read.
+#: Names of weight files and of indices of several files; the first existing file is read.
 WEIGHT_FILES = (_SAFETENSORS_FILE, f"{_SAFETENSORS_FILE}.index.json", _PICKLE_FILE, f"{_PICKLE_FILE}.index.json")
 
-#: What other tools leave, which is not read.
+#: Weight files of other tools, which are not supported.
 _UNREAD_FILES = ("tf_model.h5", "flax_model.msgpack", "pytorch_model.pt", "model.pt", "model.nemo")
 _LFS_POINTER = b"version https://git-lfs"
 
 
 @dataclass(frozen=True, kw_only=True)
 class CheckpointTensors:
-    """The tensors of a checkpoint.
+    """Tensors of a checkpoint.
 
     Attributes:
-        file: Name of the file, or of the index of several files, that they were read from.
-        tensors: By their names in it.
+        file: Name of the file, or of the index of several files.
+        tensors: The tensors, by name in the file.
     """
 
     file: str
@@ -42,7 +42,7 @@ class CheckpointTensors:
 
     @property
     def load_note(self) -> str:
-        """What a user should know of the file, in a sentence; empty for safetensors."""
+        """Note on a pickled file for the user; empty for safetensors."""
         return (
             ""
             if self.file.startswith(_SAFETENSORS_FILE)
@@ -51,7 +51,7 @@ class CheckpointTensors:
 
 
 def find_weights_file(source: str | Path) -> Path | None:
-    """Return the file or index with the weights of a folder or hub id; None where there is none."""
+    """Return the path of the weight file or index of a folder or hub id, or None."""
     return next((path for name in WEIGHT_FILES if (path := find_file(source, name)) is not None), None)
 
 
@@ -59,15 +59,15 @@ def read_weights(source: str | Path) -> CheckpointTensors:
     """Return all tensors of a folder or hub id, on the CPU.
 
     Raises:
-        ModelError: There is no file of weights, or it is damaged, no checkpoint, or needs code to be run.
+        ModelError: The weight file is missing, damaged, no checkpoint, or requires running code.
     """
     path = find_weights_file(source)
     if path is None:
         unread_file = next((name for name in _UNREAD_FILES if Path(source, name).is_file()), None)
         hint = f"; {unread_file} is not read" if unread_file else ""
         raise ModelError(
-            f"The weights of {str(source)!r} cannot be loaded: there is no {_SAFETENSORS_FILE} or {_PICKLE_FILE}, nor an index of "
-            f"several{hint}."
+            f"The weights of {str(source)!r} cannot be loaded: there is no {_SAFETENSORS_FILE} or {_PICKLE_FILE}, nor "
+            f"an index of several{hint}."
         )
     if path.suffix != ".json":
         return CheckpointTensors(file=path.name, tensors=read_tensors(path))
@@ -90,7 +90,7 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
     """Return the tensors of one file by name, on the CPU.
 
     Raises:
-        ModelError: It is damaged, no checkpoint, or needs code to be run.
+        ModelError: The file is damaged, no checkpoint, or requires running code.
     """
     _check_not_lfs_pointer(path)
     if path.suffix != ".safetensors":
@@ -102,7 +102,7 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
 
 
 def check_tensors(path: Path) -> None:
-    """Raise a ModelError unless `read_tensors` can read a file; of safetensors the header and the size are enough."""
+    """Raise a ModelError unless `read_tensors` can read a file; only header and size of safetensors are checked."""
     if path.suffix != ".safetensors":
         read_tensors(path)
         return
@@ -115,7 +115,7 @@ def check_tensors(path: Path) -> None:
 
 
 def _check_not_lfs_pointer(path: Path) -> None:
-    """Raise a ModelError when a file is what Git has in place of a large one."""
+    """Raise a ModelError if a file is a Git LFS pointer."""
     with path.open("rb") as file:
         if file.read(len(_LFS_POINTER)) == _LFS_POINTER:
             raise ModelError(f"{str(path)!r} is a Git LFS pointer, not the weights: run `git lfs pull` in its folder.")
@@ -124,7 +124,7 @@ def _check_not_lfs_pointer(path: Path) -> None:
 def _read_pickle(path: Path) -> dict[str, Tensor]:
     try:
         loaded: Any = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # of a damaged pickle torch raises whatever its parts do
+    except Exception as error:  # torch raises errors of many types for a damaged pickle
         if problem := _describe_format(path):
             raise ModelError(f"The weights of {str(path)!r} cannot be loaded: {problem}.") from None
         if not isinstance(error, pickle.UnpicklingError):
@@ -147,7 +147,7 @@ def _read_pickle(path: Path) -> dict[str, Tensor]:
 
 
 def _describe_format(path: Path) -> str:
-    """Return which format that is not read a file has, in words; empty for what `torch.save` writes."""
+    """Return a phrase on the unsupported format of a file; empty for the format of `torch.save`."""
     remedy = "save the weights anew by `save_pretrained` with the tool that wrote them"
     with path.open("rb") as file:
         header = file.read(2)
@@ -161,7 +161,7 @@ def _describe_format(path: Path) -> str:
 
 
 def _is_torchscript(path: Path) -> bool:
-    """Return whether a zip archive is what `torch.jit.save` writes."""
+    """Return whether a zip archive was written by `torch.jit.save`."""
     try:
         with zipfile.ZipFile(path) as archive:
             return any(name.endswith("/constants.pkl") for name in archive.namelist())

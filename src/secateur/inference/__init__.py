@@ -1,4 +1,4 @@
-"""An inference-only form of an encoder, cut or dense, made for speed."""
+"""Inference-only forms of dense and cut encoders, for speed."""
 
 from secateur.inference.build import INFERENCE_MODEL_TYPES, for_inference, inference_view
 

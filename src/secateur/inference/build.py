@@ -1,4 +1,4 @@
-"""From a model to its inference-only form: the same class, with faster parts in the places of the stock ones."""
+"""Construction of inference-only models: stock classes with faster modules in place of stock modules."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ from secateur.inference.position_bias import InferencePositionalConv, RelativePo
 from secateur.nn.feed_forward import ConstantFeedForward
 from secateur.nn.norm import ValidGroupNorm, replace_group_norm
 
-#: Model types whose parts have a faster form here.
+#: Model types with inference-only modules.
 INFERENCE_MODEL_TYPES = ("wav2vec2", "hubert", "wavlm", "data2vec-audio", "unispeech-sat")
 
-#: What a config switches on while training.
+#: Config fields of dropout and layer-drop in training mode.
 _RANDOM_FIELDS = (
     "hidden_dropout",
     "attention_dropout",
@@ -36,18 +36,17 @@ _RANDOM_FIELDS = (
 
 
 def for_inference(model: PreTrainedModel) -> PreTrainedModel:
-    """Return an inference-only form of a model, cut or dense, with its head, made for speed.
+    """Return an inference-only form of a model, cut or dense, with the task head.
 
-    It is of the model's class and takes and gives the same, but gives no attention weights, cannot be trained and is
-    not saved. Weights that need no other form are shared with `model`, which is not touched, and must not be changed
-    afterwards; hooks are not carried along. What the fast parts do not know, such as another activation than GELU,
-    keeps its stock form.
+    The returned model has the class, inputs and outputs of `model`, but returns no attention weights and can be neither
+    trained nor saved. Weights without a faster layout are shared with `model` and must not be changed afterwards; hooks
+    are not copied. Modules without a fast form, such as those with another activation than GELU, stay stock modules.
 
     Args:
-        model: A supported model in the dtype and on the device that it is to run in.
+        model: A supported model, in the dtype and on the device of later forward passes.
 
     Raises:
-        ModelError: The architecture is not supported, its weights are of another form than its config says, or the
+        ModelError: The architecture is not supported, its weights do not fit its config, or the
             model is an inference-only form already.
     """
     inference_model = inference_view(ModelView(model)).model
@@ -79,7 +78,7 @@ def inference_view(view: ModelView) -> ModelView:
             if getattr(layer.attention, "groups", True):
                 layer.attention = InferenceAttention(layer.attention, positions=positions)
             elif positions is not None:
-                layer.attention.rel_attn_embed = None  # no block reads what it would hand on
+                layer.attention.rel_attn_embed = None  # no block reads the bias that this block would pass on
             _fuse_feed_forward(layer.feed_forward, encoder.config)
     inference_model.requires_grad_(False)
     inference_model.save_pretrained = encoder.save_pretrained = _refuse_to_save
@@ -89,9 +88,9 @@ def inference_view(view: ModelView) -> ModelView:
 
 
 def _copy_model(view: ModelView) -> ModelView:
-    """A freshly built model with the same tensors: the library hooks a model once, so nothing is swapped in place.
+    """Build a new model with the same tensors, and a config without dropout, layer-drop and masking.
 
-    Its config is its own, and has nothing in it that `train()` would switch on.
+    transformers installs hooks on a model once, so that modules of the given model must not be replaced.
     """
     model = view.model
     if not view.head_class:
@@ -101,24 +100,28 @@ def _copy_model(view: ModelView) -> ModelView:
         if hasattr(config, name):
             setattr(config, name, 0.0)
     if config._attn_implementation != "eager":
-        config._attn_implementation = "sdpa"  # the form of its masks is one that ours understand
+        config._attn_implementation = "sdpa"  # its masks have a form that `InferenceAttention` accepts
     copied_model = skeleton(config, view.head_class)
     copied_view = ModelView(copied_model)
     bases = view.encoder, copied_view.encoder
     source_conv, copied_conv = (getattr(base.encoder.pos_conv_embed, "conv", base) for base in bases)
     if parametrize.is_parametrized(copied_conv) and not parametrize.is_parametrized(source_conv):
-        parametrize.remove_parametrizations(copied_conv, "weight")  # somebody has folded the weight norm
+        parametrize.remove_parametrizations(
+            copied_conv, "weight"
+        )  # the weight norm of the source is folded into the weight
     try:
         fill_skeleton(copied_model, model.state_dict(), reference=model)
     except RuntimeError as error:
         first = " ".join(str(error).split())[:200]
         raise ModelError(f"The weights of this model are of another form than its config says: {first}") from None
-    config.mask_time_prob = config.mask_feature_prob = 0.0  # only now: the model has a mask vector by these
+    config.mask_time_prob = config.mask_feature_prob = (
+        0.0  # only now: with zeros the model would have been built without its mask vector
+    )
     return copied_view
 
 
 def _add_position_bias(base: Any) -> RelativePositionBias | None:
-    """WavLM's position bias; None of other families."""
+    """Add WavLM's position bias to the encoder and return the module; return None for families that have no bias."""
     table = getattr(base.encoder.layers[0].attention, "rel_attn_embed", None)
     if table is None:
         return None

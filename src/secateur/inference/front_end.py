@@ -1,4 +1,4 @@
-"""The convolutional front end for inference: channels last, one utterance at a time, the first layer as one product."""
+"""Convolutional front end for inference: channels last, utterance by utterance, first layer as a matrix product."""
 
 from __future__ import annotations
 
@@ -28,17 +28,17 @@ _MIN_MATMUL_CHANNELS = (
 
 
 class FrontEnd(nn.Module):
-    """What the stock feature extractor computes.
+    """Replacement of the stock feature extractor with the same outputs.
 
-    Layer 0 of a Base model is memory traffic rather than arithmetic: its GroupNorm wants the mean and the variance over
-    time of every channel before anything can be written. Those of a linear map follow from the mean and the covariance
-    of its ten inputs, so that norm, activation and convolution become one product.
+    Layer 0 of a Base model is bound by memory traffic: its GroupNorm needs the mean and the variance over time of every
+    channel before the first output can be written. The mean and variance of a linear map follow from the mean and the
+    covariance of its ten inputs, so that convolution, norm and activation become one matrix product.
     """
 
     def __init__(self, stock: Any) -> None:
         """
         Args:
-            stock: A feature extractor of the library, with GELU behind each layer.
+            stock: A feature extractor of transformers, with GELU after each layer.
         """
         super().__init__()
         first_layer = stock.conv_layers[0]
@@ -52,7 +52,10 @@ class FrontEnd(nn.Module):
         self.later_layers = nn.ModuleList([_ConvLayer(layer) for layer in stock.conv_layers[1:]])
 
     def forward(self, input_values: Tensor) -> Tensor:
-        """(B, S) -> (B, C, T), channels last in memory; with `lengths`, (B,), as `ValidGroupNorm` has it."""
+        """Compute features, (B, S) -> (B, C, T), channels last in memory.
+
+        Where `lengths`, (B,), is set, padding is left out of the norm's statistics, as by `ValidGroupNorm`.
+        """
         if self.leaves_padding_out and self.lengths is not None:
             samples = zip(input_values, self.lengths.tolist(), strict=True)
             valid = [self._features(values[None, :length])[0] for values, length in samples]
@@ -63,10 +66,10 @@ class FrontEnd(nn.Module):
         return (utterances[0] if len(utterances) == 1 else torch.cat(utterances)).transpose(1, 2)
 
     def _freeze_parameters(self) -> None:
-        """Nothing here is trained; heads of the library call this."""
+        """Do nothing: task heads of transformers call the method, and the parameters are never trained."""
 
     def _features(self, values: Tensor) -> Tensor:
-        """(B, S) -> (B, T, C)."""
+        """Compute features, (B, S) -> (B, T, C)."""
         hidden: Tensor = self.first(values[:, :, None])
         for layer in self.later_layers:
             hidden = layer(hidden)
@@ -74,7 +77,7 @@ class FrontEnd(nn.Module):
 
 
 class _ConvLayer(nn.Module):
-    """A convolution with or without a LayerNorm over channels, and GELU."""
+    """Convolution with or without a LayerNorm over channels, and GELU."""
 
     weight: Tensor
     bias: Tensor | None
@@ -89,7 +92,7 @@ class _ConvLayer(nn.Module):
         self._packed = CachedWeight(_pack_conv_weight)
 
     def forward(self, values: Tensor) -> Tensor:
-        """(B, T, in) -> (B, T', out)."""
+        """Apply the layer, (B, T, in) -> (B, T', out)."""
         if self.norm is None:
             return self._convolve(values, "gelu")
         hidden: Tensor = self.norm(self._convolve(values, "none"))
@@ -102,7 +105,11 @@ class _ConvLayer(nn.Module):
         return convolution(values, self.weight, self.bias, stride=self.stride, activation=activation)
 
     def _convolve_by_matmul(self, frames: Tensor, activation: Activation) -> Tensor:
-        """Windows of frames, side by side, times the weights: (T, in) -> (T', out)."""
+        """Convolve by a matrix product of overlapping windows and weights: (T, in) -> (T', out).
+
+        With 2 taps, stride 2 and frames a, b, c, d of width 3 the windows are the rows [a b] and [c d], (2, 6): views
+        of the frames' memory without a copy.
+        """
         time, width = frames.shape
         taps = self.weight.shape[-1]
         windows = frames.as_strided(((time - taps) // self.stride + 1, taps * width), (self.stride * width, 1))
@@ -114,12 +121,12 @@ class _ConvLayer(nn.Module):
 
 
 def _pack_conv_weight(weight: Tensor) -> Tensor:
-    """(out, in, 1, taps) -> a product's weights, (out, taps x in), in oneDNN's own layout."""
+    """Return the weights of the matrix product, (out, in, 1, taps) -> (out, taps x in), in oneDNN's layout."""
     return pack(weight[:, :, 0].transpose(1, 2).flatten(1))
 
 
 class _FirstGroupNorm(nn.Module):
-    """Convolution, GroupNorm with one channel in each group, GELU."""
+    """Convolution, GroupNorm with a single channel per group, and GELU."""
 
     weight: Tensor
     gain: Tensor
@@ -134,7 +141,7 @@ class _FirstGroupNorm(nn.Module):
         self.taps, self.stride, self.eps = stock.conv.kernel_size[0], stock.conv.stride[0], norm.eps
 
     def forward(self, values: Tensor) -> Tensor:
-        """(B, S, 1) -> (B, T, C)."""
+        """Apply the layer, (B, S, 1) -> (B, T, C)."""
         windows = values[:, :, 0].unfold(1, self.taps, self.stride).contiguous()  # (B, T, taps)
         centered, weight = self._normalize(windows)
         if len(windows) == 1 and is_fused(windows):
@@ -142,7 +149,10 @@ class _FirstGroupNorm(nn.Module):
         return F.gelu(torch.baddbmm(self.shift, centered, weight.transpose(1, 2)))
 
     def _normalize(self, windows: Tensor) -> tuple[Tensor, Tensor]:
-        """(B, T, taps) -> windows without their mean (B, T, taps), and weights (B, C, taps) that give unit variance."""
+        """Return centered windows, (B, T, taps), and weights, (B, C, taps), of outputs with the norm's scale.
+
+        The output c of centered windows x with weights w has variance w_c' Cov(x) w_c, with Cov(x) of taps x taps only.
+        """
         dtype = torch.promote_types(windows.dtype, torch.float32)
         promoted = windows.to(dtype)
         centered = promoted - promoted.mean(dim=1, keepdim=True)

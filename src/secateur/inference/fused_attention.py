@@ -1,4 +1,4 @@
-"""Self-attention for inference: one projection for queries, keys, values and gates, and logits that stay in cache."""
+"""Self-attention for inference, with a joint projection and blocks of logits that fit in the cache."""
 
 from __future__ import annotations
 
@@ -20,10 +20,11 @@ _MAX_BLOCK_LOGITS = (
 
 
 class InferenceAttention(nn.Module):
-    """What a stock or cut attention block computes, without attention weights.
+    """Replacement of a stock or cut attention block with the same outputs, but no attention weights.
 
-    The softmax scale is folded into the queries. Where positions have a bias, keys and values are taken in reverse
-    order, in which the bias is a view of one vector for each head (`RelativePositions`).
+    Queries, keys, values and gates come from one projection, with the softmax scale folded into the queries. With a
+    position bias, keys and values are reversed in time, so that the bias is a view of one vector per head
+    (`RelativePositionBias`).
     """
 
     constant: Tensor | None
@@ -31,14 +32,14 @@ class InferenceAttention(nn.Module):
     def __init__(self, block: Any, *, positions: RelativePositionBias | None = None) -> None:
         """
         Args:
-            block: A stock attention block, or one of ours with at least one head.
+            block: A stock attention block, or a cut one with at least one head.
             positions: WavLM's position bias, for WavLM's blocks.
         """
         super().__init__()
         groups = getattr(block, "groups", None)
         self.groups: tuple[tuple[int, int, int], ...] = groups or ((block.num_heads, block.head_dim, block.head_dim),)
         self.heads = tuple(getattr(block, "heads", range(sum(count for count, _, _ in self.groups))))
-        # Shared by all layers, so no child of this one: it moves with the encoder.
+        # Shared by all layers, hence no submodule of this one: the encoder registers it.
         self._positions = (positions,)
         projection_parts = [
             _projection_rows(block.q_proj, block.scaling),
@@ -51,7 +52,7 @@ class InferenceAttention(nn.Module):
         self.projection = FusedLinear(
             torch.cat([w for w, _, _ in present_parts]), torch.cat([b for _, b, _ in present_parts])
         )
-        # What follows the projection: for a factorised map the product of its ranks with its outer matrix.
+        # Behind the joint projection: for a factorized map the product of its ranks with its outer matrix.
         self.outer_projections = nn.ModuleList(
             (part[2] if part else None) or nn.Identity() for part in projection_parts
         )
@@ -62,7 +63,7 @@ class InferenceAttention(nn.Module):
     def forward(
         self, hidden_states: Tensor, attention_mask: Tensor | None = None, **kwargs: Any
     ) -> tuple[Tensor | None, ...]:
-        """Attend.
+        """Compute self-attention.
 
         Args:
             hidden_states: (B, T, D).
@@ -70,7 +71,7 @@ class InferenceAttention(nn.Module):
                 broadcastable to (B, heads, T, T) and the same for every head and query.
 
         Returns:
-            The block's output (B, T, D) and None for each other thing that the stock block returns.
+            The output (B, T, D), and None in place of each further output of the stock block.
         """
         positions = self._positions[0]
         projected = self.projection(hidden_states).split(self.widths, dim=-1)
@@ -86,7 +87,7 @@ class InferenceAttention(nn.Module):
         return (output, None, None) if positions is not None else (output, None)
 
     def _gate(self, values: Tensor) -> Tensor:
-        """(B, T, 2 heads) -> (B, T, heads)."""
+        """Compute WavLM's gates, (B, T, 2 heads) -> (B, T, heads)."""
         first, second = torch.sigmoid(values).chunk(2, dim=-1)
         assert self.constant is not None
         return first * (second * self.constant - 1.0) + 2.0
@@ -100,7 +101,7 @@ class InferenceAttention(nn.Module):
         by_distance: Tensor | None,
         padding_bias: Tensor | None,
     ) -> Tensor:
-        """Some heads of an utterance and some of their queries at a time: (B, T, all vo)."""
+        """Attend block by block, over some heads of an utterance and some queries at a time: (B, T, all vo)."""
         batch, time, _ = value.shape
         queries_per_block = max(1, min(time, _MAX_BLOCK_LOGITS // time))  # of one head
         heads_per_block = max(1, _MAX_BLOCK_LOGITS // (queries_per_block * time))  # heads
@@ -140,7 +141,7 @@ class InferenceAttention(nn.Module):
         by_distance: Tensor | None,
         padding_bias: Tensor | None,
     ) -> Tensor:
-        """All heads of equal widths together: (B, T, all vo)."""
+        """Attend with all heads of equal widths at once: (B, T, all vo)."""
         batch, time, _ = value.shape
         outputs = []
         for heads, q, k, v in split_heads(query, key, value, self.groups):
@@ -159,13 +160,20 @@ class InferenceAttention(nn.Module):
 
 
 def _hankel(vectors: Tensor, rows: slice, time: int) -> Tensor:
-    """Some rows of each head's matrix, whose element (i, r) is vector[i + r], without a copy: (heads, rows, T)."""
+    """Return rows of Hankel matrices, element (i, r) = vector[i + r], as a view: (heads, 2T - 1) -> (heads, rows, T).
+
+    For T = 3 the matrix of a vector [a, b, c, d, e] has the rows [a, b, c], [b, c, d] and [c, d, e].
+    """
     size = len(vectors), rows.stop - rows.start, time
     return vectors[:, rows.start :].as_strided(size, (vectors.stride(0), 1, 1))
 
 
 def _projection_rows(layer: Any, scale: float = 1.0) -> tuple[Tensor, Tensor, nn.Module | None] | None:
-    """A projection as rows of a larger one, (rows, D) and (rows,), and what follows them; None where there is none."""
+    """Return the rows of a layer in the joint projection; None for a missing layer.
+
+    Returns:
+        Weights (rows, D), biases (rows,), and for a factorized layer the outer map behind them, else None.
+    """
     if layer is None:
         return None
     if isinstance(layer, FactorizedLinear):
@@ -175,9 +183,10 @@ def _projection_rows(layer: Any, scale: float = 1.0) -> tuple[Tensor, Tensor, nn
 
 
 def _gate_rows(block: Any, heads: tuple[int, ...]) -> tuple[Tensor, Tensor]:
-    """WavLM's gate as rows of a projection of the whole input: (2 heads, D) and (2 heads,), first all firsts.
+    """Return WavLM's gates as rows of the joint projection, weights (2 heads, D) and biases (2 heads,).
 
-    The stock block projects each head's slice of its input to eight numbers and adds them up in two fours.
+    The stock block projects each head's slice of the input to eight numbers and sums the first and the last four. Rows
+    are ordered with the first sums of all heads before the second sums.
     """
     stock = block.gru_rel_pos_linear
     pair = stock.weight.view(2, 4, -1).sum(dim=1)  # (2, head_dim)
@@ -190,7 +199,7 @@ def _gate_rows(block: Any, heads: tuple[int, ...]) -> tuple[Tensor, Tensor]:
 
 
 def _additive_mask(mask: Tensor, dtype: torch.dtype) -> Tensor:
-    """A mask of any of the library's forms -> what is added to each key's logits, (B, T)."""
+    """Convert a mask in any form of transformers to a bias on the logits of each key, (B, T)."""
     keys = mask if mask.dim() == 2 else mask[:, 0, 0]
     if keys.is_floating_point():
         return keys.to(dtype)

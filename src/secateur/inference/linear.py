@@ -1,4 +1,4 @@
-"""Linear layers and convolutions together with what follows them, as one call of oneDNN where torch has it."""
+"""Linear layers and convolutions fused with an activation, by oneDNN where torch has the operators."""
 
 from __future__ import annotations
 
@@ -16,21 +16,21 @@ from secateur.nn.narrow_convolution import computes_in_bfloat16, is_narrow
 
 Activation = Literal["none", "gelu"]
 
-#: Rows of a product done in blocks: few enough for its input to be reused memory, and not so few that calls cost time.
+#: Rows of a block of a product: few enough for its input to stay in the cache, and enough to hide the cost of calls.
 BLOCK_ROWS = 2048
 
-#: The types of numbers of the fused operators, with how far a right result may be from torch's own.
+#: Dtypes of the fused operators, with the allowed absolute difference from torch's unfused result.
 _TOLERANCE = {torch.float32: 1e-5, torch.bfloat16: 2**-5}
 
 
 @cache
 def has_fused_ops(dtype: torch.dtype = torch.float32) -> bool:
-    """Return whether torch's fused oneDNN operators are there and right for a type of numbers.
+    """Return whether torch's fused oneDNN operators exist and are correct for a dtype.
 
-    They are not part of its public interface, and of bfloat16 they ask for instructions that not every processor has.
+    The operators are not part of torch's public interface, and some processors lack the instructions for bfloat16.
     """
 
-    def ramp(*shape: int) -> Tensor:  # whatever the process has set: no random numbers, no default dtype or device
+    def ramp(*shape: int) -> Tensor:  # independent of random state, default dtype and default device
         return torch.linspace(-1, 1, math.prod(shape), dtype=torch.float32, device="cpu").view(shape).to(dtype)
 
     ops = torch.ops.mkldnn
@@ -50,22 +50,21 @@ def has_fused_ops(dtype: torch.dtype = torch.float32) -> bool:
 
 
 def is_eager(values: Tensor) -> bool:
-    """Whether this is a plain forward pass on a CPU: not compiled, not traced, without gradients and autocast."""
+    """Return whether a tensor is computed eagerly on a CPU: not compiled or traced, without gradients and autocast."""
     is_traced = torch.compiler.is_compiling() or torch.jit.is_tracing()  # type: ignore[attr-defined,no-untyped-call]
     needs_grad = torch.is_grad_enabled() and values.requires_grad
     return values.device.type == "cpu" and not (is_traced or needs_grad or torch.is_autocast_enabled("cpu"))
 
 
 def is_fused(values: Tensor) -> bool:
-    """Whether the fused operators take this tensor."""
+    """Return whether the fused operators accept a tensor."""
     return values.dtype in _TOLERANCE and is_eager(values) and has_fused_ops(values.dtype)
 
 
 def linear_activation(values: Tensor, weight: Tensor, bias: Tensor | None, activation: Activation = "none") -> Tensor:
-    """`F.linear` and the activation: (..., in) -> (..., out).
+    """Compute `F.linear` and the activation: (..., in) -> (..., out).
 
-    In float32 torch's own product takes another library than oneDNN unless the whole process is told otherwise, and
-    on many processors a slower one.
+    In float32 torch computes products with another library than oneDNN, which is slower on many processors.
     """
     if is_fused(values):
         return fused_linear(values.contiguous(), weight, bias, activation)
@@ -74,13 +73,13 @@ def linear_activation(values: Tensor, weight: Tensor, bias: Tensor | None, activ
 
 
 def fused_linear(values: Tensor, weight: Tensor, bias: Tensor | None, activation: Activation) -> Tensor:
-    """`linear` where `is_fused` says so: contiguous values, and weights that may have been packed by `pack`."""
+    """Compute `linear_activation` by the fused operator, for contiguous values and weights packed by `pack` or not."""
     algorithm = "none" if activation == "gelu" else ""
     return torch.ops.mkldnn._linear_pointwise(values, weight, bias, activation, [], algorithm)  # type: ignore[no-any-return]
 
 
 def pack(weight: Tensor) -> Tensor:
-    """(out, in) in oneDNN's own layout, best for products of `ROWS` rows."""
+    """Return weights, (out, in), in oneDNN's layout for products of `BLOCK_ROWS` rows."""
     return torch.ops.mkldnn._reorder_linear_weight(weight.contiguous(), BLOCK_ROWS)  # type: ignore[no-any-return]
 
 
@@ -94,15 +93,15 @@ def convolution(
     groups: int = 1,
     activation: Activation = "none",
 ) -> Tensor:
-    """A convolution over time with channels last, and the activation: (B, T, in) -> (B, T', out).
+    """Compute a convolution over time and the activation, channels last: (B, T, in) -> (B, T', out).
 
     Args:
         values: (B, T, in), contiguous.
         weight: (out, in / groups, 1, taps), in torch's channels-last memory format.
         bias: (out,) or None.
-        stride: Frames.
+        stride: Stride in frames.
         padding: Frames of zeros on both sides.
-        groups: Of channels.
+        groups: Groups of channels.
         activation: Applied to the result.
     """
     taps = weight.shape[3]
@@ -125,9 +124,9 @@ def convolution(
 
 
 class CachedWeight:
-    """Another form of a module's weight, made when it is first asked for, and anew when the module has moved.
+    """Converted form of a module's weight, computed at the first use and after the weight has changed.
 
-    It is no buffer: it may be of a layout that the module's own methods know nothing of, and is not worth saving.
+    The converted weight is no buffer: its layout may be unknown to the module's methods, and saving it is useless.
     """
 
     def __init__(self, convert: Callable[[Tensor], Tensor]) -> None:
@@ -136,7 +135,7 @@ class CachedWeight:
         self._converted: Tensor | None = None
 
     def __call__(self, weight: Tensor) -> Tensor:
-        """The form of this weight."""
+        """Return the converted form of a weight."""
         converted = self._converted
         if converted is None or self._source is not weight:
             with torch.inference_mode(False), torch.no_grad():
@@ -145,16 +144,16 @@ class CachedWeight:
         return converted
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return CachedWeight, (self._convert,)  # a copy makes its own
+        return CachedWeight, (self._convert,)  # a copy converts anew
 
 
 def channels_last(weight: Tensor) -> Tensor:
-    """(out, in, taps) of a Conv1d -> (out, in, 1, taps) as `convolution` takes it."""
+    """Return the weight of a Conv1d for `convolution`: (out, in, taps) -> (out, in, 1, taps)."""
     return weight.detach()[:, :, None].contiguous(memory_format=torch.channels_last)
 
 
 class FusedLinear(nn.Module):
-    """A frozen linear layer with its activation."""
+    """Frozen linear layer with an activation."""
 
     weight: Tensor
     bias: Tensor | None
@@ -173,16 +172,16 @@ class FusedLinear(nn.Module):
 
     @classmethod
     def like(cls, stock: nn.Linear, activation: Activation = "none") -> FusedLinear:
-        """The same layer; its weights are shared."""
+        """Return the frozen form of a linear layer, with shared weights."""
         return cls(stock.weight, stock.bias, activation)
 
     def forward(self, values: Tensor) -> Tensor:
-        """(..., in) -> (..., out)."""
+        """Apply the layer, (..., in) -> (..., out)."""
         return linear_activation(values, self.weight, self.bias, self.activation)
 
 
 def fuse_linear(layer: nn.Module, activation: Activation = "none") -> nn.Module:
-    """The frozen form of a linear layer, factorised or not, with its activation."""
+    """Return the frozen form of a linear or factorized layer, with an activation."""
     if isinstance(layer, FactorizedLinear):
         return nn.Sequential(FusedLinear.like(layer.inner), FusedLinear.like(layer.outer, activation))
     assert isinstance(layer, nn.Linear)

@@ -1,4 +1,4 @@
-"""Positions for inference: the positional convolution, and WavLM's bias as one vector for each head."""
+"""Positional convolution and relative position bias for inference."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ _MIN_FFT_TAPS = 32  # taps
 
 
 class InferencePositionalConv(nn.Module):
-    """What the positional convolution computes, stock or cut, its weight norm folded.
+    """Replacement of the stock or cut positional convolution, with the weight norm folded into the weight.
 
-    Its many taps make it a fifth of the arithmetic of a small model. On a CPU it is done by blocks of frames in the
-    frequency domain (overlap-save), with spectra of the taps computed once: twice the taps' own memory, a thirtieth
-    of their products.
+    With its many taps the convolution is a fifth of the arithmetic of a small model. On a CPU it is computed by blocks
+    of frames in the frequency domain (overlap-save), with spectra of the taps computed once: twice the memory of the
+    taps and a thirtieth of the multiplications.
     """
 
     weight: Tensor
@@ -30,7 +30,7 @@ class InferencePositionalConv(nn.Module):
     def __init__(self, stock: Any) -> None:
         """
         Args:
-            stock: A positional convolution of the library or ours, with GELU behind it.
+            stock: A stock or cut positional convolution, with GELU behind it.
         """
         super().__init__()
         self.register_buffer("weight", channels_last(stock.conv.weight))
@@ -41,13 +41,13 @@ class InferencePositionalConv(nn.Module):
         self._spectra = CachedWeight(partial(_spectra, groups=self.groups))
 
     def forward(self, hidden_states: Tensor) -> Tensor:
-        """(B, T, D) -> (B, T, D)."""
+        """Apply the convolution, (B, T, D) -> (B, T, D)."""
         if self.cut_shape is None:
             return self._convolve(hidden_states)
         return scatter_groups(self._convolve(gather_groups(hidden_states, self.cut_shape)), self.cut_shape)
 
     def _convolve(self, hidden_states: Tensor) -> Tensor:
-        """The channels of the groups that are there: (B, T, K) -> (B, T, K)."""
+        """Convolve the channels of the remaining groups: (B, T, K) -> (B, T, K)."""
         time = hidden_states.shape[1]
         if is_eager(hidden_states) and self.taps >= _MIN_FFT_TAPS and 2 * time >= self.taps:
             return self._convolve_by_fft(hidden_states)
@@ -65,8 +65,9 @@ class InferencePositionalConv(nn.Module):
         batch, time, width = hidden_states.shape
         promoted = hidden_states.to(torch.promote_types(hidden_states.dtype, torch.float32))
         size = 2 * self.taps
-        block_frames = size - self.taps + 1  # frames that a block gives
+        block_frames = size - self.taps + 1  # valid output frames of a block
         blocks = -(-time // block_frames)
+        # With 4 taps, blocks of 8 frames yield 5 each: 12 frames need 3 blocks, whose inputs start at 0, 5 and 10.
         right_padding = blocks * block_frames + self.taps - 1 - time - self.padding
         padded = F.pad(promoted.transpose(1, 2), (self.padding, right_padding))
         spectrum = torch.fft.rfft(padded.unfold(2, size, block_frames))  # (B, D, blocks, bins)
@@ -80,20 +81,22 @@ class InferencePositionalConv(nn.Module):
 
 
 def _spectra(weight: Tensor, *, groups: int) -> Tensor:
-    """(out, in / groups, 1, taps) -> factors for blocks of twice as many frames, (bins x groups, in, out)."""
+    """Return the spectra of the taps: (out, in / groups, 1, taps) -> (bins x groups, in, out).
+
+    Blocks have twice as many frames as there are taps, hence taps + 1 bins.
+    """
     out, width, _, taps = weight.shape
     dtype = torch.complex128 if weight.dtype == torch.float64 else torch.complex64
     spectra = torch.empty(taps + 1, groups, width, out // groups, dtype=dtype)
-    for group, group_weight in enumerate(
-        weight[:, :, 0].chunk(groups)
-    ):  # one by one: in double precision all are a lot
-        # Its conjugate, as torch's convolution does not turn its taps round.
+    # Group by group, since all groups in double precision would take much memory.
+    for group, group_weight in enumerate(weight[:, :, 0].chunk(groups)):
+        # The conjugate, since a convolution of torch is a correlation: it does not reverse the taps.
         spectra[:, group] = torch.fft.rfft(group_weight.double(), n=2 * taps).conj().permute(2, 1, 0)
     return spectra.flatten(0, 1)
 
 
 class RelativePositionBias(nn.Module):
-    """WavLM's position bias by distance, of every original head; kept for the lengths that came last."""
+    """WavLM's position bias by distance for every original head, cached for recent lengths."""
 
     MAX_CACHED_LENGTHS = 8
     table: Tensor
@@ -101,8 +104,8 @@ class RelativePositionBias(nn.Module):
     def __init__(self, table: Tensor, *, farthest: int) -> None:
         """
         Args:
-            table: (buckets, H).
-            farthest: Distances from here on share a bucket.
+            table: Bias of each bucket of distances, (buckets, H).
+            farthest: Distance from which on all distances share a bucket.
         """
         super().__init__()
         self.register_buffer("table", table.detach())
@@ -110,12 +113,12 @@ class RelativePositionBias(nn.Module):
         self._cache: dict[tuple[int, torch.device, torch.dtype], Tensor] = {}
 
     def forward(self, time: int) -> Tensor:
-        """(H, 2T - 1): at n the bias of query i and key T - 1 - r with i + r = n.
+        """Return the bias by distance, (H, 2T - 1): element n is the bias of query i and key T - 1 - r with i + r = n.
 
         With the keys in reverse order the whole (T, T) bias of a head is a view of its vector: row i, column r is
         element i + r.
         """
-        if torch.compiler.is_compiling():  # a dictionary would make a graph of its own for every length
+        if torch.compiler.is_compiling():  # a lookup in the cache would compile a graph for every length
             return self._compute_bias(time)
         key = (time, self.table.device, self.table.dtype)
         bias = self._cache.get(key)

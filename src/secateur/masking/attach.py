@@ -1,6 +1,7 @@
-"""Masks in a model: parametrisations at the taps, norms over living units, trimmed layers passed by.
+"""Masks in a model: parametrizations of weights, norms over the unmasked units, bypassed layers.
 
-Norms that an axis crosses and an LSTM with masks in it are of our classes meanwhile, with the same parameters.
+While masks are attached, norms across an axis and masked LSTMs are replaced by classes of `secateur.nn` with the same
+parameters.
 """
 
 from __future__ import annotations
@@ -21,9 +22,10 @@ from secateur.structure import Structure
 
 
 class Masking:
-    """The masks of one model: set `values`, run the model, `remove` when done.
+    """Masks attached to a model.
 
-    The model stays the stock one, with the parameters it had; `values` is one flat vector over all units of all axes.
+    Use `set` to choose the mask values before forward passes, and `remove` to restore the model. The model keeps its
+    class and its parameters; `values` is one flat vector over all units of all axes.
     """
 
     def __init__(self, structure: Structure, *, static: bool) -> None:
@@ -37,31 +39,33 @@ class Masking:
         self._trimmed_units: frozenset[int] = frozenset()
 
     def set(self, values: Tensor | None) -> None:
-        """Use a mask from now on; None for no mask.
+        """Set the mask values for the next forward passes, or disable masking by None.
 
         Args:
-            values: (units,), a leaf. Gradients reach it through the taps; the norms' support carries none.
+            values: (units,), a leaf. Gradients reach the vector through masked weights and outputs, but not through the
+                support of norms.
         """
         self.values = values
         for norm, units in self._norms:
             support = None if values is None else (values.detach()[units] != 0)
             is_unmasked = support is None or (not self.static and bool(support.all()))
             norm.support = None if is_unmasked else support
+        # Position of each whole layer in `values`, such as [0, 37, 74] for three layers of 37 units each.
         layers = [self.structure.offsets[axis.name] for axis in self.structure.axes_of_kinds(("layer",)) if axis.size]
         layer_values = [] if values is None else values.detach()[layers].tolist()
         self._trimmed_units = frozenset(unit for unit, value in zip(layers, layer_values, strict=False) if value == 0.0)
 
     def _swap(self, parent: nn.Module, name: str, replacement: nn.Module) -> None:
-        """Put a module of ours, which shares its parameters, into the place of a stock one until `remove`."""
+        """Replace a stock module until `remove` by a module that shares the parameters."""
         self._swapped_modules.append((parent, name, getattr(parent, name)))
         setattr(parent, name, replacement)
 
     def is_trimmed(self, unit: int) -> bool:
-        """Whether the mask of a whole layer is zero."""
+        """Return whether the mask of a whole layer is zero."""
         return unit in self._trimmed_units
 
     def remove(self) -> None:
-        """Give the model back as it was, with its parameters as they are now."""
+        """Restore the original modules, with the present values of the parameters."""
         for module, name in self._parametrized:
             parametrize.remove_parametrizations(module, name, leave_parametrized=False)
         for parent, name, stock in self._swapped_modules:
@@ -75,14 +79,14 @@ class Masking:
 
 
 def attach(model: nn.Module | ModelView, structure: Structure, *, static: bool = False) -> Masking:
-    """Put masks into a model, none set yet.
+    """Attach masks to a model, with no mask set yet.
 
     Args:
-        model: The model that `structure` was declared from; changed in place until `Masking.remove`. Without its head
-            where the structure has none of it.
-        structure: Its structure.
-        static: Whether norms take the same branch for every mask, as compiled code wants; else a norm of which all is
-            alive is the stock one, bit for bit.
+        model: The model that `structure` was declared from, or its encoder alone where the structure has no head;
+            changed in place until `Masking.remove`.
+        structure: The structure.
+        static: Whether norms take the same branch for every mask, as compiled code requires. Otherwise a norm without
+            masked units is computed by the stock norm, bit for bit.
     """
     view = ParameterView(ModelView.of(model), structure)
     masking = Masking(structure, static=static)
@@ -120,17 +124,20 @@ def attach(model: nn.Module | ModelView, structure: Structure, *, static: bool =
 
 
 def has_masks(model: nn.Module) -> bool:
-    """Whether `attach` put masks into this model that were not removed."""
+    """Return whether a model has masks attached."""
     return any(isinstance(module, MaskParametrization) for module in model.modules())
 
 
 def _bypass_layer(masking: Masking, layer_unit: int, module: nn.Module, inputs: tuple[Any, ...], output: Any) -> Any:
-    """The hook that hands a layer's input on when the layer is masked; a closure would not be copied with the model."""
+    """Return the input of a masked layer in place of the output.
+
+    This forward hook is a module-level function, because a closure would not be copied with the model.
+    """
     if not masking.is_trimmed(layer_unit):
         return None
     return replace_hidden_state(output, inputs[0])
 
 
 def replace_hidden_state(output: Any, state: Any) -> Any:
-    """Return the output of a layer with another hidden state, (B, T, D), and all else that it gave."""
+    """Return a layer's output with the hidden state, (B, T, D), replaced and the remaining values unchanged."""
     return (state, *output[1:]) if isinstance(output, tuple) else state
