@@ -60,7 +60,7 @@ def config_class(model_type: str) -> type[PreTrainedConfig]:
 
 @cache
 def composite_config_class(model_type: str, head_class: str) -> type[PreTrainedConfig]:
-    """Return the config class of cut models whose config contains the encoder's config, such as transducers."""
+    """Return the config class of cut models with a nested encoder config, such as transducers."""
     family = FAMILIES[model_type]
     stock: Any = getattr(transformers, family.class_name(head_class)).config_class
 
@@ -110,7 +110,7 @@ def _restore_original_fields(config: Any, names: Sequence[str]) -> None:
 
 
 def make_composite_config(encoder: PreTrainedConfig, head_class: str, fields: dict[str, Any]) -> PreTrainedConfig:
-    """Return the config, stock or cut, of a model with a head whose config contains the encoder's config.
+    """Return the config, stock or cut, of a model with a nested encoder config.
 
     The config has the field `inputs_to_logits_ratio`, which `transformers.pipeline` uses to join chunks of long audio
     and which stock configs of transducers lack.

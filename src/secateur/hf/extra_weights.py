@@ -127,7 +127,7 @@ def _misfit_reason(
 
 
 def _find_layer_weights(group: Mapping[str, Tensor], layers: int, *, available_widths: Collection[int]) -> str:
-    """Return the name of a tensor with one weight per layer or hidden state, or an empty string.
+    """Return the name of a tensor with a weight per layer or hidden state, or an empty string.
 
     Such a tensor has no other dimension above 1, and no second tensor of its size in the same module, unlike norms.
 

@@ -26,7 +26,7 @@ _SETTINGS_FILES = {"processor_config.json": ("feature_extractor", "audio_process
 
 
 class _ExtractorSettings(NamedTuple):
-    """Settings of a feature extractor and the source file; empty and None if the model has no feature extractor."""
+    """Settings of a feature extractor and the file with the settings, or empty settings without a file."""
 
     fields: dict[str, Any]
     path: Path | None
@@ -127,6 +127,6 @@ def _check_output_shape(source: str | Path, features: InputFeatures, structure: 
             ) from None
         if actual_shape != expected_shape:
             raise ModelError(
-                f"The feature extractor of {str(source)!r} makes {actual_shape[0]} vectors of width {actual_shape[1]} of "
-                f"{samples} samples; the model takes {expected_shape[0]} of width {expected_shape[1]}."
+                f"The feature extractor of {str(source)!r} makes {actual_shape[0]} vectors of width {actual_shape[1]} "
+                f"of {samples} samples; the model takes {expected_shape[0]} of width {expected_shape[1]}."
             )

@@ -35,9 +35,10 @@ def is_hub_reachable() -> bool:
 
 
 def find_file(source: str | Path, name: str) -> Path | None:
-    """Return the path of a small file of a model in a folder, the hub's cache or the hub, or None.
+    """Return the path of a small file of a model in a folder, the hub's cache or the hub.
 
-    For a model given by the path of a ``config.json``, the folder of this file is searched.
+    Returns None if the file does not exist. For a model given by the path of a ``config.json``, the folder of this file
+    is searched.
     """
     folder = Path(source)
     if folder.is_file():

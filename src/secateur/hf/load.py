@@ -107,7 +107,7 @@ def load_config_view(model: str | Path) -> ConfigView:
 
 
 def _reset_unknown_attention(name: str, view: ConfigView) -> None:
-    """Reset the attention implementation of a config to the default when the implementation needs a package besides torch."""
+    """Reset the attention implementation of a config to the default when torch lacks the implementation."""
     for part in view.parts:
         if part._attn_implementation not in (None, *_TORCH_ATTENTION):
             logger.warning("%r asks for %s: attention is computed by torch", name, part._attn_implementation)
@@ -296,7 +296,7 @@ def _load_generation_config(source: str | Path) -> dict[str, GenerationConfig]:
 
 
 def with_head(view: ModelView, head_class: str, fields: dict[str, Any], *, seed: int) -> ModelView:
-    """Return a model with a new task head on the encoder, whose weights are shared.
+    """Return a model with a new task head on the encoder, with shared encoder weights.
 
     Args:
         view: The encoder, with or without a head, which is dropped.

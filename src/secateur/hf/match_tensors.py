@@ -1,4 +1,4 @@
-"""The tensors of a checkpoint by what they are: of the encoder, of its head, or something beside both."""
+"""Assignment of a checkpoint's tensors to the encoder, the head, or neither."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _WEIGHT_NORM = ".parametrizations.weight.original"  # followed by 0 for the magn
 _RENAMED_SUFFIXES = {".weight_g": f"{_WEIGHT_NORM}0", ".weight_v": f"{_WEIGHT_NORM}1"}
 _MAX_LISTED_NAMES = 3
 
-#: Config fields that say how large a part of a head is, by the first word of its name.
+#: Config fields with the size of a part of a head, by the first component of the part's name.
 _HEAD_SIZE_FIELDS = {
     "lm_head": "vocab_size",
     "ctc_head": "vocab_size",
@@ -30,33 +30,33 @@ _HEAD_SIZE_FIELDS = {
     "feature_extractor": "xvector_output_dim",
     "layer_weights": "num_hidden_layers",
 }
-#: Config fields that say how many parts a head has, by the first word of their names.
+#: Config fields with the number of parts of a head, by the first component of the parts' names.
 _HEAD_COUNT_FIELDS = {
     "decoder": "num_decoder_layers",
     "tdnn": "tdnn_dim",
     "layer_weights": "use_weighted_layer_sum",
 }
-#: Endings of the classes with weights of the layers that they sum up, where their config asks for it.
+#: Endings of classes with a weighted sum of all layers, if enabled by the config.
 _LAYER_SUM_CLASSES = ("ForSequenceClassification", "ForAudioFrameClassification", "ForXVector")
 
 
 @dataclass(frozen=True, kw_only=True)
 class TensorMatch:
-    """What the tensors of a checkpoint are to a model.
+    """Tensors of a checkpoint, matched with a model.
 
     Attributes:
-        encoder: Those of the encoder, by their names in it.
-        head: Those of the model's head, by their names in the model.
-        extra: All others, by their names in the file.
-        prefix: What stands in front of the encoder's names in the file.
-        inside: What stands in front of them in the model.
-        missing: Tensors that the encoder has and the file lacks.
-        headless: Tensors that the model has outside its encoder, and the file lacks.
-        surplus: Those beside the encoder that are parts of the model's head, and for which it has no place.
-        wrong: Sizes in the file and by the config, of tensors of the model where these differ, by name in the model.
-        mistyped: Types of tensors in the file that are no floating-point numbers where the model has such, by name in
-            the model.
-        unfolded: Weights that the file has in place of the magnitude and direction that the encoder keeps.
+        encoder: Tensors of the encoder, by name in the encoder.
+        head: Tensors of the head, by name in the model.
+        extra: Remaining tensors, by name in the file.
+        prefix: Prefix of the names of the encoder's tensors in the file.
+        model_prefix: Prefix of the names of the encoder's tensors in the model.
+        missing_encoder: Names of the encoder's tensors that the file lacks.
+        missing_head: Names of the head's tensors that the file lacks.
+        unexpected_head: Names in the file of tensors of the head that the model has no place for.
+        misshaped: Shapes in the file and by the config, where these differ, by name in the model.
+        non_float: Dtypes in the file of non-floating-point tensors where the model has floating-point tensors, by name
+            in the model.
+        split_weight_norms: Names of weights with a folded weight norm, split into magnitude and direction again.
     """
 
     encoder: dict[str, Tensor]
@@ -73,12 +73,12 @@ class TensorMatch:
 
     @property
     def state_dict(self) -> dict[str, Tensor]:
-        """All tensors of the model that the file has, by their names in the model."""
+        """Tensors of encoder and head, by name in the model."""
         return {self.model_prefix + name: value for name, value in self.encoder.items()} | self.head
 
     @property
     def unexpected(self) -> tuple[str, ...]:
-        """Tensors beside which the encoder has others, and not these."""
+        """Names in the file of unknown tensors in modules of the encoder."""
         encoder_parts = {name.partition(".")[0] for name in (*self.encoder, *self.missing_encoder)}
         prefixed_names = (name for name in self.extra if name.startswith(self.prefix))
         return tuple(
@@ -87,15 +87,15 @@ class TensorMatch:
 
 
 def match_tensors(tensors: Mapping[str, Tensor], view: ModelView, *, optional: Collection[str] = ()) -> TensorMatch:
-    """Return what the tensors of a checkpoint are to a model.
+    """Match the tensors of a checkpoint with a model.
 
-    Names in a checkpoint may have the encoder's path in front or not, or that of a wrapper, and may be the ones that
-    weight norm had in older versions of torch.
+    Names in a checkpoint may start with the encoder's path, as ``wavlm.encoder.layers.0``, or with the path of a wrapper
+    before that, or with neither. Tensors of weight norm may have the names of older versions of torch.
 
     Args:
-        tensors: By their names in the file.
-        view: A model of the class that is to be loaded, without weights (on the meta device).
-        optional: Names in the encoder, and in the model, that may be missing.
+        tensors: The tensors, by name in the file.
+        view: A model of the class to load, on the meta device.
+        optional: Names of the encoder's or the model's tensors that may be missing.
 
     Raises:
         ModelError: The file holds several encoders.
@@ -149,12 +149,14 @@ def match_tensors(tensors: Mapping[str, Tensor], view: ModelView, *, optional: C
 
 
 def _find_prefix(names: Iterable[str], encoder: Collection[str], *, usual_names: Collection[str]) -> str:
-    """Return what stands in front of the encoder's names: what most of them have.
+    """Return the most frequent prefix of the encoder's names in a file.
+
+    With names "a", "b" in the encoder and "model.a", "model.b", "ema.a" in the file the prefix is "model.".
 
     Args:
-        names: Of the file.
+        names: Names in the file.
         encoder: Names in the encoder.
-        usual: What may stand there beside another encoder under another name.
+        usual_names: Prefixes that are preferred when several are equally frequent.
     """
     prefix_counts: Counter[str] = Counter()
     for name in map(_current_name, names):
@@ -173,7 +175,7 @@ def _find_prefix(names: Iterable[str], encoder: Collection[str], *, usual_names:
 
 
 def _current_name(name: str) -> str:
-    """Return the name that a tensor of weight norm has in present versions of torch."""
+    """Return a tensor's name in present versions of torch, which renamed the tensors of weight norm."""
     for old_suffix, new_suffix in _RENAMED_SUFFIXES.items():
         if name.endswith(old_suffix):
             return name.removesuffix(old_suffix) + new_suffix
@@ -183,9 +185,9 @@ def _current_name(name: str) -> str:
 def _split_folded_weights(
     encoder_tensors: dict[str, Tensor], extra: dict[str, Tensor], encoder: Collection[str], prefix: str
 ) -> tuple[str, ...]:
-    """Split weights that were saved with their weight norm folded into magnitude and direction, in place.
+    """Split weights with a folded weight norm into magnitude and direction, in place.
 
-    The direction is the weight itself, and the magnitude its norm, so that their product is the weight.
+    The direction is the weight and the magnitude is the norm of the weight, so that weight norm restores the weight.
     """
     folded_names = []
     for name in sorted(encoder):
@@ -208,8 +210,8 @@ def _split_folded_weights(
 def _split_weight_norm(weight: Tensor) -> tuple[Tensor, Tensor]:
     """Return magnitude (1, 1, taps) and direction (out, in, taps) of the weight of a positional convolution.
 
-    Nothing has no direction, and weight norm would divide zero by zero: a tap of zeros gets ones, at magnitude zero.
-    Of half precision both are float32: a rounded norm would make another weight.
+    A tap of zeros gets the direction of ones at magnitude zero, since weight norm would divide zero by zero. Tensors in
+    half precision become float32, because a rounded norm would change the weight.
     """
     if weight.is_floating_point() and weight.itemsize < torch.float32.itemsize:
         weight = weight.float()
@@ -219,7 +221,7 @@ def _split_weight_norm(weight: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def describe_misfit(match: TensorMatch) -> str:
-    """Return why a model cannot be loaded from a checkpoint, in words that go on from its name; empty where it can."""
+    """Return a phrase on weights of the encoder that do not fit the config, or an empty string."""
     misshaped = _misshaped_names(match, head=False)
     problems = [
         f"{word} {format_names(names)}"
@@ -236,7 +238,7 @@ def describe_misfit(match: TensorMatch) -> str:
 
 
 def describe_head_misfit(match: TensorMatch) -> str:
-    """Return how a head that is there differs from the config's, in words; empty where it does not."""
+    """Return a phrase on weights of the head that do not fit the config, or an empty string."""
     misshaped = _misshaped_names(match, head=True)
     if dtype_problem := _describe_dtypes(match, head=True):
         return dtype_problem
@@ -254,7 +256,7 @@ def describe_head_misfit(match: TensorMatch) -> str:
 
 
 def describe_non_finite(tensors: Mapping[str, Tensor]) -> str:
-    """Return which tensors hold NaN or infinite values and how many of them, in words; empty where none does."""
+    """Return a phrase on tensors with NaN or infinite values, or an empty string."""
     counts = {
         name: int((~torch.isfinite(_as_computable(value))).sum())
         for name, value in tensors.items()
@@ -268,25 +270,25 @@ def describe_non_finite(tensors: Mapping[str, Tensor]) -> str:
 
 
 def _as_computable(value: Tensor) -> Tensor:
-    """Return values of eight bits as float32, since torch computes nothing with them."""
+    """Return eight-bit values as float32, since torch lacks arithmetic on eight-bit floats."""
     return value.float() if value.itemsize == 1 else value
 
 
 def format_names(names: Iterable[str]) -> str:
-    """Return some names as text."""
+    """Return the first names in alphabetical order, with the number of further names, as text."""
     sorted_names = sorted(names)
     more_note = f" and {len(sorted_names) - _MAX_LISTED_NAMES} more" if len(sorted_names) > _MAX_LISTED_NAMES else ""
     return ", ".join(sorted_names[:_MAX_LISTED_NAMES]) + more_note
 
 
 def _misshaped_names(match: TensorMatch, *, head: bool) -> list[str]:
-    """Return tensors of another size than the config's, matrices first: in the head, or outside it."""
+    """Return the names of misshaped tensors in the head or the encoder, matrices before vectors."""
     names = [name for name in match.misshaped if (name in match.head) == head]
     return sorted(names, key=lambda name: len(match.misshaped[name][0]) < 2)
 
 
 def _describe_dtypes(match: TensorMatch, *, head: bool) -> str:
-    """Return which tensors are no floating-point numbers, in words: in the head, or outside it; empty where all are."""
+    """Return a phrase on non-floating-point tensors in the head or the encoder, or an empty string."""
     names = [name for name in match.non_float if (name in match.head) == head]
     if not names:
         return ""

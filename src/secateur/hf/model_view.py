@@ -1,4 +1,4 @@
-"""Handles that identify a model once: its family, encoder, head class and structure."""
+"""Views of configs and models that give family, encoder, head class and structure."""
 
 from __future__ import annotations
 
@@ -34,17 +34,17 @@ class ConfigView:
 
     @staticmethod
     def of_config(config: PreTrainedConfig | ConfigView) -> ConfigView:
-        """Return the view of a config, or `config` itself if it is a view already."""
+        """Return the view of a config; a view is returned unchanged."""
         return config if isinstance(config, ConfigView) else ConfigView(config)
 
     @property
     def holds_encoder(self) -> bool:
-        """Whether `config` holds the encoder's config as a part, as a transducer's does."""
+        """Whether `config` contains the encoder's config as a field, as in transducers."""
         return self.encoder_config is not self.config
 
     @property
     def parts(self) -> tuple[Any, ...]:
-        """The distinct configs of the model: the whole one, and that of the encoder if it is another object."""
+        """The config of the model, followed by the encoder's config if separate."""
         return (self.config, self.encoder_config) if self.holds_encoder else (self.config,)
 
     @cached_property
@@ -67,7 +67,7 @@ class ConfigView:
         return composite_head_class(self.config)
 
     def head_class_named(self, class_name: str) -> str:
-        """Return the ending of a class name of this family, such as ``ForCTC``; empty for any other name."""
+        """Return the ending of a class name of the family, such as ``ForCTC``; empty for unknown names."""
         return head_class_of(class_name, self.model_type)
 
     @cached_property
@@ -86,7 +86,7 @@ class ConfigView:
 
 
 class ModelView(ConfigView):
-    """Identity of a whole model, with or without a task head: its config's view, and the encoder inside the model.
+    """View of a model with or without a task head: the view of the config, and the encoder in the model.
 
     A view is made where a model enters, when it is loaded, built or given by a user, and passed on from there.
 
@@ -103,17 +103,17 @@ class ModelView(ConfigView):
 
     @classmethod
     def of(cls, model: nn.Module | ModelView) -> ModelView:
-        """Return the view of a model, or `model` itself if it is a view already."""
+        """Return the view of a model; a view is returned unchanged."""
         return model if isinstance(model, ModelView) else cls(model)
 
     @property
     def encoder(self) -> Any:
-        """The encoder without its task head; `model` itself where there is none."""
+        """The encoder without the task head; `model` if the model has no head."""
         return self.model.get_submodule(self._path)
 
     @property
     def encoder_view(self) -> ModelView:
-        """The view of the encoder without its task head; the same view where there is no head."""
+        """The view of the encoder without the task head; `self` if the model has no head."""
         return ModelView(self.encoder) if self.has_head else self
 
     def copy(self) -> ModelView:
@@ -122,7 +122,7 @@ class ModelView(ConfigView):
 
     @property
     def has_head(self) -> bool:
-        """Whether the model has more than its encoder."""
+        """Whether the model has a task head."""
         return bool(self._path)
 
     @cached_property

@@ -36,7 +36,7 @@ AUTO_CLASSES = {
 
 @cache
 def model_class(model_type: str, head_class: str) -> type[PreTrainedModel]:
-    """Our model class for a stock model type and an ending such as ``Model`` or ``ForCTC``."""
+    """Return the class of cut models for a stock model type and an ending such as ``Model`` or ``ForCTC``."""
     family = FAMILIES[model_type]
     stock: Any = getattr(transformers, family.class_name(head_class))
     base = None if head_class == "Model" else model_class(model_type, "Model")
@@ -48,14 +48,16 @@ def model_class(model_type: str, head_class: str) -> type[PreTrainedModel]:
             family.apply_shape(self, config, shape)
             insert_low_rank(self, {path: len(shape.ranks(path)) for path in shape.factorized_ranks})
             guard_convolutions(self)
-        elif not family.composite_model_types:  # else the library has built ours, by the config held
+        elif (
+            not family.composite_model_types
+        ):  # else transformers has built the cut encoder from the config of the encoder
             setattr(self, self.base_model_prefix, base(config))
         elif config.secateur:
             resize_transducer_head(self, config)
         self.post_init()
 
     def load(model: Any, state_dict: Any, checkpoint_files: Any, *args: Any, **kwargs: Any) -> Any:
-        # What the library returns does not tell whether the file has the encoder's path in front of its names.
+        # The result of transformers does not say whether names in the file start with the encoder's path.
         files = () if state_dict is not None else checkpoint_files or ()
         model.names_in_file = [*(state_dict or ()), *(name for file in files for name in _names_in(file))]
         return stock._load_pretrained_model(model, state_dict, checkpoint_files, *args, **kwargs)
@@ -97,15 +99,16 @@ def _names_in(file: str) -> list[str]:
 def check_loaded_weights(
     model: Any, loading_info: dict[str, Any], *, names_in_file: Collection[str] = (), optional_names: Sequence[str] = ()
 ) -> None:
-    """Raise unless every parameter of the encoder was loaded as it is; a task head may be new, or left out.
+    """Raise a ModelError unless every parameter of the encoder was loaded unchanged.
 
-    A head that was cut may not be new.
+    A task head may be new or left out, but a cut head may not be new.
 
     Args:
         model: The model that was loaded.
-        info: What `from_pretrained(..., output_loading_info=True)` said.
-        names: Of the tensors in the file. Where the encoder's have its path in front, others are none of its own.
-        optional: Parameters of the encoder that may be missing.
+        loading_info: The second result of `from_pretrained(..., output_loading_info=True)`.
+        names_in_file: Names of the tensors in the file. If the encoder's names have the encoder's path as prefix, names
+            without the prefix do not belong to the encoder.
+        optional_names: Parameters of the encoder that may be missing.
 
     Raises:
         ModelError: A weight of the encoder is missing, unexpected or of another shape.
@@ -141,12 +144,12 @@ def check_loaded_weights(
 
 
 def _first_component(name: str) -> str:
-    """Return the first word of a name."""
+    """Return the first component of a name."""
     return name.partition(".")[0]
 
 
 def head_classes(model_type: str) -> tuple[str, ...]:
-    """Endings of the model classes that this family has."""
+    """Return the endings of the model classes of a family."""
     return tuple(
         head_class for head_class in AUTO_CLASSES if hasattr(transformers, FAMILIES[model_type].class_name(head_class))
     )
@@ -154,7 +157,7 @@ def head_classes(model_type: str) -> tuple[str, ...]:
 
 @cache
 def register(model_type: str) -> None:
-    """Make `AutoModel` and the task classes know a family's cut models."""
+    """Register the cut models of a family with `AutoModel` and the auto classes of tasks."""
     for head_class in head_classes(model_type):
         base_auto_classes = ("AutoModel",) if head_class in FAMILIES[model_type].composite_model_types else ()
         for auto in (*AUTO_CLASSES[head_class], *base_auto_classes):
@@ -163,7 +166,7 @@ def register(model_type: str) -> None:
 
 
 def class_for(config: Any, head_class: str = "Model") -> type[PreTrainedModel]:
-    """The class for a config, stock or cut, with the head that `ending` names."""
+    """Return the model class for a stock or cut config and the ending of a class name."""
     family = family_of(config)
     if config.model_type.startswith(PREFIX):
         return model_class(family.model_type, head_class)
@@ -171,14 +174,14 @@ def class_for(config: Any, head_class: str = "Model") -> type[PreTrainedModel]:
 
 
 def build_model(config: Any, head_class: str = "Model") -> PreTrainedModel:
-    """Return a new model of a config, stock or cut, with random weights and the head that `ending` names."""
+    """Build a model with random weights from a stock or cut config and the ending of a class name."""
     model = class_for(config, head_class)(config)
     guard_convolutions(model)
     return model
 
 
 def head_class_of(name: str, model_type: str) -> str:
-    """The ending of a class name: ``Model``, ``ForCTC``, …; empty when the family has no such class."""
+    """Return the ending of a class name, such as ``ForCTC``; empty if the family has no class of the name."""
     stock = name.removeprefix("Secateur")
     return next(
         (head_class for head_class in head_classes(model_type) if FAMILIES[model_type].class_name(head_class) == stock),

@@ -1,8 +1,9 @@
-"""Registration with `transformers` when it is there, and not before: importing us must not import it.
+"""Registration with `transformers` as soon as `transformers` is imported, without importing the library.
 
-The library's imports are watched until one that brought `AutoConfig`'s mapping along has ended; then the configs of
-cut models are added to it. Not sooner: the library loads that mapping in the middle of loading whatever was asked for
-first, when its other modules cannot be imported yet. Model classes follow when a family's first config is made.
+A finder on `sys.meta_path` watches imports of transformers until the module with `AutoConfig`'s mapping is loaded and
+no import of transformers is in progress; then the configs of cut models are registered. Registration within an import
+would be too early, because other modules of transformers cannot be imported at that time. Model classes are registered
+when the first config of a family is made.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ _MAPPING = "transformers.models.auto.configuration_auto"
 
 
 class _CountingLoader(Loader):
-    """A module's own loader, with the imports that it is in the middle of counted."""
+    """Wrapper of a module's loader that counts nested imports."""
 
     def __init__(self, loader: Loader, watcher: _ImportWatcher) -> None:
         self.loader = loader
@@ -39,7 +40,7 @@ class _CountingLoader(Loader):
 
 
 class _ImportWatcher(MetaPathFinder):
-    """Finds what the other finders find, and counts how deep in the library's imports we are."""
+    """Finder that delegates to the remaining finders and counts nested imports of transformers."""
 
     def __init__(self) -> None:
         self.depth = 0
@@ -58,7 +59,7 @@ class _ImportWatcher(MetaPathFinder):
         return None
 
     def register_if_ready(self) -> None:
-        """Register, and watch no longer, once no import is under way and the mapping is there."""
+        """Register and stop watching if the mapping is loaded and no import is in progress."""
         if self.depth == 0 and _MAPPING in sys.modules and self in sys.meta_path:
             sys.meta_path.remove(self)
             _register()
@@ -71,7 +72,7 @@ def _register() -> None:
 
 
 def install() -> None:
-    """Register now where the mapping is loaded already, else as soon as it is."""
+    """Register now if the mapping is loaded, else as soon as the mapping is loaded."""
     if _MAPPING in sys.modules:
         _register()
     elif not any(isinstance(finder, _ImportWatcher) for finder in sys.meta_path):

@@ -1,4 +1,4 @@
-"""Model folders out: weights, config, selection and what came with the source model, written whole or not at all."""
+"""Atomic writing of model folders: weights, config, selection and files copied from the source model."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from secateur.structure import Selection
 
 logger = logging.getLogger(__name__)
 
-#: Files beside the weights that a user of the model needs, where the source has them.
+#: Files beside the weights that are copied from the source model.
 SIDECAR_FILES = (
     "preprocessor_config.json",
     "processor_config.json",
@@ -35,7 +35,7 @@ SIDECAR_FILES = (
 
 
 def check_replaceable(path: Path, *, replace: bool = False) -> None:
-    """Raise a SecateurError when something is at `path` that may not be replaced."""
+    """Raise a SecateurError if `path` is a file, or a non-empty folder without `replace`."""
     if path.exists() and not path.is_dir():
         raise SecateurError(f"{str(path)!r} is a file: choose another folder.")
     if path.is_dir() and not replace and any(path.iterdir()):
@@ -44,14 +44,14 @@ def check_replaceable(path: Path, *, replace: bool = False) -> None:
 
 @contextmanager
 def atomic_folder(path: Path, *, replace: bool = False) -> Iterator[Path]:
-    """A folder that appears at `path` complete, or not at all.
+    """Yield a temporary folder that is moved to `path` if no error occurs.
 
     Args:
-        path: Where it shall lie.
-        replace: Whether an existing folder there may be replaced.
+        path: Final path of the folder.
+        replace: Whether an existing folder may be replaced.
 
     Raises:
-        SecateurError: Something is there already.
+        SecateurError: The path exists and may not be replaced.
     """
     check_replaceable(path, replace=replace)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -79,15 +79,15 @@ def write_model(
     selection: Selection | None = None,
     weights: dict[str, Tensor] | None = None,
 ) -> None:
-    """Write a model and its companions into an existing folder.
+    """Write a model, and files copied from the source model, into an existing folder.
 
     Args:
-        folder: Where to.
+        folder: Destination.
         view: The model.
-        source: The folder or hub id that it came from, for its feature extractor, tokenizer and licence; None when it
-            came from nowhere.
-        selection: The closed selection that made it.
-        weights: All that its file has, by name; None for the model's own alone.
+        source: Folder or hub id of the source model, for feature extractor, tokenizer, adapters and license; None if
+            the model has no source.
+        selection: The normalized selection of a cut model.
+        weights: State dict to write; None writes the model's own.
     """
     view.model.save_pretrained(folder, state_dict=weights)
     if source is not None:
@@ -100,7 +100,7 @@ def write_model(
 
 
 def save_model(path: str | Path, view: ModelView, *, replace: bool = False, **kwargs: Any) -> None:
-    """`write_model` into a folder that appears complete or not at all."""
+    """Call `write_model` on an `atomic_folder`."""
     with atomic_folder(Path(path), replace=replace) as folder:
         write_model(folder, view, **kwargs)
 

@@ -39,7 +39,7 @@ class Masking:
         self._trimmed_units: frozenset[int] = frozenset()
 
     def set(self, values: Tensor | None) -> None:
-        """Set the mask values for the next forward passes, or disable masking by None.
+        """Set the mask values for the next forward passes, or None to disable masking.
 
         Args:
             values: (units,), a leaf. Gradients reach the vector through masked weights and outputs, but not through the
