@@ -64,8 +64,9 @@ def trainee(teacher: Any, feed: Any, *, gates: bool, **training: Any) -> Any:
 
     from secateur.compress.config import Distillation, LearnConfig
     from secateur.compress.distiller import DistillationModel
-    from secateur.compress.step import CostTarget, DistillUnit, PruneUnit
+    from secateur.compress.step import DistillUnit, PruneUnit
     from secateur.compress.student import Student
+    from secateur.compress.targets import CostTarget
     from secateur.cost import Cost, Terms
     from secateur.gates import HardConcrete, HardConcreteGates
     from secateur.hf.declare import declare

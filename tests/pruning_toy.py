@@ -18,8 +18,9 @@ from secateur.compress.audio_batches import AudioFeed, held_out_micro_batches
 from secateur.compress.config import Batching, Distillation, LearnConfig
 from secateur.compress.distiller import DistillationModel
 from secateur.compress.progressive import ProgressiveShrinking
-from secateur.compress.step import CostTarget, PruneUnit
+from secateur.compress.step import PruneUnit
 from secateur.compress.student import Student
+from secateur.compress.targets import CostTarget
 from secateur.cost import Cost, Terms
 from secateur.data.corpus import Corpus, Utterance
 from secateur.data.input_features import ExtractedFeatures, InputFeatures, Waveform

@@ -179,6 +179,7 @@ def choose(
     from secateur.architectures.transducer import is_of_head
     from secateur.compress import phases as run
     from secateur.compress.config import FromGates, PruneConfig
+    from secateur.compress.phase_files import write_run_model
     from secateur.compress.run_context import prepare_run
     from secateur.hf.save import atomic_folder, check_replaceable
     from secateur.losses.constraint import Constraint
@@ -208,7 +209,7 @@ def choose(
         (partial_folder / "model").mkdir()
         if context.task is not None:
             context.task.restore(folder / "learned")
-        run.write_run_model(partial_folder / "model", cut_model, context, context.task, selection)
+        write_run_model(partial_folder / "model", cut_model, context, context.task, selection)
         record = read_json(partial_folder / "choice.json") | {
             "verification": read_json(partial_folder / "verified.json")
         }

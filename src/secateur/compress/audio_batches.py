@@ -1,4 +1,4 @@
-"""Audio for distillation: the micro-batches of a step, and the held-out ones, with their global frame count."""
+"""Micro-batches of training audio by step, and of held-out audio."""
 
 from __future__ import annotations
 
@@ -16,32 +16,32 @@ from secateur.errors import DataError
 from secateur.structure import Structure
 from secateur.tasks import StepTargets, Task, UtteranceTargets
 
-# How the names of splits start that are held out, and that nothing is learned from.
+# First letters of the names of development splits, which are held out, and of test splits, which are left out.
 _DEV_PREFIXES = ("dev", "val")
 _TEST_PREFIXES = ("test", "eval")
-# What a lesson is for, part of the key of its chance.
+# The part of a random key that separates training from held-out audio.
 _TRAIN_KEY, _HELD_OUT_KEY = 0, 1
 
 
 @dataclass(frozen=True, kw_only=True)
 class MicroBatch:
-    """Audio of one forward pass, and how much there is in the whole optimiser step that it is a part of."""
+    """Audio of a forward pass, with the counts of the optimizer step as divisors of losses."""
 
     audio: AudioBatch
     frames: int
-    """of the whole step"""
+    """valid frames of the whole step"""
     inputs: AudioBatch
-    """the audio, without what a task hides of it"""
+    """the audio as the student gets it; a task may mask a part, such as BEST-RQ"""
     task_targets: Any = ()
-    """what the task's loss and its scorer take beside, as `Lesson.pose` gives it"""
+    """targets for the loss and the metric of the task, from `StepTargets.make_batch`"""
     count: int = 1
-    """what the task's loss of the whole step is divided by"""
+    """divisor of the loss of the task, for the whole step"""
     row_keys: tuple[tuple[int, ...], ...] = ()
-    """what chance follows from, row by row: the same whatever the ranks and the micro-batches"""
+    """random keys of the rows, independent of how a step is split into ranks and micro-batches"""
 
 
 class AudioFeed:
-    """Micro-batches by step, a pure function of seed, step and rank."""
+    """Training audio as micro-batches, a pure function of seed, step and rank."""
 
     def __init__(
         self,
@@ -58,17 +58,22 @@ class AudioFeed:
         """
         Args:
             corpus: Training audio.
-            structure: For frame counts.
-            batching: Sizes.
-            seed: Of order and crops.
-            hearing: How the model hears audio.
-            equal: Whether all crops of a step have one length, so that nothing is padded (GroupNorm front ends see
-                padding, in stock code too).
-            task: What is learned; then `corpus` holds nothing that it cannot use.
-            world: Processes, each of which needs a crop for every micro-batch.
+            structure: The structure of the model, for frame counts.
+            batching: Sizes of batches.
+            seed: Seed of the order and the crops.
+            input_features: The features that the model takes.
+            equal_lengths: Whether all crops of a step have the same length, so that there is no padding. The statistics
+                of GroupNorm in a front end include padding, in the stock code, too.
+            task: The task; `corpus` holds only utterances that the task can use.
+            world: Number of processes; each process needs a crop for every micro-batch.
         """
-        self.first_step, self.task, self.seed = 0, task, seed
-        self.corpus, self.structure, self.batching, self.input_features = corpus, structure, batching, input_features
+        self.first_step = 0
+        self.task = task
+        self.seed = seed
+        self.corpus = corpus
+        self.structure = structure
+        self.batching = batching
+        self.input_features = input_features
         self.batches = Batches(
             corpus,
             seconds=batching.seconds,
@@ -80,13 +85,13 @@ class AudioFeed:
         )
 
     def starting_at(self, steps: int) -> AudioFeed:
-        """The same audio from a later step on, behind what an earlier phase has had."""
+        """Return a feed that begins at a later step, so that a phase goes on with the audio behind an earlier phase."""
         feed = copy.copy(self)
         feed.first_step = steps
         return feed
 
     def micro_batches(self, step: int, rank: int, world: int) -> list[MicroBatch]:
-        """This rank's part of a step."""
+        """Return the micro-batches of a rank in a step."""
         step += self.first_step
         crops = self.batches.step(step)
         key = self.seed, _TRAIN_KEY, step
@@ -103,20 +108,18 @@ class AudioFeed:
 
 
 def crop_frames(structure: Structure, crops: Sequence[Crop]) -> list[int]:
-    """Frames of each crop."""
+    """Return the number of frames of each crop."""
     return [structure.lengths(crop.samples)[-1] for crop in crops]
 
 
 def make_step_targets(
     task: Task | None, corpus: Corpus, structure: Structure, crops: Sequence[Crop], *, key: Sequence[int]
 ) -> StepTargets:
-    """What a task asks of crops; without one nothing."""
+    """Return the targets of a task for the crops of a step; without a task, empty targets."""
     utterances = tuple(corpus.utterances[crop.index] for crop in crops)
-    return (
-        UtteranceTargets(utterances, 1)
-        if task is None
-        else task.step_targets(utterances, crop_frames(structure, crops), key=key)
-    )
+    if task is None:
+        return UtteranceTargets(utterances, 1)
+    return task.step_targets(utterances, crop_frames(structure, crops), key=key)
 
 
 def make_micro_batches(
@@ -129,7 +132,7 @@ def make_micro_batches(
     frames: int,
     input_features: InputFeatures,
 ) -> list[MicroBatch]:
-    """Return parts of the crops of a lesson as micro-batches, each crop with a key of its own."""
+    """Return the crops of a step as micro-batches, given the crops of each micro-batch."""
     positions = {crop: position for position, crop in enumerate(crops)}
     batches = []
     for part in parts:
@@ -158,26 +161,25 @@ def held_out_micro_batches(
     task: Task | None = None,
     seed: int = 0,
 ) -> list[MicroBatch]:
-    """Fixed batches of one utterance each, from the start of a corpus on, until enough seconds are together.
+    """Return held-out audio as batches of a single utterance, from the start of a corpus up to some seconds.
 
-    Utterances stand alone, so nothing is padded and every model sees the same. They are not cropped where a task needs
-    them whole; what it hides follows from the seed.
+    A batch of a single utterance has no padding, so that all models see the same audio. Utterances are cropped to
+    `max_seconds` unless the task needs full utterances. Masks of a task follow from the seed.
 
     Raises:
         DataError: The corpus has no utterance long enough for one frame.
     """
-    crops, total = [], 0.0
+    crops: list[Crop] = []
+    total_seconds = 0.0
     max_samples = max_seconds * corpus.sample_rate
     for index, utterance in enumerate(corpus.utterances):
-        samples = (
-            utterance.samples
-            if task is not None and task.needs_full_utterance
-            else int(min(utterance.samples, max_samples))
-        )
-        if structure.lengths(samples)[-1] < 1 or total >= seconds:
+        samples = utterance.samples
+        if task is None or not task.needs_full_utterance:
+            samples = int(min(samples, max_samples))
+        if structure.lengths(samples)[-1] < 1 or total_seconds >= seconds:
             continue
         crops.append(Crop(index=index, start=0, samples=samples))
-        total += samples / corpus.sample_rate
+        total_seconds += samples / corpus.sample_rate
     if not crops:
         raise DataError(f"The held-out corpus {corpus.name!r} has no utterance that is long enough for one frame.")
     key = seed, _HELD_OUT_KEY
@@ -193,14 +195,18 @@ def held_out_micro_batches(
 
 
 def split_held_out(corpus: Corpus, *, seconds: float) -> tuple[Corpus, Corpus]:
-    """Training and held-out parts of one corpus: its own dev split, else every so manieth utterance.
+    """Return the training and the held-out part of a corpus.
 
-    Splits are told apart by how their names start: `dev-clean`, `devel` and `validation` are held out whole, `test` and
-    `eval` are left out of both, unless there is nothing else.
+    Splits are recognized by the start of the name. All of `dev-clean`, `devel` or `validation` is held out; `test` and
+    `eval` are in neither part, unless the corpus has no other split. Without a development split every n-th utterance
+    is held out.
 
     Args:
         corpus: All audio.
-        seconds: How much to hold out at most where there is no dev split; never more than a tenth of the corpus.
+        seconds: Seconds to hold out without a development split, at most a tenth of the corpus.
+
+    Raises:
+        DataError: The corpus has fewer than two utterances.
     """
     splits = sorted({utterance.split for utterance in corpus.utterances if utterance.split})
     tests = [name for name in splits if name.lower().startswith(_TEST_PREFIXES)]
@@ -212,9 +218,8 @@ def split_held_out(corpus: Corpus, *, seconds: float) -> tuple[Corpus, Corpus]:
         held_out_corpus = corpus.select(lambda utterance: utterance.split in devs)
         train = corpus.select(lambda utterance: utterance.split not in devs)
         train_name = "+".join(sorted(filter(None, other_splits))) or "train"
-        return replace(train, name=f"{corpus.name}/{train_name}"), replace(
-            held_out_corpus, name=f"{corpus.name}/{'+'.join(devs)}"
-        )
+        train = replace(train, name=f"{corpus.name}/{train_name}")
+        return train, replace(held_out_corpus, name=f"{corpus.name}/{'+'.join(devs)}")
     count = len(corpus.utterances)
     if count < 2:
         raise DataError(

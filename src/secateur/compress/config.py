@@ -30,7 +30,7 @@ from secateur.tasks import TaskConfig
 
 @dataclass(frozen=True, kw_only=True)
 class Batching:
-    """How audio becomes batches."""
+    """Sizes of batches and crops."""
 
     seconds: Positive = 32.0
     """seconds of audio in one optimizer step, over all processes and micro-batches"""
@@ -48,7 +48,7 @@ class Batching:
 
 @dataclass(frozen=True, kw_only=True)
 class RegularizationConfig:
-    """Randomness while a task is learned: none by default, and never any in the teacher and in validation."""
+    """Randomness of the student in the training of a task; the teacher and validation have no randomness."""
 
     dropout: ShareBelowOne = 0.0
     """dropout rate, everywhere that the architecture has a dropout"""
@@ -65,13 +65,13 @@ class RegularizationConfig:
 
     @property
     def is_active(self) -> bool:
-        """Whether anything is random."""
+        """True if a rate is above zero."""
         return any((self.dropout, self.layer_drop, self.time_masks, self.feature_masks))
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingConfig:
-    """Optimization of one phase."""
+    """Optimization of a phase."""
 
     steps: NonNegativeInt = 1000
     """optimizer steps; 0 leaves the phase out"""
@@ -114,7 +114,7 @@ class TrainingConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class FreezeConfig:
-    """Condition for freezing a gate at zero while learning goes on, so that its unit can be removed at once."""
+    """Condition for freezing a gate at zero in the course of learning, so that the unit can be removed at once."""
 
     below: Annotated[float, Gt(0), Lt(0.5)] = 0.2
     """open probability below which a gate counts as closed"""
@@ -132,7 +132,7 @@ class FreezeConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class LearnConfig(TrainingConfig):
-    """The learn phase: weights and gates together, each with an optimizer of its own."""
+    """The learn phase: weights and gates together, with separate optimizers."""
 
     steps: PositiveInt = 1000
     """optimizer steps"""
@@ -168,7 +168,7 @@ class Distillation:
 
     @property
     def has_loss(self) -> bool:
-        """Whether there is anything in it to learn."""
+        """True if a distance has a weight above zero."""
         return self.weight > 0 or (self.logits is not None and self.logits_weight > 0)
 
 
@@ -189,7 +189,7 @@ class RoundingConfig:
                 raise ConfigError(f"round_to: expected a kind of {', '.join(ROUNDABLE_KINDS)}, got {kind!r}.{hint}")
 
     def multiples(self, kinds: Sequence[str]) -> dict[str, int]:
-        """The multiple of each kind that is rounded; 1 where the device gains from none.
+        """Return the multiple of each rounded kind, or 1 if the device does not gain from a multiple.
 
         Args:
             kinds: The kinds that are pruned.
@@ -211,7 +211,7 @@ class RoundingConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class FactorizationConfig:
-    """Linear maps that are split into two by their singular values in the student, so that ranks can be pruned."""
+    """Linear maps that the student holds as two maps, from the singular values, so that ranks can be pruned."""
 
     linears: tuple[str, ...]
     """paths, or the last words of them: q_proj, k_proj, v_proj, out_proj, intermediate_dense, output_dense"""
@@ -226,7 +226,7 @@ class FactorizationConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class FromGates(RoundingConfig):
-    """Learn gates, then choose by their hard decisions."""
+    """Learn gates, then choose by the hard decisions of the gates."""
 
     kind: Literal["gates"] = "gates"
     """gates: choose by learned gates"""
@@ -234,7 +234,7 @@ class FromGates(RoundingConfig):
 
 @dataclass(frozen=True, kw_only=True)
 class FromScore(RoundingConfig):
-    """No learn phase: the same share of every axis, by the size of its weights, or simply the first units."""
+    """No learn phase: the same share of every axis, the units with the largest weights or the first units."""
 
     kind: Literal["score"] = "score"
     """score: choose by a score of the dense weights"""
@@ -337,7 +337,7 @@ class PruneConfig:
                 )
 
     def _check_task(self) -> None:
-        """Refuse what contradicts having a task, or having none."""
+        """Raise a ConfigError if fields need a task that the recipe lacks, or contradict the task."""
         if self.task is None:
             task_only_fields = {
                 "distill: null": self.distill is None,
@@ -370,7 +370,7 @@ class PruneConfig:
 
     @property
     def phases(self) -> dict[str, TrainingConfig]:
-        """The phases that may train, by name; those that the way of choosing leaves out among them."""
+        """Training settings by phase, with the learn phase even if the recipe chooses without gates."""
         phases = {"finetune": self.finetune, "learn": self.learn, "recover": self.recover}
         return {name: phase for name, phase in phases.items() if phase is not None}
 
@@ -381,7 +381,7 @@ class PruneConfig:
 
     @property
     def pruned_kinds(self) -> tuple[str, ...]:
-        """Kinds of axes that the run prunes; of a selection from a file it is not known."""
+        """Kinds of axes that the run prunes; the gated kinds for a selection from a file."""
         return self.choose.kinds if isinstance(self.choose, FromScore) else tuple(self.gate_configs)
 
     @property
@@ -391,7 +391,7 @@ class PruneConfig:
 
     @property
     def targeted_constraints(self) -> tuple[Constraint, ...]:
-        """The constraints with their targets; a quarter of the parameters when none is given."""
+        """The constraints with the targets; by default a quarter of the parameters is kept."""
         target = 0.25 if self.target is None else self.target
         return tuple(
             constraint if constraint.target_fields else replace(constraint, target=target)

@@ -1,4 +1,4 @@
-"""A student that imitates its teacher and does a task: one forward pass, and the distances and losses it comes to."""
+"""The model that the training loop wraps: a student, with the distances to a teacher and the loss of a task."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ from secateur.losses.layer_mapping import (
 from secateur.nn.norm import set_valid_lengths
 from secateur.tasks import Task
 
-#: (student's hidden state, teacher's hidden state), 0 being the input of the first layer.
+#: The numbers of a hidden state of the student and of the teacher; 0 is the input of the first layer.
 Pair = tuple[int, int]
 
 
 class EncoderOutput(NamedTuple):
-    """What a forward pass gave."""
+    """The hidden states and the output of a forward pass."""
 
     states: dict[int, Tensor]
     """hidden states by number, 0 being the input of the first layer: (B, T, D) each"""
@@ -41,7 +41,7 @@ class EncoderOutput(NamedTuple):
 
 
 def model_inputs(view: ModelView, audio: AudioBatch) -> dict[str, Tensor]:
-    """What a model's forward pass takes of a batch, by name, and the lengths told to a front end that wants them."""
+    """Return the keyword arguments of a forward pass, and set the lengths in a front end that uses lengths."""
     weight = next(view.model.parameters())
     set_valid_lengths(view.encoder, None if audio.mask is None else audio.lengths)
     inputs = {view.model.main_input_name: audio.values.to(weight.device, weight.dtype)}
@@ -49,17 +49,17 @@ def model_inputs(view: ModelView, audio: AudioBatch) -> dict[str, Tensor]:
 
 
 def audio_part(view: ModelView) -> ModelView:
-    """What of a model can be run on audio alone: all of it; the encoder of a transducer, whose head wants tokens."""
+    """Return the part of a model that runs on audio alone: the encoder of a transducer, else the whole model."""
     return view.encoder_view if hasattr(view.model, "joint") else view
 
 
 def trainable_part(view: ModelView, task: Task | None) -> ModelView:
-    """What of a model learns: all of it with the head of a task, else the encoder alone."""
+    """Return the part of a model that learns: the whole model if the task has a head in the model, else the encoder."""
     return view if task is not None and task.head_class else view.encoder_view
 
 
 def encode(view: ModelView, audio: AudioBatch, layers: Collection[int] | None = None) -> EncoderOutput:
-    """One forward pass of an encoder, with or without a task head.
+    """Return the hidden states and the output of an encoder, with or without a task head, for a batch.
 
     The number of hidden states is asserted, since layer-drop and stale hooks shift layers silently.
 
@@ -81,35 +81,36 @@ def encode(view: ModelView, audio: AudioBatch, layers: Collection[int] | None = 
 
 
 def hidden_states(view: ModelView, audio: AudioBatch, layers: Collection[int] | None = None) -> dict[int, Tensor]:
-    """The hidden states of `passed`."""
+    """Return the hidden states of `encode`."""
     return encode(view, audio, layers).states
 
 
 def compile_encoder(view: ModelView) -> ModelView:
-    """Return a model behind `torch.compile`, its parameters shared."""
-    # The library would in the first pass, where it breaks the graph. Asked for the whole of a model with a head, it
-    # would do so again where its encoder had a pass before, and hidden states would come twice.
+    """Return an encoder, with or without a head, behind `torch.compile`; the parameters are shared."""
+    # transformers installs the hooks that record hidden states in the first pass, which would break the graph. For a
+    # model with a head the hooks go on the encoder: on the whole model, hooks of an earlier pass of the encoder would
+    # stay, and each hidden state would be recorded twice.
     maybe_install_capturing_hooks(view.encoder)
     compiled: Any = torch.compile(view.model)
     return ModelView(compiled)
 
 
 class LossSums(NamedTuple):
-    """What a student's forward pass comes to."""
+    """The distances and losses of a forward pass of the student, summed over a micro-batch."""
 
     pairs: Tensor
     """distance of each pair of hidden states, summed over valid frames, (pairs,)"""
     layer_distances: Tensor | None
-    """for a learned pairing, the same between every teacher layer and every student layer, (teacher layers, layers),
-    without gradient"""
+    """for a learned layer mapping, the distances between all layers, (teacher layers, student layers), without
+    gradient"""
     output: Tensor
-    """logits of the student's task head, or its last hidden state"""
+    """logits of the task head, or the last hidden state without a head"""
     task: Tensor | None
-    """the task's loss, summed"""
+    """loss of the task, summed"""
 
 
 class DistillationModel(nn.Module):
-    """The student with its maps: what the loop trains and wraps."""
+    """The student with the projections that distillation adds: the module that the training loop wraps."""
 
     def __init__(
         self,
@@ -123,18 +124,20 @@ class DistillationModel(nn.Module):
         """
         Args:
             student_view: The encoder, with masks or cut, with or without a task head.
-            distill: What it imitates; None for nothing: it learns its task alone.
-            head: A head of the task's own, which learns beside it.
-            compile: Whether passes that learn run compiled; others, of many lengths and few each, are not worth it.
-            recompute: Whether the backward pass computes each layer's activations again instead of keeping them.
+            distill: Settings of the distillation; None to learn a task alone.
+            head: A head that the task keeps outside the model.
+            compile: Whether training passes run compiled; passes of validation have too many lengths to gain from it.
+            gradient_checkpointing: Whether the backward pass recomputes the activations of each layer.
         """
         super().__init__()
-        self.compile_forward, self.gradient_checkpointing = compile, gradient_checkpointing
+        self.compile_forward = compile
+        self.gradient_checkpointing = gradient_checkpointing
         self.set_student(student_view)
         self.distill = distill
         self.head = nn.Module() if head is None else head
         config = self.student_view.encoder_config
-        self.depth, self.width = config.num_hidden_layers, config.hidden_size
+        self.depth = config.num_hidden_layers
+        self.width = config.hidden_size
         pairing = FixedLayerMapping() if distill is None else distill.pairing
         self.layers = () if distill is None else teacher_layers(pairing, self.depth)
         self.maps = StudentProjections(pairing.maps, self.layers, self.width)
@@ -144,7 +147,7 @@ class DistillationModel(nn.Module):
         self.eval()
 
     def set_student(self, student_view: ModelView) -> None:
-        """Use this student from now on: the same encoder, or a smaller one that computes the same."""
+        """Replace the student, by the same encoder or by a smaller encoder that computes the same output."""
         self.student_view = student_view
         self.student: Any = self.student_view.model
         if self.gradient_checkpointing:
@@ -162,29 +165,29 @@ class DistillationModel(nn.Module):
         *,
         masks: SpecMasks = NO_MASKS,
     ) -> LossSums:
-        """Distances and a task's loss, summed over valid frames and utterances.
+        """Return the distances and the loss of the task, summed over valid frames and utterances.
 
         Args:
             audio: The batch.
-            teacher: The teacher's hidden states by number, (B, T, D) each.
-            pairs: Which imitates which.
-            task: What is learned beside; its loss is computed here, since it may go through parameters of a head.
-            asked: What the task takes beside.
-            masks: What the student does not get of its front end's frames.
+            teacher: The hidden states of the teacher by number, (B, T, D) each.
+            pairs: Pairs of a hidden state of the student and the hidden state of the teacher to imitate.
+            task: The task. The loss is computed here, inside the wrapped module, since it may use parameters of a head.
+            task_targets: The targets of the task for the batch.
+            masks: Masked frames and features behind the front end of the student.
         """
         set_masks(self.student_view.encoder, masks)
         student = self._compiled_view if self._compiled_view and torch.is_grad_enabled() else self.student_view
-        states, output = encode(
-            student, audio, None if self.has_learned_mapping else {student_layer for student_layer, _ in pairs}
-        )
-        task_loss = (
-            None if task is None else task.loss(output, self.frame_counts(audio), task_targets, model=self.student)
-        )
+        paired_layers = {student_layer for student_layer, _ in pairs}
+        states, output = encode(student, audio, None if self.has_learned_mapping else paired_layers)
+        task_loss = None
+        if task is not None:
+            task_loss = task.loss(output, self.frame_counts(audio), task_targets, model=self.student)
         if not pairs:
             return LossSums(torch.zeros(0), None, output, task_loss)
         valid = None if audio.mask is None else self.valid_frames(audio)
         targets = {layer: _at_least_float32(state) for layer, state in teacher.items()}
-        projected: dict[tuple[int, str], Tensor] = {}  # several of the teacher's layers have the same map
+        # By layer of the student and name of the projection: layers of the teacher may share a projection.
+        projected: dict[tuple[int, str], Tensor] = {}
 
         def distance(student_layer: int, teacher_layer: int) -> Tensor:
             key = student_layer, self.maps.projection_name(teacher_layer)
@@ -197,33 +200,33 @@ class DistillationModel(nn.Module):
         if not self.has_learned_mapping:
             return LossSums(sums, None, output, task_loss)
         with torch.no_grad():
-            layer_distances = torch.stack(
-                [
-                    torch.stack([distance(student_layer, teacher_layer) for student_layer in range(1, self.depth + 1)])
-                    for teacher_layer in self.layers
-                ]
-            )
-        return LossSums(sums, layer_distances, output, task_loss)
+            rows = []
+            for teacher_layer in self.layers:
+                row = [distance(student_layer, teacher_layer) for student_layer in range(1, self.depth + 1)]
+                rows.append(torch.stack(row))
+        # rows of (student layers,) -> (teacher layers, student layers)
+        return LossSums(sums, torch.stack(rows), output, task_loss)
 
     def frame_counts(self, audio: AudioBatch) -> Tensor:
-        """Valid frames of each utterance, (B,), on the student's device."""
+        """Return the number of valid frames of each utterance, on the device of the student: (B,)."""
         return frames_of(self.student, audio.lengths).to(next(self.student.parameters()).device)
 
     def valid_frames(self, audio: AudioBatch) -> Tensor:
-        """Which frames are no padding, (B, T)."""
+        """Return whether each frame is audio rather than padding: (B, T)."""
         frames = self.frame_counts(audio)
+        # (T,) < (B, 1) -> (B, T)
         return torch.arange(int(frames.max()), device=frames.device) < frames[:, None]
 
 
 def _at_least_float32(state: Tensor) -> Tensor:
-    """Sums over frames and features want float32 at least."""
+    """Return a hidden state as float32 or float64, exact enough for sums over frames and features."""
     return state if state.dtype == torch.float64 else state.float()
 
 
 def _enable_gradient_checkpointing(base: Any) -> None:
-    """Make an encoder keep no activations inside its layers for the backward pass, which computes them again."""
+    """Make the backward pass of an encoder recompute the activations inside the layers."""
     for layer in base.modules():
         if isinstance(layer, GradientCheckpointingLayer):
-            # Around `forward` alone: hooks, which record hidden states and drop layers, run once. Dropout is drawn in
-            # there, and must be the same when it is drawn again.
+            # Only `forward` is recomputed: hooks, which record hidden states and drop layers, run once. Dropout is
+            # inside, so `checkpoint` restores the random state and draws the same again.
             layer.forward = partial(checkpoint, layer.forward, use_reentrant=False)

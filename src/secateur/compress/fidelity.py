@@ -1,4 +1,4 @@
-"""How near a model is to its teacher, how well it does its task and how fast it is, on the same audio in one run."""
+"""Measures of a model on held-out audio: distance to the teacher, scores of the task, and speed."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ from secateur.tasks import Task
 
 @dataclass(frozen=True, kw_only=True)
 class Fidelity:
-    """Held-out distance to the teacher.
+    """The distance of a student to the teacher on held-out audio.
 
     Attributes:
-        loss: The distillation loss, its maps included.
-        cosine: Mean cosine similarity of each hidden state with the teacher's, without maps; index 0 is the input of
-            the first layer.
+        loss: The distillation loss, with projections.
+        cosine: Mean cosine similarity of each hidden state of student and teacher, without projections; index 0 is the
+            input of the first layer.
     """
 
     loss: float
@@ -34,7 +34,7 @@ class Fidelity:
 
 @torch.no_grad()
 def fidelity(distiller: DistillationModel, teacher_view: ModelView, batches: Sequence[MicroBatch]) -> Fidelity:
-    """Compare a student with its teacher on held-out audio."""
+    """Compare a student with the teacher on held-out audio."""
     distiller.eval()
     pairs = [(layer, layer) for layer in distiller.layers]
     loss = 0.0
@@ -43,9 +43,9 @@ def fidelity(distiller: DistillationModel, teacher_view: ModelView, batches: Seq
         states = hidden_states(teacher_view, batch.audio)
         loss += float(distiller(batch.audio, states, pairs).pairs.mean()) / batch.frames
         student_states = hidden_states(distiller.student_view, batch.audio)
-        cosine_sums = torch.stack(
-            [F.cosine_similarity(student_states[i], states[i], dim=-1).sum() for i in student_states]
-        )
+        # (1, T, D) each -> (hidden states,)
+        similarities = [F.cosine_similarity(student_states[i], states[i], dim=-1).sum() for i in student_states]
+        cosine_sums = torch.stack(similarities)
         cosine = cosine_sums / batch.frames if cosine is None else cosine + cosine_sums / batch.frames
     assert cosine is not None
     return Fidelity(loss=loss, cosine=tuple(cosine.tolist()))
@@ -53,7 +53,7 @@ def fidelity(distiller: DistillationModel, teacher_view: ModelView, batches: Seq
 
 @torch.no_grad()
 def score_task(task: Task, view: ModelView, batches: Sequence[MicroBatch]) -> dict[str, float]:
-    """How well a model does its task on held-out audio: the task's figures, such as ``wer``."""
+    """Return the scores of a task for a model on held-out audio, such as ``wer``."""
     view = trainable_part(view, task)
     model = view.model.eval()
     metric = task.metric()
@@ -67,7 +67,7 @@ def score_task(task: Task, view: ModelView, batches: Sequence[MicroBatch]) -> di
 def time_encoders(
     views: Mapping[str, ModelView], *, sample_rate: int, seconds: float, repeats: int
 ) -> dict[str, Timing]:
-    """Return the time of one forward pass of each encoder over that much audio at batch 1, interleaved in one run."""
+    """Return the time of a forward pass of each encoder for some seconds of audio at batch 1, measured in turn."""
     shape = next(iter(views.values())).structure.input_shape(1, round(sample_rate * seconds))
     audio = torch.randn(shape, generator=torch.Generator().manual_seed(0))
 

@@ -1,11 +1,11 @@
-"""The four phases of a run: learn, choose, shrink, recover; and before them, where a task asks for it, finetune.
+"""The phases of a run: finetune (optional, with a task), learn, choose, shrink, recover.
 
-Each phase leaves its result in the run folder, whole or not at all, and a resumed run goes on behind the last of them:
+A phase writes the result into the run folder atomically, and a resumed run continues after the last result:
 
     finetuned/       the dense model, fine-tuned for the task, with finetuned.json
     learned/         the student before the cut, a plain model folder, with gates.safetensors and maps.safetensors
-    selection.json   what stays, with choice.json about how it was chosen
-    verified.json    the proof that the cut model is the masked model
+    selection.json   the kept units, with choice.json about the choice
+    verified.json    the proof that the cut model equals the masked model
     model/           the small model, recovered
     stages.json      fidelity and speed of the dense, the shrunk and the recovered model
 """
@@ -15,58 +15,63 @@ from __future__ import annotations
 import copy
 import logging
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
-import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
-from torch import Tensor
+from safetensors.torch import save_file
 
 from secateur.compress.audio_batches import AudioFeed
 from secateur.compress.config import FromFile, FromGates, FromScore, TrainingConfig
 from secateur.compress.distiller import DistillationModel, trainable_part
-from secateur.compress.fidelity import fidelity, score_task, time_encoders
+from secateur.compress.phase_files import (
+    gate_scores,
+    gate_tensors,
+    is_finished,
+    is_main_process,
+    load_tensors,
+    read_result,
+    write_run_model,
+)
 from secateur.compress.progressive import ProgressiveShrinking
 from secateur.compress.regularization import regularized
 from secateur.compress.run_context import RunContext
+from secateur.compress.stages import RunStage, stage_records
 from secateur.compress.step import DistillUnit, Objective, PruneUnit
 from secateur.compress.student import Student
 from secateur.engine import LoopConfig, LoopResult, Progress, process, run
 from secateur.errors import CheckpointError, SecateurError
-from secateur.gates import GateSet, make_gates
+from secateur.gates import make_gates
 from secateur.hf.load import load_view
 from secateur.hf.model_view import ModelView
-from secateur.hf.save import atomic_folder, write_model
+from secateur.hf.save import atomic_folder
 from secateur.nn.norm import replace_group_norm
-from secateur.records.files import read_json, write_json
-from secateur.structure import Selection, Structure, normalize
+from secateur.records.files import write_json
+from secateur.structure import Selection, normalize
 from secateur.surgery.choose import Choice, choose, choose_uniform_share
 from secateur.surgery.cut import cut_view
 from secateur.surgery.importance import magnitude_scores, order_scores
+from secateur.surgery.limits import CostLimit
 from secateur.surgery.verify import verify
 from secateur.tasks import Task
 
 logger = logging.getLogger(__name__)
 OnProgress = Callable[[Progress], None] | None
 
-#: Audio of each timed forward pass, and how many there are of each model.
-TIMED_SECONDS, TIMED_REPEATS = 10.0, 7
-
 
 def finetune(context: RunContext, folder: Path, *, resume: bool, on_progress: OnProgress = None) -> RunContext:
-    """Fine-tune the dense model for its task; leaves ``finetuned/``.
+    """Fine-tune the dense model for the task, and write ``finetuned/``.
 
     Returns:
-        The setting in which the fine-tuned model is what is pruned, and the teacher.
+        The context with the fine-tuned model as the teacher and the model to prune.
     """
-    training, finetuned_folder = context.config.finetune, folder / "finetuned"
+    training = context.config.finetune
+    finetuned_folder = folder / "finetuned"
     if training is None:
         return context
     task = _copy_task(context.task)
     assert task is not None
-    if not _is_finished(finetuned_folder):
+    if not is_finished(finetuned_folder):
         student_view = context.teacher_view.copy()
         student_view.model.requires_grad_(True)
         objective = Objective(distill=None, task=task)
@@ -77,7 +82,7 @@ def finetune(context: RunContext, folder: Path, *, resume: bool, on_progress: On
         result = _train_phase(
             train_unit, training, context, folder, phase="finetune", resume=resume, on_progress=on_progress
         )
-        if _is_main_process():
+        if is_main_process():
             with atomic_folder(finetuned_folder) as partial_folder:
                 student_view.model.cpu()
                 write_run_model(partial_folder, student_view, context, task)
@@ -92,9 +97,9 @@ def finetune(context: RunContext, folder: Path, *, resume: bool, on_progress: On
 
 
 def learn(context: RunContext, folder: Path, *, resume: bool, on_progress: OnProgress = None) -> None:
-    """Learn weights and gates together; leaves ``learned/``."""
+    """Learn weights and gates together, and write ``learned/``."""
     learned_folder = folder / "learned"
-    if _is_finished(learned_folder):
+    if is_finished(learned_folder):
         return
     config = context.config
     dense = context.make_student()
@@ -130,11 +135,11 @@ def learn(context: RunContext, folder: Path, *, resume: bool, on_progress: OnPro
     }
     student.masking.remove()
     freezing = {} if progressive is None else {"freezing": progressive.summary()}
-    if _is_main_process():
+    if is_main_process():
         with atomic_folder(learned_folder) as partial_folder:
             student.model.cpu()
             write_run_model(partial_folder, student.view, context, objective.task)
-            save_file(_gate_tensors(gates), partial_folder / "gates.safetensors")
+            save_file(gate_tensors(gates), partial_folder / "gates.safetensors")
             save_file(dict(distiller.maps.cpu().state_dict()), partial_folder / "maps.safetensors")
             write_json(
                 partial_folder / "learned.json", {"expected": expected_costs, **freezing, **_timing_record(result)}
@@ -143,26 +148,30 @@ def learn(context: RunContext, folder: Path, *, resume: bool, on_progress: OnPro
 
 
 def select(context: RunContext, folder: Path, learned_folder: Path) -> None:
-    """Choose what stays; leaves ``selection.json`` and ``choice.json``.
+    """Choose the kept units, and write ``selection.json`` and ``choice.json``.
 
     Args:
-        setting: The run.
-        folder: Where to.
-        learned: What the learn phase left.
+        context: The context of the run.
+        folder: The folder for the files.
+        learned_folder: The result of the learn phase.
     """
-    if _is_finished(folder / "selection.json"):
+    if is_finished(folder / "selection.json"):
         return
-    choice_config, structure, limits = context.config.choose, context.structure, context.cost_limits()
+    choice_config = context.config.choose
+    structure = context.structure
+    limits = context.cost_limits()
     if isinstance(choice_config, FromFile):
         normalized = normalize(structure, Selection.load(choice_config.path))
         counted_costs = {limit.name: limit.cost.count(normalized.selection) for limit in limits}
+
+        def spare_share(limit: CostLimit) -> float:
+            return limit.max_cost / limit.cost.dense - counted_costs[limit.name]
+
         choice = Choice(
             selection=normalized.selection,
             hard_decision_costs=counted_costs,
             counted_costs=counted_costs,
-            binding_limit=min(
-                limits, key=lambda limit: limit.max_cost / limit.cost.dense - counted_costs[limit.name]
-            ).name,
+            binding_limit=min(limits, key=spare_share).name,
             moved_units=0,
             gated_units=0,
             notes=normalized.adjustments,
@@ -174,32 +183,24 @@ def select(context: RunContext, folder: Path, learned_folder: Path) -> None:
     else:
         scores, scales = gate_scores(structure, learned_folder)
         choice = choose(structure, scores, scales, limits, round_to=context.config.round_to)
-    if _is_main_process():
+    if is_main_process():
         write_json(folder / "choice.json", choice.to_json())
         write_json(folder / "selection.json", choice.selection.to_json(), indent=None)
     process().wait_for_everyone()
 
 
-def gate_scores(structure: Structure, learned_folder: Path) -> tuple[Tensor, Tensor]:
-    """Scores and scales that the learn phase left, as flat vectors over all units."""
-    gate_tensors = _load_tensors(learned_folder / "gates.safetensors")
-    scores, scales = torch.full((structure.size,), float("inf")), torch.ones(structure.size)
-    for name, axis in structure.axes.items():
-        if f"{name}:score" in gate_tensors:
-            units = slice(structure.offsets[name], structure.offsets[name] + axis.size)
-            scores[units], scales[units] = gate_tensors[f"{name}:score"], gate_tensors[f"{name}:scale"]
-    return scores, scales
-
-
 def shrink(context: RunContext, folder: Path, learned_folder: Path) -> ModelView:
-    """Cut the learned student, and prove that the cut model is the masked model; leaves ``verified.json``.
+    """Cut the learned student, prove that the cut model equals the masked model, and write ``verified.json``.
 
-    A line of the drop-in contract that does not hold is logged and stands in the file; it does not stop the run.
+    A check of the drop-in contract that fails is logged and written, and does not stop the run.
 
     Args:
-        setting: The run.
-        folder: Where ``selection.json`` lies.
-        learned: What the learn phase left; without one the teacher is cut.
+        context: The context of the run.
+        folder: The folder with ``selection.json``.
+        learned_folder: The result of the learn phase; not read if the recipe chooses without gates.
+
+    Returns:
+        The cut model.
 
     Raises:
         SecateurError: The proof fails.
@@ -208,9 +209,9 @@ def shrink(context: RunContext, folder: Path, learned_folder: Path) -> ModelView
     dense = load_view(learned_folder) if has_gates else context.make_student()
     selection = Selection.load(folder / "selection.json")
     cut_model = cut_view(dense, selection)
-    if not _is_finished(folder / "verified.json") or not _is_proven(read_result(folder, "verified.json")):
+    if not is_finished(folder / "verified.json") or not _is_proven(read_result(folder, "verified.json")):
         verification = verify(cut_model, dense, selection)
-        if _is_main_process():
+        if is_main_process():
             write_json(folder / "verified.json", verification.to_json())
         if not verification.is_proven:
             raise SecateurError(verification.refusal)
@@ -222,29 +223,30 @@ def shrink(context: RunContext, folder: Path, learned_folder: Path) -> ModelView
 
 
 def _is_proven(verification: Mapping[str, Any]) -> bool:
-    """Return whether a stored verification proved the cut; older ones say only whether every line held."""
+    """Return whether a stored verification proved the cut; older files say only whether every check held."""
     return bool(verification.get("proven", verification["holds"]))
 
 
 def recover(
     context: RunContext, folder: Path, cut_model: ModelView, *, resume: bool, on_progress: OnProgress = None
 ) -> None:
-    """Distil the small model; leaves ``model/`` and ``stages.json``."""
+    """Train the small model, and write ``model/`` and ``stages.json``."""
     config = context.config
-    is_recovered = _is_finished(folder / "model")
+    is_recovered = is_finished(folder / "model")
     if is_recovered and not (folder / "stages.json").is_file():
         raise CheckpointError(f"{folder} has a model/ but no stages.json: delete model/ and resume, which makes both.")
     if not is_recovered:
-        shrunk_model, objective = cut_model.copy(), _objective(context)
+        shrunk_model = cut_model.copy()
         shrunk_model.model.eval()
+        objective = _objective(context)
         cut_model.model.requires_grad_(True)
         distiller = _make_distiller(cut_model, config.recover, objective)
         maps = folder / "learned" / "maps.safetensors"
         if maps.is_file():
-            distiller.maps.load_state_dict(_load_tensors(maps))
+            distiller.maps.load_state_dict(load_tensors(maps))
             if objective.task is not None:
                 objective.task.restore(maps.parent)
-        shrunk_stage = _RunStage(
+        shrunk_stage = RunStage(
             shrunk_model, DistillationModel(shrunk_model, config.distill), _copy_task(objective.task)
         )
         shrunk_stage.distiller.maps = copy.deepcopy(distiller.maps)
@@ -263,13 +265,13 @@ def recover(
             )
         distiller.cpu()
         context.teacher.cpu()
-        dense_stage = _RunStage(
+        dense_stage = RunStage(
             context.teacher_view, DistillationModel(context.teacher_view, config.distill), context.task
         )
         cut_model.model.eval()
-        recovered_stage = _RunStage(cut_model, distiller, objective.task)
-        if _is_main_process():
-            stages = _stage_records(
+        recovered_stage = RunStage(cut_model, distiller, objective.task)
+        if is_main_process():
+            stages = stage_records(
                 context, {"dense": dense_stage, "shrunk": shrunk_stage, "recovered": recovered_stage}
             )
             _, left_out = context.extra.select_fitting(context.teacher_view, cut_model)
@@ -283,43 +285,8 @@ def recover(
     process().wait_for_everyone()
 
 
-class _RunStage(NamedTuple):
-    """A model, the same with its maps, and the task with its own head, as they are at a point of the run."""
-
-    view: ModelView
-    distiller: DistillationModel
-    task: Task | None
-
-
-def _stage_records(context: RunContext, stages: Mapping[str, _RunStage]) -> list[dict[str, Any]]:
-    """Fidelity, figures of the task and speed of the dense, the shrunk and the recovered model."""
-    batches = context.held_out_batches()
-    threads = torch.get_num_threads()
-    views = {name: stage.view for name, stage in stages.items()}
-    rate = context.input_features.sample_rate
-    times = time_encoders(views, sample_rate=rate, seconds=TIMED_SECONDS, repeats=TIMED_REPEATS)
-    stage_records = []
-    for name, (view, distiller, task) in stages.items():
-        time = {**asdict(times[name]), "seconds_of_audio": TIMED_SECONDS, "batch": 1, "threads": threads}
-        encoder_parameters = sum(parameter.numel() for parameter in view.encoder.parameters())
-        head_parameters = sum(parameter.numel() for parameter in view.model.parameters()) - encoder_parameters
-        stage_record: dict[str, Any] = {
-            "name": name,
-            "parameters": encoder_parameters,
-            "head": head_parameters,
-            "time": time,
-        }
-        if context.config.distill is not None:
-            distance = fidelity(distiller.cpu(), context.teacher_view.encoder_view, batches)
-            stage_record |= {"loss": distance.loss, "cosine": list(distance.cosine)}
-        if task is not None and not (name == "dense" and context.has_new_head):
-            stage_record["scores"] = score_task(task, view, batches)
-        stage_records.append(stage_record)
-    return stage_records
-
-
 def _feed(context: RunContext, phase: Literal["learn", "recover"]) -> AudioFeed:
-    """Training audio behind what earlier phases have heard."""
+    """Return the training audio behind the audio of the earlier phases."""
     config = context.config
     previous_steps = config.finetune.steps if config.finetune is not None else 0
     if phase == "recover" and isinstance(config.choose, FromGates):
@@ -328,7 +295,7 @@ def _feed(context: RunContext, phase: Literal["learn", "recover"]) -> AudioFeed:
 
 
 def _copy_task(task: Task | None) -> Task | None:
-    """A task whose own head learns from here on, and leaves that of the other as it is."""
+    """Return a copy of a task with a copy of the head, so that the head of the original does not learn."""
     if task is None:
         return None
     task_copy = copy.copy(task)
@@ -342,7 +309,7 @@ def _objective(context: RunContext) -> Objective:
 
 
 def _make_distiller(view: ModelView, training: TrainingConfig, objective: Objective) -> DistillationModel:
-    """The student with its maps, and with a head where the task has one."""
+    """Return the module to train: the student with projections, and the head that a task keeps outside the model."""
     task = objective.task
     if task is not None:
         replace_group_norm(view.encoder)
@@ -365,7 +332,7 @@ def _train_phase(
     resume: bool,
     on_progress: OnProgress,
 ) -> LoopResult:
-    """Train one phase, its model set up for it."""
+    """Train a phase, with the model set up for the settings of the phase."""
     module = train_unit.module
     with regularized(lambda: module.student_view, training.regularise, freeze_frontend=training.freeze_frontend):
         return run(
@@ -376,16 +343,6 @@ def _train_phase(
             resume=resume,
             on_progress=on_progress,
         )
-
-
-def write_run_model(
-    folder: Path, view: ModelView, context: RunContext, task: Task | None, selection: Selection | None = None
-) -> None:
-    """A model with its companions, and what belongs to its task."""
-    weights = context.extra.state_dict(context.teacher_view, view)
-    write_model(folder, view, source=context.source, selection=selection, weights=weights)
-    if task is not None:
-        task.save(folder)
 
 
 def _loop_config(training: TrainingConfig, seed: int) -> LoopConfig:
@@ -400,43 +357,5 @@ def _loop_config(training: TrainingConfig, seed: int) -> LoopConfig:
     )
 
 
-def _gate_tensors(gates: GateSet) -> dict[str, Tensor]:
-    scores, scales, offsets = gates.scores(), gates.scales(), gates.structure.offsets
-    tensors = {}
-    for axis in gates.axes:
-        units = slice(offsets[axis.name], offsets[axis.name] + axis.size)
-        tensors[f"{axis.name}:score"], tensors[f"{axis.name}:scale"] = scores[units].clone(), scales[units].clone()
-    return tensors
-
-
 def _timing_record(result: LoopResult) -> dict[str, Any]:
     return {"steps": result.steps, "seconds": result.seconds}
-
-
-def _load_tensors(path: Path) -> dict[str, Tensor]:
-    """Tensors that the learn phase left."""
-    try:
-        return load_file(path)
-    except (OSError, SafetensorError) as error:
-        raise CheckpointError(
-            f"{path} is missing or damaged ({error}): put it back, or delete the folder {path.parent} and resume, "
-            "which makes it again from the last checkpoint."
-        ) from None
-
-
-def _is_finished(path: Path) -> bool:
-    """Whether a phase left its result, the same answer on every rank: none writes before all have looked."""
-    process().wait_for_everyone()
-    exists = path.exists()
-    process().wait_for_everyone()
-    return exists
-
-
-def _is_main_process() -> bool:
-    return bool(process().is_main_process)
-
-
-def read_result(folder: Path, name: str) -> dict[str, Any]:
-    """A phase's JSON, empty when it left none."""
-    path = folder / name
-    return read_json(path) if path.is_file() else {}

@@ -1,7 +1,7 @@
-"""Progressive shrinking: gates that have closed for good are frozen, and their units leave the student meanwhile.
+"""Progressive shrinking: closed gates are frozen, and the units of frozen gates are removed from the student.
 
-What is frozen follows from the gates alone, at steps that depend on nothing but their number. So a run that shrinks
-computes what the same run computes that only freezes.
+Freezing depends on the gates and the step number only. So a run that shrinks computes the same as a run that freezes
+without shrinking.
 """
 
 from __future__ import annotations
@@ -29,20 +29,21 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, kw_only=True)
 class ShrinkEvent:
-    """One time that the student became smaller."""
+    """An event of shrinking the student."""
 
     step: int
-    """steps finished before"""
+    """number of steps before the event"""
     parameters: int
-    """of its encoder since"""
+    """parameters of the encoder after the event"""
 
 
 class ProgressiveShrinking:
-    """Freezes gates, and shrinks the student where that is wanted and pays.
+    """Freezes gates, and shrinks the student if the config says so and enough units are frozen.
 
-    A gate is frozen when it has been closed at `patience` checks in a row, and with it all that is dead without its
-    unit. What is not frozen costs no less than any limit allows, so that a selection of it can meet the limits as
-    nearly as any; those most surely closed come first. An axis that must keep a unit keeps the one most open.
+    A gate is frozen after `patience` checks in a row at which it was closed, together with all units that depend on the
+    unit of the gate. The gates with the lowest open probability are frozen first, and only as many that the rest still
+    costs at least as much as each limit allows: a selection of the rest can then use the limits in full. An axis with a
+    minimum number of units keeps the units with the highest open probability.
     """
 
     def __init__(
@@ -57,28 +58,27 @@ class ProgressiveShrinking:
     ) -> None:
         """
         Args:
-            config: When.
-            gates: Of the student.
-            limits: The constraints by count.
-            student: With its masks.
-            imitator: Which trains it.
-            steps: Of the phase.
+            config: Conditions of freezing and shrinking.
+            gates: Gates of the student.
+            cost_limits: Limits on the costs of a selection.
+            student: The student with masks.
+            distiller: The module that trains the student.
+            steps: Number of steps of the phase.
         """
-        self.config, self.gates, self.cost_limits, self.student, self.distiller = (
-            config,
-            gates,
-            cost_limits,
-            student,
-            distiller,
-        )
-        self.first_check, self.check_interval = round(config.start * steps), max(1, round(config.every * steps))
+        self.config = config
+        self.gates = gates
+        self.cost_limits = cost_limits
+        self.student = student
+        self.distiller = distiller
+        self.first_check = round(config.start * steps)
+        self.check_interval = max(1, round(config.every * steps))
         self.closed_checks = torch.zeros(len(gates.positions), dtype=torch.long)  # checks in a row, by gate
         self.macs = Cost.from_terms(Terms(gates.structure), cost="macs")
         self.dense_parameters = student.parameter_count
         self.shrink_events: list[ShrinkEvent] = []
 
     def begin(self, step: int, optimizer: torch.optim.Optimizer) -> None:
-        """Check the gates, at some steps, before the masks of the 0-based step are drawn."""
+        """Check the gates at some steps, before the masks of the 0-based step are drawn."""
         if step == 0 or step % self.check_interval or step < self.first_check:
             return
         self._freeze()
@@ -94,18 +94,19 @@ class ProgressiveShrinking:
 
     @property
     def kept_units(self) -> Tensor:
-        """Which units are not frozen: (units,) of booleans."""
+        """The units that are not frozen: (units,) of booleans."""
         is_kept = torch.ones(self.gates.structure.size, dtype=torch.bool)
         is_kept[self.gates.positions] = ~self.gates.is_frozen
         return is_kept
 
     def _freeze(self) -> None:
-        gates, structure = self.gates, self.gates.structure
+        gates = self.gates
+        structure = gates.structure
         probability = gates.open_probability().detach().cpu()[gates.positions]
         self.closed_checks = torch.where(probability < self.config.below, self.closed_checks + 1, 0)
         is_ready = (self.closed_checks >= self.config.patience) & ~gates.is_frozen
-        order = torch.argsort(probability, stable=True)
-        order = self._keep_min_units(gates.positions[order[is_ready[order]]])
+        order = torch.argsort(probability, stable=True)  # gates, the most surely closed first
+        order = self._keep_min_units(gates.positions[order[is_ready[order]]])  # units, in the same order
 
         def keep_without(count: int) -> Tensor:
             is_kept = self.kept_units
@@ -115,13 +116,15 @@ class ProgressiveShrinking:
         def exceeds_limit(count: int) -> bool:
             return any(limit.cost.exact(keep_without(count)) < limit.max_cost for limit in self.cost_limits)
 
+        # Freeze the largest count that exceeds no limit: since counts[i] is i + 1, the index of the first count that
+        # exceeds a limit is the largest count that does not.
         counts = range(1, len(order) + 1)
         count = len(order) if not exceeds_limit(len(order)) else bisect.bisect_left(counts, True, key=exceeds_limit)
         normalized = normalize(structure, selection_of(structure, keep_without(count))).selection
         gates.is_frozen = indicator(structure, normalized.axes)[gates.positions] == 0
 
     def _keep_min_units(self, order: Tensor) -> Tensor:
-        """Positions of units, surest closed first, without those that would be the last of an axis that keeps some."""
+        """Return an order of closing units without the units that an axis has to keep as a minimum."""
         is_kept, structure = self.kept_units, self.gates.structure
         for axis in structure.axes.values():
             axis_positions = torch.arange(axis.size) + structure.offsets[axis.name]
@@ -131,13 +134,11 @@ class ProgressiveShrinking:
         return order
 
     def _is_worth_shrinking(self) -> bool:
-        """Whether the student has enough in it that can go."""
+        """Return whether shrinking would remove a share of at least `config.worth` of the MACs of the student."""
         present_units = self.student.to_all_units(torch.ones(len(self.student.units))).bool()
         current_macs = self.macs.exact(present_units)
-        return (
-            current_macs - self.macs.exact(present_units & self.student.remaining_units(self.kept_units))
-            >= self.config.worth * current_macs
-        )
+        remaining_macs = self.macs.exact(present_units & self.student.remaining_units(self.kept_units))
+        return current_macs - remaining_macs >= self.config.worth * current_macs
 
     def _shrink(self, kept_units: Tensor, optimizer: torch.optim.Optimizer) -> None:
         has_head = self.distiller.student is self.student.model
@@ -145,14 +146,14 @@ class ProgressiveShrinking:
         self.distiller.set_student(self.student.view if has_head else self.student.view.encoder_view)
 
     def metrics(self) -> dict[str, float]:
-        """What the log tells: the share of gates that is frozen, and of its parameters that the student has."""
+        """Return metrics for the log: the share of frozen gates and the share of parameters left in the student."""
         return {
             "frozen": float(self.gates.is_frozen.float().mean()),
             "student": self.student.parameter_count / self.dense_parameters,
         }
 
     def summary(self) -> dict[str, Any]:
-        """What the record tells, plain JSON."""
+        """Return the summary for the record of the run, as plain JSON."""
         return {
             "gates": len(self.gates.is_frozen),
             "frozen": int(self.gates.is_frozen.sum()),
@@ -161,7 +162,7 @@ class ProgressiveShrinking:
         }
 
     def state(self) -> dict[str, Tensor]:
-        """What is frozen, what is about to be, and the student's shape."""
+        """Return the frozen gates, the checks in a row with a closed gate, and the units of the student."""
         return {
             "progressive.frozen": self.gates.is_frozen,
             "progressive.closed": self.closed_checks,
@@ -170,8 +171,9 @@ class ProgressiveShrinking:
         }
 
     def load(self, state: Mapping[str, Tensor], optimizer: torch.optim.Optimizer) -> None:
-        """Restore them; the student gets its shape, whose weights are restored next."""
-        self.gates.is_frozen, self.closed_checks = state["progressive.frozen"], state["progressive.closed"]
+        """Restore the state and the shape of the student; the weights of the student are restored next."""
+        self.gates.is_frozen = state["progressive.frozen"]
+        self.closed_checks = state["progressive.closed"]
         self.shrink_events = [
             ShrinkEvent(step=step, parameters=count) for step, count in state["progressive.shrunk"].tolist()
         ]

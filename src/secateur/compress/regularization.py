@@ -1,4 +1,4 @@
-"""What a task makes random while it is learned: dropout, masked stretches, dropped layers, a still front end."""
+"""Setup of a model for a training phase: dropout, masks, layer drop, and a frozen front end."""
 
 from __future__ import annotations
 
@@ -18,21 +18,21 @@ from secateur.hf.model_view import ModelView
 from secateur.masking.attach import replace_hidden_state
 from secateur.nn.norm import ValidGroupNorm, replace_group_norm, set_valid_lengths
 
-#: Attributes of modules with the chance that something is dropped, where no module of its own has it.
+#: Attributes of modules that hold a drop probability, for dropout without a module `nn.Dropout`.
 DROPOUT_ATTRIBUTES = ("dropout", "activation_dropout", "attention_dropout", "dropout_positions", "layerdrop")
 
 
 def check_regularization(view: ModelView, training: TrainingConfig, *, phase: str) -> None:
-    """Raise a ConfigError where a model lacks what the training of a phase asks for.
+    """Check that a model has all parts that the training settings of a phase name.
 
     Args:
-        view: The model, with or without a task head; what is cut of it later has no part in this.
-        training: Of the phase.
-        phase: Its name.
+        view: The model, with or without a task head.
+        training: Settings of the phase.
+        phase: Name of the phase.
 
     Raises:
-        ConfigError: Frames are to be masked in a model that has no vector to put there, features in one that masks
-            none or has fewer, or a front end is to keep its weights where there is none.
+        ConfigError: Frames are masked but the model has no mask vector, features are masked but the model cannot or
+            has fewer features than a mask, or a front end is frozen but the model has no front end.
     """
     base = view.encoder
     settings = training.regularise
@@ -55,7 +55,7 @@ def check_regularization(view: ModelView, training: TrainingConfig, *, phase: st
             )
     if training.freeze_frontend and not any(hasattr(base, name) for name in ("feature_extractor", "subsampling")):
         raise ConfigError(
-            f"{phase}.freeze_frontend: got true, but this model hears features and has no convolutional front end."
+            f"{phase}.freeze_frontend: got true, but this model takes features and has no convolutional front end."
         )
 
 
@@ -63,18 +63,19 @@ def check_regularization(view: ModelView, training: TrainingConfig, *, phase: st
 def regularized(
     student: Callable[[], ModelView], settings: RegularizationConfig, *, freeze_frontend: bool = False
 ) -> Iterator[None]:
-    """A model set up for a phase, and as it was afterwards.
+    """Set up a model for a phase, and restore the settings afterwards.
 
     Args:
-        student: Gives the model, with or without a task head: another one afterwards, where it was cut meanwhile.
-        settings: What its training mode switches on; all else is switched off.
+        student: Returns the model, with or without a task head. The model may be cut in the course of the phase.
+        settings: Rates of dropout, masks and layer drop in training mode.
         freeze_frontend: Whether the convolutional front end keeps its weights.
     """
     view = student()
     model, base, encoder_prefix = view.model, view.encoder, view.prefix
     vector = getattr(base, "masked_spec_embed", None)
-    # The library's own layer-drop leaves the hidden states of dropped layers out: `_drop_layers` does it instead.
+    # Changes of attributes: the path of the module, parameter or config, the name of the attribute, the new value.
     changes: list[tuple[str, str, Any]] = []
+    # The layer drop of transformers omits the hidden states of dropped layers; `_drop_layers` replaces it.
     if hasattr(base.config, "layerdrop"):
         changes.append((f"{encoder_prefix}config", "layerdrop", 0.0))
     for path, module in model.named_modules():
@@ -91,15 +92,14 @@ def regularized(
         front_end = f"{encoder_prefix}{front_end_name}"
         parameters = base.get_submodule(front_end_name).named_parameters()
         changes += [(f"{front_end}.{name}", "requires_grad", False) for name, _ in parameters]
-        # The library makes the front end's input require gradients while this is true.
+        # While this is true, transformers makes the input of the front end require gradients.
         changes.append((front_end, "_requires_grad", False))
-    original_values = [
-        (path, name, getattr(_resolve_path(model, path), name))
-        for path, name, _ in changes
-        if hasattr(_resolve_path(model, path), name)
-    ]
+    original_values = []
     for path, name, value in changes:
-        setattr(_resolve_path(model, path), name, value)
+        owner = _resolve_path(model, path)
+        if hasattr(owner, name):
+            original_values.append((path, name, getattr(owner, name)))
+        setattr(owner, name, value)
     install_masking(base)
     hooks = _drop_layers(view, settings.layer_drop) if settings.layer_drop else []
     try:
@@ -118,18 +118,19 @@ def regularized(
 
 
 def freeze_batch_norm(model: nn.Module) -> None:
-    """Let every BatchNorm go on with the statistics it has, whatever mode the model is in."""
+    """Keep the running statistics of every BatchNorm, also in training mode."""
     for module in model.modules():
         if isinstance(module, nn.BatchNorm1d):
             module.eval()
 
 
 def copy_training_state(source_view: ModelView, target_view: ModelView) -> None:
-    """Set a model that was cut while it learned up as the one before it is."""
+    """Copy the setup of a model for a phase to the smaller model that was cut from the model."""
     source, target = source_view.model, target_view.model
     if has_masking(source_view.encoder):
         install_masking(target_view.encoder)
-    modules, parameters = dict(source.named_modules()), dict(source.named_parameters())
+    modules = dict(source.named_modules())
+    parameters = dict(source.named_parameters())
     for path, module in target.named_modules():
         for name in ("p", *DROPOUT_ATTRIBUTES, "_requires_grad"):
             value = getattr(modules.get(path), name, None)
@@ -142,16 +143,16 @@ def copy_training_state(source_view: ModelView, target_view: ModelView) -> None:
 
 
 def _drop_layers(view: ModelView, share: float) -> list[RemovableHandle]:
-    """Make layers hand their input on in training passes, each with a chance of `share`, and return the hooks.
+    """Make layers pass on the input in training passes, with a probability of `share`, and return the hooks.
 
-    The hidden state of such a layer is its input, so that a pass gives as many states as ever, in their order.
+    The input stands in for the hidden state of a dropped layer, so that the number and the order of hidden states stay.
     """
     layers = view.encoder.get_submodule(view.family.layers_path)
     return [layer.register_forward_hook(partial(_drop_layer, share), prepend=True) for layer in layers]
 
 
 def _drop_layer(share: float, layer: nn.Module, inputs: tuple[Any, ...], output: Any) -> Any:
-    """Return the output of a layer, perhaps with its input as the hidden state; chosen without a branch, to compile."""
+    """Return the output of a layer, or the input with probability `share`; without a branch, for `torch.compile`."""
     if not layer.training:
         return output
     state = output[0] if isinstance(output, tuple) else output
@@ -160,7 +161,7 @@ def _drop_layer(share: float, layer: nn.Module, inputs: tuple[Any, ...], output:
 
 
 def _resolve_path(model: nn.Module, path: str) -> Any:
-    """The module, parameter or config at a dotted path; None where a cut model has none."""
+    """Return the module, parameter or config at a dotted path, or a null value if a cut model lacks the path."""
     owner: Any = model
     for part in path.split(".") if path else ():
         owner = getattr(owner, part, None)

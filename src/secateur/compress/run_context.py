@@ -1,4 +1,4 @@
-"""What every phase of a run needs: teacher, structure, costs, audio."""
+"""The context of a run, shared by all phases: teacher, structure, costs, audio, task."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from transformers import PreTrainedModel
 from secateur.compress.audio_batches import AudioFeed, MicroBatch, held_out_micro_batches, split_held_out
 from secateur.compress.config import PruneConfig
 from secateur.compress.regularization import check_regularization
-from secateur.compress.step import CostTarget
 from secateur.compress.targets import (
+    CostTarget,
     check_cost_targets,
     check_new_head,
     cost_targets_of,
@@ -52,7 +52,7 @@ TINY_MODEL = "tiny"
 
 
 def model_path(model: str) -> str | Path:
-    """The folder or hub id that a recipe's `model` stands for."""
+    """Return the folder or hub id for the field `model` of a recipe."""
     return Path(str(files("secateur") / "teacher")) if model == TINY_MODEL else model
 
 
@@ -61,20 +61,21 @@ class RunContext:
     """The fixed part of a run.
 
     Attributes:
-        source: The teacher's folder or hub id.
-        teacher_view: The dense model, frozen, with its head; with a task, the task's.
-        task: What is learned beside or instead of imitating the teacher, with a head of its own as it is before that.
-        new_head: Whether the teacher's head is new and has learned nothing.
-        extra: Weights beside the teacher's encoder and head, in the file that it came from.
-        notes: What was left out of the audio or the model's file, or mended, in sentences.
-        structure: Of what is pruned: the teacher's encoder, factorised where the recipe asks for it, and of its head
-            where that is pruned.
-        table: Measured times of its blocks; None where no constraint is on latency.
-        bounds: The constraints with their costs.
+        config: The recipe.
+        source: Folder or hub id of the teacher.
+        teacher_view: The dense model, frozen, with a head; with a task, the head is the head of the task.
+        structure: Structure of the pruned part: the encoder, and the head of a transducer if the recipe prunes the
+            head. Linear maps named by `factorise` are two maps.
+        table: Measured times of blocks; None without a constraint on latency.
+        cost_targets: The constraints with their costs.
         train: Training audio.
-        held: Held-out audio.
-        hearing: How the teacher hears audio.
-        equal: Whether the crops of a step have one length.
+        held_out: Held-out audio.
+        input_features: The features that the teacher takes.
+        equal_lengths: Whether all crops of a step have the same length.
+        task: The task with an untrained head; None for distillation alone.
+        has_new_head: Whether the head of the teacher is new and untrained.
+        extra: Weights in the file of the teacher that belong to neither encoder nor head.
+        notes: Sentences about audio and weights that were left out or repaired.
     """
 
     config: PruneConfig
@@ -99,7 +100,7 @@ class RunContext:
 
     @cached_property
     def feed(self) -> AudioFeed:
-        """Training audio as micro-batches."""
+        """The training audio as micro-batches."""
         return AudioFeed(
             self.train,
             self.structure,
@@ -112,13 +113,13 @@ class RunContext:
         )
 
     def make_student(self) -> ModelView:
-        """What is pruned, with weights that learn."""
+        """Return the model to prune, with trainable weights."""
         student_view = make_student_model(self.teacher_view, self.config.factorise)
         student_view.model.requires_grad_(True)
         return student_view
 
     def held_out_batches(self) -> list[MicroBatch]:
-        """Held-out audio as micro-batches."""
+        """Return the held-out audio as micro-batches."""
         return held_out_micro_batches(
             self.held_out,
             self.structure,
@@ -130,8 +131,8 @@ class RunContext:
         )
 
     def cost_limits(self) -> list[CostLimit]:
-        """The constraints by count."""
-        return [CostLimit(name=b.constraint.name, cost=b.cost, share=b.share) for b in self.cost_targets]
+        """Return the limits on the costs while units are chosen by count."""
+        return [target.limit for target in self.cost_targets]
 
 
 def prepare_run(
@@ -144,12 +145,12 @@ def prepare_run(
 
     Args:
         config: The recipe.
-        table: Where measured times of the teacher's blocks come from, given its config and its sampling rate; asked
-            last, and only for a constraint on latency.
-        learned: Whether gates have learned already, so that each has a verdict that needs no constraint.
+        make_latency_table: Returns measured times of the blocks of the teacher, given the config and the sampling rate
+            of the teacher. Called last, and only for a constraint on latency.
+        has_learned_gates: Whether the gates have learned already, so that gates without a constraint can decide, too.
 
     Raises:
-        SecateurError: A part is missing, unfit, or a target cannot be reached; told before anything is trained.
+        SecateurError: A part is missing or does not fit, or a target cannot be reached.
     """
     phases = config.phases
     if any(phase.compile for phase in phases.values()):
@@ -196,11 +197,8 @@ def prepare_run(
         teacher_view.model.requires_grad_(False)
         if task.new_head:
             headless_structure, structure = structure, pruned_structure(config, teacher_view)
-            gated_axes = (
-                gated_axes
-                if structure.axes.keys() == headless_structure.axes.keys()
-                else pruned_axes(config, structure)
-            )
+            if structure.axes.keys() != headless_structure.axes.keys():
+                gated_axes = pruned_axes(config, structure)
             check_new_head(config, structure)
     needs_latency_table = any(constraint.cost == "latency" for constraint in config.targeted_constraints)
     latency_table = make_latency_table(teacher_view, input_features.sample_rate) if needs_latency_table else None
@@ -222,12 +220,12 @@ def prepare_run(
         extra=checkpoint.extra,
         notes=(*checkpoint.notes, *notes),
     )
-    _ = context.feed, context.held_out_batches()  # too little audio, or too short, is told now
+    _ = context.feed, context.held_out_batches()  # raises now if there is too little audio
     return context
 
 
 def _check_finite(teacher_view: ModelView, structure: Structure, name: str) -> None:
-    """Raise a ModelError where a model with finite weights gives NaN or infinite hidden states for noise."""
+    """Raise a ModelError if a model with finite weights has NaN or infinite hidden states for noise."""
     generator = torch.Generator().manual_seed(0)
     teacher = teacher_view.model
     with inference_mode(teacher):
@@ -241,7 +239,7 @@ def _check_finite(teacher_view: ModelView, structure: Structure, name: str) -> N
 
 
 def _load_teacher(config: PruneConfig, source: str | Path) -> LoadedCheckpoint:
-    """Return the teacher's checkpoint, without a head that is damaged where the run has no use for one."""
+    """Return the checkpoint of the teacher, without a damaged head if the run does not use the head."""
     checkpoint = load_checkpoint(source)
     ignores_head = config.task is None or config.task.kind == "best_rq"
     return checkpoint.drop_damaged_head() if ignores_head else checkpoint
@@ -250,32 +248,36 @@ def _load_teacher(config: PruneConfig, source: str | Path) -> LoadedCheckpoint:
 def filter_corpus(
     task: Task | None, corpus: Corpus, structure: Structure, *, max_seconds: float = math.inf
 ) -> tuple[Corpus, tuple[str, ...]]:
-    """Return the utterances of a corpus that can be learned from; the rest is told.
+    """Return the usable utterances of a corpus, and log the rest.
 
     Args:
-        task: What they are for; None: of any that gives a frame the hidden states can be imitated.
-        corpus: All of them.
-        structure: Of the encoder, for frame counts.
-        longest: Seconds above which those are left out that the task could learn from as a whole alone.
+        task: The task; None for distillation alone, for which all utterances of at least a frame are usable.
+        corpus: The corpus.
+        structure: Structure of the encoder, for frame counts.
+        max_seconds: Utterances above this length are left out if the task needs full utterances.
 
     Returns:
-        The corpus, and what was left out of it or mended, in sentences.
+        The corpus of the usable utterances, and sentences about utterances that were left out or repaired.
+
+    Raises:
+        DataError: No utterance is usable.
     """
 
     def count_frames(samples: int) -> int:
         return structure.lengths(samples)[-1]
 
     filtered = filter_short_audio(corpus, count_frames) if task is None else task.filter(corpus, count_frames)
-    max_samples = (max_seconds if task is not None and task.needs_full_utterance else math.inf) * corpus.sample_rate
+    can_crop = task is None or not task.needs_full_utterance
+    max_samples = math.inf if can_crop else max_seconds * corpus.sample_rate
     long_utterances = [utterance for utterance in filtered.corpus.utterances if utterance.samples > max_samples]
     if long_utterances and len(long_utterances) == len(filtered.corpus.utterances):
         raise DataError(
             f"Every utterance of {corpus.name!r} is longer than batching.longest, {max_seconds:g} s, and with a "
             "task none can be cropped: raise it."
         )
-    corpus_notes = [*filtered.notes] + (
-        [f"{len(long_utterances)} utterances above {max_seconds:g} s left out"] if long_utterances else []
-    )
+    corpus_notes = list(filtered.notes)
+    if long_utterances:
+        corpus_notes.append(f"{len(long_utterances)} utterances above {max_seconds:g} s left out")
     notes = tuple(f"{corpus.name}: {note}" for note in corpus_notes)
     for note in notes:
         logger.warning("%s", note)
@@ -289,7 +291,7 @@ def filter_corpus(
 
 
 def _short_mask_notes(config: PruneConfig, train: Corpus, structure: Structure) -> tuple[str, ...]:
-    """Return how many utterances get shorter masks of time than the recipe asks for, in a sentence for each length."""
+    """Return sentences about utterances too short for the length of time masks in the recipe."""
     settings = [phase.regularise for phase in config.phases.values() if phase.regularise.time_masks]
     frames = [structure.lengths(utterance.samples)[-1] for utterance in train.utterances] if settings else []
     notes = []
@@ -297,8 +299,8 @@ def _short_mask_notes(config: PruneConfig, train: Corpus, structure: Structure) 
         short_count = sum(count < 2 * length for count in frames)
         if short_count:
             notes.append(
-                f"{train.name}: {short_count} of {len(frames)} utterances have fewer than {2 * length} frames, and get time "
-                f"masks of half their frames instead of {length}"
+                f"{train.name}: {short_count} of {len(frames)} utterances have fewer than {2 * length} frames, and get "
+                f"time masks of half their frames instead of {length}"
             )
     for note in notes:
         logger.warning("%s", note)
@@ -306,7 +308,7 @@ def _short_mask_notes(config: PruneConfig, train: Corpus, structure: Structure) 
 
 
 def _head_notes(task: Task, teacher_view: ModelView, model: str) -> tuple[str, ...]:
-    """Return what becomes of a model's head, in sentences."""
+    """Return sentences about the head of a model that is left out, and about the task."""
     notes: tuple[str, ...] = ()
     if teacher_view.has_head and (task.new_head or not task.head_class):
         reason = "this task has a new one" if task.head_class else "this task leaves a bare encoder"
@@ -317,7 +319,11 @@ def _head_notes(task: Task, teacher_view: ModelView, model: str) -> tuple[str, .
 
 
 def _add_task_head(config: PruneConfig, teacher_view: ModelView, task: Task) -> ModelView:
-    """The dense model with the head of a task, its own where it has one, and a front end that leaves padding out."""
+    """Return the dense model with the head of a task, and with GroupNorm statistics that exclude padding.
+
+    Raises:
+        ConfigError: The recipe imitates or weights a head that the model does not have.
+    """
     if not task.head_class and config.distill is not None and config.distill.logits is not None:
         raise ConfigError("distill.logits: this task leaves a bare encoder, which has none to imitate; set it to null.")
     if task.new_head:
@@ -336,13 +342,13 @@ def _add_task_head(config: PruneConfig, teacher_view: ModelView, task: Task) -> 
             teacher_view = with_head(teacher_view, task.head_class, task.fields(), seed=config.seed)
         task.init_head(teacher_view.model)
     elif task.head_class == "ForCTC":
-        teacher_view.config.update(task.fields())  # its blank, where the config names none that it could be
+        teacher_view.config.update(task.fields())  # such as the index of the blank
     replace_group_norm(teacher_view.encoder)
     return teacher_view
 
 
 def _open_audio(config: PruneConfig, sample_rate: int) -> tuple[Corpus, Corpus, tuple[str, ...]]:
-    """Return training and held-out audio at a rate in hertz, and what was left out of both, in sentences."""
+    """Return training audio, held-out audio, and sentences about the rest, at a sampling rate in hertz."""
     corpus = open_corpus(config.data, sample_rate=sample_rate)
     if config.validation.data is not None:
         try:

@@ -1,4 +1,4 @@
-"""The record of a pruning run, put together from what its phases left behind."""
+"""The record of a pruning run, made from the files of the phases."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from secateur.compress.config import FromGates
-from secateur.compress.phases import gate_scores, read_result
+from secateur.compress.phase_files import gate_scores, read_result
 from secateur.compress.run_context import RunContext
 from secateur.cost import breakdown
 from secateur.cost.breakdown import Breakdown
@@ -25,7 +25,7 @@ HISTOGRAM_BINS = 20
 
 
 def record_of_run(context: RunContext, folder: Path) -> dict[str, Any]:
-    """Everything that the report shows of a finished run."""
+    """Return the record of a finished run, the source of the report."""
     config, structure = context.config, context.structure
     selection = Selection.load(folder / "selection.json")
     choice, stages = read_result(folder, "choice.json"), read_result(folder, "stages.json")
@@ -73,7 +73,7 @@ def record_of_run(context: RunContext, folder: Path) -> dict[str, Any]:
 
 
 def _task_record(context: RunContext) -> dict[str, Any]:
-    """What was learned beside or instead of imitating the teacher, and in which order; empty when nothing was."""
+    """Return the task with the weights of the losses and the order of phases, or an empty record without a task."""
     config, task = context.config, context.task
     if task is None or config.task is None:
         return {}
@@ -159,7 +159,7 @@ def _values_of_kind(structure: Structure, values: Tensor, kind: str) -> Tensor:
 
 
 def _latency_record(table: LatencyTable, dense_breakdown: Breakdown, pruned_breakdown: Breakdown) -> dict[str, Any]:
-    """What was predicted, by which table, for which machine."""
+    """Return the predicted latency, with the table of measured times and the machine."""
     return {
         "table": table.identity,
         "conditions": plain(table.conditions),

@@ -1,6 +1,8 @@
-"""One step of learning what to prune: start reading here.
+"""Train units of the phases finetune, learn and recover; the best file to start reading.
 
-masks -> student and teacher forward -> distillation and task losses -> expected sizes -> cost -> constraint -> scalar
+A step of the learn phase computes
+
+    masks -> student and teacher forward -> distillation and task losses -> expected sizes -> cost -> constraint
 """
 
 from __future__ import annotations
@@ -20,12 +22,12 @@ from secateur.compress.progressive import ProgressiveShrinking
 from secateur.compress.regularization import freeze_batch_norm
 from secateur.compress.spec_augment import NO_MASKS, SpecMasks, draw_masks
 from secateur.compress.student import Student
+from secateur.compress.targets import CostTarget
 from secateur.compress.teacher import Teacher
-from secateur.cost import Cost
 from secateur.engine import OptimizerSpec, Schedule, StepLoss
 from secateur.gates import GateSet
 from secateur.hf.model_view import ModelView
-from secateur.losses.constraint import Constraint, Multipliers, penalty
+from secateur.losses.constraint import Multipliers, penalty
 from secateur.losses.distances import LogitDistance, sum_over
 from secateur.losses.layer_mapping import match_layers
 from secateur.structure import axis as names
@@ -34,7 +36,7 @@ from secateur.tasks import Task
 
 @dataclass(frozen=True, kw_only=True)
 class Objective:
-    """What a student learns: to imitate its teacher, to do a task, or both."""
+    """The objective of a student: imitation of a teacher, a task, or a weighted sum."""
 
     distill: Distillation | None = field(default_factory=Distillation)
     task: Task | None = None
@@ -42,7 +44,10 @@ class Objective:
 
 
 class DistillUnit:
-    """A student learns to imitate a frozen teacher, or a task: the finetune and recover phases, the ground of learn."""
+    """The train unit of the finetune and recover phases: a student learns from a teacher or a task.
+
+    The learn phase adds gates in `PruneUnit`.
+    """
 
     module: DistillationModel
     has_unused_parameters = True  # a final norm behind the last hidden state gets no gradient
@@ -58,29 +63,28 @@ class DistillUnit:
     ) -> None:
         """
         Args:
-            imitator: The student with its maps.
-            teacher_view: The dense model, with its head where logits are imitated; frozen, and in eval mode throughout.
+            distiller: The student with the projections that distillation adds.
+            teacher_view: The dense model, with the head if logits are imitated; frozen, and in eval mode throughout.
             feed: Training audio.
             held_out: Validation audio.
-            training: The phase's optimisation.
-            objective: What is learned; None: to imitate hidden states.
+            training: Settings of the optimization.
+            objective: The losses and their weights; None for the distance between hidden states.
         """
         self.teacher_view = teacher_view
         self.teacher: nn.Module = self.teacher_view.model
-        self.module, self.feed, self.held_out, self.training = (
-            distiller,
-            feed,
-            held_out,
-            training,
-        )
+        self.module = distiller
+        self.feed = feed
+        self.held_out = held_out
+        self.training = training
         self.objective = objective or Objective(distill=distiller.distill)
         self.teacher.requires_grad_(False)
         self.pairs: tuple[Pair, ...] = tuple((layer, layer) for layer in distiller.layers)
 
     def optimizers(self) -> dict[str, OptimizerSpec]:
-        """AdamW on the weights, with warm-up and decay."""
+        """Return AdamW on the weights, with warm-up and decay."""
         self.device = next(self.module.parameters()).device
-        training, distill = self.training, self.objective.distill
+        training = self.training
+        distill = self.objective.distill
         if distill is not None:
             self.teacher.to(self.device)
             self.targets = Teacher(
@@ -99,41 +103,45 @@ class DistillUnit:
         return {"weights": OptimizerSpec(optimizer=adam, schedule=self.schedule(), clip=training.clip)}
 
     def _parameter_groups(self) -> list[dict[str, Any]]:
-        """The weights that learn; those of a task's head by themselves where they have a rate of their own."""
+        """Return the trainable weights; the head of a task is a second group if `head_learning_rate` is set."""
         weights = [parameter for parameter in self.module.parameters() if parameter.requires_grad]
         rate = self.training.head_learning_rate
         if rate is None:
             return [{"params": weights}]
         student = self.module.student
         encoder_ids = {id(parameter) for parameter in self.module.student_view.encoder.parameters()}
-        head_ids = {
-            id(parameter) for parameter in (*student.parameters(), *self.module.head.parameters())
-        } - encoder_ids
-        groups = [
-            [parameter for parameter in weights if (id(parameter) in head_ids) is is_head] for is_head in (False, True)
-        ]
-        return [{"params": groups[0]}, {"params": groups[1], "lr": rate}]
+        # A task may have its head in the model, such as the linear map of CTC, or beside the model.
+        all_parameters = (*student.parameters(), *self.module.head.parameters())
+        head_ids = {id(parameter) for parameter in all_parameters} - encoder_ids
+        encoder_weights = [parameter for parameter in weights if id(parameter) not in head_ids]
+        head_weights = [parameter for parameter in weights if id(parameter) in head_ids]
+        return [{"params": encoder_weights}, {"params": head_weights, "lr": rate}]
 
     def schedule(self) -> Schedule:
-        """The factor on the learning rate."""
+        """Return the factor on the learning rate as a function of the step."""
         warmup_steps = round(self.training.warmup * self.training.steps)
         if self.training.decay == "none":
             return Schedule(points=((-1.0, 0.0), (float(warmup_steps), 1.0)))
         return Schedule.warmup_decay(self.training.steps, warmup_steps)
 
     def micro_batches(self, step: int, rank: int, world: int) -> Sequence[MicroBatch]:
-        """This rank's audio of a step."""
+        """Return the audio of a rank in a step."""
         return self.feed.micro_batches(step, rank, world)
 
     def begin(self, step: int) -> None:
-        """Dropout, layer-drop and masks are off, in the student too, unless its training turns one on by name."""
+        """Set the modes of student and teacher; dropout, layer drop and masks are off unless the recipe sets a rate."""
         self.module.train(self.training.regularise.is_active)
         freeze_batch_norm(self.module)
         self.teacher.eval()
 
     def loss(self, wrapped: nn.Module, batch: MicroBatch) -> StepLoss:
-        """This micro-batch's share of the loss of the whole step: means over pairs, valid frames and labels."""
-        distill, task = self.objective.distill, self.objective.task
+        """Return the share of a micro-batch in the loss of the step.
+
+        Losses are means over pairs of layers and over the valid frames, or the utterances, of the whole step: a
+        micro-batch divides its sums by the counts of the step, so that micro-batches and ranks add up.
+        """
+        distill = self.objective.distill
+        task = self.objective.task
         targets = None if distill is None else self.targets(batch.inputs)
         states = targets.states if targets else {}
         sums = wrapped(batch.inputs, states, self.pairs, task, batch.task_targets, masks=self._draw_masks(batch))
@@ -156,7 +164,7 @@ class DistillUnit:
         )
 
     def _draw_masks(self, batch: MicroBatch) -> SpecMasks:
-        """What is masked of a micro-batch while its training is random; nothing in validation."""
+        """Return the SpecAugment masks of a micro-batch in training, and no masks in validation."""
         settings = self.training.regularise
         if not self.module.training or not (settings.time_masks or settings.feature_masks):
             return NO_MASKS
@@ -164,55 +172,46 @@ class DistillUnit:
         return draw_masks(settings, batch.row_keys, frames, width=self.module.width)
 
     def _logit_distance(self, distance: LogitDistance, student: Tensor, teacher: Tensor, batch: MicroBatch) -> Tensor:
-        """Mean distance of logits over all valid frames of the step, or over its utterances."""
+        """Return the share of a micro-batch in the mean distance of logits.
+
+        The mean is over the valid frames of the step, or over the utterances if the head gives one output an utterance.
+        """
         rows = distance.per_row(student, teacher)
-        if rows.dim() == 1:
+        if rows.dim() == 1:  # (batch,), else (batch, frames)
             return rows.sum() / batch.count
-        return (
-            sum_over(rows, None if batch.inputs.mask is None else self.module.valid_frames(batch.inputs)) / batch.frames
-        )
+        valid_frames = None if batch.inputs.mask is None else self.module.valid_frames(batch.inputs)
+        return sum_over(rows, valid_frames) / batch.frames
 
     def add_distances(self, layer_distances: Tensor | None) -> None:
-        """Distances between all layers in one micro-batch; of interest to a learned pairing only."""
+        """Take the distances between all layers in a micro-batch; only a learned layer mapping needs the distances."""
 
     def end(self, step: int, reduce: Callable[[Tensor], Tensor]) -> dict[str, float]:
-        """Nothing more to do."""
+        """Return no further metrics."""
         return {}
 
     @torch.no_grad()
     def validate(self, step: int) -> dict[str, float]:
-        """The loss on held-out audio, and how well the task is done."""
+        """Return the loss and the scores of the task on held-out audio."""
         self.module.eval()
         task = self.objective.task
         loss = sum(float(self.loss(self.module, batch).total) for batch in self.held_out)
-        return {"loss": loss} | ({} if task is None else score_task(task, self.module.student_view, self.held_out))
+        scores = {} if task is None else score_task(task, self.module.student_view, self.held_out)
+        return {"loss": loss} | scores
 
     def state(self) -> dict[str, Tensor]:
-        """The student's weights and maps."""
+        """Return the weights and projections of the student."""
         return {f"module.{name}": value for name, value in self.module.state_dict().items()}
 
     def load(self, state: dict[str, Tensor]) -> None:
-        """Restore them."""
-        self.module.load_state_dict(
-            {name.removeprefix("module."): value for name, value in state.items() if name.startswith("module.")}
-        )
-
-
-@dataclass(frozen=True, kw_only=True)
-class CostTarget:
-    """A constraint and the cost it is on."""
-
-    constraint: Constraint
-    cost: Cost
-    share: float
-    """share of the dense cost that may stay"""
+        """Restore the weights and projections of the student."""
+        self.module.load_state_dict(_without_prefix(state, "module."))
 
 
 class PruneUnit(DistillUnit):
-    """The learn phase: weights, gates and multipliers together.
+    """The train unit of the learn phase: weights, gates and multipliers learn together.
 
-    One draw of the masks per optimiser step. The model sees it as a detached leaf; the leaf's gradient is summed over
-    micro-batches and ranks, and only then sent into log alpha, together with the constraints'.
+    The masks are drawn once per optimizer step. The model sees the draw as a detached leaf. The gradient of the leaf is
+    summed over micro-batches and ranks, and then goes into the gates together with the gradient of the constraints.
     """
 
     training: LearnConfig
@@ -233,29 +232,34 @@ class PruneUnit(DistillUnit):
     ) -> None:
         """
         Args:
-            imitator: The student with its maps.
-            teacher_view: The dense encoder.
+            distiller: The student with the projections that distillation adds.
+            teacher_view: The dense model.
             feed: Training audio.
             held_out: Validation audio.
-            training: The phase's optimisation.
-            gates: On the student's axes.
-            student: At full size, masks attached.
-            bounds: The constraints.
-            objective: What is learned; None: to imitate hidden states.
-            progressive: What freezes gates and shrinks the student meanwhile; None leaves both as they are.
+            training: Settings of the optimization.
+            gates: Gates on axes of the student.
+            student: The student at full size, masks attached.
+            cost_targets: The constraints with their costs.
+            objective: The losses and their weights; None for the distance between hidden states.
+            progressive: Freezes gates and shrinks the student in the course of the phase; None for neither.
         """
         super().__init__(distiller, teacher_view, feed, held_out, training, objective)
-        self.gates, self.student, self.cost_targets, self.progressive = gates, student, cost_targets, progressive
+        self.gates = gates
+        self.student = student
+        self.cost_targets = cost_targets
+        self.progressive = progressive
         gates.bind_weights(student.squared_norms)
         self.multipliers = Multipliers(len(cost_targets))
-        self.ramps = [
-            Schedule(points=tuple((x * training.steps, y) for x, y in b.constraint.ramp)) for b in cost_targets
-        ]
+        self.ramps = []
+        for cost_target in cost_targets:
+            points = tuple((share * training.steps, factor) for share, factor in cost_target.constraint.ramp)
+            self.ramps.append(Schedule(points=points))
+        # Distances of the last step, (teacher layers, student layers)
         self.distances = torch.zeros(len(distiller.layers), distiller.depth) if distiller.has_learned_mapping else None
         self.step_distances: Tensor | None = None
 
     def optimizers(self) -> dict[str, OptimizerSpec]:
-        """Gates and multipliers have their own, outside weight decay and clipping; multipliers ascend."""
+        """Return AdamW on the weights and Adam, without decay and clipping, on gates and multipliers."""
         training = self.training
         gates = torch.optim.Adam(self.gates.parameters(), lr=training.gate_learning_rate, betas=training.gate_betas)
         rates = training.multiplier_learning_rates
@@ -275,7 +279,7 @@ class PruneUnit(DistillUnit):
         }
 
     def begin(self, step: int) -> None:
-        """Draw the masks of this step, and pair layers by the distances of the last."""
+        """Draw the masks of a step, and pair layers by the distances of the step before."""
         if self.progressive is not None:
             self.progressive.begin(step, self.weight_optimizer)
         super().begin(step)
@@ -283,28 +287,29 @@ class PruneUnit(DistillUnit):
         self.mask_leaf = self.student.to_student_units(self.gate_values.detach()).to(self.device).requires_grad_()
         self.student.masking.set(self.mask_leaf)
         if self.distances is not None:
-            student_layers = (
-                match_layers(self.distances, self.module.layers, self._open_layers()) if step else self.module.layers
-            )
+            student_layers: Sequence[int] = self.module.layers  # the first step has no distances yet
+            if step:
+                student_layers = match_layers(self.distances, self.module.layers, self._open_layers())
             self.pairs = tuple(zip(student_layers, self.module.layers, strict=True))
             self.step_distances = torch.zeros_like(self.distances)
 
     def add_distances(self, layer_distances: Tensor | None) -> None:
-        """Add up the distances between all layers."""
+        """Add the distances between all layers to the sums of the step."""
         if layer_distances is not None and self.step_distances is not None and torch.is_grad_enabled():
             self.step_distances += layer_distances.cpu()
 
     def end(self, step: int, reduce: Callable[[Tensor], Tensor]) -> dict[str, float]:
-        """Send the masks' gradient and the constraints' into the gates, and the constraints' into the multipliers."""
+        """Send the gradients of masks and constraints into the gates, and of the constraints into the multipliers."""
         assert self.mask_leaf.grad is not None
         gradient = reduce(self.student.to_all_units(self.mask_leaf.grad)).to(self.gate_values)
         probability = self.gates.open_probability()
-        # Expected share of each dense cost, (constraints,).
+        # Expected cost over dense cost: (constraints,)
         expected_shares = torch.stack(
             [cost_target.cost.expected(probability) / cost_target.cost.dense for cost_target in self.cost_targets]
         )
         sparsities = [
-            ramp.factor(step + 1) * (1 - b.share) for ramp, b in zip(self.ramps, self.cost_targets, strict=True)
+            ramp.factor(step + 1) * (1 - cost_target.share)
+            for ramp, cost_target in zip(self.ramps, self.cost_targets, strict=True)
         ]
         target_sparsity = torch.tensor(sparsities, dtype=torch.float64)
         constraint = penalty(
@@ -313,7 +318,8 @@ class PruneUnit(DistillUnit):
         torch.autograd.backward([self.gate_values, constraint], [gradient, torch.ones_like(constraint)])
         if self.step_distances is not None:
             self.distances = reduce(self.step_distances)
-        if (step + 1) % self.training.log_every and step + 1 != self.training.steps:
+        is_logged = (step + 1) % self.training.log_every == 0 or step + 1 == self.training.steps
+        if not is_logged:
             return {}
         return {"constraint": float(constraint.detach())} | self._metrics(expected_shares.detach(), target_sparsity)
 
@@ -330,20 +336,21 @@ class PruneUnit(DistillUnit):
         return metrics | {"undecided": self.gates.undecided_share()}
 
     def _open_layers(self) -> list[bool]:
-        """Whether each layer's attention block is open in this draw."""
-        structure, values = self.gates.structure, self.gate_values.detach()
+        """Return, by layer, whether the attention block is open in the draw of the step."""
+        structure = self.gates.structure
+        values = self.gate_values.detach()
         blocks = [structure.axes[names.block(heads.path)] for heads in structure.axes_of_kinds(("heads",))]
         is_open = [bool(block.size and values[structure.offsets[block.name]] != 0) for block in blocks]
         return is_open[: self.module.depth]
 
     @torch.no_grad()
     def validate(self, step: int) -> dict[str, float]:
-        """The same under the gates' own verdicts."""
+        """Return the loss and the scores of the task under the hard decisions of the gates."""
         self.student.masking.set(self.student.to_student_units(self.gates.deterministic_mask()).to(self.device))
         return super().validate(step)
 
     def state(self) -> dict[str, Tensor]:
-        """Weights, maps, gates, multipliers, and the distances that the next pairing is made from."""
+        """Return weights, projections, gates, multipliers, and the distances that pair layers in the next step."""
         tensors = self.gates.state()
         tensors |= {f"multipliers.{name}": value for name, value in self.multipliers.state_dict().items()}
         if self.distances is not None:
@@ -353,16 +360,15 @@ class PruneUnit(DistillUnit):
         return super().state() | tensors
 
     def load(self, state: dict[str, Tensor]) -> None:
-        """Restore them, the student's shape first."""
+        """Restore the state; progressive shrinking comes first, since the shape of the student follows."""
         if self.progressive is not None:
             self.progressive.load(state, self.weight_optimizer)
         super().load(state)
         self.gates.load(state)
-        self.multipliers.load_state_dict(
-            {
-                name.removeprefix("multipliers."): value
-                for name, value in state.items()
-                if name.startswith("multipliers.")
-            }
-        )
+        self.multipliers.load_state_dict(_without_prefix(state, "multipliers."))
         self.distances = state.get("distances")
+
+
+def _without_prefix(state: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    """Return the tensors of a state with a prefix in the name, by the rest of the name."""
+    return {name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)}

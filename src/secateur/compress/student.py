@@ -1,6 +1,8 @@
-"""The student of a learn phase: a model with masks in it, which can become smaller while it learns."""
+"""The student of a learn phase: a model with masks that can become smaller in the course of learning."""
 
 from __future__ import annotations
+
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -19,35 +21,40 @@ from secateur.surgery.slices import WeightSlicer
 class Student:
     """A model with masks attached.
 
-    Masks are given for all units of the structure that it began with, also when it has become smaller since.
+    Two index spaces occur. `(all units,)` counts the units of the structure at the start, which gates and costs use;
+    `(units,)` counts the units that are left. Example: of six units the units 1 and 4 have been removed::
+
+        all units   0  1  2  3  4  5
+        units       0     1  2     3        self.units = (0, 2, 3, 5)
     """
 
     def __init__(self, view: ModelView, structure: Structure, *, static: bool = False) -> None:
         """
         Args:
             view: The model, with or without a task head; changed in place.
-            structure: Its own, or that of its encoder alone, where nothing of a transducer's head is pruned.
-            static: As `attach` takes it.
+            structure: The structure of the model, or of the encoder alone if the head of a transducer is not pruned.
+            static: Passed on to `attach`.
         """
-        self.original_structure, self.static = structure, static
-        # Weight norm has one magnitude for all units: what is cut off would change how the others learn.
+        self.original_structure = structure
+        self.static = static
+        # The magnitude of a weight norm is shared by all units: removing units would change how the rest learns.
         magnitude_bindings = [bind for weight in structure.weights if weight.magnitude for bind in weight.bindings]
         self.uncut_axes = frozenset(name for bind in magnitude_bindings for name in bind.axes)
         self._attach_masks(view, structure)
 
     def _attach_masks(self, view: ModelView, structure: Structure) -> None:
-        self.view, self.structure = view, structure
-        # Masks rename what they are on, so that the names of the structure are looked up before.
+        self.view = view
+        self.structure = structure
+        # Masks rename parameters, so the parameters are looked up by their names in the structure before.
         self.parameters = ParameterView(view, structure).parameters()
         self.masking = attach(view, structure, static=self.static)
-        axes, offsets = self.original_structure.axes, self.original_structure.offsets
-        self.units = torch.tensor(
-            [
-                offsets[axis.name] + axes[axis.name].units.index(unit)
-                for axis in structure.axes.values()
-                for unit in axis.units
-            ]
-        )
+        axes = self.original_structure.axes
+        offsets = self.original_structure.offsets
+        indices: list[int] = []
+        for axis in structure.axes.values():
+            original_units = axes[axis.name].units
+            indices += [offsets[axis.name] + original_units.index(unit) for unit in axis.units]
+        self.units = torch.tensor(indices)
 
     @property
     def model(self) -> PreTrainedModel:
@@ -61,23 +68,26 @@ class Student:
 
     @property
     def parameter_count(self) -> int:
-        """How many parameters the encoder has."""
+        """The number of parameters of the encoder."""
         return sum(parameter.numel() for parameter in self.base.parameters())
 
     def squared_norms(self) -> Tensor:
-        """Return the squared 2-norm of the weights of each unit, zero for units that are gone: (all units,)."""
+        """Return the squared 2-norm of the weights of each unit, zero for removed units: (all units,)."""
         return self.to_all_units(squared_norms(self.parameters, self.structure))
 
     def to_student_units(self, values: Tensor) -> Tensor:
-        """What is given for all units, for those that the model has: (all units,) -> (units,)."""
+        """Return the values of the units that the model has: (all units,) -> (units,)."""
         return values[self.units.to(values.device)]
 
     def to_all_units(self, values: Tensor) -> Tensor:
-        """The reverse, zero for units that it lacks: (units,) -> (all units,)."""
+        """Return values for all units, zero for removed units: (units,) -> (all units,)."""
         return values.new_zeros(self.original_structure.size).index_copy(0, self.units.to(values.device), values)
 
     def remaining_units(self, kept_units: Tensor) -> Tensor:
-        """Which units a student has without those that are not kept: some axes stay whole; (all units,) of booleans."""
+        """Return the units of a student cut to some kept units: (all units,) of booleans.
+
+        The result includes `kept_units` and all units of the axes in `uncut_axes`.
+        """
         remaining = kept_units.clone()
         for name in self.uncut_axes:
             start = self.original_structure.offsets[name]
@@ -85,17 +95,17 @@ class Student:
         return remaining
 
     def shrink(self, kept_units: Tensor, optimizer: torch.optim.Optimizer | None = None) -> None:
-        """Go on without some units.
+        """Cut the model to some kept units.
 
-        The masks of these have been zero for good, so that what is left computes and learns the same.
+        The masks of the removed units are zero for good, so the smaller model computes and learns the same.
 
         Args:
-            kept: Whether each unit is left: (all units,) of booleans, closed.
-            optimiser: That of the weights; it goes on with the smaller parameters and what is left of their moments.
+            kept_units: Whether each unit is kept: (all units,) of booleans, a normalized selection.
+            optimizer: Optimizer of the weights; gets the smaller parameters and the matching parts of the moments.
         """
         previous_view = self.view
         self.masking.remove()
-        # What is factorised stays so: its ranks are not decided yet.
+        # Factorized maps stay factorized, even if a single matrix would be smaller: ranks may still close.
         smaller_view = cut_view(
             previous_view,
             selection_of(self.structure, self.to_student_units(self.remaining_units(kept_units))),
@@ -115,45 +125,39 @@ class Student:
 
 
 def selection_of(structure: Structure, kept_units: Tensor) -> Selection:
-    """The kept units of a structure, (units,) of booleans, as a selection."""
+    """Return the kept units of a structure, (units,) of booleans, as a selection."""
     flags = kept_units.tolist()
-    return Selection(
-        axes={
-            name: tuple(sorted(unit for index, unit in enumerate(axis.units, structure.offsets[name]) if flags[index]))
-            for name, axis in structure.axes.items()
-        }
-    )
+    axes = {}
+    for name, axis in structure.axes.items():
+        start = structure.offsets[name]
+        axes[name] = tuple(sorted(unit for index, unit in enumerate(axis.units, start) if flags[index]))
+    return Selection(axes=axes)
 
 
 def _replace_parameters(
     optimizer: torch.optim.Optimizer, parts: ParameterView, small: PreTrainedModel, slices: WeightSlicer
 ) -> None:
-    """Put a cut model's parameters in the place of those of the model before, with what is left of their state."""
+    """Replace the parameters of an optimizer by the parameters of a cut model, and slice the optimizer state alike."""
     parameter_names = {id(parameter): name for name, parameter in parts.parameters().items()}
     cut_parameters = dict(small.named_parameters())
     replacements = {id(parameter): cut_parameters.get(name) for name, parameter in parts.model.named_parameters()}
 
-    def sliced_state(state: Tensor, old: Tensor) -> Tensor:
-        return (
-            slices.extract(parameter_names[id(old)], state)
-            if state.shape == old.shape and id(old) in parameter_names
-            else state
-        )
+    def slice_state(state: Any, dense: Tensor) -> Any:
+        """Return the part of a moment for the kept units; a step count or a moment of an uncut parameter as is."""
+        has_units = isinstance(state, Tensor) and state.shape == dense.shape and id(dense) in parameter_names
+        return slices.extract(parameter_names[id(dense)], state) if has_units else state
 
     for group in optimizer.param_groups:
         params = []
-        for old in group["params"]:
-            if id(old) not in replacements:  # no part of the model
-                params.append(old)
+        for dense in group["params"]:
+            if id(dense) not in replacements:  # not in the model, such as a projection of the distillation
+                params.append(dense)
                 continue
-            states = optimizer.state.pop(old, {})
-            parameter = replacements[id(old)]
-            if parameter is None:
+            states = optimizer.state.pop(dense, {})
+            parameter = replacements[id(dense)]
+            if parameter is None:  # cut off completely
                 continue
             params.append(parameter)
             if states:
-                optimizer.state[parameter] = {
-                    name: sliced_state(state, old) if isinstance(state, Tensor) else state
-                    for name, state in states.items()
-                }
+                optimizer.state[parameter] = {name: slice_state(state, dense) for name, state in states.items()}
         group["params"] = params

@@ -1,4 +1,4 @@
-"""A sweep: one recipe, once for each combination of some of its fields, and what became of every one."""
+"""Sweeps: runs of a recipe with all combinations of values of some fields, and the record of a sweep."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from secateur.records.files import environment, read_json
 FORMAT = 1
 #: The record of a sweep, in its folder.
 SWEEP_FILE = "sweep.json"
-_UNSAFE_CHARACTERS = re.compile(r"[^\w.+-]")  # what a folder's name had better not hold
+_UNSAFE_CHARACTERS = re.compile(r"[^\w.+-]")  # replaced in the names of folders
 
 
 def combinations(grid: Mapping[str, Sequence[Any]]) -> list[dict[str, Any]]:
-    """Every combination of the values of each field, the last field changing fastest.
+    """Return all combinations of the values of some fields; the last field changes fastest.
 
     Raises:
-        ConfigError: A field without values, or with one of them twice.
+        ConfigError: A field has no values or has a value twice, or two runs would share a folder.
     """
     for name, values in grid.items():
         if not values:
@@ -38,26 +38,27 @@ def combinations(grid: Mapping[str, Sequence[Any]]) -> list[dict[str, Any]]:
         if previous_run is not run:
             name = next(name for name in grid if run[name] != previous_run[name])
             raise ConfigError(
-                f"--sweep {name}: runs of {previous_run[name]} and of {run[name]} would share the folder {folder_of(run)!r}."
+                f"--sweep {name}: runs of {previous_run[name]} and of {run[name]} would share the folder "
+                f"{folder_of(run)!r}."
             )
     return runs
 
 
 def folder_of(values: Mapping[str, Any]) -> str:
-    """The name of a run's folder, such as ``target=0.9,seed=0``."""
+    """Return the name of the folder of a run, such as ``target=0.9,seed=0``."""
     return ",".join(f"{name}={_UNSAFE_CHARACTERS.sub('_', str(value))}" for name, value in values.items())
 
 
 def sweep_record(
     name: str, folder: Path, runs: Sequence[Mapping[str, Any]], failed: Sequence[tuple[Mapping[str, Any], str]] = ()
 ) -> dict[str, Any]:
-    """What a finished sweep leaves: size, MACs, time and score of the dense and the pruned model of every run.
+    """Return the record of a finished sweep: size, MACs, time and score of the dense and the pruned models.
 
     Args:
-        name: Of the recipe.
-        folder: Where the runs' folders lie.
-        runs: The fields of each that ended well, of which there is one at least.
-        failed: The fields of each that did not, and why.
+        name: Name of the recipe.
+        folder: Folder of the sweep, with the folders of the runs.
+        runs: Fields of each finished run, at least a single run.
+        failed: Fields of each failed run, with the reason.
     """
     records = [read_json(folder / folder_of(values) / "record.json") for values in runs]
     task = records[0].get("task") or {}

@@ -1,16 +1,16 @@
-"""What a recipe prunes of a model, and under which constraints; what cannot be is told before anything is trained."""
+"""The axes pruned by a recipe and the constraints on costs, with the checks before training."""
 
 from __future__ import annotations
 
 import logging
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 
 from secateur.architectures.transducer import is_of_head
 from secateur.compress.config import FactorizationConfig, FromFile, FromGates, FromScore, PruneConfig
-from secateur.compress.step import CostTarget
 from secateur.cost import Cost, Terms
 from secateur.cost.latency_table import LatencyTable
 from secateur.cost.predicted_time import latency
@@ -28,8 +28,26 @@ from secateur.tasks import Rnnt
 logger = logging.getLogger(__name__)
 
 
+@dataclass(frozen=True, kw_only=True)
+class CostTarget:
+    """A constraint with the constrained cost."""
+
+    constraint: Constraint
+    cost: Cost
+    share: float
+    """share of the dense cost that may stay"""
+
+    @property
+    def limit(self) -> CostLimit:
+        """The limit on the cost while units are chosen by count."""
+        return CostLimit(name=self.constraint.name, cost=self.cost, share=self.share)
+
+
 def pruned_structure(config: PruneConfig, view: ConfigView) -> Structure:
-    """What is pruned: the encoder, factorised where that is asked for; with a transducer's head where that is meant."""
+    """Return the structure of the pruned part: the encoder, and the head of a transducer if the recipe prunes the head.
+
+    Linear maps named by `factorise` are two maps in the structure.
+    """
     structure = view.structure
     if config.factorise is not None:
         structure = factorized_config(view, _start_ranks(config.factorise, structure)).structure
@@ -38,7 +56,7 @@ def pruned_structure(config: PruneConfig, view: ConfigView) -> Structure:
 
 
 def make_student_model(view: ModelView, factorization: FactorizationConfig | None) -> ModelView:
-    """The model that a student begins as: a copy of its teacher, factorised where that is asked for."""
+    """Return the initial student: a copy of the teacher, with the linear maps named by `factorise` as two maps."""
     if factorization is None:
         return view.copy()
     return factorize_view(view, _start_ranks(factorization, view.structure))
@@ -49,10 +67,10 @@ def _start_ranks(factorization: FactorizationConfig, structure: Structure) -> di
 
 
 def pruned_axes(config: PruneConfig, structure: Structure) -> frozenset[str]:
-    """Names of the axes that the run prunes.
+    """Return the names of the pruned axes.
 
     Raises:
-        ConfigError: It prunes none, or kinds of a head or of ranks that the model lacks.
+        ConfigError: No axis is pruned, or the recipe names kinds of a head or of ranks that the model lacks.
     """
     kinds = config.pruned_kinds
     check_kinds(kinds)
@@ -76,7 +94,7 @@ def pruned_axes(config: PruneConfig, structure: Structure) -> frozenset[str]:
 
 
 def _check_head_kinds(config: PruneConfig, structure: Structure) -> None:
-    """Raise a ConfigError where kinds of a transducer's head are to be pruned that is not there, or does not learn."""
+    """Raise a ConfigError if kinds of the head of a transducer are pruned but the head is missing or does not learn."""
     kinds = [kind for kind in config.pruned_kinds if kind in HEAD_KINDS]
     if kinds and not structure.head:
         raise ConfigError(
@@ -92,26 +110,24 @@ def _check_head_kinds(config: PruneConfig, structure: Structure) -> None:
 
 
 def needs_new_head(config: PruneConfig, structure: Structure) -> bool:
-    """Whether something is to be pruned of a transducer's head that is yet to be made."""
+    """Return whether the recipe prunes the head of a transducer before the model has such a head."""
     return _prunes_head(config) and isinstance(config.task, Rnnt) and not structure.head
 
 
 def _prunes_head(config: PruneConfig) -> bool:
-    """Whether a recipe prunes kinds of a transducer's head, or has a constraint on it."""
-    return any(kind in HEAD_KINDS for kind in config.pruned_kinds) or any(
-        is_of_head(constraint.scope) for constraint in config.targeted_constraints
-    )
+    """Return whether a recipe prunes kinds of the head of a transducer, or has a constraint on the head."""
+    prunes_kind_of_head = any(kind in HEAD_KINDS for kind in config.pruned_kinds)
+    return prunes_kind_of_head or any(is_of_head(constraint.scope) for constraint in config.targeted_constraints)
 
 
 def check_new_head(config: PruneConfig, structure: Structure) -> None:
-    """Raise a ConfigError where something of a head is to be chosen before it has learned anything."""
+    """Raise a ConfigError if units of a new head are chosen before the head has learned."""
     choice_config = config.choose
     axes = Selection.load(choice_config.path).axes if isinstance(choice_config, FromFile) else {}
     is_head_named = any(structure.is_in_head(name.rpartition("/")[0]) for name in axes)
-    is_head_chosen = is_head_named or (
-        isinstance(choice_config, FromScore) and any(kind in HEAD_KINDS for kind in choice_config.kinds)
-    )
-    if is_head_chosen and config.finetune is None:
+    scored_kinds = choice_config.kinds if isinstance(choice_config, FromScore) else ()
+    is_head_scored = any(kind in HEAD_KINDS for kind in scored_kinds)
+    if (is_head_named or is_head_scored) and config.finetune is None:
         raise ConfigError(
             f"choose: {config.model!r} has no predictor and joiner yet, and new ones have nothing to choose by; "
             "fine-tune first, by 'finetune', or learn gates."
@@ -121,7 +137,7 @@ def check_new_head(config: PruneConfig, structure: Structure) -> None:
 def cost_targets_of(
     config: PruneConfig, structure: Structure, gated_axes: frozenset[str], table: LatencyTable | None, sample_rate: int
 ) -> tuple[CostTarget, ...]:
-    """Return the constraints with their costs, for audio at a rate in hertz."""
+    """Return the constraints with the costs, for audio at a sampling rate in hertz."""
     terms = Terms(structure)
 
     def make_cost_target(constraint: Constraint) -> CostTarget:
@@ -149,27 +165,35 @@ def check_cost_targets(
     *,
     has_learned_gates: bool,
 ) -> None:
-    """Raise an error for a constraint on nothing, or one that cannot be met; or for a selection that does not fit."""
+    """Check the constraints, and whether a selection from a file fits the model.
+
+    Raises:
+        ConfigError: A constraint is on a cost of zero, or no constraint counts a gated kind of a head.
+        TargetError: A constraint cannot be met by closing all gated units.
+        SecateurError: The selection does not fit.
+    """
     for target in cost_targets:
         if not target.cost.dense:
             raise ConfigError(
-                f"The constraint {target.constraint.name} is on {target.cost.short_label}, which is 0 in this model: name "
-                "another scope, or longer audio."
+                f"The constraint {target.constraint.name} is on {target.cost.short_label}, which is 0 in this model: "
+                "name another scope, or longer audio."
             )
     if isinstance(config.choose, FromFile):
         normalize(structure, Selection.load(config.choose.path))
         return
     for axis in structure.axes_of_kinds(HEAD_KINDS if not has_learned_gates else ()):
-        units = slice(start := structure.offsets[axis.name], start + axis.size)
-        if axis.name in gated_axes and not any(
-            units_counted_by(b.cost, structure.size)[units].any() for b in cost_targets
-        ):
+        start = structure.offsets[axis.name]
+        units = slice(start, start + axis.size)
+        is_counted = any(units_counted_by(target.cost, structure.size)[units].any() for target in cost_targets)
+        if axis.name in gated_axes and not is_counted:
             raise ConfigError(
                 f"The kind {axis.kind!r} is to be pruned, but no constraint counts it, so that nothing would: add one, "
                 "such as {cost: parameters, scope: transducer, target: 0.5}."
             )
-    scores = torch.cat(
-        [torch.full((axis.size,), 0.0 if axis.name in gated_axes else math.inf) for axis in structure.axes.values()]
-    )
-    limits = [CostLimit(name=b.constraint.name, cost=b.cost, share=b.share) for b in cost_targets]
+    # An infinite score marks a unit without a gate.
+    scores = torch.full((structure.size,), math.inf)
+    for name in gated_axes:
+        start = structure.offsets[name]
+        scores[start : start + structure.axes[name].size] = 0.0
+    limits = [target.limit for target in cost_targets]
     check_limits_reachable(UnitGroups.from_scores(structure, scores, config.round_to), limits)

@@ -1,4 +1,4 @@
-"""The frozen teacher as a source of targets: no graph, its fastest form, only what is imitated of it."""
+"""The frozen teacher: hidden states and logits as targets of distillation."""
 
 from __future__ import annotations
 
@@ -17,19 +17,19 @@ from secateur.inference import inference_view
 
 logger = logging.getLogger(__name__)
 
-# Of the noise that forms are compared on.
+# Length of the noise on which the stock and the inference form are compared.
 _SAMPLES = 16_000
 
-#: Largest root-mean-square error of a form's hidden states relative to the encoder's own, by the form's dtype.
+#: Largest relative root-mean-square error of the hidden states of the inference form, by dtype.
 FORM_TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-4, torch.bfloat16: 5e-2}
 
 
 class Teacher:
-    """Targets from an encoder that never learns.
+    """Targets from a frozen encoder, computed without a graph.
 
-    It computes in its inference-only form, in the precision of the phase: in the dtype of its weights, or, where the
-    student computes under bfloat16 autocast, with weights and activations in bfloat16. Where that form does not agree
-    with the encoder itself to `TOLERANCE`, or there is none, the encoder is used as it is, and the log says so.
+    The encoder runs in the inference form, which is faster, in the precision of the phase: in the dtype of the weights,
+    or with weights and activations in bfloat16 if the student runs under bfloat16 autocast. If a model has no inference
+    form, or the form differs by more than `FORM_TOLERANCE`, the stock form runs, with a warning in the log.
     """
 
     def __init__(
@@ -42,11 +42,11 @@ class Teacher:
     ) -> None:
         """
         Args:
-            view: The encoder, with its head where logits are imitated, on the device where it is to compute; not
-                touched, and not to be changed afterwards.
-            layers: Numbers of the hidden states that are imitated.
-            precision: Of the phase.
-            compile: Whether the form is compiled.
+            view: The encoder, with the head if logits are imitated, on the device of the phase. The model is not
+                changed here and must not change later.
+            layers: Numbers of the imitated hidden states.
+            precision: Precision of the phase.
+            compile: Whether to compile the encoder.
         """
         self.layers = tuple(layers)
         fast_view = _inference_form(view, torch.bfloat16 if precision == "bf16" else _dtype(view.model))
@@ -54,13 +54,13 @@ class Teacher:
         self.inference_model: nn.Module = self.view.model
 
     def __call__(self, audio: AudioBatch) -> EncoderOutput:
-        """The imitated hidden states by number, (B, T, D) each, and the logits of a head, without graph."""
+        """Return the imitated hidden states by number, (B, T, D) each, and the logits of a head."""
         with torch.no_grad(), torch.autocast(_device(self.inference_model), enabled=False):
             return encode(self.view, audio, self.layers)
 
 
 def _inference_form(view: ModelView, dtype: torch.dtype) -> ModelView:
-    """The inference-only form in a dtype if it agrees with the encoder, else the encoder."""
+    """Return the inference form of an encoder in a dtype if the hidden states agree, else the encoder."""
     model = view.model
     try:
         source_view = view
@@ -75,8 +75,10 @@ def _inference_form(view: ModelView, dtype: torch.dtype) -> ModelView:
     noise = torch.randn(shape, generator=torch.Generator().manual_seed(0))
     audio = AudioBatch(values=noise, lengths=torch.tensor([shape[1]]), ids=("noise",), mask=None)
     with torch.no_grad(), torch.autocast(_device(model), enabled=False):
-        expected, actual = hidden_states(view, audio), hidden_states(fast_view, audio)
-    max_error = max(float((actual[i].double() - state).norm() / state.double().norm()) for i, state in expected.items())
+        expected = hidden_states(view, audio)
+        actual = hidden_states(fast_view, audio)
+    errors = [float((actual[i].double() - state).norm() / state.double().norm()) for i, state in expected.items()]
+    max_error = max(errors)
     if max_error <= FORM_TOLERANCE[dtype]:
         return fast_view
     logger.warning("the teacher computes in its stock form: its inference-only form is off by %.0e", max_error)

@@ -1,4 +1,4 @@
-"""The interface of gates: masks with a learned distribution, as the learn phase sees them."""
+"""The interface between the learn phase and a kind of gate."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ MIN_SCALE = 0.01
 
 
 class GateConfig(Protocol):
-    """Settings of one kind of gate: a frozen dataclass with a `kind`, a member of the union `Gate`."""
+    """Settings of a kind of gate: a frozen dataclass with a `kind`, member of the union `Gate`."""
 
     @property
     def kind(self) -> str:
@@ -31,7 +31,7 @@ class GateConfig(Protocol):
 
 
 class GateSet(nn.Module, ABC):
-    """Gates on every axis of some kinds of axes, as one vector.
+    """Gates on all axes of some kinds, as a vector.
 
     The learn phase, the record and progressive shrinking use only the public methods of this class. A kind of gate
     derives from the class and implements the abstract methods, which know gates only; indexing by unit, freezing and
@@ -70,26 +70,26 @@ class GateSet(nn.Module, ABC):
 
     @abstractmethod
     def sample_gates(self, step: int) -> Tensor:
-        """Return the masks of a step, before freezing: (gates,), with a graph to what the gates learn."""
+        """Return the masks of a step, before freezing: (gates,), with a graph to the learned parameters."""
 
     @abstractmethod
     def gate_logits(self) -> Tensor:
-        """Return the log-odds of a gate being open, before freezing: (gates,), with a graph to what the gates learn."""
+        """Return the log-odds of a gate being open, before freezing: (gates,), with a graph."""
 
     @abstractmethod
     def gate_scales(self) -> Tensor:
-        """Return the mask of each gate if its unit is kept, also against its own decision: (gates,)."""
+        """Return the mask of each gate if the unit is kept, even against the decision of the gate: (gates,)."""
 
     @abstractmethod
     def state(self) -> dict[str, Tensor]:
-        """Return what the gates have learned, by its name in a checkpoint; names begin with ``gates``."""
+        """Return the learned parameters by name in a checkpoint; the names begin with ``gates``."""
 
     @abstractmethod
     def load(self, state: Mapping[str, Tensor]) -> None:
-        """Restore what the gates have learned from the tensors of a checkpoint, which holds others as well."""
+        """Restore the learned parameters from the tensors of a checkpoint."""
 
     def bind_weights(self, squared_norms: Callable[[], Tensor]) -> None:
-        """Give the gates access to the weights of the student; most kinds of gate do not depend on them.
+        """Give the gates access to the weights of the student; most kinds of gate ignore the weights.
 
         Args:
             squared_norms: Returns the squared 2-norm of the weights of each unit as they are at the time of the call:
@@ -102,21 +102,22 @@ class GateSet(nn.Module, ABC):
         return frozenset(axis.name for axis in self.axes)
 
     def draw(self, step: int) -> Tensor:
-        """Return the masks of a step, one where nothing is gated: (units,), with a graph to what the gates learn.
+        """Return the masks of a step, 1 for units without a gate: (units,), with a graph to the learned parameters.
 
-        The masks depend on the seed, the step and what has been learned only: all ranks and micro-batches see the same.
+        The masks depend on seed, step and learned parameters only: all ranks and micro-batches see the same masks.
         """
         return self._to_units(self._fill_frozen(self.sample_gates(step), 0.0))
 
     def open_probability(self) -> Tensor:
-        """Return P(mask != 0) of every unit, one where nothing is gated: (units,) in float64, with a graph."""
+        """Return P(mask != 0) of every unit, 1 for units without a gate: (units,) in float64, with a graph."""
         return self._to_units(torch.sigmoid(self._logits().double()))
 
     @torch.no_grad()
     def scores(self) -> Tensor:
-        """Return the log-odds of every unit being open: (units,). A gate decides to keep its unit above zero.
+        """Return the log-odds of every unit being open: (units,).
 
-        Infinite where nothing is gated, minus infinity where a gate is frozen.
+        A gate decides to keep a unit of log-odds above zero. Units without a gate have infinity, units with a frozen
+        gate minus infinity.
         """
         unit_scores = torch.full((self.structure.size,), float("inf"))
         unit_scores[self.positions] = self._logits().cpu()
@@ -124,12 +125,12 @@ class GateSet(nn.Module, ABC):
 
     @torch.no_grad()
     def scales(self) -> Tensor:
-        """Return the scale of every unit if it is kept: (units,), one where nothing is gated, at least `MIN_SCALE`."""
+        """Return the scale of every unit if kept: (units,), 1 for units without a gate, at least `MIN_SCALE`."""
         return self._to_units(self.gate_scales().clamp(min=MIN_SCALE)).cpu()
 
     @torch.no_grad()
     def deterministic_mask(self) -> Tensor:
-        """Return the masks by the decision of each gate, with nothing drawn: (units,)."""
+        """Return the masks by the decision of each gate, without a draw: (units,)."""
         is_open = self._to_units((self._logits() > 0).float())
         return is_open * self.scales().to(is_open.device)
 
@@ -156,13 +157,13 @@ class GateSet(nn.Module, ABC):
         return self._fill_frozen(self.gate_logits(), -math.inf)
 
     def _fill_frozen(self, values: Tensor, fill_value: float) -> Tensor:
-        """Return (gates,) values with one value, and no gradient, where a gate is frozen."""
+        """Return (gates,) values, with a fill value and no gradient where a gate is frozen."""
         return values.masked_fill(self.is_frozen.to(values.device), fill_value)
 
     def _to_units(self, values: Tensor) -> Tensor:
-        """Return values of gates as values of all units, ones where nothing is gated: (gates,) -> (units,)."""
-        ones = values.new_ones(self.structure.size)
-        return ones.index_copy(0, self.positions.to(values.device), values)
+        """Return values of gates as values of all units, 1 for units without a gate: (gates,) -> (units,)."""
+        unit_values = values.new_ones(self.structure.size)
+        return unit_values.index_copy(0, self.positions.to(values.device), values)
 
 
 def check_kinds(kinds: Collection[str]) -> None:

@@ -16,12 +16,13 @@ from secateur.gates.base import GateSet
 from secateur.gates.keyed_random import normal, uniform, unit_keys
 from secateur.structure import Structure
 
+#: Distance of uniform numbers from 0 and 1, so that their logits stay finite in float32.
 EPSILON = 1e-6
 
 
 @dataclass(frozen=True, kw_only=True)
 class HardConcrete:
-    """Settings of the hard concrete gates on one kind of axis.
+    """Settings of the hard concrete gates on a kind of axis.
 
     A sample is z = min(1, max(0, s (zeta - gamma) + gamma)) with s = sigmoid((log u - log(1 - u) + log alpha) / beta)
     and u uniform; P(z != 0) = sigmoid(log alpha - beta log(-gamma / zeta)).
@@ -55,7 +56,7 @@ class HardConcrete:
 
     @property
     def initial_log_alpha(self) -> float:
-        """log alpha at the start."""
+        """The mean of log alpha at the start."""
         return math.log((1 - self.drop_rate) / self.drop_rate)
 
     @staticmethod
@@ -65,7 +66,7 @@ class HardConcrete:
 
 
 class HardConcreteGates(GateSet):
-    """Hard concrete gates with one learned number each, log alpha.
+    """Hard concrete gates, with log alpha as the learned parameter of a gate.
 
     The draw of a step is a function of (seed, step, axis, original unit) and log alpha alone. So all ranks and all
     micro-batches draw the same, and so does a model from which other units have been removed.
@@ -76,7 +77,7 @@ class HardConcreteGates(GateSet):
         Args:
             structure: The structure of the model.
             configs: Settings by kind of axis; kinds that are absent are not gated.
-            seed: The seed of the draws and of the initial log alpha.
+            seed: Seed of the draws and of the initial log alpha.
 
         Raises:
             ConfigError: A kind is unknown or cannot be gated, or no axis of the model is of these kinds.
@@ -92,7 +93,7 @@ class HardConcreteGates(GateSet):
         self.log_alpha = nn.Parameter(torch.tensor(initial, dtype=torch.float32))
 
     def sample_gates(self, step: int) -> Tensor:
-        """Return one draw of each gate: (gates,), with a graph to log alpha."""
+        """Return a draw of every gate: (gates,), with a graph to log alpha."""
         uniform_numbers = torch.from_numpy(uniform(self.keys, self.seed, step)).to(self.log_alpha)
         return sample(self.log_alpha, uniform_numbers, self._parameters_on_device())
 
@@ -135,9 +136,10 @@ class GateParameters:
 
     @classmethod
     def from_settings(cls, settings: list[tuple[HardConcrete, int]]) -> GateParameters:
-        """Settings, each for a number of gates, one behind the other."""
+        """Return the settings of all gates, given pairs of settings and the number of gates with such settings."""
 
         def repeat_per_gate(values: list[Any], dtype: torch.dtype) -> Tensor:
+            # Example: the values (0.4, 0.7) for (2, 1) gates give (0.4, 0.4, 0.7).
             counts = torch.tensor([count for _, count in settings], dtype=torch.long)
             return torch.repeat_interleave(torch.tensor(values, dtype=dtype), counts)
 
@@ -150,22 +152,23 @@ class GateParameters:
         )
 
     def to(self, device: torch.device) -> GateParameters:
-        """The same on a device."""
+        """Return a copy on a device."""
         return GateParameters(*(getattr(self, name).to(device) for name in self.__dataclass_fields__))
 
 
 def sample(log_alpha: Tensor, uniform: Tensor, parameters: GateParameters) -> Tensor:
-    """One draw of each gate.
+    """Return a draw of every gate.
 
     Args:
         log_alpha: (gates,).
         uniform: (gates,), in (0, 1).
-        shape: Settings of each gate.
+        parameters: Settings of each gate.
 
     Returns:
         z in [0, 1], (gates,).
     """
     clamped_uniform = uniform.clamp(EPSILON, 1 - EPSILON)
+    # Logistic noise, the logit of a uniform number.
     noise = torch.log(clamped_uniform) - torch.log1p(-clamped_uniform)
     scaled = torch.where(parameters.as_printed, log_alpha, log_alpha / parameters.temperature)
     stretched_input = torch.sigmoid(noise / parameters.temperature + scaled)
@@ -176,19 +179,20 @@ def sample(log_alpha: Tensor, uniform: Tensor, parameters: GateParameters) -> Te
 
 
 def open_logit(log_alpha: Tensor, parameters: GateParameters) -> Tensor:
-    """Log-odds of P(z != 0), which belong to the sampler above: (gates,) -> (gates,)."""
+    """Return the log-odds of P(z != 0) under `sample`: (gates,) -> (gates,)."""
+    # z > 0 where the stretched sigmoid is above zero, which is where s > -gamma / (zeta - gamma).
     bound = torch.log(-parameters.low / parameters.high)
     standard = log_alpha - parameters.temperature * bound
     return torch.where(parameters.as_printed, parameters.temperature * (log_alpha - bound), standard)
 
 
 def deterministic_mask(log_alpha: Tensor, parameters: GateParameters) -> Tensor:
-    """The mask used when nothing is drawn: min(1, max(0, sigmoid(log alpha) (zeta - gamma) + gamma)); (gates,)."""
+    """Return the mask without noise, min(1, max(0, sigmoid(log alpha) (zeta - gamma) + gamma)): (gates,)."""
     return (torch.sigmoid(log_alpha) * (parameters.high - parameters.low) + parameters.low).clamp(0, 1)
 
 
 class _StraightThroughClamp(torch.autograd.Function):
-    """Clamp to [0, 1]; where asked, the gradient passes everywhere, clipped to [-1, 1]."""
+    """Clamp to [0, 1], with the gradient of the clamp or a straight-through gradient clipped to [-1, 1]."""
 
     @staticmethod
     def forward(ctx: Any, stretched: Tensor, straight_through: Tensor) -> Tensor:

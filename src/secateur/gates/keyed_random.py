@@ -15,7 +15,7 @@ INITIAL_STEPS = (2**62 + 1, 2**62 + 2)
 
 
 def unit_keys(axes: Sequence[Axis]) -> NDArray[np.uint64]:
-    """Return the key of each unit of some axes: (units of these axes,).
+    """Return the keys of the units of some axes: (units,).
 
     A key depends on the name of the axis and the original index of the unit only. A unit keeps its key when units
     before it are cut, and whichever other kinds are gated.

@@ -1,4 +1,4 @@
-"""Gates of several kinds in one model."""
+"""Gates of several kinds in a model."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from secateur.structure import Structure
 
 
 class MixedGates(GateSet):
-    """Several sets of gates on disjoint kinds of axes, seen as one set."""
+    """A set of gates that joins several sets on disjoint kinds of axes."""
 
     parts: Sequence[GateSet]
 
@@ -43,15 +43,15 @@ class MixedGates(GateSet):
         return self._join([part.gate_logits() for part in self.parts])
 
     def gate_scales(self) -> Tensor:
-        """Return the mask of each gate if its unit is kept: (gates,)."""
+        """Return the mask of each gate if the unit is kept: (gates,)."""
         return self._join([part.gate_scales() for part in self.parts])
 
     def state(self) -> dict[str, Tensor]:
-        """Return what all parts have learned; each kind of gate has names of its own."""
+        """Return the learned parameters of all parts; no two kinds of gate share a name."""
         return {name: value for part in self.parts for name, value in part.state().items()}
 
     def load(self, state: Mapping[str, Tensor]) -> None:
-        """Restore what all parts have learned."""
+        """Restore the learned parameters of all parts."""
         for part in self.parts:
             part.load(state)
 

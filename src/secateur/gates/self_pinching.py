@@ -17,7 +17,7 @@ from secateur.structure import Structure
 
 @dataclass(frozen=True, kw_only=True)
 class SelfPinching:
-    """Settings of the self-pinching gates on one kind of axis.
+    """Settings of the self-pinching gates on a kind of axis.
 
     A unit is open where r > t^2 and closed elsewhere. r is the squared 2-norm of the weights of the unit, divided by
     its mean over the units of the same layer and kind in the dense model; t is a learned threshold, one for each layer
@@ -42,12 +42,12 @@ class SelfPinching:
 
     @staticmethod
     def make_gates(structure: Structure, configs: Mapping[str, SelfPinching], *, seed: int) -> SelfPinchingGates:
-        """Return the gates of a structure, given settings by kind of axis; nothing is drawn, so the seed is unused."""
+        """Return the gates of a structure, given settings by kind of axis; without draws, the seed is unused."""
         return SelfPinchingGates(structure, configs)
 
 
 class SelfPinchingGates(GateSet):
-    """Self-pinching gates with one threshold for all axes of a kind in one layer, such as the query/key of all heads.
+    """Self-pinching gates, with a threshold for all axes of a kind in a layer, such as the query/key of all heads.
 
     Unlike hard concrete gates they draw nothing: the masks of all steps follow from the thresholds and the weights.
     """
@@ -75,7 +75,10 @@ class SelfPinchingGates(GateSet):
         self._mean_norms = torch.ones(len(groups), dtype=torch.float64)
 
     def bind_weights(self, squared_norms: Callable[[], Tensor]) -> None:
-        """Use the weights of a student, and take their means over the units of each threshold as the unit of norms."""
+        """Use the weights of a student.
+
+        Norms are relative to their mean at the time of the call, over the units that share a threshold.
+        """
         self._squared_norms = squared_norms
         norms = squared_norms().detach().cpu()[self.positions]
         sums = torch.zeros(len(self.thresholds), dtype=torch.float64).index_add(0, self.group_of_gate, norms)
@@ -83,7 +86,7 @@ class SelfPinchingGates(GateSet):
         self._mean_norms = (sums / counts).clamp(min=torch.finfo(torch.float32).tiny)
 
     def sample_gates(self, step: int) -> Tensor:
-        """Return the hard masks with the gradient of the soft ones (straight through): (gates,)."""
+        """Return the hard masks with the gradient of the soft masks (straight through): (gates,)."""
         logits = self.gate_logits()
         soft = torch.sigmoid(logits)
         return (logits > 0).to(soft) + (soft - soft.detach())  # the bracket is exactly zero
@@ -99,7 +102,7 @@ class SelfPinchingGates(GateSet):
         return logits.to(self.thresholds.dtype)
 
     def gate_scales(self) -> Tensor:
-        """Return ones: an open gate leaves its unit as it is; (gates,)."""
+        """Return 1 for all gates, since an open gate does not scale the unit: (gates,)."""
         return torch.ones(len(self.positions), device=self.thresholds.device)
 
     def state(self) -> dict[str, Tensor]:

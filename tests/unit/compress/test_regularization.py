@@ -208,7 +208,7 @@ def test_a_mask_vector_that_the_config_switches_off_is_refused_by_the_fields_tha
 
 
 def test_a_front_end_that_is_not_there_keeps_no_weights() -> None:
-    with pytest.raises(ConfigError, match=r"learn\.freeze_frontend: got true, but this model hears features"):
+    with pytest.raises(ConfigError, match=r"learn\.freeze_frontend: got true, but this model takes features"):
         check_regularization(
             ModelView(tiny("wav2vec2-bert", "base")), TrainingConfig(freeze_frontend=True), phase="learn"
         )
