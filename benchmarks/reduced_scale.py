@@ -19,6 +19,8 @@ from typing import Any
 from runs import prune_alone, results_in, run_missing
 
 RECIPE = "wang2023/reduced"
+#: Recipes of methods that differ from `RECIPE` in more than the fields below.
+RECIPES = {"self_pinching": "wang2023/self_pinching"}
 RATES = (1e-3, 2e-3, 4e-3)
 METHODS: dict[str, dict[str, Any]] = {
     "learned": {},
@@ -28,6 +30,8 @@ METHODS: dict[str, dict[str, Any]] = {
     "without_ste": {
         "gates": {kind: {"straight_through": False} for kind in ("qk", "vo", "units", "block")},
     },
+    "without_block": {"gates": {"block": None}},
+    "self_pinching": {},
 }
 
 
@@ -42,6 +46,8 @@ def cases(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
             if seed < options.ablation_seeds:
                 for method in ("without_fahp", "without_ste"):
                     yield {"method": method, "sparsity": sparsity, "seed": seed, "rate": None}
+            for method in ("self_pinching", "without_block"):
+                yield {"method": method, "sparsity": sparsity, "seed": seed, "rate": None}
 
 
 def recipe_of(case: dict[str, Any], options: argparse.Namespace) -> dict[str, Any]:
@@ -63,7 +69,7 @@ def recipe_of(case: dict[str, Any], options: argparse.Namespace) -> dict[str, An
 def run_case(case: dict[str, Any], options: argparse.Namespace) -> dict[str, Any]:
     """One run in a process of its own."""
     out = Path(options.work) / "-".join(str(value) for value in case.values())
-    record = prune_alone(RECIPE, recipe_of(case, options), out)
+    record = prune_alone(RECIPES.get(case["method"], RECIPE), recipe_of(case, options), out)
     gates, stages = record["gates"], {stage["name"]: stage for stage in record["stages"]}
     return case | {
         "loss": stages["recovered"]["loss"],
@@ -124,6 +130,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, help="JSON lines, one a run; runs that are in it are not run again")
     parser.add_argument("--work", type=Path, default=Path("runs/reduced_scale"))
     parser.add_argument("--sparsities", type=float, nargs="+", default=[0.8, 0.5])
+    parser.add_argument("--methods", nargs="+", choices=METHODS, default=list(METHODS))
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--ablation-seeds", type=int, default=3)
     parser.add_argument("--learn", type=int, default=400)
@@ -132,9 +139,10 @@ def main() -> None:
     parser.add_argument("--table", action="store_true", help="print what is in the results, and run nothing")
     options = parser.parse_args()
     if options.table:
-        print(table(results_in(options.out)))
+        print(table([result for result in results_in(options.out) if result["method"] in options.methods]))
         return
-    run_missing(list(cases(options)), lambda case: run_case(case, options), options.out, jobs=options.jobs)
+    wanted_cases = [case for case in cases(options) if case["method"] in options.methods]
+    run_missing(wanted_cases, lambda case: run_case(case, options), options.out, jobs=options.jobs)
 
 
 if __name__ == "__main__":

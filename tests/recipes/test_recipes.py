@@ -63,6 +63,7 @@ def test_every_recipe_is_found() -> None:
         "tiny_teacher",
         "wang2023",
         "wang2023/reduced",
+        "wang2023/self_pinching",
         "wang2023/without_fahp",
         "wang2023/without_ste",
     ]
