@@ -21,6 +21,7 @@ if TYPE_CHECKING:
         choose,
         doctor,
         evaluate,
+        export,
         pretrain,
         profile,
         prune,
@@ -37,6 +38,7 @@ __all__ = [
     "choose",
     "doctor",
     "evaluate",
+    "export",
     "for_inference",
     "pretrain",
     "profile",
@@ -51,7 +53,7 @@ install()
 
 
 class _Package(ModuleType):
-    """The package, whose verbs are functions even where a sub-package has the same name (`evaluate`, `report`)."""
+    """The package, whose verbs are functions even where a sub-package has the same name (`export`, `report`)."""
 
     def __setattr__(self, name: str, value: Any) -> None:
         # Importing a sub-package sets it as an attribute of its parent; `sys.modules` still has it.

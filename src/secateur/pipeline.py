@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from secateur.compress.phases import OnProgress
     from secateur.cost.latency_table import LatencyTable
     from secateur.hf.model_view import ConfigView, ModelView
+    from secateur.records.export import ExportRecord
 
 logger = logging.getLogger(__name__)
 
@@ -232,11 +233,10 @@ def shrink(
     """
     from secateur.cost import breakdown
     from secateur.hf.feature_extractor import read_sample_rate
-    from secateur.hf.save import check_replaceable, save_model
-    from secateur.structure import Selection, normalize
+    from secateur.hf.save import atomic_folder, check_replaceable
+    from secateur.structure import Selection
     from secateur.surgery import load_checkpoint
-    from secateur.surgery.cut import cut_view
-    from secateur.surgery.verify import verify as prove
+    from secateur.surgery.cut_checkpoint import cut_checkpoint
 
     layouts = ("registered", "stock")
     if layout not in layouts:
@@ -247,31 +247,35 @@ def shrink(
     requested_selection = Selection.load(selection)
     source = _resolve_source(model)
     checkpoint = load_checkpoint(source).drop_damaged_head()
-    dense, extra = checkpoint.view, checkpoint.extra
-    structure, sample_rate = dense.structure, read_sample_rate(source)
-    normalized = normalize(structure, requested_selection)
-    for note in normalized.adjustments:
-        logger.warning("%s", note)
-    cut_model = cut_view(dense, normalized.selection, layout=layout)  # type: ignore[arg-type]
-    proof = prove(cut_model, dense, normalized.selection)
-    _, dropped_weights = extra.select_fitting(dense, cut_model)
-    for note in dropped_weights:
-        logger.warning("%s", note)
+    sample_rate = read_sample_rate(source)
+    cut = cut_checkpoint(checkpoint, requested_selection, layout=layout)  # type: ignore[arg-type]
     record = {
         "format": 1,
         "kind": "shrink",
         "sample_rate": sample_rate,
-        "before": breakdown(structure, samples=sample_rate).to_json(),
-        "after": breakdown(cut_model.structure, samples=sample_rate).to_json(),
-        "notes": [*checkpoint.notes, *normalized.adjustments, *dropped_weights],
-        "verification": proof.to_json(),
+        "before": breakdown(checkpoint.view.structure, samples=sample_rate).to_json(),
+        "after": breakdown(cut.view.structure, samples=sample_rate).to_json(),
+        "notes": [*cut.notes],
+        "verification": cut.verification.to_json(),
         "folder": str(out),
     }
-    if not proof.is_proven:
-        raise SecateurError(f"{proof.refusal} Nothing was written.")
-    weights = extra.state_dict(dense, cut_model)
-    save_model(out, cut_model, source=source, selection=normalized.selection, weights=weights, replace=force)
+    with atomic_folder(Path(out), replace=force) as folder:
+        cut.write(folder, source=source)
     return record
+
+
+def export(model: str | Path, *, target: str, out: str | Path, force: bool = False) -> ExportRecord:
+    """Write a model in the form of an export target, and prove that the outputs are those of the model.
+
+    Args:
+        model: A model folder or hub id, dense or cut.
+        target: Name of the target, such as ``stock``.
+        out: The folder to write.
+        force: Replace `out` if it exists.
+    """
+    from secateur.export.export import export_model
+
+    return export_model(_resolve_source(model), target=target, out=Path(out), force=force)
 
 
 def profile(model: str | Path, *, seconds: float = 1.0, selection: str | Path | None = None) -> dict[str, Any]:

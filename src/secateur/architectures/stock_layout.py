@@ -12,7 +12,9 @@ from secateur.structure.encoder_shape import EncoderShape
 def raise_if_obstacle(problem: str) -> None:
     """Raise a SelectionError that names an obstacle, where there is one."""
     if problem:
-        raise SelectionError(f"This shape does not fit the stock layout: {problem}; use the registered layout.")
+        raise SelectionError(
+            f"This shape does not fit the stock layout: {problem}; use the registered layout, the default of `shrink`."
+        )
 
 
 class AttentionLayout(Protocol):

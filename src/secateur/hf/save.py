@@ -6,7 +6,7 @@ import logging
 import os
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -54,6 +54,7 @@ def atomic_folder(path: Path, *, replace: bool = False) -> Iterator[Path]:
         SecateurError: The path exists and may not be replaced.
     """
     check_replaceable(path, replace=replace)
+    new_parents = [parent for parent in path.parents if not parent.exists()]  # innermost first
     path.parent.mkdir(parents=True, exist_ok=True)
     partial_folder = path.with_name(f".{path.name}.partial-{os.getpid()}")
     shutil.rmtree(partial_folder, ignore_errors=True)
@@ -69,6 +70,10 @@ def atomic_folder(path: Path, *, replace: bool = False) -> Iterator[Path]:
             partial_folder.rename(path)
     finally:
         shutil.rmtree(partial_folder, ignore_errors=True)
+        if not path.exists():
+            with suppress(OSError):  # another process may have put a file there
+                for parent in new_parents:
+                    parent.rmdir()
 
 
 def write_model(
