@@ -89,8 +89,8 @@ class TensorMatch:
 def match_tensors(tensors: Mapping[str, Tensor], view: ModelView, *, optional: Collection[str] = ()) -> TensorMatch:
     """Match the tensors of a checkpoint with a model.
 
-    Names in a checkpoint may start with the encoder's path, as ``wavlm.encoder.layers.0``, or with the path of a wrapper
-    before that, or with neither. Tensors of weight norm may have the names of older versions of torch.
+    Names in a checkpoint may start with the encoder's path, as ``wavlm.encoder.layers.0``, or with the path of a
+    wrapper before that, or with neither. Tensors of weight norm may have the names of older versions of torch.
 
     Args:
         tensors: The tensors, by name in the file.

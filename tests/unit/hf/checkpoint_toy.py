@@ -1,4 +1,4 @@
-"""Folders with tiny models whose files are changed as people's are."""
+"""Folders of tiny models with changed files, as in published checkpoints."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ NARROW = Selection(axes={names.channels(2): (0, 2, 5)})
 
 
 def folder_of(path: Path, model: Any, change: Change | None = None, **config: Any) -> Path:
-    """A folder with a model, its weights changed in place and its config in some fields."""
+    """Write a folder with a model, changed weights and changed config fields."""
     model.save_pretrained(path)
     if change is not None:
         state = load_file(path / "model.safetensors")
@@ -37,7 +37,7 @@ def folder_of(path: Path, model: Any, change: Change | None = None, **config: An
 
 
 def pickled(folder: Path, change: Change | None = None) -> Path:
-    """The same folder with its weights in pytorch_model.bin."""
+    """Move the weights of a folder to pytorch_model.bin."""
     state: dict[str, Any] = load_file(folder / "model.safetensors")
     if change is not None:
         change(state)
@@ -54,7 +54,7 @@ def same(remaining: Any, right: Any) -> bool:
 
 
 def with_head_of(family: str, ending: str) -> Any:
-    """A tiny model with a head, FastConformers included."""
+    """Return a tiny model with a head, also of FastConformers."""
     if not FAMILIES[family].composite_model_types:
         return tiny(family, "base", ending)
     fields = {"vocab_size": 9, "pad_token_id": 2}

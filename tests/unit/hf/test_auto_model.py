@@ -1,4 +1,4 @@
-"""`AutoModel` reads the encoder of every cut model, whatever lies beside it, and refuses one that is not whole."""
+"""`AutoModel` loads the encoder of every cut model, ignores extra weights and rejects incomplete encoders."""
 
 from __future__ import annotations
 
@@ -41,9 +41,7 @@ def test_auto_model_reads_a_cut_model_with_any_head(tmp_path: Path, family: str,
         add(encoder__layers__9__self_attn__weight=(3, 3), encoder__weight=(2, 24), feature_projection=(2,)),
     ],
 )
-def test_auto_model_takes_what_lies_beside_an_encoder_under_its_path_for_no_part_of_it(
-    tmp_path: Path, change: Change
-) -> None:
+def test_auto_model_ignores_extra_weights_in_the_file_of_a_cut_encoder(tmp_path: Path, change: Change) -> None:
     small: Any = cut(tiny("wavlm", "base", "ForXVector"), NARROW)
     folder_of(tmp_path, small, change)
     assert same(AutoModel.from_pretrained(tmp_path), small.wavlm)
@@ -51,7 +49,7 @@ def test_auto_model_takes_what_lies_beside_an_encoder_under_its_path_for_no_part
 
 
 @pytest.mark.parametrize("ending", ["Model", "ForCTC"])
-def test_auto_model_refuses_a_layer_that_the_config_has_no_place_for(tmp_path: Path, ending: str) -> None:
+def test_auto_model_rejects_a_layer_missing_in_the_config(tmp_path: Path, ending: str) -> None:
     prefix = "" if ending == "Model" else "hubert."
 
     def change(state: dict[str, torch.Tensor]) -> None:

@@ -1,4 +1,4 @@
-"""What people's checkpoints are like: pickled, folded, damaged, without their head, with weights beside the encoder."""
+"""Published checkpoints: pickled, with folded weight norm, damaged, without head, with extra weights."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from secateur.surgery import cut, load_model
         ("parakeet_encoder", "ForTDT", "decoder.embedding"),
     ],
 )
-def test_a_head_that_lacks_a_part_is_left_out_and_named(
+def test_a_head_with_missing_weights_is_left_out_with_a_warning(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, family: str, ending: str, lost: str
 ) -> None:
     source = with_head_of(family, ending)
@@ -44,7 +44,7 @@ def test_a_head_that_lacks_a_part_is_left_out_and_named(
     assert list(checkpoint.notes) == caplog.messages
 
 
-def test_weights_of_layers_that_the_config_sums_up_belong_to_the_head(tmp_path: Path) -> None:
+def test_layer_weights_belong_to_a_head_with_a_weighted_layer_sum(tmp_path: Path) -> None:
     source = build(tiny_config("wavlm", "base", use_weighted_layer_sum=True), "ForSequenceClassification")
     assert load_checkpoint(folder_of(tmp_path, source)).notes == ()
     assert "layer_weights" in load_checkpoint(folder_of(tmp_path, source, drop("layer_weights"))).notes[0]
@@ -62,7 +62,7 @@ def test_weights_of_layers_that_the_config_sums_up_belong_to_the_head(tmp_path: 
         ("parakeet_encoder", "ForCTC", {"ctc_head__1__weight": (9, 9)}, ""),
     ],
 )
-def test_parts_of_a_head_that_the_config_has_no_place_for_are_refused(
+def test_head_weights_missing_in_the_config_are_rejected(
     tmp_path: Path, family: str, ending: str, surplus: dict[str, tuple[int, ...]], field: str
 ) -> None:
     folder = folder_of(tmp_path, with_head_of(family, ending), add(**surplus))
@@ -72,12 +72,12 @@ def test_parts_of_a_head_that_the_config_has_no_place_for_are_refused(
         load_model(folder)
 
 
-def test_weights_that_another_class_sums_layers_up_by_lie_beside_a_head_that_has_none(tmp_path: Path) -> None:
+def test_layer_weights_of_another_class_are_extra_weights(tmp_path: Path) -> None:
     checkpoint = load_checkpoint(folder_of(tmp_path, tiny("wavlm", "base", "ForCTC"), add(layer_weights=(4,))))
     assert set(checkpoint.extra.tensors) == {"layer_weights"}
 
 
-def test_the_loss_of_speaker_verification_may_be_missing(tmp_path: Path) -> None:
+def test_weights_of_the_speaker_verification_loss_are_optional(tmp_path: Path) -> None:
     folder = folder_of(tmp_path, tiny("wavlm", "base", "ForXVector"), drop("objective"))
     first, reloaded = load_model(folder), load_model(folder)
     assert type(first).__name__ == "WavLMForXVector"
@@ -85,7 +85,7 @@ def test_the_loss_of_speaker_verification_may_be_missing(tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize("format", ["torch", "old torch", "half", "old names", "module."])
-def test_pickled_weights_are_read_and_told(tmp_path: Path, format: str, caplog: pytest.LogCaptureFixture) -> None:
+def test_pickled_weights_are_read_with_a_note(tmp_path: Path, format: str, caplog: pytest.LogCaptureFixture) -> None:
     source = tiny("hubert", "base", "ForCTC")
     folder = folder_of(tmp_path, source)
 
@@ -128,14 +128,14 @@ def test_weights_in_several_files_are_read_from_their_index(tmp_path: Path) -> N
         load_model(tmp_path)
 
 
-def test_safetensors_win_over_pickled_weights(tmp_path: Path) -> None:
+def test_safetensors_take_precedence_over_pickled_weights(tmp_path: Path) -> None:
     folder = folder_of(tmp_path, tiny("hubert", "base"))
     (folder / "pytorch_model.bin").write_bytes(b"nothing")
     assert load_checkpoint(folder).notes == ()
 
 
 class Payload:
-    """Something that is no tensor."""
+    """An object other than a tensor."""
 
 
 @pytest.mark.parametrize(
@@ -148,7 +148,7 @@ class Payload:
         (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n", "is a Git LFS pointer"),
     ],
 )
-def test_a_pickle_of_anything_but_tensors_is_refused(tmp_path: Path, content: Any, sentence: str) -> None:
+def test_a_pickle_with_other_objects_than_tensors_is_rejected(tmp_path: Path, content: Any, sentence: str) -> None:
     tiny_config("hubert", "base").save_pretrained(tmp_path)
     if isinstance(content, bytes):
         (tmp_path / "pytorch_model.bin").write_bytes(content)
@@ -159,7 +159,7 @@ def test_a_pickle_of_anything_but_tensors_is_refused(tmp_path: Path, content: An
 
 
 @pytest.mark.parametrize("left", [0, 4, 100, 5000])
-def test_a_file_that_was_cut_short_is_refused(tmp_path: Path, left: int) -> None:
+def test_a_truncated_file_is_rejected(tmp_path: Path, left: int) -> None:
     folder = folder_of(tmp_path, tiny("hubert", "base"))
     content = (folder / "model.safetensors").read_bytes()
     (folder / "model.safetensors").write_bytes(content[:left])
@@ -168,7 +168,7 @@ def test_a_file_that_was_cut_short_is_refused(tmp_path: Path, left: int) -> None
 
 
 @pytest.mark.parametrize(("family", "size"), [("hubert", "base"), ("wavlm", "large")])
-def test_a_folded_weight_norm_is_split_off_exactly(tmp_path: Path, family: str, size: str) -> None:
+def test_a_folded_weight_norm_is_split_exactly(tmp_path: Path, family: str, size: str) -> None:
     source = build(tiny_config(family, size), dtype=torch.float64)
     folded = source.encoder.pos_conv_embed.conv.weight.detach().clone()
     folded[:, :, 2] = 0.0
@@ -185,7 +185,7 @@ def test_a_folded_weight_norm_is_split_off_exactly(tmp_path: Path, family: str, 
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
-def test_a_folded_weight_norm_of_half_precision_is_split_off_exactly_too(tmp_path: Path, dtype: torch.dtype) -> None:
+def test_a_folded_weight_norm_in_half_precision_is_split_exactly(tmp_path: Path, dtype: torch.dtype) -> None:
     source = tiny("hubert", "base")
     folded = (3 * source.encoder.pos_conv_embed.conv.weight.detach()).to(dtype)
 
@@ -198,7 +198,7 @@ def test_a_folded_weight_norm_of_half_precision_is_split_off_exactly_too(tmp_pat
     assert torch.allclose(model.encoder.pos_conv_embed.conv.weight, folded.float(), rtol=1e-6, atol=0.0)
 
 
-def test_numbers_that_are_none_are_named_at_loading(tmp_path: Path) -> None:
+def test_nan_weights_are_named_when_loading(tmp_path: Path) -> None:
     def spoil(state: dict[str, Tensor]) -> None:
         state["wavlm.encoder.layers.1.feed_forward.output_dense.weight"][0, :3] = float("nan")
         state["wavlm.encoder.layer_norm.weight"][0] = float("inf")
@@ -208,7 +208,7 @@ def test_numbers_that_are_none_are_named_at_loading(tmp_path: Path) -> None:
         load_model(folder)
 
 
-def test_a_head_that_is_no_numbers_is_refused_where_it_is_used_and_left_out_elsewhere(tmp_path: Path) -> None:
+def test_a_nan_head_is_rejected_if_needed_and_otherwise_left_out(tmp_path: Path) -> None:
     def spoil(state: dict[str, Tensor]) -> None:
         state["lm_head.bias"][2] = float("nan")
 
@@ -238,14 +238,14 @@ def test_a_head_that_is_no_numbers_is_refused_where_it_is_used_and_left_out_else
         ("hubert", "Model", {"num_hidden_layers": 4}, r"missing encoder\.layers\.3\.attention"),
     ],
 )
-def test_a_config_that_is_not_of_the_weights_is_refused_with_both_sizes(
+def test_a_config_of_other_sizes_than_the_weights_is_rejected_with_both_sizes(
     tmp_path: Path, family: str, ending: str, fields: dict[str, Any], sentence: str
 ) -> None:
     with pytest.raises(ModelError, match=sentence):
         load_model(folder_of(tmp_path, with_head_of(family, ending), **fields))
 
 
-def test_an_encoder_within_a_wrapper_is_found_and_two_are_refused(tmp_path: Path) -> None:
+def test_an_encoder_in_a_wrapper_is_found_and_two_encoders_are_rejected(tmp_path: Path) -> None:
     source = tiny("hubert", "base")
 
     def wrap(*prefixes: str) -> Change:
@@ -262,6 +262,6 @@ def test_an_encoder_within_a_wrapper_is_found_and_two_are_refused(tmp_path: Path
         load_model(folder_of(tmp_path / "b", source, wrap("student.", "teacher.")))
 
 
-def test_a_cut_model_that_lacks_its_head_is_a_cut_encoder(tmp_path: Path) -> None:
+def test_a_cut_model_without_head_weights_is_loaded_as_a_cut_encoder(tmp_path: Path) -> None:
     small: Any = cut(tiny("hubert", "base", "ForCTC"), NARROW)
     assert same(load_model(folder_of(tmp_path, small, drop("lm_head"))), small.hubert)

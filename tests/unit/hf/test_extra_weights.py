@@ -1,4 +1,4 @@
-"""What lies beside encoder and head goes with the cut model where it fits, adapters included."""
+"""Extra weights and adapters are kept with the cut model if they fit."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from secateur.structure import Selection
 from secateur.surgery.cut import cut_view
 
 
-def test_another_head_of_the_same_name_is_kept_beside_a_bare_encoder(tmp_path: Path) -> None:
+def test_a_head_of_another_shape_is_kept_as_extra_weights_of_a_bare_encoder(tmp_path: Path) -> None:
     def another(state: dict[str, Tensor]) -> None:
         drop("classifier", "projector")(state)
         add(classifier__dense__weight=(24, 24), classifier__weight=(2, 24))(state)
@@ -43,7 +43,7 @@ def test_another_head_of_the_same_name_is_kept_beside_a_bare_encoder(tmp_path: P
     )
 
 
-def test_a_class_of_the_users_own_finds_its_projection_beside_a_cut_encoder(tmp_path: Path) -> None:
+def test_a_user_defined_class_loads_its_projection_with_a_cut_encoder(tmp_path: Path) -> None:
     class WithProjection(transformers.HubertModel):
         def __init__(self, config: Any) -> None:
             super().__init__(config)
@@ -62,7 +62,7 @@ def test_a_class_of_the_users_own_finds_its_projection_beside_a_cut_encoder(tmp_
     assert torch.equal(loaded_model.final_proj.weight, checkpoint.extra.tensors["final_proj.weight"])
 
 
-def test_what_pre_training_used_is_kept_unless_it_takes_channels_that_were_cut(tmp_path: Path) -> None:
+def test_pre_training_weights_are_kept_unless_they_take_removed_channels(tmp_path: Path) -> None:
     config = tiny_config("wav2vec2", "base", codevector_dim=6, proj_codevector_dim=6, num_codevectors_per_group=4)
     checkpoint = load_checkpoint(folder_of(tmp_path, transformers.Wav2Vec2ForPreTraining(config)))
     kept_units, reason = checkpoint.extra.select_fitting(checkpoint.view, cut_view(checkpoint.view, NARROW))
@@ -85,7 +85,7 @@ def test_what_pre_training_used_is_kept_unless_it_takes_channels_that_were_cut(t
         ),
     ],
 )
-def test_weights_of_hidden_states_do_not_go_with_fewer_layers(
+def test_weights_of_hidden_states_are_dropped_with_fewer_layers(
     tmp_path: Path, shapes: dict[str, tuple[int, ...]], kind: str
 ) -> None:
     checkpoint = load_checkpoint(folder_of(tmp_path, tiny("hubert", "base"), add(**shapes, out__weight=(2, 24))))
@@ -109,7 +109,7 @@ def test_weights_of_hidden_states_do_not_go_with_fewer_layers(
         {"norm__weight": (4,), "norm__bias": (4,), "norm__running_mean": (4,), "norm__running_var": (4,)},
     ],
 )
-def test_a_classifier_whose_widths_happen_to_be_those_of_the_encoder_is_kept(
+def test_a_classifier_with_widths_equal_to_the_number_of_layers_is_kept(
     tmp_path: Path, shapes: dict[str, tuple[int, ...]]
 ) -> None:
     checkpoint = load_checkpoint(folder_of(tmp_path, tiny("hubert", "base"), add(**shapes)))
@@ -120,7 +120,7 @@ def test_a_classifier_whose_widths_happen_to_be_those_of_the_encoder_is_kept(
     assert (selection.keys(), reason) == (checkpoint.extra.tensors.keys(), ())
 
 
-def test_a_second_copy_of_the_encoder_does_not_go_with_a_cut_one(tmp_path: Path) -> None:
+def test_a_second_copy_of_the_encoder_is_dropped(tmp_path: Path) -> None:
     def average(state: dict[str, Tensor]) -> None:
         state |= {f"ema.{name}": value.clone() for name, value in state.items()}
 
@@ -135,7 +135,7 @@ def test_a_second_copy_of_the_encoder_does_not_go_with_a_cut_one(tmp_path: Path)
 
 
 @pytest.mark.parametrize("kind", ["safetensors", "bin"])
-def test_adapters_of_other_languages_go_with_the_cut_model(tmp_path: Path, kind: str) -> None:
+def test_adapters_of_other_languages_are_copied_to_the_cut_model(tmp_path: Path, kind: str) -> None:
     source = build(tiny_config("wav2vec2", "large", adapter_attn_dim=4), "ForCTC")
     folder = folder_of(tmp_path / "a", source)
     generator = torch.Generator().manual_seed(1)
@@ -163,7 +163,7 @@ def test_adapters_of_other_languages_go_with_the_cut_model(tmp_path: Path, kind:
         ("adapter.bad.bin", None),
     ],
 )
-def test_an_adapter_that_cannot_be_read_is_told_at_loading_and_left_out(
+def test_an_unreadable_adapter_is_left_out_with_a_note(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, name: str, content: Any
 ) -> None:
     source = build(tiny_config("wav2vec2", "large", adapter_attn_dim=4), "ForCTC")

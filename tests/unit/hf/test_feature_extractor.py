@@ -1,4 +1,4 @@
-"""A model hears as its folder says, or is refused."""
+"""Input features follow the settings in a model's folder; unusable settings are rejected."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ STRUCTURE = replace(
 NOISE = np.random.default_rng(0).standard_normal(4000).astype(np.float32)
 
 
-def test_features_are_those_of_the_extractor_in_the_folder(tmp_path: Path) -> None:
+def test_features_equal_those_of_the_extractor_in_the_folder(tmp_path: Path) -> None:
     extractor = ParakeetFeatureExtractor(feature_size=24, preemphasis=0.5)
     extractor.save_pretrained(tmp_path)
     values, lengths = load_input_features(tmp_path, STRUCTURE)([NOISE])
@@ -40,7 +40,7 @@ def test_features_are_those_of_the_extractor_in_the_folder(tmp_path: Path) -> No
     assert torch.equal(values, expected[:, : lengths[0]])
 
 
-def test_a_folder_without_an_extractor_gets_its_familys_and_it_is_said(
+def test_a_folder_without_an_extractor_gets_the_familys_default_with_a_warning(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     with caplog.at_level(logging.WARNING):
@@ -51,7 +51,7 @@ def test_a_folder_without_an_extractor_gets_its_familys_and_it_is_said(
 
 @pytest.mark.parametrize("name", ["preprocessor_config.json", "processor_config.json"])
 @pytest.mark.parametrize("normalize", [True, False])
-def test_samples_are_normalised_as_the_folder_says(tmp_path: Path, name: str, normalize: bool) -> None:
+def test_samples_are_normalized_as_the_settings_say(tmp_path: Path, name: str, normalize: bool) -> None:
     settings = Wav2Vec2FeatureExtractor(do_normalize=normalize).to_dict()
     inner_settings = settings if name.startswith("pre") else {"feature_extractor": settings}
     (tmp_path / name).write_text(json.dumps(inner_settings))
@@ -66,7 +66,7 @@ def test_samples_are_normalised_as_the_folder_says(tmp_path: Path, name: str, no
         (Wav2Vec2FeatureExtractor(), "is a Wav2Vec2FeatureExtractor, allowed is ParakeetFeatureExtractor"),
     ],
 )
-def test_an_extractor_that_does_not_go_with_the_model_is_refused(
+def test_an_extractor_that_does_not_fit_the_model_is_rejected(
     tmp_path: Path, extractor: ParakeetFeatureExtractor | Wav2Vec2FeatureExtractor, sentence: str
 ) -> None:
     extractor.save_pretrained(tmp_path)
@@ -75,7 +75,7 @@ def test_an_extractor_that_does_not_go_with_the_model_is_refused(
 
 
 @pytest.mark.parametrize("structure", [STRUCTURE, tiny_structure("hubert", "base")])
-def test_an_extractor_of_another_class_is_refused_by_its_name(tmp_path: Path, structure: Structure) -> None:
+def test_an_extractor_of_another_class_is_rejected_by_name(tmp_path: Path, structure: Structure) -> None:
     WhisperFeatureExtractor(feature_size=24).save_pretrained(tmp_path)
     with pytest.raises(
         ModelError, match=r"is a WhisperFeatureExtractor, allowed is (Parakeet|Wav2Vec2)FeatureExtractor"
@@ -94,7 +94,7 @@ def test_an_extractor_of_another_class_is_refused_by_its_name(tmp_path: Path, st
         ("SeamlessM4TFeatureExtractor", {"num_mel_bins": -3}),
     ],
 )
-def test_settings_that_no_audio_can_be_heard_with_are_refused_in_a_sentence(
+def test_unusable_settings_are_rejected_with_a_message(
     tmp_path: Path, extractor: str, settings: dict[str, object]
 ) -> None:
     structure = replace(STRUCTURE, features=FeatureSpec(extractor=extractor, width=24, settings={}))
@@ -106,7 +106,7 @@ def test_settings_that_no_audio_can_be_heard_with_are_refused_in_a_sentence(
 
 @pytest.mark.parametrize("structure", [STRUCTURE, tiny_structure("hubert", "base")])
 @pytest.mark.parametrize(("settings", "sample_rate"), [({"sampling_rate": 8000}, 8000), ({}, 16_000)])
-def test_audio_is_wanted_at_the_rate_that_the_folder_names(
+def test_audio_is_read_at_the_sampling_rate_of_the_settings(
     tmp_path: Path, structure: Structure, settings: dict[str, int], sample_rate: int
 ) -> None:
     settings = settings | {"feature_size": 24} if structure.features else settings
@@ -117,7 +117,7 @@ def test_audio_is_wanted_at_the_rate_that_the_folder_names(
 
 
 @pytest.mark.parametrize("key", ["feature_extractor", "audio_processor"])
-def test_the_rate_within_a_processors_file_goes_first_as_in_the_library(tmp_path: Path, key: str) -> None:
+def test_the_sampling_rate_of_a_processor_takes_precedence_as_in_transformers(tmp_path: Path, key: str) -> None:
     Wav2Vec2FeatureExtractor(sampling_rate=8000).save_pretrained(tmp_path)
     assert read_sample_rate(tmp_path) == 8000
     settings = Wav2Vec2FeatureExtractor(sampling_rate=24_000).to_dict()
@@ -128,7 +128,7 @@ def test_the_rate_within_a_processors_file_goes_first_as_in_the_library(tmp_path
 
 
 @pytest.mark.parametrize("value", ["8000", 0, None, -8000, True, 8000.5, 3999, 192_001, float("nan"), [8000]])
-def test_a_rate_that_is_none_is_refused_by_file_and_value(tmp_path: Path, value: object) -> None:
+def test_an_invalid_sampling_rate_is_rejected_with_file_and_value(tmp_path: Path, value: object) -> None:
     (tmp_path / "preprocessor_config.json").write_text(json.dumps({"sampling_rate": value}))
     sentence = re.escape(f"preprocessor_config.json: sampling_rate: got {value!r}, expected a whole number of hertz")
     with pytest.raises(ModelError, match=sentence):

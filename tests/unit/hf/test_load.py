@@ -1,4 +1,4 @@
-"""Models by hub id where the hub may be out of reach, and folders whose files are not what they should be."""
+"""Loading by hub id with an unreachable hub, and loading of folders with invalid files."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from secateur.hf.weight_files import read_tensors
 
 @pytest.fixture
 def tried(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """What was asked for: names of hosts, and models of the hub library, which has none. No host resolves."""
+    """Record requested host names and hub models; no host name resolves and no model is cached."""
     requests: list[str] = []
 
     def resolve(host: str, port: Any) -> None:
@@ -44,14 +44,14 @@ def tried(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return requests
 
 
-def test_without_a_network_a_hub_id_is_refused_before_the_library_tries_again_and_again(tried: list[str]) -> None:
+def test_a_hub_id_is_rejected_without_retries_when_the_network_is_down(tried: list[str]) -> None:
     with pytest.raises(ModelError, match=r"'no/such' cannot be used: there is no such folder .* does not resolve"):
         load.load_config("no/such")
     assert "no/such" not in tried
     assert len(tried) == 2  # a name server that stumbles once is asked again
 
 
-def test_where_the_name_resolves_at_the_second_time_the_library_is_asked(
+def test_the_hub_library_is_called_if_the_host_name_resolves_at_the_second_attempt(
     tried: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     original = hub_files.socket.getaddrinfo
@@ -62,7 +62,7 @@ def test_where_the_name_resolves_at_the_second_time_the_library_is_asked(
 
 
 @pytest.mark.parametrize("how", ["proxy", "offline", "cached"])
-def test_a_proxy_an_offline_library_and_its_cache_need_no_name_to_resolve(
+def test_proxy_offline_mode_and_cache_skip_the_resolution_of_the_host_name(
     tried: list[str], monkeypatch: pytest.MonkeyPatch, how: str
 ) -> None:
     name, value = {
@@ -76,7 +76,7 @@ def test_a_proxy_an_offline_library_and_its_cache_need_no_name_to_resolve(
     assert tried == ["no/such"]
 
 
-def test_a_head_that_a_family_lacks_is_refused_with_the_families_that_have_it() -> None:
+def test_a_head_missing_in_a_family_is_rejected_with_the_families_that_have_it() -> None:
     with pytest.raises(ModelError, match=r"no ForRNNT of wavlm models; .*; there is of parakeet_encoder, nemotron_asr"):
         load.with_head(ModelView(tiny("wavlm", "base")), "ForRNNT", {}, seed=0)
 
@@ -100,28 +100,26 @@ def test_a_head_that_a_family_lacks_is_refused_with_the_families_that_have_it() 
         ({"num_attention_heads": 5}, r"can be built: .*num_heads.*[^.]\.$"),
     ],
 )
-def test_a_config_that_no_model_can_be_loaded_by_is_refused_in_a_sentence(
-    tmp_path: Path, fields: dict[str, Any], sentence: str
-) -> None:
+def test_an_unusable_config_is_rejected_with_a_message(tmp_path: Path, fields: dict[str, Any], sentence: str) -> None:
     with pytest.raises(ModelError, match=sentence):
         load.load_model(folder_of(tmp_path, tiny("hubert", "base"), **fields))
 
 
 @pytest.mark.parametrize("family", ["wavlm", "parakeet_encoder"])
-def test_a_structure_is_refused_by_the_activation_that_there_is_not(family: str) -> None:
+def test_an_unknown_activation_is_rejected(family: str) -> None:
     with pytest.raises(ModelError, match="can be built: hidden_act: got 'foo', expected an activation of transformers"):
         declare(tiny_config(family, "base", hidden_act="foo"))
 
 
 @pytest.mark.parametrize("stride", [0, -2])
-def test_a_structure_is_refused_by_a_stride_that_goes_nowhere(stride: int) -> None:
+def test_a_stride_below_one_is_rejected(stride: int) -> None:
     with pytest.raises(ModelError, match=f"front end with a stride of {stride}; each is at least 1"):
         declare(tiny_config("hubert", "base", conv_stride=[10, stride, 4]))
 
 
 @pytest.mark.parametrize("key", ["attn_implementation", "_attn_implementation"])
 @pytest.mark.parametrize("family", ["wav2vec2", "parakeet_encoder"])
-def test_attention_that_needs_another_package_is_computed_by_torch(
+def test_attention_that_needs_another_package_falls_back_to_torch(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, family: str, key: str
 ) -> None:
     source = with_head_of(family, "ForCTC")
@@ -135,7 +133,7 @@ def test_attention_that_needs_another_package_is_computed_by_torch(
 
 
 @pytest.mark.parametrize("dtype", [torch.float8_e4m3fn, torch.float8_e5m2])
-def test_weights_of_eight_bits_are_read_and_their_nans_found(tmp_path: Path, dtype: torch.dtype) -> None:
+def test_eight_bit_weights_are_read_and_checked_for_nan(tmp_path: Path, dtype: torch.dtype) -> None:
     source = tiny("hubert", "base", "ForCTC")
     name = "hubert.encoder.layers.0.attention.k_proj.weight"
 
@@ -158,7 +156,7 @@ def test_weights_of_eight_bits_are_read_and_their_nans_found(tmp_path: Path, dty
 
 @pytest.mark.parametrize("dtype", [torch.int8, torch.uint8, torch.int64, torch.bool, torch.complex64])
 @pytest.mark.parametrize("name", ["hubert.encoder.layers.0.attention.k_proj.weight", "lm_head.weight"])
-def test_weights_that_are_no_floating_point_numbers_are_refused(tmp_path: Path, dtype: torch.dtype, name: str) -> None:
+def test_non_floating_point_weights_are_rejected(tmp_path: Path, dtype: torch.dtype, name: str) -> None:
     def change(state: dict[str, torch.Tensor]) -> None:
         state[name] = state[name].to(dtype)
 
@@ -167,7 +165,7 @@ def test_weights_that_are_no_floating_point_numbers_are_refused(tmp_path: Path, 
 
 
 @pytest.mark.parametrize("content", ["[]", "{", '{"max_new_tokens": "a"}'])
-def test_a_generation_config_that_is_none_is_refused_where_the_model_writes_text(tmp_path: Path, content: str) -> None:
+def test_an_invalid_generation_config_of_a_generating_model_is_rejected(tmp_path: Path, content: str) -> None:
     folder = folder_of(tmp_path / "a", with_head_of("parakeet_encoder", "ForRNNT"))
     (folder / "generation_config.json").write_text(content)
     with pytest.raises(ModelError, match=r"generation_config\.json' cannot be used: .*[^.]\.$"):
@@ -178,7 +176,7 @@ def test_a_generation_config_that_is_none_is_refused_where_the_model_writes_text
 
 @pytest.mark.filterwarnings("ignore:Detected pickle protocol")
 @pytest.mark.parametrize("zipped", [True, False])
-def test_a_pickle_with_wrong_bytes_is_refused_in_a_sentence_or_read(tmp_path: Path, zipped: bool) -> None:
+def test_a_pickle_with_corrupted_bytes_is_rejected_with_a_message_or_read(tmp_path: Path, zipped: bool) -> None:
     path, state = tmp_path / "pytorch_model.bin", {"a.weight": torch.ones(3, 2), "a.bias": torch.ones(3)}
     torch.save(state, path, _use_new_zipfile_serialization=zipped)
     content, draw, num_refused = path.read_bytes(), random.Random(0), 0
@@ -213,7 +211,7 @@ def _program(path: Path) -> None:
         (lambda path: path.write_bytes(b"<!DOCTYPE html>"), r"this is no file of PyTorch\.$"),
     ],
 )
-def test_a_pickle_of_another_format_is_refused_by_what_it_is(
+def test_a_pickle_of_an_unsupported_format_is_rejected_by_the_name_of_the_format(
     tmp_path: Path, write: Callable[[Path], object], sentence: str
 ) -> None:
     write(tmp_path / "pytorch_model.bin")
@@ -222,14 +220,14 @@ def test_a_pickle_of_another_format_is_refused_by_what_it_is(
 
 
 @pytest.mark.parametrize("value", [torch.eye(3).to_sparse(), torch.eye(3, device="meta")])
-def test_a_pickle_of_tensors_that_are_not_dense_is_refused(tmp_path: Path, value: torch.Tensor) -> None:
+def test_a_pickle_of_sparse_or_meta_tensors_is_rejected(tmp_path: Path, value: torch.Tensor) -> None:
     torch.save({"a.weight": value}, tmp_path / "pytorch_model.bin")
     with pytest.raises(ModelError, match=r"holds 'a\.weight' without plain values: expected dense tensors"):
         read_tensors(tmp_path / "pytorch_model.bin")
 
 
 @pytest.mark.parametrize("weight", [torch.ones(()), torch.ones(3, 3), torch.ones(24, 6, 8, dtype=torch.int8)])
-def test_a_folded_weight_that_is_none_is_refused(tmp_path: Path, weight: torch.Tensor) -> None:
+def test_an_invalid_folded_weight_is_rejected(tmp_path: Path, weight: torch.Tensor) -> None:
     def fold(state: dict[str, torch.Tensor]) -> None:
         drop("encoder.pos_conv_embed.conv.parametrizations")(state)
         state["encoder.pos_conv_embed.conv.weight"] = weight

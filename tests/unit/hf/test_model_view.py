@@ -38,20 +38,20 @@ def test_config_of_a_transducer_holds_the_config_of_its_encoder() -> None:
     assert view.encoder_view.held_head_class == ""
 
 
-def test_structure_is_that_of_the_config() -> None:
+def test_structure_equals_the_declared_structure_of_the_config() -> None:
     config = tiny_config("wavlm", "base")
     view = ConfigView(config)
     assert view.structure.axes == declare(config).axes
     assert view.shape.model_type == "wavlm"
 
 
-def test_view_of_a_view_is_the_same() -> None:
+def test_view_of_a_view_is_the_view() -> None:
     view = ModelView.of(tiny("wavlm", "base"))
     assert ModelView.of(view) is view
     assert ConfigView.of_config(view) is view
 
 
-def test_unsupported_family_is_named_when_the_view_is_asked_for_it() -> None:
+def test_unsupported_family_is_named_when_accessed() -> None:
     view = ConfigView(BertConfig())
     with pytest.raises(ModelError, match="'bert' is not supported"):
         _ = view.model_type

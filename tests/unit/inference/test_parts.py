@@ -1,4 +1,4 @@
-"""Parts of the inference-only form against the library's own, at widths and lengths where each takes its fast way."""
+"""Inference-only modules equal the stock modules, at widths and lengths that use the fast code."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ TOLERANCE = {torch.float32: 1e-5, torch.float64: 1e-12}
 
 
 def conv(dtype: torch.dtype, taps: int = 64, groups: int = 4) -> Any:
-    """A stock positional convolution."""
+    """Return a stock positional convolution."""
     torch.manual_seed(0)
     config = HubertConfig(hidden_size=32, num_conv_pos_embeddings=taps, num_conv_pos_embedding_groups=groups)
     stock = HubertPositionalConvEmbedding(config).to(dtype)
@@ -35,7 +35,9 @@ def conv(dtype: torch.dtype, taps: int = 64, groups: int = 4) -> Any:
 @pytest.mark.parametrize("dtype", TOLERANCE, ids=str)
 @pytest.mark.parametrize("taps", [32, 33, 64])
 @pytest.mark.parametrize("time", [1, 31, 32, 64, 65, 66, 130, 201])
-def test_positional_convolution_at_every_block_border(time: int, taps: int, dtype: torch.dtype) -> None:
+def test_positional_convolution_equals_the_stock_one_at_every_block_border(
+    time: int, taps: int, dtype: torch.dtype
+) -> None:
     stock = conv(dtype, taps)
     values = torch.randn(2, time, 32, dtype=dtype)
     torch.testing.assert_close(InferencePositionalConv(stock)(values), stock(values), rtol=0, atol=TOLERANCE[dtype])
@@ -45,7 +47,7 @@ def test_positional_convolution_at_every_block_border(time: int, taps: int, dtyp
 @pytest.mark.parametrize("dtype", TOLERANCE, ids=str)
 @pytest.mark.parametrize("time", [20, 130])
 @pytest.mark.parametrize("taps", [8, 64])
-def test_positional_convolution_with_fewer_groups(taps: int, time: int, dtype: torch.dtype) -> None:
+def test_positional_convolution_with_fewer_groups_equals_the_cut_one(taps: int, time: int, dtype: torch.dtype) -> None:
     shape = PositionalConvShape(original_groups=4, groups=(0, 3), scales=(0.5, 2.0))
     small = CutPositionalConv(conv(dtype, taps), shape).to(dtype)
     values = torch.randn(2, time, 32, dtype=dtype)
@@ -53,21 +55,25 @@ def test_positional_convolution_with_fewer_groups(taps: int, time: int, dtype: t
 
 
 @torch.no_grad()
-def test_long_convolutions_go_by_blocks_and_short_ones_do_not(monkeypatch: pytest.MonkeyPatch) -> None:
-    went: list[int] = []
-    full_result = InferencePositionalConv._convolve_by_fft
+def test_only_long_inputs_are_convolved_by_fft_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    fft_taps: list[int] = []
+    convolve_by_fft = InferencePositionalConv._convolve_by_fft
     monkeypatch.setattr(
-        InferencePositionalConv, "_convolve_by_fft", lambda self, x: went.append(self.taps) or full_result(self, x)
+        InferencePositionalConv,
+        "_convolve_by_fft",
+        lambda self, x: fft_taps.append(self.taps) or convolve_by_fft(self, x),
     )
     for taps, time in ((64, 32), (64, 31), (position_bias._MIN_FFT_TAPS - 1, 200)):
         InferencePositionalConv(conv(torch.float32, taps))(torch.randn(1, time, 32))
-    assert went == [64]
+    assert fft_taps == [64]
 
 
 @torch.no_grad()
 @pytest.mark.parametrize("norm", ["group", "layer"])
 @pytest.mark.parametrize("rows", [7, 2048])
-def test_wide_convolutions_as_products(norm: str, rows: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_wide_convolutions_are_computed_by_matrix_products(
+    norm: str, rows: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(front_end, "BLOCK_ROWS", rows)
     torch.manual_seed(0)
     wide = front_end._MIN_MATMUL_CHANNELS
@@ -80,7 +86,7 @@ def test_wide_convolutions_as_products(norm: str, rows: int, monkeypatch: pytest
 
 
 @torch.no_grad()
-def test_prepared_forms_follow_a_module_that_moves_and_are_not_copied() -> None:
+def test_cached_weights_follow_a_moved_module_and_are_not_copied() -> None:
     fast = InferencePositionalConv(conv(torch.float64))
     values = torch.randn(1, 100, 32, dtype=torch.float64)
     initial_output = fast(values)

@@ -1,4 +1,4 @@
-"""Masks in the stock model: gradients, removal, copies, layers passed by, norms over the support."""
+"""Masks in stock models: gradients, removal, copies, bypassed layers, norms over unmasked channels."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def test_a_mask_of_ones_changes_no_bit(family: str, size: str) -> None:
 
 
 @pytest.mark.parametrize(("family", "size"), MODELS)
-def test_removal_gives_back_the_same_parameters_under_the_same_names(family: str, size: str) -> None:
+def test_removal_restores_the_parameters_and_their_names(family: str, size: str) -> None:
     structure, model = tiny_structure(family, size), build(tiny_config(family, size))
     initial_state = {name: (id(value), value.detach().clone()) for name, value in model.named_parameters()}
     kinds = {name: type(module) for name, module in model.named_modules()}
@@ -41,7 +41,7 @@ def test_removal_gives_back_the_same_parameters_under_the_same_names(family: str
     assert {name: type(module) for name, module in model.named_modules()} == kinds
 
 
-def test_the_gradient_of_a_mask_is_that_of_scaling_by_hand() -> None:
+def test_the_gradient_of_a_mask_equals_the_gradient_of_explicit_scaling() -> None:
     structure, model = tiny_structure("hubert", "base"), build(tiny_config("hubert", "base"), dtype=torch.float64)
     name, (values, _) = names.feed_forward_units(1), audio((1600,), torch.float64)
     masking = attach(model, structure)
@@ -111,7 +111,7 @@ def test_factors_of_heads_and_their_dimensions_multiply() -> None:
     assert factor[0].tolist() == [0.0] * 6 + [1.5, 0.0, 6.0, 0.0, 0.0, 0.0] + [0.0] * 6 + [1.0] * 6
 
 
-def test_a_masked_layer_is_passed_by() -> None:
+def test_a_masked_layer_returns_its_input() -> None:
     structure, model = tiny_structure("wavlm", "large"), build(tiny_config("wavlm", "large"))
     masking = attach(model, structure)
     mask = torch.ones(structure.size)
@@ -169,7 +169,7 @@ def test_a_norm_without_any_support_gives_zero_and_not_nan() -> None:
     assert torch.equal(norm(torch.randn(2, 4)), torch.zeros(2, 4))
 
 
-def test_a_norm_shares_its_parameters_with_the_stock_one_and_gives_its_bits_when_all_is_alive() -> None:
+def test_an_unmasked_norm_shares_parameters_and_output_bits_with_the_stock_norm() -> None:
     stock = nn.LayerNorm(16)
     module, values = SupportLayerNorm.from_norm(stock), torch.randn(3, 16)
     assert module.weight is stock.weight

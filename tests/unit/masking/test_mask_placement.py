@@ -1,4 +1,4 @@
-"""A mask on the smaller of weight and activation: the same numbers, wherever it is."""
+"""Masks on the smaller of weight and activation give the same results in both places."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ LONG, SHORT = (12_000, 12_000), (1_600,)  # 150 frames: more than any layer is w
 
 
 def masked(structure: Any) -> Tensor:
-    """A mask with zeros and scales."""
+    """Return a mask with zeros and scales."""
     values = torch.rand(structure.size, generator=torch.Generator().manual_seed(0), dtype=torch.float64) * 1.5
     values[::3] = 0.0
     for axis in structure.axes_of_kinds(("block", "layer")):  # dead blocks would leave nothing to compare
@@ -37,7 +37,7 @@ def masked(structure: Any) -> Tensor:
 
 
 def aside(model: Any, lengths: tuple[int, ...]) -> set[str]:
-    """Paths of the parametrised modules whose mask is on an activation in a forward pass."""
+    """Return the paths of modules whose mask is on an activation in a forward pass."""
     visited: set[str] = set()
     hooks = []
     for path, module in model.named_modules():
@@ -56,7 +56,7 @@ def aside(model: Any, lengths: tuple[int, ...]) -> set[str]:
 
 @pytest.mark.parametrize(("family", "size"), MODELS)
 @pytest.mark.parametrize("lengths", [LONG, SHORT], ids=["long", "short"])
-def test_masks_on_activations_give_the_numbers_and_gradients_of_masks_on_weights(
+def test_masks_on_activations_and_on_weights_give_equal_outputs_and_gradients(
     family: str, size: str, lengths: tuple[int, ...], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     structure, result = tiny_structure(family, size), []
@@ -79,7 +79,7 @@ def test_masks_on_activations_give_the_numbers_and_gradients_of_masks_on_weights
         torch.testing.assert_close(own_values[name], value, rtol=1e-9, atol=1e-12, msg=name)
 
 
-def test_the_smaller_side_is_taken() -> None:
+def test_the_mask_is_on_the_smaller_of_weight_and_activation() -> None:
     structure, model = tiny_structure("hubert", "base"), build(tiny_config("hubert", "base"), dtype=torch.float64)
     masking = attach(model, structure)
     assert aside(model, SHORT) == set()  # no mask, nothing to carry
@@ -94,14 +94,14 @@ def test_the_smaller_side_is_taken() -> None:
     assert short == {*taken, "feature_projection.projection"}
 
 
-def test_stock_attention_that_reads_weights_itself_keeps_its_masks_there() -> None:
+def test_stock_attention_that_reads_weights_directly_keeps_masks_on_weights() -> None:
     structure, model = tiny_structure("wavlm", "base"), build(tiny_config("wavlm", "base"), dtype=torch.float64)
     attach(model, structure).set(torch.ones(structure.size, dtype=torch.float64))
     taken = {f"encoder.layers.{layer}.feed_forward.output_dense" for layer in range(3)}
     assert aside(model, SHORT) == {*taken, "feature_projection.projection"}
 
 
-def test_a_mask_goes_back_to_its_weight_when_a_forward_pass_fails(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_failed_forward_pass_returns_the_mask_to_the_weight(monkeypatch: pytest.MonkeyPatch) -> None:
     structure, model = tiny_structure("hubert", "base"), build(tiny_config("hubert", "base"))
     masking = attach(model, structure)
     masking.set(torch.zeros(structure.size))
