@@ -5,13 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import torch
+from annotated_types import Gt, Lt
 from torch import Tensor, nn
 
-from secateur.errors import ConfigError
+from secateur.bounds import NonNegativeFinite, PositiveFinite, ProperShare
 from secateur.gates.base import GateSet
 from secateur.gates.keyed_random import normal, uniform, unit_keys
 from secateur.structure import Structure
@@ -29,30 +30,19 @@ class HardConcrete:
     """
 
     kind: Literal["hard_concrete"] = "hard_concrete"
-    temperature: float = 2 / 3
+    temperature: PositiveFinite = 2 / 3
     """beta"""
-    stretch: tuple[float, float] = (-0.1, 1.1)
+    stretch: tuple[Annotated[float, Gt(-math.inf), Lt(0)], Annotated[float, Gt(1), Lt(math.inf)]] = (-0.1, 1.1)
     """(gamma, zeta)"""
-    drop_rate: float = 0.01
+    drop_rate: ProperShare = 0.01
     """delta: log alpha starts at log((1 - delta) / delta)"""
-    spread: float = 0.01
+    spread: NonNegativeFinite = 0.01
     """standard deviation of log alpha at the start"""
     straight_through: bool = False
     """Wang et al. 2023 (arXiv 2306.01385), Eq. 4: the gradient passes the clamp everywhere, clipped to [-1, 1]"""
     parametrisation: Literal["standard", "wang2023"] = "standard"
     """``wang2023`` is their Eq. 2 as printed: beta divides the noise but not log alpha, so that
     P(z != 0) = sigmoid(beta (log alpha - log(-gamma / zeta)))"""
-
-    def __post_init__(self) -> None:
-        low, high = self.stretch
-        if not (-math.inf < low < 0 and 1 < high < math.inf):
-            raise ConfigError(f"stretch: got {self.stretch}, allowed is (below 0, above 1), such as (-0.1, 1.1).")
-        if not 0 < self.temperature < math.inf:
-            raise ConfigError(f"temperature: got {self.temperature}, allowed is above 0, such as 0.67.")
-        if not 0 < self.drop_rate < 1:
-            raise ConfigError(f"drop_rate: got {self.drop_rate}, allowed is between 0 and 1, such as 0.01.")
-        if not 0 <= self.spread < math.inf:
-            raise ConfigError(f"spread: got {self.spread}, allowed is 0 or more, such as 0.01.")
 
     @property
     def initial_log_alpha(self) -> float:

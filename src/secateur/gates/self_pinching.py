@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Literal
@@ -10,7 +9,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from secateur.errors import ConfigError
+from secateur.bounds import PositiveFinite
 from secateur.gates.base import GateSet
 from secateur.structure import Structure
 
@@ -29,16 +28,10 @@ class SelfPinching:
     """
 
     kind: Literal["self_pinching"] = "self_pinching"
-    temperature: float = 0.05
+    temperature: PositiveFinite = 0.05
     """tau, in units of the mean squared norm of the dense model"""
-    threshold: float = 0.1
-    """t at the start"""
-
-    def __post_init__(self) -> None:
-        if not 0 < self.temperature < math.inf:
-            raise ConfigError(f"temperature: got {self.temperature}, allowed is above 0, such as 0.05.")
-        if not 0 < self.threshold < math.inf:  # at 0 the gradient is zero: d(t^2)/dt = 2 t
-            raise ConfigError(f"threshold: got {self.threshold}, allowed is above 0, such as 0.1.")
+    threshold: PositiveFinite = 0.1
+    """t at the start; at 0 the gradient would be zero, since d(t^2)/dt = 2 t"""
 
     @staticmethod
     def make_gates(structure: Structure, configs: Mapping[str, SelfPinching], *, seed: int) -> SelfPinchingGates:

@@ -14,7 +14,7 @@ from support import tiny, tiny_structure
 from torch import Tensor
 
 from secateur.compress.config import PruneConfig
-from secateur.config import load
+from secateur.config import check, load
 from secateur.errors import ConfigError
 from secateur.gates import GateSet, HardConcrete, MixedGates, SelfPinching, SelfPinchingGates, make_gates
 from secateur.hf.model_view import ModelView
@@ -165,11 +165,11 @@ def test_a_gate_without_a_kind_is_hard_concrete(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("fields", "sentence"),
     [
-        ({"temperature": 0.0}, r"temperature: got 0\.0, allowed is above 0"),
-        ({"threshold": 0.0}, r"threshold: got 0\.0, allowed is above 0"),
-        ({"threshold": math.inf}, "threshold: got inf"),
+        ({"temperature": 0.0}, r"temperature: expected a number > 0, got 0\.0"),
+        ({"threshold": 0.0}, r"threshold: expected a number > 0, got 0\.0"),
+        ({"threshold": math.inf}, "threshold: expected a number > 0, got inf"),
     ],
 )
 def test_settings_without_meaning_are_refused(fields: dict[str, Any], sentence: str) -> None:
     with pytest.raises(ConfigError, match=sentence):
-        SelfPinching(**fields)
+        check(SelfPinching(**fields))
