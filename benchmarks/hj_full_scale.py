@@ -63,7 +63,7 @@ def run_recipe(options: argparse.Namespace, recipe: str) -> dict[str, Any]:
     import secateur
 
     out = WORK / recipe.replace("/", "-")
-    record = secateur.prune(recipe, overrides=fields_of(options, recipe, out))
+    record = secateur.prune(recipe, overrides=fields_of(options, recipe, out)).to_dict()
     lines = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
     learned = [line for line in lines if line["phase"] == "learn" and "loss" in line]
     times = [json.loads(line) for line in (out / "timings.jsonl").read_text().splitlines()]

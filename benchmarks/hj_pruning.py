@@ -161,7 +161,8 @@ def plot(results: Sequence[dict[str, Any]], folder: Path) -> Path:
     from secateur.compress.sweep import SWEEP_FILE
     from secateur.cost import Cost, Terms
     from secateur.hf.declare import declare
-    from secateur.records.files import environment, write_json
+    from secateur.records.environment import Environment
+    from secateur.records.sweep import ModelMeasurements, SweepRecord, SweepRun
     from secateur.report import write_sweep
 
     terms = Terms(declare(small_wav2vec2.small_wav2vec2().config))
@@ -170,20 +171,27 @@ def plot(results: Sequence[dict[str, Any]], folder: Path) -> Path:
     dense = {_seed(row): row["scores"]["wer"] for row in selected_rows if row["method"] == "dense"}
     targets = {f"mac {target}": target for target in TARGETS}
     rows = [
-        {
-            "values": {"target": targets[row["method"]], "seed": _seed(row)},
-            "folder": "",
-            "dense": full_cost | {"score": dense[_seed(row)]},
-            "kept": {cost: round(row[cost] * count) for cost, count in full_cost.items()}
-            | {"score": row["scores"]["wer"]},
-        }
+        SweepRun(
+            values={"target": targets[row["method"]], "seed": _seed(row)},
+            dense=ModelMeasurements(**full_cost, score=dense[_seed(row)]),
+            kept=ModelMeasurements(
+                **{cost: round(row[cost] * count) for cost, count in full_cost.items()}, score=row["scores"]["wer"]
+            ),
+        )
         for row in selected_rows
         if row["method"] in targets and _seed(row) in dense
     ]
-    record = {"format": 1, "kind": "sweep", "name": "HJ-Pruning-MAC in miniature", "fields": ["target", "seed"]}
-    record |= {"headline": "wer", "better": "lower", "environment": environment(), "samples": 16_000, "rows": rows}
+    record = SweepRecord(
+        name="HJ-Pruning-MAC in miniature",
+        fields=("target", "seed"),
+        headline="wer",
+        better="lower",
+        environment=Environment.current(),
+        samples=16_000,
+        rows=tuple(rows),
+    )
     folder.mkdir(parents=True, exist_ok=True)
-    write_json(folder / SWEEP_FILE, record)
+    record.write(folder / SWEEP_FILE)
     return write_sweep(folder)
 
 

@@ -46,7 +46,7 @@ def measure(folder: Path, out: Path, cases: list[str]) -> None:
         config = BenchConfig(
             **{"models": tuple(str(folder / model) for model in models), "threads": (2,), "repeats": 5} | options
         )
-        record = bench(config)
+        record = bench(config).to_dict()
         rows = [row | {"model": Path(row["model"]).name} for row in record["rows"]]
         with out.open("a") as file:
             file.write(json.dumps({"case": name, "rows": rows, "environment": record["environment"]}) + "\n")

@@ -143,7 +143,7 @@ def prepare(options: argparse.Namespace) -> None:
             "loop": {"steps": options.steps, "precision": "fp32", "log_every": 20, "validate_every": 0},
         }
         record = secateur.pretrain("chiu2022", overrides=fields)
-        print(f"{WORK / kind}/model: {record['parameters']} parameters, {record['dev']}")
+        print(f"{WORK / kind}/model: {record.parameters} parameters, {dict(record.dev)}")
 
 
 def write_unlabeled(options: argparse.Namespace) -> Path:

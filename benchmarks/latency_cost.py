@@ -67,7 +67,7 @@ def measured(folders: list[str], repeats: int) -> list[dict[str, Any]]:
             repeats=repeats,
             memory=False,
         )
-    )
+    ).to_dict()
     return [*record["rows"], {"environment": record["environment"]}]
 
 

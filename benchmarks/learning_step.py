@@ -149,7 +149,7 @@ def measure(job: dict[str, Any]) -> dict[str, Any]:
 
     from secateur.benchmarking.process_settings import tune_products
     from secateur.benchmarking.timing import interleave_timings
-    from secateur.records.files import environment
+    from secateur.records.environment import Environment
 
     torch.set_num_threads(job["threads"])
     tune_products()
@@ -167,7 +167,10 @@ def measure(job: dict[str, Any]) -> dict[str, Any]:
             matching_rows = [name for name in CASES if REFERENCE[name] == reference]
             steps = {name: stack.enter_context(stepping(CASES[name], teacher, feed)) for name in matching_rows}
             times |= interleave_timings(steps, repeats=job["repeats"], warmup=2)
-    return {"times": {name: vars(timing) for name, timing in times.items()}, "environment": environment()}
+    return {
+        "times": {name: vars(timing) for name, timing in times.items()},
+        "environment": Environment.current().to_dict(),
+    }
 
 
 def child(job: dict[str, Any]) -> dict[str, Any]:

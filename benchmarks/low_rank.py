@@ -86,7 +86,7 @@ def speed(options: argparse.Namespace) -> str:
             repeats=options.repeats,
             memory=False,
         )
-    )
+    ).to_dict()
     dense = {row["form"]: row["median_ms"] for row in record["rows"] if shapes[row["model"]]["shape"] == "dense"}
     macs = next(shape["macs"] for shape in shapes.values() if shape["shape"] == "dense")
     lines = ["| shape | MACs kept | form | median (spread) | speed-up |", "|---|---|---|---|---|"]

@@ -38,7 +38,8 @@ from secateur.hf.declare import declare
 from secateur.hf.model_view import ConfigView
 from secateur.hf.models import class_for
 from secateur.inference import for_inference
-from secateur.records.files import environment, read_json, write_json
+from secateur.records.environment import Environment
+from secateur.records.files import read_json, write_json
 from secateur.structure import Selection, normalize
 from secateur.surgery.cut import cut_config
 
@@ -206,7 +207,7 @@ def main() -> None:
         rows = measure(options.dtype, options.repeats)
         kept_units = read_json(options.out)["rows"] if options.out.is_file() else []
         rows += [row for row in kept_units if row["dtype"] != options.dtype]
-        write_json(options.out, {"rows": rows, "repeats": options.repeats, "environment": environment()})
+        write_json(options.out, {"rows": rows, "repeats": options.repeats, "environment": Environment.current()})
     record = read_json(options.out)
     print(table(record))
     print(rule(record))

@@ -15,14 +15,23 @@ from typing import TYPE_CHECKING, Any
 
 from secateur import config as configs
 from secateur.errors import ConfigError, SecateurError, did_you_mean
-from secateur.records.files import plain, read_json, write_json
+from secateur.records.files import plain, write_json
 
 if TYPE_CHECKING:
     from secateur.compress.config import PruneConfig
     from secateur.compress.phases import OnProgress
     from secateur.cost.latency_table import LatencyTable
     from secateur.hf.model_view import ConfigView, ModelView
+    from secateur.records.bench import BenchRecord
+    from secateur.records.choice import ChooseRecord, ShrinkRecord
+    from secateur.records.costs import ProfileRecord
+    from secateur.records.evaluation import EvaluateRecord
     from secateur.records.export import ExportRecord
+    from secateur.records.finding import Finding
+    from secateur.records.pretraining import PretrainRecord
+    from secateur.records.run import RunRecord
+    from secateur.records.sweep import SweepRecord
+    from secateur.records.verification import VerifyRecord
 
 logger = logging.getLogger(__name__)
 
@@ -42,7 +51,7 @@ def prune(
     overrides: Mapping[str, Any] | None = None,
     resume: bool = False,
     on_progress: OnProgress = None,
-) -> dict[str, Any]:
+) -> RunRecord:
     """Prune a speech encoder: learn, choose, shrink, recover, report.
 
     Args:
@@ -80,12 +89,12 @@ def prune(
     run.select(context, folder, folder / "learned")
     cut_model = run.shrink(context, folder, folder / "learned")
     run.recover(context, folder, cut_model, resume=resume, on_progress=on_progress)
-    record = record_of_run(context, folder) | {"folder": str(folder)}
+    record = record_of_run(context, folder)
     if process().is_main_process:
-        write_json(folder / "record.json", {key: value for key, value in record.items() if key != "folder"})
+        record.write(folder / "record.json")
         report(folder)
     process().wait_for_everyone()
-    return record
+    return replace(record, folder=str(folder))
 
 
 def sweep(
@@ -95,7 +104,7 @@ def sweep(
     overrides: Mapping[str, Any] | None = None,
     resume: bool = False,
     on_progress: OnProgress = None,
-) -> dict[str, Any]:
+) -> SweepRecord:
     """Prune once for each combination of some fields; ends in one table and one plot.
 
     A run that cannot be done, such as one whose target cannot be met, does not keep the others from being done: the
@@ -151,9 +160,9 @@ def sweep(
             if len(failed_runs) == len(run_configs):
                 raise
     record = sweep_record(run_configs[0].name, folder, finished_runs, failed_runs)
-    write_json(folder / SWEEP_FILE, record)
+    record.write(folder / SWEEP_FILE)
     write_sweep(folder)
-    return record | {"folder": str(folder)}
+    return replace(record, folder=str(folder))
 
 
 def choose(
@@ -163,7 +172,7 @@ def choose(
     choosing: Mapping[str, Any] | None = None,
     out: str | Path | None = None,
     on_progress: OnProgress = None,
-) -> dict[str, Any]:
+) -> ChooseRecord:
     """Choose again for another target from what a run learned, without learning again.
 
     Args:
@@ -184,6 +193,8 @@ def choose(
     from secateur.compress.run_context import prepare_run
     from secateur.hf.save import atomic_folder, check_replaceable
     from secateur.losses.constraint import Constraint
+    from secateur.records.choice import ChoiceRecord, ChooseRecord
+    from secateur.records.verification import Verification
     from secateur.structure import Selection
 
     folder = Path(run_folder)
@@ -211,17 +222,18 @@ def choose(
         if context.task is not None:
             context.task.restore(folder / "learned")
         write_run_model(partial_folder / "model", cut_model, context, context.task, selection)
-        record = read_json(partial_folder / "choice.json") | {
-            "verification": read_json(partial_folder / "verified.json")
-        }
-        record = {"format": 1, "kind": "choose", "constraint": plain(new_constraint), **record}
-        write_json(partial_folder / "record.json", record)
-    return record | {"folder": str(out_folder)}
+        record = ChooseRecord(
+            constraint=plain(new_constraint),
+            **ChoiceRecord.read(partial_folder / "choice.json").fields_of(),
+            verification=Verification.read(partial_folder / "verified.json"),
+        )
+        record.write(partial_folder / "record.json")
+    return replace(record, folder=str(out_folder))
 
 
 def shrink(
     model: str | Path, *, selection: str | Path, out: str | Path, layout: str = "registered", force: bool = False
-) -> dict[str, Any]:
+) -> ShrinkRecord:
     """Cut a model by a selection, prove that it is the masked model, and write it.
 
     Args:
@@ -234,6 +246,7 @@ def shrink(
     from secateur.cost import breakdown
     from secateur.hf.feature_extractor import read_sample_rate
     from secateur.hf.save import atomic_folder, check_replaceable
+    from secateur.records.choice import ShrinkRecord
     from secateur.structure import Selection
     from secateur.surgery import load_checkpoint
     from secateur.surgery.cut_checkpoint import cut_checkpoint
@@ -249,16 +262,14 @@ def shrink(
     checkpoint = load_checkpoint(source).drop_damaged_head()
     sample_rate = read_sample_rate(source)
     cut = cut_checkpoint(checkpoint, requested_selection, layout=layout)  # type: ignore[arg-type]
-    record = {
-        "format": 1,
-        "kind": "shrink",
-        "sample_rate": sample_rate,
-        "before": breakdown(checkpoint.view.structure, samples=sample_rate).to_json(),
-        "after": breakdown(cut.view.structure, samples=sample_rate).to_json(),
-        "notes": [*cut.notes],
-        "verification": cut.verification.to_json(),
-        "folder": str(out),
-    }
+    record = ShrinkRecord(
+        sample_rate=sample_rate,
+        before=breakdown(checkpoint.view.structure, samples=sample_rate),
+        after=breakdown(cut.view.structure, samples=sample_rate),
+        notes=tuple(cut.notes),
+        verification=cut.verification,
+        folder=str(out),
+    )
     with atomic_folder(Path(out), replace=force) as folder:
         cut.write(folder, source=source)
     return record
@@ -278,7 +289,7 @@ def export(model: str | Path, *, target: str, out: str | Path, force: bool = Fal
     return export_model(_resolve_source(model), target=target, out=Path(out), force=force)
 
 
-def profile(model: str | Path, *, seconds: float = 1.0, selection: str | Path | None = None) -> dict[str, Any]:
+def profile(model: str | Path, *, seconds: float = 1.0, selection: str | Path | None = None) -> ProfileRecord:
     """Parameters and MACs of a model by block; a folder with only ``config.json`` is enough.
 
     Args:
@@ -289,6 +300,7 @@ def profile(model: str | Path, *, seconds: float = 1.0, selection: str | Path | 
     from secateur.cost import breakdown
     from secateur.hf.feature_extractor import read_sample_rate
     from secateur.hf.load import load_config_view
+    from secateur.records.costs import ProfileRecord
     from secateur.structure import Selection, normalize
 
     if not 0 < seconds < math.inf:
@@ -297,8 +309,7 @@ def profile(model: str | Path, *, seconds: float = 1.0, selection: str | Path | 
     structure, sample_rate = load_config_view(source).structure, read_sample_rate(source)
     normalized_selection = normalize(structure, Selection.load(selection)).selection if selection else None
     costs = breakdown(structure, samples=round(sample_rate * seconds), selection=normalized_selection)
-    model_fields = {"model_type": structure.model_type, "sample_rate": sample_rate}
-    return {"format": 1, "kind": "profile", **model_fields, **costs.to_json()}
+    return ProfileRecord(model_type=structure.model_type, sample_rate=sample_rate, **costs.fields_of())
 
 
 def verify(
@@ -307,7 +318,7 @@ def verify(
     against: str | Path | None = None,
     selection: str | Path | None = None,
     compile: bool = False,
-) -> dict[str, Any]:
+) -> VerifyRecord:
     """Prove that a cut model is the masked model, and check the drop-in contract.
 
     Args:
@@ -318,6 +329,7 @@ def verify(
     """
     from secateur.compress.targets import make_student_model
     from secateur.hf.load import load_view
+    from secateur.records.verification import VerifyRecord
     from secateur.structure import Selection
     from secateur.surgery.cut import cut_view
     from secateur.surgery.verify import verify as prove
@@ -331,7 +343,7 @@ def verify(
             Selection.load(path),
             compile=compile,
         )
-        return {"format": 1, "kind": "verify", **proof.to_json()}
+        return VerifyRecord(**proof.fields_of())
     if not _is_run_folder(folder):
         raise ConfigError(f"{str(model)!r} is not a run folder: give one, or add --against the dense model.")
     teacher, model_folder = _find_run_models(folder)
@@ -350,19 +362,17 @@ def verify(
         else:
             model_view, teacher_view = model_view.encoder_view, teacher_view.encoder_view
     contract = prove(model_view, teacher_view, None, compile=compile)
-    return {
-        "format": 1,
-        "kind": "verify",
-        "holds": proof.holds and contract.holds,
-        "proven": proof.is_proven,
-        "checks": plain([*(check for check in proof.checks if check.is_proof), *contract.checks]),
-        "differences": list(proof.differences),
-    }
+    return VerifyRecord(
+        holds=proof.holds and contract.holds,
+        proven=proof.is_proven,
+        checks=(*(check for check in proof.checks if check.is_proof), *contract.checks),
+        differences=proof.differences,
+    )
 
 
 def bench(
     model: str | Path, *, against: Sequence[str | Path] = (), out: str | Path | None = None, **fields: Any
-) -> dict[str, Any]:
+) -> BenchRecord:
     """Measure time and memory of models side by side, as they are and in their inference-only form.
 
     Args:
@@ -385,13 +395,13 @@ def bench(
     names = tuple(str(_resolve_source(name)) for name in (*against, model))
     record = measure(BenchConfig(models=names, **fields))
     if out is not None:
-        write_json(out, record)
+        record.write(out)
     if run_folder is not None and (run_folder / "record.json").is_file():
         report(run_folder)
     return record
 
 
-def evaluate(model: str | Path, *, fields: Mapping[str, Any] | None = None) -> dict[str, Any]:
+def evaluate(model: str | Path, *, fields: Mapping[str, Any] | None = None) -> EvaluateRecord:
     """How well a model with a task head does its task, such as its word error rate.
 
     Args:
@@ -417,14 +427,14 @@ def report(run_folder: str | Path, *, out: str | Path | None = None) -> Path:
     return write_report(folder, Path(out) if out else None)
 
 
-def doctor() -> list[Any]:
+def doctor() -> list[Finding]:
     """Look at this machine and installation, and say what to mend."""
     from secateur.doctor.doctor import examine_installation
 
     return list(examine_installation())
 
 
-def pretrain(recipe: str | Path, *, overrides: Mapping[str, Any] | None = None, resume: bool = False) -> dict[str, Any]:
+def pretrain(recipe: str | Path, *, overrides: Mapping[str, Any] | None = None, resume: bool = False) -> PretrainRecord:
     """Train a small encoder from nothing by BEST-RQ, as the teacher that ships with the package was."""
     from secateur.pretraining import pretrain as pretraining
 
@@ -434,7 +444,7 @@ def pretrain(recipe: str | Path, *, overrides: Mapping[str, Any] | None = None, 
     record = pretraining.pretrain(
         config, resume=resume, on_start=lambda: _open_run_folder(folder, resolved, None, name=PRETRAIN_FILE)
     )
-    return record | {"folder": str(folder)}
+    return replace(record, folder=str(folder))
 
 
 def _resolve_source(model: str | Path) -> str | Path:

@@ -79,7 +79,7 @@ def test_cost_of_a_selection_is_the_count_of_the_cut_model(family: str, size: st
     assert (table.parameters, table.macs) == (parameters, macs)
     table = breakdown(structure, samples=SAMPLES, selection=selection)
     assert (table.parameters, table.macs) == (parameters, macs)
-    assert sum(block["macs"] for block in table.blocks.values()) == macs
+    assert sum(block.macs for block in table.blocks.values()) == macs
 
 
 @pytest.mark.parametrize(("family", "size"), MODELS)

@@ -98,7 +98,7 @@ def test_a_broken_line_of_the_contract_leaves_the_proof_standing(monkeypatch: py
     assert result.is_proven
     assert not result.holds
     assert result.refusal == ""
-    assert result.to_json()["proven"]
+    assert result.to_dict()["proven"]
 
 
 def test_a_wrong_kernel_in_dense_and_cut_model_alike_is_no_fault_of_the_cut(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -123,16 +123,16 @@ def test_the_error_for_weights_that_are_not_finite_names_the_masked_model() -> N
     result = verify(cut(dense, SELECTION), dense, SELECTION)
     assert not result.is_proven
     assert "NaN or infinite values" in result.refusal
-    assert "our mistake" not in result.refusal
+    assert "an error in secateur" not in result.refusal
 
 
-def test_an_unequal_model_is_our_mistake() -> None:
+def test_an_unequal_model_is_an_error_in_secateur() -> None:
     dense = tiny("hubert", "base")
     model: Any = cut(dense, SELECTION)
     with torch.no_grad():
         model.encoder.layers[0].final_layer_norm.bias[0] += 1.0
     result = verify(model, dense, SELECTION)
-    assert "our mistake" in result.refusal
+    assert "an error in secateur" in result.refusal
     assert EQUAL in result.refusal
 
 

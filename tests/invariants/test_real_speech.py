@@ -44,7 +44,7 @@ def test_the_packaged_teacher_is_pruned_and_proven_on_real_speech(tmp_path: Path
         "recover.steps": 3,
     }
     record = prune("quickstart", overrides=fields)
-    assert record["verification"]["holds"]
-    first_stage, last_stage = (record["stages"][place] for place in (0, -1))
-    assert last_stage["parameters"] < first_stage["parameters"]
-    assert 0 < last_stage["cosine"][-1] < 1
+    assert record.verification.holds
+    first_stage, last_stage = (record.stages[place] for place in (0, -1))
+    assert last_stage.parameters < first_stage.parameters
+    assert 0 < last_stage.cosine[-1] < 1

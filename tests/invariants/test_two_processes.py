@@ -24,6 +24,7 @@ from secateur.data.input_features import Waveform
 from secateur.data.open import open_corpus
 from secateur.data.sources import FolderData
 from secateur.hf.declare import declare
+from secateur.records.phases import LearnResult
 
 pytestmark = pytest.mark.slow
 
@@ -130,9 +131,9 @@ def test_a_student_that_shrinks_while_it_learns_is_the_same(root: Path) -> None:
         launch(root, root / f"shrinking-{name}", *prefix, learn=learn)
         for name, prefix in (("one", ()), ("two", torchrun()))
     )
-    first, second = (json.loads((f / "run" / "learned" / "learned.json").read_text())["freezing"] for f in (one, two))
+    first, second = (LearnResult.read(f / "run" / "learned" / "learned.json").freezing for f in (one, two))
     assert first == second
-    assert len(first["shrunk"]) > 1
+    assert len(first.shrunk) > 1
     models = [load_file(folder / "run" / "learned" / "model.safetensors") for folder in (one, two)]
     assert models[0].keys() == models[1].keys()
     for name, value in models[0].items():

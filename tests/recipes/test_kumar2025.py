@@ -16,6 +16,7 @@ from transformers import (
 from secateur import config as configs
 from secateur.compress.config import FromGates, PruneConfig
 from secateur.pipeline import RECIPES, prune
+from secateur.records.run import RunRecord
 from secateur.tasks import Rnnt
 
 ROOT = RECIPES / "kumar2025"
@@ -40,7 +41,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_encoders(tmp_path_factory.mktemp("kumar2025"), texts={})
 
 
-def two_steps(name: str, folder: Path, model: Path, out: Path) -> dict[str, Any]:
+def two_steps(name: str, folder: Path, model: Path, out: Path) -> RunRecord:
     """The record of a recipe that differs in nothing but its scale."""
     recipe: Any = configs.load(f"kumar2025/{name}", PruneConfig, search=RECIPES)
     overrides: dict[str, Any] = {
@@ -57,9 +58,10 @@ def two_steps(name: str, folder: Path, model: Path, out: Path) -> dict[str, Any]
         overrides["task.width"] = 12
     record = prune(f"kumar2025/{name}", overrides=overrides)
     learned = {"learn": 2} if isinstance(recipe.choose, FromGates) else {}
-    assert {phase["name"]: phase["steps"] for phase in record["phases"]} == learned | {"recover": 2}
-    assert record["verification"]["holds"]
-    assert all(constraint["counted"] <= constraint["limit"] for constraint in record["constraints"])
+    assert {phase.name: phase.steps for phase in record.phases} == learned | {"recover": 2}
+    assert record.verification is not None
+    assert record.verification.holds
+    assert all(constraint.counted <= constraint.limit for constraint in record.constraints)
     return record
 
 
@@ -72,20 +74,21 @@ def test_a_cell_ends_in_a_transducer_of_the_shape_that_was_chosen(
     record = two_steps(prefix + cell, folder, folder / kind, tmp_path / "run")
     shape = json.loads((tmp_path / "run" / "model" / "config.json").read_text())
     if cell.startswith("first/"):
-        assert record["task"].get("kind") == (None if "kd" in cell else "best_rq")
+        assert (record.task.kind if record.task else None) == (None if "kd" in cell else "best_rq")
         assert "encoder_config" not in shape  # an encoder alone, which the second run begins with and leaves as it is
         repeated = two_steps(f"{prefix}first/rnnt", folder, tmp_path / "run" / "model", tmp_path / "rnnt")
-        assert repeated["stages"][-1]["parameters"] == record["stages"][-1]["parameters"]
+        assert repeated.stages[-1].parameters == record.stages[-1].parameters
         end = tmp_path / "rnnt" / "model"
     else:
-        assert record["task"]["order"] == "pruned while it was fine-tuned"
+        assert record.task is not None
+        assert record.task.order == "pruned while it was fine-tuned"
         end = tmp_path / "run" / "model"
     model: Any = AutoModelForRNNT.from_pretrained(end)
     assert type(model).__name__ == (
         "SecateurParakeetForRNNT" if kind == "offline" else "SecateurNemotronAsrStreamingForRNNT"
     )
     num_kept = sum(parameter.numel() for parameter in model.encoder.parameters())
-    dense = record["stages"][0]["parameters"]
+    dense = record.stages[0].parameters
     assert num_kept == dense if cell == "dense" else 0.5 * dense < num_kept <= 0.7 * dense
     shape = json.loads((end / "config.json").read_text())["encoder_config"]["secateur"]
     assert ("factorised" in shape) == ("lrf" in cell)

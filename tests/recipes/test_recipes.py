@@ -99,12 +99,12 @@ def test_a_pruning_recipe_takes_two_steps_of_every_phase(name: str, speech: Path
         "learn.log_every": 1,
     }
     record = prune(name, overrides=overrides)
-    phases = {phase["name"]: phase["steps"] for phase in record["phases"]}
+    phases = {phase.name: phase.steps for phase in record.phases}
     learned = {"learn": 2} if isinstance(recipe.choose, FromGates) else {}
     assert phases == learned | ({"recover": 2} if recipe.recover.steps else {})
-    assert record["verification"]["holds"]
-    for constraint in record["constraints"]:
-        assert constraint["counted"] <= constraint["limit"]
+    assert record.verification.holds
+    for constraint in record.constraints:
+        assert constraint.counted <= constraint.limit
     assert (tmp_path / "run" / "report.html").is_file()
 
 
@@ -140,7 +140,7 @@ def test_a_pretraining_recipe_takes_two_steps(name: str, speech: Path, tmp_path:
         "loop.log_every": 1,
     }
     record = pretrain(name, overrides=overrides)
-    assert record["parameters"] > 0
+    assert record.parameters > 0
     assert (tmp_path / "run" / "model" / "config.json").is_file()
 
 

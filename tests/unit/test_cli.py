@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,13 +22,18 @@ from secateur.cli.main import main
 from secateur.cli.tables import format_score, print_table
 from secateur.cli.verb import BAD_INPUT, BROKEN_CONTRACT
 from secateur.engine import checkpoint
-from secateur.surgery.contract import VerificationCheck
+from secateur.records.choice import ChooseRecord, ShrinkRecord
+from secateur.records.costs import ProfileRecord
+from secateur.records.finding import Finding
+from secateur.records.run import RunRecord
+from secateur.records.score import ScoreInfo
+from secateur.records.verification import VerificationCheck, VerifyRecord
 
 Run = tuple[int, str, str]
 
 
 def test_a_score_is_a_percentage_unless_it_is_a_loss() -> None:
-    infos = {"perplexity": {"is_share": False}}
+    infos = {"perplexity": ScoreInfo(title="perplexity", is_share=False)}
     names = ("wer", "masked_loss", "perplexity")
     assert [format_score(name, 3.7876, infos) for name in names] == ["378.76%", "3.7876", "3.7876"]
     assert format_score("wer", None, {}) == ""
@@ -112,10 +118,11 @@ def test_a_broken_line_of_the_contract_leaves_the_model_and_is_told_by_the_exit_
     code, _, err = run("prune", "@/broken.yaml", "--resume")
     assert code == BROKEN_CONTRACT
     assert err.count("bfloat16: off [by] far") == 1
-    assert "our mistake" not in err
+    assert "an error in secateur" not in err
     assert (folder / "model" / "model.safetensors").is_file()
-    record = json.loads((folder / "record.json").read_text())
-    assert (record["verification"]["proven"], record["verification"]["holds"]) == (True, False)
+    record = RunRecord.read(folder / "record.json")
+    assert record.verification is not None
+    assert (record.verification.proven, record.verification.holds) == (True, False)
     assert "1 line of the drop-in contract broken" in (folder / "report.html").read_text()
     code, out, _ = run("verify", "@/broken")
     assert code == BROKEN_CONTRACT
@@ -152,22 +159,25 @@ def test_prune_prints_the_table_and_as_json_the_record(root: Path, run: Any) -> 
         assert word in out
     code, out, _ = run("prune", "@/recipe.yaml", "--resume", "--json")
     assert code == 0
-    record = json.loads(out)
-    assert record["kind"] == "prune"
-    assert [stage["name"] for stage in record["stages"]] == ["dense", "shrunk", "recovered"]
-    saved_record = json.loads((root / "run" / "record.json").read_text())
-    assert {**saved_record, "folder": record["folder"]} == record
+    record = RunRecord.from_dict(json.loads(out))
+    assert record.to_dict() == json.loads(out)
+    assert record.kind == "prune"
+    assert [stage.name for stage in record.stages] == ["dense", "shrunk", "recovered"]
+    saved_record = RunRecord.read(root / "run" / "record.json")
+    assert replace(saved_record, folder=record.folder) == record
 
 
 def test_choose_again_meets_another_target(root: Path, run: Any) -> None:
     code, out, _ = run("choose", "@/run", "--target", "0.5", "--out", "again", "--json")
     assert code == 0
-    record = json.loads(out)
-    dense = json.loads((root / "run" / "record.json").read_text())["constraints"][0]["dense"]
-    assert record["counted"]["parameters-whole"] <= 0.5 * dense
+    record = ChooseRecord.from_dict(json.loads(out))
+    dense = RunRecord.read(root / "run" / "record.json").constraints[0].dense
+    assert dense is not None
+    assert record.counted["parameters-whole"] <= 0.5 * dense
     state = load_file("again/model/model.safetensors")
-    assert sum(value.numel() for value in state.values()) == record["counted"]["parameters-whole"]
-    assert record["verification"]["holds"]
+    assert sum(value.numel() for value in state.values()) == record.counted["parameters-whole"]
+    assert record.verification is not None
+    assert record.verification.holds
 
 
 def test_choose_again_rounds_sizes_and_tells_what_that_cost(root: Path, run: Any) -> None:
@@ -176,37 +186,39 @@ def test_choose_again_rounds_sizes_and_tells_what_that_cost(root: Path, run: Any
     code, out, _ = run(*words, "rounded")
     assert code == 0
     assert "What rounding cost" in out
-    record = json.loads(run(*words, "again", "--json")[1])
-    rounding = record["rounding"]
-    assert rounding["multiples"] == {"qk": 3, "vo": 2, "units": 5, "channels": 8}
+    record = ChooseRecord.from_dict(json.loads(run(*words, "again", "--json")[1]))
+    rounding = record.rounding
+    assert rounding is not None
+    assert rounding.multiples == {"qk": 3, "vo": 2, "units": 5, "channels": 8}
     (shares,) = [line for line in out.splitlines() if "than without rounding" in line]
-    assert f"{abs(rounding['given_up']['parameters-whole']):.2%}" in shares
+    assert f"{abs(rounding.given_up['parameters-whole']):.2%}" in shares
     sizes = {name: len(units) for name, units in json.loads(Path("again/selection.json").read_text())["axes"].items()}
     assert {size % 5 for name, size in sizes.items() if name.endswith("/units")} == {0}
     assert {size % 3 for name, size in sizes.items() if name.endswith(".qk")} == {0}
     assert {size for name, size in sizes.items() if name.endswith("/channels")} == {5, 6, 7}  # whole: smaller than 8
-    assert record["counted"]["parameters-whole"] == sum(
+    assert record.counted["parameters-whole"] == sum(
         value.numel() for value in load_file("again/model/model.safetensors").values()
     )
-    baseline_record = json.loads(run("choose", "@/run", "--target", "0.5", "--out", "plain", "--json")[1])
-    assert baseline_record["rounding"] is None
-    dense = json.loads((root / "run" / "record.json").read_text())["constraints"][0]["dense"]
-    difference = baseline_record["counted"]["parameters-whole"] - record["counted"]["parameters-whole"]
-    assert rounding["given_up"]["parameters-whole"] == pytest.approx(difference / dense)
+    words = ("choose", "@/run", "--target", "0.5", "--out", "plain", "--json")
+    baseline_record = ChooseRecord.from_dict(json.loads(run(*words)[1]))
+    assert baseline_record.rounding is None
+    dense = RunRecord.read(root / "run" / "record.json").constraints[0].dense
+    assert dense is not None
+    difference = baseline_record.counted["parameters-whole"] - record.counted["parameters-whole"]
+    assert rounding.given_up["parameters-whole"] == pytest.approx(difference / dense)
 
 
 def test_shrink_profile_and_verify_agree_on_the_counts(root: Path, run: Any) -> None:
     selection = "@/run/selection.json"
     code, out, _ = run("shrink", "@/teacher", "--selection", selection, "--out", "small", "--json")
     assert code == 0
-    final = json.loads(out)["after"]
+    final = ShrinkRecord.from_dict(json.loads(out)).after
     code, out, _ = run("profile", "small", "--json")
     assert code == 0
-    assert {key: json.loads(out)[key] for key in ("parameters", "macs")} == {
-        key: final[key] for key in ("parameters", "macs")
-    }
+    profile = ProfileRecord.from_dict(json.loads(out))
+    assert (profile.parameters, profile.macs) == (final.parameters, final.macs)
     code, out, _ = run("profile", "@/teacher", "--selection", selection, "--seconds", "1", "--json")
-    assert json.loads(out)["parameters"] == final["parameters"]
+    assert ProfileRecord.from_dict(json.loads(out)).parameters == final.parameters
     code, out, _ = run("verify", "small", "--against", "@/teacher")
     assert code == 0
     assert out.count("holds ") >= 8
@@ -223,7 +235,7 @@ def test_verify_says_so_when_a_weight_is_wrong(run: Any) -> None:
     save_file(state, path, metadata={"format": "pt"})
     code, out, _ = run("verify", "small", "--against", "@/teacher", "--json")
     assert code == BROKEN_CONTRACT
-    failed = [check["name"] for check in json.loads(out)["checks"] if not check["holds"]]
+    failed = [check.name for check in VerifyRecord.from_dict(json.loads(out)).broken]
     assert failed == ["cut model equals masked model"]
 
 
@@ -260,9 +272,9 @@ def test_report_is_written_again(run: Any) -> None:
 
 def test_doctor_prints_findings(run: Any) -> None:
     code, out, _ = run("doctor", "--json")
-    findings = json.loads(out)
-    assert code == (BROKEN_CONTRACT if any(finding["status"] == "problem" for finding in findings) else 0)
-    assert all({"name", "status", "detail"} <= finding.keys() for finding in findings)
+    findings = [Finding.from_dict(finding) for finding in json.loads(out)]
+    assert code == (BROKEN_CONTRACT if any(finding.status == "problem" for finding in findings) else 0)
+    assert [finding.to_dict() for finding in findings] == json.loads(out)
 
 
 def test_help_loads_no_torch() -> None:
@@ -293,7 +305,10 @@ MISTAKES: list[tuple[list[str], str]] = [
         "learn.stepz: unknown key. Did you mean 'steps'?",
     ),
     (["prune", "@/recipe.yaml", "--out", "out", "--learn.steps", "0"], "learn.steps: expected an integer >= 1, got 0."),
-    (["prune", "@/recipe.yaml", "--out", "out", "--recover.steps", "-1"], "recover.steps: expected an integer >= 0, got -1."),
+    (
+        ["prune", "@/recipe.yaml", "--out", "out", "--recover.steps", "-1"],
+        "recover.steps: expected an integer >= 0, got -1.",
+    ),
     (
         ["prune", "@/recipe.yaml", "--out", "out", "--learn.steps", "many"],
         "learn.steps: expected an integer",
@@ -325,7 +340,10 @@ MISTAKES: list[tuple[list[str], str]] = [
         ["prune", "@/recipe.yaml", "--out", "out", "--gates.units", "null", "--choose.round_to.units", "2"],
         "names 'units', which this run does not prune; it prunes channels, groups, qk, vo",
     ),
-    (["prune", "@/recipe.yaml", "--out", "out", "--choose.device", "cuba"], "expected 'cpu' or 'cuda', got 'cuba'. Did you mean"),
+    (
+        ["prune", "@/recipe.yaml", "--out", "out", "--choose.device", "cuba"],
+        "expected 'cpu' or 'cuda', got 'cuba'. Did you mean",
+    ),
     (
         ["prune", "@/recipe.yaml", "--out", "out", "--choose.round_to", "{channels: 6}", "--target", "0.08"],
         "raise the target, round to smaller multiples or gate more kinds of axes",
@@ -536,7 +554,7 @@ def test_recover_steps_of_zero_mean_no_recover_phase(root: Path, run: Any) -> No
         shutil.rmtree(checkpoint_folder)
     code, out, _ = run("prune", "@/bare.yaml", "--resume", "--json")
     assert code == 0
-    record = json.loads(out)
-    assert [phase["name"] for phase in record["phases"]] == ["learn"]
-    shrunk, recovered = record["stages"][1:]
-    assert recovered["loss"] == pytest.approx(shrunk["loss"])
+    record = RunRecord.from_dict(json.loads(out))
+    assert [phase.name for phase in record.phases] == ["learn"]
+    shrunk, recovered = record.stages[1:]
+    assert recovered.loss == pytest.approx(shrunk.loss)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,8 @@ from secateur.compress.config import PruneConfig
 from secateur.compress.run_context import prepare_run
 from secateur.engine import Progress
 from secateur.errors import ConfigError, DataError, TargetError
+from secateur.records.run import RunRecord
+from secateur.records.verification import Verification
 from secateur.structure import Selection
 
 CHANGES: dict[str, Any] = {"learn": {"steps": 2, "log_every": 1}, "recover": {"steps": 1}}
@@ -33,14 +36,14 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def done(root: Path) -> tuple[dict[str, Any], list[Progress]]:
+def done(root: Path) -> tuple[RunRecord, list[Progress]]:
     """The record of a run from a config, and what it told on its way."""
     progress_events: list[Progress] = []
     config = configs.load(recipe(root, root / "run", **CHANGES), PruneConfig)
     return pipeline.prune(config, on_progress=progress_events.append), progress_events
 
 
-def test_progress_is_told_after_every_step(done: tuple[dict[str, Any], list[Progress]]) -> None:
+def test_progress_is_told_after_every_step(done: tuple[RunRecord, list[Progress]]) -> None:
     assert [(item.phase, item.step, item.steps) for item in done[1]] == [
         ("learn", 1, 2),
         ("learn", 2, 2),
@@ -49,20 +52,18 @@ def test_progress_is_told_after_every_step(done: tuple[dict[str, Any], list[Prog
     assert all("loss" in item.parts for item in done[1])
 
 
-def test_the_record_agrees_with_the_files(root: Path, done: tuple[dict[str, Any], list[Progress]]) -> None:
+def test_the_record_agrees_with_the_files(root: Path, done: tuple[RunRecord, list[Progress]]) -> None:
     record, folder = done[0], root / "run"
     model = AutoModel.from_pretrained(folder / "model")
-    assert record["stages"][2]["parameters"] == sum(value.numel() for value in model.parameters())
-    (constraint,) = record["constraints"]
-    assert constraint["counted"] == record["stages"][1]["parameters"] <= constraint["limit"]
+    assert record.stages[2].parameters == sum(value.numel() for value in model.parameters())
+    (constraint,) = record.constraints
+    assert constraint.counted == record.stages[1].parameters <= constraint.limit
     selection = Selection.load(folder / "selection.json")
-    for axis in record["axes"]:
-        assert axis["kept"] == len(selection.axes[axis["name"]])
-    gates = record["gates"]
-    assert sum(kind["gates"] for kind in gates["kinds"].values()) == sum(
-        sum(bins) for bins in gates["histogram"].values()
-    )
-    assert json.loads((folder / "record.json").read_text())["name"] == "prune"
+    for axis in record.axes:
+        assert axis.kept == len(selection.axes[axis.name])
+    gates = record.gates
+    assert sum(kind.gates for kind in gates.kinds.values()) == sum(sum(bins) for bins in gates.histogram.values())
+    assert RunRecord.read(folder / "record.json") == replace(record, folder=None)
 
 
 def test_the_resolved_recipe_in_the_folder_is_the_one_that_was_run(root: Path, done: Any) -> None:
@@ -82,9 +83,9 @@ def test_a_score_needs_no_learn_phase(root: Path, tmp_path: Path) -> None:
         recipe(root, tmp_path / "run", **CHANGES),
         overrides={"choose": {"kind": "score", "score": "first", "round_to": {"units": 5}}, "recover.steps": 0},
     )
-    assert record["phases"] == []
-    assert record["rounding"]["multiples"] == {"units": 5}
-    assert {axis["kept"] % 5 for axis in record["axes"] if axis["kind"] == "units"} == {0}
+    assert record.phases == ()
+    assert record.rounding.multiples == {"units": 5}
+    assert {axis.kept % 5 for axis in record.axes if axis.kind == "units"} == {0}
     assert "feed-forward units" in (tmp_path / "run" / "report.html").read_text().partition("What rounding cost")[2]
     assert not (tmp_path / "run" / "learned").exists()
     for name, units in Selection.load(tmp_path / "run" / "selection.json").axes.items():
@@ -95,15 +96,15 @@ def test_a_student_that_shrinks_while_it_learns_is_chosen_from_like_any_other(ro
     freeze = {"below": 0.4, "patience": 1, "every": 0.2, "worth": 0.01, "shrink": True}
     learn = {"steps": 8, "log_every": 1, "gate_learning_rate": 0.5, "freeze": freeze}
     record = pipeline.prune(recipe(root, tmp_path / "run", learn=learn, recover={"steps": 1}, target=0.5))
-    freezing = record["gates"]["freezing"]
-    assert record["verification"]["proven"]
+    freezing = record.gates.freezing
+    assert record.verification.proven
     learned = AutoModel.from_pretrained(tmp_path / "run" / "learned")
     num_remaining = sum(value.numel() for value in learned.parameters())
-    assert num_remaining == freezing["shrunk"][-1]["parameters"] < freezing["dense"]
-    assert record["constraints"][0]["counted"] <= record["constraints"][0]["limit"] < num_remaining
+    assert num_remaining == freezing.shrunk[-1].parameters < freezing.dense
+    assert record.constraints[0].counted <= record.constraints[0].limit < num_remaining
     report = (tmp_path / "run" / "report.html").read_text()
-    assert f"frozen while learning; the student was shrunk {len(freezing['shrunk'])} time" in report
-    assert pipeline.choose(tmp_path / "run", constraint={"target": 0.4})["verification"]["holds"]
+    assert f"frozen while learning; the student was shrunk {len(freezing.shrunk)} time" in report
+    assert pipeline.choose(tmp_path / "run", constraint={"target": 0.4}).verification.holds
     with pytest.raises(TargetError, match=r"allows 0\.95 .* frozen shut while learning"):
         pipeline.choose(tmp_path / "run", constraint={"target": 0.95})
 
@@ -116,9 +117,9 @@ def test_a_selection_from_a_file_takes_the_same_way(root: Path, tmp_path: Path, 
         # A target that no gate could meet does not matter: nothing is gated.
         overrides={"choose": {"kind": "file", "path": str(path)}, "target": 0.001, "recover.steps": 0},
     )
-    (axis,) = (a for a in record["axes"] if a["name"] == "encoder.layers.1.feed_forward/units")
-    assert axis["kept"] == 3
-    assert record["verification"]["holds"]
+    (axis,) = (a for a in record.axes if a.name == "encoder.layers.1.feed_forward/units")
+    assert axis.kept == 3
+    assert record.verification.holds
 
 
 def test_short_utterances_are_told_once_though_both_phases_draw(
@@ -170,10 +171,10 @@ def test_a_failed_proof_is_not_taken_for_a_proof_when_the_run_is_resumed(root: P
     fields |= {"choose": {"kind": "score"}, "recover": {"steps": 0}}
     pipeline.prune(fields)
     folder = tmp_path / "run"
-    proof = json.loads((folder / "verified.json").read_text())
-    (folder / "verified.json").write_text(json.dumps(proof | {"holds": False, "proven": False}))
+    proof = Verification.read(folder / "verified.json")
+    replace(proof, holds=False, proven=False).write(folder / "verified.json")
     record = pipeline.prune(fields, resume=True)
-    assert record["verification"]["holds"]
+    assert record.verification.holds
 
 
 def test_differences_between_recipes_are_named() -> None:

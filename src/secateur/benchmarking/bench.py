@@ -11,7 +11,7 @@ import statistics
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from itertools import product
 from pathlib import Path
@@ -21,7 +21,9 @@ from secateur.benchmarking.block_timer import BLOCK_KINDS, block_timer, timed_bl
 from secateur.benchmarking.isolated_process import measure_in_subprocess, serve
 from secateur.benchmarking.timing import interleave_timings
 from secateur.errors import ConfigError
-from secateur.records.files import environment
+from secateur.records.bench import BenchRecord, BenchRow
+from secateur.records.environment import Environment, usable_cores
+from secateur.records.files import plain
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -78,7 +80,7 @@ class BenchConfig:
         ]
         unknown_dtypes = [name for name in self.dtypes if name not in DTYPES]
         problems += [f"dtype: got {name!r}, allowed are {', '.join(DTYPES)}." for name in unknown_dtypes]
-        cores = int(environment()["cores"])
+        cores = usable_cores()
         problems += [
             f"threads: got {value}, allowed is 1 to {cores}, the cores that this process may use."
             for value in self.threads
@@ -94,7 +96,7 @@ class BenchConfig:
             raise ConfigError(" ".join(problems))
 
 
-def bench(config: BenchConfig) -> dict[str, Any]:
+def bench(config: BenchConfig) -> BenchRecord:
     """Measure every model in stock and inference-only form, and record the machine.
 
     Returns:
@@ -105,13 +107,19 @@ def bench(config: BenchConfig) -> dict[str, Any]:
         SecateurError: A model cannot be loaded, or a measuring process failed.
     """
     job = asdict(config)
-    time_record = _measure(config, job | {"kind": "time", "sample_rates": _check_sample_rates(config)})
-    rows = time_record["rows"]
+    measured = _measure(config, job | {"kind": "time", "sample_rates": _check_sample_rates(config)})
+    time_record = BenchRecord.from_dict(measured, path="bench")
+    rows = time_record.rows
     if config.memory:
-        for row in rows:
-            logger.info("memory of %s, %s", row["model"], row["form"])
-            row["peak_mib"] = _measure(config, job | {"kind": "memory", "row": row})["peak_mib"]
-    return {"format": 1, "kind": "bench", **time_record, "config": job}
+        rows = tuple(replace(row, peak_mib=_measure_peak(config, job, row)) for row in rows)
+    return replace(time_record, rows=rows, config=plain(job))
+
+
+def _measure_peak(config: BenchConfig, job: dict[str, Any], row: BenchRow) -> float | None:
+    """Return the peak memory of the model and case of a row in MiB, measured in a process of its own."""
+    logger.info("memory of %s, %s", row.model, row.form)
+    peak_mib: float | None = _measure(config, job | {"kind": "memory", "row": row.to_dict()})["peak_mib"]
+    return peak_mib
 
 
 def _check_sample_rates(config: BenchConfig) -> dict[str, int]:
@@ -151,8 +159,8 @@ def _measure_time(job: dict[str, Any]) -> dict[str, Any]:
     from secateur.hf.load import load_config_view
     from secateur.inference import INFERENCE_MODEL_TYPES
 
-    rows: list[dict[str, Any]] = []
-    environment_record = environment()  # before threads are set
+    rows: list[BenchRow] = []
+    environment = Environment.current()  # before threads are set
     names = short_names(job["models"])
     structures = {name: load_config_view(name).structure for name in job["models"]}
     rates = job["sample_rates"]
@@ -166,7 +174,7 @@ def _measure_time(job: dict[str, Any]) -> dict[str, Any]:
         }
         for threads, seconds, batch in cases:
             torch.set_num_threads(threads)
-            case = {"seconds": seconds, "batch": batch, "dtype": dtype, "threads": threads}
+            case: dict[str, Any] = {"seconds": seconds, "batch": batch, "dtype": dtype, "threads": threads}
             audio = {key: make_audio(structures[key[0]], rates[key[0]], seconds, batch, dtype) for key in models}
             with torch.inference_mode():
                 runs = {json.dumps(key): partial(_forward, model, audio[key]) for key, model in models.items()}
@@ -176,21 +184,21 @@ def _measure_time(job: dict[str, Any]) -> dict[str, Any]:
             for key in models:
                 timing = timings[json.dumps(key)]
                 rows.append(
-                    {
-                        "model": key[0],
-                        "name": names[key[0]],
-                        "form": key[1],
-                        "weights": "random" if _has_no_weights(key[0]) else "loaded",
+                    BenchRow(
+                        model=key[0],
+                        name=names[key[0]],
+                        form=key[1],
+                        weights="random" if _has_no_weights(key[0]) else "loaded",
                         **case,
-                        "sample_rate": rates[key[0]],
+                        sample_rate=rates[key[0]],
                         **asdict(timing),
-                        "real_time_factor": timing.median_ms / 1e3 / seconds,
-                        "throughput": batch * seconds / (timing.median_ms / 1e3),
-                        "ratio": reference_ms / timing.median_ms,
-                        "blocks_ms": blocks[key],
-                    }
+                        real_time_factor=timing.median_ms / 1e3 / seconds,
+                        throughput=batch * seconds / (timing.median_ms / 1e3),
+                        ratio=reference_ms / timing.median_ms,
+                        blocks_ms=blocks[key],
+                    )
                 )
-    return {"rows": rows, "environment": environment_record}
+    return BenchRecord(rows=tuple(rows), environment=environment).to_dict()
 
 
 def short_names(models: Sequence[str]) -> dict[str, str]:

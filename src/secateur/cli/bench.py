@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import argparse
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from secateur.cli.tables import print_table
 from secateur.cli.verb import add_settings_flag, print_record
+
+if TYPE_CHECKING:
+    from secateur.records.bench import BenchRecord, BenchRow
 
 SUMMARY = "Measure time and memory of models side by side."
 
@@ -47,41 +50,40 @@ def run(options: argparse.Namespace, fields: dict[str, Any]) -> int:
     return 0
 
 
-def print_bench(record: dict[str, Any]) -> None:
+def print_bench(record: BenchRecord) -> None:
     """Print times and memory, times by block, and the machine of the measurement."""
     rows = []
     block_rows = []
-    blocks = list(dict.fromkeys(block for row in record["rows"] for block in row["blocks_ms"]))
-    for row in record["rows"]:
-        case = (_model_label(row), row["form"], _case_label(row))
-        memory = row.get("peak_mib")
+    blocks = list(dict.fromkeys(block for row in record.rows for block in row.blocks_ms))
+    for row in record.rows:
+        case = (_model_label(row), row.form, _case_label(row))
         figures = (
-            f"{row['median_ms']:.1f} ms ({row['low_ms']:.1f} to {row['high_ms']:.1f})",
-            f"{row['ratio']:.2f}x",
-            f"{row['real_time_factor']:.4f}",
-            f"{row['throughput']:.1f}",
-            "" if memory is None else f"{memory:.0f} MiB",
+            f"{row.median_ms:.1f} ms ({row.low_ms:.1f} to {row.high_ms:.1f})",
+            "" if row.ratio is None else f"{row.ratio:.2f}x",
+            "" if row.real_time_factor is None else f"{row.real_time_factor:.4f}",
+            "" if row.throughput is None else f"{row.throughput:.1f}",
+            "" if row.peak_mib is None else f"{row.peak_mib:.0f} MiB",
         )
         rows.append((*case, *figures))
-        block_rows.append((*case, *(f"{row['blocks_ms'].get(block, 0.0):.1f}" for block in blocks)))
+        block_rows.append((*case, *(f"{row.blocks_ms.get(block, 0.0):.1f}" for block in blocks)))
     columns = ("model", "form", "audio", "time", "speed-up", "real-time factor", "seconds of audio per second")
     print_table("Time and memory", (*columns, "peak memory"), rows)
     print_table("Milliseconds by block", ("model", "form", "audio", *blocks), block_rows)
-    environment = record["environment"]
-    versions = environment["versions"]
-    buffers = "stay in the process" if environment["malloc"] else "go back to the system"
+    environment = record.environment
+    versions = environment.versions or {}
+    buffers = "stay in the process" if environment.malloc else "go back to the system"
     print(
-        f"{environment['cpu']}; torch {versions['torch']}, transformers {versions['transformers']}; float32 products "
-        f"{environment['float32_products']}, large buffers {buffers}; medians of {record['config']['repeats']} "
+        f"{environment.cpu}; torch {versions.get('torch')}, transformers {versions.get('transformers')}; float32 "
+        f"products {environment.float32_products}, large buffers {buffers}; medians of {record.repeats} "
         "interleaved runs, lowest and highest in brackets. Real-time factor: time over the length of one utterance. "
         "Seconds of audio per second: throughput of the whole batch."
     )
 
 
-def _model_label(row: dict[str, Any]) -> str:
-    return f"{row['name']} (random weights)" if row["weights"] == "random" else str(row["name"])
+def _model_label(row: BenchRow) -> str:
+    return f"{row.name} (random weights)" if row.has_random_weights else row.name
 
 
-def _case_label(row: dict[str, Any]) -> str:
-    threads = f"{row['threads']} thread{'s' if row['threads'] > 1 else ''}"
-    return f"{row['batch']} x {row['seconds']:g} s, {row['dtype']}, {threads}"
+def _case_label(row: BenchRow) -> str:
+    threads = f", {row.threads} thread{'s' if row.threads > 1 else ''}" if row.threads else ""
+    return f"{row.batch} x {row.seconds:g} s, {row.dtype}{threads}"

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import argparse
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from secateur.cli.fields import parse_value
 from secateur.cli.tables import print_broken_contract, print_rounding
 from secateur.cli.verb import BROKEN_CONTRACT, print_record
+
+if TYPE_CHECKING:
+    from secateur.records.choice import ChooseRecord
 
 SUMMARY = "Choose again for another target, without learning again."
 
@@ -38,17 +41,17 @@ def run(options: argparse.Namespace, fields: dict[str, Any]) -> int:
             options.folder, constraint=constraint, choosing=choose_fields, out=options.out, on_progress=display
         )
     print_record(options, record, print_choice)
-    return 0 if record["verification"]["holds"] else BROKEN_CONTRACT
+    return 0 if record.verification and record.verification.holds else BROKEN_CONTRACT
 
 
-def print_choice(record: dict[str, Any]) -> None:
+def print_choice(record: ChooseRecord) -> None:
     """Print the counted costs beside the costs by the gates' hard decisions."""
-    is_time = record["constraint"]["cost"] == "latency"
-    for name, counted_cost in record["counted"].items():
-        hard_cost = record["verdict"][name]
-        cost = f"{counted_cost:.4g} ms predicted" if is_time else f"{counted_cost:,} counted"
-        hard_text = f"{hard_cost:.4g} ms" if is_time else f"{hard_cost:,}"
+    for name, counted_cost in record.counted.items():
+        hard_cost = record.verdict[name]
+        cost = f"{counted_cost:.4g} ms predicted" if record.is_time else f"{counted_cost:,} counted"
+        hard_text = f"{hard_cost:.4g} ms" if record.is_time else f"{hard_cost:,}"
         print(f"{name}: {cost} ({hard_text} by the gates' hard decisions)")
-    print_rounding(record["rounding"])
-    print_broken_contract(record["verification"])
-    print(f"The repair moved {record['moved']} of {record['gated']} units. Model: {record['folder']}/model")
+    print_rounding(record.rounding)
+    if record.verification:
+        print_broken_contract(record.verification)
+    print(f"The repair moved {record.moved} of {record.gated} units. Model: {record.folder}/model")

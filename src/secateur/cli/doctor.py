@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from secateur.cli.verb import BROKEN_CONTRACT, print_record
+
+if TYPE_CHECKING:
+    from secateur.records.finding import Finding
 
 SUMMARY = "Look at this machine and installation."
 
@@ -23,7 +26,7 @@ def run(options: argparse.Namespace, fields: dict[str, Any]) -> int:
     return BROKEN_CONTRACT if any(finding.status == "problem" for finding in findings) else 0
 
 
-def print_findings(findings: Sequence[Any]) -> None:
+def print_findings(findings: Sequence[Finding]) -> None:
     """Print every finding with the remedy."""
     for finding in findings:
         print(f"{finding.status:8} {finding.name}: {finding.detail}")

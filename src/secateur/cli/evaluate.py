@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import argparse
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from secateur.cli.tables import format_score
 from secateur.cli.verb import Recipe, print_record
 from secateur.errors import ConfigError
+
+if TYPE_CHECKING:
+    from secateur.records.evaluation import EvaluateRecord
 
 SUMMARY = "Score a model with a task head on its task."
 RECIPE = Recipe(module="secateur.evaluation.evaluate", config="EvaluateConfig", hidden_fields=("model",))
@@ -26,9 +29,9 @@ def run(options: argparse.Namespace, fields: dict[str, Any]) -> int:
     return 0
 
 
-def print_evaluation(record: dict[str, Any]) -> None:
+def print_evaluation(record: EvaluateRecord) -> None:
     """Print the size of the data and every score."""
-    data = record["data"]
-    print(f"{data['name']}: {data['utterances']} utterances, {data['hours']:.2f} h; {len(record['skipped'])} left out")
-    for name, value in record["scores"].items():
-        print(f"{name:16} {format_score(name, value, record['score_info'])}")
+    data = record.data
+    print(f"{data.name}: {data.utterances} utterances, {data.hours:.2f} h; {len(record.skipped)} left out")
+    for name, value in record.scores.items():
+        print(f"{name:16} {format_score(name, value, record.score_info)}")

@@ -36,4 +36,4 @@ def print_export(record: ExportRecord) -> None:
     """Print the files of the exported model, and the verification."""
     rows = [(name, f"{size:,}") for name, size in record.files.items()]
     print_table(f"Exported to {record.folder} ({record.target})", ("file", "bytes"), rows)
-    print_verification(record.verification.to_dict())
+    print_verification(record.verification)

@@ -20,5 +20,5 @@ def run(options: argparse.Namespace, fields: dict[str, Any]) -> int:
     from secateur import pipeline
 
     record = pipeline.pretrain(options.recipe, overrides=fields, resume=options.resume)
-    print_record(options, record, lambda record: print(f"The encoder lies in {record['folder']}/model."))
+    print_record(options, record, lambda record: print(f"The encoder lies in {record.folder}/model."))
     return 0

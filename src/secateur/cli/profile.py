@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import argparse
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from secateur.cli.tables import print_table
 from secateur.cli.verb import print_record
+
+if TYPE_CHECKING:
+    from secateur.records.costs import ProfileRecord
 
 SUMMARY = "Parameters and MACs by block."
 
@@ -25,12 +28,11 @@ def run(options: argparse.Namespace, fields: dict[str, Any]) -> int:
     return 0
 
 
-def print_profile(record: dict[str, Any]) -> None:
+def print_profile(record: ProfileRecord) -> None:
     """Print the costs of every block."""
-    rows = [(name, f"{cost['parameters']:,}", f"{cost['macs']:,}") for name, cost in record["blocks"].items()]
-    rows.append(("all", f"{record['parameters']:,}", f"{record['macs']:,}"))
-    seconds = record["samples"] / record["sample_rate"]
-    print_table(f"{record['model_type']}, {seconds:g} s of audio", ("block", "parameters", "MACs"), rows)
-    print(record["convention"])
-    if record["head"]:
-        print(f"Beside the encoder: {record['head']:,} parameters of a transducer's head")
+    rows = [(name, f"{cost.parameters:,}", f"{cost.macs:,}") for name, cost in record.blocks.items()]
+    rows.append(("all", f"{record.parameters:,}", f"{record.macs:,}"))
+    print_table(f"{record.model_type}, {record.seconds:g} s of audio", ("block", "parameters", "MACs"), rows)
+    print(record.convention)
+    if record.head:
+        print(f"Beside the encoder: {record.head:,} parameters of a transducer's head")

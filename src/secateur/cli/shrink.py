@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import argparse
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from secateur.cli.tables import print_table, print_verification
 from secateur.cli.verb import BROKEN_CONTRACT, print_record
+
+if TYPE_CHECKING:
+    from secateur.records.choice import ShrinkRecord
 
 SUMMARY = "Cut a model by a selection."
 
@@ -26,17 +29,16 @@ def run(options: argparse.Namespace, fields: dict[str, Any]) -> int:
         options.model, selection=options.selection, out=options.out, layout=options.layout, force=options.force
     )
     print_record(options, record, print_shrink)
-    return 0 if record["verification"]["holds"] else BROKEN_CONTRACT
+    return 0 if record.verification.holds else BROKEN_CONTRACT
 
 
-def print_shrink(record: dict[str, Any]) -> None:
+def print_shrink(record: ShrinkRecord) -> None:
     """Print the costs before and after, and the verification."""
-    dense_costs = record["before"]
-    cut_costs = record["after"]
-    rows = [
-        (name, f"{dense_costs[name]:,}", f"{cut_costs[name]:,}", f"{cut_costs[name] / dense_costs[name]:.1%}")
-        for name in ("parameters", "head", "macs")
-        if dense_costs[name]
-    ]
-    print_table(f"Shrunk model in {record['folder']}", ("", "before", "after", "kept"), rows)
-    print_verification(record["verification"])
+    costs = {
+        "parameters": (record.before.parameters, record.after.parameters),
+        "head": (record.before.head, record.after.head),
+        "macs": (record.before.macs, record.after.macs),
+    }
+    rows = [(name, f"{dense:,}", f"{cut:,}", f"{cut / dense:.1%}") for name, (dense, cut) in costs.items() if dense]
+    print_table(f"Shrunk model in {record.folder}", ("", "before", "after", "kept"), rows)
+    print_verification(record.verification)

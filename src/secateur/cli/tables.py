@@ -4,7 +4,13 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING
+
+from secateur.records.score import ScoreInfo, find_score_info
+
+if TYPE_CHECKING:
+    from secateur.records.choice import RoundingCost
+    from secateur.records.verification import Verification
 
 
 def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
@@ -21,50 +27,47 @@ def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]
     Console().print(table)
 
 
-def print_broken_contract(verification: dict[str, Any]) -> None:
+def print_broken_contract(verification: Verification) -> None:
     """Print the lines of the drop-in contract that do not hold."""
-    for check in verification["checks"]:
-        if not check["holds"]:
-            print(f"secateur: contract: {check['name']}: {check['detail']}", file=sys.stderr)
+    for check in verification.broken:
+        print(f"secateur: contract: {check.name}: {check.detail}", file=sys.stderr)
 
 
-def print_verification(record: dict[str, Any]) -> None:
+def print_verification(verification: Verification) -> None:
     """Print every check of a verification, and the differences that were measured."""
-    for check in record["checks"]:
-        print(f"{'holds ' if check['holds'] else 'FAILS '} {check['name']}: {check['detail']}")
-    differences = record["differences"]
-    for index, difference in enumerate(differences):
-        name = "output" if index == len(differences) - 1 else f"hidden state {index}"
+    for check in verification.checks:
+        print(f"{'holds ' if check.holds else 'FAILS '} {check.name}: {check.detail}")
+    for index, difference in enumerate(verification.differences):
+        name = "output" if index == len(verification.differences) - 1 else f"hidden state {index}"
         print(f"        {name}: {difference:.1e}")
 
 
-def print_rounding(rounding: dict[str, Any] | None) -> None:
+def print_rounding(rounding: RoundingCost | None) -> None:
     """Print the cost of rounding sizes to multiples, where sizes were rounded."""
-    if not rounding:
+    if rounding is None:
         return
     rows = [
-        (kind, str(rounding["multiples"].get(kind, "")), f"{kept_units:,}", f"{rounding['closed'][kind]:,}")
-        for kind, kept_units in rounding["opened"].items()
+        (kind, str(rounding.multiples.get(kind, "")), f"{kept_units:,}", f"{rounding.closed[kind]:,}")
+        for kind, kept_units in rounding.opened.items()
     ]
     print_table("What rounding cost", ("kind", "multiples of", "units kept for it", "units removed for it"), rows)
-    for name, given_up_share in rounding["given_up"].items():
+    for name, given_up_share in rounding.given_up.items():
         change = "less" if given_up_share >= 0 else "more"
         print(f"{name}: {abs(given_up_share):.2%} of the dense cost {change} kept than without rounding")
 
 
-def format_score(name: str, value: float | None, infos: Mapping[str, Any]) -> str:
+def format_score(name: str, value: float | None, infos: Mapping[str, ScoreInfo]) -> str:
     """Return a score as text, a share as a percentage, and an empty text for None."""
     if value is None:
         return ""
-    is_share = infos.get(name, {}).get("is_share", not name.endswith("loss"))
-    return f"{float(value):.2%}" if is_share else f"{float(value):.4f}"
+    return f"{value:.2%}" if find_score_info(name, infos).is_share else f"{value:.4f}"
 
 
 def format_fidelity(value: float | None) -> str:
     """Return a loss or cosine with four decimals, and an empty text for None."""
-    return "" if value is None else f"{round(float(value), 4) + 0.0:.4f}"  # + 0.0: no minus before a zero
+    return "" if value is None else f"{round(value, 4) + 0.0:.4f}"  # + 0.0: no minus before a zero
 
 
 def mean(values: Sequence[float] | None) -> float | None:
     """Return the mean of values, or None for an empty sequence."""
-    return sum(map(float, values)) / len(values) if values else None
+    return sum(values) / len(values) if values else None

@@ -25,4 +25,4 @@ def run(options: argparse.Namespace, fields: dict[str, Any]) -> int:
         options.model, against=options.against, selection=options.selection, compile=options.compile
     )
     print_record(options, record, print_verification)
-    return 0 if record["holds"] else BROKEN_CONTRACT
+    return 0 if record.holds else BROKEN_CONTRACT

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TypeVar
 
 import torch
 from safetensors import SafetensorError
@@ -16,9 +16,11 @@ from secateur.errors import CheckpointError
 from secateur.gates import GateSet
 from secateur.hf.model_view import ModelView
 from secateur.hf.save import write_model
-from secateur.records.files import read_json
+from secateur.records.base import Section
 from secateur.structure import Selection, Structure
 from secateur.tasks import Task
+
+SectionT = TypeVar("SectionT", bound=Section)
 
 
 def is_finished(path: Path) -> bool:
@@ -34,10 +36,9 @@ def is_main_process() -> bool:
     return bool(process().is_main_process)
 
 
-def read_result(folder: Path, name: str) -> dict[str, Any]:
-    """Return the JSON file that a phase wrote, or an empty record if the file is missing."""
-    path = folder / name
-    return read_json(path) if path.is_file() else {}
+def read_result(path: Path, section: type[SectionT]) -> SectionT:
+    """Return the result that a phase wrote, or an empty result if the file is missing."""
+    return section.read(path) if path.is_file() else section()
 
 
 def write_run_model(

@@ -14,10 +14,10 @@ from __future__ import annotations
 
 import copy
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from safetensors.torch import save_file
 
@@ -30,7 +30,6 @@ from secateur.compress.phase_files import (
     is_finished,
     is_main_process,
     load_tensors,
-    read_result,
     write_run_model,
 )
 from secateur.compress.progressive import ProgressiveShrinking
@@ -47,6 +46,8 @@ from secateur.hf.model_view import ModelView
 from secateur.hf.save import atomic_folder
 from secateur.nn.norm import replace_group_norm
 from secateur.records.files import write_json
+from secateur.records.phases import LearnResult, RecoverResult, TrainingResult
+from secateur.records.verification import Verification
 from secateur.structure import Selection, normalize
 from secateur.surgery.choose import Choice, choose, choose_uniform_share
 from secateur.surgery.cut import cut_view
@@ -86,7 +87,7 @@ def finetune(context: RunContext, folder: Path, *, resume: bool, on_progress: On
             with atomic_folder(finetuned_folder) as partial_folder:
                 student_view.model.cpu()
                 write_run_model(partial_folder, student_view, context, task)
-                write_json(partial_folder / "finetuned.json", _timing_record(result))
+                _training_result(result).write(partial_folder / "finetuned.json")
         process().wait_for_everyone()
     teacher_view = load_view(finetuned_folder)
     teacher_view.model.requires_grad_(False)
@@ -134,16 +135,19 @@ def learn(context: RunContext, folder: Path, *, resume: bool, on_progress: OnPro
         for cost_target in context.cost_targets
     }
     student.masking.remove()
-    freezing = {} if progressive is None else {"freezing": progressive.summary()}
+    learn_result = LearnResult(
+        expected=expected_costs,
+        freezing=None if progressive is None else progressive.summary(),
+        steps=result.steps,
+        seconds=result.seconds,
+    )
     if is_main_process():
         with atomic_folder(learned_folder) as partial_folder:
             student.model.cpu()
             write_run_model(partial_folder, student.view, context, objective.task)
             save_file(gate_tensors(gates), partial_folder / "gates.safetensors")
             save_file(dict(distiller.maps.cpu().state_dict()), partial_folder / "maps.safetensors")
-            write_json(
-                partial_folder / "learned.json", {"expected": expected_costs, **freezing, **_timing_record(result)}
-            )
+            learn_result.write(partial_folder / "learned.json")
     process().wait_for_everyone()
 
 
@@ -184,7 +188,7 @@ def select(context: RunContext, folder: Path, learned_folder: Path) -> None:
         scores, scales = gate_scores(structure, learned_folder)
         choice = choose(structure, scores, scales, limits, round_to=context.config.round_to)
     if is_main_process():
-        write_json(folder / "choice.json", choice.to_json())
+        choice.to_record().write(folder / "choice.json")
         write_json(folder / "selection.json", choice.selection.to_json(), indent=None)
     process().wait_for_everyone()
 
@@ -209,22 +213,16 @@ def shrink(context: RunContext, folder: Path, learned_folder: Path) -> ModelView
     dense = load_view(learned_folder) if has_gates else context.make_student()
     selection = Selection.load(folder / "selection.json")
     cut_model = cut_view(dense, selection)
-    if not is_finished(folder / "verified.json") or not _is_proven(read_result(folder, "verified.json")):
+    if not is_finished(folder / "verified.json") or not Verification.read(folder / "verified.json").is_proven:
         verification = verify(cut_model, dense, selection)
         if is_main_process():
-            write_json(folder / "verified.json", verification.to_json())
+            verification.write(folder / "verified.json")
         if not verification.is_proven:
             raise SecateurError(verification.refusal)
-        for check in verification.checks:
-            if not check.holds:
-                logger.warning("the drop-in contract does not hold: %s (%s)", check.name, check.detail)
+        for check in verification.broken:
+            logger.warning("the drop-in contract does not hold: %s (%s)", check.name, check.detail)
         process().wait_for_everyone()
     return cut_model
-
-
-def _is_proven(verification: Mapping[str, Any]) -> bool:
-    """Return whether a stored verification proved the cut; older files say only whether every check held."""
-    return bool(verification.get("proven", verification["holds"]))
 
 
 def recover(
@@ -277,8 +275,13 @@ def recover(
             _, left_out = context.extra.select_fitting(context.teacher_view, cut_model)
             for note in left_out:
                 logger.warning("%s", note)
-            timing = _timing_record(result) if result else {}
-            write_json(folder / "stages.json", {"stages": stages, "left_out": left_out, **timing})
+            recover_result = RecoverResult(
+                stages=stages,
+                left_out=tuple(left_out),
+                steps=result.steps if result else None,
+                seconds=result.seconds if result else None,
+            )
+            recover_result.write(folder / "stages.json")
             selection = Selection.load(folder / "selection.json")
             with atomic_folder(folder / "model") as partial_folder:
                 write_run_model(partial_folder, cut_model, context, objective.task, selection)
@@ -357,5 +360,5 @@ def _loop_config(training: TrainingConfig, seed: int) -> LoopConfig:
     )
 
 
-def _timing_record(result: LoopResult) -> dict[str, Any]:
-    return {"steps": result.steps, "seconds": result.seconds}
+def _training_result(result: LoopResult) -> TrainingResult:
+    return TrainingResult(steps=result.steps, seconds=result.seconds)

@@ -9,8 +9,6 @@ from __future__ import annotations
 import bisect
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -21,20 +19,11 @@ from secateur.compress.student import Student, selection_of
 from secateur.cost import Cost, Terms
 from secateur.cost.expected import indicator
 from secateur.gates import GateSet
+from secateur.records.run import FreezingRecord, ShrinkEvent
 from secateur.structure import normalize
 from secateur.surgery.limits import CostLimit
 
 logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, kw_only=True)
-class ShrinkEvent:
-    """An event of shrinking the student."""
-
-    step: int
-    """number of steps before the event"""
-    parameters: int
-    """parameters of the encoder after the event"""
 
 
 class ProgressiveShrinking:
@@ -152,14 +141,14 @@ class ProgressiveShrinking:
             "student": self.student.parameter_count / self.dense_parameters,
         }
 
-    def summary(self) -> dict[str, Any]:
-        """Return the summary for the record of the run, as plain JSON."""
-        return {
-            "gates": len(self.gates.is_frozen),
-            "frozen": int(self.gates.is_frozen.sum()),
-            "dense": self.dense_parameters,
-            "shrunk": [asdict(event) for event in self.shrink_events],
-        }
+    def summary(self) -> FreezingRecord:
+        """Return the numbers of frozen gates and the steps at which the student shrank."""
+        return FreezingRecord(
+            gates=len(self.gates.is_frozen),
+            frozen=int(self.gates.is_frozen.sum()),
+            dense=self.dense_parameters,
+            shrunk=tuple(self.shrink_events),
+        )
 
     def state(self) -> dict[str, Tensor]:
         """Return the frozen gates, the checks in a row with a closed gate, and the units of the student."""

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict
-from typing import Any, NamedTuple
+from dataclasses import asdict, replace
+from typing import NamedTuple
 
 import torch
 
@@ -12,6 +12,7 @@ from secateur.compress.distiller import DistillationModel
 from secateur.compress.fidelity import fidelity, score_task, time_encoders
 from secateur.compress.run_context import RunContext
 from secateur.hf.model_view import ModelView
+from secateur.records.run import StageRecord, TimeRecord
 from secateur.tasks import Task
 
 #: Seconds of audio in a timed forward pass.
@@ -29,7 +30,7 @@ class RunStage(NamedTuple):
     task: Task | None
 
 
-def stage_records(context: RunContext, stages: Mapping[str, RunStage]) -> list[dict[str, Any]]:
+def stage_records(context: RunContext, stages: Mapping[str, RunStage]) -> tuple[StageRecord, ...]:
     """Return the size, speed, fidelity and task scores of the models at several points of the run, by name."""
     batches = context.held_out_batches()
     threads = torch.get_num_threads()
@@ -38,19 +39,14 @@ def stage_records(context: RunContext, stages: Mapping[str, RunStage]) -> list[d
     times = time_encoders(views, sample_rate=rate, seconds=TIMED_SECONDS, repeats=TIMED_REPEATS)
     records = []
     for name, (view, distiller, task) in stages.items():
-        time = {**asdict(times[name]), "seconds_of_audio": TIMED_SECONDS, "batch": 1, "threads": threads}
+        time = TimeRecord(**asdict(times[name]), seconds_of_audio=TIMED_SECONDS, batch=1, threads=threads)
         encoder_parameters = sum(parameter.numel() for parameter in view.encoder.parameters())
         head_parameters = sum(parameter.numel() for parameter in view.model.parameters()) - encoder_parameters
-        stage_record: dict[str, Any] = {
-            "name": name,
-            "parameters": encoder_parameters,
-            "head": head_parameters,
-            "time": time,
-        }
+        record = StageRecord(name=name, parameters=encoder_parameters, head=head_parameters, time=time)
         if context.config.distill is not None:
             distance = fidelity(distiller.cpu(), context.teacher_view.encoder_view, batches)
-            stage_record |= {"loss": distance.loss, "cosine": list(distance.cosine)}
+            record = replace(record, loss=distance.loss, cosine=distance.cosine)
         if task is not None and not (name == "dense" and context.has_new_head):
-            stage_record["scores"] = score_task(task, view, batches)
-        records.append(stage_record)
-    return records
+            record = replace(record, scores=score_task(task, view, batches))
+        records.append(record)
+    return tuple(records)

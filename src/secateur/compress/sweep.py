@@ -8,11 +8,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from secateur.data.corpus import SAMPLE_RATE
 from secateur.errors import ConfigError
-from secateur.records.files import environment, read_json
+from secateur.records.base import UNRECORDED_SAMPLE_RATE
+from secateur.records.environment import Environment
+from secateur.records.run import RunRecord, StageRecord
+from secateur.records.sweep import FailedRun, ModelMeasurements, SweepRecord, SweepRun
 
-FORMAT = 1
 #: The record of a sweep, in its folder.
 SWEEP_FILE = "sweep.json"
 _UNSAFE_CHARACTERS = re.compile(r"[^\w.+-]")  # replaced in the names of folders
@@ -51,7 +52,7 @@ def folder_of(values: Mapping[str, Any]) -> str:
 
 def sweep_record(
     name: str, folder: Path, runs: Sequence[Mapping[str, Any]], failed: Sequence[tuple[Mapping[str, Any], str]] = ()
-) -> dict[str, Any]:
+) -> SweepRecord:
     """Return the record of a finished sweep: size, MACs, time and score of the dense and the pruned models.
 
     Args:
@@ -60,41 +61,37 @@ def sweep_record(
         runs: Fields of each finished run, at least a single run.
         failed: Fields of each failed run, with the reason.
     """
-    records = [read_json(folder / folder_of(values) / "record.json") for values in runs]
-    task = records[0].get("task") or {}
-    primary_metric = task.get("headline", "loss" if all("loss" in stage for stage in records[0]["stages"]) else None)
+    records = [RunRecord.read(folder / folder_of(values) / "record.json") for values in runs]
+    task, first_stage = records[0].task, records[0].stages[0]
+    has_loss = all(stage.loss is not None for stage in records[0].stages)
+    primary_metric = task.headline if task and task.headline else "loss" if has_loss else None
+    rows = [
+        SweepRun(
+            values=dict(values),
+            folder=folder_of(values),
+            dense=_measurements(record.stages[0], primary_metric),
+            kept=_measurements(record.stages[-1], primary_metric),
+            broken=tuple(check.name for check in record.verification.broken) if record.verification else (),
+        )
+        for values, record in zip(runs, records, strict=True)
+    ]
+    return SweepRecord(
+        name=name,
+        fields=tuple(runs[0]),
+        headline=primary_metric,
+        better=task.better if task else "lower",
+        score_info=task.score_info if task else {},
+        environment=Environment.current(),
+        samples=first_stage.samples,
+        sample_rate=first_stage.sample_rate or UNRECORDED_SAMPLE_RATE,
+        rows=tuple(rows),
+        failed=tuple(
+            FailedRun(values=dict(values), folder=folder_of(values), reason=reason) for values, reason in failed
+        ),
+    )
 
-    def summarize_stage(stage: Mapping[str, Any]) -> dict[str, Any]:
-        score = stage.get("loss") if primary_metric == "loss" else stage.get("scores", {}).get(primary_metric)
-        return {
-            "parameters": stage["parameters"],
-            "macs": stage["macs"],
-            "milliseconds": stage["time"]["median_ms"],
-            "score": score,
-        }
 
-    return {
-        "format": FORMAT,
-        "kind": "sweep",
-        "name": name,
-        "fields": list(runs[0]),
-        "headline": primary_metric,
-        "better": task.get("better", "lower"),
-        "score_info": task.get("score_info", {}),
-        "environment": environment(),
-        "samples": records[0]["stages"][0]["samples"],
-        "sample_rate": records[0]["stages"][0].get("sample_rate", SAMPLE_RATE),
-        "rows": [
-            {
-                "values": dict(values),
-                "folder": folder_of(values),
-                "dense": summarize_stage(record["stages"][0]),
-                "kept": summarize_stage(record["stages"][-1]),
-                "broken": [check["name"] for check in record["verification"]["checks"] if not check["holds"]],
-            }
-            for values, record in zip(runs, records, strict=True)
-        ],
-        "failed": [
-            {"values": dict(values), "folder": folder_of(values), "reason": reason} for values, reason in failed
-        ],
-    }
+def _measurements(stage: StageRecord, primary_metric: str | None) -> ModelMeasurements:
+    score = stage.loss if primary_metric == "loss" else stage.scores.get(primary_metric or "")
+    milliseconds = stage.time.median_ms if stage.time else None
+    return ModelMeasurements(parameters=stage.parameters, macs=stage.macs, milliseconds=milliseconds, score=score)

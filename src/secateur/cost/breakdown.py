@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
-from typing import Any
-
 import torch
 
 from secateur.cost.expected import COSTS, FactorizedForm, Terms, indicator
 from secateur.cost.latency_table import LatencyTable
 from secateur.cost.predicted_time import LatencyPredictor
+from secateur.records.costs import Breakdown, CostRecord
 from secateur.structure import Selection, Structure
 
 #: Kinds of axes whose modules are blocks of their own, and a block that may have no such axis.
@@ -18,37 +16,6 @@ POSITIONAL_CONV = "encoder.pos_conv_embed"
 
 #: The block of what belongs to none.
 REST_BLOCK = "rest"
-
-
-@dataclass(frozen=True, kw_only=True)
-class Breakdown:
-    """Cost of a model as a whole, by block and by scope.
-
-    Attributes:
-        parameters: Parameters of the base model, without a task head.
-        head: Parameters of a transducer's head; 0 without one. They stand in no block and no scope.
-        macs: Multiply-accumulates at `samples` samples.
-        latency: Predicted milliseconds; None without a table of measured times.
-        samples: Audio length that the MACs are for.
-        frames: Output frames at that length.
-        blocks: Parameters and MACs by block, in the order of the data, and with a table the predicted milliseconds.
-        scopes: The same by scope.
-        convention: What the MACs count.
-    """
-
-    parameters: int
-    head: int
-    macs: int
-    latency: float | None
-    samples: int
-    frames: int
-    blocks: dict[str, dict[str, float]]
-    scopes: dict[str, dict[str, int]]
-    convention: str
-
-    def to_json(self) -> dict[str, Any]:
-        """Return the breakdown as plain JSON."""
-        return asdict(self)
 
 
 def breakdown(
@@ -89,7 +56,10 @@ def breakdown(
         latency=None if times is None else sum(block.get("latency", 0.0) for block in blocks.values()),
         samples=samples,
         frames=structure.lengths(samples)[-1],
-        blocks=blocks,
+        blocks={
+            path: CostRecord(parameters=int(block["parameters"]), macs=int(block["macs"]), latency=block.get("latency"))
+            for path, block in blocks.items()
+        },
         scopes=scopes,
         convention=structure.convention,
     )

@@ -7,7 +7,7 @@ import platform
 import shutil
 from pathlib import Path
 
-from secateur.records.files import environment
+from secateur.records.environment import cpu_model, usable_cores
 from secateur.records.finding import Finding
 
 GIB = 2**30
@@ -36,7 +36,7 @@ def parse_cpu_flags(cpuinfo: str) -> frozenset[str]:
 def processor(cpuinfo: str | None = None) -> Finding:
     """Report the processor and the features that decide the speed of torch."""
     cpu_flags = parse_cpu_flags(_read("/proc/cpuinfo") if cpuinfo is None else cpuinfo)
-    name = str(environment()["cpu"])
+    name = cpu_model()
     if not cpu_flags:
         return Finding(name="processor", status="ok", detail=f"{name}; its features cannot be read here")
     supported_features = [f"{flag} ({speedup})" for flag, speedup in CPU_FEATURES.items() if flag in cpu_flags]
@@ -56,7 +56,7 @@ def threads() -> Finding:
     """Check the number of threads that torch uses against the available cores."""
     import torch
 
-    cores, num_threads, quota = int(environment()["cores"]), torch.get_num_threads(), cpu_quota()
+    cores, num_threads, quota = usable_cores(), torch.get_num_threads(), cpu_quota()
     available_cores = cores if quota is None else min(cores, quota)
     quota_note = "" if quota is None or quota >= cores else f", of which the container grants {quota:g}"
     detail = f"{num_threads} threads on {cores} cores{quota_note}"

@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 from transformers import PreTrainedModel
 
@@ -20,7 +19,10 @@ from secateur.errors import ConfigError, ModelError
 from secateur.hf.feature_extractor import load_input_features
 from secateur.hf.hub_files import find_file
 from secateur.hf.load import load_checkpoint
-from secateur.records.files import environment, plain, read_json
+from secateur.records.environment import Environment
+from secateur.records.evaluation import EvaluateRecord
+from secateur.records.files import read_json
+from secateur.records.run import CorpusRecord, SkippedFile
 from secateur.tasks import EncoderInfo, Slu, Task, TaskConfig, build_task, decoding
 from secateur.tasks.build import supported_heads, task_for_head
 from secateur.tasks.ctc import CtcTask
@@ -46,7 +48,7 @@ class EvaluateConfig:
     """future frames that a streaming transducer attends to, in chunks or offline; null: as in its config"""
 
 
-def evaluate(config: EvaluateConfig) -> dict[str, Any]:
+def evaluate(config: EvaluateConfig) -> EvaluateRecord:
     """Evaluate a model on all usable utterances, with a batch size of 1, and return the record.
 
     Raises:
@@ -88,25 +90,26 @@ def evaluate(config: EvaluateConfig) -> dict[str, Any]:
     batches = held_out_micro_batches(
         corpus, structure, seconds=float("inf"), max_seconds=float("inf"), input_features=input_features, task=task
     )
-    return {
-        "format": 1,
-        "kind": "evaluate",
-        "model": config.model,
-        "parameters": sum(value.numel() for value in checkpoint.view.encoder.parameters()),
-        "environment": environment(),
-        "data": {
-            "name": corpus.name,
-            "utterances": len(batches),
-            "hours": corpus.seconds / 3600,
-            "sample_rate": corpus.sample_rate,
-        },
-        "skipped": plain(corpus.skipped),
-        "notes": [*task.notes, *notes],
-        **_streaming_record(config, model),
-        "headline": task.primary_metric,
-        "score_info": plain(dict(task.scores)),
-        "scores": score_task(task, checkpoint.view, batches),
-    }
+    can_stream = decoding.can_stream(model)
+    default_lookahead = decoding.default_lookahead(model) if can_stream else None
+    return EvaluateRecord(
+        model=config.model,
+        parameters=sum(value.numel() for value in checkpoint.view.encoder.parameters()),
+        environment=Environment.current(),
+        data=CorpusRecord(
+            name=corpus.name,
+            utterances=len(batches),
+            hours=corpus.seconds / 3600,
+            sample_rate=corpus.sample_rate,
+        ),
+        skipped=tuple(SkippedFile(path=skip.path, reason=skip.reason) for skip in corpus.skipped),
+        notes=(*task.notes, *notes),
+        streaming=config.streaming if can_stream else None,
+        lookahead=default_lookahead if config.lookahead is None else config.lookahead,
+        headline=task.primary_metric,
+        score_info=dict(task.scores),
+        scores=score_task(task, checkpoint.view, batches),
+    )
 
 
 def _set_streaming(task: Task, model: PreTrainedModel, config: EvaluateConfig, *, allowed: Sequence[int]) -> None:
@@ -129,11 +132,3 @@ def _lookaheads(source: str | Path, model: PreTrainedModel) -> tuple[int, ...]:
     processor_lookaheads = read_json(path).get("supported_num_lookahead_tokens") if path is not None else None
     config_lookaheads = [decoding.default_lookahead(model)] if decoding.can_stream(model) else []
     return tuple(sorted({*(processor_lookaheads or ()), *config_lookaheads}))
-
-
-def _streaming_record(config: EvaluateConfig, model: PreTrainedModel) -> dict[str, Any]:
-    """Return the decoding of a streaming model for the record, and an empty dict for another model."""
-    if not decoding.can_stream(model):
-        return {}
-    lookahead = decoding.default_lookahead(model) if config.lookahead is None else config.lookahead
-    return {"streaming": config.streaming, "lookahead": lookahead}

@@ -23,10 +23,9 @@ class StockTarget(ExportTarget):
             SelectionError: The shape does not fit the stock layout.
             SecateurError: The outputs differ.
         """
-        from secateur.records.verification import Verification
         from secateur.structure import Selection
         from secateur.surgery.cut_checkpoint import cut_checkpoint
 
         cut = cut_checkpoint(checkpoint, Selection(axes={}), layout="stock")
         cut.write(folder, source=source)
-        return Exported(verification=Verification.from_dict(cut.verification.to_json()), notes=cut.notes)
+        return Exported(verification=cut.verification, notes=cut.notes)

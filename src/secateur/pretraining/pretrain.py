@@ -8,7 +8,6 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -31,7 +30,9 @@ from secateur.errors import ConfigError
 from secateur.pretraining.augment import mix_noise, random_eq, random_gain
 from secateur.pretraining.encoder_from_config import ConfigEncoder, FromConfig
 from secateur.pretraining.wavlm_encoder import WavLMEncoder, WavLMShape
-from secateur.records.files import environment, write_json
+from secateur.records.environment import Environment
+from secateur.records.files import plain
+from secateur.records.pretraining import PretrainRecord
 from secateur.tasks import best_rq
 from secateur.tasks.best_rq import BestRqSettings
 from secateur.tasks.best_rq_head import save_best_rq_head
@@ -329,7 +330,7 @@ def pretrain(
     resume: bool = False,
     on_start: Callable[[], None] = lambda: None,
     on_progress: Callable[[Progress], None] | None = None,
-) -> dict[str, Any]:
+) -> PretrainRecord:
     """Train an encoder from random weights and return the record, which is also written to `out`.
 
     `out/model` is a Hugging Face folder with the encoder in float32 and its feature extractor, and with the BEST-RQ
@@ -348,21 +349,19 @@ def pretrain(
         folder.mkdir(parents=True, exist_ok=True)
     process().wait_for_everyone()
     result = run(train_unit, config.loop, phase="pretrain", folder=folder, resume=resume, on_progress=on_progress)
-    record = {
-        "format": 1,
-        "verb": "pretrain",
-        "config": dataclasses.replace(config, out=folder.name),
-        "data": train_unit.name,
-        "sample_rate": train_unit.input_features.sample_rate,
-        "parameters": sum(p.numel() for p in train_unit.model.encoder.parameters()),
-        "seconds": result.seconds,
-        "train": result.metrics,
-        "dev": result.validation,
-        "environment": environment(),
-    }
+    record = PretrainRecord(
+        config=plain(dataclasses.replace(config, out=folder.name)),
+        data=train_unit.name,
+        sample_rate=train_unit.input_features.sample_rate,
+        parameters=sum(p.numel() for p in train_unit.model.encoder.parameters()),
+        seconds=result.seconds,
+        train=result.metrics,
+        dev=result.validation,
+        environment=Environment.current(),
+    )
     if process().is_main_process:
         train_unit.model.save(folder / "model")
         save_best_rq_head(folder / "model", head=train_unit.model.head, labeler=train_unit.labeler)
-        write_json(folder / "record.json", record)
+        record.write(folder / "record.json")
     log.info("the encoder is in %s", folder / "model")
     return record

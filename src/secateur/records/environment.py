@@ -49,7 +49,7 @@ class Environment(Section):
             python=platform.python_version(),
             versions={name: _version(name) for name in ("secateur", "torch", "transformers", "accelerate")},
             platform=f"{platform.system()} {platform.machine()}",
-            cpu=_cpu_model(),
+            cpu=cpu_model(),
             cores=usable_cores(),
             threads=torch.get_num_threads() if torch is not None else usable_cores(),
             accelerators=accelerators,
@@ -72,7 +72,8 @@ def _version(package: str) -> str | None:
         return None
 
 
-def _cpu_model() -> str:
+def cpu_model() -> str:
+    """Return the name of the processor."""
     try:
         with open("/proc/cpuinfo", encoding="utf-8", errors="replace") as handle:
             for line in handle:

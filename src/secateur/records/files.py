@@ -109,11 +109,3 @@ def read_json(path: str | Path) -> Any:
         raise SecateurError(f"{path}: there is no such file; a JSON record was expected there.") from None
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise SecateurError(f"{path}: not a JSON record ({error}).") from None
-
-
-
-def environment() -> dict[str, Any]:
-    """Return the environment of this process as plain JSON."""
-    from secateur.records.environment import Environment
-
-    return Environment.current().to_dict()

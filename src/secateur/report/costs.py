@@ -8,9 +8,9 @@ from dataclasses import dataclass
 
 from markupsafe import Markup
 
+from secateur.records.costs import BlockCosts, CostRecord
 from secateur.report.charts import WIDTH, Chart
 from secateur.report.formatting import format_milliseconds, format_percent, format_si
-from secateur.report.run_view import BlockCosts, CostRecord
 from secateur.report.svg import element, rectangle, svg_image, text
 
 #: Parts in the order of the data: name, and what its blocks' names begin or end with.
@@ -95,7 +95,7 @@ def _format_cost(value: float, unit: str) -> str:
 def _sum_by_part(block_costs: Mapping[str, CostRecord], cost: str) -> list[float]:
     sums = [0.0] * len(PARTS)
     for block, values in block_costs.items():
-        sums[part_index(block)] += getattr(values, cost)
+        sums[part_index(block)] += getattr(values, cost) or 0
     return sums
 
 
@@ -169,7 +169,7 @@ def _block_chart(blocks: BlockCosts, cost: str, title: str, unit: str) -> Chart:
     for is_after, model in enumerate((blocks.before, blocks.after)):
         for block, values in model.items():
             row = rows.setdefault(_row_name(block), ([0.0] * len(PARTS), [0.0] * len(PARTS)))
-            row[is_after][part_index(block)] += getattr(values, cost)
+            row[is_after][part_index(block)] += getattr(values, cost) or 0
     rows = {name: rows[name] for name in sorted(rows, key=_row_order) if sum(rows[name][0]) or sum(rows[name][1])}
     largest = max(
         (max(sum(before_values), sum(after_values)) for before_values, after_values in rows.values()), default=1

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 
 from markupsafe import Markup
 
+from secateur.records.choice import RoundingCost
+from secateur.records.run import ConstraintRecord, FreezingRecord, GatesRecord
 from secateur.report.charts import Chart, gate_histogram
 from secateur.report.formatting import (
     format_count,
@@ -16,7 +18,6 @@ from secateur.report.formatting import (
     format_percent,
     format_si,
 )
-from secateur.report.run_view import ConstraintRecord, FreezingRecord, GatesRecord, RoundingRecord
 from secateur.report.svg import AxisScale, element
 
 #: Kinds of units in words.
@@ -82,7 +83,7 @@ class RoundingView:
     sentences: tuple[str, ...]  # one for each constraint
 
 
-def build_rounding_view(rounding: RoundingRecord) -> RoundingView:
+def build_rounding_view(rounding: RoundingCost) -> RoundingView:
     """What rounding cost, beside the choice without it."""
     kinds = dict.fromkeys([*rounding.multiples, *rounding.opened, *rounding.closed])
     return RoundingView(
@@ -186,7 +187,7 @@ def _constraint_row(constraint: ConstraintRecord, index: int) -> ConstraintRow:
 
 
 def _draw_gauge(constraint: ConstraintRecord, index: int) -> Markup | None:
-    """A bar of the counted cost with marks for the limit, the expected cost and the gates' own verdict.
+    """A bar of the counted cost with marks for the limit, the expected cost and the cost of the hard decisions.
 
     The bar begins at zero; the marks lie so close in a healthy run that one is above and one below, and their
     figures follow as text.
@@ -198,7 +199,7 @@ def _draw_gauge(constraint: ConstraintRecord, index: int) -> Markup | None:
         (label, value, class_)
         for label, value, class_ in (
             ("expected by the gates", constraint.expected, "expected"),
-            ("the gates' own verdict", constraint.verdict, "verdict"),
+            ("the gates' hard decisions", constraint.verdict, "verdict"),
         )
         if value is not None and _is_cost(value)
     ]

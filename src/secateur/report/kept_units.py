@@ -8,9 +8,9 @@ from dataclasses import dataclass, replace
 
 from markupsafe import Markup
 
+from secateur.records.run import AxisRecord
 from secateur.report.charts import WIDTH, Chart
 from secateur.report.formatting import format_count, format_percent
-from secateur.report.run_view import AxisRecord
 from secateur.report.svg import crossed_box, line, rectangle, svg_image, text
 
 _LABEL_WIDTH, _ROW_HEIGHT = 66.0, 24.0

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from secateur.records.run import RunRecord, StageRecord, TaskRecord, TimeRecord
 from secateur.report.formatting import (
     format_count,
     format_exact,
@@ -14,7 +15,6 @@ from secateur.report.formatting import (
     format_si,
 )
 from secateur.report.gates import is_met
-from secateur.report.run_view import RunRecord, StageRecord, TaskRecord, TimeRecord
 from secateur.report.task_scores import Score, list_scores, primary_score
 
 #: Stages in words.

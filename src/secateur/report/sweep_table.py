@@ -6,78 +6,16 @@ import json
 import math
 import statistics
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
-from pathlib import Path
+from dataclasses import dataclass
 from typing import Any
 
-import pydantic
-
-from secateur.data.corpus import SAMPLE_RATE
-from secateur.records.files import plain, read_json
-from secateur.records.score import Direction, ScoreInfo, find_score_info
+from secateur.records.score import find_score_info
+from secateur.records.sweep import SweepRecord, SweepRun
 from secateur.report.formatting import MINUS, THIN
-from secateur.report.run_view import Count, Hertz, Milliseconds, validate_record
 from secateur.report.task_scores import Score
 
 #: The field over which runs are averaged.
 SEED_FIELD = "seed"
-
-
-@dataclass(frozen=True, kw_only=True)
-class ModelMeasurements:
-    """What was measured of one model."""
-
-    parameters: Count | None = None
-    macs: Count | None = None
-    milliseconds: Milliseconds | None = None
-    score: float | None = None
-
-
-@dataclass(frozen=True, kw_only=True)
-class SweepRun:
-    """One run: the values of the swept fields, its folder beside the record, and its models.
-
-    `broken` has the lines of the drop-in contract that the cut model does not keep.
-    """
-
-    values: Mapping[str, Any]
-    folder: str = ""
-    dense: ModelMeasurements = field(default_factory=ModelMeasurements)
-    kept: ModelMeasurements = field(default_factory=ModelMeasurements)
-    broken: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True, kw_only=True)
-class FailedRun:
-    """A run that was not done."""
-
-    values: Mapping[str, Any]
-    reason: str = ""
-
-
-@dataclass(frozen=True, kw_only=True)
-class SweepRecord:
-    """The record of a sweep."""
-
-    format: int
-    kind: str = "sweep"
-    name: str = ""
-    fields: tuple[str, ...] = ()
-    headline: str | None = None
-    better: Direction | None = None
-    score_info: Mapping[str, ScoreInfo] = field(default_factory=dict)
-    environment: Mapping[str, Any] = field(default_factory=dict)
-    samples: Count | None = None
-    sample_rate: Hertz = SAMPLE_RATE
-    rows: tuple[SweepRun, ...] = ()
-    failed: tuple[FailedRun, ...] = ()
-
-    @property
-    def score(self) -> Score | None:
-        """What the runs are judged by."""
-        if not self.headline:
-            return None
-        return Score(name=self.headline, info=find_score_info(self.headline, self.score_info, direction=self.better))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -119,16 +57,13 @@ class MeanStd:
 
 
 Quantity = Callable[[SweepRun], float | None]
-_SWEEP = pydantic.TypeAdapter(SweepRecord)
 
 
-def read_sweep(path: Path) -> SweepRecord:
-    """Read the record of a sweep.
-
-    Raises:
-        SecateurError: It is missing, is not JSON, is of another format, or a part is not of its shape.
-    """
-    return validate_record(_SWEEP, read_json(path), path)
+def sweep_score(sweep: SweepRecord) -> Score | None:
+    """Return the metric that the runs of a sweep are compared by; None where they have none in common."""
+    if not sweep.headline:
+        return None
+    return Score(name=sweep.headline, info=find_score_info(sweep.headline, sweep.score_info, direction=sweep.better))
 
 
 def group_by_seed(sweep: SweepRecord) -> list[SeedGroup]:
@@ -202,20 +137,13 @@ def format_score_difference(metric: Score, mean_std: MeanStd | None) -> str:
     return mean_std.format(digits=4, with_sign=True)
 
 
-def sweep_table(record: Mapping[str, Any]) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
-    """Columns and rows of a sweep for a terminal, one row for all seeds of a setting.
-
-    Args:
-        record: What ``sweep.json`` holds.
-
-    Raises:
-        SecateurError: It is not the record of a sweep.
-    """
-    sweep = validate_record(_SWEEP, plain(record), Path("sweep.json"))
+def sweep_table(sweep: SweepRecord) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
+    """Return columns and rows of a sweep for a terminal, with one row for all seeds of a setting."""
+    metric = sweep_score(sweep)
     names = [name for name in sweep.fields if name != SEED_FIELD]
     columns = [*names, "runs", "parameters kept", "MACs kept", "time", "times as fast"]
-    if sweep.score:
-        columns += [sweep.score.name, "against dense"]
+    if metric:
+        columns += [metric.name, "against dense"]
     return tuple(columns), [tuple(map(_ascii, _group_cells(sweep, group))) for group in group_by_seed(sweep)]
 
 
@@ -225,9 +153,9 @@ def _group_cells(sweep: SweepRecord, group: SeedGroup) -> list[str]:
     texts = [*group.values.values(), str(len(group.runs))]
     texts += [share.format_percent() if share else "–" for share in shares]
     texts.append(speedup_stats.format(unit="x") if speedup_stats else "–")
-    if sweep.score:
-        texts.append(format_score(sweep.score, mean_std(group.runs, score)))
-        texts.append(format_score_difference(sweep.score, mean_std(group.runs, score_difference)))
+    if metric := sweep_score(sweep):
+        texts.append(format_score(metric, mean_std(group.runs, score)))
+        texts.append(format_score_difference(metric, mean_std(group.runs, score_difference)))
     return texts
 
 

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from urllib.parse import quote
 
+from secateur.records.sweep import SweepRecord, SweepRun
 from secateur.report.charts import Chart, ChartCurve
 from secateur.report.formatting import THIN, format_count, format_milliseconds, format_si
 from secateur.report.scatter import ScatterMark, ScatterSeries, scatter_chart
@@ -16,8 +17,6 @@ from secateur.report.sweep_table import (
     MeanStd,
     Quantity,
     SeedGroup,
-    SweepRecord,
-    SweepRun,
     format_score,
     format_score_difference,
     format_value,
@@ -27,6 +26,7 @@ from secateur.report.sweep_table import (
     score,
     score_difference,
     speedup,
+    sweep_score,
 )
 from secateur.report.task_scores import Score, join_words
 from secateur.report.view import flatten_rows
@@ -66,19 +66,20 @@ def build_sweep_view(sweep: SweepRecord) -> SweepView:
     """What the page shows of the record of a sweep."""
     groups = group_by_seed(sweep)
     series = _series(sweep, groups)
-    panels = _panels(sweep, series) if sweep.score else ()
+    metric = sweep_score(sweep)
+    panels = _panels(sweep, metric, series) if metric else ()
     return SweepView(
         title=sweep.name or sweep.kind,
         kind=sweep.kind,
         sentence=_describe_sweep(sweep),
-        heading=f"{sweep.score.title} against cost" if sweep.score else "",
+        heading=f"{metric.title} against cost" if metric else "",
         note=_describe_reading(sweep),
         series=tuple(ChartCurve(name=name, points=(), color=index) for index, name in enumerate(series)),
         panels=panels,
         columns=_column_titles(sweep),
         dense=_dense_row(sweep),
         settings=tuple(_setting_rows(sweep, group) for group in groups),
-        environment=tuple(flatten_rows(sweep.environment)),
+        environment=tuple(flatten_rows(sweep.environment.to_dict())),
     )
 
 
@@ -93,9 +94,10 @@ def _describe_sweep(sweep: SweepRecord) -> str:
                 f"{low if low == high else f'{low} to {high}'}{THIN}% of the {words}".replace(" ", "\u00a0", 2)
             )
     value_range = _value_range(sweep.rows, score)
-    if sweep.score and value_range:
-        words = "\u00a0to\u00a0".join(dict.fromkeys(map(sweep.score.format, value_range)))
-        parts.append(f"{sweep.score.phrase} {words}")
+    metric = sweep_score(sweep)
+    if metric and value_range:
+        words = "\u00a0to\u00a0".join(dict.fromkeys(map(metric.format, value_range)))
+        parts.append(f"{metric.phrase} {words}")
     return ", ".join(parts) + "."
 
 
@@ -107,7 +109,8 @@ def _value_range(runs: Sequence[SweepRun], quantity: Quantity) -> tuple[float, f
 
 def _describe_reading(sweep: SweepRecord) -> str:
     """How to read the figures."""
-    sentences = [f"{sweep.score.direction_text.capitalize()}."] if sweep.score and sweep.score.direction_text else []
+    metric = sweep_score(sweep)
+    sentences = [f"{metric.direction_text.capitalize()}."] if metric and metric.direction_text else []
     if any(len(group.runs) > 1 for group in group_by_seed(sweep)):
         sentences.append("Means over seeds; \u00b1 and bars are the sample standard deviation.")
     sentences.append("Each run is compared with the dense model that was measured beside it.")
@@ -120,7 +123,8 @@ def _describe_reading(sweep: SweepRecord) -> str:
 def _column_titles(sweep: SweepRecord) -> tuple[str, ...]:
     length = f", {sweep.samples / sweep.sample_rate:g}\u00a0s of audio" if sweep.samples else ""
     columns = ("Setting", "Parameters", f"MACs{length}", "Measured time", "Times as fast")
-    return (*columns, sweep.score.title, "Against dense") if sweep.score else columns
+    metric = sweep_score(sweep)
+    return (*columns, metric.title, "Against dense") if metric else columns
 
 
 def _setting_rows(sweep: SweepRecord, group: SeedGroup) -> tuple[SweepRow, ...]:
@@ -160,9 +164,10 @@ def _row_cells(sweep: SweepRecord, runs: Sequence[SweepRun]) -> tuple[Cell, ...]
         )
     speedup_stats = mean_std(runs, speedup)
     cells.append(Cell(text=speedup_stats.format(unit="×") if speedup_stats else "–"))
-    if sweep.score:
-        cells.append(Cell(text=format_score(sweep.score, mean_std(runs, score))))
-        cells.append(Cell(text=format_score_difference(sweep.score, mean_std(runs, score_difference))))
+    metric = sweep_score(sweep)
+    if metric:
+        cells.append(Cell(text=format_score(metric, mean_std(runs, score))))
+        cells.append(Cell(text=format_score_difference(metric, mean_std(runs, score_difference))))
     return tuple(cells)
 
 
@@ -182,8 +187,9 @@ def _dense_row(sweep: SweepRecord) -> SweepRow | None:
         Cell(text=format_milliseconds(time.mean) if time else "–"),
         Cell(text="1×"),
     ]
-    if sweep.score:
-        cells += [Cell(text=format_score(sweep.score, _dense_score(sweep.rows))), Cell(text="–")]
+    metric = sweep_score(sweep)
+    if metric:
+        cells += [Cell(text=format_score(metric, _dense_score(sweep.rows))), Cell(text="–")]
     return SweepRow(label="dense", link="", cells=tuple(cells))
 
 
@@ -217,25 +223,24 @@ def _is_target(name: str) -> bool:
     return name.rpartition(".")[2].startswith("target")
 
 
-def _panels(sweep: SweepRecord, series: dict[str, list[SeedGroup]]) -> tuple[Chart, ...]:
+def _panels(sweep: SweepRecord, metric: Score, series: dict[str, list[SeedGroup]]) -> tuple[Chart, ...]:
     """The score against each cost that was measured."""
-    assert sweep.score is not None
     panels = []
     for cost, words in COSTS:
         series_list = [
-            ScatterSeries(name=name, marks=tuple(_marks(sweep.score, groups, cost, words)), color=colour)
-            for colour, (name, groups) in enumerate(series.items())
+            ScatterSeries(name=name, marks=tuple(_marks(metric, groups, cost, words)), color=color)
+            for color, (name, groups) in enumerate(series.items())
         ]
         if not any(scatter_series.marks for scatter_series in series_list):
             continue
         title = f"Against {words}"
         svg = scatter_chart(
             series_list,
-            dense=_dense_marks(sweep, cost),
+            dense=_dense_marks(sweep, metric, cost),
             name=f"score-{cost}",
-            title=f"{sweep.score.title} against {words}",
+            title=f"{metric.title} against {words}",
             x_label=f"{words}, % of dense",
-            unit=f"{THIN}%" if sweep.score.is_share else "",
+            unit=f"{THIN}%" if metric.is_share else "",
         )
         panels.append(Chart(title=title, svg=svg))
     return tuple(panels)
@@ -263,10 +268,9 @@ def _marks(metric: Score, groups: Sequence[SeedGroup], cost: str, words: str) ->
     return marks
 
 
-def _dense_marks(sweep: SweepRecord, cost: str) -> list[ScatterMark]:
+def _dense_marks(sweep: SweepRecord, metric: Score, cost: str) -> list[ScatterMark]:
     """The dense models at all of their cost, where they have a score."""
-    assert sweep.score is not None
-    factor = 100 if sweep.score.is_share else 1
+    factor = 100 if metric.is_share else 1
     marks = []
     for runs in _group_by_dense(sweep).values():
         y = _dense_score(runs)
@@ -274,7 +278,7 @@ def _dense_marks(sweep: SweepRecord, cost: str) -> list[ScatterMark]:
             marks.append(
                 ScatterMark(
                     label="dense",
-                    tooltip=f"dense: {sweep.score.title} {format_score(sweep.score, y)}",
+                    tooltip=f"dense: {metric.title} {format_score(metric, y)}",
                     x=100.0,
                     y=factor * y.mean,
                     y_std=factor * y.std,

@@ -6,9 +6,9 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+from secateur.records.run import StageRecord, TaskRecord
 from secateur.records.score import Direction, ScoreInfo, find_score_info
 from secateur.report.formatting import MINUS, format_number, format_percent
-from secateur.report.run_view import StageRecord, TaskRecord
 
 #: What was learned, in words.
 _LOSS_TERM_LABELS = {

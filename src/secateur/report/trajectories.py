@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from secateur.records.metrics import MetricsPoint
 from secateur.report.charts import Chart, ChartCurve, line_chart
 from secateur.report.gates import UNIT_KIND_LABELS
-from secateur.report.run_view import MetricsPoint
 from secateur.report.task_scores import Score
 
 #: Figures that belong into one chart of losses, and what each is called there.

@@ -9,7 +9,11 @@ from typing import Any
 
 import yaml
 
-from secateur.report.bench_section import BenchRecord, BenchView, build_bench_view
+from secateur.records.bench import BenchRecord
+from secateur.records.metrics import MetricsPoint
+from secateur.records.run import CorpusRecord, DataRecord, PhaseRecord, RunRecord
+from secateur.records.verification import Verification, VerificationCheck
+from secateur.report.bench_section import BenchView, build_bench_view
 from secateur.report.charts import Chart, cosine_chart, difference_chart
 from secateur.report.costs import CostStack, build_stacks
 from secateur.report.formatting import format_count, format_duration, format_number
@@ -22,15 +26,6 @@ from secateur.report.gates import (
     build_rounding_view,
 )
 from secateur.report.kept_units import LayerView, build_layers, conv_channel_axes, shape_charts
-from secateur.report.run_view import (
-    CheckRecord,
-    CorpusRecord,
-    DataRecord,
-    MetricsPoint,
-    PhaseRecord,
-    RunRecord,
-    VerificationRecord,
-)
 from secateur.report.stages import STAGE_LABELS, RunSummary, StageTable, build_stage_table, build_summary
 from secateur.report.task_scores import describe_task, list_scores
 from secateur.report.trajectories import PhaseTrajectory, build_trajectories
@@ -44,7 +39,7 @@ class ProofView:
     """The verification, line by line."""
 
     sentence: str
-    checks: tuple[CheckRecord, ...]
+    checks: tuple[VerificationCheck, ...]
     chart: Chart | None
     differences: tuple[str, ...]
 
@@ -128,11 +123,11 @@ def build_view(record: RunRecord, points: Sequence[MetricsPoint], bench: BenchRe
         data=_data_view(record.data) if record.data else None,
         phases=tuple(_phase_cells(phase) for phase in record.phases),
         recipe=yaml.safe_dump(record.recipe, sort_keys=False, allow_unicode=True) if record.recipe else "",
-        environment=tuple(flatten_rows(record.environment)),
+        environment=tuple(flatten_rows(record.environment.to_dict())),
     )
 
 
-def _proof_view(verification: VerificationRecord) -> ProofView:
+def _proof_view(verification: Verification) -> ProofView:
     max_differences = verification.differences
     return ProofView(
         sentence=_proof_sentence(verification),
@@ -144,7 +139,7 @@ def _proof_view(verification: VerificationRecord) -> ProofView:
     )
 
 
-def _proof_sentence(verification: VerificationRecord) -> str:
+def _proof_sentence(verification: Verification) -> str:
     """Return the outcome of the verification in a sentence."""
     if not verification.is_proven:
         return "The cut model is not proven to compute what the masked model computes: do not use this model."

@@ -10,9 +10,10 @@ import jinja2
 from markupsafe import Markup
 
 from secateur.errors import SecateurError
-from secateur.report.bench_section import read_bench
-from secateur.report.run_view import read_metrics, read_record
-from secateur.report.sweep_table import read_sweep
+from secateur.records.bench import BenchRecord
+from secateur.records.metrics import read_metrics
+from secateur.records.run import RunRecord
+from secateur.records.sweep import SweepRecord
 from secateur.report.sweep_view import SweepView, build_sweep_view
 from secateur.report.view import ReportView, build_view
 
@@ -35,10 +36,10 @@ def write_report(run: Path, out: Path | None = None) -> Path:
     """
     run = Path(run)
     path = run if run.suffix == ".json" else run / RECORD
-    page = render_page(
-        build_view(read_record(path), read_metrics(path.parent / METRICS), read_bench(path.parent / BENCH))
-    )
-    return write_page(page, Path(out) if out is not None else path.parent / REPORT)
+    bench_path = path.parent / BENCH
+    bench = BenchRecord.read(bench_path) if bench_path.is_file() else None
+    view = build_view(RunRecord.read(path), read_metrics(path.parent / METRICS), bench)
+    return write_page(render_page(view), Path(out) if out is not None else path.parent / REPORT)
 
 
 def write_sweep(folder: Path) -> Path:
@@ -48,7 +49,7 @@ def write_sweep(folder: Path) -> Path:
         SecateurError: There is no such record, it is not what it should be, or the page cannot be written.
     """
     folder = Path(folder)
-    page = render_page(build_sweep_view(read_sweep(folder / SWEEP)), "sweep.html")
+    page = render_page(build_sweep_view(SweepRecord.read(folder / SWEEP)), "sweep.html")
     return write_page(page, folder / "sweep.html")
 
 

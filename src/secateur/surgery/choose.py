@@ -15,12 +15,12 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
-from typing import Any
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
+from secateur.records.choice import ChoiceRecord, RoundingCost
 from secateur.structure import Selection, Structure, factorizations_to_merge, normalize
 from secateur.structure.axis import kind_of
 from secateur.surgery.limits import (
@@ -35,24 +35,6 @@ from secateur.surgery.unit_groups import UnitGroups
 
 #: Share of the dense cost that the binding limit may leave unused.
 DEFAULT_SLACK = 0.005
-
-
-@dataclass(frozen=True, kw_only=True)
-class RoundingCost:
-    """Cost of rounding, from the choice for the same scores without rounding.
-
-    Attributes:
-        multiples: The multiple of each kind; 1 is no rounding.
-        given_up: Share of the dense cost under each limit that only the choice without rounding keeps; negative if that
-            keeps less.
-        opened: Number of units by kind that are kept only because of rounding.
-        closed: Number of units by kind that are removed only because of rounding.
-    """
-
-    multiples: dict[str, int]
-    given_up: dict[str, float]
-    opened: dict[str, int]
-    closed: dict[str, int]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,17 +61,17 @@ class Choice:
     notes: tuple[str, ...]
     rounding: RoundingCost | None = None
 
-    def to_json(self) -> dict[str, Any]:
-        """Return the record of the choice, the selection left out."""
-        return {
-            "verdict": self.hard_decision_costs,
-            "counted": self.counted_costs,
-            "binding": self.binding_limit,
-            "moved": self.moved_units,
-            "gated": self.gated_units,
-            "notes": self.notes,
-            "rounding": None if self.rounding is None else asdict(self.rounding),
-        }
+    def to_record(self) -> ChoiceRecord:
+        """Return the record of the choice, without the selection."""
+        return ChoiceRecord(
+            verdict=self.hard_decision_costs,
+            counted=self.counted_costs,
+            binding=self.binding_limit,
+            moved=self.moved_units,
+            gated=self.gated_units,
+            notes=self.notes,
+            rounding=self.rounding,
+        )
 
 
 def choose(
@@ -205,7 +187,7 @@ def _join_parts(structure: Structure, encoder: Choice, head: Choice, limits: Seq
     if rounding is not None and head.rounding is not None:
         rounding = replace(
             rounding,
-            given_up=rounding.given_up | head.rounding.given_up,
+            given_up={**rounding.given_up, **head.rounding.given_up},
             opened=_add_counts(rounding.opened, head.rounding.opened),
             closed=_add_counts(rounding.closed, head.rounding.closed),
         )

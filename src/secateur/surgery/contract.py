@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from secateur.hf.frame_counts import frames_of
+from secateur.records.verification import VerificationCheck
 from secateur.structure import Structure
 from secateur.surgery.comparison import random_audio, relative_difference, run_model
 
@@ -21,23 +22,6 @@ TOLERANCE = {torch.float64: 1e-10, torch.float32: 1e-4}
 _BFLOAT16_TOLERANCE = 0.05
 #: How many times the dense model's error in bfloat16 a smaller model's may be: fewer units average out less rounding.
 _BFLOAT16_ERROR_RATIO = 3.0
-
-
-@dataclass(frozen=True, kw_only=True)
-class VerificationCheck:
-    """Line of the verification: statement, result and figures.
-
-    Attributes:
-        name: Statement that is checked.
-        holds: Result of the check.
-        detail: Figures behind the result.
-        is_proof: True for the proof that the cut model is the masked model, False for the contract.
-    """
-
-    name: str
-    holds: bool
-    detail: str
-    is_proof: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -12,9 +12,10 @@ from secateur.errors import SecateurError
 from secateur.hf.load import LoadedCheckpoint
 from secateur.hf.model_view import ModelView
 from secateur.hf.save import write_model
+from secateur.records.verification import Verification
 from secateur.structure import Selection, normalize
 from secateur.surgery.cut import Layout, cut_view
-from secateur.surgery.verify import Verification, verify
+from secateur.surgery.verify import verify
 
 logger = logging.getLogger(__name__)
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
@@ -15,6 +14,7 @@ from secateur.cost import Cost, Terms
 from secateur.hf.model_view import ModelView
 from secateur.masking import attach, mask_values
 from secateur.masking.parameter_view import ParameterView
+from secateur.records.verification import Verification, VerificationCheck
 from secateur.structure import Selection, Structure, normalize
 from secateur.structure.structure import TRANSDUCER
 from secateur.surgery.comparison import (
@@ -25,54 +25,10 @@ from secateur.surgery.comparison import (
     relative_difference,
     run_model,
 )
-from secateur.surgery.contract import TOLERANCE, ModelPair, VerificationCheck, contract_checks
+from secateur.surgery.contract import TOLERANCE, ModelPair, contract_checks
 from secateur.surgery.cut import cut_view
 
 _WEIGHT_TOLERANCE = 1e-6  # of a parameter in float32
-
-
-@dataclass(frozen=True, kw_only=True)
-class Verification:
-    """Result of `verify`.
-
-    Attributes:
-        checks: The proof, where there was a masked model to compare with, and the contract, line by line.
-        differences: Largest relative difference of each hidden state (index 0 is the encoder's input), and last the
-            final output; empty when there was no masked model to compare with, NaN where the masked model itself gives
-            NaN or infinite values.
-    """
-
-    checks: tuple[VerificationCheck, ...]
-    differences: tuple[float, ...]
-
-    @property
-    def holds(self) -> bool:
-        """True if every check holds."""
-        return all(check.holds for check in self.checks)
-
-    @property
-    def is_proven(self) -> bool:
-        """True if every check of the proof holds; checks of the contract may fail."""
-        return all(check.holds for check in self.checks if check.is_proof)
-
-    @property
-    def refusal(self) -> str:
-        """Message with which an unproven model is refused; empty if the proof holds."""
-        if self.is_proven:
-            return ""
-        if any(map(math.isnan, self.differences)):
-            return (
-                "The masked model gives NaN or infinite values, so nothing can be proven of the cut one: look for them "
-                "in the checkpoint and in the losses of the run (a lower learning rate, precision fp32)."
-            )
-        failed = "; ".join(
-            f"{check.name} ({check.detail})" for check in self.checks if check.is_proof and not check.holds
-        )
-        return f"The cut model is not the masked model, which is our mistake, not yours: {failed}."
-
-    def to_json(self) -> dict[str, Any]:
-        """Return the verification as plain JSON."""
-        return {"holds": self.holds, "proven": self.is_proven} | asdict(self)
 
 
 def verify(
@@ -113,7 +69,7 @@ def verify(
             generator=generator,
         )
         checks += contract_checks(model_pair, compile=compile)
-    return Verification(checks=tuple(checks), differences=differences)
+    return Verification.from_checks(checks, differences)
 
 
 def compare(

@@ -22,7 +22,7 @@ def test_default_configs_have_their_known_size(config: type, parameters: int) ->
     assert table.macs == 6_911_374_336
     assert table.frames == 49
     assert table.scopes["frontend"] == {"parameters": 4_200_448, "macs": 2_450_123_776}
-    assert table.blocks["encoder.pos_conv_embed"]["macs"] == 235_929_600
+    assert table.blocks["encoder.pos_conv_embed"].macs == 235_929_600
 
 
 def test_w2v_bert_2_has_its_published_size() -> None:

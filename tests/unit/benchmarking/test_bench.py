@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from dataclasses import asdict
 from pathlib import Path
@@ -18,7 +17,8 @@ from secateur.cli.main import main
 from secateur.cli.verb import BAD_INPUT
 from secateur.errors import ConfigError, ModelError
 from secateur.hf.declare import declare
-from secateur.records.files import environment
+from secateur.records.bench import BenchRecord, BenchRow
+from secateur.records.environment import Environment
 from secateur.surgery import load_config
 
 
@@ -49,33 +49,33 @@ def test_every_model_in_both_forms(models: Path, tmp_path: Path, capsys: pytest.
     displayed = capsys.readouterr().out
     assert "random" in displayed
     assert "Seconds of audio per second: throughput of the whole batch." in displayed
-    record = json.loads(out.read_text())
-    rows = record["rows"]
-    assert [(Path(row["model"]).name, row["form"], row["batch"]) for row in rows] == [
+    record = BenchRecord.read(out)
+    rows = record.rows
+    assert [(Path(row.model).name, row.form, row.batch) for row in rows] == [
         (name, form, batch) for batch in (1, 2) for name in ("shape", "small") for form in FORMS
     ]
-    assert rows[0]["ratio"] == 1.0
-    assert [row["sample_rate"] for row in rows] == [8000, 8000, 16_000, 16_000] * 2
-    assert rows[0]["name"] == "/".join((models / "shape").parts[-2:])
+    assert rows[0].ratio == 1.0
+    assert [row.sample_rate for row in rows] == [8000, 8000, 16_000, 16_000] * 2
+    assert rows[0].name == "/".join((models / "shape").parts[-2:])
     for row in rows:
-        assert 0 < row["low_ms"] <= row["median_ms"] <= row["high_ms"]
+        assert 0 < row.low_ms <= row.median_ms <= row.high_ms
         # One utterance waits for the whole batch; the throughput is that of all its utterances.
-        assert row["real_time_factor"] == pytest.approx(row["median_ms"] / 1e3 / 0.4)
-        assert row["throughput"] == pytest.approx(row["batch"] / row["real_time_factor"])
-        assert list(row["blocks_ms"]) == [*KINDS, "rest"]
-        assert all(row["blocks_ms"][name] > 0 for name in KINDS)
-    assert record["environment"]["malloc"]
+        assert row.real_time_factor == pytest.approx(row.median_ms / 1e3 / 0.4)
+        assert row.throughput == pytest.approx(row.batch / row.real_time_factor)
+        assert list(row.blocks_ms) == [*KINDS, "rest"]
+        assert all(row.blocks_ms[name] > 0 for name in KINDS)
+    assert record.environment.malloc
 
 
 def test_numbers_of_threads_are_measured_one_after_the_other(monkeypatch: pytest.MonkeyPatch, models: Path) -> None:
-    monkeypatch.setattr(bench, "environment", lambda: {"cores": 2, "threads": 2})
+    monkeypatch.setattr(bench, "usable_cores", lambda: 2)
     used: list[int] = []
     forward = bench._forward
     monkeypatch.setattr(bench, "_forward", lambda *given: used.append(torch.get_num_threads()) or forward(*given))
     config = bench.BenchConfig(models=(str(models / "shape"),), seconds=(0.1, 0.2), threads=(2, 1), repeats=1)
     rates = {"sample_rates": bench._check_sample_rates(config)}
-    rows = bench._measure_time(asdict(config) | rates)["rows"]
-    assert [(row["threads"], row["seconds"]) for row in rows[:: len(FORMS)]] == [(2, 0.1), (2, 0.2), (1, 0.1), (1, 0.2)]
+    rows = BenchRecord.from_dict(bench._measure_time(asdict(config) | rates)).rows
+    assert [(row.threads, row.seconds) for row in rows[:: len(FORMS)]] == [(2, 0.1), (2, 0.2), (1, 0.1), (1, 0.2)]
     assert used == sorted(used, reverse=True)
     assert set(used) == {1, 2}
 
@@ -97,11 +97,11 @@ def test_the_model_of_a_run_is_measured_against_its_teacher_and_its_report_shows
     models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def measure(config: bench.BenchConfig, job: dict[str, Any]) -> dict[str, Any]:
-        case = {"form": FORMS[0], "weights": "loaded", "seconds": 1.0, "batch": 1, "dtype": "fp32", "threads": 1}
-        times = {"median_ms": 2.0, "low_ms": 1.0, "high_ms": 3.0, "ratio": 1.0, "real_time_factor": 0.002}
-        extra_fields = {"throughput": 500.0, "blocks_ms": {"attention": 2.0}}
-        rows = [{"model": name, "name": Path(name).name, **case, **times, **extra_fields} for name in config.models]
-        return {"rows": rows, "environment": environment()}
+        case: dict[str, Any] = {"form": FORMS[0], "weights": "loaded", "seconds": 1.0, "batch": 1, "dtype": "fp32"}
+        times: dict[str, Any] = {"threads": 1, "median_ms": 2.0, "low_ms": 1.0, "high_ms": 3.0, "ratio": 1.0}
+        rates: dict[str, Any] = {"real_time_factor": 0.002, "throughput": 500.0, "blocks_ms": {"attention": 2.0}}
+        rows = [BenchRow(model=name, name=Path(name).name, **case, **times, **rates) for name in config.models]
+        return BenchRecord(rows=tuple(rows), environment=Environment.current()).to_dict()
 
     monkeypatch.setattr(bench, "_measure", measure)
     run = tmp_path / "run"
@@ -112,21 +112,21 @@ def test_the_model_of_a_run_is_measured_against_its_teacher_and_its_report_shows
     shutil.copytree(models / "small", run / "model")
     (run / "record.json").write_text('{"format": 1, "kind": "prune"}')
     assert main(["bench", str(run), "--no-memory"]) == 0
-    record = json.loads((run / "bench.json").read_text())
-    assert [row["model"] for row in record["rows"]] == [str(models / "whole"), str(run / "model")]
+    record = BenchRecord.read(run / "bench.json")
+    assert [row.model for row in record.rows] == [str(models / "whole"), str(run / "model")]
     assert 'id="bench"' in (run / "report.html").read_text()
     (run / "bench.json").unlink()
     assert main(["bench", str(run), "--no-memory", "--out", str(tmp_path / "elsewhere.json")]) == 0
-    assert json.loads((tmp_path / "elsewhere.json").read_text()) == record
+    assert BenchRecord.read(tmp_path / "elsewhere.json") == record
     assert not (run / "bench.json").exists()
 
 
 def test_peak_memory(models: Path) -> None:
     small, forms = str(models / "small"), FORMS[1:]  # each form takes one more process
     record = bench.bench(bench.BenchConfig(models=(small,), forms=forms, seconds=(0.4,), repeats=1, tuned=False))
-    assert all(0 < row["peak_mib"] < 1000 for row in record["rows"])
-    assert not record["environment"]["malloc"]
-    assert record["environment"]["float32_products"] == "highest"
+    assert all(0 < row.peak_mib < 1000 for row in record.rows)
+    assert not record.environment.malloc
+    assert record.environment.float32_products == "highest"
 
 
 @pytest.mark.parametrize(

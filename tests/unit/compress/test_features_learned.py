@@ -28,12 +28,12 @@ def test_an_encoder_is_pruned_with_the_features_of_its_folder(tmp_path: Path, fa
     write_wavs(tmp_path / "speech")
     steps = {"steps": 2, "log_every": 1, "validate_every": 2, "save_every": 2}
     record = secateur.prune(recipe(tmp_path, tmp_path / "run", learn=steps, recover=steps))
-    (constraint,) = record["constraints"]
-    assert constraint["counted"] <= constraint["limit"]
-    assert record["verification"]["holds"]
-    assert record["data"]["train"]["sample_rate"] == sample_rate
+    (constraint,) = record.constraints
+    assert constraint.counted <= constraint.limit
+    assert record.verification.holds
+    assert record.data.train.sample_rate == sample_rate
     reloaded = transformers.AutoModel.from_pretrained(tmp_path / "run" / "model")
-    assert sum(parameter.numel() for parameter in reloaded.parameters()) == constraint["counted"]
+    assert sum(parameter.numel() for parameter in reloaded.parameters()) == constraint.counted
 
 
 def test_what_is_dropped_while_learning_is_what_a_task_asks_for() -> None:

@@ -46,30 +46,30 @@ def ranks_left(folder: Path) -> list[int]:
 
 def test_ranks_in_attention_and_units_in_feed_forward_blocks_are_learned_together(root: Path, tmp_path: Path) -> None:
     record = secateur.prune(low_rank(root, tmp_path / "run"))
-    (constraint,) = record["constraints"]
+    (constraint,) = record.constraints
     dense = sum(parameter.numel() for parameter in load_model(root / "teacher").parameters())
     small = load_model(tmp_path / "run" / "model")
-    assert constraint["dense"] == dense == record["stages"][0]["parameters"]
-    assert constraint["counted"] == sum(p.numel() for p in small.parameters()) <= 0.7 * dense
-    assert record["verification"]["holds"]
-    assert set(record["gates"]["kinds"]) == {"rank", "units"}
+    assert constraint.dense == dense == record.stages[0].parameters
+    assert constraint.counted == sum(p.numel() for p in small.parameters()) <= 0.7 * dense
+    assert record.verification.holds
+    assert set(record.gates.kinds) == {"rank", "units"}
     assert len(ranks_left(tmp_path / "run" / "learned")) == 12  # four maps in each of three layers, all ranks
     assert set(ranks_left(tmp_path / "run" / "learned")) == {24}
     assert "Ranks of q_proj" in (tmp_path / "run" / "report.html").read_text()
-    assert secateur.verify(tmp_path / "run")["holds"]
+    assert secateur.verify(tmp_path / "run").holds
     repeated = secateur.choose(tmp_path / "run", constraint={"target": 0.6})
-    assert repeated["counted"]["parameters-whole"] <= 0.6 * dense
+    assert repeated.counted["parameters-whole"] <= 0.6 * dense
 
 
 def test_truncated_decomposition_needs_no_gates(root: Path, tmp_path: Path) -> None:
     by_size = {"kind": "score", "kinds": ["rank"]}
     record = secateur.prune(low_rank(root, tmp_path / "run", choose=by_size, target=0.8))
-    assert record["verification"]["holds"]
-    assert record["constraints"][0]["counted"] <= 0.8 * record["constraints"][0]["dense"]
+    assert record.verification.holds
+    assert record.constraints[0].counted <= 0.8 * record.constraints[0].dense
     remaining = ranks_left(tmp_path / "run" / "model")
     assert remaining
     assert max(remaining) < 12
-    assert secateur.verify(tmp_path / "run")["holds"]
+    assert secateur.verify(tmp_path / "run").holds
 
 
 def test_a_student_that_shrinks_keeps_its_two_matrices_until_ranks_are_chosen(root: Path, tmp_path: Path) -> None:
@@ -80,9 +80,9 @@ def test_a_student_that_shrinks_keeps_its_two_matrices_until_ranks_are_chosen(ro
     }
     gates = {kind: {"drop_rate": 0.55, "spread": 2.0} for kind in ("rank", "units")}
     record = secateur.prune(low_rank(root, tmp_path / "run", learn=learn, gates=gates, target=0.4))
-    assert record["gates"]["freezing"]["shrunk"]
+    assert record.gates.freezing.shrunk
     assert len(ranks_left(tmp_path / "run" / "learned")) == 12
-    assert record["verification"]["holds"]
+    assert record.verification.holds
 
 
 @pytest.mark.parametrize(
@@ -92,7 +92,10 @@ def test_a_student_that_shrinks_keeps_its_two_matrices_until_ranks_are_chosen(ro
         ({"gates": {"units": {}}}, "no ranks are pruned, .* name the kind 'rank' under 'gates'"),
         ({"factorise": {"linears": ["q_pro"]}}, "there is no 'q_pro' .* Did you mean 'q_proj'"),
         ({"factorise": {"linears": ["q_proj"], "start": 25}}, "got 25, but .* has 24 ranks"),
-        ({"factorise": {"linears": ["q_proj"], "start": 0}}, "factorise.start: expected 'full', 'break_even' or an integer >= 1, got 0."),
+        (
+            {"factorise": {"linears": ["q_proj"], "start": 0}},
+            "factorise.start: expected 'full', 'break_even' or an integer >= 1, got 0.",
+        ),
         ({"factorise": {"linears": []}}, "linears: got none"),
     ],
 )

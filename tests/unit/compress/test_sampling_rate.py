@@ -117,10 +117,10 @@ def test_a_pruned_model_keeps_its_rate_and_the_record_names_it(
     record = secateur.prune(fields(root, model, out=str(tmp_path / "run"), recover=recover))
     written_config = json.loads((tmp_path / "run" / "model" / "preprocessor_config.json").read_text())
     assert written_config["sampling_rate"] == sample_rate
-    assert record["data"]["train"]["sample_rate"] == record["data"]["validation"]["sample_rate"] == sample_rate
-    assert {stage["samples"] / stage["sample_rate"] for stage in record["stages"]} == {2.0}
+    assert record.data.train.sample_rate == record.data.validation.sample_rate == sample_rate
+    assert {stage.samples / stage.sample_rate for stage in record.stages} == {2.0}
     profile = secateur.profile(tmp_path / "run" / "model", seconds=2.0)
-    assert (profile["samples"], profile["macs"]) == (2 * sample_rate, record["stages"][-1]["macs"])
+    assert (profile.samples, profile.macs) == (2 * sample_rate, record.stages[-1].macs)
     page = (tmp_path / "run" / "report.html").read_text()
     assert f"at {sample_rate // 1000}\u00a0kHz" in page
     assert "at 2\u00a0s" in page

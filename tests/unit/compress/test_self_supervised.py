@@ -24,6 +24,7 @@ from secateur.data.input_features import ExtractedFeatures
 from secateur.errors import ConfigError
 from secateur.pipeline import choose, evaluate, pretrain, prune
 from secateur.pretraining.encoder_from_config import ConfigEncoder, FromConfig
+from secateur.records.run import RunRecord
 from secateur.tasks.best_rq import BestRqSettings, loss
 from secateur.tasks.best_rq_head import HEAD_FILE
 
@@ -97,12 +98,12 @@ def test_a_run_goes_on_with_what_pre_training_left_and_leaves_a_bare_encoder(
     family: str, encoders: Path, speech: Path, tmp_path: Path
 ) -> None:
     record = prune(fields_of(encoders / family / "model", speech, tmp_path / "run"))
-    assert record["verification"]["holds"]
-    assert record["data"]["notes"] == []
-    assert (record["task"]["kind"], record["task"]["order"]) == ("best_rq", "pruned without labels")
-    assert (record["task"]["headline"], record["task"]["better"]) == ("masked_accuracy", "higher")
-    assert [set(stage["scores"]) for stage in record["stages"]] == [{"masked_accuracy", "masked_loss"}] * 3
-    assert all(0 < stage["scores"]["masked_loss"] < 5 for stage in record["stages"])
+    assert record.verification.holds
+    assert record.data.notes == ()
+    assert (record.task.kind, record.task.order) == ("best_rq", "pruned without labels")
+    assert (record.task.headline, record.task.better) == ("masked_accuracy", "higher")
+    assert [set(stage.scores) for stage in record.stages] == [{"masked_accuracy", "masked_loss"}] * 3
+    assert all(0 < stage.scores["masked_loss"] < 5 for stage in record.stages)
     model, info = AutoModel.from_pretrained(tmp_path / "run" / "model", output_loading_info=True)
     assert not info["missing_keys"] | info["unexpected_keys"]
     assert model.config.architectures == [type(model).__name__]
@@ -223,14 +224,14 @@ def test_distillation_ranks_and_dense_training_go_beside_it(encoders: Path, spee
     }
     model = encoders / "nemotron_asr_streaming_encoder" / "model"
     record = prune(fields_of(model, speech, tmp_path / "run", **fields))
-    assert record["verification"]["holds"]
-    assert set(record["stages"][0]) >= {"loss", "cosine", "scores"}
+    assert record.verification.holds
+    assert set(record.stages[0].to_dict()) >= {"loss", "cosine", "scores"}
     layers = [
         load_file(tmp_path / "run" / name / HEAD_FILE)["layer.weight"] for name in ("finetuned", "learned", "model")
     ]
     assert not any(torch.equal(first_item, alternative) for first_item, alternative in pairwise(layers))
     chosen_units = choose(tmp_path / "run", constraint={"target": 0.9})
-    assert torch.equal(load_file(Path(chosen_units["folder"]) / "model" / HEAD_FILE)["layer.weight"], layers[1])
+    assert torch.equal(load_file(Path(chosen_units.folder) / "model" / HEAD_FILE)["layer.weight"], layers[1])
 
 
 def test_a_resumed_run_ends_as_one_that_was_not_interrupted(encoders: Path, speech: Path, tmp_path: Path) -> None:
@@ -253,30 +254,30 @@ def test_a_resumed_run_ends_as_one_that_was_not_interrupted(encoders: Path, spee
     for name in ("model.safetensors", HEAD_FILE):
         full_run, resumed = ((tmp_path / run / "model" / name).read_bytes() for run in ("whole", "parts"))
         assert full_run == resumed
-    scores = [json.loads((tmp_path / run / "record.json").read_text())["stages"] for run in ("whole", "parts")]
-    assert [stage["scores"] for stage in scores[0]] == [stage["scores"] for stage in scores[1]]
+    whole, parts_record = (RunRecord.read(tmp_path / run / "record.json") for run in ("whole", "parts"))
+    assert [stage.scores for stage in whole.stages] == [stage.scores for stage in parts_record.stages]
     repeated = prune(fields_of(tmp_path / "whole" / "model", speech, tmp_path / "again", target=0.9))
-    assert repeated["stages"][0]["scores"] == pytest.approx(scores[0][-1]["scores"], rel=1e-4)
+    assert repeated.stages[0].scores == pytest.approx(whole.stages[-1].scores, rel=1e-4)
 
 
 def test_other_settings_begin_a_new_layer_which_the_record_tells(encoders: Path, speech: Path, tmp_path: Path) -> None:
     model = encoders / "parakeet_encoder" / "model"
     settings = SETTINGS | {"entries": 6}
     record = prune(fields_of(model, speech, tmp_path / "run", task={"kind": "best_rq", "settings": settings}))
-    assert record["data"]["notes"] == [
+    assert record.data.notes == (
         f"the BEST-RQ head is newly initialized: the head of {str(model)!r} was trained with other settings "
-        "(entries: 8, now 6)"
-    ]
-    assert ["scores" in stage for stage in record["stages"]] == [False, True, True]  # it would have known nothing
+        "(entries: 8, now 6)",
+    )
+    assert [bool(stage.scores) for stage in record.stages] == [False, True, True]  # it would have known nothing
 
 
 def test_a_pre_trained_encoder_is_evaluated_by_its_own_loss(encoders: Path, speech: Path, tmp_path: Path) -> None:
     model = encoders / "parakeet_encoder" / "model"
     data = {"data.kind": "jsonl", "data.path": str(speech)}
     record = evaluate(model, fields=data | {"task.kind": "best_rq"})
-    assert record["headline"] == "masked_accuracy"
-    assert record["data"]["utterances"] == len(LENGTHS)
-    assert 0 < record["scores"]["masked_loss"] < 5
+    assert record.headline == "masked_accuracy"
+    assert record.data.utterances == len(LENGTHS)
+    assert 0 < record.scores["masked_loss"] < 5
     with pytest.raises(ConfigError, match="streaming, lookahead: expected only with the task 'rnnt'"):
         evaluate(model, fields=data | {"task.kind": "best_rq", "streaming": True})
 

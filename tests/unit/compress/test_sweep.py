@@ -13,6 +13,8 @@ from secateur.cli.main import main
 from secateur.compress.sweep import combinations, folder_of
 from secateur.errors import ConfigError, SecateurError
 from secateur.pipeline import sweep
+from secateur.records.run import RunRecord
+from secateur.records.sweep import SweepRecord
 
 
 def test_every_combination_is_there_once_the_last_field_fastest() -> None:
@@ -67,14 +69,14 @@ def test_a_sweep_ends_in_one_record_and_goes_on_where_it_stopped(
     words = ["prune", str(recipe), "--sweep", "target=0.9,0.7", "--sweep", "seed=0,1", "--out", str(out)]
     assert main(words) == 0
     assert "target" in capsys.readouterr().out
-    record = json.loads((out / "sweep.json").read_text())
-    assert [row["values"] for row in record["rows"]] == [
+    record = SweepRecord.read(out / "sweep.json")
+    assert [row.values for row in record.rows] == [
         {"target": target, "seed": seed} for target in (0.9, 0.7) for seed in (0, 1)
     ]
-    for row in record["rows"]:
-        run_record = json.loads((out / row["folder"] / "record.json").read_text())
-        assert row["kept"]["parameters"] == run_record["stages"][-1]["parameters"] < row["dense"]["parameters"]
-        assert row["kept"]["score"] == run_record["stages"][-1]["loss"]
+    for row in record.rows:
+        run_record = RunRecord.read(out / row.folder / "record.json")
+        assert row.kept.parameters == run_record.stages[-1].parameters < row.dense.parameters
+        assert row.kept.score == run_record.stages[-1].loss
     (out / "sweep.html").unlink()
     assert main(["report", str(out)]) == 0
     assert (out / "sweep.html").is_file()
@@ -107,9 +109,9 @@ def test_a_run_that_cannot_be_done_leaves_the_others(
     reported = capsys.readouterr()
     assert "target=0.001 failed:" in reported.err
     assert "0.9" in reported.out
-    record = json.loads((out / "sweep.json").read_text())
-    assert [row["values"] for row in record["rows"]] == [{"target": 0.9}]
-    assert [run["values"] for run in record["failed"]] == [{"target": 0.001}]
+    record = SweepRecord.read(out / "sweep.json")
+    assert [row.values for row in record.rows] == [{"target": 0.9}]
+    assert [run.values for run in record.failed] == [{"target": 0.001}]
     assert "Not done: target" in (out / "sweep.html").read_text()
     with pytest.raises(SecateurError):
         sweep(recipe, grid={"target": [0.001, 0.002]}, overrides={"out": str(tmp_path / "none")})

@@ -253,9 +253,9 @@ def test_a_run_with_ctc_leaves_a_model_that_recognises_and_is_verified(
 
     fields, words = ORDERS[order]
     record = prune(fields_of(folder, tmp_path / "run", **fields))
-    assert record["task"]["order"] == words
-    assert record["verification"]["holds"]
-    names = [stage["name"] for stage in record["stages"] if "wer" in stage.get("scores", {})]
+    assert record.task.order == words
+    assert record.verification.holds
+    names = [stage.name for stage in record.stages if "wer" in stage.scores]
     assert names == (["shrunk", "recovered"] if order != "after" else ["dense", "shrunk", "recovered"])
     assert (tmp_path / "run" / "report.html").is_file()
     model = AutoModelForCTC.from_pretrained(tmp_path / "run" / "model")
@@ -264,7 +264,7 @@ def test_a_run_with_ctc_leaves_a_model_that_recognises_and_is_verified(
     assert set(recognise(noise(3))["text"]) <= set("ab ")
     long = np.concatenate([noise(3)] * 9)  # chunks, each with context on both sides
     assert isinstance(recognise(long, chunk_length_s=0.5, stride_length_s=0.1)["text"], str)
-    assert [check["name"] for check in verify(tmp_path / "run")["checks"] if not check["holds"]] == []
+    assert [check.name for check in verify(tmp_path / "run").checks if not check.holds] == []
 
 
 def with_weights(teacher: Path, path: Path, weights: dict[str, Tensor], *, architecture: str) -> Path:
@@ -285,14 +285,14 @@ def test_a_run_with_classification_leaves_a_model_that_classifies(folder: Path, 
     name = "Wav2Vec2ForSequenceClassification"
     teacher = with_weights(folder / "teacher", tmp_path / "teacher", sibling, architecture=name)
     record = prune(fields_of(folder, tmp_path / "run", model=str(teacher), task={"kind": "classification"}))
-    assert record["task"]["order"] == "pruned while it was fine-tuned"
-    lost_value, result, remaining = record["data"]["notes"]
+    assert record.task.order == "pruned while it was fine-tuned"
+    lost_value, result, remaining = record.data.notes
     assert f"its config names, {name} (missing classifier.bias" in lost_value
     assert "weights beside its encoder" in result
     assert remaining == "classifier (1 weights beside the encoder) is left out: the model has a new head of that name"
     weights = load_file(tmp_path / "run" / "model" / "model.safetensors")
     assert torch.equal(weights["final_proj.weight"], sibling["final_proj.weight"])
-    assert set(record["stages"][-1]["scores"]) == {"accuracy", "macro_f1"}
+    assert set(record.stages[-1].scores) == {"accuracy", "macro_f1"}
     model = AutoModelForAudioClassification.from_pretrained(tmp_path / "run" / "model")
     assert sorted(model.config.label2id) == ["x", "y", "z"]
     result = pipeline("audio-classification", model=str(tmp_path / "run" / "model"))(noise(3))
@@ -301,9 +301,10 @@ def test_a_run_with_classification_leaves_a_model_that_classifies(folder: Path, 
 
 def test_a_fine_tuned_checkpoint_keeps_its_head_and_its_letters(folder: Path, tmp_path: Path) -> None:
     first = prune(fields_of(folder, tmp_path / "first"))
-    assert first["task"]["order"] == "pruned while it was fine-tuned"
+    assert first.task is not None
+    assert first.task.order == "pruned while it was fine-tuned"
     repeated = prune(fields_of(folder, tmp_path / "again", model=str(tmp_path / "first" / "model"), target=0.9))
-    assert repeated["task"]["order"] == "pruned as it came, fine-tuned"
+    assert repeated.task.order == "pruned as it came, fine-tuned"
     initial, final = (load_model(tmp_path / name / "model").config.vocab_size for name in ("first", "again"))
     assert initial == final
     vocabularies = [(tmp_path / name / "model" / "vocab.json").read_text() for name in ("first", "again")]
@@ -356,10 +357,10 @@ def test_utterances_that_get_shorter_masks_of_time_are_counted(folder: Path, tmp
 def test_utterances_that_are_too_long_are_left_out_and_counted(folder: Path, tmp_path: Path) -> None:
     batching = {"seconds": 1.0, "longest": 0.35, "shortest": 0.1}
     record = prune(fields_of(folder, tmp_path / "run", batching=batching))
-    long = [skip for skip in record["data"]["skipped"] if "longer than batching.longest" in skip["reason"]]
+    long = [skip for skip in record.data.skipped if "longer than batching.longest" in skip.reason]
     training = [samples for index, samples in enumerate(LENGTHS) if index % 4 != 3]
     assert len(long) == sum(samples > 5600 for samples in training)  # held-out ones are heard whole
-    assert record["data"]["notes"] == [f"manifest/train: {len(long)} utterances above 0.35 s left out"]
+    assert record.data.notes == (f"manifest/train: {len(long)} utterances above 0.35 s left out",)
     with pytest.raises(DataError, match=r"longer than batching\.longest, 0\.15 s"):
         prune(fields_of(folder, tmp_path / "none", batching=batching | {"longest": 0.15}))
 
@@ -374,10 +375,7 @@ def test_utterances_of_a_test_split_are_left_out_and_counted(folder: Path, tmp_p
     data = {"kind": "jsonl", "path": str(speech / "manifest.jsonl"), "max_skipped": 0.5}
     record = prune(fields_of(folder, tmp_path / "run", data=data))
     num_remaining = splits.count("test")
-    assert (
-        f"manifest: {num_remaining} utterances of test splits neither learned from nor held out"
-        in record["data"]["notes"]
-    )
+    assert f"manifest: {num_remaining} utterances of test splits neither learned from nor held out" in record.data.notes
 
 
 def test_a_corpus_without_texts_is_refused_in_a_sentence(folder: Path, tmp_path: Path) -> None:

@@ -48,10 +48,10 @@ def test_a_run_leaves_a_transducer_that_writes_and_can_be_pruned_again(kind: str
     pairing = {"kind": "fixed", "layers": [0, 2]}
     run = tmp_path / "run"
     record = prune(fields_of(folder, folder / kind, run, finetune={"steps": 2}, distill={"pairing": pairing}))
-    assert record["task"]["kind"] == "rnnt"
-    assert record["verification"]["holds"]
-    assert [set(stage["scores"]) for stage in record["stages"]] == [{"wer", "cer"}] * 3
-    assert record["data"]["notes"] == ["manifest/train: 1 of 9 utterances left out: is too short for its text"]
+    assert record.task.kind == "rnnt"
+    assert record.verification.holds
+    assert [set(stage.scores) for stage in record.stages] == [{"wer", "cer"}] * 3
+    assert record.data.notes == ("manifest/train: 1 of 9 utterances left out: is too short for its text",)
     model: Any = AutoModelForRNNT.from_pretrained(run / "model")
     assert type(model).__name__.endswith("ForRNNT")
     assert model.config.vocab_size == 5  # blank, unknown, delimiter, a, b
@@ -60,7 +60,7 @@ def test_a_run_leaves_a_transducer_that_writes_and_can_be_pruned_again(kind: str
     repeated = prune(fields_of(folder, run / "model", tmp_path / "again", target=0.8))
     kept_units, first = (load_model(tmp_path / name / "model") for name in ("again", "run"))
     assert kept_units.config.vocab_size == first.config.vocab_size
-    assert repeated["verification"]["holds"]
+    assert repeated.verification.holds
 
 
 @pytest.mark.parametrize("shrink", [False, True])
@@ -74,13 +74,13 @@ def test_ranks_of_a_streaming_encoder_are_pruned_together_with_a_transducer(
         | ({"freeze": {"below": 0.4, "every": 1, "shrink": True}} if shrink else {}),
     }
     record = prune(fields_of(folder, folder / "streaming", tmp_path / "run", **changes))
-    assert record["verification"]["holds"]
-    assert set(record["gates"]["kinds"]) == {"rank", "heads", "vo"}
-    (constraint,) = record["constraints"]
+    assert record.verification.holds
+    assert set(record.gates.kinds) == {"rank", "heads", "vo"}
+    (constraint,) = record.constraints
     encoder = load_model(tmp_path / "run" / "model").get_submodule("encoder")
-    assert constraint["counted"] == sum(p.numel() for p in encoder.parameters()) <= 0.6 * constraint["dense"]
+    assert constraint.counted == sum(p.numel() for p in encoder.parameters()) <= 0.6 * constraint.dense
     repeated = prune(fields_of(folder, tmp_path / "run" / "model", tmp_path / "again", target=0.8, gates={"rank": {}}))
-    assert repeated["verification"]["holds"]
+    assert repeated.verification.holds
 
 
 def test_predictor_and_joiner_learn_beside_the_encoder(folder: Path, tmp_path: Path) -> None:
@@ -104,7 +104,7 @@ def test_predictor_and_joiner_learn_beside_the_encoder(folder: Path, tmp_path: P
 def test_a_head_learns_at_a_rate_of_its_own(folder: Path, tmp_path: Path) -> None:
     fields = {"choose": {"kind": "score", "kinds": ["units"]}, "target": 1.0, "recover": {"steps": 0}}
     dense = prune(fields_of(folder, folder / "offline", tmp_path / "dense", **fields))
-    assert dense["stages"][-1]["parameters"] == dense["stages"][0]["parameters"]  # nothing was asked to go
+    assert dense.stages[-1].parameters == dense.stages[0].parameters  # nothing was asked to go
     still = {"steps": 1, "learning_rate": 0.0, "head_learning_rate": 1e-3}
     prune(fields_of(folder, folder / "offline", tmp_path / "still", **fields | {"recover": still}))
     initial_state, final_state = (load_model(tmp_path / name / "model").state_dict() for name in ("dense", "still"))
@@ -120,15 +120,15 @@ def test_a_streaming_transducer_is_scored_chunk_by_chunk(folder: Path, tmp_path:
     data = {"data.kind": "jsonl", "data.path": str(folder / "speech" / "manifest.jsonl"), "data.max_skipped": 0.5}
     chunked = evaluate(model, fields=data | {"streaming": True})
     offline = evaluate(model, fields=data)
-    assert (chunked["streaming"], chunked["lookahead"]) == (True, 1)
-    assert (offline["streaming"], offline["lookahead"]) == (False, 1)
-    assert set(chunked["scores"]) == {"wer", "cer"}
-    assert len(chunked["skipped"]) == 1
+    assert (chunked.streaming, chunked.lookahead) == (True, 1)
+    assert (offline.streaming, offline.lookahead) == (False, 1)
+    assert set(chunked.scores) == {"wer", "cer"}
+    assert len(chunked.skipped) == 1
     with pytest.raises(ConfigError, match=r"lookahead: got 5, which .* was not built for; expected 1, from its config"):
         evaluate(model, fields=data | {"lookahead": 5})
     settings = {"supported_num_lookahead_tokens": [3, 0]}
     (model / "processor_config.json").write_text(json.dumps(settings))
-    assert evaluate(model, fields=data | {"lookahead": 3})["lookahead"] == 3
+    assert evaluate(model, fields=data | {"lookahead": 3}).lookahead == 3
     prune(fields_of(folder, folder / "offline", tmp_path / "offline"))
     with pytest.raises(ModelError, match="cannot stream, because it takes whole utterances"):
         evaluate(tmp_path / "offline" / "model", fields=data | {"streaming": True})
@@ -145,16 +145,16 @@ def test_predictor_and_joiner_are_pruned_with_a_constraint_of_their_own(
     task = {"kind": "rnnt", "width": 12, "layers": 2}
     changes = {"target": None, "constraints": TWO, "gates": WITH_HEAD, "task": task}
     record = prune(fields_of(folder, folder / kind, tmp_path / "run", **changes))
-    assert set(record["gates"]["kinds"]) == set(WITH_HEAD)
-    assert record["verification"]["holds"]
-    assert verify(tmp_path / "run")["holds"]
+    assert set(record.gates.kinds) == set(WITH_HEAD)
+    assert record.verification.holds
+    assert verify(tmp_path / "run").holds
     model = load_model(tmp_path / "run" / "model")
     inner_settings = sum(value.numel() for value in model.get_submodule("encoder").parameters())
     counts = {"parameters-whole": inner_settings, "parameters-transducer": model.num_parameters() - inner_settings}
-    for constraint in record["constraints"]:
-        assert constraint["counted"] == counts[constraint["name"]]
-        assert 0 <= constraint["limit"] - constraint["counted"] < 0.1 * constraint["dense"]
-    kept_units = {axis["name"]: axis["kept"] for axis in record["axes"] if axis["kind"] in ("predictor", "joiner")}
+    for constraint in record.constraints:
+        assert constraint.counted == counts[constraint.name]
+        assert 0 <= constraint.limit - constraint.counted < 0.1 * constraint.dense
+    kept_units = {axis.name: axis.kept for axis in record.axes if axis.kind in ("predictor", "joiner")}
     rows = [kept_units[f"decoder.lstm/layer{number}.predictor"] for number in (0, 1)]
     assert [model.get_parameter(f"decoder.lstm.bias_hh_l{number}").numel() for number in (0, 1)] == [
         4 * n for n in rows
@@ -168,15 +168,15 @@ def test_predictor_and_joiner_are_pruned_with_a_constraint_of_their_own(
         "target": None,
     }
     repeated = prune(fields_of(folder, tmp_path / "run" / "model", tmp_path / "again", **scored))
-    assert repeated["verification"]["holds"]
-    for constraint in repeated["constraints"]:  # chosen apart, so that neither holds the other back
-        assert constraint["limit"] - constraint["counted"] < 0.05 * constraint["dense"]
-    initial = {axis["name"]: axis["before"] for axis in repeated["axes"]}
+    assert repeated.verification.holds
+    for constraint in repeated.constraints:  # chosen apart, so that neither holds the other back
+        assert constraint.limit - constraint.counted < 0.05 * constraint.dense
+    initial = {axis.name: axis.before for axis in repeated.axes}
     assert {name: initial[name] for name in kept_units} == kept_units
     chosen_units = choose(tmp_path / "run", constraint={"scope": "transducer", "target": 0.7})
-    assert chosen_units["verification"]["holds"]
-    other_value = load_model(Path(chosen_units["folder"]) / "model")
-    assert other_value.get_submodule("encoder").num_parameters() <= next(c["limit"] for c in record["constraints"])
+    assert chosen_units.verification.holds
+    other_value = load_model(Path(chosen_units.folder) / "model")
+    assert other_value.get_submodule("encoder").num_parameters() <= next(c.limit for c in record.constraints)
     assert other_value.num_parameters() > model.num_parameters()
 
 
@@ -191,7 +191,7 @@ def test_a_student_that_loses_units_of_its_head_learns_what_one_that_does_not_le
         learn = {"steps": 6, "log_every": 1, "freeze": freeze | {"shrink": shrink}}
         out = tmp_path / str(shrink)
         record = prune(fields_of(folder, folder / "offline", out, learn=learn, recover={"steps": 0}, **fields))
-        assert bool(record["gates"]["freezing"]["shrunk"]) is shrink
+        assert bool(record.gates.freezing.shrunk) is shrink
         lines = map(json.loads, (out / "metrics.jsonl").read_text().splitlines())
         losses.append([line["task"] for line in lines if "task" in line])
     assert len(losses[0]) >= 6
@@ -207,7 +207,7 @@ def test_a_default_run_leaves_the_head_out(folder: Path, tmp_path: Path) -> None
     assert all(name.startswith(("layers", "subsampling")) for name in selection["axes"])
     assert "Predictor units" not in (tmp_path / "run" / "report.html").read_text()
     head = {"encoder_projector", "decoder", "joint"}
-    assert not head & set(record["blocks"]["before"])
+    assert not head & set(record.blocks.before)
     assert type(load_model(tmp_path / "run" / "model").get_submodule("decoder.lstm")) is torch.nn.LSTM
 
 
@@ -256,5 +256,5 @@ def test_gates_of_a_head_want_its_task(folder: Path, tmp_path: Path) -> None:
     scored = fields | {"gates": {}, "choose": {"kind": "score", "kinds": ["units", "predictor", "joiner"]}}
     scored |= {"constraints": [{"target": 0.9}, TWO[1]]}
     record = prune(fields_of(folder, model, tmp_path / "scored", **scored))
-    assert record["verification"]["holds"]
+    assert record.verification.holds
     assert load_model(tmp_path / "scored" / "model").get_submodule("joint.head").in_features < 20

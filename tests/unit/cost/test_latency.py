@@ -169,7 +169,7 @@ def test_scopes_add_up_and_blocks_are_those_of_the_breakdown() -> None:
     )
     cost_rows = breakdown(structure, samples=1600, table=table)
     assert cost_rows.latency == pytest.approx(full_scope)
-    assert cost_rows.blocks["encoder.layers.1.feed_forward"]["latency"] == pytest.approx(table.feed_forward.ms[-1])
+    assert cost_rows.blocks["encoder.layers.1.feed_forward"].latency == pytest.approx(table.feed_forward.ms[-1])
     assert breakdown(structure, samples=1600).latency is None
     for scope in ("gated", "encoder.layers.1.attention.q_proj"):
         with pytest.raises(ConfigError, match="There is no latency of the scope"):

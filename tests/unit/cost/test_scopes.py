@@ -71,10 +71,10 @@ def test_blocks_add_up_to_the_whole() -> None:
     table = breakdown(tiny_structure("wavlm", "large"), samples=16000)
     terms = Terms(tiny_structure("wavlm", "large"))
     for cost, total in (("parameters", table.parameters), ("macs", table.macs)):
-        assert sum(block[cost] for block in table.blocks.values()) == total
+        assert sum(getattr(block, cost) for block in table.blocks.values()) == total
         for scope, costs in table.scopes.items():
             assert costs[cost] == Cost.from_terms(terms, cost=cost, scope=scope, samples=16000).dense, scope
-    assert table.to_json()["frames"] == table.frames == 100
+    assert table.to_dict()["frames"] == table.frames == 100
 
 
 def test_a_gradient_reaches_every_unit_whose_closing_saves_something() -> None:

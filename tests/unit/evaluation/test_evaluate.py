@@ -20,6 +20,7 @@ from secateur.errors import ConfigError, ModelError
 from secateur.hf.load import with_head
 from secateur.hf.model_view import ModelView
 from secateur.pipeline import evaluate
+from secateur.records.evaluation import EvaluateRecord
 
 LETTERS = {"<pad>": 0, "<s>": 1, "</s>": 2, "<unk>": 3, "|": 4, "a": 5, "b": 6}
 
@@ -55,14 +56,14 @@ def test_the_error_rate_is_that_of_what_pipeline_writes(folder: Path, capsys: py
     manifest = folder / "speech" / "manifest.jsonl"
     words = ["evaluate", str(folder / "model"), "--data.kind", "jsonl", "--data.path", str(manifest)]
     assert main([*words, "--json"]) == 0
-    record = json.loads(capsys.readouterr().out)
-    assert (record["data"]["utterances"], len(record["skipped"])) == (len(LENGTHS) - 1, 1)
+    record = EvaluateRecord.from_dict(json.loads(capsys.readouterr().out))
+    assert (record.data.utterances, len(record.skipped)) == (len(LENGTHS) - 1, 1)
     recognizer = pipeline("automatic-speech-recognition", model=str(folder / "model"))
     texts = [json.loads(line)["text"] for line in manifest.read_text().splitlines()][1:]
     transcripts = [recognizer(noise(i))["text"] for i in range(1, len(LENGTHS))]
     assert any(transcripts)
-    assert record["scores"]["wer"] == pytest.approx(jiwer.wer(texts, transcripts))
-    assert record["scores"]["cer"] == pytest.approx(jiwer.cer(texts, transcripts))
+    assert record.scores["wer"] == pytest.approx(jiwer.wer(texts, transcripts))
+    assert record.scores["cer"] == pytest.approx(jiwer.cer(texts, transcripts))
 
 
 def test_a_model_of_8_khz_is_scored_as_pipeline_hears_the_same_files(folder: Path, tmp_path: Path) -> None:
@@ -77,9 +78,9 @@ def test_a_model_of_8_khz_is_scored_as_pipeline_hears_the_same_files(folder: Pat
     transcripts = [
         recognizer({"raw": soxr.resample(noise(i), 16_000, 8000), "sampling_rate": 8000})["text"] for i in range(4)
     ]
-    assert record["scores"]["cer"] == pytest.approx(jiwer.cer(["ab a b"] * 4, transcripts))
-    assert record["data"]["sample_rate"] == 8000
-    assert record["data"]["hours"] == pytest.approx(sum(n // 2 for n in LENGTHS[:4]) / 8000 / 3600)
+    assert record.scores["cer"] == pytest.approx(jiwer.cer(["ab a b"] * 4, transcripts))
+    assert record.data.sample_rate == 8000
+    assert record.data.hours == pytest.approx(sum(n // 2 for n in LENGTHS[:4]) / 8000 / 3600)
 
 
 def test_a_head_that_writes_intents_is_evaluated_as_one_that_understands(folder: Path, tmp_path: Path) -> None:
@@ -91,8 +92,8 @@ def test_a_head_that_writes_intents_is_evaluated_as_one_that_understands(folder:
     lines = [{"audio": str(folder / "speech" / f"u{i:02}.wav"), "text": "a", "label": "go"} for i in range(3)]
     (tmp_path / "manifest.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     data = {"data.kind": "jsonl", "data.path": str(tmp_path / "manifest.jsonl")}
-    requests = evaluate(tmp_path / "model", fields=data | {"task.kind": "slu"})["scores"]
-    assert evaluate(tmp_path / "model", fields=data)["scores"] == requests
+    requests = evaluate(tmp_path / "model", fields=data | {"task.kind": "slu"}).scores
+    assert evaluate(tmp_path / "model", fields=data).scores == requests
     assert "intent_accuracy" in requests
 
 
@@ -118,8 +119,8 @@ def test_a_padding_token_outside_the_head_is_told_and_changes_no_score(folder: P
     tokenizer_folder(tmp_path / "model", list(LETTERS), pad_token="[PAD]")
     data = {"data.kind": "jsonl", "data.path": str(folder / "speech" / "manifest.jsonl")}
     plain, other_value = (evaluate(root / "model", fields=data) for root in (folder, tmp_path))
-    assert other_value["scores"] == plain["scores"]
-    assert [note for note in other_value["notes"] if note not in plain["notes"]] == [
+    assert other_value.scores == plain.scores
+    assert [note for note in other_value.notes if note not in plain.notes] == [
         "the model's tokenizer has the padding token '[PAD]', 7, while the blank of its CTC head is 0, pad_token_id of "
         "its config: the tokenizer that is saved with it names '<pad>'"
     ]

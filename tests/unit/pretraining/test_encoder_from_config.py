@@ -65,13 +65,13 @@ def test_any_conformer_learns_and_leaves_a_folder_of_stock_classes(
     record = pretrain(recipe(speech, tmp_path / "run", model_type))
     model = AutoModel.from_pretrained(tmp_path / "run" / "model")
     assert model.config.model_type == model_type
-    assert sum(value.numel() for value in model.parameters()) == record["parameters"]
+    assert sum(value.numel() for value in model.parameters()) == record.parameters
     fresh = encoder(model_type).encoder.state_dict()
     assert any(not torch.equal(value, fresh[name]) for name, value in model.state_dict().items())
     extractor = AutoFeatureExtractor.from_pretrained(tmp_path / "run" / "model")
     input_values = extractor([np.zeros(8000, np.float32)], sampling_rate=16_000, return_tensors="pt")
     assert torch.isfinite(model(**input_values).last_hidden_state).all()
-    assert record["dev"]["hidden"] == pytest.approx(np.log(8), abs=1.5)
+    assert record.dev["hidden"] == pytest.approx(np.log(8), abs=1.5)
 
 
 @pytest.mark.parametrize("model_type", FAMILIES)
@@ -142,7 +142,7 @@ def test_an_encoder_that_was_pretrained_gets_a_transducer(speech: Path, tmp_path
             "recover": {"steps": 1},
         }
     )
-    assert record["verification"]["holds"]
+    assert record.verification.holds
 
 
 def test_what_an_encoder_of_a_config_cannot_do_is_said(speech: Path, tmp_path: Path) -> None:
@@ -190,7 +190,7 @@ def test_a_run_goes_on_with_its_own_recipe_alone(speech: Path, tmp_path: Path) -
         pretrain(first)
     with pytest.raises(ConfigError, match=r"another recipe \(see its pretrain.yaml; other now: crop\)"):
         pretrain(first | {"crop": 0.3}, resume=True)
-    assert pretrain(first, resume=True)["folder"] == str(tmp_path / "run")
+    assert pretrain(first, resume=True).folder == str(tmp_path / "run")
 
 
 @pytest.mark.parametrize(

@@ -17,8 +17,8 @@ import report_example
 from bs4 import BeautifulSoup
 
 from secateur.errors import SecateurError
+from secateur.records.run import RunRecord
 from secateur.report import write_report
-from secateur.report.run_view import parse_record
 from secateur.report.view import build_view
 from secateur.report.write import render_page
 
@@ -245,7 +245,7 @@ def test_any_part_may_be_of_any_value_and_gives_a_page_or_one_sentence() -> None
                 part = part[name]
             part[way[-1]] = value
             try:
-                page = render_page(build_view(parse_record(damaged, Path("record.json")), ()))
+                page = render_page(build_view(RunRecord.from_dict(damaged, path="record.json"), ()))
             except SecateurError:
                 sentences += 1
             else:

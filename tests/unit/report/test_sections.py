@@ -9,18 +9,12 @@ import pytest
 import report_example
 from bs4 import BeautifulSoup
 
+from secateur.records.costs import BlockCosts, CostRecord
+from secateur.records.metrics import MetricsPoint
+from secateur.records.run import AxisRecord, ConstraintRecord, StageRecord, TimeRecord
 from secateur.report.costs import build_stacks
 from secateur.report.gates import build_constraint_rows
 from secateur.report.kept_units import build_layers
-from secateur.report.run_view import (
-    AxisRecord,
-    BlockCosts,
-    ConstraintRecord,
-    CostRecord,
-    MetricsPoint,
-    StageRecord,
-    TimeRecord,
-)
 from secateur.report.stages import describe_speedup
 from secateur.report.trajectories import build_trajectories
 

@@ -16,7 +16,8 @@ from secateur.cache import cache_folder
 from secateur.cost.latency_table import Conditions, LatencyTable
 from secateur.data.corpus import SAMPLE_RATE
 from secateur.errors import ConfigError, SecateurError
-from secateur.records.files import environment, plain, write_json
+from secateur.records.environment import Environment, usable_cores
+from secateur.records.files import plain, write_json
 
 if TYPE_CHECKING:
     from secateur.hf.model_view import ConfigView
@@ -98,12 +99,13 @@ def dense_architecture(config: Any) -> dict[str, Any]:
 
 def table_key_fields(architecture: Mapping[str, Any], conditions: Conditions, sample_rate: int) -> dict[str, Any]:
     """Return the fields that decide the content of a table, the key of a cached table."""
-    machine = environment()
+    machine = Environment.current()
+    versions = machine.versions or {}
     return {
-        "cpu": machine["cpu"],
-        "cores": machine["cores"],
-        "platform": machine["platform"],
-        "versions": {name: machine["versions"][name] for name in ("torch", "transformers")},
+        "cpu": machine.cpu,
+        "cores": machine.cores,
+        "platform": machine.platform,
+        "versions": {name: versions[name] for name in ("torch", "transformers")},
         "code": code_hash(),
         "settings": {name: os.environ.get(name, value) for name, value in PROCESS_SETTINGS.items()},
         "conditions": asdict(conditions),
@@ -120,7 +122,7 @@ def _resolve_conditions(view: ConfigView, conditions: Conditions, sample_rate: i
     """
     import torch
 
-    cores = int(environment()["cores"])
+    cores = usable_cores()
     threads = conditions.threads or torch.get_num_threads()
     if threads > cores:
         raise ConfigError(

@@ -1,0 +1,44 @@
+"""Results of the training phases, which a run leaves in its folder and puts together to its record."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from secateur.records.base import Count, Number, Section
+from secateur.records.files import OMITTED
+from secateur.records.run import FreezingRecord, PhaseRecord, StageRecord
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingResult(Section):
+    """Steps and seconds of a training phase (``finetuned.json``); None where the phase had no steps."""
+
+    steps: Count | None = field(default=None, metadata=OMITTED)
+    seconds: Number | None = field(default=None, metadata=OMITTED)
+
+    def to_phase(self, name: str) -> PhaseRecord:
+        """Return the phase of that name in the record of the run."""
+        return PhaseRecord(name=name, steps=self.steps, seconds=self.seconds)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Learned(Section):
+    expected: Mapping[str, Number] = field(default_factory=dict)
+    freezing: FreezingRecord | None = field(default=None, metadata=OMITTED)
+
+
+@dataclass(frozen=True, kw_only=True)
+class LearnResult(TrainingResult, _Learned):  # fields of the last base come first in the JSON
+    """Result of the learn phase (``learned.json``): expected cost by constraint, and the gates that were frozen."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Recovered(Section):
+    stages: tuple[StageRecord, ...] = ()
+    left_out: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class RecoverResult(TrainingResult, _Recovered):  # fields of the last base come first in the JSON
+    """Result of the recover phase (``stages.json``): measurements of each stage, and the weights that were dropped."""
