@@ -213,7 +213,8 @@ def gate_histogram(counts: Sequence[int], *, name: str, title: str) -> Chart:
         parts.append(text(x_position, height - 8, label, anchor=anchor))
     x_middle = (x_start + x_end) / 2
     parts.append(text(x_middle, height - 8, "open probability", anchor="middle", class_="quiet"))
-    description = f"{format_count(sum(counts), 'gate')}, of them {counts[0]:,} closed, {counts[-1]:,} open and {undecided:,} between."
+    total_text = format_count(sum(counts), "gate")
+    description = f"{total_text}, of them {counts[0]:,} closed, {counts[-1]:,} open and {undecided:,} between."
     svg = svg_image(*parts, width=chart_width, height=height, name=name, title=title, description=description)
     return Chart(title=title, svg=svg)
 

@@ -84,7 +84,7 @@ class RoundingView:
 
 
 def build_rounding_view(rounding: RoundingCost) -> RoundingView:
-    """What rounding cost, beside the choice without it."""
+    """Return the units and costs that rounding changed, compared with the choice without rounding."""
     kinds = dict.fromkeys([*rounding.multiples, *rounding.opened, *rounding.closed])
     return RoundingView(
         rows=tuple(
@@ -96,11 +96,14 @@ def build_rounding_view(rounding: RoundingCost) -> RoundingView:
             )
             for kind in kinds
         ),
-        sentences=tuple(
-            f"{name}: rounding keeps {format_percent(abs(given_up_share), 2)} of the dense cost {'less' if given_up_share >= 0 else 'more'}."
-            for name, given_up_share in rounding.given_up.items()
-        ),
+        sentences=tuple(_describe_given_up(name, share) for name, share in rounding.given_up.items()),
     )
+
+
+def _describe_given_up(name: str, share: float) -> str:
+    """Return the share of the dense cost that rounding keeps less or more under a constraint, in a sentence."""
+    change = "less" if share >= 0 else "more"
+    return f"{name}: rounding keeps {format_percent(abs(share), 2)} of the dense cost {change}."
 
 
 def build_gate_health(gates: GatesRecord) -> GateHealth:
@@ -152,7 +155,10 @@ def _describe_freezing(freezing: FreezingRecord) -> str:
         else format_exact(last_shrink.parameters)
     )
     shrink_count = format_count(len(freezing.shrunk), "time")
-    return f"{words}; the student was shrunk {shrink_count}, after step {last_shrink.step:,} to {kept_text} of its parameters"
+    return (
+        f"{words}; the student was shrunk {shrink_count}, after step {last_shrink.step:,} to {kept_text} of its "
+        "parameters"
+    )
 
 
 def build_constraint_rows(constraints: Sequence[ConstraintRecord]) -> list[ConstraintRow]:

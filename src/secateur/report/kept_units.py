@@ -277,7 +277,8 @@ def bars_chart(
         original_width, before_width, kept_width = (
             (x_end - _LABEL_WIDTH) * value / max(largest, 1) for value in (axis.original, axis.before, axis.kept)
         )
-        tooltip = f"{label}: {axis.kept:,} of {format_count(axis.original, unit)} ({format_percent(axis.kept / max(axis.original, 1))})"
+        kept_text = format_percent(axis.kept / max(axis.original, 1))
+        tooltip = f"{label}: {axis.kept:,} of {format_count(axis.original, unit)} ({kept_text})"
         parts.append(
             rectangle(
                 _LABEL_WIDTH + 1, y + 2, original_width - 2, _ROW_HEIGHT - 4, class_="gone", tooltip=tooltip, radius=2
