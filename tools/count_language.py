@@ -12,33 +12,38 @@ from __future__ import annotations
 
 import argparse
 import ast
+import io
 import re
 import sys
+import tokenize
 from collections import Counter, defaultdict
 from collections.abc import Iterator
 from pathlib import Path
 
 FUNCTION_WORDS = frozenset(
     """
-    about above across after again against ahead alike all alone along also any anew apart around aside asked at away back
-    be before began begin beginning begun behind below beneath beside besides between beyond both broken by came chosen
-    claimed closed come done down each either else ended enough even ever every everything excused few fewer first_ for
-    found from further given goes going gone good got had happened has have having he heard held hence her here hers his
-    how if in inside instead into is it its itself just kept known lacking last_ later least left less like likely listed
-    lost lying made many meant met mine more most much must named near nearly needed needy neither never new nobody none
-    nor not nothing now of off often old on once one ones only onto open_ opened or other others ours out_ outside over
-    own per put read_ ready refused remembered rest said same saved seen shall she should shown since so some something
-    soon spent started still stored such taken than that their theirs them then there these they thing things this those
-    though through thus till to together told too took touched toward turned twice under unknown unlike until up upon us
-    usable used very wanted was we went were what when whence where whether which while who whole whom whose why will with
-    within without worst written wrong yet you yours
+    about above across after again against ahead alike all alone along also any anew apart around
+    aside asked at away back be before began begin beginning begun behind below beneath beside
+    besides between beyond both broken by came chosen claimed closed come done down each either else
+    ended enough even ever every everything excused few fewer first_ for found from further given
+    goes going gone good got had happened has have having he heard held hence her here hers his how
+    if in inside instead into is it its itself just kept known lacking last_ later least left less
+    like likely listed lost lying made many meant met mine more most much must named near nearly
+    needed needy neither never new nobody none nor not nothing now of off often old on once one ones
+    only onto open_ opened or other others ours out_ outside over own per put read_ ready refused
+    remembered rest said same saved seen shall she should shown since so some something soon spent
+    started still stored such taken than that their theirs them then there these they thing things
+    this those though through thus till to together told too took touched toward turned twice under
+    unknown unlike until up upon us usable used very wanted was we went were what when whence where
+    whether which while who whole whom whose why will with within without worst written wrong yet
+    you yours
     """.split()  # noqa: SIM905
 )
 PRONOUNS = frozenset(
     """
-    it its itself they them their theirs themselves he she his her hers him we us our ours mine you your yours
-    this these those what whatever whose who whom one ones other others each_ both none nothing anything everything
-    something nobody anybody everybody all_ any_ some_ such_ there here
+    it its itself they them their theirs themselves he she his her hers him we us our ours mine you
+    your yours this these those what whatever whose who whom one ones other others each_ both none
+    nothing anything everything something nobody anybody everybody all_ any_ some_ such_ there here
     """.split()  # noqa: SIM905
 )
 OPENINGS = ("what", "whether", "how", "that")
@@ -82,6 +87,12 @@ def leans_on_pronoun(line: str) -> bool:
     return False
 
 
+def count_comment_lines(source: str) -> int:
+    """Return the number of lines of a file that have a comment."""
+    tokens = tokenize.generate_tokens(io.StringIO(source).readline)
+    return len({token.start[0] for token in tokens if token.type == tokenize.COMMENT})
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description="Count how the source of a package reads.")
     parser.add_argument("folder", type=Path)
@@ -105,7 +116,7 @@ def main() -> int:
             files[path.name].append(path)
         rows = source.splitlines()
         total += len(rows)
-        comments += sum("#" in row and row.lstrip().startswith("#") or "  # " in row for row in rows)
+        comments += count_comment_lines(source)
     bare = [(path, line, name) for path, line, name in names if name.strip("_").lower() in FUNCTION_WORDS]
     leaning = [(path, line, text) for path, line, text in lines if leans_on_pronoun(text)]
     opening = [row for row in lines if row[2].lower().startswith(tuple(f"{word} " for word in OPENINGS))]

@@ -1,8 +1,8 @@
 """MkDocs hook: pages of the site that live elsewhere in the repository, with links that work in both places.
 
 `README.md`, `CONTRIBUTING.md`, `CHANGELOG.md`, `benchmarks/README.md` and the READMEs of the recipes become pages.
-Every relative link is resolved as a path in the repository: a link to a page leads to the page, and a link to any other file,
-such as a recipe, becomes the file's path as code. A link to a file that does not exist is an error.
+Every relative link is resolved as a path in the repository: a link to a page leads to the page, and a link to any other
+file, such as a recipe, becomes the file's path as code. A link to a file that does not exist is an error.
 """
 
 from __future__ import annotations
