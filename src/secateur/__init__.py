@@ -53,7 +53,7 @@ install()
 
 
 class _Package(ModuleType):
-    """The package, whose verbs are functions even where a sub-package has the same name (`export`, `report`)."""
+    """Module type that keeps a function where a sub-package has the same name: `doctor`, `export` and `report`."""
 
     def __setattr__(self, name: str, value: Any) -> None:
         # Importing a sub-package sets it as an attribute of its parent; `sys.modules` still has it.
