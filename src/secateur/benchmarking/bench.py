@@ -40,31 +40,28 @@ _MAX_SECONDS = 3600.0  # seconds
 
 @dataclass(frozen=True, kw_only=True)
 class BenchConfig:
-    """Models and cases of a benchmark.
-
-    Attributes:
-        models: Folders, config files or hub ids; the first is what the others are compared with. Of a folder that has
-            no weights the shape is measured, with random ones.
-        forms: ``as it is``, ``for_inference``.
-        seconds: Audio lengths.
-        batches: Batch sizes.
-        dtypes: ``fp32``, ``bf16``.
-        threads: Numbers of CPU threads; empty for torch's default.
-        repeats: Measurements of each model in each case.
-        tuned: Keep large buffers in the process, and let float32 products take the faster library where that is as
-            exact, as `prune` does; else leave the process as it is.
-        memory: Whether peak memory is measured too, each in a process of its own.
-    """
+    """Models and cases of a benchmark."""
 
     models: tuple[str, ...]
+    """Folders, config files or hub ids; the first is what the others are compared with. Of a folder that has no weights
+    the shape is measured, with random ones."""
     forms: tuple[str, ...] = FORMS
+    """``as it is``, ``for_inference``."""
     seconds: tuple[float, ...] = (10.0,)
+    """Audio lengths."""
     batches: tuple[int, ...] = (1,)
+    """Batch sizes."""
     dtypes: tuple[str, ...] = ("fp32",)
+    """``fp32``, ``bf16``."""
     threads: tuple[int, ...] = ()
+    """Numbers of CPU threads; empty for torch's default."""
     repeats: int = 9
+    """Measurements of each model in each case."""
     tuned: bool = True
+    """Keep large buffers in the process, and let float32 products take the faster library where that is as exact, as
+    `prune` does; else leave the process as it is."""
     memory: bool = True
+    """Whether peak memory is measured too, each in a process of its own."""
 
     def __post_init__(self) -> None:
         problems = [
