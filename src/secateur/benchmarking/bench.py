@@ -83,6 +83,7 @@ class BenchConfig:
             for value in self.threads
             if not 1 <= value <= cores
         ]
+        # "runs/a/model" and "./runs/a/model" are the same model.
         names = [str(Path(name).resolve()) if Path(name).exists() else name for name in self.models]
         values_by_field: dict[str, Sequence[Any]] = {"model": names, "seconds": self.seconds, "batch": self.batches}
         for field_name, values in (values_by_field | {"dtype": self.dtypes, "threads": self.threads}).items():
@@ -174,6 +175,7 @@ def _measure_time(job: dict[str, Any]) -> dict[str, Any]:
             case: dict[str, Any] = {"seconds": seconds, "batch": batch, "dtype": dtype, "threads": threads}
             audio = {key: make_audio(structures[key[0]], rates[key[0]], seconds, batch, dtype) for key in models}
             with torch.inference_mode():
+                # Names of timings are text: ('model', 'as it is') -> '["model", "as it is"]'.
                 runs = {json.dumps(key): partial(_forward, model, audio[key]) for key, model in models.items()}
                 timings = interleave_timings(runs, repeats=job["repeats"], warmup=2)
                 blocks = {key: _measure_blocks(model, audio[key], job["repeats"]) for key, model in models.items()}
@@ -189,8 +191,10 @@ def _measure_time(job: dict[str, Any]) -> dict[str, Any]:
                         **case,
                         sample_rate=rates[key[0]],
                         **asdict(timing),
+                        # 4 utterances of 10 s in 200 ms: real-time factor 0.02, throughput 200.
                         real_time_factor=timing.median_ms / 1e3 / seconds,
                         throughput=batch * seconds / (timing.median_ms / 1e3),
+                        # Above 1 where the model is faster than the first.
                         ratio=reference_ms / timing.median_ms,
                         blocks_ms=blocks[key],
                     )
@@ -202,6 +206,7 @@ def short_names(models: Sequence[str]) -> dict[str, str]:
     """Return the last two or more parts of each path, as many as make the names distinct."""
     longest = max(len(Path(name).parts) for name in models)
     for count in range(2, longest + 1):
+        # "runs/a/model", "runs/b/model": the last two parts, "a/model" and "b/model", are distinct.
         names = {name: "/".join(Path(name).parts[-count:]) for name in models}
         if len(set(names.values())) == len(names):
             return names
@@ -214,14 +219,14 @@ def _measure_memory(job: dict[str, Any]) -> dict[str, Any]:
 
     row = job["row"]
     torch.set_num_threads(row["threads"])
-    baseline_kib = _process_memory_kib("VmRSS")
+    baseline_kib = _process_memory_kib("VmRSS")  # resident memory at this moment
     view = _load(row["model"], row["form"], row["dtype"])
     audio = make_audio(view.structure, row["sample_rate"], row["seconds"], row["batch"], row["dtype"])
     _reset_peak_memory()
     with torch.inference_mode():
         for _ in range(2):
             _forward(view.model, audio)
-    peak_kib = _process_memory_kib("VmHWM")
+    peak_kib = _process_memory_kib("VmHWM")  # largest resident memory since the reset
     return {"peak_mib": None if baseline_kib is None or peak_kib is None else (peak_kib - baseline_kib) / 1024}
 
 
@@ -267,10 +272,11 @@ def _forward(model: Any, audio: Tensor) -> Tensor:
 
 def _measure_blocks(model: Any, audio: Tensor, repeats: int) -> dict[str, float]:
     """Return the median milliseconds in each kind of block and in the rest of the model."""
+    # "encoder.layers.3.attention" -> "attention": blocks of a kind are added up over layers.
     kinds = [BLOCK_KINDS[path.rpartition(".")[2]] for path in timed_blocks(model)]
     passes: list[dict[str, float]] = []
     with block_timer(model) as block_times:
-        for _ in range(repeats + 1):
+        for _ in range(repeats + 1):  # the first pass warms up and is left out
             start = time.perf_counter()
             _forward(model, audio)
             total_seconds = time.perf_counter() - start
@@ -282,7 +288,7 @@ def _measure_blocks(model: Any, audio: Tensor, repeats: int) -> dict[str, float]
 
 
 def _process_memory_kib(field: str) -> int | None:
-    """Return a memory size of the process in KiB from ``/proc``; None on systems without ``/proc``."""
+    """Return a memory size of the process in KiB from ``/proc``; `None` on systems without ``/proc``."""
     try:
         lines = Path("/proc/self/status").read_text().splitlines()
     except OSError:
@@ -297,6 +303,7 @@ def _reset_peak_memory() -> None:
 
     gc.collect()
     try:
+        # Freed memory goes back to the system first; writing 5 then sets the peak to the resident memory.
         ctypes.CDLL(None).malloc_trim(0)
         Path("/proc/self/clear_refs").write_text("5")
     except (OSError, AttributeError):

@@ -24,6 +24,7 @@ BLOCK_KINDS = {
     "ffn1": "feed-forward",
     "ffn2": "feed-forward",
 }
+# Matches "feature_extractor", "encoder.pos_conv_embed" and "encoder.layers.3.attention", and no module inside a block.
 _BLOCK_PATH = re.compile(rf"(encoder\.)?(layers\.\d+\.)?({'|'.join(BLOCK_KINDS)})")
 
 
@@ -39,7 +40,7 @@ def block_timer(model: Any) -> Iterator[dict[str, float]]:
     start_times: dict[str, float] = {}
     hooks = []
     for name, module in timed_blocks(model).items():
-
+        # A default binds the name of this block; a closure would read the name of the last.
         def start_timer(*_: Any, name: str = name) -> None:
             start_times[name] = time.perf_counter()
 

@@ -48,6 +48,7 @@ def measure_in_subprocess(
         SecateurError: The process failed or was terminated.
     """
     process_environment = {name: value for name, value in os.environ.items() if name not in MALLOC_SETTINGS}
+    # Later entries win: variables of the user over `PROCESS_SETTINGS`, and the settings of malloc over both.
     process_environment = PROCESS_SETTINGS | process_environment | (MALLOC_SETTINGS if tuned else {})
     if threads is not None:
         process_environment |= {"OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads)}
@@ -55,6 +56,7 @@ def measure_in_subprocess(
     command = [sys.executable, "-P", "-W", "ignore", "-m", module]
     message: dict[str, Any] = {}
     with (
+        # A file, since a full pipe that is not read would block the process.
         tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace") as error_output,
         subprocess.Popen(
             command,
@@ -71,6 +73,7 @@ def measure_in_subprocess(
             process.stdin.write(json.dumps({"job": job, "threads": threads, "tuned": tuned}))
             process.stdin.close()
             for line in process.stdout:
+                # The last message is the result or the error.
                 message = _parse_message(line)
                 if "step" in message and on_step is not None:
                     on_step(*message["step"])
@@ -80,7 +83,7 @@ def measure_in_subprocess(
         code = process.wait()
         error_output.seek(0)
         last_line = (error_output.read().strip().splitlines() or ["no error output"])[-1]
-    if code < 0:
+    if code < 0:  # -9: terminated by signal 9
         raise SecateurError(
             f"The measuring process was terminated by signal {-code}; 9 most often means that memory ran out: "
             "measure shorter audio or smaller batches."

@@ -10,9 +10,9 @@ from secateur.records.finding import Finding
 
 #: glibc's settings that keep large buffers in the process, and values that do.
 MALLOC_SETTINGS = {
-    "MALLOC_MMAP_THRESHOLD_": "2147483648",
-    "MALLOC_TRIM_THRESHOLD_": "8589934592",
-    "MALLOC_TOP_PAD_": "268435456",
+    "MALLOC_MMAP_THRESHOLD_": "2147483648",  # bytes: 2 GiB
+    "MALLOC_TRIM_THRESHOLD_": "8589934592",  # 8 GiB
+    "MALLOC_TOP_PAD_": "268435456",  # 256 MiB
 }
 
 
@@ -26,8 +26,9 @@ BFLOAT16_TOLERANCE = 0.05
 
 
 def tuned_malloc_environment() -> dict[str, str] | None:
-    """Return the environment in which a process keeps large buffers; None if no setting is missing."""
+    """Return the environment for a process that keeps large buffers; `None` if set already or not supported."""
     name, version = platform.libc_ver()
+    # "2.36" -> (2, 36), since "2.4" > "2.36" as text
     is_supported = name == "glibc" and tuple(int(part) for part in version.split(".")[:2]) >= _MIN_GLIBC
     if not is_supported or any(name in os.environ for name in MALLOC_SETTINGS):
         return None
@@ -109,6 +110,7 @@ def measure_medium_products() -> tuple[float, float]:
     import torch
 
     generator = torch.Generator().manual_seed(0)
+    # 768 is the width of a Base model.
     left_matrix, right_matrix = (torch.randn(768, 768, generator=generator) for _ in range(2))
     reference = left_matrix.double() @ right_matrix.double()
     previous_precision, error, best_seconds = torch.get_float32_matmul_precision(), {}, {}

@@ -54,6 +54,7 @@ def print_bench(record: BenchRecord) -> None:
     """Print times and memory, times by block, and the machine of the measurement."""
     rows = []
     block_rows = []
+    # Kinds of blocks of all models, in the order of first appearance.
     blocks = list(dict.fromkeys(block for row in record.rows for block in row.blocks_ms))
     for row in record.rows:
         case = (_model_label(row), row.form, _case_label(row))
@@ -85,5 +86,6 @@ def _model_label(row: BenchRow) -> str:
 
 
 def _case_label(row: BenchRow) -> str:
+    # "1 x 10 s, fp32, 2 threads"
     threads = f", {row.threads} thread{'s' if row.threads > 1 else ''}" if row.threads else ""
     return f"{row.batch} x {row.seconds:g} s, {row.dtype}{threads}"

@@ -35,6 +35,7 @@ def run(options: argparse.Namespace, fields: dict[str, Any]) -> int:
     names = ("target", "target_ms", "target_rtf", "cost", "scope")
     constraint = {name: getattr(options, name) for name in names}
     choose_flags = {"round_to": options.round_to, "device": options.device}
+    # Flags that are not given keep the values of the run.
     choose_fields = {name: parse_value(name, text) for name, text in choose_flags.items() if text is not None}
     with ProgressDisplay() as display:
         record = pipeline.choose(

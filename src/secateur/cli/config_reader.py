@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 _SOURCE_FOLDER = Path(__file__).parents[2]
+# Names of bounds in annotated_types.
 _BOUND_SIGNS = {"Gt": ">", "Ge": ">=", "Lt": "<", "Le": "<="}
 
 
@@ -40,6 +41,7 @@ class FieldInfo:
     @property
     def group(self) -> str:
         """The first part of the path: the top-level field of the config."""
+        # "learn.steps" -> "learn", "constraints[].target" -> "constraints"
         return self.path.partition(".")[0].partition("[")[0]
 
 
@@ -80,6 +82,7 @@ def _walk_type(module: str, annotation: ast.expr, *, path: str) -> Iterator[Fiel
         definition = _class_of(member_module, member)
         tag = None if definition is None else _tag(definition)
         if definition is not None and tag is not None:
+            # Kinds of a choice are collected first, since a field of several kinds is printed once.
             tagged.append((definition, tag))
         elif definition is not None:
             yield from _walk_class(definition, prefix=f"{path}.")
@@ -104,7 +107,7 @@ def _walk_container(module: str, annotation: ast.Subscript, *, path: str) -> Ite
     name = ast.unparse(annotation.value)
     arguments = _arguments(annotation)
     if name in ("dict", "Mapping"):
-        yield from _walk_type(module, arguments[1], path=f"{path}.KIND")
+        yield from _walk_type(module, arguments[1], path=f"{path}.KIND")  # gates -> gates.KIND.spread
     elif name in ("tuple", "list", "Sequence"):
         yield from _walk_type(module, arguments[0], path=f"{path}[]")
 
@@ -122,6 +125,7 @@ def _class_fields(definition: _Definition) -> dict[str, tuple[str, ast.AnnAssign
     for statement, following in zip(node.body, [*node.body[1:], None], strict=True):
         if not isinstance(statement, ast.AnnAssign) or not isinstance(statement.target, ast.Name):
             continue
+        # A ClassVar is no field of a dataclass.
         if not ast.unparse(statement.annotation).startswith("ClassVar"):
             fields[statement.target.id] = (definition.module, statement, _docstring(following))
     return fields
@@ -163,12 +167,16 @@ def _describe_subscript(module: str, annotation: ast.Subscript) -> str:
     name = ast.unparse(annotation.value)
     arguments = _arguments(annotation)
     if name == "Literal":
+        # Literal["fp32", "bf16"] -> fp32 | bf16
         return " | ".join(str(ast.literal_eval(argument)) for argument in arguments)
     if name == "Annotated":
+        # Annotated[int, Ge(1)] -> int >= 1
         bounds = [bound for argument in arguments[1:] if (bound := _describe_bound(argument))]
         return " ".join([describe_type(module, arguments[0]), " and ".join(bounds)]).strip()
     if name in ("dict", "Mapping"):
+        # Mapping[str, float] -> {text: float}
         return f"{{{describe_type(module, arguments[0])}: {describe_type(module, arguments[1])}}}"
+    # tuple[float, ...] and list[float] -> [float, …]; tuple[int, int] -> [int, int]
     items = [describe_type(module, item) for item in arguments if ast.unparse(item) != "..."]
     ellipsis = ", …" if len(items) < len(arguments) or name != "tuple" else ""
     return f"[{', '.join(items)}{ellipsis}]"
@@ -184,11 +192,12 @@ def _describe_bound(annotation: ast.expr) -> str:
     if not isinstance(annotation, ast.Call) or ast.unparse(annotation.func) not in _BOUND_SIGNS:
         return ""
     bound = ast.unparse(annotation.args[0])
+    # Lt(math.inf) excludes only infinity.
     return "" if "inf" in bound else f"{_BOUND_SIGNS[ast.unparse(annotation.func)]} {bound}"
 
 
 def _default_words(module: str, value: ast.expr | None) -> str | None:
-    """Return a default in YAML, or None for a required field."""
+    """Return a default in YAML, or `None` for a required field."""
     if value is None:
         return None
     if isinstance(value, ast.Call) and ast.unparse(value.func) == "field":
@@ -198,6 +207,7 @@ def _default_words(module: str, value: ast.expr | None) -> str | None:
         definition = _class_of(module, factory)
         if definition is not None:
             return _tag(definition) or ""
+        # field(default_factory=lambda: X) -> X
         return ast.unparse(factory).removeprefix("lambda: ")
     try:
         return _yaml_words(ast.literal_eval(value))
@@ -210,6 +220,7 @@ def _yaml_words(value: object) -> str:
         return f"[{', '.join(map(_yaml_words, value))}]"
     if value is None or isinstance(value, bool):
         return {None: "null", True: "true", False: "false"}[value]
+    # Texts that would be invisible are quoted.
     return repr(value) if value in ("", "\t") else str(value)
 
 
@@ -217,6 +228,7 @@ def _literal_words(module: str, annotation: ast.expr) -> Iterator[str]:
     """Yield the texts that a type allows by name."""
     for member_module, member in _union_members(module, annotation):
         if isinstance(member, ast.Subscript) and ast.unparse(member.value) == "Literal":
+            # Between the brackets is a tuple for Literal["a", "b"], and a single text for Literal["a"].
             yield from map(str, ast.literal_eval(f"[{ast.unparse(member.slice).strip('()')}]"))
         else:
             definition = _class_of(member_module, member)
@@ -260,9 +272,10 @@ def _tag(definition: _Definition) -> str | None:
 
 @functools.cache
 def _resolve(module: str, name: str) -> _Definition | None:
-    """Resolve a name in a module of secateur, through imports; return None for names from elsewhere."""
+    """Resolve a name in a module of secateur, through imports; return `None` for names from elsewhere."""
     node = _names(module).get(name)
     if isinstance(node, ast.ImportFrom):
+        # In `from secateur.x import a as b`, the name b is a in secateur.x.
         source = next(alias.name for alias in node.names if (alias.asname or alias.name) == name)
         return _resolve(node.module, source) if node.module and node.module.startswith("secateur") else None
     return _Definition(module, node) if node is not None else None
@@ -271,6 +284,7 @@ def _resolve(module: str, name: str) -> _Definition | None:
 @functools.cache
 def _names(module: str) -> dict[str, ast.AST]:
     """Return the class, expression or import behind every name at the top of a module."""
+    # "secateur.data.sources" -> secateur/data/sources.py, "secateur.gates" -> secateur/gates/__init__.py
     path = _SOURCE_FOLDER / module.replace(".", "/")
     path = path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
     names: dict[str, ast.AST] = {}

@@ -29,6 +29,7 @@ def run(options: argparse.Namespace, fields: dict[str, Any]) -> int:
 def print_findings(findings: Sequence[Finding]) -> None:
     """Print every finding with the remedy."""
     for finding in findings:
+        # A column of 8 for "ok", "note" and "problem"; the remedy starts in the column behind it.
         print(f"{finding.status:8} {finding.name}: {finding.detail}")
         if finding.remedy:
             print(f"         {finding.remedy}")

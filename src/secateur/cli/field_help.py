@@ -34,7 +34,8 @@ def print_fields(verb: str, recipe: Recipe, group: str | None) -> None:
             if len(members) > 1:
                 _print_group(name, members, brief=True)
         return
-    name = group.removeprefix("--").replace("-", "_")
+    name = group.removeprefix("--").replace("-", "_")  # "--round-to" -> "round_to"
+    # "learn" has the members learn and learn.steps, but no field such as learning_rate.
     members = [info for info in fields if info.path == name or info.path.startswith((f"{name}.", f"{name}["))]
     if not members:
         hint = did_you_mean(name, groups)
@@ -48,10 +49,11 @@ def add_field_arguments(parser: argparse.ArgumentParser, recipe: Recipe) -> None
     """Declare the fields of a config as flags of a parser, for shell completion."""
     flags: dict[str, FieldInfo] = {}
     for info in _visible_fields(recipe):
+        # Fields in a mapping or list, such as gates.KIND.spread, have no single flag to complete.
         if "KIND" not in info.path and "[]" not in info.path:
             flags.setdefault(f"--{info.path}", info)
     for flag, info in flags.items():
-        text = _first_sentence(info.doc).replace("%", "%%")
+        text = _first_sentence(info.doc).replace("%", "%%")  # argparse formats help with %
         parser.add_argument(flag, help=text, choices=info.choices or None)
 
 
@@ -70,7 +72,7 @@ def _print_group(name: str, fields: list[FieldInfo], *, brief: bool) -> None:
     for info in fields:
         print(f"  --{info.path}  {_describe(info)}")
         doc = _first_sentence(info.doc) if brief else info.doc
-        for line in textwrap.wrap(doc, width - 8):
+        for line in textwrap.wrap(doc, width - 8):  # indented by 8
             print(f"        {line}")
 
 
@@ -82,4 +84,5 @@ def _describe(info: FieldInfo) -> str:
 
 
 def _first_sentence(text: str) -> str:
+    # The periods of "et al." and "Eq." end no sentence.
     return re.split(r"(?<!et al)(?<!Eq)\. (?=[A-Z])", text)[0].rstrip(".")

@@ -25,6 +25,7 @@ def split_fields(words: Sequence[str], value_flags: Sequence[str]) -> tuple[list
     pending = list(words)
     while pending:
         word = pending.pop(0)
+        # "--target=0.25" -> "target", "=", "0.25"; "--target" -> "target", "", "" with the value in the next word
         name, equals, text = word[2:].partition("=")
         if not word.startswith("--") or name in _BOOLEAN_FLAGS:
             cli_words.append(word)
@@ -38,6 +39,7 @@ def split_fields(words: Sequence[str], value_flags: Sequence[str]) -> tuple[list
         if name in value_flags:
             cli_words += [f"--{name}", text]
         else:
+            # "--learn.steps 100" -> {"learn.steps": 100}
             fields[name.replace("-", "_")] = parse_value(name, text)
     return cli_words, fields
 
@@ -63,5 +65,6 @@ def parse_grid(sweeps: Sequence[str]) -> dict[str, list[Any]]:
             raise ConfigError(f"--sweep: got {text!r}, allowed is a field and its values, such as target=0.9,0.7,0.5.")
         if name in grid:
             raise ConfigError(f"--sweep {name}: given twice; list all its values in one.")
+        # "target=0.9,0.5" -> {"target": [0.9, 0.5]}, by way of the YAML list "[0.9,0.5]"
         grid[name.replace("-", "_")] = parse_value("sweep", f"[{values}]")
     return grid

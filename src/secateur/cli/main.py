@@ -25,7 +25,7 @@ from secateur.cli.fields import split_fields
 from secateur.cli.verb import BAD_INPUT, BROKEN_CONTRACT, Recipe, Verb
 from secateur.errors import ConfigError, SecateurError, did_you_mean
 
-INTERRUPTED = 130
+INTERRUPTED = 130  # 128 + 2, the number of SIGINT, as in shells
 _RESTART_OPTION = "secateur_restarted"
 
 #: The verbs in the order of the help; a new one is a file in this folder and a line here.
@@ -48,6 +48,7 @@ class CliParser(argparse.ArgumentParser):
     """Argument parser that raises a `ConfigError` with the nearest valid name."""
 
     def error(self, message: str) -> NoReturn:
+        # argparse: "argument VERB: invalid choice: 'prun' (choose from ...)"
         message_parts = message.split("invalid choice: ", 1)
         if len(message_parts) == 2:
             verb = message_parts[1].split("'")[1]
@@ -84,6 +85,7 @@ def main(arguments: Sequence[str] | None = None, *, tune: bool = False) -> int:
 
 def _run(words: list[str], *, tune: bool) -> int:
     recipe = find_recipe(words[0]) if words else None
+    # Before argparse, whose own help lacks the fields of the config.
     if recipe is not None and any(word in ("--help", "-h") for word in words):
         _print_recipe_help(words, recipe)
         return 0
@@ -97,6 +99,7 @@ def _run(words: list[str], *, tune: bool) -> int:
         return BAD_INPUT
     _configure_logging(options.verbose)
     if unknown_words:
+        # Positional arguments have no option strings.
         known_flags = [action.option_strings[-1] for action in options.flags if action.option_strings]
         hint = did_you_mean(unknown_words[0], known_flags)
         raise ConfigError(f"Unknown argument {unknown_words[0]!r} for {options.verb}.{hint}")
@@ -111,7 +114,7 @@ def _fail(message: str, exit_code: int) -> int:
 
 
 def find_recipe(verb: str) -> Recipe | None:
-    """Return the config of a verb with fields as flags, or None for another word."""
+    """Return the config of a verb with fields as flags, or `None` for another word."""
     return getattr(VERBS.get(verb), "RECIPE", None)
 
 
@@ -122,6 +125,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.set_defaults(verb=None)
     verbs = parser.add_subparsers(metavar="VERB", parser_class=CliParser)
     for name, verb in VERBS.items():
+        # No abbreviations: argparse would take --res for --resume.
         verb_parser = verbs.add_parser(name, help=verb.SUMMARY, description=verb.SUMMARY, allow_abbrev=False)
         verb_parser.add_argument("--json", action="store_true", help="print the record as JSON")
         verb_parser.add_argument("--verbose", action="store_true", help="log what is being done")
@@ -162,6 +166,7 @@ def _print_completion(shell: str) -> int:
 
 def _verb_parsers(parser: argparse.ArgumentParser) -> dict[str, argparse.ArgumentParser]:
     """Return the parser of each verb."""
+    # argparse has no public access to the parsers of subcommands.
     subparsers = next(action for action in parser._actions if isinstance(action, argparse._SubParsersAction))
     return dict(subparsers.choices)
 
@@ -192,6 +197,7 @@ def _tune_process() -> None:
     from secateur.benchmarking.process_settings import tune_products, tuned_malloc_environment
 
     environment = tuned_malloc_environment()
+    # The restarted process has the option `-X secateur_restarted`, which prevents another restart.
     if environment is not None and _RESTART_OPTION not in sys._xoptions:
         try:  # malloc reads its settings when a process starts: restart the same command, once
             os.execve(sys.executable, [sys.executable, "-X", _RESTART_OPTION, *sys.orig_argv[1:]], environment)

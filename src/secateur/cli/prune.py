@@ -58,12 +58,13 @@ def run(options: argparse.Namespace, fields: dict[str, Any]) -> int:
 def print_run(record: RunRecord) -> None:
     """Print the models of a run side by side, and the paths of model and report."""
     stages = record.stages
-    dense_time = stages[0].time
+    dense_time = stages[0].time  # the first stage is the dense model
     seconds = stages[0].seconds or 0.0
     timed_seconds = dense_time.seconds_of_audio if dense_time else 0.0
     measured = _measured_columns(record)
     rows = []
     for index, stage in enumerate(stages):
+        # Millions of parameters, billions of multiply-accumulates.
         sizes = (f"{(stage.parameters or 0) / 1e6:.3f} M", f"{(stage.macs or 0) / 1e9:.4f} G")
         cells = [column[index] for column in measured.values()]
         rows.append((stage.name, *sizes, _format_time(stage.time, dense_time), *cells))
@@ -93,10 +94,12 @@ def _measured_columns(record: RunRecord) -> dict[str, list[str]]:
     stages = record.stages
     infos = record.task.score_info if record.task else {}
     columns: dict[str, list[str]] = {}
+    # Scores of any stage, each once, in the order of first appearance.
     for name in dict.fromkeys(name for stage in stages for name in stage.scores):
         columns[name] = [format_score(name, stage.scores.get(name), infos) for stage in stages]
     columns["held-out loss"] = [format_fidelity(stage.loss) for stage in stages]
     columns["cosine to teacher"] = [format_fidelity(mean(stage.cosine)) for stage in stages]
+    # A figure that no stage has is a column of empty texts.
     return {name: cells for name, cells in columns.items() if any(cells)}
 
 

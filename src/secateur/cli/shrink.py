@@ -39,6 +39,7 @@ def print_shrink(record: ShrinkRecord) -> None:
         "head": (record.before.head, record.after.head),
         "macs": (record.before.macs, record.after.macs),
     }
+    # The head is 0 without a transducer, and gets no row.
     rows = [(name, f"{dense:,}", f"{cut:,}", f"{cut / dense:.1%}") for name, (dense, cut) in costs.items() if dense]
     print_table(f"Shrunk model in {record.folder}", ("", "before", "after", "kept"), rows)
     print_verification(record.verification)

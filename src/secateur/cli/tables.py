@@ -38,6 +38,7 @@ def print_verification(verification: Verification) -> None:
     for check in verification.checks:
         print(f"{'holds ' if check.holds else 'FAILS '} {check.name}: {check.detail}")
     for index, difference in enumerate(verification.differences):
+        # A difference for each hidden state, then one for the output.
         name = "output" if index == len(verification.differences) - 1 else f"hidden state {index}"
         print(f"        {name}: {difference:.1e}")
 
@@ -46,6 +47,7 @@ def print_rounding(rounding: RoundingCost | None) -> None:
     """Print the cost of rounding sizes to multiples, where sizes were rounded."""
     if rounding is None:
         return
+    # Kinds without a multiple may change, too: costs that rounding frees or takes move units of other kinds.
     rows = [
         (kind, str(rounding.multiples.get(kind, "")), f"{kept_units:,}", f"{rounding.closed[kind]:,}")
         for kind, kept_units in rounding.opened.items()
@@ -57,17 +59,17 @@ def print_rounding(rounding: RoundingCost | None) -> None:
 
 
 def format_score(name: str, value: float | None, infos: Mapping[str, ScoreInfo]) -> str:
-    """Return a score as text, a share as a percentage, and an empty text for None."""
+    """Return a score as text, a share as a percentage, and an empty text for `None`."""
     if value is None:
         return ""
     return f"{value:.2%}" if find_score_info(name, infos).is_share else f"{value:.4f}"
 
 
 def format_fidelity(value: float | None) -> str:
-    """Return a loss or cosine with four decimals, and an empty text for None."""
+    """Return a loss or cosine with four decimals, and an empty text for `None`."""
     return "" if value is None else f"{round(value, 4) + 0.0:.4f}"  # + 0.0: no minus before a zero
 
 
 def mean(values: Sequence[float] | None) -> float | None:
-    """Return the mean of values, or None for an empty sequence."""
+    """Return the mean of values, or `None` for an empty sequence."""
     return sum(values) / len(values) if values else None

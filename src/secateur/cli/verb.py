@@ -9,7 +9,7 @@ from typing import Any, NamedTuple, Protocol, TypeVar
 
 T = TypeVar("T")
 
-BAD_INPUT = 2
+BAD_INPUT = 2  # as argparse exits after wrong usage
 BROKEN_CONTRACT = 1  # a promise of the package does not hold, such as a line of the drop-in contract
 
 

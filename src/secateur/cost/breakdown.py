@@ -24,13 +24,14 @@ def breakdown(
     """The cost of a structure, whole or cut by a selection; with predicted times where a table is given."""
     terms = Terms(structure)
     kept_units = indicator(structure, selection.axes if selection else {})
+    # A cut merges factorized maps that are no cheaper as two matrices; a model as it is keeps both matrices.
     form: FactorizedForm = "cheaper" if selection else "factorized"
     sizes = terms.sizes(kept_units, form)
     blocks: dict[str, dict[str, float]] = {}
     head = 0
     for cost in COSTS:
         factors = terms.unit_costs(cost, samples, lambda term, use: True)
-        values = (sizes * factors).to(torch.float64).tolist()
+        values = (sizes * factors).to(torch.float64).tolist()  # (terms,)
         for term, value in zip(terms.terms, values, strict=True):
             if structure.is_in_head(term.path):
                 head += round(value)
@@ -41,7 +42,7 @@ def breakdown(
     if times is not None:
         for path, value in zip(times.paths, times(kept_units, form).tolist(), strict=True):
             block = blocks.setdefault(_block_of_path(structure, path) or REST_BLOCK, dict.fromkeys(COSTS, 0))
-            block["latency"] = block.get("latency", 0.0) + value
+            block["latency"] = block.get("latency", 0.0) + value  # milliseconds
     scopes = {
         scope: {
             cost: round(sum(values[cost] for block, values in blocks.items() if structure.is_in_scope(block, scope)))
@@ -68,6 +69,7 @@ def breakdown(
 def _block_of_path(structure: Structure, path: str) -> str:
     """The block that a parameter or module belongs to: the innermost block, convolution or layer, or the first word."""
     prefix = path
+    # "encoder.layers.3.attention.q_proj.weight" -> "encoder.layers.3.attention", which has an axis of kind `block`.
     while prefix and not any(name in structure.axes for name in (f"{prefix}/{kind}" for kind in _BLOCK_AXIS_KINDS)):
         prefix = prefix.rpartition(".")[0]
     return prefix or (POSITIONAL_CONV if structure.is_in_scope(path, POSITIONAL_CONV) else path.partition(".")[0])

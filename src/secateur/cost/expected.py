@@ -200,6 +200,7 @@ class Terms:
         factors = factors.index_add(0, self.product_factor_of_axis, units.counts[self.product_axes])
         factors = factors.index_copy(0, self.grid_factors, self.grids(open_probability))
         factors = append_one(factors.index_copy(0, self.square_factors, self.squares(open_probability)))
+        # Factors of each term, multiplied: (terms, most dimensions) -> (terms,)
         sizes = self.constant_size * factors[self.term_factors].prod(-1) * units.p_alive[self.containing_unit]
         if len(self.conditional_terms):
             p_present = self.presence(open_probability, p_axis)
@@ -211,7 +212,7 @@ class Terms:
 
     def _factorized_shares(self, sizes: Tensor, form: FactorizedForm) -> Tensor:
         """Return 1 for the matrices that count of each factorized map and 0 for the rest: (terms,) -> (maps, 3)."""
-        two_matrices = sizes[self.factorized_terms[:, :2]].sum(-1)
+        two_matrices = sizes[self.factorized_terms[:, :2]].sum(-1)  # (maps, 2) -> (maps,)
         one_matrix = sizes[self.factorized_terms[:, 2]]
         match form:
             case "factorized":
@@ -220,6 +221,7 @@ class Terms:
                 counts_as_two = (two_matrices < one_matrix).to(two_matrices)
             case "dense":
                 counts_as_two = torch.zeros_like(two_matrices)
+        # Columns as in `factorized_terms`: inner, outer, dense. No gradient flows through the decision.
         return torch.stack([counts_as_two, counts_as_two, 1 - counts_as_two], dim=1).detach()
 
     def unit_costs(self, cost: str, samples: int, is_counted: Callable[[Term, MacTerm | None], bool]) -> Tensor:
@@ -242,6 +244,7 @@ class Terms:
         for mac_term in (*self.structure.mac_terms, *(linear.mac_term for linear in self.structure.factorizations)):
             index = self.term_of_weight[mac_term.weight] if mac_term.weight else term_of_product[id(mac_term)]
             if is_counted(self.terms[index], mac_term):
+                # A linear map that is used once a frame has MACs of its elements times the frames.
                 costs[index] += float(self.structure.count_uses(mac_term.use_count, samples))
         return costs
 

@@ -45,9 +45,10 @@ class Grids:
         for (outer, inner), parents, requirement_slices in zip(
             self.pairs, self.parents, self.requirements, strict=True
         ):
+            # E[units across] * E[units inside] * P(all parents open): gates are independent, so expectations multiply.
             size = open_probability[outer].sum() * open_probability[inner].sum() * open_probability[parents].prod()
             for units in requirement_slices:
-                size = size * (1.0 - (1.0 - open_probability[units]).prod())
+                size = size * (1.0 - (1.0 - open_probability[units]).prod())  # P(any of the units is open)
             sizes.append(size)
         return torch.stack(sizes) if sizes else open_probability.new_zeros(0)
 
@@ -70,6 +71,7 @@ class Squares:
         """Compute E[n^2] = E[n]^2 + Var[n]: (units,) in float64 -> (axes,)."""
         sizes = []
         for units, has_min_unit in zip(self.units, self.has_min_unit, strict=True):
+            # Independent gates: E[n] is the sum of p, and Var[n] the sum of p (1 - p).
             p_open = open_probability[units]
             # One unit stays if all gates are closed: plus 1^2 * P(n = 0).
             sizes.append(p_open.sum().square() + (p_open * (1.0 - p_open)).sum() + has_min_unit * (1.0 - p_open).prod())

@@ -92,6 +92,7 @@ class LatencySurface:
         _check_grid(self.outputs)
         if len(self.ms) != len(self.inputs) or any(len(row) != len(self.outputs) for row in self.ms):
             raise ConfigError(f"A grid of {len(self.inputs)} x {len(self.outputs)} widths needs a time for each.")
+        # Times rise along rows and columns, except for column 0: no outputs take no time for any inputs.
         columns = list(zip(*self.ms, strict=True))
         for times in [*self.ms, *columns[1:]]:
             _check_times(times)
@@ -103,6 +104,7 @@ class LatencySurface:
         row, row_fraction = _locate(self.inputs, inputs)
         column, column_fraction = _locate(self.outputs, outputs)
         values = torch.tensor(self.ms, dtype=torch.float64)
+        # First between two outputs, for the inputs below and above; then between these inputs.
         lower_values, upper_values = (
             values[row_index, column] * (1 - column_fraction) + values[row_index, column + 1] * column_fraction
             for row_index in (row, row + 1)
@@ -204,6 +206,7 @@ class LatencyTable:
 def _locate(grid: tuple[float, ...], width: Tensor) -> tuple[Tensor, Tensor]:
     """Return the interval of the grid that each width lies in, and the fraction of the interval below the width."""
     knots = torch.tensor(grid, dtype=torch.float64)
+    # Width 6 on the grid 0, 4, 8: interval 1, fraction 0.5. Width 8 is the end of interval 1, hence the clamp.
     interval = (torch.searchsorted(knots, width.detach(), right=True) - 1).clamp(0, len(grid) - 2)
     return interval, (width - knots[interval]) / (knots[interval + 1] - knots[interval])
 

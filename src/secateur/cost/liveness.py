@@ -106,6 +106,7 @@ class Liveness:
         self.own_requirement = torch.tensor(own_requirements, dtype=torch.long)  # (units,)
         self.shared_requirements = pad_rows(shared_rows, self.always_open_axis)  # (axes, most requirements)
         self.parent_gates = pad_rows(parent_rows, self.always_open)  # (axes, most parents)
+        # In the example: [0, 0, 1, 1, 2, 2, 3, 3].
         self.axis_of_unit = torch.repeat_interleave(torch.tensor([axis.size for axis in self.axes]))
         self.has_min_unit = torch.tensor(
             [float(axis.min_units > 0 and axis.size > 0) for axis in self.axes], dtype=torch.float64
@@ -122,6 +123,7 @@ class Liveness:
         p_axis = axis_probabilities or self.axis_probabilities(open_probability)
         p_open = append_one(open_probability)
         p_alive = p_open[self.gate_chain].prod(-1) * p_axis.any_open[self.required_axes].prod(-1)  # (units,)
+        # Sum over the units of each axis: (units,) -> (axes,)
         counts = torch.zeros_like(p_axis.any_alive).index_add(0, self.axis_of_unit, p_alive)
         # A conv axis keeps a unit even when all its gates are closed: E[max(1, n)] = E[n] + P(n = 0).
         counts = counts + self.has_min_unit * (1.0 - p_axis.any_open[:-1])
@@ -161,6 +163,7 @@ class Liveness:
         for size, indices in axes_of_size.items():
             if size:
                 starts = torch.tensor([self.structure.offsets[self.axes[index].name] for index in indices])
+                # Starts 2 and 4 of size 2: units [[2, 3], [4, 5]].
                 groups.append((torch.tensor(indices), starts[:, None] + torch.arange(size)))
         return groups
 
@@ -168,6 +171,7 @@ class Liveness:
         """Compute P(no unit of the axis is open) of every axis from the units' probabilities: (units,) -> (axes,)."""
         p_closed = probability.new_ones(len(self.axes))
         for indices, units in self._axes_by_size:
+            # (axes of this size, size) -> (axes of this size,)
             p_closed = p_closed.index_copy(0, indices, (1.0 - probability[units]).prod(-1))
         return p_closed
 

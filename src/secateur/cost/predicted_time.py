@@ -57,6 +57,7 @@ class LatencyPredictor:
         axis_index = self.liveness.axis_index
         channels = [axis.name for axis in structure.axes_of_kinds(("channels",))]
         layers = range(len(list(structure.axes_of_kinds(("layer",)))))
+        # [(0, 0), (0, 1), ..., (1, 0), ...]: the heads of all layers in a row, by original index
         layer_heads = [(layer, head) for layer in layers for head in structure.axes[names.heads(layer)].units]
         self.channels = torch.tensor([axis_index[name] for name in channels])
         self.groups = axis_index.get(names.positional_groups())  # None where the positional convolution is no axis
@@ -68,9 +69,11 @@ class LatencyPredictor:
             [axis_index[names.value_output(*head)] for head in layer_heads], dtype=torch.long
         )
         self.layer_of_head = torch.tensor([layer for layer, _ in layer_heads], dtype=torch.long)
+        # "feature_extractor.conv_layers.0/channels" -> "feature_extractor.conv_layers.0"
         convolutions = [name.rpartition("/")[0] for name in channels]
         blocks = [[f"encoder.layers.{i}.{block}" for i in layers] for block in ("attention", "feed_forward")]
         layer_paths = [f"encoder.layers.{layer}" for layer in layers]
+        # In the order of the parts that `_dense` concatenates.
         self.paths = [
             *convolutions,
             "feature_projection",
@@ -93,6 +96,7 @@ class LatencyPredictor:
         units = self.liveness(open_probability)
         counts, p_present = units.counts, units.p_present
         channels = counts[self.channels]
+        # The outputs of a convolution are the inputs of the next.
         pairs = zip(table.convolutions, channels[:-1], channels[1:], strict=True)
         convolutions = [
             table.first_convolution.interpolate(channels[0]),
@@ -120,13 +124,15 @@ class LatencyPredictor:
         heads = p_heads * (
             times.head + times.query_key.interpolate(query_key) + times.value_output.interpolate(value_output)
         )
+        # (3, heads): the layer and the rounded dimensions, which are equal within a run
         head_keys = torch.stack(
             [self.layer_of_head.double(), query_key.detach().round(), value_output.detach().round()]
         )
-        runs, run_index = torch.unique(head_keys, dim=1, return_inverse=True)
+        runs, run_index = torch.unique(head_keys, dim=1, return_inverse=True)  # (3, runs), (heads,)
+        # A run is present if any of its heads is; the largest probability of a head is a lower bound of that.
         p_runs = p_heads.new_zeros(runs.shape[1]).scatter_reduce(0, run_index, p_heads, "amax")
         layers = (times.block * p_present[self.blocks]).index_add(0, self.layer_of_head, heads)
-        return layers.index_add(0, runs[0].long(), times.run * p_runs)
+        return layers.index_add(0, runs[0].long(), times.run * p_runs)  # runs[0]: the layer of each run
 
 
 class FactorizedProducts:
@@ -165,14 +171,17 @@ class FactorizedProducts:
         bound_dims = [(index, dim) for index, dim, _, _ in self.bindings]
         # One product between the features that lie on no axis and the units that do.
         unit_dims = torch.tensor([int((index, 0) not in bound_dims) for index in range(len(sizes))])
+        # (maps, 2) -> (maps,)
         units, features = (sizes.gather(1, dim[:, None])[:, 0] for dim in (unit_dims, 1 - unit_dims))
         extra_ms = self._product(ranks, sizes.sum(1)) - self._product(units, features)
+        # Two matrices have ranks * (outputs + inputs) elements, a single one outputs * inputs.
         if form == "cheaper":
             extra_ms = extra_ms * (ranks * sizes.sum(1) < sizes.prod(1))
         return torch.zeros(self.num_parts, dtype=extra_ms.dtype).index_add(0, self.part_index, p_present * extra_ms)
 
     def _product(self, units: Tensor, features: Tensor) -> Tensor:
         """Predict the milliseconds of a matrix product of features and units, for each map."""
+        # A feed-forward block is two products, hence / 2; its constant time, ms[0], belongs to neither.
         return (self.curve.interpolate(units) - self.curve.ms[0]) / 2 * features / self.features
 
 
@@ -214,6 +223,7 @@ def latency(terms: Terms, table: LatencyTable, *, scope: str = "whole") -> Cost:
 
 def _conditional_count(counts: Tensor, p_present: Tensor) -> Tensor:
     """Return the expected count of units under the condition that the block around the units is present."""
+    # E[n] = P(present) * E[n | present]; a block that is never present has E[n] = 0, and 0 / 1e-30 = 0.
     return counts / p_present.clamp_min(1e-30)
 
 

@@ -76,6 +76,7 @@ def _run_check(name: str, check: Callable[[], list[Finding]]) -> list[Finding]:
 def python() -> Finding:
     """Check the interpreter's version against the tested version."""
     version = platform.python_version()
+    # "3.11." is the start of 3.11.9, not of 3.110.
     is_tested_version = version.startswith(TESTED_VERSIONS["python"] + ".")
     detail = version if is_tested_version else f"{version}; tested with {TESTED_VERSIONS['python']}"
     return Finding(name="python", status="ok" if is_tested_version else "note", detail=detail)
@@ -87,6 +88,7 @@ def packages() -> list[Finding]:
     return [
         _package(requirement)
         for requirement in requirements
+        # Packages of an extra have a marker such as extra == "demo", which is false for the extra "".
         if requirement.marker is None or requirement.marker.evaluate({"extra": ""})
     ]
 
@@ -109,6 +111,7 @@ def _package(requirement: Requirement) -> Finding:
             remedy=install_command,
         )
     tested_version = TESTED_VERSIONS.get(requirement.name)
+    # "2.13.0+cpu" has the base version "2.13.0".
     if tested_version is None or Version(version).base_version == tested_version:
         return Finding(name=requirement.name, status="ok", detail=version)
     return Finding(
@@ -120,7 +123,7 @@ def _package(requirement: Requirement) -> Finding:
 
 
 def conflicting_packages() -> list[Finding]:
-    """Check packages that secateur never uses, but that break transformers if installed and broken."""
+    """Check the unused packages that break transformers if installed and broken."""
     return [_conflicting_package(name) for name in ("torchaudio", "torchcodec")]
 
 
@@ -141,6 +144,7 @@ def _conflicting_package(name: str) -> Finding:
             "it when it is there, and breaks with it",
             remedy=remedy,
         )
+    # The last line of a traceback names the error.
     reason = (import_process.stderr.strip().splitlines() or [f"exit code {import_process.returncode}"])[-1]
     return Finding(
         name=name,
@@ -152,8 +156,10 @@ def _conflicting_package(name: str) -> Finding:
 
 def torch_build() -> Finding:
     """Check that torch was built for the present accelerators."""
+    # Imported here, so that a torch that cannot be loaded is a finding and does not stop the examination.
     import torch
 
+    # `torch.version.cuda` is None in a build for the CPU.
     if torch.version.cuda and not torch.cuda.is_available():
         return Finding(
             name="torch build",
@@ -167,7 +173,7 @@ def torch_build() -> Finding:
 
 
 def audio_formats() -> Finding:
-    """The kinds of audio file that can be read."""
+    """Check the kinds of audio files that can be read."""
     import soundfile
 
     available_formats = soundfile.available_formats()

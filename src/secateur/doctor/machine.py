@@ -21,11 +21,13 @@ CPU_FEATURES = {
     "sve": "float32, wider",
     "bf16": "bfloat16 products",
 }
+# Windows says AMD64 where Linux says x86_64.
 _REQUIRED_FLAGS = {"x86_64": "avx2", "AMD64": "avx2", "aarch64": "asimd"}
 
 
 def parse_cpu_flags(cpuinfo: str) -> frozenset[str]:
-    """The processor's flags, from the text of ``/proc/cpuinfo``."""
+    """Return the processor's flags, from the text of ``/proc/cpuinfo``."""
+    # "flags : fpu vme avx2 ..." on x86, "Features : fp asimd sve ..." on Arm
     for line in cpuinfo.splitlines():
         name, _, value = line.partition(":")
         if name.strip() in ("flags", "Features"):
@@ -73,8 +75,9 @@ def threads() -> Finding:
 
 
 def cpu_quota(text: str | None = None) -> float | None:
-    """Return the cores that a container may use, from ``cpu.max``; None without a limit."""
+    """Return the cores that a container may use, from ``cpu.max``; `None` without a limit."""
     words = (_read("/sys/fs/cgroup/cpu.max") if text is None else text).split()
+    # "150000 100000" is 150 ms of processor time in every 100 ms, hence 1.5 cores; "max 100000" is no limit.
     if len(words) != 2 or words[0] == "max":
         return None
     return int(words[0]) / int(words[1])
@@ -97,11 +100,13 @@ def memory() -> Finding:
 
 
 def free_memory() -> int | None:
-    """Bytes of memory that can still be had."""
+    """Return the free memory in bytes; `None` if unknown."""
     free_bytes = None
     for line in _read("/proc/meminfo").splitlines():
         if line.startswith("MemAvailable:"):
+            # "MemAvailable:    8000000 kB", where a kB is 1024 bytes
             free_bytes = int(line.split()[1]) * 1024
+    # The limit of a container in bytes, or "max".
     limit, usage = (_read(f"/sys/fs/cgroup/memory.{word}").strip() for word in ("max", "current"))
     if limit.isdigit() and usage.isdigit():
         remaining_bytes = max(int(limit) - int(usage), 0)
@@ -110,10 +115,10 @@ def free_memory() -> int | None:
 
 
 def disk(folder: Path) -> Finding:
-    """Room for a run folder: a checkpoint is the weights and two moments of each."""
+    """Check the disk space for a run folder: a checkpoint has the weights and two moments of each."""
     existing_folder = folder.absolute()
     while not existing_folder.exists():
-        existing_folder = existing_folder.parent
+        existing_folder = existing_folder.parent  # runs/base/learn -> runs/base -> runs
     free_bytes = shutil.disk_usage(existing_folder).free
     detail = f"{free_bytes / GIB:.1f} GiB free for the run folder"
     if not os.access(existing_folder, os.W_OK):

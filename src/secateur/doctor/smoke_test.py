@@ -47,7 +47,7 @@ def _check_family(family: str) -> list[str]:
         "num_hidden_layers": 2,
         "num_attention_heads": 2,
         "intermediate_size": 24,
-        "conv_dim": [8] * 7,
+        "conv_dim": [8] * 7,  # as many convolutions as wav2vec 2.0 has
         "num_conv_pos_embeddings": 8,
         "num_conv_pos_embedding_groups": 2,
         "subsampling_conv_channels": 8,
@@ -56,9 +56,11 @@ def _check_family(family: str) -> list[str]:
         torch.manual_seed(0)
         config = stock_config(family, fields)
         axes = {
+            # Every unit, every second unit, every third unit, axis by axis; layers stay.
             axis.name: axis.units[:: 1 + number % 3] if axis.kind != "layer" else axis.units
             for number, axis in enumerate(ConfigView(config).structure.axes.values())
         }
+        # A whole block is removed, too.
         axes[max(name for name in axes if name.endswith("/block"))] = ()
         selection = Selection(axes=axes)
         dense = build_model(config).eval()

@@ -107,15 +107,15 @@ class Checkpoints:
         Raises:
             CheckpointError: The disk is full or not writable; the message names the last good checkpoint, which stays.
         """
-        path = self.root / f"{contents.phase}-{contents.step:07d}"
-        partial = self.root / f".{path.name}.partial"
+        path = self.root / f"{contents.phase}-{contents.step:07d}"  # learn-0000500
+        partial = self.root / f".{path.name}.partial"  # .learn-0000500.partial
         try:
             partial.mkdir(parents=True)
             write(partial, contents)
             # Contents reach the disk before the name does, so that a power failure leaves no incomplete checkpoint.
             _sync(partial)
             partial.rename(path)
-            _sync(self.root)
+            _sync(self.root)  # the new name itself
         except OSError as error:
             shutil.rmtree(partial, ignore_errors=True)
             raise CheckpointError(
@@ -207,7 +207,7 @@ def unpack(tree: Any, tensors: Mapping[str, Tensor]) -> Any:
     """Return the nested value of a JSON form made by `pack`."""
     if not isinstance(tree, dict):
         return tree
-    ((kind, value),) = tree.items()
+    ((kind, value),) = tree.items()  # {"tensor": "state.0.0"} -> "tensor", "state.0.0"
     match kind:
         case "tensor":
             return tensors[value]
@@ -241,6 +241,7 @@ def _separate_storages(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 def _sync(path: Path) -> None:
     """Sync a file, or the entries of a folder, to disk."""
+    # A folder cannot be opened for writing, and fsync does not need write access.
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)

@@ -95,6 +95,7 @@ class DistributedContext:
         DistributedDataParallel has hooks on the parameters at the time of wrapping.
         """
         current_parameters = tuple(self.wrapped.parameters())
+        # Compared by identity, since a replaced parameter may have equal values.
         if len(current_parameters) != len(self.parameters) or any(
             a is not b for a, b in zip(current_parameters, self.parameters, strict=True)
         ):
@@ -165,5 +166,6 @@ class DistributedContext:
 def _sum_gradients(bucket: Any) -> torch.futures.Future[Tensor]:
     """Sum gradients over ranks, instead of the mean that DistributedDataParallel takes by default."""
     work = dist.all_reduce(bucket.buffer(), async_op=True)
+    # The future of all_reduce holds a list of one tensor; DistributedDataParallel expects the tensor.
     summed: torch.futures.Future[Tensor] = work.get_future().then(lambda future: future.value()[0])
     return summed

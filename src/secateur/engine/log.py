@@ -28,6 +28,7 @@ def truncate(path: Path, *, phase: str, step: int) -> None:
     kept_lines = [line for line in lines if line.endswith(b"\n") and not _is_after(line, phase, step, path)]
     if kept_lines == lines:
         return
+    # Replaced in one operation, so that a crash leaves the old file or the new file, never a part.
     temporary = path.with_name(f".{path.name}.partial")
     with temporary.open("wb") as handle:
         handle.writelines(kept_lines)

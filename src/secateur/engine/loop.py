@@ -171,7 +171,7 @@ class _PhaseRun:
         return latest.step
 
     def _restore(self, contents: CheckpointContents, checkpoint: SavedCheckpoint) -> None:
-        states = contents.extras["optimisers"]
+        states = contents.extras["optimisers"]  # the spelling is part of the checkpoint format
         if set(states) != set(self.optimizers):
             raise CheckpointError(
                 f"{checkpoint.path}: expected optimizers {sorted(self.optimizers)}, got {sorted(states)}. "
@@ -232,6 +232,7 @@ class _PhaseRun:
                     needs_metrics=is_log_due,
                     describe_checkpoint=self._describe_latest,
                 )
+                # None between log lines if there are several ranks
                 self.latest_metrics = metrics or self.latest_metrics
                 if is_log_due:
                     log.metrics(step, metrics or {})

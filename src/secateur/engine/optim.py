@@ -38,6 +38,7 @@ class Schedule:
             return self.points[-1][1]
         left_step, left_factor = self.points[next_index - 1]
         right_step, right_factor = self.points[next_index]
+        # Points (0, 1) and (10, 0.5): step 4 has the factor 1 - 0.5 * 4 / 10 = 0.8.
         return left_factor + (right_factor - left_factor) * (step - left_step) / (right_step - left_step)
 
     @classmethod
@@ -92,6 +93,7 @@ class ScheduledOptimizer:
         """Scale the gradients with the 2-norm `norm` down to the clipping norm."""
         if self.spec.clip is not None:
             parameters = [p for group in self.spec.optimizer.param_groups for p in group["params"]]
+            # The norm is given, since the training loop has computed it for the log and for the check.
             torch.nn.utils.clip_grads_with_norm_(parameters, self.spec.clip, norm)
 
     def step(self, step: int) -> None:

@@ -46,6 +46,7 @@ def train_step(
     Raises:
         NumericsError: The loss or a gradient is not finite; raised on every rank, before anything is updated.
     """
+    # None instead of zeros: optimizers leave parameters without gradient unchanged.
     train_unit.module.zero_grad(set_to_none=True)
     for scheduled in optimizers.values():
         scheduled.spec.optimizer.zero_grad(set_to_none=True)
@@ -89,6 +90,7 @@ def _backward(train_unit: TrainUnit, context: DistributedContext, batches: Seque
     losses = []
     for index, batch in enumerate(batches):
         is_last = index == len(batches) - 1
+        # DistributedDataParallel sums gradients during a backward pass; once for each step is enough.
         with contextlib.nullcontext() if is_last else context.no_sync():
             with context.autocast():
                 loss = train_unit.loss(context.wrapped, batch)
@@ -133,6 +135,7 @@ def _nonfinite_error(
     names = sorted({name for rank_files in files for name in rank_files})
     listed_names = ", ".join(names[:_MAX_LISTED_FILES]) or "unknown"
     omitted_count = f" and {len(names) - _MAX_LISTED_FILES} more" if len(names) > _MAX_LISTED_FILES else ""
+    # Messages count steps from 1, as the log does.
     return NumericsError(
         f"Step {step + 1}: got {problem}, expected finite numbers; nothing was updated, {describe_checkpoint()}. Files "
         f"of the batch: {listed_names}{omitted_count}. Check these files, or resume with a lower learning rate or in "

@@ -45,6 +45,7 @@ class RemainingTime:
         if self._start_time is None:
             self._start_time = current_time
             return None
+        # In a run from step 0, two steps are timed after step 3: steps 2 and 3.
         seconds_per_step = (current_time - self._start_time) / (step - self._first_step)
         return seconds_per_step * (self._steps - step)
 

@@ -14,7 +14,7 @@ def seed_all(seed: int, *, phase: str, rank: int) -> None:
     """Seed the generators of Python, NumPy and torch from (seed, phase, rank)."""
     # crc32, since Python's hash of a string differs between processes.
     sequence = np.random.SeedSequence([seed, zlib.crc32(phase.encode()), rank])
-    python_seed, numpy_seed, torch_seed = (int(word) for word in sequence.generate_state(3))
+    python_seed, numpy_seed, torch_seed = (int(word) for word in sequence.generate_state(3))  # 32 bits each
     random.seed(python_seed)
     np.random.seed(numpy_seed)
     torch.manual_seed(torch_seed)  # CPU and accelerators

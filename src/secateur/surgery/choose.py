@@ -99,6 +99,7 @@ def choose(
         TargetError: No selection of gated units meets a limit, or all units that are left are far below every limit;
             the message names the smallest or the largest reachable share.
     """
+    # Limits on one part only: each part is chosen with the other part kept whole (scores of infinity).
     scope_parts = _split_by_part(structure, scores, limits)
     if scope_parts:
         encoder, head = (
@@ -111,17 +112,19 @@ def choose(
     unit_groups = UnitGroups.from_scores(structure, scores, round_to or {})
     check_limits_reachable(unit_groups, limits)
     check_available_units(scores, limits, slack)
-    is_gated = scores < math.inf
-    hard_decision = scores > 0
-    open_groups = unit_groups.hard_decision
+    is_gated = scores < math.inf  # (units,)
+    hard_decision = scores > 0  # (units,); log-odds above 0 are a probability above 1/2
+    open_groups = unit_groups.hard_decision  # (groups,)
     # Repeated, since closing for one limit can make another cost rise, as latency does.
     while not all(limit.holds(unit_groups.to_units(open_groups)) for limit in limits):
         previous_open_groups = open_groups
         for limit in limits:
             open_groups = close_to_limit(open_groups, unit_groups, limit)
         assert not torch.equal(open_groups, previous_open_groups), "closing every gate meets every limit"
+    # Every limit holds from here on: opening stops before one would be exceeded.
     open_groups = open_to_limits(open_groups, unit_groups, limits, slack)
     kept_units = _reset_unused_moves(structure, unit_groups.to_units(open_groups), hard_decision)
+    # Normalizing may add units that the model cannot run without, so costs are counted behind it.
     normalized = normalize(
         structure, _selection(structure, kept_units, scales, is_gated), preferred_units=_best_units(structure, scores)
     )
@@ -143,6 +146,7 @@ def choose(
 
 def _binding_limit(limits: Sequence[CostLimit], counted_costs: Mapping[str, float]) -> str:
     """Return the name of the limit with the least room left."""
+    # Room as a share of the dense cost, so that parameters can be compared with milliseconds.
     return min(limits, key=lambda limit: (limit.max_cost - counted_costs[limit.name]) / limit.cost.dense).name
 
 
@@ -155,8 +159,9 @@ def _split_by_part(
     """
     if not structure.head:
         return ()
+    # A flag for each unit, axis by axis, as in `scores`.
     head_flags = [torch.full((axis.size,), structure.is_in_head(axis.path)) for axis in structure.axes.values()]
-    in_head = torch.cat(head_flags)
+    in_head = torch.cat(head_flags)  # (units,)
     counted_units = [units_counted_by(limit.cost, structure.size) for limit in limits]
     parts = []
     for in_part in (~in_head, in_head):
@@ -166,6 +171,7 @@ def _split_by_part(
         if not part_limits or not bool((scores[in_part] < math.inf).any()):
             return ()
         parts.append((in_part, part_limits))
+    # A limit that counts units of both parts stands in both lists, which makes the sum too large.
     is_partition = sum(len(part_limits) for _, part_limits in parts) == len(limits)
     return tuple(parts) if is_partition else ()
 
@@ -234,6 +240,7 @@ def _reset_unused_moves(structure: Structure, kept_units: Tensor, hard_decision:
     """Restore the hard decision of units inside a removed unit, which are removed on either side: (units,)."""
     restored = kept_units.clone()
     unit_names = [(name, unit) for name, axis in structure.axes.items() for unit in axis.units]
+    # {("encoder.layers.3.attention/heads", 5): True}: head 5 of layer 3 is kept.
     indicators = dict(zip(unit_names, kept_units.tolist(), strict=True))
     removed_axes = set()
     for name, axis in structure.axes.items():
@@ -255,6 +262,7 @@ def _selection(structure: Structure, kept_units: Tensor, scales: Tensor, is_gate
         units = slice(structure.offsets[name], structure.offsets[name] + axis.size)
         if not bool(is_gated[units].any()):
             continue
+        # Pairs of original index and scale, by index: [(0, 1.0), (2, 0.5)].
         scaled_units = sorted(
             (unit, float(scale))
             for unit, is_kept, scale in zip(axis.units, kept_units[units].tolist(), scales[units].tolist(), strict=True)
@@ -271,6 +279,7 @@ def _best_units(structure: Structure, scores: Tensor) -> dict[str, int]:
     axes = [axis for axis in structure.axes.values() if axis.min_units and axis.size]
     starts = [structure.offsets[axis.name] for axis in axes]
     return {
+        # argmax counts positions along the axis, `units` has the original indices.
         axis.name: axis.units[int(scores[start : start + axis.size].argmax())]
         for axis, start in zip(axes, starts, strict=True)
     }
@@ -304,7 +313,10 @@ def choose_uniform_share(
     for axis in axes:
         start = structure.offsets[axis.name]
         order = torch.argsort(scores[start : start + axis.size], descending=True, stable=True)
+        # Scores 0.3, 0.9, 0.5, 0.1 have the order 1, 2, 0, 3, so the ranks are 0.5, 0, 0.25, 0.75.
         ranks[start + order] = torch.arange(axis.size) / axis.size
+    # No score is above 0, so `choose` starts with these units removed and adds them by rank. Other axes have scores of
+    # infinity, which means that they have no gates.
     rank_scores = torch.where(ranks >= 0, -ranks, float("inf"))
     slack = DEFAULT_SLACK / 10 if any(limit.share < 1 for limit in limits) else 0.0  # nothing has to be removed
     choice = choose(structure, rank_scores, torch.ones(structure.size), limits, round_to=round_to, slack=slack)

@@ -56,6 +56,7 @@ def relative_difference(reference: Tensor, candidate: Tensor) -> float:
         return float("nan")
     if reference.shape != candidate.shape or not bool(torch.isfinite(candidate).all()):
         return float("inf")
+    # The minimum avoids a division by zero where the reference is zero everywhere.
     scale = reference.double().square().mean().sqrt().clamp(min=1e-30)
     return float((reference.double() - candidate.double()).abs().max() / scale)
 
@@ -84,6 +85,7 @@ def min_usable_samples(model: PreTrainedModel, structure: Structure) -> int:
         usable_frames *= 2
         if usable_frames > _MAX_SEARCHED_FRAMES:  # broken weights, not a short input, which the comparison will show
             return structure.min_samples
+    # If 16 frames are the first usable power of two, 8 are too few: search between 8 and 16.
     too_few = usable_frames // 2
     while usable_frames - too_few > 1:
         middle = (usable_frames + too_few) // 2

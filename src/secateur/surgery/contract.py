@@ -74,6 +74,8 @@ def contract_checks(subject: ModelPair, *, compile: bool = False) -> list[Verifi
 
 def _frame_counts(subject: ModelPair) -> VerificationCheck:
     structure, min_samples = subject.structure, subject.structure.min_samples
+    # 37 has no common divisor with the usual hop of 320 samples, so lengths end at many places within a frame; 480000
+    # samples are 30 s at 16 kHz.
     samples = [*range(min_samples, min_samples + 700, 37), 16000, 79999, 480000]
     lengths = torch.tensor([structure.input_length(length) for length in samples])
     is_same = torch.equal(frames_of(subject.cut, lengths), frames_of(subject.dense, lengths))
@@ -82,9 +84,9 @@ def _frame_counts(subject: ModelPair) -> VerificationCheck:
 
 
 def _hidden_states(subject: ModelPair) -> VerificationCheck:
-    audio = subject.audio(8000)
+    audio = subject.audio(8000)  # half a second at 16 kHz
     cut, dense = (run_model(model, audio) for model in (subject.cut, subject.dense))
-    expected = subject.layers + 1
+    expected = subject.layers + 1  # hidden state 0 is the input of the first layer
     holds = len(cut.hidden_states) == expected and cut[0].shape == dense[0].shape
     holds &= all(state.shape == dense.hidden_states[0].shape for state in cut.hidden_states)
     trimmed = len(dense.hidden_states) - expected
@@ -96,8 +98,11 @@ def _hidden_states(subject: ModelPair) -> VerificationCheck:
 
 def _padding(subject: ModelPair) -> VerificationCheck:
     audio, structure = subject.audio(9000), subject.structure
+    # In positions of the model's input: samples, or vectors of features.
     padding_length = structure.input_length(14000 + subject.shortest) - structure.input_length(9000)
+    # (1, length) -> (1, length + padding), or (1, length, width) -> (1, length + padding, width)
     padded = torch.cat([audio, audio.new_zeros(1, padding_length, *audio.shape[2:])], dim=1)
+    # (1, length + padding): ones over the audio, zeros over the padding
     attention = torch.nn.functional.pad(torch.ones(audio.shape[:2], dtype=torch.long), (0, padding_length))
     differences = []
     for model in (subject.cut, subject.dense):
@@ -105,6 +110,7 @@ def _padding(subject: ModelPair) -> VerificationCheck:
             run_model(model, audio).hidden_states[-1],
             run_model(model, padded, attention).hidden_states[-1],
         )
+        # Frames behind the audio exist with padding only.
         differences.append(relative_difference(unpadded_states, padded_states[:, : unpadded_states.shape[1]]))
     detail = f"padding moves valid frames by {differences[0]:.1e}; in the dense model by {differences[1]:.1e}"
     if structure.sees_padding:
@@ -116,6 +122,7 @@ def _padding(subject: ModelPair) -> VerificationCheck:
 def _short_audio(subject: ModelPair) -> VerificationCheck:
     structure, min_length = subject.structure, subject.structure.input_length(subject.structure.min_samples)
     unit = "vectors of features" if structure.features else "samples"
+    # Not `subject.audio`, which returns at least as many samples as a task head needs.
     audio = random_audio(structure, structure.min_samples, subject.dtype, subject.generator)
     (shortest_outcome, shorter_outcome), dense_outcomes = (
         (_describe_frames(model, audio), _describe_frames(model, audio[:, :-1]))
@@ -150,6 +157,8 @@ def _attention_implementations(subject: ModelPair) -> VerificationCheck:
     detail, holds = _describe_agreement(difference, names), difference <= tolerance
     if not holds and dense._supports_sdpa:  # rounding that the model multiplies, or a fault of the library
         reference = _implementation_difference(dense, audio, names)
+        # The dense model has to disagree as well (`not <=` is true for NaN, too), and results may be infinite or
+        # NaN only where the dense model's are.
         holds = not reference <= tolerance and math.isfinite(difference) >= math.isfinite(reference)
         detail += f"; in the dense model {_describe_agreement(reference, names)}"
     return VerificationCheck(name="every attention implementation", holds=holds, detail=detail)

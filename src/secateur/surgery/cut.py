@@ -72,6 +72,7 @@ def cut_view(
     _check_head(view.model, normalized, structure)
     config_view = cut_config(view, structure, normalized, layout=layout, break_even=break_even)
     state = _cut_state_dict(ParameterView(view, structure), config_view.structure, normalized)
+    # Names of encoder parameters are relative to the base model and get a prefix later; names of the head are complete.
     head = {name: value for name, value in state.items() if structure.is_in_head(name)}
     return rebuild_model(view, config_view, {name: state[name] for name in state.keys() - head.keys()}, head=head)
 
@@ -103,7 +104,9 @@ def rebuild_model(
         config._attn_implementation = model.config._attn_implementation
     rebuilt_model: Any = skeleton(config, view.head_class)
     prefix = view.prefix  # of the rebuilt model, too: both have the same class name
+    # "encoder.layers.0.attention.q_proj.weight" -> "wav2vec2.encoder.layers.0.attention.q_proj.weight"
     state = {prefix + name: value for name, value in encoder.items()}
+    # Parameters outside the encoder are copied; a model without head has no prefix and no such parameters.
     head_state = {name: value for name, value in model.state_dict().items() if prefix and not name.startswith(prefix)}
     state |= {name: value.detach().clone() for name, value in head_state.items()} | dict(head or {})
     fill_skeleton(rebuilt_model, state, reference=model)
@@ -146,6 +149,7 @@ def _cut_encoder_config(
         normalized,
         merged=factorizations_to_merge(structure, normalized.axes) if break_even else (),
     )
+    # The config has the sizes of the dense model; the record has the kept units.
     fields: dict[str, Any] = config.to_dict() | record["original"] | {"secateur": record}
     for name in _FILE_FIELDS:
         fields.pop(name, None)
@@ -178,6 +182,7 @@ def _with_encoder_config(
     model_config: Any = make_composite_config(
         encoder_part, view.held_head_class, fields | ({"secateur": dict(record)} if record else {})
     )
+    # "secateur-wavlm" is a registered class, "wavlm" a stock class.
     if record and not encoder_part.model_type.startswith(PREFIX):
         model_config.decoder_hidden_size = stock_width(HeadShape.from_config(model_config))
     return model_config  # type: ignore[no-any-return]
@@ -202,6 +207,7 @@ def _cut_state_dict(dense_view: ParameterView, cut_structure: Structure, normali
         value: Tensor = parameters[name].detach()
         if name not in mask_factors:
             return value
+        # In float64, so that a product with scales is rounded only once, to the dtype of the parameter.
         return value.double() * mask_factors[name].broadcast(values, value.dim()).to(value.device)
 
     state = {buffer.name: slices.extract(buffer.name, buffers[buffer.name]) for buffer in cut_structure.buffers}
@@ -227,6 +233,8 @@ def _rescale_magnitude(state: dict[str, Tensor], dense_direction: Tensor, weight
     direction = state[weight.name]
     magnitude = state[weight.magnitude]
     cut_norm = direction_norm(direction, magnitude)
+    # Weight norm computes magnitude * direction / |direction|. The cut changes |direction|; the same ratio on the
+    # magnitude leaves the remaining weights as they were.
     norm_ratio = cut_norm / direction_norm(dense_direction, magnitude)
     state[weight.magnitude] = (magnitude.double() * norm_ratio).to(magnitude.dtype)
     # A direction of norm 0 would make weight norm divide 0 by 0: replace it by ones, at magnitude 0.
@@ -235,6 +243,7 @@ def _rescale_magnitude(state: dict[str, Tensor], dense_direction: Tensor, weight
 
 def _check_head(model: PreTrainedModel, normalized: Selection, structure: Structure) -> None:
     """Raise a SelectionError if a task head needs layers that the selection removes."""
+    # An axis of kind `layer` has a single unit, the layer.
     has_trimmed_layers = any(
         axis.size and not normalized.axes[axis.name] for axis in structure.axes_of_kinds(("layer",))
     )

@@ -39,6 +39,7 @@ def factorize(model: PreTrainedModel, ranks: Mapping[str, int]) -> PreTrainedMod
 def factorize_view(view: ModelView, ranks: Mapping[str, int]) -> ModelView:
     """Return the view of the model that `factorize` returns."""
     config_view = factorized_config(view, ranks)
+    # A cut that removes nothing moves the weights into secateur's classes, which can have factorized maps.
     registered_view = cut_view(view, Selection(axes={}), break_even=False)
     new_structure = config_view.structure
     base = registered_view.encoder
@@ -50,9 +51,11 @@ def factorize_view(view: ModelView, ranks: Mapping[str, int]) -> ModelView:
     for linear in new_structure.factorizations:
         if linear.module not in ranks:
             continue
+        # (out, in) -> (out, ranks), (ranks, in), by falling singular values: the first ranks are the best approximation
         outer, inner = factorize_matrix(parameters[linear.dense.name])
         state[linear.outer] = outer[:, : ranks[linear.module]].contiguous()
         state[linear.inner] = inner[: ranks[linear.module]].contiguous()
+        # outer (inner x) + bias: the bias belongs to the second product.
         if f"{linear.module}.bias" in parameters:
             state[f"{linear.module}.outer.bias"] = parameters[f"{linear.module}.bias"].detach()
     return rebuild_model(registered_view, config_view, state)
@@ -77,6 +80,7 @@ def factorized_config(view: ConfigView, ranks: Mapping[str, int]) -> ConfigView:
             raise ConfigError(f"{path!r} has {max_ranks[path]} ranks: got {count}, allowed are 1 to {max_ranks[path]}.")
         record.setdefault("factorised", {})[path] = max_ranks[path]
         if count < max_ranks[path]:
+            # {"encoder.layers.0.attention.q_proj/rank": "0-63"} for 64 ranks
             record["axes"][names.ranks(path)] = names.to_ranges(range(count))
     return new_view
 
@@ -87,6 +91,7 @@ def max_ranks_by_path(structure: Structure) -> dict[str, int]:
     factor_paths = {
         name.rpartition(".")[0] for linear in structure.factorizations for name in (linear.inner, linear.outer)
     }
+    # A matrix (out, in) has min(out, in) ranks. Convolutions and matrices of factorized maps are left out.
     return {path: min(shape) for path, shape in shapes.items() if len(shape) == 2 and path not in factor_paths}
 
 
@@ -104,11 +109,13 @@ def resolve_ranks(structure: Structure, linears: Sequence[str], start: InitialRa
     max_ranks = max_ranks_by_path(structure)
     ranks: dict[str, int] = {}
     for name in linears:
+        # "q_proj" and "attention.q_proj" match "encoder.layers.0.attention.q_proj"; "proj" does not.
         matching_paths = [path for path in max_ranks if f".{path}".endswith(f".{name}")]
         if not matching_paths:
             raise ConfigError(f"factorise.linears: {_explain_unknown_linear(structure, name, max_ranks)}")
         for path in matching_paths:
             outputs, inputs = structure.weight_by_name[f"{path}.weight"].shape
+            # ranks * (outputs + inputs) <= outputs * inputs: at most 614 ranks for 768 x 3072
             break_even_rank = max(1, outputs * inputs // (outputs + inputs))
             ranks[path] = (
                 {"full": max_ranks[path], "break_even": break_even_rank}[start] if isinstance(start, str) else start

@@ -41,6 +41,7 @@ def squared_norms(parameters: Mapping[str, Tensor], structure: Structure) -> Ten
 
     for linear in structure.factorizations:
         start, size = structure.offsets[linear.axis], structure.axes[linear.axis].size
+        # |column row|^2 = |column|^2 |row|^2: (out, ranks), (ranks, in) -> (ranks,)
         squares[start : start + size] = matrix(linear.outer).square().sum(0) * matrix(linear.inner).square().sum(1)
     for weight in structure.weights:
         if weight.is_matrix and weight.name not in structure.factorization_of:
@@ -72,11 +73,12 @@ def _add_squared_norms(squares: Tensor, structure: Structure, weight: Weight, va
             size = structure.axes[binding.per_unit_of].size
             position_squares = position_squares.view(size, -1)  # (outer units, positions of each)
             squares[start : start + size] += position_squares.sum(1)
-            position_squares = position_squares.sum(0)
+            position_squares = position_squares.sum(0)  # an inner unit has places in every outer unit
         offset = 0
         for name in binding.axes:
             axis = structure.axes[name]
             length = axis.size * binding.width
+            # Each unit covers `width` neighboring positions: (size * width,) -> (size,)
             unit_squares = position_squares[offset : offset + length].view(axis.size, binding.width).sum(1)
             squares[starts[name] : starts[name] + axis.size] += unit_squares
             for parent, unit in axis.parents:

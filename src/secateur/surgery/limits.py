@@ -57,12 +57,12 @@ def min_reachable_share(limit: CostLimit, is_gated: Tensor) -> float:
 
 def check_limits_reachable(unit_groups: UnitGroups, limits: Sequence[CostLimit]) -> None:
     """Raise a TargetError if closing all units that may close does not meet a limit."""
-    is_rounded = len(unit_groups.scores) < len(unit_groups.group_of_unit)
+    is_rounded = len(unit_groups.scores) < len(unit_groups.group_of_unit)  # fewer groups than units
     remedy = "raise the target, round to smaller multiples" if is_rounded else "raise the target"
     closable_units = unit_groups.to_units(unit_groups.is_movable | unit_groups.is_removed)
     for limit in limits:
         min_share = min_reachable_share(limit, closable_units)
-        if min_share > limit.share + 1e-12:
+        if min_share > limit.share + 1e-12:  # shares of equal costs may differ by rounding
             cost = limit.cost
             requested = f"{limit.share:.4g}"
             reachable = f"{min_share:.4g}"
@@ -99,6 +99,7 @@ def close_to_limit(open_groups: Tensor, unit_groups: UnitGroups, limit: CostLimi
     """Close open groups that a cost counts, lowest score first, until the limit is met: (groups,) -> (groups,)."""
     if limit.holds(unit_groups.to_units(open_groups)):
         return open_groups
+    # Units that the cost does not count stay: closing them would not lower the cost.
     is_counted = unit_groups.has_flagged_unit(units_counted_by(limit.cost, len(unit_groups.group_of_unit)))
     closing_order = unit_groups.ranking(open_groups & unit_groups.is_movable & is_counted, descending=False)
     low, high = 0, len(closing_order)  # closing `high` of them is enough, `low` is not
@@ -146,6 +147,7 @@ def open_to_limits(open_groups: Tensor, unit_groups: UnitGroups, limits: Sequenc
 
 def units_counted_by(cost: Cost, units: int) -> Tensor:
     """Return whether closing a unit lowers a cost, for each unit: (units,) of booleans."""
+    # At 0.5 no product of probabilities is 0, so every unit with an influence on the cost has a gradient above 0.
     probability = torch.full((units,), 0.5, dtype=torch.float64, requires_grad=True)
     (gradient,) = torch.autograd.grad(cost.expected(probability), probability)
     return gradient > 0

@@ -63,6 +63,7 @@ class WeightSlicer:
         value = value.reshape(dense_weight.shape)
         for binding in cut_weight.bindings:
             positions = self._positions(dense_weight, cut_weight, binding.dim)
+            # In the example: positions [1, 2, 3] along dimension 0, (4, width) -> (3, width).
             value = value.index_select(binding.dim, positions.to(value.device))
         return value.clone(memory_format=torch.contiguous_format).view(cut_weight.split or cut_weight.shape)
 
@@ -79,7 +80,7 @@ def _position_keys(structure: Structure, weight: Weight, dim: int) -> Iterator[P
     outer_units = structure.axes[binding.per_unit_of].units if binding.per_unit_of else (0,)
     for outer_unit in outer_units:
         for index, name in enumerate(binding.axes):
-            place = binding.axes[:index].count(name)
+            place = binding.axes[:index].count(name)  # axes (a, a) in front of a GLU: places 0 and 1
             for unit in structure.axes[name].units:
                 for offset in range(binding.width):
                     yield PositionKey(outer_unit, name, place, unit, offset)

@@ -88,18 +88,20 @@ class UnitGroups:
                 group_of_unit[start : start + axis.size] = num_groups + torch.arange(axis.size)
                 medians.append(axis_scores)
                 positions.append(torch.zeros(axis.size, dtype=torch.long))
-                group_axes.append(num_groups + torch.arange(axis.size))
-                movable.append(torch.isfinite(axis_scores))
+                group_axes.append(num_groups + torch.arange(axis.size))  # a different number for each unit
+                movable.append(torch.isfinite(axis_scores))  # not without a gate, nor if removed for good
             else:
                 ranked, order = torch.sort(axis_scores, descending=True, stable=True)
                 groups = _split_into_groups(ranked, multiple, min_units=axis.min_units)
                 position = torch.arange(len(groups))
                 group_sizes = torch.tensor([len(group) for group in groups], dtype=torch.long)
+                # Sizes [3, 3, 1]: the ranked units are in the groups [0, 0, 0, 1, 1, 1, 2].
                 group_of_unit[start + order] = num_groups + torch.repeat_interleave(group_sizes)
                 medians.append(torch.stack([_median(group) for group in groups]) if groups else axis_scores)
                 positions.append(position)
                 group_axes.append(torch.full_like(position, num_groups))
                 is_gated = torch.tensor([bool(torch.isfinite(group).all()) for group in groups], dtype=torch.bool)
+                # min_units 1, multiples of 3: group 0 stays (0 < 1), group 1 may close (3 >= 1).
                 movable.append(is_gated & (position * multiple >= axis.min_units))
             num_groups += len(medians[-1])
         return cls(
@@ -136,6 +138,7 @@ class UnitGroups:
             descending: Highest score first, the order in which groups open; else lowest first, as groups close.
         """
         indices = torch.nonzero(is_candidate).flatten()
+        # Stable sorts, the main key last: groups of equal score are by position for opening, in reverse for closing.
         indices = indices[torch.argsort(self.position[indices], descending=not descending, stable=True)]
         return indices[torch.argsort(self.scores[indices], descending=descending, stable=True)]
 
@@ -153,4 +156,5 @@ def _split_into_groups(ranked: Tensor, multiple: int, *, min_units: int) -> list
 
 def _median(ranked: Tensor) -> Tensor:
     """Return the median of sorted values, the mean of the middle two values for an even number."""
+    # 5 values: index 2 twice; 4 values: indices 1 and 2
     return (ranked[(len(ranked) - 1) // 2] + ranked[len(ranked) // 2]) / 2

@@ -122,13 +122,17 @@ def _audio_batches(
     structure: Structure, min_samples: int, dtype: torch.dtype, generator: torch.Generator
 ) -> Iterator[tuple[Tensor, Tensor | None]]:
     """Yield batches from the shortest usable audio on, with attention masks where rows are padded."""
+    # From a single frame to about a second at 16 kHz; odd lengths end within a stride of the front end.
     for samples in (min_samples, min_samples + 1, 3 * min_samples + 7, 8000, 16123):
         yield random_audio(structure, max(samples, min_samples), dtype, generator), None
+    # Samples of each row of a batch; the longest row has no padding.
     for rows in ((12000, 7001), (9000, min_samples, 4567)):
         sample_counts = [max(samples, min_samples) for samples in rows]
         audio = random_audio(structure, max(sample_counts), dtype, generator, batch=len(sample_counts))
         lengths = torch.tensor([structure.input_length(samples) for samples in sample_counts])
+        # (positions,) < (rows, 1) -> (rows, positions): lengths 3 and 1 give [[1, 1, 1], [1, 0, 0]]
         attention = (torch.arange(audio.shape[1]) < lengths[:, None]).long()
+        # For features the mask gets a last dimension of 1: (rows, positions, 1).
         yield audio * attention.view(*attention.shape, *[1] * (audio.dim() - 2)), attention
 
 
@@ -206,6 +210,7 @@ def _compare_in_float64(
     dense_float64.model.double()
     exact_parameters = dict(cut_view(dense_float64, normalized).model.named_parameters())
     original_parameters = {name: value.clone() for name, value in cut.model.named_parameters()}
+    # With other names or shapes the exact weights do not fit into the cut model.
     if {name: value.shape for name, value in exact_parameters.items()} != {
         name: value.shape for name, value in original_parameters.items()
     }:
@@ -216,6 +221,7 @@ def _compare_in_float64(
     try:
         cut.model.double()
         for name, value in cut.model.named_parameters():
+            # Weights cut in float64; those of the model have been rounded to float32.
             value.copy_(exact_parameters[name])
         generator = torch.Generator().manual_seed(0)
         return max(compare(cut, dense_float64, structure, normalized, generator, shortest=shortest)), weight_difference

@@ -90,7 +90,7 @@ def _check_family(view: ConfigView) -> None:
 
 
 def dense_architecture(config: Any) -> dict[str, Any]:
-    """Return the fields of the original dense model's stock config, the same for every model cut from that model."""
+    """Return the fields of the stock config of the original dense model, equal for the dense and every cut model."""
     fields: dict[str, Any] = plain(config.to_dict())
     original = (fields.pop("secateur", None) or {}).get("original", {})
     fields |= original
@@ -138,7 +138,7 @@ def _resolve_conditions(view: ConfigView, conditions: Conditions, sample_rate: i
 
 
 def hashed_files(package_root: Path = _PACKAGE_ROOT) -> list[Path]:
-    """Return the source files that `HASHED_SOURCES` stands for, those of folders with their sub-folders."""
+    """Return the source files that `HASHED_SOURCES` names, including all sub-folders of folders."""
     files: list[Path] = []
     for name in HASHED_SOURCES:
         source = package_root / name
@@ -151,6 +151,7 @@ def code_hash(package_root: Path = _PACKAGE_ROOT) -> str:
     """Return a hash of the names and contents of `hashed_files`."""
     digest = hashlib.sha256()
     for path in hashed_files(package_root):
+        # Zero bytes separate names from contents, so that no two sets of files give the same bytes.
         digest.update(path.relative_to(package_root).as_posix().encode() + b"\0" + path.read_bytes() + b"\0")
     return digest.hexdigest()[:16]
 
@@ -160,7 +161,7 @@ def _hash_fields(key_fields: Mapping[str, Any]) -> str:
 
 
 def _load_cached(path: Path, key_fields: Mapping[str, Any]) -> LatencyTable | None:
-    """Load a table from the cache; return None without a file, or with a file that cannot be trusted."""
+    """Load a table from the cache; return `None` without a file, or with a file that cannot be trusted."""
     if not path.exists():
         return None
     try:

@@ -73,6 +73,7 @@ def fit_table_parts(
     one_layer_rest = float(
         np.median([row["ms"]["rest"] for row in front_end_rows])
     )  # of one layer, whose blocks are gone
+    # The model `layers` has depth - 1 more layers, which account for the longer rest.
     parts["layer"] = max(0.0, (layers["ms"]["rest"] - one_layer_rest) / (depth - 1))
     parts["rest"] = max(0.0, one_layer_rest - parts["layer"])
     return parts, errors
@@ -112,13 +113,15 @@ def _fit_front_end(
     products = shares[:, :-1] * shares[:, 1:]  # (rows, convolutions but the first)
     columns = [np.ones((len(times), 1)), *ramps, products]
     steps, error = _solve_steps(np.concatenate(columns, axis=1), np.asarray(times))
+    # Two layers of 3 steps have 1, 3, 3 and 1 columns, which are split at 1, 4 and 7.
     constant, *width_steps, product_steps = np.split(steps, np.cumsum([column.shape[1] for column in columns])[:-1])
     surfaces = []
     for output_steps, product_step, (inputs, outputs) in zip(
         width_steps[1:], product_steps, pairwise(grids), strict=True
     ):
+        # (inputs, outputs): milliseconds of the MACs, `product_step` at the dense widths
         grid = product_step * np.outer(np.asarray(inputs) / inputs[-1], np.asarray(outputs) / outputs[-1])
-        grid[:, 1:] += output_steps.cumsum()
+        grid[:, 1:] += output_steps.cumsum()  # column 0 stays 0: no outputs take no time
         surfaces.append(LatencySurface(inputs=inputs, outputs=outputs, ms=tuple(tuple(row) for row in grid.tolist())))
     first_convolution = LatencyCurve(widths=grids[0], ms=_cumulative_times(float(constant[0]), width_steps[0]))
     return {"first_convolution": first_convolution, "convolutions": tuple(surfaces)}, error
@@ -132,6 +135,7 @@ def _fit_attention(
     sums = [
         [_ramps(grid, [head[side] for head in layer]).sum(axis=0) for layer in heads] for side in (0, 1)
     ]  # of each layer's heads: (layers, steps) each
+    # Heads (64, 64), (64, 64), (32, 64): 1 block, 2 runs, 3 heads.
     count = [[1.0, len({tuple(head) for head in layer}), len(layer)] for layer in heads]
     steps, error = _solve_steps(np.concatenate([count, *sums], axis=1), np.asarray(times))
     query_key, value_output = np.split(steps[3:], 2)
@@ -197,6 +201,7 @@ def nonnegative_least_squares(matrix: FloatArray, target: FloatArray) -> FloatAr
     columns = matrix / scale
     x, is_free = np.zeros(matrix.shape[1]), np.zeros(matrix.shape[1], dtype=bool)
     for _ in range(10 * len(x)):
+        # Free entries are optimal already; the fixed entry of steepest descent becomes free.
         gradient = np.where(is_free, -np.inf, columns.T @ (target - columns @ x))
         if gradient.max() <= 1e-10 * max(1.0, float(np.linalg.norm(target))):
             break

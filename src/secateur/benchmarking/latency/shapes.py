@@ -86,7 +86,7 @@ def shapes_to_measure(architecture: Mapping[str, Any]) -> list[ModelShape]:
     channels = tuple(architecture["conv_dim"])
     units = architecture["intermediate_size"]
     count = architecture["num_attention_heads"]
-    width = architecture["hidden_size"] // count
+    width = architecture["hidden_size"] // count  # of a head
     depth = architecture["num_hidden_layers"]
     groups = architecture["num_conv_pos_embedding_groups"]
     narrow_channels = tuple(min(_NARROW_CHANNELS, size) for size in channels)
@@ -119,7 +119,7 @@ def shapes_to_measure(architecture: Mapping[str, Any]) -> list[ModelShape]:
 def front_end_widths(sizes: Sequence[int], count: int, rng: random.Random) -> list[tuple[int, ...]]:
     """Return widths of front ends: the dense front end, some with dense layers, and some of random widths."""
     columns = [stratified_widths(size, count - 1, rng) for size in sizes]
-    rows = list(zip(*columns, strict=True))
+    rows = list(zip(*columns, strict=True))  # (layers, count - 1) -> (count - 1, layers)
     partial_rows = [
         tuple(size if rng.random() < 0.5 else width for size, width in zip(sizes, row, strict=True))
         for row in rows[: count // 6]
@@ -128,7 +128,8 @@ def front_end_widths(sizes: Sequence[int], count: int, rng: random.Random) -> li
 
 
 def stratified_widths(size: int, count: int, rng: random.Random) -> tuple[int, ...]:
-    """Return random widths up to `size`, a width from each part of the range, more of them narrow."""
+    """Return random widths up to `size` from all parts of the range, narrow widths more densely."""
+    # The exponent makes narrow widths more frequent: 0.5 ** 1.5 = 0.35.
     shares = [
         _MIN_WIDTH_SHARE + (1 - _MIN_WIDTH_SHARE) * ((index + rng.random()) / count) ** 1.5
         for index in range(count - 1)
@@ -150,13 +151,13 @@ def _random_heads(count: int, width: int, rng: random.Random) -> Heads:
 def random_model_shape(
     architecture: Mapping[str, Any], min_share: float, max_share: float, rng: random.Random
 ) -> ModelShape:
-    """Return a whole model in which every width is an independent random share of the dense width.
+    """Return a whole model with an independent random share of the dense width for every width.
 
     Args:
         architecture: Fields of a stock config.
-        least: Smallest share.
-        most: Largest share.
-        draw: Decides.
+        min_share: Smallest share.
+        max_share: Largest share.
+        rng: Source of the random shares.
     """
     count = architecture["num_attention_heads"]
     width = architecture["hidden_size"] // count
