@@ -67,7 +67,7 @@ class AudioFeed:
             task: The task; `corpus` holds only utterances that the task can use.
             world: Number of processes; each process needs a crop for every micro-batch.
         """
-        self.first_step = 0
+        self.first_step = 0  # step of the run that is step 0 of the phase
         self.task = task
         self.seed = seed
         self.corpus = corpus
@@ -92,8 +92,8 @@ class AudioFeed:
 
     def micro_batches(self, step: int, rank: int, world: int) -> list[MicroBatch]:
         """Return the micro-batches of a rank in a step."""
-        step += self.first_step
-        crops = self.batches.step(step)
+        step += self.first_step  # step of the phase -> step of the run
+        crops = self.batches.step(step)  # crops of all ranks
         key = self.seed, _TRAIN_KEY, step
         step_targets = make_step_targets(self.task, self.corpus, self.structure, crops, key=key)
         return make_micro_batches(
@@ -102,14 +102,14 @@ class AudioFeed:
             split_micro_batches(crops, rank=rank, world_size=world, accumulate=self.batching.accumulate),
             step_targets,
             key=key,
-            frames=sum(crop_frames(self.structure, crops)),
+            frames=sum(crop_frames(self.structure, crops)),  # of all ranks
             input_features=self.input_features,
         )
 
 
 def crop_frames(structure: Structure, crops: Sequence[Crop]) -> list[int]:
     """Return the number of frames of each crop."""
-    return [structure.lengths(crop.samples)[-1] for crop in crops]
+    return [structure.lengths(crop.samples)[-1] for crop in crops]  # samples first, frames last
 
 
 def make_step_targets(
@@ -118,7 +118,7 @@ def make_step_targets(
     """Return the targets of a task for the crops of a step; without a task, empty targets."""
     utterances = tuple(corpus.utterances[crop.index] for crop in crops)
     if task is None:
-        return UtteranceTargets(utterances, 1)
+        return UtteranceTargets(utterances, 1)  # without a task nothing is divided by the count
     return task.step_targets(utterances, crop_frames(structure, crops), key=key)
 
 
@@ -145,6 +145,7 @@ def make_micro_batches(
                 inputs=task_batch.inputs,
                 task_targets=task_batch.targets,
                 count=step_targets.count,
+                # such as (seed, 0, 7, 2) for the third crop of step 7 in training
                 row_keys=tuple((*key, positions[crop]) for crop in part),
             )
         )
@@ -211,7 +212,9 @@ def split_held_out(corpus: Corpus, *, seconds: float) -> tuple[Corpus, Corpus]:
     splits = sorted({utterance.split for utterance in corpus.utterances if utterance.split})
     tests = [name for name in splits if name.lower().startswith(_TEST_PREFIXES)]
     devs = [name for name in splits if name.lower().startswith(_DEV_PREFIXES)]
+    # May hold None, for utterances without a split.
     other_splits = {utterance.split for utterance in corpus.utterances} - {*tests, *devs}
+    # Test utterances are left out only if another split remains to learn from.
     if tests and (other_splits or devs):
         corpus = corpus.select(lambda utterance: utterance.split not in tests)
     if devs and other_splits:
@@ -226,6 +229,7 @@ def split_held_out(corpus: Corpus, *, seconds: float) -> tuple[Corpus, Corpus]:
             f"The corpus {corpus.name!r} has {count} usable utterances; at least 2 are needed, one held out."
         )
     held_out_seconds = min(seconds, corpus.seconds / 10)
+    # Example: of 1000 utterances of 5 s, 120 s to hold out are 24 utterances, every 42nd.
     stride = max(2, round(count / max(1.0, held_out_seconds / (corpus.seconds / count))))
     held_out_ids = {utterance.id for utterance in corpus.utterances[::stride]}
     train = corpus.select(lambda utterance: utterance.id not in held_out_ids)

@@ -183,7 +183,7 @@ class RoundingConfig:
     """device that the model is meant for, which ``auto`` depends on"""
 
     def __post_init__(self) -> None:
-        for kind in self.round_to if isinstance(self.round_to, dict) else ():
+        for kind in self.round_to if isinstance(self.round_to, dict) else ():  # "auto" names no kind
             if kind not in ROUNDABLE_KINDS:
                 hint = did_you_mean(kind, ROUNDABLE_KINDS)
                 raise ConfigError(f"round_to: expected a kind of {', '.join(ROUNDABLE_KINDS)}, got {kind!r}.{hint}")
@@ -198,7 +198,7 @@ class RoundingConfig:
             ConfigError: A kind is to be rounded that is not pruned.
         """
         auto_multiples = AUTO_MULTIPLES[self.device]
-        if isinstance(self.round_to, str):
+        if isinstance(self.round_to, str):  # "auto" for all kinds
             return {kind: auto_multiples.get(kind, 1) for kind in ROUNDABLE_KINDS if kind in kinds}
         unpruned_kinds = [kind for kind in self.round_to if kind not in kinds]
         if unpruned_kinds:
@@ -342,7 +342,7 @@ class PruneConfig:
             task_only_fields = {
                 "distill: null": self.distill is None,
                 "finetune": self.finetune is not None,
-                "task_weight": self.task_weight != 1.0,
+                "task_weight": self.task_weight != 1.0,  # differs from the default
                 "distill.logits": self.distill is not None and self.distill.logits is not None,
             }
             for name, phase in self.phases.items():
@@ -395,5 +395,5 @@ class PruneConfig:
         target = 0.25 if self.target is None else self.target
         return tuple(
             constraint if constraint.target_fields else replace(constraint, target=target)
-            for constraint in self.constraints or (Constraint(),)
+            for constraint in self.constraints or (Constraint(),)  # by default on the parameters of the whole model
         )

@@ -44,6 +44,7 @@ def model_inputs(view: ModelView, audio: AudioBatch) -> dict[str, Tensor]:
     """Return the keyword arguments of a forward pass, and set the lengths in a front end that uses lengths."""
     weight = next(view.model.parameters())
     set_valid_lengths(view.encoder, None if audio.mask is None else audio.lengths)
+    # (B, samples) or (B, positions, width); batches are float32, the weights may be bfloat16.
     inputs = {view.model.main_input_name: audio.values.to(weight.device, weight.dtype)}
     return inputs if audio.mask is None else inputs | {"attention_mask": audio.mask.to(weight.device)}
 
@@ -70,13 +71,15 @@ def encode(view: ModelView, audio: AudioBatch, layers: Collection[int] | None = 
     """
     requested_layers: Any = True if layers is None else sorted(layers)
     view = audio_part(view)
+    # Without requested layers an empty list becomes False: no hidden states are recorded.
     result = view.model(**model_inputs(view, audio), output_hidden_states=requested_layers or False)
     output = result.logits if hasattr(result, "logits") else result.last_hidden_state
     if not requested_layers:
         return EncoderOutput({}, output)
-    expected_count = view.encoder_config.num_hidden_layers + 1
+    expected_count = view.encoder_config.num_hidden_layers + 1  # state 0 is the input of the first layer
     states = result.hidden_states
     assert len(states) == expected_count, f"got {len(states)} hidden states of {expected_count}"
+    # Layers that were not requested are None.
     return EncoderOutput({layer: state for layer, state in enumerate(states) if state is not None}, output)
 
 
@@ -183,7 +186,7 @@ class DistillationModel(nn.Module):
         if task is not None:
             task_loss = task.loss(output, self.frame_counts(audio), task_targets, model=self.student)
         if not pairs:
-            return LossSums(torch.zeros(0), None, output, task_loss)
+            return LossSums(torch.zeros(0), None, output, task_loss)  # (0,), no pairs without distillation
         valid = None if audio.mask is None else self.valid_frames(audio)
         targets = {layer: _at_least_float32(state) for layer, state in teacher.items()}
         # By layer of the student and name of the projection: layers of the teacher may share a projection.
@@ -192,16 +195,19 @@ class DistillationModel(nn.Module):
         def distance(student_layer: int, teacher_layer: int) -> Tensor:
             key = student_layer, self.maps.projection_name(teacher_layer)
             if key not in projected:
-                projected[key] = _at_least_float32(self.maps(states[student_layer], teacher_layer))
+                projected[key] = _at_least_float32(self.maps(states[student_layer], teacher_layer))  # (B, T, D)
             assert self.distill is not None
+            # (B, T) per frame -> (), summed over valid frames
             return sum_over(self.distill.distance.per_frame(projected[key], targets[teacher_layer]), valid)
 
+        # () each -> (pairs,)
         sums = torch.stack([distance(student_layer, teacher_layer) for student_layer, teacher_layer in pairs])
         if not self.has_learned_mapping:
             return LossSums(sums, None, output, task_loss)
         with torch.no_grad():
             rows = []
             for teacher_layer in self.layers:
+                # States 1 to depth are the outputs of layers; state 0 is the input of the first.
                 row = [distance(student_layer, teacher_layer) for student_layer in range(1, self.depth + 1)]
                 rows.append(torch.stack(row))
         # rows of (student layers,) -> (teacher layers, student layers)

@@ -41,6 +41,7 @@ def fidelity(distiller: DistillationModel, teacher_view: ModelView, batches: Seq
     cosine: Tensor | None = None
     for batch in batches:
         states = hidden_states(teacher_view, batch.audio)
+        # `frames` counts all held-out audio, so the shares of the batches add up to a mean per frame.
         loss += float(distiller(batch.audio, states, pairs).pairs.mean()) / batch.frames
         student_states = hidden_states(distiller.student_view, batch.audio)
         # (1, T, D) each -> (hidden states,)
@@ -68,10 +69,12 @@ def time_encoders(
     views: Mapping[str, ModelView], *, sample_rate: int, seconds: float, repeats: int
 ) -> dict[str, Timing]:
     """Return the time of a forward pass of each encoder for some seconds of audio at batch 1, measured in turn."""
+    # (1, samples), or (1, positions, width) for a model that takes features
     shape = next(iter(views.values())).structure.input_shape(1, round(sample_rate * seconds))
     audio = torch.randn(shape, generator=torch.Generator().manual_seed(0))
 
     def forward(model: nn.Module) -> Tensor:
+        # The first output is the last hidden state.
         return model(audio.to(next(model.parameters()).device))[0]  # type: ignore[no-any-return]
 
     bases = {name: view.encoder.eval() for name, view in views.items()}

@@ -25,6 +25,7 @@ SectionT = TypeVar("SectionT", bound=Section)
 
 def is_finished(path: Path) -> bool:
     """Return whether the result of a phase exists; all ranks return the same, since the main process writes later."""
+    # The first wait lets earlier writes finish; the second keeps the main process from writing before all have looked.
     process().wait_for_everyone()
     exists = path.exists()
     process().wait_for_everyone()
@@ -58,6 +59,7 @@ def gate_tensors(gates: GateSet) -> dict[str, Tensor]:
     offsets = gates.structure.offsets
     tensors = {}
     for axis in gates.axes:
+        # Example: an axis of 4 units at offset 6 has the units 6:10.
         units = slice(offsets[axis.name], offsets[axis.name] + axis.size)
         tensors[f"{axis.name}:score"] = scores[units].clone()
         tensors[f"{axis.name}:scale"] = scales[units].clone()

@@ -74,7 +74,7 @@ def finetune(context: RunContext, folder: Path, *, resume: bool, on_progress: On
     assert task is not None
     if not is_finished(finetuned_folder):
         student_view = context.teacher_view.copy()
-        student_view.model.requires_grad_(True)
+        student_view.model.requires_grad_(True)  # the teacher is frozen, and so is its copy
         objective = Objective(distill=None, task=task)
         distiller = _make_distiller(student_view, training, objective)
         train_unit = DistillUnit(
@@ -89,6 +89,7 @@ def finetune(context: RunContext, folder: Path, *, resume: bool, on_progress: On
                 write_run_model(partial_folder, student_view, context, task)
                 _training_result(result).write(partial_folder / "finetuned.json")
         process().wait_for_everyone()
+    # Also in the process that trained the model, so that a resumed run continues with the same weights.
     teacher_view = load_view(finetuned_folder)
     teacher_view.model.requires_grad_(False)
     replace_group_norm(teacher_view.encoder)
@@ -129,11 +130,12 @@ def learn(context: RunContext, folder: Path, *, resume: bool, on_progress: OnPro
     result = _train_phase(
         train_unit, config.learn, context, folder, phase="learn", resume=resume, on_progress=on_progress
     )
-    open_probability = gates.open_probability().detach()
+    open_probability = gates.open_probability().detach()  # (units,)
     expected_costs = {
         cost_target.constraint.name: float(cost_target.cost.expected(open_probability))
         for cost_target in context.cost_targets
     }
+    # Masks off first: the saved folder holds a plain model.
     student.masking.remove()
     learn_result = LearnResult(
         expected=expected_costs,
@@ -189,7 +191,7 @@ def select(context: RunContext, folder: Path, learned_folder: Path) -> None:
         choice = choose(structure, scores, scales, limits, round_to=context.config.round_to)
     if is_main_process():
         choice.to_record().write(folder / "choice.json")
-        write_json(folder / "selection.json", choice.selection.to_json(), indent=None)
+        write_json(folder / "selection.json", choice.selection.to_json(), indent=None)  # on one line: every kept unit
     process().wait_for_everyone()
 
 
@@ -234,11 +236,13 @@ def recover(
     if is_recovered and not (folder / "stages.json").is_file():
         raise CheckpointError(f"{folder} has a model/ but no stages.json: delete model/ and resume, which makes both.")
     if not is_recovered:
+        # A copy to measure, since training changes the cut model in place.
         shrunk_model = cut_model.copy()
         shrunk_model.model.eval()
         objective = _objective(context)
         cut_model.model.requires_grad_(True)
         distiller = _make_distiller(cut_model, config.recover, objective)
+        # Written by the learn phase, which a choice by score or from a file leaves out.
         maps = folder / "learned" / "maps.safetensors"
         if maps.is_file():
             distiller.maps.load_state_dict(load_tensors(maps))
@@ -247,6 +251,7 @@ def recover(
         shrunk_stage = RunStage(
             shrunk_model, DistillationModel(shrunk_model, config.distill), _copy_task(objective.task)
         )
+        # Copied before they learn on in this phase.
         shrunk_stage.distiller.maps = copy.deepcopy(distiller.maps)
         result = None
         if config.recover.steps:
@@ -261,6 +266,7 @@ def recover(
             result = _train_phase(
                 train_unit, config.recover, context, folder, phase="recover", resume=resume, on_progress=on_progress
             )
+        # All stages are measured on the CPU.
         distiller.cpu()
         context.teacher.cpu()
         dense_stage = RunStage(
@@ -291,6 +297,7 @@ def recover(
 def _feed(context: RunContext, phase: Literal["learn", "recover"]) -> AudioFeed:
     """Return the training audio behind the audio of the earlier phases."""
     config = context.config
+    # Example: after 100 steps of finetune and 1000 of learn, recover begins with the audio of step 1100.
     previous_steps = config.finetune.steps if config.finetune is not None else 0
     if phase == "recover" and isinstance(config.choose, FromGates):
         previous_steps += config.learn.steps
@@ -315,6 +322,7 @@ def _make_distiller(view: ModelView, training: TrainingConfig, objective: Object
     """Return the module to train: the student with projections, and the head that a task keeps outside the model."""
     task = objective.task
     if task is not None:
+        # Batches of a task may be padded, and the stock GroupNorm counts padding in its statistics.
         replace_group_norm(view.encoder)
     return DistillationModel(
         trainable_part(view, task),
@@ -337,6 +345,7 @@ def _train_phase(
 ) -> LoopResult:
     """Train a phase, with the model set up for the settings of the phase."""
     module = train_unit.module
+    # A function, since progressive shrinking replaces the student in the course of the phase.
     with regularized(lambda: module.student_view, training.regularise, freeze_frontend=training.freeze_frontend):
         return run(
             train_unit,

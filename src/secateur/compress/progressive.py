@@ -59,9 +59,11 @@ class ProgressiveShrinking:
         self.cost_limits = cost_limits
         self.student = student
         self.distiller = distiller
+        # From shares to step numbers: 1000 steps with `every` 0.03 are checked at the steps 30, 60, 90, …
         self.first_check = round(config.start * steps)
         self.check_interval = max(1, round(config.every * steps))
         self.closed_checks = torch.zeros(len(gates.positions), dtype=torch.long)  # checks in a row, by gate
+        # MACs decide whether shrinking is worth the work, whichever costs are constrained.
         self.macs = Cost.from_terms(Terms(gates.structure), cost="macs")
         self.dense_parameters = student.parameter_count
         self.shrink_events: list[ShrinkEvent] = []
@@ -91,7 +93,8 @@ class ProgressiveShrinking:
     def _freeze(self) -> None:
         gates = self.gates
         structure = gates.structure
-        probability = gates.open_probability().detach().cpu()[gates.positions]
+        probability = gates.open_probability().detach().cpu()[gates.positions]  # (units,) -> (gates,)
+        # A check with an open gate sets its count back to zero.
         self.closed_checks = torch.where(probability < self.config.below, self.closed_checks + 1, 0)
         is_ready = (self.closed_checks >= self.config.patience) & ~gates.is_frozen
         order = torch.argsort(probability, stable=True)  # gates, the most surely closed first
@@ -103,12 +106,14 @@ class ProgressiveShrinking:
             return is_kept
 
         def exceeds_limit(count: int) -> bool:
+            # Below a limit, no selection of the remaining units could use the limit in full.
             return any(limit.cost.exact(keep_without(count)) < limit.max_cost for limit in self.cost_limits)
 
         # Freeze the largest count that exceeds no limit: since counts[i] is i + 1, the index of the first count that
         # exceeds a limit is the largest count that does not.
         counts = range(1, len(order) + 1)
         count = len(order) if not exceeds_limit(len(order)) else bisect.bisect_left(counts, True, key=exceeds_limit)
+        # Units that depend on closed units close with them, so the gates are read back from the normalized selection.
         normalized = normalize(structure, selection_of(structure, keep_without(count))).selection
         gates.is_frozen = indicator(structure, normalized.axes)[gates.positions] == 0
 
@@ -119,17 +124,20 @@ class ProgressiveShrinking:
             axis_positions = torch.arange(axis.size) + structure.offsets[axis.name]
             in_axis = torch.isin(order, axis_positions)
             if axis.min_units and int(is_kept[axis_positions].sum()) - int(in_axis.sum()) < axis.min_units:
+                # The last ones in the order, with the highest open probability, stay out of it.
                 order = torch.cat([order[~in_axis], order[in_axis][: -axis.min_units]])
         return order
 
     def _is_worth_shrinking(self) -> bool:
         """Return whether shrinking would remove a share of at least `config.worth` of the MACs of the student."""
+        # (student units,) -> (all units,)
         present_units = self.student.to_all_units(torch.ones(len(self.student.units))).bool()
         current_macs = self.macs.exact(present_units)
         remaining_macs = self.macs.exact(present_units & self.student.remaining_units(self.kept_units))
         return current_macs - remaining_macs >= self.config.worth * current_macs
 
     def _shrink(self, kept_units: Tensor, optimizer: torch.optim.Optimizer) -> None:
+        # The distiller runs the whole model if the task has its head in the model, else the encoder.
         has_head = self.distiller.student is self.student.model
         self.student.shrink(kept_units, optimizer)
         self.distiller.set_student(self.student.view if has_head else self.student.view.encoder_view)
@@ -156,6 +164,7 @@ class ProgressiveShrinking:
             "progressive.frozen": self.gates.is_frozen,
             "progressive.closed": self.closed_checks,
             "progressive.units": self.student.units,
+            # (events, 2); (0,) without events
             "progressive.shrunk": torch.tensor([[s.step, s.parameters] for s in self.shrink_events], dtype=torch.long),
         }
 
@@ -166,6 +175,7 @@ class ProgressiveShrinking:
         self.shrink_events = [
             ShrinkEvent(step=step, parameters=count) for step, count in state["progressive.shrunk"].tolist()
         ]
+        # The checkpoint is of a smaller student: cut the new one alike, so that the shapes of the weights match.
         if len(state["progressive.units"]) < len(self.student.units):
             present_units = torch.zeros(self.gates.structure.size, dtype=torch.bool)
             present_units[state["progressive.units"]] = True

@@ -72,7 +72,7 @@ def regularized(
     """
     view = student()
     model, base, encoder_prefix = view.model, view.encoder, view.prefix
-    vector = getattr(base, "masked_spec_embed", None)
+    vector = getattr(base, "masked_spec_embed", None)  # (D,), stands in for masked frames
     # Changes of attributes: the path of the module, parameter or config, the name of the attribute, the new value.
     changes: list[tuple[str, str, Any]] = []
     # The layer drop of transformers omits the hidden states of dropped layers; `_drop_layers` replaces it.
@@ -83,9 +83,11 @@ def regularized(
             changes.append((path, "p", settings.dropout))
             continue
         for name in DROPOUT_ATTRIBUTES:
+            # An attribute of this name may also be an nn.Dropout, which has an entry of its own.
             if isinstance(getattr(module, name, None), float | int):
                 changes.append((path, name, 0.0 if name == "layerdrop" else settings.dropout))
     if vector is not None:
+        # Unused without time masks, and then left out of the optimizer.
         changes.append((f"{encoder_prefix}masked_spec_embed", "requires_grad", settings.time_masks > 0))
     if freeze_frontend:
         front_end_name = view.structure.front_end
@@ -107,6 +109,7 @@ def regularized(
     finally:
         for hook in hooks:
             hook.remove()
+        # The student may have been replaced by a smaller one in the course of the phase.
         view = student()
         model = view.model
         remove_masking(view.encoder)
@@ -132,6 +135,7 @@ def copy_training_state(source_view: ModelView, target_view: ModelView) -> None:
     modules = dict(source.named_modules())
     parameters = dict(source.named_parameters())
     for path, module in target.named_modules():
+        # `p` is the rate of nn.Dropout.
         for name in ("p", *DROPOUT_ATTRIBUTES, "_requires_grad"):
             value = getattr(modules.get(path), name, None)
             if isinstance(value, bool | int | float) and hasattr(module, name):
@@ -148,6 +152,7 @@ def _drop_layers(view: ModelView, share: float) -> list[RemovableHandle]:
     The input stands in for the hidden state of a dropped layer, so that the number and the order of hidden states stay.
     """
     layers = view.encoder.get_submodule(view.family.layers_path)
+    # Ahead of other hooks, so that hooks that record hidden states get the replaced output.
     return [layer.register_forward_hook(partial(_drop_layer, share), prepend=True) for layer in layers]
 
 
@@ -156,7 +161,7 @@ def _drop_layer(share: float, layer: nn.Module, inputs: tuple[Any, ...], output:
     if not layer.training:
         return output
     state = output[0] if isinstance(output, tuple) else output
-    dropped = torch.rand((), device=state.device) < share
+    dropped = torch.rand((), device=state.device) < share  # (), one draw for the whole batch
     return replace_hidden_state(output, torch.where(dropped, inputs[0], state))
 
 

@@ -165,8 +165,10 @@ def prepare_run(
         check_regularization(teacher_view, phase, phase=name)
     structure = pruned_structure(config, teacher_view)
     _check_finite(teacher_view, structure, config.model)
+    # The axes of a new transducer head are known only after the head is made, below.
     gated_axes = frozenset() if needs_new_head(config, structure) else pruned_axes(config, structure)
     if config.distill is not None:
+        # The result is unused: this raises early if a layer does not exist.
         teacher_layers(config.distill.pairing, len(list(structure.axes_of_kinds(("layer",)))))
     input_features = load_input_features(source, structure)
     train, held_out_corpus, notes = _open_audio(config, input_features.sample_rate)
@@ -197,6 +199,7 @@ def prepare_run(
         teacher_view.model.requires_grad_(False)
         if task.new_head:
             headless_structure, structure = structure, pruned_structure(config, teacher_view)
+            # Only the head of a transducer adds axes to the structure.
             if structure.axes.keys() != headless_structure.axes.keys():
                 gated_axes = pruned_axes(config, structure)
             check_new_head(config, structure)
@@ -229,6 +232,7 @@ def _check_finite(teacher_view: ModelView, structure: Structure, name: str) -> N
     generator = torch.Generator().manual_seed(0)
     teacher = teacher_view.model
     with inference_mode(teacher):
+        # 8000 samples are half a second at 16 kHz.
         audio = random_audio(structure, max(8000, structure.min_samples), teacher.dtype, generator)
         states = run_model(teacher_view.encoder, audio).hidden_states
     if not all(bool(torch.isfinite(state).all()) for state in states):
@@ -241,6 +245,7 @@ def _check_finite(teacher_view: ModelView, structure: Structure, name: str) -> N
 def _load_teacher(config: PruneConfig, source: str | Path) -> LoadedCheckpoint:
     """Return the checkpoint of the teacher, without a damaged head if the run does not use the head."""
     checkpoint = load_checkpoint(source)
+    # BEST-RQ keeps its head outside the model.
     ignores_head = config.task is None or config.task.kind == "best_rq"
     return checkpoint.drop_damaged_head() if ignores_head else checkpoint
 
@@ -268,6 +273,7 @@ def filter_corpus(
 
     filtered = filter_short_audio(corpus, count_frames) if task is None else task.filter(corpus, count_frames)
     can_crop = task is None or not task.needs_full_utterance
+    # If utterances can be cropped, no utterance is too long.
     max_samples = math.inf if can_crop else max_seconds * corpus.sample_rate
     long_utterances = [utterance for utterance in filtered.corpus.utterances if utterance.samples > max_samples]
     if long_utterances and len(long_utterances) == len(filtered.corpus.utterances):
@@ -296,6 +302,7 @@ def _short_mask_notes(config: PruneConfig, train: Corpus, structure: Structure) 
     frames = [structure.lengths(utterance.samples)[-1] for utterance in train.utterances] if settings else []
     notes = []
     for length in sorted({regularization.time_mask_length for regularization in settings}):
+        # A mask spans at most half of the frames; see `time_span`.
         short_count = sum(count < 2 * length for count in frames)
         if short_count:
             notes.append(

@@ -36,7 +36,7 @@ from secateur.records.verification import Verification
 from secateur.structure import Selection, Structure
 
 #: Bins of the open probability from 0 to 1.
-HISTOGRAM_BINS = 20
+HISTOGRAM_BINS = 20  # each covers 0.05
 
 
 def record_of_run(context: RunContext, folder: Path) -> RunRecord:
@@ -48,6 +48,7 @@ def record_of_run(context: RunContext, folder: Path) -> RunRecord:
     learn_result = read_result(folder / "learned" / "learned.json", LearnResult)
     recover_result = read_result(folder / "stages.json", RecoverResult)
     sample_rate = context.train.sample_rate
+    # MACs grow with the audio length; the report states MACs for the audio of the first constraint.
     samples = round(config.targeted_constraints[0].audio_seconds * sample_rate)
     dense_breakdown = breakdown(context.teacher_view.structure, samples=samples, table=context.table)
     pruned_breakdown = breakdown(structure, samples=samples, selection=selection, table=context.table)
@@ -56,7 +57,7 @@ def record_of_run(context: RunContext, folder: Path) -> RunRecord:
         macs = (dense_breakdown if stage.name == "dense" else pruned_breakdown).macs
         stages.append(replace(stage, macs=macs, samples=samples, sample_rate=sample_rate))
     phase_results = {"finetune": finetune_result, "learn": learn_result, "recover": recover_result}
-    skipped_files = dict.fromkeys([*context.train.skipped, *context.held_out.skipped])
+    skipped_files = dict.fromkeys([*context.train.skipped, *context.held_out.skipped])  # no repeats, in order
     return RunRecord(
         kind="prune",
         name=config.name,
@@ -119,7 +120,7 @@ def _axis_records(context: RunContext, selection: Selection) -> tuple[AxisRecord
     gated_kinds = context.config.pruned_kinds
     records = []
     for name, axis in context.structure.axes.items():
-        layer = re.search(r"layers\.(\d+)", name)
+        layer = re.search(r"layers\.(\d+)", name)  # group 1 is 3 for a path with layers.3
         records.append(
             AxisRecord(
                 name=name,
@@ -139,6 +140,7 @@ def _gates_record(context: RunContext, folder: Path, choice: ChoiceRecord, learn
     kinds: dict[str, GateCounts] = {}
     histogram: dict[str, tuple[int, ...]] = {}
     for kind in context.config.gate_configs:
+        # (units,) -> (gates of the kind,)
         probability = torch.sigmoid(_values_of_kind(context.structure, scores, kind))
         is_undecided = (probability > UNDECIDED_BOUNDS[0]) & (probability < UNDECIDED_BOUNDS[1])
         kinds[kind] = GateCounts(
@@ -161,7 +163,7 @@ def _values_of_kind(structure: Structure, values: Tensor, kind: str) -> Tensor:
     parts = [
         values[structure.offsets[a.name] : structure.offsets[a.name] + a.size] for a in structure.axes_of_kinds((kind,))
     ]
-    return torch.cat(parts) if parts else values[:0]
+    return torch.cat(parts) if parts else values[:0]  # (0,) without axes of the kind
 
 
 def _latency_record(table: LatencyTable, dense_breakdown: Breakdown, pruned_breakdown: Breakdown) -> LatencyRecord:

@@ -54,6 +54,7 @@ def draw_masks(
     time = features = None
     if settings.time_masks:
         time = torch.zeros(len(frames), max(frames), dtype=torch.bool)
+        # `row` is a view, so that writing into it fills `time`.
         for row, key, count in zip(time, keys, frames, strict=True):
             span = time_span(settings, count)
             row[:count] = _draw_spans(settings.time_masks, span, count, (_TIME_KEY, *key))
@@ -66,7 +67,7 @@ def draw_masks(
 
 def time_span(settings: RegularizationConfig, frames: int) -> int:
     """Return the length of the time masks of an utterance, at most half of the frames."""
-    return max(1, min(settings.time_mask_length, frames // 2))
+    return max(1, min(settings.time_mask_length, frames // 2))  # 15 frames, masks of 10: 7
 
 
 def install_masking(base: Any) -> None:
@@ -84,6 +85,7 @@ def has_masking(base: Any) -> bool:
 def remove_masking(base: Any) -> None:
     """Undo `install_masking`."""
     if has_masking(base):
+        # Without the attribute of the instance, the method of the class is found again.
         delattr(base, MASK_METHOD)
         del base.spec_masks
 
@@ -97,6 +99,7 @@ def set_masks(base: Any, masks: SpecMasks) -> None:
 def _draw_spans(share: float, span: int, count: int, key: Sequence[int]) -> Tensor:
     """Return a mask of spans over `count` frames or features: (count,) of booleans."""
     rng = np.random.default_rng(key)
+    # (1, count) -> (count,)
     return torch.from_numpy(span_mask(batch=1, frames=count, share=share, span=span, rng=rng)[0])
 
 

@@ -33,7 +33,7 @@ class RunStage(NamedTuple):
 def stage_records(context: RunContext, stages: Mapping[str, RunStage]) -> tuple[StageRecord, ...]:
     """Return the size, speed, fidelity and task scores of the models at several points of the run, by name."""
     batches = context.held_out_batches()
-    threads = torch.get_num_threads()
+    threads = torch.get_num_threads()  # of the CPU; the measured times depend on them
     views = {name: stage.view for name, stage in stages.items()}
     rate = context.input_features.sample_rate
     times = time_encoders(views, sample_rate=rate, seconds=TIMED_SECONDS, repeats=TIMED_REPEATS)
@@ -46,6 +46,7 @@ def stage_records(context: RunContext, stages: Mapping[str, RunStage]) -> tuple[
         if context.config.distill is not None:
             distance = fidelity(distiller.cpu(), context.teacher_view.encoder_view, batches)
             record = replace(record, loss=distance.loss, cosine=distance.cosine)
+        # A new head of the dense model is random, and its scores mean nothing.
         if task is not None and not (name == "dense" and context.has_new_head):
             record = replace(record, scores=score_task(task, view, batches))
         records.append(record)

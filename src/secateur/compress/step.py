@@ -78,6 +78,7 @@ class DistillUnit:
         self.training = training
         self.objective = objective or Objective(distill=distiller.distill)
         self.teacher.requires_grad_(False)
+        # Equal layers are paired; a learned layer mapping replaces the pairs in every step.
         self.pairs: tuple[Pair, ...] = tuple((layer, layer) for layer in distiller.layers)
 
     def optimizers(self) -> dict[str, OptimizerSpec]:
@@ -109,6 +110,7 @@ class DistillUnit:
         if rate is None:
             return [{"params": weights}]
         student = self.module.student
+        # By id, since == of parameters compares values.
         encoder_ids = {id(parameter) for parameter in self.module.student_view.encoder.parameters()}
         # A task may have its head in the model, such as the linear map of CTC, or beside the model.
         all_parameters = (*student.parameters(), *self.module.head.parameters())
@@ -121,6 +123,7 @@ class DistillUnit:
         """Return the factor on the learning rate as a function of the step."""
         warmup_steps = round(self.training.warmup * self.training.steps)
         if self.training.decay == "none":
+            # From -1, so that step 0 has a learning rate above zero already.
             return Schedule(points=((-1.0, 0.0), (float(warmup_steps), 1.0)))
         return Schedule.warmup_decay(self.training.steps, warmup_steps)
 
@@ -131,6 +134,7 @@ class DistillUnit:
     def begin(self, step: int) -> None:
         """Set the modes of student and teacher; dropout, layer drop and masks are off unless the recipe sets a rate."""
         self.module.train(self.training.regularise.is_active)
+        # After `train`, which puts BatchNorm into training mode.
         freeze_batch_norm(self.module)
         self.teacher.eval()
 
@@ -148,7 +152,7 @@ class DistillUnit:
         self.add_distances(sums.layer_distances)
         parts: dict[str, Tensor] = {}
         if distill is not None and targets is not None:
-            parts["distill"] = sums.pairs.mean() / batch.frames
+            parts["distill"] = sums.pairs.mean() / batch.frames  # (pairs,) -> ()
             if distill.logits is not None:
                 parts["logits"] = self._logit_distance(distill.logits, sums.output, targets.output, batch)
         if task is not None:
@@ -158,6 +162,7 @@ class DistillUnit:
             "logits": distill.logits_weight if distill else 0.0,
             "task": self.objective.task_weight,
         }
+        # A part with a weight of zero is logged only.
         total = torch.stack([weights[name] * part for name, part in parts.items() if weights[name]]).sum()
         return StepLoss(
             total=total, parts={name: part.detach() for name, part in parts.items()}, files=batch.inputs.ids
@@ -248,10 +253,12 @@ class PruneUnit(DistillUnit):
         self.student = student
         self.cost_targets = cost_targets
         self.progressive = progressive
+        # Self-pinching gates depend on the weights; other gates ignore the call.
         gates.bind_weights(student.squared_norms)
         self.multipliers = Multipliers(len(cost_targets))
         self.ramps = []
         for cost_target in cost_targets:
+            # A ramp point (0.25, 1.0) of a phase of 1000 steps is (250, 1.0).
             points = tuple((share * training.steps, factor) for share, factor in cost_target.constraint.ramp)
             self.ramps.append(Schedule(points=points))
         # Distances of the last step, (teacher layers, student layers)
@@ -281,9 +288,11 @@ class PruneUnit(DistillUnit):
     def begin(self, step: int) -> None:
         """Draw the masks of a step, and pair layers by the distances of the step before."""
         if self.progressive is not None:
+            # First, since freezing closes gates, and shrinking replaces the model that gets the masks.
             self.progressive.begin(step, self.weight_optimizer)
         super().begin(step)
         self.gate_values = self.gates.draw(step)
+        # (all units,) -> (student units,); `end` reads the gradient of this leaf.
         self.mask_leaf = self.student.to_student_units(self.gate_values.detach()).to(self.device).requires_grad_()
         self.student.masking.set(self.mask_leaf)
         if self.distances is not None:
@@ -301,6 +310,7 @@ class PruneUnit(DistillUnit):
     def end(self, step: int, reduce: Callable[[Tensor], Tensor]) -> dict[str, float]:
         """Send the gradients of masks and constraints into the gates, and of the constraints into the multipliers."""
         assert self.mask_leaf.grad is not None
+        # (student units,) -> (all units,), summed over ranks
         gradient = reduce(self.student.to_all_units(self.mask_leaf.grad)).to(self.gate_values)
         probability = self.gates.open_probability()
         # Expected cost over dense cost: (constraints,)
@@ -308,6 +318,7 @@ class PruneUnit(DistillUnit):
             [cost_target.cost.expected(probability) / cost_target.cost.dense for cost_target in self.cost_targets]
         )
         sparsities = [
+            # Example: a kept share of 0.25 with a ramp factor of 0.5 gives a sparsity of 0.375.
             ramp.factor(step + 1) * (1 - cost_target.share)
             for ramp, cost_target in zip(self.ramps, self.cost_targets, strict=True)
         ]
@@ -315,6 +326,7 @@ class PruneUnit(DistillUnit):
         constraint = penalty(
             1.0 - expected_shares, target_sparsity, self.multipliers.linear, self.multipliers.quadratic
         )
+        # A single backward pass takes the gradients of the losses and of the constraints through the gates.
         torch.autograd.backward([self.gate_values, constraint], [gradient, torch.ones_like(constraint)])
         if self.step_distances is not None:
             self.distances = reduce(self.step_distances)

@@ -53,6 +53,7 @@ class Student:
         indices: list[int] = []
         for axis in structure.axes.values():
             original_units = axes[axis.name].units
+            # Example: original units (0, 1, 2) at offset 10, of which 0 and 2 are left, give 10 and 12.
             indices += [offsets[axis.name] + original_units.index(unit) for unit in axis.units]
         self.units = torch.tensor(indices)
 
@@ -130,6 +131,7 @@ def selection_of(structure: Structure, kept_units: Tensor) -> Selection:
     axes = {}
     for name, axis in structure.axes.items():
         start = structure.offsets[name]
+        # `index` counts over all axes; `unit` is the number within the axis before any cut.
         axes[name] = tuple(sorted(unit for index, unit in enumerate(axis.units, start) if flags[index]))
     return Selection(axes=axes)
 
@@ -144,6 +146,7 @@ def _replace_parameters(
 
     def slice_state(state: Any, dense: Tensor) -> Any:
         """Return the part of a moment for the kept units; a step count or a moment of an uncut parameter as is."""
+        # The moments of Adam have the shape of the parameter, unlike the step count, ().
         has_units = isinstance(state, Tensor) and state.shape == dense.shape and id(dense) in parameter_names
         return slices.extract(parameter_names[id(dense)], state) if has_units else state
 
@@ -153,6 +156,7 @@ def _replace_parameters(
             if id(dense) not in replacements:  # not in the model, such as a projection of the distillation
                 params.append(dense)
                 continue
+            # Popped, since an entry would keep the dense parameter in memory.
             states = optimizer.state.pop(dense, {})
             parameter = replacements[id(dense)]
             if parameter is None:  # cut off completely

@@ -32,9 +32,11 @@ def combinations(grid: Mapping[str, Sequence[Any]]) -> list[dict[str, Any]]:
             raise ConfigError(f"--sweep {name}: got a value twice in {', '.join(map(str, values))}.")
         if name == "out":
             raise ConfigError("--sweep out: every run has a folder of its own in the sweep's --out already.")
+    # Target 0.5 and 0.3 with seed 0 and 1: (0.5, 0), (0.5, 1), (0.3, 0), (0.3, 1).
     runs = [dict(zip(grid, values, strict=True)) for values in itertools.product(*grid.values())]
     folders: dict[str, dict[str, Any]] = {}
     for run in runs:
+        # For a folder that is taken, `setdefault` returns the earlier run.
         previous_run = folders.setdefault(folder_of(run), run)
         if previous_run is not run:
             name = next(name for name in grid if run[name] != previous_run[name])
@@ -64,12 +66,13 @@ def sweep_record(
     records = [RunRecord.read(folder / folder_of(values) / "record.json") for values in runs]
     task, first_stage = records[0].task, records[0].stages[0]
     has_loss = all(stage.loss is not None for stage in records[0].stages)
+    # Without a task, models are compared by the distillation loss.
     primary_metric = task.headline if task and task.headline else "loss" if has_loss else None
     rows = [
         SweepRun(
             values=dict(values),
             folder=folder_of(values),
-            dense=_measurements(record.stages[0], primary_metric),
+            dense=_measurements(record.stages[0], primary_metric),  # stages: dense, shrunk, recovered
             kept=_measurements(record.stages[-1], primary_metric),
             broken=tuple(check.name for check in record.verification.broken) if record.verification else (),
         )

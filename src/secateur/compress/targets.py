@@ -74,7 +74,7 @@ def pruned_axes(config: PruneConfig, structure: Structure) -> frozenset[str]:
     """
     kinds = config.pruned_kinds
     check_kinds(kinds)
-    axes = [axis for axis in structure.axes_of_kinds(kinds) if axis.size]
+    axes = [axis for axis in structure.axes_of_kinds(kinds) if axis.size]  # an axis of a cut model may be empty
     if isinstance(config.choose, FromFile):
         return frozenset(axis.name for axis in axes)
     if "rank" in kinds and not any(axis.kind == "rank" for axis in axes):
@@ -124,6 +124,7 @@ def check_new_head(config: PruneConfig, structure: Structure) -> None:
     """Raise a ConfigError if units of a new head are chosen before the head has learned."""
     choice_config = config.choose
     axes = Selection.load(choice_config.path).axes if isinstance(choice_config, FromFile) else {}
+    # An axis name is a module path, a slash and a last part, such as path/heads.
     is_head_named = any(structure.is_in_head(name.rpartition("/")[0]) for name in axes)
     scored_kinds = choice_config.kinds if isinstance(choice_config, FromScore) else ()
     is_head_scored = any(kind in HEAD_KINDS for kind in scored_kinds)
@@ -144,6 +145,7 @@ def cost_targets_of(
         if table is not None and constraint.cost == "latency":
             cost = latency(terms, table, scope=constraint.scope)
         else:
+            # Audio length matters to MACs, and not to the number of parameters.
             samples = round(constraint.audio_seconds * sample_rate)
             cost = Cost.from_terms(
                 terms, cost=constraint.cost, scope=constraint.scope, samples=samples, gated=gated_axes
@@ -194,6 +196,6 @@ def check_cost_targets(
     scores = torch.full((structure.size,), math.inf)
     for name in gated_axes:
         start = structure.offsets[name]
-        scores[start : start + structure.axes[name].size] = 0.0
+        scores[start : start + structure.axes[name].size] = 0.0  # may be closed
     limits = [target.limit for target in cost_targets]
     check_limits_reachable(UnitGroups.from_scores(structure, scores, config.round_to), limits)

@@ -18,7 +18,7 @@ from secateur.inference import inference_view
 logger = logging.getLogger(__name__)
 
 # Length of the noise on which the stock and the inference form are compared.
-_SAMPLES = 16_000
+_SAMPLES = 16_000  # one second at 16 kHz
 
 #: Largest relative root-mean-square error of the hidden states of the inference form, by dtype.
 FORM_TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-4, torch.bfloat16: 5e-2}
@@ -55,6 +55,7 @@ class Teacher:
 
     def __call__(self, audio: AudioBatch) -> EncoderOutput:
         """Return the imitated hidden states by number, (B, T, D) each, and the logits of a head."""
+        # Not under the autocast of the student: the dtype of the weights is the precision of the teacher.
         with torch.no_grad(), torch.autocast(_device(self.inference_model), enabled=False):
             return encode(self.view, audio, self.layers)
 
@@ -77,6 +78,7 @@ def _inference_form(view: ModelView, dtype: torch.dtype) -> ModelView:
     with torch.no_grad(), torch.autocast(_device(model), enabled=False):
         expected = hidden_states(view, audio)
         actual = hidden_states(fast_view, audio)
+    # Relative error of each hidden state, in float64: (1, T, D) -> ()
     errors = [float((actual[i].double() - state).norm() / state.double().norm()) for i, state in expected.items()]
     max_error = max(errors)
     if max_error <= FORM_TOLERANCE[dtype]:

@@ -55,6 +55,7 @@ def evaluate(config: EvaluateConfig) -> EvaluateRecord:
         SecateurError: The model has no head for the task, or the corpus lacks the labels of the task.
     """
     source = model_path(config.model)
+    # A damaged head would give scores without an error.
     checkpoint = load_checkpoint(source).require_intact()
     model = checkpoint.model
     task_config = config.task or task_for_head(type(model).__name__)

@@ -52,9 +52,11 @@ def pooled_features(
     rows: dict[str, list[NDArray[np.float32]]] = {}
     order: list[int] = []
     for index, numbers in by_utterance.items():
+        # (samples,) -> (1, samples)
         audio = torch.from_numpy(normalize_waveform(corpus.audio(index)[: int(seconds * corpus.sample_rate)]))[None]
         states = model(audio, output_hidden_states=True).hidden_states
         # Values, hop and first sample of the first frame, in samples.
+        # At 16 kHz, 320 samples are 20 ms and 160 samples are 10 ms.
         frames = {f"layer {layer}": (state[0], 320, 0) for layer, state in enumerate(states)}
         frames["log-mel"] = (log_mel(audio)[0], 160, -80)
         for name, (values, hop, first_sample) in frames.items():
@@ -80,7 +82,7 @@ def _frames_in_segment(values: Tensor, segment: LabeledSegment, *, hop: int, fir
 
 
 def _pool(frames: Tensor, pooling: Pooling) -> NDArray[np.float32]:
-    mean = frames.mean(dim=0)
+    mean = frames.mean(dim=0)  # (time, width) -> (width,)
     if pooling == "mean":
         return np.asarray(mean, dtype=np.float32)
     # (time, width) -> (2 · width,)
@@ -92,4 +94,5 @@ def _restore_order(rows: Mapping[str, Sequence[FeatureArray]], order: Sequence[i
     inverse_order = np.argsort(order)  # rows of the segments 2, 0, 1 are taken as 1, 2, 0
     features = {name: np.stack(list(values))[inverse_order] for name, values in rows.items()}
     layers = [name for name in features if name.startswith("layer")]
+    # (segments, width) of each layer -> (segments, layers · width)
     return features | {"all layers": np.concatenate([features[name] for name in layers], axis=1)}

@@ -202,6 +202,7 @@ def _corpora(probe_set: ProbeSet, sample_rate: int) -> dict[str, Corpus]:
             f"The probe set {probe_set.name!r} is split by {probe_set.split_by!r}, expected 'split' or 'speaker' for a "
             "corpus without a manifest."
         )
+    # Split by the field `fold`, the rows of train are those with fold: train.
     filters = {split: {**data.where, probe_set.split_by: (split,)} for split in SPLITS}
     return {
         split: open_corpus(replace(data, where=row_filter), sample_rate=sample_rate)
@@ -217,6 +218,7 @@ def _deal_by_speaker(corpus: Corpus, *, held_out: bool) -> dict[str, Corpus]:
     utterance_counts: Counter[str | None] = Counter()
     split_of_utterance: dict[str, str] = {}
     for utterance in corpus.utterances:
+        # A speaker's seventh utterance goes to train again.
         split_of_utterance[utterance.id] = _SPLIT_CYCLE[utterance_counts[utterance.speaker] % len(_SPLIT_CYCLE)]
         utterance_counts[utterance.speaker] += 1
     return {split: corpus.select(lambda u, split=split: split_of_utterance[u.id] == split) for split in SPLITS}  # type: ignore[misc]

@@ -64,6 +64,7 @@ class GateSet(nn.Module, ABC):
         positions: list[int] = []
         for axis in self.axes:
             start = structure.offsets[axis.name]
+            # Example: an axis of 3 units at offset 2 has the positions 2, 3, 4.
             positions += range(start, start + axis.size)
         self.positions = torch.tensor(positions)
         self.is_frozen = torch.zeros(len(positions), dtype=torch.bool)
@@ -120,7 +121,7 @@ class GateSet(nn.Module, ABC):
         gate minus infinity.
         """
         unit_scores = torch.full((self.structure.size,), float("inf"))
-        unit_scores[self.positions] = self._logits().cpu()
+        unit_scores[self.positions] = self._logits().cpu()  # (gates,) at their places in (units,)
         return unit_scores
 
     @torch.no_grad()
@@ -131,7 +132,7 @@ class GateSet(nn.Module, ABC):
     @torch.no_grad()
     def deterministic_mask(self) -> Tensor:
         """Return the masks by the decision of each gate, without a draw: (units,)."""
-        is_open = self._to_units((self._logits() > 0).float())
+        is_open = self._to_units((self._logits() > 0).float())  # log-odds above 0: probability above 1/2
         return is_open * self.scales().to(is_open.device)
 
     @torch.no_grad()

@@ -77,6 +77,7 @@ class HardConcreteGates(GateSet):
         settings = [(configs[axis.kind], axis.size) for axis in self.axes]
         self.gate_parameters = GateParameters.from_settings(settings)
         self.keys = unit_keys(self.axes)
+        # A value for each gate: means 4.6 and 3.0 of axes with 2 units and 1 unit give (4.6, 4.6, 3.0).
         mean = np.repeat([gate.initial_log_alpha for gate, _ in settings], [size for _, size in settings])
         spread = np.repeat([gate.spread for gate, _ in settings], [size for _, size in settings])
         initial = mean + spread * normal(self.keys, seed)
@@ -160,8 +161,10 @@ def sample(log_alpha: Tensor, uniform: Tensor, parameters: GateParameters) -> Te
     clamped_uniform = uniform.clamp(EPSILON, 1 - EPSILON)
     # Logistic noise, the logit of a uniform number.
     noise = torch.log(clamped_uniform) - torch.log1p(-clamped_uniform)
+    # In the printed form, beta divides the noise alone.
     scaled = torch.where(parameters.as_printed, log_alpha, log_alpha / parameters.temperature)
     stretched_input = torch.sigmoid(noise / parameters.temperature + scaled)
+    # From (0, 1) to (gamma, zeta), and clamped to [0, 1].
     clamped: Tensor = _StraightThroughClamp.apply(
         stretched_input * (parameters.high - parameters.low) + parameters.low, parameters.straight_through
     )  # type: ignore[no-untyped-call]
@@ -186,6 +189,7 @@ class _StraightThroughClamp(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, stretched: Tensor, straight_through: Tensor) -> Tensor:
+        # The second tensor is True where the clamp itself passes the gradient.
         ctx.save_for_backward(straight_through, (stretched > 0) & (stretched < 1))
         return stretched.clamp(0, 1)
 

@@ -34,6 +34,7 @@ def uniform(keys: NDArray[np.uint64], seed: int, step: int) -> NDArray[np.float6
 def normal(keys: NDArray[np.uint64], seed: int) -> NDArray[np.float64]:
     """Return standard normal numbers by the Box-Muller transform, a function of each key and the seed: (keys,)."""
     first, second = (uniform(keys, seed, step) for step in INITIAL_STEPS)
+    # Finite, since uniform numbers are below 1.
     values: NDArray[np.float64] = np.sqrt(-2.0 * np.log1p(-first)) * np.cos(2.0 * np.pi * second)
     return values
 
@@ -47,6 +48,7 @@ def _hash_name(text: str) -> np.uint64:
 
 def _splitmix64(x: NDArray[np.uint64]) -> NDArray[np.uint64]:
     """Return the splitmix64 finalizer of each number: every input bit moves every output bit."""
+    # Sums and products modulo 2^64 are part of the function.
     with np.errstate(over="ignore"):
         x = x + np.uint64(0x9E3779B97F4A7C15)
         x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)

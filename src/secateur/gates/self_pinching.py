@@ -73,10 +73,11 @@ class SelfPinchingGates(GateSet):
         Norms are relative to their mean at the time of the call, over the units that share a threshold.
         """
         self._squared_norms = squared_norms
-        norms = squared_norms().detach().cpu()[self.positions]
+        norms = squared_norms().detach().cpu()[self.positions]  # (units,) -> (gates,)
+        # (gates,) -> (thresholds,)
         sums = torch.zeros(len(self.thresholds), dtype=torch.float64).index_add(0, self.group_of_gate, norms)
         counts = torch.bincount(self.group_of_gate, minlength=len(self.thresholds))
-        self._mean_norms = (sums / counts).clamp(min=torch.finfo(torch.float32).tiny)
+        self._mean_norms = (sums / counts).clamp(min=torch.finfo(torch.float32).tiny)  # weights may all be zero
 
     def sample_gates(self, step: int) -> Tensor:
         """Return the hard masks with the gradient of the soft masks (straight through): (gates,)."""
@@ -89,7 +90,7 @@ class SelfPinchingGates(GateSet):
         assert self._squared_norms is not None, "bind_weights comes first"
         device = self.thresholds.device
         groups = self.group_of_gate.to(device)
-        norms = self._squared_norms().to(device)[self.positions.to(device)]
+        norms = self._squared_norms().to(device)[self.positions.to(device)]  # (units,) -> (gates,)
         relative_norms = norms / self._mean_norms.to(device)[groups]
         logits = (relative_norms - self.thresholds.double()[groups].square()) / (2 * self.temperatures.to(device))
         return logits.to(self.thresholds.dtype)

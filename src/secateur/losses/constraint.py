@@ -98,7 +98,7 @@ class Constraint:
                 f"The constraint {self.name} allows {milliseconds:.4g} ms, but the dense model is predicted to take "
                 f"{dense:.4g} ms: there is nothing to prune; lower the target."
             )
-        return milliseconds / dense
+        return milliseconds / dense  # of a dense 40 ms, 10 ms are a share of 0.25
 
     @property
     def target_label(self) -> str:
@@ -140,5 +140,5 @@ def penalty(sparsity: Tensor, goal: Tensor, linear: Tensor, quadratic: Tensor) -
     Source: Wang, Wohlwend and Lei 2020 (FLOP, arXiv 1910.04732); Wang et al. 2023 (arXiv 2306.01385), Eq. 5.
     Differs from the released code, which ascends with a negative learning rate, by an optimizer with ``maximize``.
     """
-    gap = sparsity - goal
+    gap = sparsity - goal  # below zero while too little is pruned
     return (linear * gap + quadratic * gap.square()).sum()

@@ -29,7 +29,7 @@ class L1Cosine:
 
     def per_frame(self, student: Tensor, teacher: Tensor) -> Tensor:
         """Return the distance of each frame: (..., T, D) and (..., T, D) -> (..., T)."""
-        distance = (student - teacher).abs().mean(-1)
+        distance = (student - teacher).abs().mean(-1)  # (..., T, D) -> (..., T)
         return self.l1 * distance + self.cosine * (1.0 - F.cosine_similarity(student, teacher, dim=-1))
 
 
@@ -70,6 +70,7 @@ class LogitDistance:
         # (..., V) each
         student_log_probs = (student.to(dtype) / self.temperature).log_softmax(-1)
         teacher_log_probs = (teacher.to(dtype) / self.temperature).log_softmax(-1)
+        # KL(teacher ‖ student): kl_div takes the approximating distribution first.
         divergence = F.kl_div(student_log_probs, teacher_log_probs, reduction="none", log_target=True).sum(-1)
         return self.temperature**2 * divergence
 

@@ -20,7 +20,7 @@ class FixedLayerMapping:
 
     kind: Literal["fixed"] = "fixed"
     layers: tuple[int, ...] | None = None
-    """hidden states; null: 0 and three more at a third, two thirds and all of the depth, such as 0, 4, 8 and 12 of 12"""
+    """hidden states; null: 0 and three more at a third, two thirds and all of the depth: 0, 4, 8 and 12 of 12"""
     maps: ProjectionKind = "none"
     """linear projections of the student's states, initially the identity: ``none``; ``shared``, one for state 0 and one
     for all later states, as in DPHuBERT; ``each``, one for every state"""
@@ -127,7 +127,7 @@ class StudentProjections(nn.Module):
     def forward(self, state: Tensor, layer: int) -> Tensor:
         """Return a student state projected for a teacher layer: (B, T, D) -> (B, T, D)."""
         name = self.projection_name(layer)
-        mapped: Tensor = self.maps[name](state) if name else state
+        mapped: Tensor = self.maps[name](state) if name else state  # (B, T, D)
         return mapped
 
 

@@ -35,12 +35,12 @@ def random_eq(
     """Apply a random frequency response to a share of the rows and normalize all: (batch, samples) -> same shape."""
     batch, samples = values.shape
     spectrum = torch.fft.rfft(values.double())  # (batch, samples) -> (batch, samples // 2 + 1)
-    kilohertz = np.linspace(0.0, sample_rate / 2000.0, spectrum.shape[1])
+    kilohertz = np.linspace(0.0, sample_rate / 2000.0, spectrum.shape[1])  # from 0 to half the sampling rate
     for row in range(batch):
         if rng.random() < probability:
             decibels = _interpolate_knots(rng.normal(0.0, _RESPONSE_STD, _RESPONSE_KNOTS), points=len(kilohertz))
             if rng.random() < _ROLLOFF_PROBABILITY:
-                above_cutoff = kilohertz - rng.uniform(_MIN_CUTOFF, _MAX_CUTOFF)
+                above_cutoff = kilohertz - rng.uniform(_MIN_CUTOFF, _MAX_CUTOFF)  # below zero under the cutoff
                 decibels -= np.clip(_SLOPE * above_cutoff, 0.0, rng.uniform(_MIN_ATTENUATION, _MAX_ATTENUATION))
             spectrum[row] *= _linear_gain(decibels, values.device)
     return _normalize(torch.fft.irfft(spectrum, samples).float())
@@ -76,7 +76,7 @@ def mix_noise(values: Tensor, *, probability: float, rng: np.random.Generator) -
         if rng.random() >= probability:
             continue
         if rng.random() < 0.5 and batch > 1:
-            length = int(rng.integers(samples // 20, samples // 2))
+            length = int(rng.integers(samples // 20, samples // 2))  # 5 to 50 % of the row
             # Position in this row, and in the next row that the speech comes from.
             start, source = rng.integers(0, samples - length, size=2)
             gain = 10.0 ** (-rng.uniform(_MIN_SPEECH_SNR, _MAX_SPEECH_SNR) / 20.0)
@@ -95,12 +95,12 @@ def _interpolate_knots(decibels: NDArray[np.float64], *, points: int) -> NDArray
 
 
 def _linear_gain(decibels: NDArray[np.float64], device: torch.device) -> Tensor:
-    return torch.from_numpy((10.0 ** (decibels / 20.0)).astype(np.float32)).to(device)
+    return torch.from_numpy((10.0 ** (decibels / 20.0)).astype(np.float32)).to(device)  # 20 dB are a factor of 10
 
 
 def _normalize(values: Tensor) -> Tensor:
     centered = values - values.mean(dim=1, keepdim=True)
-    return centered / centered.std(dim=1, correction=0, keepdim=True).clamp_min(1e-4)
+    return centered / centered.std(dim=1, correction=0, keepdim=True).clamp_min(1e-4)  # silence stays silence
 
 
 def _colored_noise(samples: int, *, color: float, rng: np.random.Generator) -> Tensor:

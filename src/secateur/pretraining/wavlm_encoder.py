@@ -128,6 +128,7 @@ class WavLMEncoder(nn.Module):
             features = self.encoder.feature_extractor(values).transpose(1, 2)  # (batch, frames, channels)
             return self.front(self.encoder.feature_projection(features)[1]), None
         output = self.encoder(values, mask_time_indices=mask)
+        # (batch, frames, width) -> (batch, frames, codebooks, entries)
         logits = self.head(output.last_hidden_state).unflatten(-1, (self.codebooks, -1))
         return self.front(output.extract_features), logits
 

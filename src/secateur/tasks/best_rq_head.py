@@ -84,7 +84,7 @@ def read_best_rq_head(path: Path) -> SavedBestRqHead:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
         task_settings = configs.load(settings, BestRqSettings)
     except (OSError, SafetensorError, ValueError) as error:
-        error_text = " ".join(str(error).split())[:300]
+        error_text = " ".join(str(error).split())[:300]  # one line
         raise ModelError(
             f"{str(path)!r} is missing, damaged or holds no BEST-RQ head ({error_text}). Restore the file; beside a "
             "pre-trained encoder it may also be removed to start with a new head."

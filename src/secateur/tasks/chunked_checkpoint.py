@@ -43,11 +43,13 @@ def chunked_checkpoint(function: Function, sequence: Tensor, context: Tensor, *,
         if not outputs:
             leaves = _leaf_tensors(chunk_outputs)
             outputs = tuple(
+                # (B, t, …) -> (B, T, …)
                 chunk_output.new_empty(len(chunk_output), sequence.shape[1], *chunk_output.shape[2:])
                 for chunk_output in chunk_outputs
             )
         for output, chunk_output in zip(outputs, chunk_outputs, strict=True):
             output[:, chunk] = chunk_output.detach()
+        # Both names keep the chunk alive, also while the next chunk is computed.
         del chunk_outputs, chunk_output
     state = _CheckpointState(function=function, size=size, environment=environment, outputs=outputs)
     result: tuple[Tensor, ...] = _ChunkedCheckpoint.apply(state, sequence, context, *leaves)  # type: ignore[no-untyped-call]

@@ -116,6 +116,7 @@ class ClassificationTask:
         """Return the sum of cross-entropies of logits (B, classes), computed in float32 or better."""
         exact = output.to(torch.promote_types(output.dtype, torch.float32))  # bfloat16 has too few digits for a loss
         classes = torch.tensor(self.class_ids(utterances), device=output.device)
+        # (B, classes) and (B,) -> ()
         with torch.autocast(output.device.type, enabled=False):
             return F.cross_entropy(exact, classes, reduction="sum")
 

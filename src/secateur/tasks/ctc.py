@@ -113,6 +113,7 @@ def model_blank(tokenizer: Any, settings: Any) -> tuple[int, tuple[str, ...]]:
             f"pad_token_id of the model's config is {blank}, which is no output of its CTC head: the blank is the "
             f"tokenizer's padding token {tokenizer.pad_token!r}, {padding}",
         )
+    # The blank's name in the tokenizer, if any.
     token = next((token for token, number in tokenizer.get_vocab().items() if number == blank), None)
     has_padding = padding is not None and padding < outputs
     if token is not None and _is_text(tokenizer, token, is_punctuation_text=has_padding):

@@ -50,5 +50,6 @@ def greedy_decode(logits: Tensor, frames: Tensor, *, blank: int) -> list[list[in
         blank: Id of the blank.
     """
     best_tokens = logits.argmax(-1).cpu()  # (B, T)
+    # (T,) -> (runs of equal tokens,) for each row
     rows = (torch.unique_consecutive(row[:valid]) for row, valid in zip(best_tokens, frames.tolist(), strict=True))
     return [[token for token in row.tolist() if token != blank] for row in rows]

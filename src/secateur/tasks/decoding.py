@@ -22,6 +22,7 @@ def greedy(model: Any, inputs: Mapping[str, Tensor], *, lookahead: int | None = 
         lookahead: Future frames that a streaming encoder attends to; None: as in its config.
     """
     features, mask = inputs["input_features"], inputs.get("attention_mask")
+    # (B,), in feature positions
     lengths = torch.full((len(features),), features.shape[1]) if mask is None else mask.sum(-1)
     generate_kwargs: dict[str, Any] = {} if mask is None else {"attention_mask": mask}
     if can_stream(model):
@@ -55,7 +56,7 @@ def stream(model: Any, inputs: Mapping[str, Tensor], *, lookahead: int | None = 
 
     # `generate` streams, with a cache in the encoder, if its input is a generator.
     def chunks() -> Iterator[Tensor]:
-        yield padded_features[:, :first]
+        yield padded_features[:, :first]  # (1, first, width)
         for start in range(first, padded_features.shape[1], step):
             yield padded_features[:, start : start + step]
 
@@ -111,7 +112,7 @@ def _generate_tokens(model: Any, lengths: Tensor, **inputs: Any) -> Tensor:
     """
     blank = model.config.blank_token_id
     max_symbols = model.config.max_symbols_per_step
-    frames = model._get_subsampling_output_length(lengths).to(model.device)
+    frames = model._get_subsampling_output_length(lengths).to(model.device)  # (B,)
     longest = int(frames.max()) + (inputs.get("num_lookahead_tokens") or 0)  # a padded last chunk has more frames
     generated = model.generate(**inputs, decoder_start_token_id=blank, max_new_tokens=max_symbols * longest)
     # A duration is the number of frames that a step advances: 1 for a blank, 0 for a token. The durations 0 0 1 0 1

@@ -24,6 +24,7 @@ class ErrorRate:
         process = jiwer.process_words if self.unit == "word" else jiwer.process_characters
         alignment = process(list(references), list(hypotheses))
         self.edits += alignment.substitutions + alignment.deletions + alignment.insertions
+        # Insertions are no units of the reference.
         self.length += alignment.substitutions + alignment.deletions + alignment.hits
 
     @property

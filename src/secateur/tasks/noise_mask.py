@@ -42,7 +42,7 @@ class NoiseMask:
         self.width = None if features is None else features.width
         # The stages behind the feature extractor, which computes features outside the model.
         self._stages = structure.stages[0 if features is None else features.stages :]
-        self.step = prod(stage.stride for stage in self._stages)
+        self.step = prod(stage.stride for stage in self._stages)  # strides 5, 2, 2, 2, 2, 2, 2: 320
         field = structure.min_samples
         if features is None and (self.step, field) != (best_rq.STRIDE, best_rq.FIELD):
             raise ConfigError(

@@ -63,15 +63,16 @@ class _Lattice(torch.autograd.Function):
         blanks = torch.where(valid_frames & valid_blanks, blank, -math.inf).flatten(1)  # (B, T (U + 1))
         labels = torch.where(valid_frames & valid_labels, F.pad(label, (0, 1)), -math.inf).flatten(1)
         row_indices = torch.arange(rows, device=blank.device)
-        end_nodes = frames * width + lengths
+        end_nodes = frames * width + lengths  # (B,), node after the last blank
         alpha = _log_zeros(blanks, width)
         # Forward: alpha is the log-probability of all paths from node 0 to a node.
         alpha[:, 0] = 0.0
         for diagonal in _diagonals(longest, width):
             for scores, step in ((blanks, width), (labels, 1)):
+                # A view; `out` below writes into alpha itself.
                 next_alpha = alpha[:, _shift(diagonal, step)]
                 torch.logaddexp(next_alpha, alpha[:, diagonal] + scores[:, diagonal], out=next_alpha)
-        total = alpha[row_indices, end_nodes]
+        total = alpha[row_indices, end_nodes]  # (B, nodes) -> (B,)
         if not any(ctx.needs_input_grad):
             return total
         beta = _log_zeros(blanks, width)
@@ -92,7 +93,7 @@ class _Lattice(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, None, None]:
         blank_gradients, label_gradients = ctx.saved_tensors
-        row_gradients = gradient[:, None, None].to(blank_gradients.dtype)
+        row_gradients = gradient[:, None, None].to(blank_gradients.dtype)  # (B,) -> (B, 1, 1)
         return blank_gradients * row_gradients, label_gradients * row_gradients, None, None
 
 
@@ -113,6 +114,7 @@ def _diagonals(longest: int, width: int) -> list[slice]:
     """
     stride = width - 1  # one frame more and one label less: (U + 1) - 1
     diagonals = []
+    # t + u runs from 0 to (T - 1) + U.
     for diagonal in range(longest + stride):
         first_time = max(0, diagonal - stride)
         last_time = min(longest - 1, diagonal)

@@ -162,6 +162,7 @@ class _TransducerTargets:
                 raise DataError(
                     f"target_tokens: got {invalid_token} in row {row}, expected 0 or more, and not the blank, {blank}."
                 )
+        # U is the length of the longest sequence of the batch.
         lengths = [len(row_tokens) for row_tokens in target_tokens]
         if max(lengths) + 1 != width:
             raise SecateurError(
@@ -194,6 +195,7 @@ class _TransducerTargets:
 
     def losses(self, blanks: Tensor, labels: Tensor) -> Tensor:
         """Return the losses, (B,), given log-probabilities of blanks and next tokens, (B, T, U + 1) each."""
+        # The last column follows all tokens: (B, T, U + 1) -> (B, T, U)
         return -log_likelihoods(blanks, labels[:, :, :-1], self.frames, self.lengths).to(blanks.dtype)
 
 
@@ -211,6 +213,7 @@ class _Emissions(torch.autograd.Function):
         for logit_chunk, next_token, blank_output, label_output in _split_chunks(logits, *cells):
             scores = logit_chunk.log_softmax(-1, dtype=accumulation_dtype)
             blank_output.copy_(scores[:, blank])
+            # (cells, V) at (cells, 1) -> (cells,)
             label_output.copy_(scores.gather(1, next_token)[:, 0])
         return blanks, labels
 
@@ -241,6 +244,7 @@ class _Emissions(torch.autograd.Function):
 
 def _cells(next_tokens: Tensor, logits: Tensor) -> Tensor:
     """Return the next token of each cell with logits: (B, U + 1) -> (B · t · (U + 1), 1)."""
+    # (B, 1, U + 1) -> (B, t, U + 1) -> (B · t · (U + 1), 1)
     return next_tokens[:, None].expand(logits.shape[:-1]).reshape(-1, 1)
 
 

@@ -71,6 +71,7 @@ def parse_brackets(tagged: str) -> tuple[TextSpan, ...] | None:
     spans: list[TextSpan] = []
     end = 0
     for match in _BRACKETS.finditer(tagged):
+        # The text before the brackets, then the words inside, with their type.
         spans += [TextSpan(tagged[end : match.start()]), TextSpan(match[2], match[1].strip())]
         end = match.end()
     spans.append(TextSpan(tagged[end:]))
@@ -112,6 +113,7 @@ def parse_frame(text: str) -> SemanticFrame:
             entities.append(Entity(type, " ".join(filler)))
 
     for match in (*_TOKEN.finditer(text), None):  # None stands for the end of the text
+        # Words between the token before and this one.
         token_words = text[end : match.start() if match else len(text)].split()
         words += token_words
         filler += token_words
