@@ -123,7 +123,7 @@ def test_a_broken_line_of_the_contract_leaves_the_model_and_is_told_by_the_exit_
     record = RunRecord.read(folder / "record.json")
     assert record.verification is not None
     assert (record.verification.proven, record.verification.holds) == (True, False)
-    assert "1 line of the drop-in contract broken" in (folder / "report.html").read_text()
+    assert "1 check of the drop-in contract failed" in (folder / "report.html").read_text()
     code, out, _ = run("verify", "@/broken")
     assert code == BROKEN_CONTRACT
     assert "FAILS  bfloat16: off [by] far" in out

@@ -25,7 +25,7 @@ UNRECORDED_SAMPLE_RATE = 16_000
 
 
 def _keep_integer(value: Any, validate: pydantic.ValidatorFunctionWrapHandler) -> float:
-    """Validate a number without turning an integer into a float, so that it is written as it was read."""
+    """Validate a number and keep an integer an integer, so that writing a record gives the JSON that was read."""
     number: float = validate(value)
     return value if type(value) is int else number
 
@@ -40,10 +40,10 @@ NonNegative = Annotated[float, pydantic.Field(ge=0, allow_inf_nan=False)]
 
 @dataclass(frozen=True, kw_only=True)
 class Section:
-    """Part of a record, or a record without a version number of its own."""
+    """Part of a record, or a record without a version number."""
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the JSON object of this section, nested sections included."""
+        """Return the section as a JSON object, nested sections included."""
         values: dict[str, Any] = plain(self)
         return values
 
@@ -82,13 +82,13 @@ class Section:
         write_json(path, self)
 
     def fields_of(self) -> dict[str, Any]:
-        """Return the attributes by name, for the constructor of a record that has all of them and more."""
+        """Return the attributes by name, as arguments for the constructor of a record with further attributes."""
         return {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
 
 
 @dataclass(frozen=True, kw_only=True)
 class Record(Section):
-    """Record of one command, with the version number of the file format."""
+    """Record of a command, with the version number of the file format."""
 
     format: int = FORMAT
 
@@ -118,7 +118,7 @@ def _adapter(cls: type[Section]) -> pydantic.TypeAdapter[Any]:
 
 
 def _describe(error: pydantic.ValidationError) -> str:
-    """Return the first mistake with its location, and the number of further mistakes."""
+    """Return the location and message of the first mistake, and the number of further mistakes."""
     mistakes = error.errors(include_url=False, include_context=False)
     first_mistake = mistakes[0]
     location = ".".join(str(section) for section in first_mistake["loc"])

@@ -13,7 +13,7 @@ from secateur.records.files import OMITTED
 
 @dataclass(frozen=True, kw_only=True)
 class BenchRow(Section):
-    """Measurements of one model in one form and case.
+    """Measurements of a model in a form and case.
 
     Attributes:
         model: Folder, config file or hub id.
@@ -57,7 +57,7 @@ class BenchRow(Section):
 
     @property
     def has_random_weights(self) -> bool:
-        """Whether the model was built from a config, without a checkpoint."""
+        """True if the model was built from a config, without a checkpoint."""
         return self.weights == "random"
 
 

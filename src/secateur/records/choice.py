@@ -32,7 +32,7 @@ class RoundingCost(Section):
 
 @dataclass(frozen=True, kw_only=True)
 class ChoiceRecord(Section):
-    """Costs of a selection and of the gates' hard decisions that it was made from (``choice.json``).
+    """Costs of a selection and of the gates' hard decisions behind the selection (``choice.json``).
 
     Attributes:
         verdict: Cost of the gates' hard decisions before any repair, by constraint.
@@ -74,7 +74,7 @@ class ChooseRecord(ChoiceRecord, _ChooseHeader):  # fields of the last base come
 
     @property
     def is_time(self) -> bool:
-        """Whether the costs are predicted milliseconds."""
+        """True if the costs are predicted milliseconds."""
         return self.constraint.get("cost") == "latency"
 
 

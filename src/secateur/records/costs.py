@@ -11,7 +11,7 @@ from secateur.records.files import OMITTED
 
 @dataclass(frozen=True, kw_only=True)
 class CostRecord(Section):
-    """Cost of one block.
+    """Cost of a block.
 
     Attributes:
         parameters: Parameters of the block.
@@ -68,7 +68,7 @@ class _ProfileHeader(Record):
 
 @dataclass(frozen=True, kw_only=True)
 class ProfileRecord(Breakdown, _ProfileHeader):  # fields of the last base come first in the JSON
-    """Record of `secateur profile`: the cost of one model."""
+    """Record of `secateur profile`: the cost of a model."""
 
     @property
     def seconds(self) -> float:

@@ -40,7 +40,7 @@ class Environment(Section):
 
     @classmethod
     def current(cls) -> Environment:
-        """Return the environment of this process; threads and accelerators are those of torch if torch is loaded."""
+        """Return the environment of the current process, with threads and accelerators of torch if torch is loaded."""
         torch = sys.modules.get("torch")
         accelerators: tuple[str, ...] = ()
         if torch is not None and torch.cuda.is_available():
@@ -59,7 +59,7 @@ class Environment(Section):
 
 
 def usable_cores() -> int:
-    """Return the number of cores that this process may use; in a container often fewer than the machine has."""
+    """Return the number of cores that the process may use; a container often has fewer cores than the machine."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1

@@ -53,7 +53,7 @@ def plain(obj: Any) -> Any:
 
 
 def _plain_fields(obj: Any) -> dict[str, Any]:
-    """Return the fields of a dataclass by name; `OMITTED` and `EMPTY_IF_NONE` fields as their metadata says."""
+    """Return the fields of a dataclass by name, subject to the metadata `OMITTED` and `EMPTY_IF_NONE`."""
     values: dict[str, Any] = {}
     for field in dataclasses.fields(obj):
         value = getattr(obj, field.name)
@@ -70,12 +70,12 @@ def _key(key: Any) -> str:
 
 
 def to_line(obj: Any) -> str:
-    """Return one line of JSON with sorted keys and a newline; equal values give equal bytes."""
+    """Return a line of JSON with sorted keys and a newline; equal values give equal bytes."""
     return json.dumps(plain(obj), sort_keys=True, ensure_ascii=False, allow_nan=False) + "\n"
 
 
 def write_json(path: str | Path, obj: Any, *, indent: int | None = 2) -> None:
-    """Replace a JSON file in one step, so that a reader finds the old or the new content, never a part.
+    """Replace a JSON file atomically, so that a reader never finds a part of the content.
 
     Args:
         path: File to write.

@@ -1,4 +1,4 @@
-"""Result of one check of `secateur doctor`."""
+"""Result of a check of `secateur doctor`."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ Status = Literal["ok", "note", "problem"]
 
 @dataclass(frozen=True, kw_only=True)
 class Finding(Section):
-    """Result of one check of the installation.
+    """Result of a check of the installation.
 
     Attributes:
         name: Name of the check.

@@ -1,4 +1,4 @@
-"""Metrics of a run over its steps (``metrics.jsonl``)."""
+"""Metrics of a run over the training steps (``metrics.jsonl``)."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from secateur.errors import SecateurError
 
 @dataclass(frozen=True, kw_only=True)
 class MetricsPoint:
-    """One line of the metrics file: every finite number by name, nested names joined by a slash."""
+    """Line of the metrics file: every finite number by name, nested names joined by a slash."""
 
     phase: str
     step: int
@@ -48,7 +48,7 @@ def read_metrics(path: Path) -> tuple[MetricsPoint, ...]:
 
 
 def _finite_numbers(entry: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, float]]:
-    """Yield the finite numbers of an object, named by their path: ``{"kept": {"macs": 1}}`` gives ``kept/macs``."""
+    """Yield the finite numbers of an object with path-like names: ``{"kept": {"macs": 1}}`` gives ``kept/macs``."""
     for name, value in entry.items():
         if isinstance(value, Mapping):
             yield from _finite_numbers(value, f"{prefix}{name}/")

@@ -1,4 +1,4 @@
-"""Results of the training phases, which a run leaves in its folder and puts together to its record."""
+"""Results of the training phases: files of a run folder that the run combines to a record."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from secateur.records.run import FreezingRecord, PhaseRecord, StageRecord
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingResult(Section):
-    """Steps and seconds of a training phase (``finetuned.json``); None where the phase had no steps."""
+    """Steps and seconds of a training phase (``finetuned.json``); `None` if the phase had no steps."""
 
     steps: Count | None = field(default=None, metadata=OMITTED)
     seconds: Number | None = field(default=None, metadata=OMITTED)
 
     def to_phase(self, name: str) -> PhaseRecord:
-        """Return the phase of that name in the record of the run."""
+        """Return the result as a phase of the run record, named `name`."""
         return PhaseRecord(name=name, steps=self.steps, seconds=self.seconds)
 
 

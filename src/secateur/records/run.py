@@ -17,7 +17,7 @@ from secateur.records.verification import Verification
 
 @dataclass(frozen=True, kw_only=True)
 class AxisRecord(Section):
-    """Number of units of one axis.
+    """Number of units of an axis.
 
     Attributes:
         name: Name of the axis in the selection.
@@ -53,7 +53,7 @@ class TimeRecord(Section):
 
 @dataclass(frozen=True, kw_only=True)
 class StageRecord(Section):
-    """Measurements of the model at one stage of a run.
+    """Measurements of the model at a stage of a run.
 
     Attributes:
         name: ``dense``, ``shrunk`` or ``recovered``.
@@ -87,7 +87,7 @@ class StageRecord(Section):
 
 @dataclass(frozen=True, kw_only=True)
 class ConstraintRecord(Section):
-    """Costs under one constraint, in the unit of its cost.
+    """Costs under a constraint, in the unit of the cost.
 
     Attributes:
         name: Name of the constraint, unique in its run.
@@ -120,7 +120,7 @@ class ConstraintRecord(Section):
 
 @dataclass(frozen=True, kw_only=True)
 class GateCounts(Section):
-    """Gates of one kind: their number, the open ones, and those with an open probability far from 0 and 1."""
+    """Number of gates of a kind, of open gates, and of gates with an open probability far from 0 and 1."""
 
     gates: Count
     open: Count = 0
@@ -129,7 +129,7 @@ class GateCounts(Section):
 
 @dataclass(frozen=True, kw_only=True)
 class ShrinkEvent(Section):
-    """Step after which the student was made smaller during the learn phase, and its parameters afterwards."""
+    """Shrink of the student during the learn phase: step, and parameters of the student afterwards."""
 
     step: Count
     parameters: Count
@@ -205,7 +205,7 @@ class DataRecord(Section):
 
 @dataclass(frozen=True, kw_only=True)
 class PhaseRecord(Section):
-    """Steps and seconds of one training phase."""
+    """Steps and seconds of a training phase."""
 
     name: str
     steps: Count | None = None
@@ -237,7 +237,7 @@ class TaskRecord(Section):
 
 @dataclass(frozen=True, kw_only=True)
 class RunRecord(Record):
-    """Record of a run; the report reads the records of shorter commands through this class as well.
+    """Record of a run; the report also reads the records of shorter commands with the same class.
 
     Attributes:
         kind: Command that wrote the record.

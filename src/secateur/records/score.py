@@ -1,4 +1,4 @@
-"""Names, directions and formats of a task's scores, as a record carries them to the report and the terminal."""
+"""Names, directions and formats of a task's scores for the report and the terminal."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ Direction = Literal["lower", "higher"]
 
 @dataclass(frozen=True, kw_only=True)
 class ScoreInfo:
-    """Presentation of one score.
+    """Presentation of a score.
 
     Attributes:
         title: Name for people, such as ``Word error rate``.
@@ -29,7 +29,7 @@ HELD_OUT_LOSS = ScoreInfo(title="Held-out loss", direction="lower", is_share=Fal
 
 
 def find_score_info(name: str, declared: Mapping[str, ScoreInfo], *, direction: Direction | None = None) -> ScoreInfo:
-    """Return the presentation of a score that a record declares, or a plain one for a record without declarations.
+    """Return the presentation of a score, as declared by the record or derived from the name.
 
     Records written before tasks declared their scores have the names alone. A name that ends in ``loss`` is no share.
 

@@ -14,7 +14,7 @@ from secateur.records.score import Direction, ScoreInfo
 
 @dataclass(frozen=True, kw_only=True)
 class ModelMeasurements(Section):
-    """Size, MACs, time and primary metric of one model."""
+    """Size, MACs, time and primary metric of a model."""
 
     parameters: Count | None = None
     macs: Count | None = None
@@ -24,7 +24,7 @@ class ModelMeasurements(Section):
 
 @dataclass(frozen=True, kw_only=True)
 class SweepRun(Section):
-    """One finished run of a sweep.
+    """Finished run of a sweep.
 
     Attributes:
         values: Values of the swept fields.

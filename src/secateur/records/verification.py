@@ -11,7 +11,7 @@ from secateur.records.base import Number, Record, Section
 
 @dataclass(frozen=True, kw_only=True)
 class VerificationCheck(Section):
-    """One check of the verification.
+    """Check of the verification.
 
     Attributes:
         name: Property that is checked.
@@ -46,7 +46,7 @@ class Verification(Section):
 
     @classmethod
     def from_checks(cls, checks: Sequence[VerificationCheck], differences: Sequence[float] = ()) -> Verification:
-        """Return the verification whose outcome follows from its checks."""
+        """Return the verification with the outcome that follows from the checks."""
         return cls(
             holds=all(check.holds for check in checks),
             proven=all(check.holds for check in checks if check.is_proof),
@@ -56,7 +56,7 @@ class Verification(Section):
 
     @property
     def is_proven(self) -> bool:
-        """Whether every check of the proof holds; checks of the contract may fail."""
+        """True if every check of the proof holds; checks of the contract may fail."""
         return self.holds if self.proven is None else self.proven
 
     @property

@@ -1,4 +1,4 @@
-"""The report: one self-contained page, made from the records of a run or a sweep alone."""
+"""Report of a run or a sweep: a self-contained HTML page that is made from the records alone."""
 
 from secateur.report.write import write_report, write_sweep
 

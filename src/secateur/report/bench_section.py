@@ -1,4 +1,4 @@
-"""Measured time and memory of models side by side, and where the time goes, from the record that `bench` left."""
+"""Section on measured time and memory, in total and by block, from the record of `secateur bench`."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from secateur.report.costs import BarSegment, StackedBar, stacked_bar
 from secateur.report.formatting import format_count, format_milliseconds, format_number, format_percent
 from secateur.report.stages import Cell
 
-#: Blocks in the order of the data; the colour of each is its place, as among the parts of a cost.
+#: Blocks from the input of the model to its output; the index of a block is its color, as in `costs.PARTS`.
 BLOCKS = ("front end", "projection", "positional conv", "attention", "feed-forward", "rest", "convolution")
 COLUMNS = (
     "Model",
@@ -26,7 +26,7 @@ COLUMNS = (
 
 @dataclass(frozen=True, kw_only=True)
 class CaseView:
-    """The time by block of every model in one case, as bars of one scale."""
+    """Time by block of every model in a case, as bars on a common scale."""
 
     title: str
     bars: tuple[StackedBar, ...]
@@ -34,18 +34,18 @@ class CaseView:
 
 @dataclass(frozen=True, kw_only=True)
 class BenchView:
-    """What the section shows."""
+    """Content of the section: table, bars, and the numbers behind the bars."""
 
     conditions: str
     columns: tuple[str, ...]
     rows: tuple[tuple[Cell, ...], ...]
     cases: tuple[CaseView, ...]
-    blocks: tuple[tuple[str, int], ...]  # block, colour
+    blocks: tuple[tuple[str, int], ...]  # block, color
     times: tuple[tuple[str, str, tuple[str, ...]], ...]  # model, case, time in each block
 
 
 def build_bench_view(bench: BenchRecord) -> BenchView | None:
-    """The table and the bars; None without a row."""
+    """Build the section; return `None` for a record without rows."""
     if not bench.rows:
         return None
     blocks = tuple(dict.fromkeys(name for row in bench.rows for name in row.blocks_ms))
@@ -64,7 +64,7 @@ def build_bench_view(bench: BenchRecord) -> BenchView | None:
 
 
 def _describe_conditions(bench: BenchRecord) -> str:
-    """Return processor and settings of the measurement in one sentence; unrecorded ones are left out."""
+    """Return the recorded processor and settings of the measurement in a sentence."""
     environment = bench.environment
     parts = [environment.cpu] if environment.cpu else []
     if environment.float32_products:
@@ -77,7 +77,7 @@ def _describe_conditions(bench: BenchRecord) -> str:
 
 
 def _row_label(row: BenchRow) -> str:
-    """Return the model and its form: ``model (random weights), for_inference``."""
+    """Return the label of a model and form: ``model (random weights), for_inference``."""
     random_note = " (random weights)" if row.has_random_weights else ""
     return ", ".join(filter(None, (row.name + random_note, row.form)))
 
@@ -105,7 +105,7 @@ def _row_cells(row: BenchRow) -> tuple[Cell, ...]:
 
 
 def _case_view(title: str, rows: Sequence[BenchRow], index: int) -> CaseView:
-    """Bars of one scale, one model below the other."""
+    """Build the bars of a case, a model per row, on a common scale."""
     max_total = max(_total_ms(row) for row in rows)
     bars = []
     for row_index, row in enumerate(rows):

@@ -1,4 +1,4 @@
-"""Charts: curves over steps, histograms, and differences on a logarithmic scale."""
+"""Charts: line charts, histograms of gates, and differences on a logarithmic scale."""
 
 from __future__ import annotations
 
@@ -21,20 +21,21 @@ from secateur.report.svg import (
     text,
 )
 
+#: Width of a chart in units of its SVG view box; a unit is about a CSS pixel.
 WIDTH = 440.0
-#: Points drawn per curve; more are thinned to the lowest and highest of each stretch.
+#: Maximum number of points of a curve; a longer curve keeps the minimum and maximum of each stretch.
 MAX_POINTS = 400
 
 
 @dataclass(frozen=True, kw_only=True)
 class ChartCurve:
-    """One line of a chart.
+    """Curve of a chart.
 
     Attributes:
-        name: What it is called in the legend.
-        points: Places (x, y), in the order of x.
-        colour: Index of its colour.
-        style: ``solid``, ``dashed`` (a target) or ``dots`` (few points, each marked).
+        name: Name in the legend.
+        points: Values (x, y), sorted by x.
+        color: Index of the color in the style sheet.
+        style: ``solid``, ``dashed`` for a target, or ``dots`` for few points that are marked.
     """
 
     name: str
@@ -45,7 +46,7 @@ class ChartCurve:
 
 @dataclass(frozen=True, kw_only=True)
 class Chart:
-    """A picture with its heading and legend, which are text of the page."""
+    """SVG image of a chart, with the heading, legend and note that the page shows as text."""
 
     title: str
     svg: Markup
@@ -54,7 +55,7 @@ class Chart:
 
 
 def thin_points(points: Sequence[tuple[float, float]], max_points: int = MAX_POINTS) -> tuple[tuple[float, float], ...]:
-    """At most about `most` of the points, with every stretch's lowest and highest among them."""
+    """Return about `max_points` of the points, including the minimum and maximum of each stretch."""
     if len(points) <= max_points:
         return tuple(points)
     stretch = math.ceil(2 * len(points) / max_points)
@@ -76,15 +77,17 @@ def line_chart(
     is_percent: bool = False,
     note: str = "",
 ) -> Chart:
-    """A line chart; logarithmic where all values are above 0 and the largest is over thirty times the smallest.
+    """Draw a line chart.
+
+    The y-axis is logarithmic if all values are above 0 and the maximum is more than 30 times the minimum.
 
     Args:
-        found: The curves, at least one of them with points.
-        name: A word that is unique on the page.
-        title: What is drawn.
-        x_label: What lies along x.
-        percent: Whether values are shares.
-        note: A sentence under the heading.
+        curves: Curves, at least one of them with points.
+        name: Prefix of the element ids, unique on the page.
+        title: Title of the chart.
+        x_label: Label of the x-axis.
+        is_percent: Whether the values are shares, which are shown in percent on a linear axis.
+        note: Sentence under the heading.
     """
     height = 220.0
     values = [y for curve in curves for _, y in curve.points]
@@ -119,7 +122,7 @@ def line_chart(
 
 
 def format_ticks(ticks: Sequence[float]) -> list[str]:
-    """Ticks of one axis, all written in the same way and no longer than they need to be."""
+    """Format the ticks of an axis with the same number of decimals, the fewest that represent every tick."""
     largest = max(abs(tick) for tick in ticks)
     if 0 < largest < 1e-3 or largest >= 1e6:
         return [_format_tick(tick) for tick in ticks]
@@ -142,7 +145,7 @@ def _format_percent_tick(value: float) -> str:
 def axis_frame(
     x_scale: AxisScale, y_scale: AxisScale, ticks: Sequence[tuple[float, str]], x_label: str, height: float
 ) -> list[Markup]:
-    """Grid lines, tick labels and the name of x."""
+    """Draw the grid lines, the tick labels and the label of the x-axis."""
     bottom, parts = y_scale.start, []
     for value, tick_label in ticks:
         position = y_scale(value)
@@ -171,12 +174,15 @@ def _draw_curve(curve: ChartCurve, x_scale: AxisScale, y_scale: AxisScale) -> Ma
 
 
 def gate_histogram(counts: Sequence[int], *, name: str, title: str) -> Chart:
-    """How many gates have which open probability; heights grow with the square root, so that few show beside many.
+    """Draw a histogram of open probabilities.
+
+    The height of a bar is proportional to the square root of the count, so that small bins are visible beside the
+    large bins at 0 and 1.
 
     Args:
-        counts: Gates per bin, bins of equal width over [0, 1].
-        name: A word that is unique on the page.
-        title: What is counted.
+        counts: Number of gates in each bin; the bins have equal width over [0, 1].
+        name: Prefix of the element ids, unique on the page.
+        title: Kind of unit that the gates belong to.
     """
     height, chart_width = 150.0, 300.0
     x_start, x_end = 2.0, chart_width - 2
@@ -214,13 +220,13 @@ def gate_histogram(counts: Sequence[int], *, name: str, title: str) -> Chart:
     x_middle = (x_start + x_end) / 2
     parts.append(text(x_middle, height - 8, "open probability", anchor="middle", class_="quiet"))
     total_text = format_count(sum(counts), "gate")
-    description = f"{total_text}, of them {counts[0]:,} closed, {counts[-1]:,} open and {undecided:,} between."
+    description = f"{total_text}, of them {counts[0]:,} closed, {counts[-1]:,} open and {undecided:,} undecided."
     svg = svg_image(*parts, width=chart_width, height=height, name=name, title=title, description=description)
     return Chart(title=title, svg=svg)
 
 
 def difference_chart(values: Sequence[float], *, name: str, title: str) -> Chart:
-    """The largest difference of each hidden state, as dots on a logarithmic scale."""
+    """Draw the largest difference of each hidden state on a logarithmic scale; NaN and infinity are at the top."""
     finite = [value for value in values if math.isfinite(value) and value > 0]
     low, high = (min(finite), max(finite)) if finite else (1e-8, 1e-6)
     low, high = 10.0 ** math.floor(math.log10(low)), 10.0 ** math.ceil(math.log10(high) + 1e-9)
@@ -244,7 +250,7 @@ def difference_chart(values: Sequence[float], *, name: str, title: str) -> Chart
 def cosine_chart(
     stages: Sequence[tuple[str, Sequence[float]]], *, name: str, title: str, note: str = ""
 ) -> Chart | None:
-    """Cosine to the teacher per hidden state, one curve a stage; None where no value is finite."""
+    """Draw the cosine to the teacher by hidden state, a curve per stage; `None` if no value is finite."""
     curves = [
         ChartCurve(name=stage, points=_finite_points(values), color=index, style="dots")
         for index, (stage, values) in enumerate(stages)

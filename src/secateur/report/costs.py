@@ -1,4 +1,4 @@
-"""Where the cost is: by part of the model, and block by block, before and after."""
+"""Section on costs: by part of the model and by block, before and after the cut."""
 
 from __future__ import annotations
 
@@ -13,7 +13,9 @@ from secateur.report.charts import WIDTH, Chart
 from secateur.report.formatting import format_milliseconds, format_percent, format_si
 from secateur.report.svg import element, rectangle, svg_image, text
 
-#: Parts in the order of the data: name, and what its blocks' names begin or end with.
+#: Parts from the input of the model to its output, each with a pattern for the module paths of the blocks. A block
+#: belongs to the first part that matches: ``encoder.layers.3.attention`` is attention, and a path that no pattern
+#: before names, such as ``encoder.layer_norm``, is among the norms.
 PARTS = (
     ("convolutions", re.compile(r"(feature_extractor|subsampling)\b")),
     ("projection", re.compile(r"feature_projection\b")),
@@ -23,6 +25,7 @@ PARTS = (
     ("norms and the rest", re.compile(r"(?!(encoder\.)?layers\.\d+\.conv(_module)?$)")),
     ("convolution modules", re.compile(r"")),
 )
+#: Attribute of `CostRecord`, title and unit of each cost.
 COSTS = (
     ("parameters", "Parameters", ""),
     ("macs", "Multiply-accumulates", "MAC"),
@@ -32,7 +35,7 @@ COSTS = (
 
 @dataclass(frozen=True, kw_only=True)
 class BarSegment:
-    """One part of a bar."""
+    """Part of a stacked bar."""
 
     part: str
     color: int
@@ -42,7 +45,7 @@ class BarSegment:
 
 @dataclass(frozen=True, kw_only=True)
 class StackedBar:
-    """One stacked bar, and the picture of it."""
+    """Stacked bar, as numbers and as an SVG image."""
 
     label: str
     total: str
@@ -52,21 +55,21 @@ class StackedBar:
 
 @dataclass(frozen=True, kw_only=True)
 class CostStack:
-    """A cost before and after, by part, with each block's own figures."""
+    """Parameters, MACs or predicted time before and after the cut, by part and by block."""
 
     title: str
     bars: tuple[StackedBar, ...]
-    parts: tuple[tuple[str, int, str, str, str], ...]  # part, colour, before, after, share kept
+    parts: tuple[tuple[str, int, str, str, str], ...]  # part, color, before, after, share kept
     blocks: Chart
 
 
 def part_index(block: str) -> int:
-    """The index in `PARTS` of the part that a block belongs to."""
+    """Return the index in `PARTS` of the part that a block belongs to."""
     return next(index for index, (_, pattern) in enumerate(PARTS) if pattern.match(block))
 
 
 def build_stacks(blocks: BlockCosts) -> list[CostStack]:
-    """Each cost, before and after; one that is zero everywhere is left out."""
+    """Build the stacks of all costs; a cost that is zero for the dense model is left out."""
     cost_stacks = []
     for cost, title, unit in COSTS:
         before_sums, after_sums = (_sum_by_part(block_costs, cost) for block_costs in (blocks.before, blocks.after))
@@ -124,15 +127,17 @@ def _bar(label: str, values: list[float], full_width_value: float, unit: str, na
 def stacked_bar(
     label: str, segments: Sequence[BarSegment], *, full_width_value: float, total: str, name: str, title: str
 ) -> StackedBar:
-    """A bar whose places are percentages, so that it fills any width while its words keep their size.
+    """Draw a stacked bar that is as wide as the column of the page.
+
+    Positions and widths are percentages, so that the bar scales while the text keeps the font size.
 
     Args:
-        label: Whose bar it is.
-        segments: Its parts, in order.
-        whole: The value that would fill the width.
-        total: The sum of its parts, in words.
-        name: A word that is unique on the page.
-        title: What is drawn.
+        label: Name of the model or stage.
+        segments: Parts from left to right.
+        full_width_value: Value that fills the width.
+        total: Formatted sum of the parts.
+        name: Prefix of the element ids, unique on the page.
+        title: Title of the image; the label is appended.
     """
     rectangles, x_percent = [], 0.0
     for segment in segments:
@@ -164,7 +169,7 @@ def stacked_bar(
 
 
 def _block_chart(blocks: BlockCosts, cost: str, title: str, unit: str) -> Chart:
-    """A pair of thin bars for each block, layers in one row: before above, after below."""
+    """Draw two bars for each row of blocks, before the cut above and after the cut below; a layer is a row."""
     rows: dict[str, tuple[list[float], list[float]]] = {}
     for is_after, model in enumerate((blocks.before, blocks.after)):
         for block, values in model.items():
@@ -191,7 +196,7 @@ def _block_chart(blocks: BlockCosts, cost: str, title: str, unit: str) -> Chart:
                             y + 2 + is_after * 10,
                             bar_width,
                             9 if is_after else 8,
-                            class_=f"part p{part}{'' if is_after else ' was'}",
+                            class_=f"part p{part}{'' if is_after else ' before'}",
                             tooltip=tooltip,
                         )
                     )
@@ -208,20 +213,22 @@ def _block_chart(blocks: BlockCosts, cost: str, title: str, unit: str) -> Chart:
         title=f"{title} by block",
         description=f"{len(rows)} blocks, before and after; the largest has {_format_cost(largest, unit)}.",
     )
-    return Chart(title=f"{title} by block", svg=svg, note="Thin bar before, full bar after; what is left.")
+    note = "Pale bar: before. Full bar: after; at the right, its cost and the kept share."
+    return Chart(title=f"{title} by block", svg=svg, note=note)
 
 
+#: Rows of the chart by block, from the input of the model to its output.
 _ROWS = ("conv", "projection", "positional", "layer", "the rest")
 
 
 def _row_order(row: str) -> tuple[int, int]:
-    """Rows in the order of the data, numbered ones by number."""
+    """Return the sort key of a row: ``layer 10`` is `(3, 10)`."""
     row_name, _, number = row.rpartition(" ") if row[-1].isdigit() else (row, "", "0")
     return _ROWS.index(row_name), int(number)
 
 
 def _row_name(block: str) -> str:
-    """The row a block is drawn in."""
+    """Return the row of a block: ``layer 3`` for ``encoder.layers.3.attention``."""
     if match := re.match(r"feature_extractor\.conv_layers\.(\d+)", block):
         return f"conv {match[1]}"
     if match := re.match(r"(?:encoder\.)?layers\.(\d+)", block):

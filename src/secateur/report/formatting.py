@@ -1,4 +1,4 @@
-"""Figures in words: how numbers are written in the report."""
+"""Formatting of numbers, times and counts in the report; a missing value is a dash."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ MINUS = "\u2212"
 
 
 def format_number(value: float | None, digits: int = 3) -> str:
-    """A number to so many significant digits, whole ones in full; an exponent only where it is needed."""
+    """Format a number with `digits` significant digits, and an exponent below 1e-4 and from 1e7."""
     if value is None:
         return "–"
     if not math.isfinite(value):
@@ -24,7 +24,7 @@ def format_number(value: float | None, digits: int = 3) -> str:
 
 
 def format_si(value: float | None, unit: str = "") -> str:
-    """A count with k, M or G: ``94.4 M``; with a unit, ``6.91 GMAC``."""
+    """Format a count with an SI prefix: ``94.4 M``; with a unit, ``6.91 GMAC``."""
     if value is None:
         return "–"
     if not math.isfinite(value):
@@ -36,7 +36,7 @@ def format_si(value: float | None, unit: str = "") -> str:
 
 
 def format_exact(value: float | None) -> str:
-    """A count in full: ``94,381,936``; a cost that is not whole keeps its first digits."""
+    """Format a count with all digits: ``94,381,936``; a small cost with a fraction gets 4 significant digits."""
     if value is None:
         return "–"
     if math.isfinite(value) and (abs(value) >= 1000 or float(value).is_integer()):
@@ -45,7 +45,7 @@ def format_exact(value: float | None) -> str:
 
 
 def format_percent(value: float | None, digits: int = 1) -> str:
-    """A share as a percentage: ``28.0 %``."""
+    """Format a share as a percentage: ``28.0 %``; a positive share that rounds to 0 is ``<0.1 %``."""
     if value is None or not math.isfinite(value):
         return "–"
     text = f"{100 * value:.{digits}f}"
@@ -55,14 +55,14 @@ def format_percent(value: float | None, digits: int = 1) -> str:
 
 
 def format_milliseconds(value: float | None) -> str:
-    """A time: ``497 ms``, ``1.24 s``."""
+    """Format a time in milliseconds or seconds: ``497 ms``, ``1.24 s``."""
     if value is None:
         return "–"
     return f"{format_number(value / 1000)}{THIN}s" if value >= 1000 else f"{format_number(value)}{THIN}ms"
 
 
 def format_duration(seconds: float | None) -> str:
-    """A stretch of time in the units that suit it: ``42 s``, ``5 min 12 s``, ``3 h 04 min``."""
+    """Format a duration: ``42 s``, ``5 min 12 s``, ``3 h 04 min``."""
     if seconds is None or not math.isfinite(seconds):
         return "–"
     whole_seconds = round(seconds)
@@ -74,5 +74,5 @@ def format_duration(seconds: float | None) -> str:
 
 
 def format_count(count: int, singular: str, plural_form: str | None = None) -> str:
-    """A count with its noun: ``1 file``, ``2 files``."""
+    """Format a count with a noun: ``1 file``, ``2 files``."""
     return f"{count:,} {singular if count == 1 else plural_form or singular + 's'}"

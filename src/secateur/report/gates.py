@@ -1,4 +1,4 @@
-"""Gate health: what was undecided, what the repair moved, each constraint's cost, and what rounding cost."""
+"""Section on gates and constraints: undecided gates, repair, costs under each constraint, and rounding."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ UNIT_KIND_LABELS = {
 
 @dataclass(frozen=True, kw_only=True)
 class KindRow:
-    """The gates of one kind, in words."""
+    """Formatted counts of the gates of a kind."""
 
     name: str
     gates: str
@@ -49,7 +49,7 @@ class KindRow:
 
 @dataclass(frozen=True, kw_only=True)
 class ConstraintRow:
-    """One constraint, in words, with its picture."""
+    """Formatted costs under a constraint, and the gauge."""
 
     name: str
     description: str
@@ -67,9 +67,9 @@ class ConstraintRow:
 
 @dataclass(frozen=True, kw_only=True)
 class GateHealth:
-    """Everything the section on gates shows."""
+    """State of the gates: key numbers, counts by kind, histograms and notes."""
 
-    key_numbers: tuple[tuple[str, str], ...]  # figure, what it is
+    key_numbers: tuple[tuple[str, str], ...]  # number, caption
     kinds: tuple[KindRow, ...]
     histograms: tuple[Chart, ...]
     notes: tuple[str, ...]
@@ -77,7 +77,7 @@ class GateHealth:
 
 @dataclass(frozen=True, kw_only=True)
 class RoundingView:
-    """What rounding cost, in words."""
+    """Formatted costs of rounding."""
 
     rows: tuple[tuple[str, str, str, str], ...]  # kind, multiple, units kept for it, units removed for it
     sentences: tuple[str, ...]  # one for each constraint
@@ -107,7 +107,7 @@ def _describe_given_up(name: str, share: float) -> str:
 
 
 def build_gate_health(gates: GatesRecord) -> GateHealth:
-    """The gates when the selection was chosen."""
+    """Build the state of the gates at the time when the selection was made."""
     total = sum(kind.gates for kind in gates.kinds.values())
     undecided = sum(kind.undecided for kind in gates.kinds.values())
     undecided_share = (
@@ -144,7 +144,7 @@ def build_gate_health(gates: GatesRecord) -> GateHealth:
 
 
 def _describe_freezing(freezing: FreezingRecord) -> str:
-    """What the figure of frozen gates stands for, and what became of the student."""
+    """Return the caption of the number of frozen gates, with the size of the student after the last shrink."""
     words = f"{'gate' if freezing.frozen == 1 else 'gates'} frozen while learning"
     if not freezing.shrunk:
         return words
@@ -162,12 +162,12 @@ def _describe_freezing(freezing: FreezingRecord) -> str:
 
 
 def build_constraint_rows(constraints: Sequence[ConstraintRecord]) -> list[ConstraintRow]:
-    """Each constraint with its costs and whether the count keeps to its limit."""
+    """Build the row of each constraint."""
     return [_constraint_row(constraint, index) for index, constraint in enumerate(constraints)]
 
 
 def is_met(constraint: ConstraintRecord) -> bool | None:
-    """Whether the counted cost is not above the limit; None where either is not in the record."""
+    """Return whether the counted cost is at most the limit; `None` if the record lacks a value."""
     if constraint.limit is None or constraint.counted is None:
         return None
     return constraint.counted <= constraint.limit * (1 + 1e-12)  # the limit is a product of rounded numbers
@@ -193,10 +193,11 @@ def _constraint_row(constraint: ConstraintRecord, index: int) -> ConstraintRow:
 
 
 def _draw_gauge(constraint: ConstraintRecord, index: int) -> Markup | None:
-    """A bar of the counted cost with marks for the limit, the expected cost and the cost of the hard decisions.
+    """Draw the counted cost as a bar with marks for the limit, the expected cost and the cost of the hard decisions.
 
-    The bar begins at zero; the marks lie so close in a healthy run that one is above and one below, and their
-    figures follow as text.
+    The bar starts at zero. In a normal run the expected cost and the cost of the hard decisions are close together,
+    so the first mark is in the upper half of the bar and the second in the lower half; the page lists the numbers
+    below.
     """
     limit, counted = constraint.limit, constraint.counted
     if limit is None or counted is None or not (_is_cost(limit) and _is_cost(counted)):
@@ -205,14 +206,14 @@ def _draw_gauge(constraint: ConstraintRecord, index: int) -> Markup | None:
         (label, value, class_)
         for label, value, class_ in (
             ("expected by the gates", constraint.expected, "expected"),
-            ("the gates' hard decisions", constraint.verdict, "verdict"),
+            ("the gates' hard decisions", constraint.verdict, "hard-decision"),
         )
         if value is not None and _is_cost(value)
     ]
     max_cost = max([limit, counted, *(value for _, value, _ in markers)]) * 1.08
     x_scale = AxisScale(low=0, high=max_cost, start=0, end=100)
     parts = [
-        element("rect", x=0, y=8, width="100%", height=14, class_="gone"),
+        element("rect", x=0, y=8, width="100%", height=14, class_="pruned"),
         element(
             "rect",
             element("title", f"counted: {_format_cost(counted, constraint)}"),
@@ -240,7 +241,7 @@ def _draw_gauge(constraint: ConstraintRecord, index: int) -> Markup | None:
     counted_text, limit_text = (
         _format_cost(value, constraint) if constraint.unit else format_si(value) for value in (counted, limit)
     )
-    description = f"Counted {counted_text}, allowed {limit_text}."
+    description = f"Counted {counted_text}, limit {limit_text}."
     return element(
         "svg",
         element("title", f"Cost against its limit: {constraint.name}", id=f"gauge-{index}-title"),

@@ -1,4 +1,4 @@
-"""Pictures of what is left: heads as a grid; units, channels, positional groups, ranks, transducers' widths as bars."""
+"""Charts of the kept units: heads as a grid; all further kinds of units as bars."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from secateur.report.svg import crossed_box, line, rectangle, svg_image, text
 
 _LABEL_WIDTH, _ROW_HEIGHT = 66.0, 24.0
 _FEED_FORWARD_TITLE = "Feed-forward units"
-#: Pictures of a transducer's head, by the kind of its axes: the title, and the noun for one unit.
+#: Title and noun for a unit of each chart of a transducer's head, by kind of axis.
 _TRANSDUCER_HEAD_TITLES = {"predictor": ("Predictor units", "unit"), "joiner": ("Joiner dimensions", "dimension")}
-#: The path of a layer of the encoder.
+#: Module path of an encoder layer: ``encoder.layers.3`` or ``layers.3``.
 _LAYER_PATTERN = re.compile(r"(encoder\.)?layers\.\d+\b")
 
 
 @dataclass(frozen=True, kw_only=True)
 class HeadView:
-    """One head: its query/key and value/output dimensions before and after, where they were counted."""
+    """Attention head with the query/key and value/output dimensions before and after the run, if recorded."""
 
     index: int
     is_alive: bool
@@ -32,14 +32,14 @@ class HeadView:
 
     @property
     def is_partial(self) -> bool:
-        """Whether it is kept and yet lost some of its dimensions."""
+        """True if the head is kept but has lost dimensions."""
         dimension_pairs = (self.query_key, self.value_output)
         return self.is_alive and any(pair is not None and pair[0] < pair[1] for pair in dimension_pairs)
 
 
 @dataclass(frozen=True, kw_only=True)
 class LayerBlock:
-    """A block of a layer beside its attention: what its units are called, their axis, and whether it is gone."""
+    """Block of a layer apart from the attention: feed-forward or convolution module."""
 
     name: str
     axis: AxisRecord | None
@@ -48,29 +48,29 @@ class LayerBlock:
 
 @dataclass(frozen=True, kw_only=True)
 class LayerView:
-    """What is left of one Transformer layer; an axis that the record does not have is None."""
+    """Kept units of a Transformer layer; `None` stands for an axis that the record does not have."""
 
     index: int
     is_removed: bool
     heads_axis: AxisRecord | None
     heads: tuple[HeadView, ...]
-    has_head_positions: bool  # whether it is known which heads are kept, or only how many
+    has_head_positions: bool  # False if the record has the number of kept heads only
     is_attention_removed: bool
     other_blocks: tuple[LayerBlock, ...]
 
     @property
     def query_key(self) -> tuple[int, int] | None:
-        """Query/key dimensions of all heads: kept, before."""
+        """Sum of the query/key dimensions over all heads: kept, before."""
         return _sum_pairs([head.query_key for head in self.heads])
 
     @property
     def value_output(self) -> tuple[int, int] | None:
-        """Value/output dimensions of all heads: kept, before."""
+        """Sum of the value/output dimensions over all heads: kept, before."""
         return _sum_pairs([head.value_output for head in self.heads])
 
 
 def _removed_head(head: HeadView) -> HeadView:
-    """A head that is gone, with none of its dimensions."""
+    """Return a copy of a head that is marked as removed and has no dimensions."""
     query_key, value_output = ((0, pair[1]) if pair else None for pair in (head.query_key, head.value_output))
     return replace(head, is_alive=False, query_key=query_key, value_output=value_output)
 
@@ -85,7 +85,7 @@ def _sum_pairs(pairs: Sequence[tuple[int, int] | None]) -> tuple[int, int] | Non
 
 
 def build_layers(axes: Sequence[AxisRecord]) -> list[LayerView]:
-    """The encoder's layers that axes speak of, in order."""
+    """Build the encoder layers from the recorded axes, sorted by index."""
     by_path: dict[str, dict[str, AxisRecord]] = {}
     for axis in axes:
         if match := _LAYER_PATTERN.match(axis.name):
@@ -101,7 +101,7 @@ def _layer_view(path: str, axes: Mapping[str, AxisRecord]) -> LayerView:
     is_removed = _is_removed(axes.get(f"{path}/layer"))
     heads = []
     for index in range(heads_axis.original if heads_axis else 0):
-        # Dimensions are each head's own, or of all heads alike.
+        # An axis per head (``…attention/head3.qk``), or an axis that all heads share (``…attention/qk``).
         query_key_axis = axes.get(f"{attention}/head{index}.qk", axes.get(f"{attention}/qk"))
         value_output_axis = axes.get(f"{attention}/head{index}.vo", axes.get(f"{attention}/vo"))
         heads.append(
@@ -132,7 +132,7 @@ def _layer_view(path: str, axes: Mapping[str, AxisRecord]) -> LayerView:
 
 
 def _other_blocks(axes: Mapping[str, AxisRecord], is_layer_removed: bool) -> Iterator[LayerBlock]:
-    """The blocks of a layer that has those axes, less its attention."""
+    """Yield the blocks of a layer except the attention."""
     for axis in axes.values():
         if axis.kind in ("units", "channels"):
             block = axis.name.rpartition("/")[0]
@@ -146,7 +146,7 @@ def _other_blocks(axes: Mapping[str, AxisRecord], is_layer_removed: bool) -> Ite
 
 
 def conv_channel_axes(axes: Sequence[AxisRecord]) -> list[AxisRecord]:
-    """The channels of convolutions in front of the layers, in order."""
+    """Return the channel axes of the convolutions in front of the layers, sorted by layer."""
     conv_axes = (axis for axis in axes if axis.kind == "channels" and not _LAYER_PATTERN.match(axis.name))
     return sorted(conv_axes, key=lambda axis: axis.layer or 0)
 
@@ -156,7 +156,7 @@ def _is_removed(axis: AxisRecord | None) -> bool:
 
 
 def heads_chart(layers: Sequence[LayerView]) -> Chart:
-    """Layers down, heads across; in a kept head the upper bar is its query/key width, the lower its value/output's."""
+    """Draw the heads as a grid, a row per layer; a partial head has a query/key bar above a value/output bar."""
     max_heads = max((len(layer.heads) for layer in layers), default=1)
     x_end = WIDTH - 66
     width = (x_end - _LABEL_WIDTH) / max(max_heads, 1)
@@ -192,7 +192,7 @@ def heads_chart(layers: Sequence[LayerView]) -> Chart:
         notes.append(f"{format_count(removed_attentions, 'attention block')} removed")
     note = "; ".join(notes) + "."
     if any(not layer.has_head_positions and layer.heads_axis and not layer.is_attention_removed for layer in layers):
-        note += " The record says how many, not which."
+        note += " The record has the number of kept heads, not their positions."
     svg = svg_image(
         *parts,
         width=WIDTH,
@@ -208,7 +208,7 @@ def _draw_head(head: HeadView, layer: LayerView, x: float, y: float, width: floa
     bar_width, bar_height = width - 2, _ROW_HEIGHT - 4
     name = f"layer {layer.index}, head {head.index}"
     if not head.is_alive:
-        return [rectangle(x + 1, y + 2, bar_width, bar_height, class_="gone", tooltip=f"{name}: removed", radius=2)]
+        return [rectangle(x + 1, y + 2, bar_width, bar_height, class_="pruned", tooltip=f"{name}: removed", radius=2)]
     query_key, value_output = head.query_key, head.value_output
     if query_key is None or value_output is None:
         tooltip = f"{name}: kept" if layer.has_head_positions else f"layer {layer.index}: a kept head"
@@ -246,14 +246,14 @@ def bars_chart(
     unit: str,
     has_header_line: bool = False,
 ) -> Chart:
-    """A bar per row: the outline is what the first model had, the filled part what is left.
+    """Draw a bar per row: the full width is the units of the stock model, the filled part the kept units.
 
     Args:
-        rows: The row's name, its axis, and whether the block around it is gone.
-        name: A word that is unique on the page.
-        title: What is drawn.
-        unit: The noun for one unit.
-        stacked: Whether there is a line above the first row to leave room for, as in the picture beside it.
+        rows: Label of the row, axis, and whether the block of the axis is removed.
+        name: Prefix of the element ids, unique on the page.
+        title: Title of the chart.
+        unit: Singular noun for a unit.
+        has_header_line: Whether to leave room above the first row, so that rows align with the grid of heads beside.
     """
     top = 22.0 if has_header_line else 4.0
     x_end = WIDTH - 92
@@ -281,7 +281,7 @@ def bars_chart(
         tooltip = f"{label}: {axis.kept:,} of {format_count(axis.original, unit)} ({kept_text})"
         parts.append(
             rectangle(
-                _LABEL_WIDTH + 1, y + 2, original_width - 2, _ROW_HEIGHT - 4, class_="gone", tooltip=tooltip, radius=2
+                _LABEL_WIDTH + 1, y + 2, original_width - 2, _ROW_HEIGHT - 4, class_="pruned", tooltip=tooltip, radius=2
             )
         )
         parts.append(
@@ -318,7 +318,7 @@ def _row_label(y: float, label: str) -> Markup:
 
 
 def shape_charts(axes: Sequence[AxisRecord]) -> list[Chart]:
-    """One picture for each kind of unit that the record has."""
+    """Draw a chart for each kind of unit in the record."""
     layers, charts = build_layers(axes), []
     if any(layer.heads_axis for layer in layers):
         charts.append(heads_chart(layers))
@@ -344,7 +344,7 @@ def shape_charts(axes: Sequence[AxisRecord]) -> list[Chart]:
 
 
 def transducer_head_chart(axes: Sequence[AxisRecord], kind: str) -> Chart | None:
-    """The widths that are left of a transducer's predictor or joiner; None where they were not to be pruned."""
+    """Draw the kept widths of a transducer's predictor or joiner; `None` if the run did not prune the widths."""
     kind_axes = [axis for axis in axes if axis.kind == kind]
     if not any(axis.gated or axis.kept < axis.original for axis in kind_axes):
         return None
@@ -354,13 +354,13 @@ def transducer_head_chart(axes: Sequence[AxisRecord], kind: str) -> Chart | None
 
 
 def _head_row_name(axis: AxisRecord) -> str:
-    """What a row is called: the number of a layer, or the last word of the path."""
+    """Return the label of a row: ``layer 1`` for a path with ``layer1.``, otherwise the last name of the path."""
     match = re.search(r"layer(\d+)\.", axis.name)
     return f"layer {match[1]}" if match else axis.name.rpartition("/")[0].rpartition(".")[2]
 
 
 def rank_charts(axes: Sequence[AxisRecord]) -> list[Chart]:
-    """One picture for the factorised maps of each name: the ranks that are left of it in each layer."""
+    """Draw a chart of the kept ranks for each name of a factorized linear map, a row per layer."""
     by_name: dict[str, list[AxisRecord]] = {}
     for axis in axes:
         by_name.setdefault(axis.name.rpartition("/")[0].rpartition(".")[2], []).append(axis)

@@ -1,4 +1,4 @@
-"""Points with their spread: a score against a cost, the dense model as the reference."""
+"""Scatter chart of a score against a cost, with error bars and the dense model as the reference."""
 
 from __future__ import annotations
 
@@ -13,11 +13,12 @@ from secateur.report.charts import axis_frame, format_ticks
 from secateur.report.svg import AxisScale, element, line, linear_ticks, svg_image, text
 
 WIDTH, HEIGHT = 340.0, 250.0
-#: Width of a letter and height of a line of a label, in the picture's units.
+#: Approximate width of a letter and height of a line of a label, in units of the view box.
 _LETTER_WIDTH, _LINE_HEIGHT = 6.4, 13.0
-#: Labels longer than this are left to the tips and the description.
+#: Maximum length of a label; a longer label appears only in the tooltip and the description.
 _MAX_LABEL_LENGTH = 14
-#: Where a label may stand, from the best: in halves of its own width, and in lines.
+#: Positions of a label relative to the point, the preferred position first: (dx, dy) with dx in label widths and dy
+#: in lines, negative above the point.
 _LABEL_OFFSETS = (
     (0.5, -1),
     (-0.5, -1),
@@ -36,15 +37,15 @@ Box = tuple[float, float, float, float]  # left, top, right, bottom
 
 @dataclass(frozen=True, kw_only=True)
 class ScatterMark:
-    """One point.
+    """Point with error bars.
 
     Attributes:
-        label: What stands beside it, where there is room.
-        tip: All of it in words.
-        x: Its place.
-        y: Its height.
-        x_spread: Half the width of its bar; 0 draws none.
-        y_spread: Half the height of its bar; 0 draws none.
+        label: Label beside the point, where there is room.
+        tooltip: Full description.
+        x: Cost in percent of the dense model.
+        y: Score.
+        x_std: Half the width of the horizontal error bar; 0 draws no bar.
+        y_std: Half the height of the vertical error bar; 0 draws no bar.
     """
 
     label: str
@@ -57,7 +58,7 @@ class ScatterMark:
 
 @dataclass(frozen=True, kw_only=True)
 class ScatterSeries:
-    """Points that belong together, joined by a line."""
+    """Series of points that are joined by a line."""
 
     name: str
     marks: tuple[ScatterMark, ...]
@@ -74,15 +75,15 @@ def scatter_chart(
     x_label: str,
     unit: str = "",
 ) -> Markup:
-    """Series of points over an axis from 0 to 100 or more.
+    """Draw series of points over an x-axis from 0 to 100 or more.
 
     Args:
-        found: The series, with at least one point between them.
-        dense: The dense models; of a single one, a line shows the height.
-        name: A word that is unique on the page.
-        title: What is drawn.
-        x_label: What lies along x.
-        unit: Of the heights.
+        series_list: Series, with at least one point in total.
+        dense: Points of the dense models; a single point also gets a horizontal reference line.
+        name: Prefix of the element ids, unique on the page.
+        title: Title of the chart.
+        x_label: Label of the x-axis.
+        unit: Suffix of the tick labels of the y-axis.
     """
     marks = [mark for series in series_list for mark in series.marks]
     all_marks = [*marks, *dense]
@@ -104,7 +105,7 @@ def scatter_chart(
         parts.append(_draw_path(series, positions))
         parts.extend(_draw_mark(mark, x_scale, y_scale, f"s{series.color % 6}") for mark in series.marks)
     parts.extend(_draw_mark(mark, x_scale, y_scale, "hollow") for mark in dense)
-    for mark in sorted(all_marks, key=lambda mark: -mark.y):  # from above, so that the upper ones stand above
+    for mark in sorted(all_marks, key=lambda mark: -mark.y):  # from the top, so that upper points get the labels above
         parts.extend(_place_label(mark, x_scale, y_scale, occupied_boxes))
     return svg_image(
         *parts,
@@ -126,7 +127,7 @@ def _draw_path(series: ScatterSeries, positions: Sequence[tuple[float, float]]) 
 
 
 def _draw_mark(mark: ScatterMark, x_scale: AxisScale, y_scale: AxisScale, class_: str) -> Markup:
-    """A point, its bars, and its words."""
+    """Draw a point with error bars and tooltip."""
     x, y = x_scale(mark.x), y_scale(mark.y)
     parts = [element("title", mark.tooltip)]
     if mark.y_std:
@@ -138,7 +139,7 @@ def _draw_mark(mark: ScatterMark, x_scale: AxisScale, y_scale: AxisScale, class_
 
 
 def _mark_boxes(marks: Sequence[ScatterMark], x_scale: AxisScale, y_scale: AxisScale) -> Iterator[Box]:
-    """The room that points and their bars take."""
+    """Yield the boxes that points and error bars cover."""
     for mark in marks:
         x, y = x_scale(mark.x), y_scale(mark.y)
         yield x - 4, y - 4, x + 4, y + 4
@@ -147,7 +148,7 @@ def _mark_boxes(marks: Sequence[ScatterMark], x_scale: AxisScale, y_scale: AxisS
 
 
 def _path_boxes(positions: Sequence[tuple[float, float]]) -> Iterator[Box]:
-    """The room that a line takes, in short pieces."""
+    """Yield the boxes that a polyline covers, in pieces of about 4 units."""
     for (x1, y1), (x2, y2) in pairwise(positions):
         pieces = max(1, math.ceil(math.hypot(x2 - x1, y2 - y1) / 4))
         for piece in range(1, pieces):
@@ -156,7 +157,7 @@ def _path_boxes(positions: Sequence[tuple[float, float]]) -> Iterator[Box]:
 
 
 def _place_label(mark: ScatterMark, x_scale: AxisScale, y_scale: AxisScale, occupied_boxes: list[Box]) -> list[Markup]:
-    """The words beside a point, at the first side with room for them; none where there is no such side."""
+    """Draw the label of a point at the first free position of `_LABEL_OFFSETS`; without a free position, no label."""
     if len(mark.label) > _MAX_LABEL_LENGTH:
         return []
     x, y, label_width = x_scale(mark.x), y_scale(mark.y), _LETTER_WIDTH * len(mark.label)

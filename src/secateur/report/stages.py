@@ -1,4 +1,4 @@
-"""Before and after: the headline in words and figures, and the table of stages."""
+"""Summary of a run, in a sentence and in tiles, and the table of stages."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from secateur.report.formatting import (
 from secateur.report.gates import is_met
 from secateur.report.task_scores import Score, list_scores, primary_score
 
-#: Stages in words.
+#: Column titles by stage name.
 STAGE_LABELS = {"dense": "Teacher", "shrunk": "After shrink", "recovered": "After recover"}
 
 
 @dataclass(frozen=True, kw_only=True)
 class Cell:
-    """A figure, and a quieter line below it."""
+    """Table cell: a text and a detail in small print below."""
 
     text: str
     detail: str = ""
@@ -31,16 +31,16 @@ class Cell:
 
 @dataclass(frozen=True, kw_only=True)
 class StageTable:
-    """Measures down, stages across."""
+    """Table with a row per measure and a column per stage."""
 
     stages: tuple[str, ...]
-    rows: tuple[tuple[str, str, tuple[Cell, ...]], ...]  # measure, what it means, one cell a stage
+    rows: tuple[tuple[str, str, tuple[Cell, ...]], ...]  # measure, explanation, a cell per stage
     notes: tuple[str, ...]
 
 
 @dataclass(frozen=True, kw_only=True)
 class SummaryTile:
-    """One large figure of the headline, and its part of the sentence."""
+    """Number of the summary in large print, and the clause about the number in the sentence."""
 
     caption: str
     dense_text: str
@@ -51,15 +51,15 @@ class SummaryTile:
 
 @dataclass(frozen=True, kw_only=True)
 class RunSummary:
-    """The result: a sentence, and its figures large."""
+    """Result of a run: sentence, tiles and badges."""
 
     sentence: str
     tiles: tuple[SummaryTile, ...]
-    badges: tuple[tuple[str, str], ...]  # good, warn or bad; words
+    badges: tuple[tuple[str, str], ...]  # state (good, warn or bad), text
 
 
 def build_summary(record: RunRecord) -> RunSummary:
-    """The result of a run in one sentence."""
+    """Build the summary of a run."""
     dense_stage = next((stage for stage in record.stages if stage.name == "dense"), None)
     final_stage = record.stages[-1] if record.stages and record.stages[-1] is not dense_stage else None
     badges = tuple(_badges(record))
@@ -72,7 +72,7 @@ def build_summary(record: RunRecord) -> RunSummary:
 
 
 def _badges(record: RunRecord) -> list[tuple[str, str]]:
-    """What was proven, what was met, and what was left out."""
+    """Return the badges: proof and drop-in contract, constraints, and skipped files."""
     badges = []
     if record.verification:
         proven = record.verification.is_proven
@@ -80,7 +80,7 @@ def _badges(record: RunRecord) -> list[tuple[str, str]]:
         badges.append(("good" if proven else "bad", words))
         broken_lines = sum(not check.holds for check in record.verification.checks if not check.is_proof)
         if proven and broken_lines:
-            badges.append(("warn", f"{format_count(broken_lines, 'line')} of the drop-in contract broken"))
+            badges.append(("warn", f"{format_count(broken_lines, 'check')} of the drop-in contract failed"))
     constraint_results = [is_met(constraint) for constraint in record.constraints]
     counted_constraints, met_count = (
         sum(is_constraint_met is not None for is_constraint_met in constraint_results),
@@ -107,7 +107,7 @@ def _describe_single_stage(stage: StageRecord | None) -> str:
 
 
 def _score_tile(score: Score | None, dense_stage: StageRecord | None, final_stage: StageRecord) -> list[SummaryTile]:
-    """The main score of the task, where the last stage has it."""
+    """Return a tile for the primary score of the task, or no tile if the last stage lacks the score."""
     if score is None or score.name not in final_stage.scores:
         return []
     value, dense_score = final_stage.scores[score.name], dense_stage.scores.get(score.name) if dense_stage else None
@@ -178,14 +178,14 @@ def _cost_tiles(dense_stage: StageRecord | None, final_stage: StageRecord) -> li
 
 
 def _format_change(dense_text: str, final_text: str) -> str:
-    """``6.91 → 1.39 GMAC``: the unit once where it is the same, and no line break within."""
+    """Format a change without a line break, a common unit once: ``6.91 → 1.39 GMAC``."""
     number, _, unit = dense_text.partition("\u202f")
     has_same_unit = unit == final_text.partition("\u202f")[2]
     return f"{number if has_same_unit else dense_text}\u00a0→\u00a0{final_text}"
 
 
 def describe_speedup(dense_time: TimeRecord, cut_time: TimeRecord) -> str:
-    """How much faster, where the spreads of the two measurements do not touch."""
+    """Describe the speedup: ``2.1× faster``, or no difference if the ranges of the two measurements overlap."""
     if dense_time.low_ms <= cut_time.high_ms and cut_time.low_ms <= dense_time.high_ms:
         return "no difference in time beyond the spread"
     factor = dense_time.median_ms / cut_time.median_ms
@@ -216,7 +216,7 @@ def _duration_suffix(seconds: float | None) -> str:
 
 
 def build_stage_table(stages: Sequence[StageRecord], task: TaskRecord | None = None) -> StageTable:
-    """Measures of each stage; a measure that no stage has is left out."""
+    """Build the table of stages; a measure that no stage has is left out."""
     dense_stage = stages[0]
     times = [stage.time for stage in stages if stage.time]
     seconds = next((stage.seconds for stage in stages if stage.seconds), None)
@@ -245,7 +245,7 @@ def build_stage_table(stages: Sequence[StageRecord], task: TaskRecord | None = N
     if any(not _has_same_conditions(times[0], time) for time in times[1:]):
         notes.append("The times were not measured under the same conditions and cannot be compared.")
     if not dense_stage.scores and any(stage.scores for stage in stages):
-        notes.append("The teacher has no score where its head was new, and no difference to it is shown.")
+        notes.append("The teacher has no score because its task head was not trained, so no difference is shown.")
     return StageTable(
         stages=tuple(STAGE_LABELS.get(stage.name, stage.name) for stage in stages),
         rows=tuple(row for row in rows if any(cell.text != "–" for cell in row[2])),
@@ -274,7 +274,7 @@ def _time_cell(time: TimeRecord | None, dense: TimeRecord | None) -> Cell:
 
 
 def _score_row(score: Score, stages: Sequence[StageRecord]) -> tuple[str, str, tuple[Cell, ...]]:
-    """A score of every stage, with the difference to the first."""
+    """Build the row of a score, with the difference to the first stage."""
 
     def cell(stage: StageRecord) -> Cell:
         value = stage.scores.get(score.name)

@@ -1,7 +1,7 @@
-"""Small pure functions that make inline SVG: elements, pictures, scales and ticks.
+"""Pure functions for inline SVG: elements, images, scales and ticks.
 
-Every text and attribute is escaped here. Colours are classes that the style sheet fills in, so that one picture serves
-light, dark and paper.
+Every text and attribute is escaped here. Colors are CSS classes that the style sheet defines, so that the same image
+works in light mode, in dark mode and in print.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from markupsafe import Markup, escape
 
 
 def element(name: str, *children: str | Markup, **attributes: str | float | None) -> Markup:
-    """An element; ``class_`` and ``stroke_width`` become ``class`` and ``stroke-width``, None is left out."""
+    """Return an element; ``class_`` and ``stroke_width`` become ``class`` and ``stroke-width``, `None` is omitted."""
     attribute_text = Markup("").join(
         Markup(' {}="{}"').format(key.rstrip("_").replace("_", "-"), _attribute_value(value))
         for key, value in attributes.items()
@@ -28,15 +28,15 @@ def _attribute_value(value: str | float) -> str:
 
 
 def svg_image(*children: str | Markup, width: float, height: float, name: str, title: str, description: str) -> Markup:
-    """A picture that scales with its column.
+    """Return an image that scales with the column of the page.
 
     Args:
-        children: What is in it.
-        width: Width in its own units, which are about CSS pixels.
-        height: Height, likewise.
-        name: A word that is unique on the page.
-        title: What it shows; read out first.
-        description: What is to be seen in it, in a sentence with figures.
+        children: Elements of the image.
+        width: Width of the view box; a unit is about a CSS pixel.
+        height: Height of the view box.
+        name: Prefix of the element ids, unique on the page.
+        title: Accessible name, which screen readers read first.
+        description: Accessible description: a sentence with the main numbers.
     """
     return element(
         "svg",
@@ -51,14 +51,14 @@ def svg_image(*children: str | Markup, width: float, height: float, name: str, t
 
 
 def text(x: float, y: float, content: str, *, anchor: str | None = None, class_: str | None = None) -> Markup:
-    """Text with its baseline at y."""
+    """Return a text with the baseline at y."""
     return element("text", content, x=x, y=y, text_anchor=anchor, class_=class_)
 
 
 def rectangle(
     x: float, y: float, width: float, height: float, *, class_: str, tooltip: str = "", radius: float = 0
 ) -> Markup:
-    """A rectangle, with words that show when it is pointed at."""
+    """Return a rectangle with an optional tooltip."""
     children = (element("title", tooltip),) if tooltip else ()
     return element(
         "rect",
@@ -73,12 +73,12 @@ def rectangle(
 
 
 def line(x1: float, y1: float, x2: float, y2: float, *, class_: str) -> Markup:
-    """A straight line."""
+    """Return a straight line."""
     return element("line", x1=x1, y1=y1, x2=x2, y2=y2, class_=class_)
 
 
 def crossed_box(x: float, y: float, width: float, height: float, *, tooltip: str) -> Markup:
-    """A place that was removed altogether: an outline with a stroke through it."""
+    """Return the symbol of a removed block: an outline with a horizontal line through the middle."""
     y_middle = y + height / 2
     return element(
         "g",
@@ -90,14 +90,14 @@ def crossed_box(x: float, y: float, width: float, height: float, *, tooltip: str
 
 @dataclass(frozen=True, kw_only=True)
 class AxisScale:
-    """From values to places.
+    """Linear or logarithmic map from values to coordinates.
 
     Attributes:
-        low: The value at `start`.
-        high: The value at `end`.
-        start: A place on the page.
-        end: A place on the page; may be before `start`, as it is for a y-axis.
-        log: Whether equal factors, rather than equal differences, take equal room.
+        low: Value at `start`.
+        high: Value at `end`.
+        start: Coordinate of `low`.
+        end: Coordinate of `high`; less than `start` for a y-axis, since y points down in SVG.
+        is_log: Whether the scale is logarithmic.
     """
 
     low: float
@@ -107,7 +107,7 @@ class AxisScale:
     is_log: bool = False
 
     def __call__(self, value: float) -> float:
-        """The place of a value; values outside are held at the ends."""
+        """Return the coordinate of a value, clamped to the range of the axis."""
         low, high = self._transform(self.low), self._transform(self.high)
         fraction = (self._transform(value) - low) / (high - low) if high > low else 0.5
         return self.start + min(max(fraction, 0.0), 1.0) * (self.end - self.start)
@@ -117,14 +117,14 @@ class AxisScale:
 
 
 def round_step(span: float, count: int) -> float:
-    """The smallest of 1, 2, 2.5 and 5 times a power of ten that covers `span` in at most `count` steps."""
+    """Return the smallest 1, 2, 2.5 or 5 times a power of 10 that covers `span` in at most `count` steps."""
     raw_step = span / count
     power = 10.0 ** math.floor(math.log10(raw_step))
     return next(power * factor for factor in (1, 2, 2.5, 5, 10) if power * factor >= raw_step * (1 - 1e-9))
 
 
 def linear_ticks(low: float, high: float, count: int = 4) -> list[float]:
-    """Ticks at a round step from at or below `low` to at or above `high`: the first and last are the axis' ends."""
+    """Return ticks at a round step; the first is at most `low` and the last at least `high`."""
     if not high > low:
         margin = abs(low) * 0.1 or 1.0
         low, high = low - margin, high + margin
@@ -134,14 +134,14 @@ def linear_ticks(low: float, high: float, count: int = 4) -> list[float]:
 
 
 def inner_ticks(low: float, high: float, count: int = 5) -> list[float]:
-    """Whole numbers at a round step inside [low, high]."""
+    """Return integer ticks at a round step within [low, high]."""
     step = max(1.0, round_step(max(high - low, 1.0), count))
     first_index, last_index = math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9)
     return [value for index in range(first_index, last_index + 1) if (value := index * step).is_integer()]
 
 
 def log_ticks(low: float, high: float, count: int = 5) -> list[float]:
-    """Powers of ten inside [low, high], thinned to about `count`; where fewer than three fit, 1-2-5 steps."""
+    """Return about `count` powers of 10 within [low, high], or 1-2-5 steps where fewer than 3 powers fit."""
     first_power, last_power = math.ceil(math.log10(low) - 1e-9), math.floor(math.log10(high) + 1e-9)
     powers = list(range(first_power, last_power + 1))
     if len(powers) >= 3:

@@ -1,4 +1,4 @@
-"""A sweep: runs over values of some fields of one recipe, gathered over their seeds."""
+"""Table of a sweep: statistics of the runs of each setting over the seeds."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ from secateur.records.sweep import SweepRecord, SweepRun
 from secateur.report.formatting import MINUS, THIN
 from secateur.report.task_scores import Score
 
-#: The field over which runs are averaged.
+#: Name of the recipe field over which runs are averaged.
 SEED_FIELD = "seed"
 
 
 @dataclass(frozen=True, kw_only=True)
 class SeedGroup:
-    """The runs that differ in their seed alone.
+    """Runs with the same setting and different seeds.
 
     Attributes:
-        values: The other fields, in words.
-        runs: One a seed.
+        values: Formatted values of the swept fields, without the seed.
+        runs: Runs, a run per seed.
     """
 
     values: Mapping[str, str]
@@ -32,27 +32,27 @@ class SeedGroup:
 
     @property
     def label(self) -> str:
-        """The fields and their values: ``target 0.5, gates.kind hard_concrete``."""
+        """Fields and values of the setting: ``target 0.5, gates.kind hard_concrete``."""
         return ", ".join(f"{name}\u00a0{value}" for name, value in self.values.items()) or "all runs"
 
 
 @dataclass(frozen=True, kw_only=True)
 class MeanStd:
-    """A mean over runs and their sample standard deviation, 0 for a single run."""
+    """Mean over runs and sample standard deviation, which is 0 for a single run."""
 
     mean: float
     std: float
     count: int
 
     def format(self, *, factor: float = 1, digits: int = 2, unit: str = "", with_sign: bool = False) -> str:
-        """The mean, and of several runs the deviation: ``12.30 ± 0.21 %``."""
+        """Format the mean, and the deviation of several runs: ``12.30 ± 0.21 %``."""
         text = f"{factor * self.mean:{'+' if with_sign else ''}.{digits}f}"
         if self.count > 1:
             text += f"\u00a0±\u00a0{factor * self.std:.{digits}f}"
         return (text + unit).replace("-", MINUS)
 
     def format_percent(self, digits: int = 1) -> str:
-        """The same of shares."""
+        """Format the mean and the deviation of a share in percent."""
         return self.format(factor=100, digits=digits, unit=f"{THIN}%")
 
 
@@ -60,14 +60,14 @@ Quantity = Callable[[SweepRun], float | None]
 
 
 def sweep_score(sweep: SweepRecord) -> Score | None:
-    """Return the metric that the runs of a sweep are compared by; None where they have none in common."""
+    """Return the metric that the runs of a sweep are compared by; `None` if the runs have no common metric."""
     if not sweep.headline:
         return None
     return Score(name=sweep.headline, info=find_score_info(sweep.headline, sweep.score_info, direction=sweep.better))
 
 
 def group_by_seed(sweep: SweepRecord) -> list[SeedGroup]:
-    """The runs by all fields but the seed, in the order in which they come."""
+    """Group the runs by the values of all fields except the seed, in the order of the record."""
     runs_by_values: dict[tuple[str, ...], list[SweepRun]] = {}
     names = [name for name in sweep.fields if name != SEED_FIELD]
     for run in sweep.rows:
@@ -78,14 +78,15 @@ def group_by_seed(sweep: SweepRecord) -> list[SeedGroup]:
 
 
 def format_value(value: Any) -> str:
-    """The value of a field: ``0.5``, ``auto``, ``{"channels": 32}``."""
+    """Format the value of a field: ``0.5``, ``auto``, ``{"channels": 32}``."""
     if isinstance(value, float):
         return f"{value:g}"
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
 
 
 def mean_std(runs: Sequence[SweepRun], quantity: Quantity) -> MeanStd | None:
-    """Mean and deviation of a quantity; None unless every run has it, since means over other runs do not compare."""
+    """Return mean and deviation of a quantity; `None` if a run lacks the quantity, since means over different runs
+    are not comparable."""
     values = [quantity(run) for run in runs]
     finite_values = [value for value in values if value is not None and math.isfinite(value)]
     if not finite_values or len(finite_values) < len(values):
@@ -95,7 +96,7 @@ def mean_std(runs: Sequence[SweepRun], quantity: Quantity) -> MeanStd | None:
 
 
 def kept_share(cost: str) -> Quantity:
-    """The share of the run's own dense model that is kept of ``parameters``, ``macs`` or ``milliseconds``."""
+    """Return a function for the kept share of ``parameters``, ``macs`` or ``milliseconds`` of a run's dense model."""
 
     def share(run: SweepRun) -> float | None:
         dense_cost, kept_cost = getattr(run.dense, cost), getattr(run.kept, cost)
@@ -105,31 +106,31 @@ def kept_share(cost: str) -> Quantity:
 
 
 def speedup(run: SweepRun) -> float | None:
-    """The dense model's time over the kept one's."""
+    """Return the time of the dense model divided by the time of the pruned model."""
     dense_ms, kept_ms = run.dense.milliseconds, run.kept.milliseconds
     return dense_ms / kept_ms if dense_ms and kept_ms else None
 
 
 def score(run: SweepRun) -> float | None:
-    """The score of the kept model."""
+    """Return the score of the pruned model."""
     return run.kept.score
 
 
 def score_difference(run: SweepRun) -> float | None:
-    """The kept model's score less the dense one's."""
+    """Return the score of the pruned model minus the score of the dense model."""
     dense_score, kept_score = run.dense.score, run.kept.score
     return kept_score - dense_score if dense_score is not None and kept_score is not None else None
 
 
 def format_score(metric: Score, mean_std: MeanStd | None) -> str:
-    """The score over runs: ``12.30 ± 0.21 %``."""
+    """Format a score over runs: ``12.30 ± 0.21 %``."""
     if mean_std is None:
         return "–"
     return mean_std.format_percent(2) if metric.is_share else mean_std.format(digits=4)
 
 
 def format_score_difference(metric: Score, mean_std: MeanStd | None) -> str:
-    """The difference over runs: ``+2.20 ± 0.21 points``."""
+    """Format a difference of scores over runs: ``+2.20 ± 0.21 points``."""
     if mean_std is None:
         return "–"
     if metric.is_share:
@@ -138,7 +139,7 @@ def format_score_difference(metric: Score, mean_std: MeanStd | None) -> str:
 
 
 def sweep_table(sweep: SweepRecord) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
-    """Return columns and rows of a sweep for a terminal, with one row for all seeds of a setting."""
+    """Return columns and rows of a sweep for a terminal, with a row per setting."""
     metric = sweep_score(sweep)
     names = [name for name in sweep.fields if name != SEED_FIELD]
     columns = [*names, "runs", "parameters kept", "MACs kept", "time", "times as fast"]
@@ -160,5 +161,5 @@ def _group_cells(sweep: SweepRecord, group: SeedGroup) -> list[str]:
 
 
 def _ascii(words: str) -> str:
-    """Plain spaces and signs, as the other tables of a terminal have."""
+    """Return a text with ASCII spaces and minus signs, and without dashes for missing values."""
     return words.translate({ord("\u202f"): " ", ord("\u00a0"): " ", ord(MINUS): "-", ord("–"): ""})

@@ -1,4 +1,4 @@
-"""What the page of a sweep shows: the score against each cost, and the table of all runs."""
+"""View of a sweep: charts of the score against each cost, and the table of all runs."""
 
 from __future__ import annotations
 
@@ -31,23 +31,23 @@ from secateur.report.sweep_table import (
 from secateur.report.task_scores import Score, join_words
 from secateur.report.view import flatten_rows
 
-#: Costs in the order of the panels: name in the record, and in words.
+#: Attribute of `ModelMeasurements` and name for people of each cost, in the order of the panels.
 COSTS = (("macs", "MACs"), ("parameters", "parameters"), ("milliseconds", "measured time"))
 
 
 @dataclass(frozen=True, kw_only=True)
 class SweepRow:
-    """One row of the table: all runs of a setting, or one of them."""
+    """Row of the table: all runs of a setting, or a single run."""
 
     label: str
-    link: str  # to the run's report; empty for several runs
+    link: str  # relative URL of the report; empty for several runs
     cells: tuple[Cell, ...]
-    is_single_run: bool = False  # whether it is one run of the setting above it
+    is_single_run: bool = False  # whether the row is a run of the setting above
 
 
 @dataclass(frozen=True, kw_only=True)
 class SweepView:
-    """The page of a sweep; without a score, or without a run that has one, there are no panels."""
+    """Content of the page of a sweep; `panels` is empty if no run has a score."""
 
     title: str
     kind: str
@@ -63,7 +63,7 @@ class SweepView:
 
 
 def build_sweep_view(sweep: SweepRecord) -> SweepView:
-    """What the page shows of the record of a sweep."""
+    """Build the view of a sweep."""
     groups = group_by_seed(sweep)
     series = _series(sweep, groups)
     metric = sweep_score(sweep)
@@ -84,7 +84,7 @@ def build_sweep_view(sweep: SweepRecord) -> SweepView:
 
 
 def _describe_sweep(sweep: SweepRecord) -> str:
-    """How many runs there are, and how far they reach."""
+    """Describe the number of runs and the ranges of costs and scores in a sentence."""
     parts = [format_count(len(sweep.rows), "run") + (f" over {join_words(sweep.fields)}" if sweep.fields else "")]
     for cost, words in COSTS[:2]:
         value_range = _value_range(sweep.rows, kept_share(cost))
@@ -102,21 +102,21 @@ def _describe_sweep(sweep: SweepRecord) -> str:
 
 
 def _value_range(runs: Sequence[SweepRun], quantity: Quantity) -> tuple[float, float] | None:
-    """The lowest and the highest value among the runs that have one."""
+    """Return the minimum and maximum over the runs with a finite value."""
     finite_values = [value for run in runs if (value := quantity(run)) is not None and math.isfinite(value)]
     return (min(finite_values), max(finite_values)) if finite_values else None
 
 
 def _describe_reading(sweep: SweepRecord) -> str:
-    """How to read the figures."""
+    """Describe how to read the table and the charts, and list the failed runs."""
     metric = sweep_score(sweep)
     sentences = [f"{metric.direction_text.capitalize()}."] if metric and metric.direction_text else []
     if any(len(group.runs) > 1 for group in group_by_seed(sweep)):
         sentences.append("Means over seeds; \u00b1 and bars are the sample standard deviation.")
-    sentences.append("Each run is compared with the dense model that was measured beside it.")
+    sentences.append("Each run is compared with the dense model that was measured in the same run.")
     for run in sweep.failed:
         values = ", ".join(f"{name}\u00a0{format_value(value)}" for name, value in run.values.items())
-        sentences.append(f"Not done: {values}. {run.reason}")
+        sentences.append(f"Failed: {values}. {run.reason}")
     return " ".join(sentences)
 
 
@@ -128,7 +128,7 @@ def _column_titles(sweep: SweepRecord) -> tuple[str, ...]:
 
 
 def _setting_rows(sweep: SweepRecord, group: SeedGroup) -> tuple[SweepRow, ...]:
-    """All runs of a setting, and each of them where they are several."""
+    """Build the row of a setting, followed by a row per run if the setting has several runs."""
     if len(group.runs) == 1:
         run = group.runs[0]
         seed = f", seed\u00a0{format_value(run.values[SEED_FIELD])}" if SEED_FIELD in run.values else ""
@@ -145,7 +145,7 @@ def _run_label(run: SweepRun) -> str:
 
 
 def _report_link(run: SweepRun) -> str:
-    """The way to the run's report; nothing where the folder is not one beside the record."""
+    """Return the relative URL of a run's report; empty if the folder is not beside the record."""
     if not run.folder.strip(".") or "/" in run.folder or "\\" in run.folder:
         return ""
     return f"./{quote(run.folder, safe='=,+')}/report.html"
@@ -176,7 +176,7 @@ def _format_macs(value: float) -> str:
 
 
 def _dense_row(sweep: SweepRecord) -> SweepRow | None:
-    """The dense model, where all runs have the same."""
+    """Build the row of the dense model; `None` if the runs have different dense models."""
     if len(_group_by_dense(sweep)) != 1:
         return None
     dense_model = sweep.rows[0].dense
@@ -194,7 +194,7 @@ def _dense_row(sweep: SweepRecord) -> SweepRow | None:
 
 
 def _group_by_dense(sweep: SweepRecord) -> dict[tuple[int | None, int | None], list[SweepRun]]:
-    """The runs by their dense model, told apart by its size."""
+    """Group the runs by parameters and MACs of the dense model."""
     runs_by_dense: dict[tuple[int | None, int | None], list[SweepRun]] = {}
     for run in sweep.rows:
         runs_by_dense.setdefault((run.dense.parameters, run.dense.macs), []).append(run)
@@ -202,7 +202,7 @@ def _group_by_dense(sweep: SweepRecord) -> dict[tuple[int | None, int | None], l
 
 
 def _dense_score(runs: Sequence[SweepRun]) -> MeanStd | None:
-    """The score of the dense models of these runs; one that is always the same has no spread to speak of."""
+    """Return the mean score of the runs' dense models, without a spread if all scores are equal."""
     mean_score = mean_std(runs, lambda run: run.dense.score)
     if mean_score and len({run.dense.score for run in runs}) == 1:
         return MeanStd(mean=mean_score.mean, std=0.0, count=1)
@@ -210,7 +210,7 @@ def _dense_score(runs: Sequence[SweepRun]) -> MeanStd | None:
 
 
 def _series(sweep: SweepRecord, groups: Sequence[SeedGroup]) -> dict[str, list[SeedGroup]]:
-    """Settings that differ in their target alone, by what else was set."""
+    """Group settings that differ only in the target, by the label of all further fields."""
     groups_by_setting: dict[str, list[SeedGroup]] = {}
     for group in groups:
         other_fields = [f"{name}\u00a0{value}" for name, value in group.values.items() if not _is_target(name)]
@@ -219,12 +219,12 @@ def _series(sweep: SweepRecord, groups: Sequence[SeedGroup]) -> dict[str, list[S
 
 
 def _is_target(name: str) -> bool:
-    """Whether a field says how much is kept: ``target``, ``target_ms``, ``constraints.0.target``."""
+    """Return whether a field sets the target of a constraint: ``target_ms``, ``constraints.0.target``."""
     return name.rpartition(".")[2].startswith("target")
 
 
 def _panels(sweep: SweepRecord, metric: Score, series: dict[str, list[SeedGroup]]) -> tuple[Chart, ...]:
-    """The score against each cost that was measured."""
+    """Draw the score against each measured cost."""
     panels = []
     for cost, words in COSTS:
         series_list = [
@@ -247,7 +247,7 @@ def _panels(sweep: SweepRecord, metric: Score, series: dict[str, list[SeedGroup]
 
 
 def _marks(metric: Score, groups: Sequence[SeedGroup], cost: str, words: str) -> list[ScatterMark]:
-    """The points of settings that have both the cost and the score."""
+    """Build the points of all settings with a cost and a score."""
     marks = []
     factor = 100 if metric.is_share else 1
     for group in groups:
@@ -269,7 +269,7 @@ def _marks(metric: Score, groups: Sequence[SeedGroup], cost: str, words: str) ->
 
 
 def _dense_marks(sweep: SweepRecord, metric: Score, cost: str) -> list[ScatterMark]:
-    """The dense models at all of their cost, where they have a score."""
+    """Build the points of all dense models with a score, at 100 % of the cost."""
     factor = 100 if metric.is_share else 1
     marks = []
     for runs in _group_by_dense(sweep).values():

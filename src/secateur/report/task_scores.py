@@ -1,4 +1,4 @@
-"""Scores of a task in words: their names, which way is better, and what was learned in which order."""
+"""Texts about the task: names and directions of the scores, and the parts of the loss."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from secateur.records.run import StageRecord, TaskRecord
 from secateur.records.score import Direction, ScoreInfo, find_score_info
 from secateur.report.formatting import MINUS, format_number, format_percent
 
-#: What was learned, in words.
+#: Names of the parts of the loss in a sentence.
 _LOSS_TERM_LABELS = {
     "task": "the task",
     "hidden states": "the teacher’s hidden states",
@@ -20,42 +20,42 @@ _LOSS_TERM_LABELS = {
 
 @dataclass(frozen=True, kw_only=True)
 class Score:
-    """A score: its name in the record and its presentation."""
+    """Score with the name in the record and the presentation."""
 
     name: str
     info: ScoreInfo
 
     @property
     def title(self) -> str:
-        """Name in words."""
+        """Name for people, such as ``Word error rate``."""
         return self.info.title
 
     @property
     def direction(self) -> Direction | None:
-        """Direction in which the score improves, where known."""
+        """Direction in which the score improves; `None` if unknown."""
         return self.info.direction
 
     @property
     def phrase(self) -> str:
-        """Its name within a sentence: ``word error rate``, but ``SLU-F1``."""
+        """Name within a sentence: ``word error rate``, but ``SLU-F1``."""
         return self.title if self.title[1:2].isupper() else self.title[:1].lower() + self.title[1:]
 
     @property
     def direction_text(self) -> str:
-        """Which way is better, in words."""
+        """Direction as a phrase, such as ``lower is better``; empty if unknown."""
         return f"{self.direction} is better" if self.direction else ""
 
     @property
     def is_share(self) -> bool:
-        """Whether it is written as a percentage; a loss is not."""
+        """True if the score is shown in percent; a loss is not."""
         return self.info.is_share
 
     def format(self, value: float | None) -> str:
-        """A value of it: ``12.30 %``."""
+        """Format a value of the score: ``12.30 %``."""
         return format_percent(value, 2) if self.is_share else format_number(value, 4)
 
     def format_difference(self, dense: float | None, value: float | None) -> str:
-        """The difference to the dense model’s, in percentage points: ``+2.20 points``; nothing where one is missing."""
+        """Format the difference to the score of the dense model: ``+2.20 points``; empty if a score is missing."""
         if dense is None or value is None or not math.isfinite(value - dense):
             return ""
         difference = round(100 * (value - dense), 2) if self.is_share else value - dense
@@ -63,7 +63,7 @@ class Score:
         return f"{sign}{abs(difference):.2f} points" if self.is_share else f"{sign}{format_number(abs(difference))}"
 
     def describe_difference(self, dense: float | None, value: float | None) -> str:
-        """The same in words: ``2.20 points worse``."""
+        """Describe the difference to the score of the dense model: ``2.20 points worse``."""
         difference = self.format_difference(dense, value)
         if not difference or not self.direction:
             return difference
@@ -74,14 +74,14 @@ class Score:
 
 
 def primary_score(task: TaskRecord | None) -> Score | None:
-    """Return the main score of a task."""
+    """Return the primary score of a task."""
     if not task or not task.headline:
         return None
     return Score(name=task.headline, info=find_score_info(task.headline, task.score_info, direction=task.better))
 
 
 def list_scores(stages: Iterable[StageRecord], task: TaskRecord | None) -> list[Score]:
-    """Return every score of any stage, the main one first."""
+    """Return the scores of all stages without duplicates, the primary score first."""
     primary = primary_score(task)
     declared = task.score_info if task else {}
     names = dict.fromkeys(name for stage in stages for name in stage.scores)
@@ -92,7 +92,7 @@ def list_scores(stages: Iterable[StageRecord], task: TaskRecord | None) -> list[
 
 
 def describe_task(task: TaskRecord) -> str:
-    """What the model was pruned for, the order of the work and what was learned, in one sentence."""
+    """Describe the task, the order of the phases and the parts of the loss in a sentence."""
     parts = [", ".join(filter(None, (task.title or task.kind, task.order)))]
     if task.weights:
         loss_terms = [
@@ -103,5 +103,5 @@ def describe_task(task: TaskRecord) -> str:
 
 
 def join_words(words: Sequence[str]) -> str:
-    """``a, b and c``."""
+    """Join words to ``a, b and c``."""
     return " and ".join(filter(None, (", ".join(words[:-1]), words[-1])))

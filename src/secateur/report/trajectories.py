@@ -1,4 +1,4 @@
-"""Trajectories: what metrics.jsonl says, one chart per group of figures."""
+"""Section on trajectories: charts of the metrics of each phase over the steps."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from secateur.report.charts import Chart, ChartCurve, line_chart
 from secateur.report.gates import UNIT_KIND_LABELS
 from secateur.report.task_scores import Score
 
-#: Figures that belong into one chart of losses, and what each is called there.
+#: Metrics in the chart of losses, and the label of each curve.
 _LOSS_LABELS = {
     "loss": "total",
     "distill": "hidden states",
@@ -22,7 +22,7 @@ _LOSS_LABELS = {
 
 @dataclass(frozen=True, kw_only=True)
 class PhaseTrajectory:
-    """The charts of one phase: those with a place of their own, and the rest."""
+    """Charts of a phase: main charts, and further charts of all remaining metrics."""
 
     phase: str
     charts: tuple[Chart, ...]
@@ -30,7 +30,7 @@ class PhaseTrajectory:
 
 
 def build_trajectories(points: Sequence[MetricsPoint], scores: Sequence[Score] = ()) -> list[PhaseTrajectory]:
-    """One for each phase, in the order in which the metrics name them; `scores` are those of the task."""
+    """Build the charts of each phase, in the order of the metrics file; `scores` are the scores of the task."""
     phases = dict.fromkeys(point.phase for point in points)
     phase_charts = [
         _phase_trajectory(phase, [point for point in points if point.phase == phase], scores) for phase in phases
@@ -64,16 +64,16 @@ def _phase_trajectory(phase: str, points: Sequence[MetricsPoint], scores: Sequen
 
 @dataclass(frozen=True, kw_only=True)
 class _ChartBuilder:
-    """Takes series out of the phase's figures, chart by chart, until what is left has no place of its own."""
+    """Builder that removes the series of each main chart from `series`; the rest goes into further charts."""
 
     phase: str
     series: dict[str, list[tuple[float, float]]]
 
     def losses_chart(self) -> Chart | None:
-        """Losses while training, and on the held-out set as dots."""
+        """Draw the training losses as lines and the held-out loss as dots."""
         curves: list[ChartCurve] = []
         if any(self.series.get(name) == self.series.get("loss") for name in _LOSS_LABELS if name != "loss"):
-            self.series.pop("loss", None)  # a part that is all there is: one line, not two on top of each other
+            self.series.pop("loss", None)  # the only part of the loss equals the total: draw a single line
         for name, label in _LOSS_LABELS.items():
             if points := self.series.pop(name, None):
                 curves.append(ChartCurve(name=label, points=tuple(points), color=len(curves)))
@@ -82,7 +82,7 @@ class _ChartBuilder:
         return self._chart(curves, "loss", "Loss")
 
     def scores_chart(self, scores: Sequence[Score]) -> Chart | None:
-        """What the task is judged by, on the held-out set."""
+        """Draw the scores of the task on held-out audio."""
         curves = [
             ChartCurve(name=score.title, points=tuple(points), color=colour, style="dots")
             for colour, score in enumerate(scores)
@@ -94,7 +94,7 @@ class _ChartBuilder:
         return self._chart(curves, "scores", f"{title}, held out", is_percent=True, note=note)
 
     def kept_share_chart(self) -> Chart | None:
-        """Kept share against target, each constraint in one colour."""
+        """Draw the expected kept share and the target, a color per constraint."""
         names = [name.partition("/")[2] for name in self.series if name.startswith("kept/")]
         curves = []
         for colour, name in enumerate(names):
@@ -107,7 +107,7 @@ class _ChartBuilder:
         return self._chart(curves, "kept", "Kept share against target", is_percent=True)
 
     def group_chart(self, prefix: str, title: str, *, is_percent: bool = False) -> Chart | None:
-        """All series whose names begin so."""
+        """Draw all series with a name prefix in a chart."""
         names = [name for name in self.series if name.startswith(prefix)]
         curves = [
             ChartCurve(
@@ -120,7 +120,7 @@ class _ChartBuilder:
         return self._chart(curves, prefix.strip("/"), title, is_percent=is_percent)
 
     def multipliers_chart(self) -> Chart | None:
-        """Both multipliers of each constraint in its colour, the first one dashed."""
+        """Draw the two Lagrange multipliers of each constraint in the same color, the first dashed."""
         names = [name for name in self.series if name.startswith("lambda")]
         colors = {name: i for i, name in enumerate(dict.fromkeys(n.partition("/")[2] for n in names))}
         curves = []
@@ -134,13 +134,13 @@ class _ChartBuilder:
         return self._chart(curves, "lambda", "Multipliers")
 
     def single_chart(self, name: str, title: str, *, is_percent: bool = False, style: str = "solid") -> Chart | None:
-        """One series."""
+        """Draw a single series."""
         points = self.series.pop(name, None)
         curves = [ChartCurve(name=name, points=tuple(points), style=style)] if points else []
         return self._chart(curves, name, title, is_percent=is_percent)
 
     def remaining_chart(self, group: str) -> Chart | None:
-        """What is left of a group, or the single series of that name."""
+        """Draw the remaining series of a group such as ``validation/…``, or the series with the name of the group."""
         names = [name for name in self.series if name.partition("/")[0] == group]
         curves = [
             ChartCurve(name=name.partition("/")[2] or name, points=tuple(self.series.pop(name)), color=colour)

@@ -1,4 +1,4 @@
-"""The view model: from a record to exactly what the page shows, every figure already in words."""
+"""View of a run: the content of the report, with all numbers formatted."""
 
 from __future__ import annotations
 
@@ -30,13 +30,13 @@ from secateur.report.stages import STAGE_LABELS, RunSummary, StageTable, build_s
 from secateur.report.task_scores import describe_task, list_scores
 from secateur.report.trajectories import PhaseTrajectory, build_trajectories
 
-#: How many skipped files are listed by name.
+#: Maximum number of skipped files that are listed by name.
 MAX_LISTED_FILES = 50
 
 
 @dataclass(frozen=True, kw_only=True)
 class ProofView:
-    """The verification, line by line."""
+    """Section on the verification: sentence, checks, and differences of the hidden states."""
 
     sentence: str
     checks: tuple[VerificationCheck, ...]
@@ -46,7 +46,7 @@ class ProofView:
 
 @dataclass(frozen=True, kw_only=True)
 class DataView:
-    """What was heard and what was skipped."""
+    """Section on the data: recordings and skipped files."""
 
     sets: tuple[tuple[str, str, str, str], ...]  # use, name, utterances, hours and rate
     reasons: tuple[tuple[str, int], ...]
@@ -58,20 +58,20 @@ class DataView:
 
 @dataclass(frozen=True, kw_only=True)
 class ReportView:
-    """The page; a section that the record does not speak of is None or empty."""
+    """Content of the report; a section without data in the record is `None` or empty."""
 
     title: str
     kind: str
     summary: RunSummary
-    task_summary: str  # with a task: what was learned, in which order
+    task_summary: str  # task, order of the phases and parts of the loss; empty without a task
     stages: StageTable | None
     cosine: Chart | None
     shapes: tuple[Chart, ...]
-    has_partial_heads: bool  # whether some kept head lost a part of its dimensions
-    had_removed_units: bool  # whether the run began with a model that had lost units already
+    has_partial_heads: bool  # whether a kept head has lost dimensions
+    had_removed_units: bool  # whether the run started from a pruned model
     layers: tuple[LayerView, ...]
     channels: tuple[tuple[int, int, int], ...]  # layer, kept, original
-    groups: tuple[tuple[int, int], ...]  # of the positional convolution, where it has the axis: kept, original
+    groups: tuple[tuple[int, int], ...]  # of the positional convolution: kept, original
     costs: tuple[CostStack, ...]
     bench: BenchView | None
     gate_health: GateHealth | None
@@ -86,7 +86,7 @@ class ReportView:
 
 
 def build_view(record: RunRecord, points: Sequence[MetricsPoint], bench: BenchRecord | None = None) -> ReportView:
-    """What the page shows of a record, its metrics and what was measured afterwards."""
+    """Build the view of a run from the record, the metrics and the benchmark."""
     layers = build_layers(record.axes)
     stage_cosines = [
         (STAGE_LABELS.get(stage.name, stage.name).lower(), stage.cosine)
@@ -100,7 +100,7 @@ def build_view(record: RunRecord, points: Sequence[MetricsPoint], bench: BenchRe
         task_summary=describe_task(record.task) if record.task else "",
         stages=build_stage_table(record.stages, record.task) if record.stages else None,
         cosine=cosine_chart(
-            stage_cosines, name="cosine", title="Cosine to the teacher", note="On held-out audio; 1 is the same."
+            stage_cosines, name="cosine", title="Cosine to the teacher", note="On held-out audio; 1 is identical."
         )
         if stage_cosines
         else None,
@@ -144,16 +144,17 @@ def _proof_sentence(verification: Verification) -> str:
     if not verification.is_proven:
         return "The cut model is not proven to compute what the masked model computes: do not use this model."
     if verification.holds:
-        return "The cut model computes what the masked model computes, and keeps the drop-in contract."
+        return "The cut model computes what the masked model computes and fulfills the drop-in contract."
     return (
-        "The cut model computes what the masked model computes. Lines of the drop-in contract that it does not keep "
-        "are marked: mind them where the model is used."
+        "The cut model computes what the masked model computes. Checks of the drop-in contract that fail "
+        "are marked: consider them before you replace the dense model."
     )
 
 
 def _data_view(data: DataRecord) -> DataView:
-    sets = [("learning", data.train), ("held out", data.validation)]
-    reasons = Counter(skip.reason.partition(":")[0] for skip in data.skipped)  # behind it, what it is in this one
+    sets = [("training", data.train), ("held out", data.validation)]
+    # The part behind a colon is about the single file: "too short: 0.1 s" counts as "too short".
+    reasons = Counter(skip.reason.partition(":")[0] for skip in data.skipped)
     return DataView(
         sets=tuple((use, *_corpus_cells(corpus)) for use, corpus in sets if corpus),
         reasons=tuple(reasons.most_common()),
@@ -176,7 +177,7 @@ def _phase_cells(phase: PhaseRecord) -> tuple[str, str, str]:
 
 
 def flatten_rows(values: Any, prefix: str = "") -> list[tuple[str, str]]:
-    """Nested values as rows of a table; what is empty is left out."""
+    """Return nested values as rows of a table without empty values: ``{"a": {"b": 1}}`` gives ``("a b", "1")``."""
     rows: list[tuple[str, str]] = []
     for name, value in values.items():
         if isinstance(value, dict):

@@ -1,4 +1,4 @@
-"""Writing the page: records in, one HTML file without a single reference to anything outside it."""
+"""Writing of the pages: an HTML file per record, without references to further files."""
 
 from __future__ import annotations
 
@@ -22,17 +22,17 @@ SWEEP = "sweep.json"
 
 
 def write_report(run: Path, out: Path | None = None) -> Path:
-    """Make the report of a run folder: from its record, and from its metrics and what `bench` measured, if it has any.
+    """Write the report of a run from the record, the metrics and the benchmark; the last two are optional.
 
     Args:
-        run: The run folder, or a record itself.
-        out: Where to write the page; by default ``report.html`` beside the record.
+        run: Run folder, or path of a record.
+        out: Path of the page; by default ``report.html`` beside the record.
 
     Returns:
-        The page's path.
+        Path of the page.
 
     Raises:
-        SecateurError: There is no record, a file is not what it should be, or the page cannot be written.
+        SecateurError: There is no record, a file is not valid, or the page cannot be written.
     """
     run = Path(run)
     path = run if run.suffix == ".json" else run / RECORD
@@ -43,10 +43,16 @@ def write_report(run: Path, out: Path | None = None) -> Path:
 
 
 def write_sweep(folder: Path) -> Path:
-    """Make the page of a sweep, ``sweep.html``, from the ``sweep.json`` in its folder; it links to its runs' reports.
+    """Write the page of a sweep (``sweep.html``), with links to the reports of the runs.
+
+    Args:
+        folder: Folder with the record (``sweep.json``).
+
+    Returns:
+        Path of the page.
 
     Raises:
-        SecateurError: There is no such record, it is not what it should be, or the page cannot be written.
+        SecateurError: There is no record, the record is not valid, or the page cannot be written.
     """
     folder = Path(folder)
     page = render_page(build_sweep_view(SweepRecord.read(folder / SWEEP)), "sweep.html")
@@ -54,10 +60,10 @@ def write_sweep(folder: Path) -> Path:
 
 
 def write_page(page: str, out: Path) -> Path:
-    """Write a page whole or not at all.
+    """Write a page atomically, so that a reader never finds a part of a page.
 
     Raises:
-        SecateurError: It cannot be written there.
+        SecateurError: The page cannot be written to `out`.
     """
     temporary = out.with_name(f".{out.name}.partial")
     try:
@@ -66,14 +72,15 @@ def write_page(page: str, out: Path) -> Path:
     except OSError as error:
         temporary.unlink(missing_ok=True)
         raise SecateurError(
-            f"{out}: the report could not be written ({error.strerror or error}); name another place for it."
+            f"{out}: the report could not be written ({error.strerror or error}); choose another path."
         ) from error
     return out
 
 
 def render_page(page: ReportView | SweepView, template: str = "report.html") -> str:
-    """The page as HTML; all text of the view is escaped by the template, all pictures by their makers."""
-    style = Markup(_read_resource("report.css"))  # ours, and without a closing tag
+    """Render a page as HTML; the templates and the functions for images escape all text."""
+    # A file of this package without a closing tag, so that it is safe to insert unescaped.
+    style = Markup(_read_resource("report.css"))
     return _templates().get_template(template).render(view=page, style=style)
 
 

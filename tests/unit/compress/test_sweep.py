@@ -112,7 +112,7 @@ def test_a_run_that_cannot_be_done_leaves_the_others(
     record = SweepRecord.read(out / "sweep.json")
     assert [row.values for row in record.rows] == [{"target": 0.9}]
     assert [run.values for run in record.failed] == [{"target": 0.001}]
-    assert "Not done: target" in (out / "sweep.html").read_text()
+    assert "Failed: target" in (out / "sweep.html").read_text()
     with pytest.raises(SecateurError):
         sweep(recipe, grid={"target": [0.001, 0.002]}, overrides={"out": str(tmp_path / "none")})
 

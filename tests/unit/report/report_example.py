@@ -16,7 +16,7 @@ FRAMES = (3199, 1599, 799, 399, 199, 99, 49)
 
 
 def shape(seed: int = 3) -> dict[str, Any]:
-    """What is left: heads by layer (None when the block is gone), dimensions by head, units and channels."""
+    """Kept units: heads by layer (None for a removed block), dimensions by head, units and channels."""
     rng = random.Random(seed)
     heads: list[dict[int, tuple[int, int]] | None] = []
     units: list[int | None] = []

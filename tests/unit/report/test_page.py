@@ -34,8 +34,8 @@ def test_the_page_has_every_section_in_order(page: BeautifulSoup) -> None:
     assert sections(page) == SECTIONS
 
 
-def test_the_headline_says_the_result_in_words_and_figures(page: BeautifulSoup) -> None:
-    words = page.select_one(".headline").get_text().replace("\u202f", " ").replace("\u00a0", " ")  # type: ignore[union-attr]
+def test_the_summary_states_the_result_in_words_and_numbers(page: BeautifulSoup) -> None:
+    words = page.select_one(".summary").get_text().replace("\u202f", " ").replace("\u00a0", " ")  # type: ignore[union-attr]
     assert words == "94.4 → 22.6 M parameters, 6.91 → 1.32 GMAC, 2.6× faster here, cosine to the teacher 0.945."
 
 
@@ -132,11 +132,11 @@ def test_a_record_that_says_nothing_still_gives_a_page(page_of: PageOf) -> None:
     assert sections(page_of({"format": 1, "kind": "profile"})) == []
 
 
-def test_a_profile_of_one_model_has_a_headline_and_its_stage(page_of: PageOf) -> None:
+def test_a_profile_of_one_model_has_a_summary_and_its_stage(page_of: PageOf) -> None:
     record = {"format": 1, "kind": "profile", "name": "x", "stages": report_example.record()["stages"][:1]}
     page = page_of(record)
     assert sections(page) == ["stages"]
-    words = page.select_one(".headline").get_text()  # type: ignore[union-attr]
+    words = page.select_one(".summary").get_text()  # type: ignore[union-attr]
     assert "94.4" in words
     assert "→" not in words
 

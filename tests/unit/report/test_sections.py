@@ -47,18 +47,18 @@ def test_removed_blocks_are_crossed(page: BeautifulSoup) -> None:
 
 def test_bars_are_as_long_as_the_share_that_is_kept(page: BeautifulSoup) -> None:
     picture = page.select_one("svg[aria-labelledby^='channels-title']")
-    full = [float(bar["width"]) + 2 for bar in picture.select("rect.gone")]  # type: ignore[union-attr]
+    full = [float(bar["width"]) + 2 for bar in picture.select("rect.pruned")]  # type: ignore[union-attr]
     kept_units = [float(bar["width"]) + 2 for bar in picture.select("rect.kept")]  # type: ignore[union-attr]
     shares = [channels / 512 for channels in report_example.shape()["channels"]]
     assert [k / f for k, f in zip(kept_units, full, strict=True)] == pytest.approx(shares, abs=1e-3)
 
 
-def test_groups_of_the_positional_convolution_are_drawn_and_told(page: BeautifulSoup) -> None:
+def test_groups_of_the_positional_convolution_are_drawn_and_listed(page: BeautifulSoup) -> None:
     picture = page.select_one("svg[aria-labelledby^='groups-title']")
     assert picture.select_one("title").text == "Positional convolution groups left"  # type: ignore[union-attr]
-    full, kept_units = (float(picture.select_one(f"rect.{kind}")["width"]) + 2 for kind in ("gone", "kept"))  # type: ignore
+    full, kept_units = (float(picture.select_one(f"rect.{kind}")["width"]) + 2 for kind in ("pruned", "kept"))  # type: ignore
     assert kept_units / full == pytest.approx(11 / 16, abs=1e-3)
-    assert "Groups left in the positional convolution: 11 of 16" in page.text
+    assert "Kept groups of the positional convolution: 11 of 16" in page.text
     assert "positional convolution groups" in page.select_one("#gates").text  # type: ignore[union-attr]
 
 
@@ -169,9 +169,9 @@ def test_a_broken_proof_and_an_exceeded_limit_show_in_the_badges(page_of: PageOf
     assert "1 of 2 constraints met" in badges[1]
 
 
-def test_what_rounding_cost_is_told_by_constraint_and_by_kind(page_of: PageOf) -> None:
+def test_the_cost_of_rounding_is_listed_by_constraint_and_by_kind(page_of: PageOf) -> None:
     page = page_of(report_example.record())
-    table = page.select_one("[aria-label='What rounding cost']")
+    table = page.select_one("[aria-label='Cost of rounding']")
     rows = [[cell.get_text() for cell in row.select("th, td")] for row in table.select("tbody tr")]  # type: ignore[union-attr]
     assert rows == [
         ["convolution channels", "32", "61", "70"],
