@@ -30,11 +30,15 @@ def _keep_integer(value: Any, validate: pydantic.ValidatorFunctionWrapHandler) -
     return value if type(value) is int else number
 
 
+#: Integer or float, NaN and infinity included; JSON has those as "nan", "inf" and "-inf".
 Number = Annotated[float, pydantic.WrapValidator(_keep_integer)]
+#: Number of units, parameters, samples, steps or files.
 Count = Annotated[int, pydantic.Field(ge=0)]
 Hertz = Annotated[int, pydantic.Field(gt=0)]
 Milliseconds = Annotated[float, pydantic.Field(gt=0)]
+#: Finite number above zero, such as a measured time.
 Positive = Annotated[float, pydantic.Field(gt=0, allow_inf_nan=False)]
+#: Finite number of at least zero, such as the cost of a block that may be empty.
 NonNegative = Annotated[float, pydantic.Field(ge=0, allow_inf_nan=False)]
 
 
@@ -114,6 +118,7 @@ def _has_default(field: dataclasses.Field[Any]) -> bool:
 
 @cache
 def _adapter(cls: type[Section]) -> pydantic.TypeAdapter[Any]:
+    # Cached, since pydantic builds the validators of all nested sections here.
     return pydantic.TypeAdapter(cls)
 
 
@@ -121,8 +126,10 @@ def _describe(error: pydantic.ValidationError) -> str:
     """Return the location and message of the first mistake, and the number of further mistakes."""
     mistakes = error.errors(include_url=False, include_context=False)
     first_mistake = mistakes[0]
+    # ("rows", 0, "median_ms") -> "rows.0.median_ms"
     location = ".".join(str(section) for section in first_mistake["loc"])
     message = first_mistake["msg"]
     remainder_text = f" ({len(mistakes) - 1} more like it)" if len(mistakes) > 1 else ""
+    # The value may be a whole section: the first 60 characters are enough to recognize it.
     got = str(first_mistake["input"])[:60]
     return f"at {location}, {message[:1].lower()}{message[1:]}; got {got!r}{remainder_text}"

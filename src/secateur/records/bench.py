@@ -40,8 +40,8 @@ class BenchRow(Section):
     name: str
     form: str = ""
     weights: str = ""
-    seconds: Positive
-    batch: Count
+    seconds: Positive  # of an utterance
+    batch: Count  # utterances per forward pass
     dtype: str = ""
     threads: Count | None = None
     sample_rate: Hertz | None = None
@@ -49,11 +49,11 @@ class BenchRow(Section):
     low_ms: Positive
     high_ms: Positive
     repeats: Count | None = None
-    real_time_factor: Positive | None = None
-    throughput: Positive | None = None
-    ratio: Positive | None = None
-    blocks_ms: Mapping[str, NonNegative] = field(default_factory=dict)
-    peak_mib: NonNegative | None = field(default=None, metadata=OMITTED)
+    real_time_factor: Positive | None = None  # seconds of computation per second of audio
+    throughput: Positive | None = None  # seconds of audio per second of computation
+    ratio: Positive | None = None  # above 1: faster than the first model
+    blocks_ms: Mapping[str, NonNegative] = field(default_factory=dict)  # {"attention": 12.3, "feed-forward": 20.1}
+    peak_mib: NonNegative | None = field(default=None, metadata=OMITTED)  # 2**20 bytes
 
     @property
     def has_random_weights(self) -> bool:

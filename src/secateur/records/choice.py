@@ -24,8 +24,8 @@ class RoundingCost(Section):
         closed: Units that rounding removed in addition, by kind.
     """
 
-    multiples: Mapping[str, Count] = field(default_factory=dict)
-    given_up: Mapping[str, Number] = field(default_factory=dict)
+    multiples: Mapping[str, Count] = field(default_factory=dict)  # {"units": 32, "channels": 8}
+    given_up: Mapping[str, Number] = field(default_factory=dict)  # 0.01: 1 % of the dense cost
     opened: Mapping[str, Count] = field(default_factory=dict)
     closed: Mapping[str, Count] = field(default_factory=dict)
 
@@ -44,7 +44,7 @@ class ChoiceRecord(Section):
         rounding: Cost of rounding; None where nothing was rounded.
     """
 
-    verdict: Mapping[str, Number] = field(default_factory=dict)
+    verdict: Mapping[str, Number] = field(default_factory=dict)  # by name of the constraint, in the unit of its cost
     counted: Mapping[str, Number] = field(default_factory=dict)
     binding: str = ""
     moved: Count = 0

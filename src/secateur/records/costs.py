@@ -20,7 +20,7 @@ class CostRecord(Section):
     """
 
     parameters: Count = 0
-    macs: Count = 0
+    macs: Count = 0  # multiply-accumulates, not FLOPs
     latency: NonNegative | None = field(default=None, metadata=OMITTED)
 
 
@@ -43,10 +43,10 @@ class Breakdown(Section):
     parameters: Count
     head: Count
     macs: Count
-    latency: Number | None = None
-    samples: Count
-    frames: Count
-    blocks: Mapping[str, CostRecord]
+    latency: Number | None = None  # milliseconds
+    samples: Count  # of a single utterance
+    frames: Count  # 20 ms of audio each in wav2vec2
+    blocks: Mapping[str, CostRecord]  # {"encoder.layers.0.attention": …}
     scopes: Mapping[str, Mapping[str, Count]]
     convention: str
 
@@ -55,7 +55,7 @@ class Breakdown(Section):
 class BlockCosts(Section):
     """Cost by block, before and after the cut."""
 
-    before: Mapping[str, CostRecord]
+    before: Mapping[str, CostRecord]  # by module path, as in `Breakdown.blocks`
     after: Mapping[str, CostRecord]
 
 

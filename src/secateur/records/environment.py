@@ -30,17 +30,18 @@ class Environment(Section):
 
     python: str | None = None
     versions: Mapping[str, str | None] | None = None
-    platform: str | None = None
+    platform: str | None = None  # "Linux x86_64"
     cpu: str | None = None
     cores: int | None = None
     threads: int | None = None
     accelerators: tuple[str, ...] = ()
-    float32_products: str | None = None
-    malloc: Mapping[str, str] | None = None
+    float32_products: str | None = None  # "highest", "high" or "medium"
+    malloc: Mapping[str, str] | None = None  # {"MALLOC_TRIM_THRESHOLD_": "…"}; empty if unset
 
     @classmethod
     def current(cls) -> Environment:
         """Return the environment of the current process, with threads and accelerators of torch if torch is loaded."""
+        # Not imported: a command without torch must stay fast and work without it.
         torch = sys.modules.get("torch")
         accelerators: tuple[str, ...] = ()
         if torch is not None and torch.cuda.is_available():
@@ -60,6 +61,7 @@ class Environment(Section):
 
 def usable_cores() -> int:
     """Return the number of cores that the process may use; a container often has fewer cores than the machine."""
+    # Linux; macOS and Windows have no affinity, so all cores count.
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
@@ -77,6 +79,7 @@ def cpu_model() -> str:
     try:
         with open("/proc/cpuinfo", encoding="utf-8", errors="replace") as handle:
             for line in handle:
+                # "model name\t: AMD EPYC 7B13" -> "AMD EPYC 7B13"
                 name, _, value = line.partition(":")
                 if name.strip() == "model name":
                     return value.strip()

@@ -34,6 +34,7 @@ def plain(obj: Any) -> Any:
         case enum.Enum():
             return plain(obj.value)
         case int():
+            # Subclasses of int and float, such as NumPy's float64, become the built-in types.
             return int(obj)
         case float():
             return float(obj) if math.isfinite(obj) else str(float(obj))
@@ -66,6 +67,7 @@ def _plain_fields(obj: Any) -> dict[str, Any]:
 
 def _key(key: Any) -> str:
     name = plain(key)
+    # Keys of JSON are text: 3 -> "3", True -> "true".
     return name if isinstance(name, str) else json.dumps(name)
 
 
@@ -84,13 +86,16 @@ def write_json(path: str | Path, obj: Any, *, indent: int | None = 2) -> None:
     """
     path = Path(path)
     text = json.dumps(plain(obj), indent=indent, ensure_ascii=False, allow_nan=False) + "\n"
+    # Same folder, so that `os.replace` stays on the file system and is atomic.
     temporary = path.with_name(f".{path.name}.partial")
     try:
         with temporary.open("w", encoding="utf-8") as handle:
             handle.write(text)
             handle.flush()
+            # On disk before the rename: a power failure must not leave an empty file with the final name.
             os.fsync(handle.fileno())
         os.replace(temporary, path)
+    # Also after Ctrl-C: no partial file stays behind.
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise

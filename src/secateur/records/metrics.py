@@ -34,6 +34,7 @@ def read_metrics(path: Path) -> tuple[MetricsPoint, ...]:
     points: list[MetricsPoint] = []
     lines = path.read_bytes().splitlines(keepends=True)
     for number, line in enumerate(lines, start=1):
+        # An incomplete last line: a reader may come while the run is writing.
         if not line.endswith(b"\n") and number == len(lines):
             continue
         try:
@@ -52,6 +53,7 @@ def _finite_numbers(entry: Mapping[str, Any], prefix: str) -> Iterator[tuple[str
     for name, value in entry.items():
         if isinstance(value, Mapping):
             yield from _finite_numbers(value, f"{prefix}{name}/")
+        # bool is a subclass of int, but not a measurement.
         elif isinstance(value, bool) or not isinstance(value, int | float) or name in ("step", "phase"):
             continue
         elif math.isfinite(value):

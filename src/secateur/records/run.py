@@ -32,9 +32,9 @@ class AxisRecord(Section):
     name: str
     kind: str
     layer: Count | None = None
-    original: Count
-    before: Count
-    kept: Count
+    original: Count  # for example 12 heads
+    before: Count  # 10, if an earlier run removed 2
+    kept: Count  # 6, if this run removes 4
     gated: bool = False
 
 
@@ -42,7 +42,7 @@ class AxisRecord(Section):
 class TimeRecord(Section):
     """Measured time of a forward pass in milliseconds: median, minimum and maximum over the repeats."""
 
-    median_ms: Milliseconds
+    median_ms: Milliseconds  # over all repeats
     low_ms: Milliseconds
     high_ms: Milliseconds
     repeats: Count | None = None
@@ -108,7 +108,7 @@ class ConstraintRecord(Section):
     cost: str = ""
     scope: str = ""
     unit: str = ""
-    target: Number | None = None
+    target: Number | None = None  # 0.3: 30 % of the dense cost may stay
     dense: Number | None = None
     limit: Number | None = None
     expected: Number | None = None
@@ -168,7 +168,7 @@ class GatesRecord(Section):
 
     kinds: Mapping[str, GateCounts] = field(default_factory=dict)
     histogram: Mapping[str, tuple[Count, ...]] = field(default_factory=dict)
-    undecided_share: Number | None = None
+    undecided_share: Number | None = None  # open probability between 0.05 and 0.95
     moved: Count | None = None
     moved_share: Number | None = None
     notes: tuple[str, ...] = ()

@@ -70,7 +70,7 @@ class SweepRecord(Record):
 
     kind: str = "sweep"
     name: str = ""
-    fields: tuple[str, ...] = ()
+    fields: tuple[str, ...] = ()  # ("target", "seed")
     headline: str | None = None
     better: Direction | None = None
     score_info: Mapping[str, ScoreInfo] = field(default_factory=dict)

@@ -57,6 +57,7 @@ class Verification(Section):
     @property
     def is_proven(self) -> bool:
         """True if every check of the proof holds; checks of the contract may fail."""
+        # Older records had checks of the proof only.
         return self.holds if self.proven is None else self.proven
 
     @property
@@ -69,6 +70,7 @@ class Verification(Section):
         """Error message for an unproven model; empty where the proof holds."""
         if self.is_proven:
             return ""
+        # NaN in the masked model: neither equal nor different, so the cause is the checkpoint or the training.
         if any(map(math.isnan, self.differences)):
             return (
                 "The masked model gives NaN or infinite values, so nothing can be proven of the cut model: look for "

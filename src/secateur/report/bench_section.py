@@ -13,6 +13,7 @@ from secateur.report.stages import Cell
 
 #: Blocks from the input of the model to its output; the index of a block is its color, as in `costs.PARTS`.
 BLOCKS = ("front end", "projection", "positional conv", "attention", "feed-forward", "rest", "convolution")
+#: Column titles of the table, in the order of the cells of `_row_cells`.
 COLUMNS = (
     "Model",
     "Audio",
@@ -49,6 +50,7 @@ def build_bench_view(bench: BenchRecord) -> BenchView | None:
     if not bench.rows:
         return None
     blocks = tuple(dict.fromkeys(name for row in bench.rows for name in row.blocks_ms))
+    # `groupby` joins neighbors only: bench writes all models of a case one after another.
     cases = [(title, list(rows)) for title, rows in groupby(bench.rows, key=_case_label)]
     return BenchView(
         conditions=_describe_conditions(bench),
@@ -84,6 +86,7 @@ def _row_label(row: BenchRow) -> str:
 
 def _case_label(row: BenchRow) -> str:
     """Return the audio and settings of the measurement: ``1 × 10 s, fp32, 2 threads``."""
+    # \u00a0 is a no-break space, so that a line never ends between number and unit.
     audio = f"{row.batch}\u00a0×\u00a0{row.seconds:g}\u00a0s"
     threads = format_count(row.threads, "thread") if row.threads else ""
     return ", ".join(filter(None, (audio, row.dtype, threads)))
@@ -98,7 +101,7 @@ def _row_cells(row: BenchRow) -> tuple[Cell, ...]:
             detail=f"{format_milliseconds(row.low_ms)} to {format_milliseconds(row.high_ms)}",
         ),
         Cell(text=f"{format_number(row.ratio)}×" if row.ratio else "–"),
-        Cell(text=format_number(row.real_time_factor)),
+        Cell(text=format_number(row.real_time_factor)),  # seconds of computation per second of audio
         Cell(text=format_number(row.throughput), detail="s of audio per s" if row.throughput else ""),
         Cell(text=f"{format_number(row.peak_mib)}\u202fMiB" if row.peak_mib is not None else "–"),
     )
@@ -106,6 +109,7 @@ def _row_cells(row: BenchRow) -> tuple[Cell, ...]:
 
 def _case_view(title: str, rows: Sequence[BenchRow], index: int) -> CaseView:
     """Build the bars of a case, a model per row, on a common scale."""
+    # The slowest model of the case fills the width of the page.
     max_total = max(_total_ms(row) for row in rows)
     bars = []
     for row_index, row in enumerate(rows):
@@ -120,6 +124,7 @@ def _case_view(title: str, rows: Sequence[BenchRow], index: int) -> CaseView:
             for name, block_ms in row.blocks_ms.items()
             if block_ms
         ]
+        # Ids such as `bench-0-1`: second model of the first case.
         name, total_text = f"bench-{index}-{row_index}", format_milliseconds(total)
         bars.append(
             stacked_bar(

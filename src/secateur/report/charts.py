@@ -58,6 +58,7 @@ def thin_points(points: Sequence[tuple[float, float]], max_points: int = MAX_POI
     """Return about `max_points` of the points, including the minimum and maximum of each stretch."""
     if len(points) <= max_points:
         return tuple(points)
+    # Each stretch keeps 2 points: 10,000 points and 400 at most give 200 stretches of 50.
     stretch = math.ceil(2 * len(points) / max_points)
     thinned: list[tuple[float, float]] = [points[0]]
     for start in range(0, len(points), stretch):
@@ -65,6 +66,7 @@ def thin_points(points: Sequence[tuple[float, float]], max_points: int = MAX_POI
         extremes = {min(segment, key=lambda p: p[1]), max(segment, key=lambda p: p[1])}
         thinned.extend(sorted(extremes))
     thinned.append(points[-1])
+    # The first and last point may also be the extremes of their stretches: without duplicates.
     return tuple(dict.fromkeys(thinned))
 
 
@@ -89,18 +91,22 @@ def line_chart(
         is_percent: Whether the values are shares, which are shown in percent on a linear axis.
         note: Sentence under the heading.
     """
+    # Unit of the view box: about a CSS pixel.
     height = 220.0
     values = [y for curve in curves for _, y in curve.points]
     steps = [x for curve in curves for x, _ in curve.points]
     low, high = min(values), max(values)
     is_log = not is_percent and low > 0 and high / low > 30
     if is_log:
+        # A margin of 15 % on both sides, so that no point lies on the frame.
         low, high = low / 1.15, high * 1.15
         ticks = log_ticks(low, high)
     else:
+        # Values far above zero, such as a cosine of 0.95 to 0.99, use the full height instead.
         starts_at_zero = is_percent or (low >= 0 and low < 0.5 * high)
         ticks = linear_ticks(0.0 if starts_at_zero else low, high)
         low, high = ticks[0], ticks[-1]
+    # Margins: 54 units at the left for tick labels, 36 at the bottom for ticks and the label of x. SVG's y points down.
     x_scale = AxisScale(low=min(steps), high=max(steps), start=54, end=WIDTH - 12)
     y_scale = AxisScale(low=low, high=high, start=height - 36, end=10, is_log=is_log)
     tick_labels = [_format_percent_tick(tick) for tick in ticks] if is_percent else format_ticks(ticks)
@@ -126,6 +132,7 @@ def format_ticks(ticks: Sequence[float]) -> list[str]:
     largest = max(abs(tick) for tick in ticks)
     if 0 < largest < 1e-3 or largest >= 1e6:
         return [_format_tick(tick) for tick in ticks]
+    # 0.5, 1 and 1.5 need 1 decimal: "0.5", "1.0", "1.5".
     digits = next(n for n in range(16) if all(abs(round(m, n) - m) < 1e-9 * largest + 1e-12 for m in ticks))
     return [f"{tick:,.{digits}f}".replace("-", MINUS) for tick in ticks]
 
@@ -133,11 +140,13 @@ def format_ticks(ticks: Sequence[float]) -> list[str]:
 def _format_tick(tick: float) -> str:
     if tick == 0:
         return "0"
+    # "2.50e-06" -> "2.5e-6"
     mantissa, exponent = f"{tick:.2e}".split("e")
     return f"{mantissa.rstrip('0').rstrip('.')}e{int(exponent)}".replace("-", MINUS)
 
 
 def _format_percent_tick(value: float) -> str:
+    # A decimal only where the percentage is not an integer: 50 %, but 12.5 %.
     digits = 0 if abs(value * 100 - round(value * 100)) < 1e-6 else 1
     return f"{100 * value:.{digits}f}\u202f%".replace("-", MINUS)
 
@@ -146,6 +155,7 @@ def axis_frame(
     x_scale: AxisScale, y_scale: AxisScale, ticks: Sequence[tuple[float, str]], x_label: str, height: float
 ) -> list[Markup]:
     """Draw the grid lines, the tick labels and the label of the x-axis."""
+    # `start` of the y-axis is at the bottom of the chart.
     bottom, parts = y_scale.start, []
     for value, tick_label in ticks:
         position = y_scale(value)
@@ -154,6 +164,7 @@ def axis_frame(
     parts.append(line(x_scale.start, bottom, x_scale.end, bottom, class_="axis"))
     for value in inner_ticks(x_scale.low, x_scale.high) or [x_scale.low]:
         position = x_scale(value)
+        # A long number at the right end, such as 20,000, would reach beyond the image if centered.
         anchor = "end" if position > x_scale.end - 14 and value >= 1000 else "middle"
         parts.append(line(position, bottom, position, bottom + 4, class_="axis"))
         parts.append(text(position, bottom + 17, f"{value:,.0f}", anchor=anchor))
@@ -164,6 +175,7 @@ def axis_frame(
 def _draw_curve(curve: ChartCurve, x_scale: AxisScale, y_scale: AxisScale) -> Markup:
     points = [(x_scale(x), y_scale(y)) for x, y in thin_points(curve.points)]
     class_ = f"curve s{curve.color % 6} {curve.style}"
+    # SVG path of a polyline: "M54.0 184.0L60.5 170.2L67.0 158.9".
     path = "M" + "L".join(f"{x:.1f} {y:.1f}" for x, y in points)
     parts = [element("path", d=path, class_=class_)] if len(points) > 1 else []
     if curve.style == "dots" or len(points) == 1:
@@ -186,14 +198,17 @@ def gate_histogram(counts: Sequence[int], *, name: str, title: str) -> Chart:
     """
     height, chart_width = 150.0, 300.0
     x_start, x_end = 2.0, chart_width - 2
+    # (number of bins,) counts -> x positions from `x_start` to `x_end`
     bin_width = (x_end - x_start) / max(len(counts), 1)
     max_count = max([*counts, 1])
     y_scale = AxisScale(low=0, high=math.sqrt(max_count), start=height - 26, end=24)
     parts, undecided = [], 0
     for index, count in enumerate(counts):
         low, high = index / len(counts), (index + 1) / len(counts)
+        # Same bounds as in the record: open probability between 0.05 and 0.95.
         is_undecided = low >= 0.05 - 1e-9 and high <= 0.95 + 1e-9
         undecided += count if is_undecided else 0
+        # At least 2 units, so that a bin with a single gate stays visible.
         bar_height = max(y_scale.start - y_scale(math.sqrt(count)), 2.0) if count else 0.0
         tooltip = f"{low:.2f} to {high:.2f}: {format_count(count, 'gate')}"
         class_ = "undecided" if is_undecided else "kept"
@@ -209,6 +224,7 @@ def gate_histogram(counts: Sequence[int], *, name: str, title: str) -> Chart:
                 radius=1,
             )
         )
+        # Only the closed and the open bin have their count as text; tooltips give the rest.
         is_end_bin = index in (0, len(counts) - 1)
         if is_end_bin and count:
             anchor = "start" if index == 0 else "end"
@@ -227,8 +243,10 @@ def gate_histogram(counts: Sequence[int], *, name: str, title: str) -> Chart:
 
 def difference_chart(values: Sequence[float], *, name: str, title: str) -> Chart:
     """Draw the largest difference of each hidden state on a logarithmic scale; NaN and infinity are at the top."""
+    # An exact 0 has no logarithm; it is drawn at the lower end of the axis.
     finite = [value for value in values if math.isfinite(value) and value > 0]
     low, high = (min(finite), max(finite)) if finite else (1e-8, 1e-6)
+    # Whole decades: 3e-7 to 2e-6 becomes 1e-7 to 1e-5.
     low, high = 10.0 ** math.floor(math.log10(low)), 10.0 ** math.ceil(math.log10(high) + 1e-9)
     height = 170.0
     y_scale = AxisScale(low=low, high=max(high, low * 10), start=height - 36, end=14, is_log=True)
@@ -239,8 +257,10 @@ def difference_chart(values: Sequence[float], *, name: str, title: str) -> Chart
         x, y = x_scale(index), y_scale(value) if math.isfinite(value) else y_scale.end
         parts.append(line(x, y_scale.start, x, y, class_="stem"))
         tooltip = element("title", f"{index}: {format_number(value, 2)}")
+        # A NaN or infinite difference has the color of a failure.
         color = "s0" if math.isfinite(value) else "s3"
         parts.append(element("circle", tooltip, cx=x, cy=y, r=3.6, class_=f"dot {color}"))
+    # `max` with NaN depends on the order, so NaN is searched first.
     largest = next((value for value in values if math.isnan(value)), max(values))
     description = f"The largest of {len(values)} is {format_number(largest, 2)}."
     svg = svg_image(*parts, width=WIDTH, height=height, name=name, title=title, description=description)

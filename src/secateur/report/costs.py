@@ -96,6 +96,7 @@ def _format_cost(value: float, unit: str) -> str:
 
 
 def _sum_by_part(block_costs: Mapping[str, CostRecord], cost: str) -> list[float]:
+    # (blocks,) -> (parts,)
     sums = [0.0] * len(PARTS)
     for block, values in block_costs.items():
         sums[part_index(block)] += getattr(values, cost) or 0
@@ -103,6 +104,7 @@ def _sum_by_part(block_costs: Mapping[str, CostRecord], cost: str) -> list[float
 
 
 def _bar(label: str, values: list[float], full_width_value: float, unit: str, name: str, title: str) -> StackedBar:
+    # A model without cost would divide by zero.
     total = sum(values) or 1
     segments = [
         BarSegment(
@@ -141,6 +143,7 @@ def stacked_bar(
     """
     rectangles, x_percent = [], 0.0
     for segment in segments:
+        # Position and width as a share of the column: `x="12.500%"`.
         width_percent = 100 * segment.value / full_width_value
         rectangles.append(
             element(
@@ -170,6 +173,7 @@ def stacked_bar(
 
 def _block_chart(blocks: BlockCosts, cost: str, title: str, unit: str) -> Chart:
     """Draw two bars for each row of blocks, before the cut above and after the cut below; a layer is a row."""
+    # Row name -> costs (before, after), each (parts,).
     rows: dict[str, tuple[list[float], list[float]]] = {}
     for is_after, model in enumerate((blocks.before, blocks.after)):
         for block, values in model.items():
@@ -179,9 +183,11 @@ def _block_chart(blocks: BlockCosts, cost: str, title: str, unit: str) -> Chart:
     largest = max(
         (max(sum(before_values), sum(after_values)) for before_values, after_values in rows.values()), default=1
     )
+    # 92 units at the left for row names, 92 at the right for cost and kept share; 26 units per row.
     x_start, x_end, row_height = 92.0, WIDTH - 92.0, 26.0
     elements: list[Markup] = []
     for index, (name, row) in enumerate(rows.items()):
+        # Bar before the cut at y + 2, bar after the cut 10 units below.
         y = 4 + index * row_height
         elements.append(text(x_start - 8, y + 15, name, anchor="end"))
         for is_after, part_values in enumerate(row):
@@ -223,14 +229,17 @@ _ROWS = ("conv", "projection", "positional", "layer", "the rest")
 
 def _row_order(row: str) -> tuple[int, int]:
     """Return the sort key of a row: ``layer 10`` is `(3, 10)`."""
+    # "layer 10" -> ("layer", 10), which sorts behind "layer 9"; "projection" -> ("projection", 0)
     row_name, _, number = row.rpartition(" ") if row[-1].isdigit() else (row, "", "0")
     return _ROWS.index(row_name), int(number)
 
 
 def _row_name(block: str) -> str:
     """Return the row of a block: ``layer 3`` for ``encoder.layers.3.attention``."""
+    # "feature_extractor.conv_layers.0.conv" -> "conv 0"
     if match := re.match(r"feature_extractor\.conv_layers\.(\d+)", block):
         return f"conv {match[1]}"
+    # "encoder.layers.3.attention" and "layers.3.ffn1" -> "layer 3": all blocks of a layer are a row
     if match := re.match(r"(?:encoder\.)?layers\.(\d+)", block):
         return f"layer {match[1]}"
     if block.startswith("encoder.pos_conv"):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 
 THIN = "\u202f"  # a narrow space that does not break, between a figure and its unit
+#: Minus sign, which is as wide as a plus sign.
 MINUS = "\u2212"
 
 
@@ -20,6 +21,7 @@ def format_number(value: float | None, digits: int = 3) -> str:
     if size < -4 or size > 6:
         mantissa, exponent = f"{value:.{digits - 1}e}".split("e")
         return f"{mantissa}e{int(exponent)}".replace("-", MINUS)
+    # 3 digits: 1234 -> "1,234", 12.345 -> "12.3", 0.012345 -> "0.0123"
     return f"{value:,.{max(digits - 1 - size, 0)}f}".replace("-", MINUS)
 
 
@@ -30,6 +32,7 @@ def format_si(value: float | None, unit: str = "") -> str:
     if not math.isfinite(value):
         return format_number(value)
     for limit, prefix in ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")):
+        # 0.9995 of a limit rounds up to the limit: 999,600 is 1.00 M, not 1000 k.
         if abs(value) >= limit * 0.9995:
             return f"{format_number(value / limit)}{THIN}{prefix}{unit}"
     return f"{format_number(value)}{THIN}{unit}" if unit else format_number(value)
@@ -49,6 +52,7 @@ def format_percent(value: float | None, digits: int = 1) -> str:
     if value is None or not math.isfinite(value):
         return "–"
     text = f"{100 * value:.{digits}f}"
+    # A small positive share must not read as zero.
     if float(text) == 0 and value > 0:
         return f"<{THIN}{10**-digits:.{digits}f}{THIN}%"
     return f"{text}{THIN}%"
@@ -65,6 +69,7 @@ def format_duration(seconds: float | None) -> str:
     """Format a duration: ``42 s``, ``5 min 12 s``, ``3 h 04 min``."""
     if seconds is None or not math.isfinite(seconds):
         return "–"
+    # Rounded first, so that 59.7 s is 1 min 00 s, not 60 s.
     whole_seconds = round(seconds)
     if whole_seconds < 60:
         return f"{format_number(seconds, 2)}{THIN}s"

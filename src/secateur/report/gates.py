@@ -108,6 +108,7 @@ def _describe_given_up(name: str, share: float) -> str:
 
 def build_gate_health(gates: GatesRecord) -> GateHealth:
     """Build the state of the gates at the time when the selection was made."""
+    # A record may lack the share, which follows from the counts by kind.
     total = sum(kind.gates for kind in gates.kinds.values())
     undecided = sum(kind.undecided for kind in gates.kinds.values())
     undecided_share = (
@@ -170,6 +171,7 @@ def is_met(constraint: ConstraintRecord) -> bool | None:
     """Return whether the counted cost is at most the limit; `None` if the record lacks a value."""
     if constraint.limit is None or constraint.counted is None:
         return None
+    # Relative tolerance, since the limit is target times dense cost in floating point.
     return constraint.counted <= constraint.limit * (1 + 1e-12)  # the limit is a product of rounded numbers
 
 
@@ -210,7 +212,9 @@ def _draw_gauge(constraint: ConstraintRecord, index: int) -> Markup | None:
         )
         if value is not None and _is_cost(value)
     ]
+    # 8 % of room at the right, so that the mark of the largest cost is inside the image.
     max_cost = max([limit, counted, *(value for _, value, _ in markers)]) * 1.08
+    # Coordinates in percent of the width of the page.
     x_scale = AxisScale(low=0, high=max_cost, start=0, end=100)
     parts = [
         element("rect", x=0, y=8, width="100%", height=14, class_="pruned"),
@@ -230,11 +234,13 @@ def _draw_gauge(constraint: ConstraintRecord, index: int) -> Markup | None:
             "circle",
             element("title", f"{label}: {_format_cost(value, constraint)}"),
             cx=x_position,
+            # Bar: y from 8 to 22. Expected cost at the upper edge, hard decisions at the lower.
             cy=9 if class_ == "expected" else 21,
             r=4,
             class_=class_,
         )
         parts.append(marker)
+    # The limit is a vertical line over the full height of the image.
     x_position = f"{x_scale(limit):.3f}%"
     tooltip = element("title", f"limit: {_format_cost(limit, constraint)}")
     parts.append(element("line", tooltip, x1=x_position, x2=x_position, y1=2, y2=28, class_="limit"))

@@ -13,6 +13,7 @@ from secateur.report.charts import WIDTH, Chart
 from secateur.report.formatting import format_count, format_percent
 from secateur.report.svg import crossed_box, line, rectangle, svg_image, text
 
+#: Width of the row labels and height of a row, in units of the view box.
 _LABEL_WIDTH, _ROW_HEIGHT = 66.0, 24.0
 _FEED_FORWARD_TITLE = "Feed-forward units"
 #: Title and noun for a unit of each chart of a transducer's head, by kind of axis.
@@ -86,6 +87,7 @@ def _sum_pairs(pairs: Sequence[tuple[int, int] | None]) -> tuple[int, int] | Non
 
 def build_layers(axes: Sequence[AxisRecord]) -> list[LayerView]:
     """Build the encoder layers from the recorded axes, sorted by index."""
+    # Path of the layer -> axes by name: {"encoder.layers.3": {"encoder.layers.3.attention/heads": …}}
     by_path: dict[str, dict[str, AxisRecord]] = {}
     for axis in axes:
         if match := _LAYER_PATTERN.match(axis.name):
@@ -97,6 +99,7 @@ def build_layers(axes: Sequence[AxisRecord]) -> list[LayerView]:
 
 def _layer_view(path: str, axes: Mapping[str, AxisRecord]) -> LayerView:
     heads_axis = next((axis for axis in axes.values() if axis.kind == "heads"), None)
+    # "encoder.layers.3.attention/heads" -> "encoder.layers.3.attention"
     attention = heads_axis.name.rpartition("/")[0] if heads_axis else f"{path}.attention"
     is_removed = _is_removed(axes.get(f"{path}/layer"))
     heads = []
@@ -113,12 +116,15 @@ def _layer_view(path: str, axes: Mapping[str, AxisRecord]) -> LayerView:
             )
         )
     kept_heads = heads_axis.kept if heads_axis else 0
+    # Positions are known if the heads with value/output dimensions are as many as the kept heads.
     has_head_positions = any(head.value_output for head in heads) and sum(head.is_alive for head in heads) == kept_heads
     if not has_head_positions:
+        # Positions unknown: draw the kept heads first, then the removed heads.
         has_shared_dimensions = f"{attention}/vo" in axes
         layer_heads = [head if has_shared_dimensions else HeadView(index=head.index, is_alive=True) for head in heads]
         heads = [head if head.index < kept_heads else _removed_head(head) for head in layer_heads]
     return LayerView(
+        # "encoder.layers.3" -> 3
         index=int(path.rpartition(".")[2]),
         is_removed=is_removed,
         heads_axis=heads_axis,
@@ -135,6 +141,7 @@ def _other_blocks(axes: Mapping[str, AxisRecord], is_layer_removed: bool) -> Ite
     """Yield the blocks of a layer except the attention."""
     for axis in axes.values():
         if axis.kind in ("units", "channels"):
+            # "encoder.layers.3.feed_forward/units" -> block "encoder.layers.3.feed_forward", name "feed_forward"
             block = axis.name.rpartition("/")[0]
             block_name = block.rpartition(".")[2]
             name = _FEED_FORWARD_TITLE if block_name == "feed_forward" else f"{block_name} {axis.kind}"
@@ -159,8 +166,10 @@ def heads_chart(layers: Sequence[LayerView]) -> Chart:
     """Draw the heads as a grid, a row per layer; a partial head has a query/key bar above a value/output bar."""
     max_heads = max((len(layer.heads) for layer in layers), default=1)
     x_end = WIDTH - 66
+    # Width of a head: the grid spans from the labels to the counts at the right.
     width = (x_end - _LABEL_WIDTH) / max(max_heads, 1)
     parts: list[Markup] = []
+    # At most about 12 numbers above the columns.
     stride = max(1, round(max_heads / 12))
     for column in range(0, max_heads, stride) if any(layer.has_head_positions for layer in layers) else ():
         parts.append(text(_LABEL_WIDTH + (column + 0.5) * width, 14, str(column), anchor="middle"))
@@ -216,6 +225,7 @@ def _draw_head(head: HeadView, layer: LayerView, x: float, y: float, width: floa
     tooltip = f"{name}: query/key {query_key[0]} of {query_key[1]}, value/output {value_output[0]} of {value_output[1]}"
     if not head.is_partial:
         return [rectangle(x + 1, y + 2, bar_width, bar_height, class_="kept", tooltip=tooltip, radius=2)]
+    # Partial head: query/key share in the upper half, value/output share in the lower half.
     half_height = bar_height / 2
     return [
         rectangle(x + 1, y + 2, bar_width, bar_height, class_="pale", tooltip=tooltip, radius=2),
@@ -274,6 +284,7 @@ def bars_chart(
             )
             parts.append(text(WIDTH - 84, y + 16, "removed", class_="quiet"))
             continue
+        # Units -> widths: the axis with the most units fills the row.
         original_width, before_width, kept_width = (
             (x_end - _LABEL_WIDTH) * value / max(largest, 1) for value in (axis.original, axis.before, axis.kept)
         )
@@ -289,6 +300,7 @@ def bars_chart(
                 _LABEL_WIDTH + 1, y + 2, kept_width - 2, _ROW_HEIGHT - 4, class_="kept", tooltip=tooltip, radius=2
             )
         )
+        # A vertical mark at the units that the run started with.
         if axis.before != axis.original:
             parts.append(
                 line(
@@ -329,6 +341,7 @@ def shape_charts(axes: Sequence[AxisRecord]) -> list[Chart]:
             for block in layer.other_blocks
             if block.name == name
         ]
+        # "Feed-forward units" -> "unit"; "conv channels" -> "channel"
         unit = name.rpartition(" ")[2].removesuffix("s")
         slug = "units" if name == _FEED_FORWARD_TITLE else name.replace(" ", "-")
         charts.append(bars_chart(rows, name=slug, title=name, unit=unit, has_header_line=bool(charts)))

@@ -12,6 +12,7 @@ from markupsafe import Markup
 from secateur.report.charts import axis_frame, format_ticks
 from secateur.report.svg import AxisScale, element, line, linear_ticks, svg_image, text
 
+#: Size of the chart in units of the view box.
 WIDTH, HEIGHT = 340.0, 250.0
 #: Approximate width of a letter and height of a line of a label, in units of the view box.
 _LETTER_WIDTH, _LINE_HEIGHT = 6.4, 13.0
@@ -88,12 +89,14 @@ def scatter_chart(
     marks = [mark for series in series_list for mark in series.marks]
     all_marks = [*marks, *dense]
     low, high = min(m.y - m.y_std for m in all_marks), max(m.y + m.y_std for m in all_marks)
+    # The y-axis starts at 0 unless all values are close together.
     ticks = linear_ticks(0.0 if 0 <= low < 0.5 * high else low, high)
     x_scale = AxisScale(low=0, high=max(100.0, *(m.x + m.x_std for m in all_marks)), start=54, end=WIDTH - 14)
     bottom_margin = 0.14 * (ticks[-1] - ticks[0])  # room under the lowest points for their labels
     y_scale = AxisScale(low=ticks[0] - bottom_margin, high=ticks[-1], start=HEIGHT - 36, end=22)
     tick_labels = [tick_label + unit for tick_label in format_ticks(ticks)]
     parts = axis_frame(x_scale, y_scale, list(zip(ticks, tick_labels, strict=True)), x_label, HEIGHT)
+    # Boxes that labels must avoid: points, error bars, lines, and the labels placed so far.
     occupied_boxes = [*_mark_boxes(all_marks, x_scale, y_scale)]
     if len(dense) == 1:
         y_position = y_scale(dense[0].y)
@@ -150,6 +153,7 @@ def _mark_boxes(marks: Sequence[ScatterMark], x_scale: AxisScale, y_scale: AxisS
 def _path_boxes(positions: Sequence[tuple[float, float]]) -> Iterator[Box]:
     """Yield the boxes that a polyline covers, in pieces of about 4 units."""
     for (x1, y1), (x2, y2) in pairwise(positions):
+        # A diagonal line as a chain of small boxes, since its bounding box would cover free area.
         pieces = max(1, math.ceil(math.hypot(x2 - x1, y2 - y1) / 4))
         for piece in range(1, pieces):
             x, y = x1 + (x2 - x1) * piece / pieces, y1 + (y2 - y1) * piece / pieces
@@ -162,6 +166,7 @@ def _place_label(mark: ScatterMark, x_scale: AxisScale, y_scale: AxisScale, occu
         return []
     x, y, label_width = x_scale(mark.x), y_scale(mark.y), _LETTER_WIDTH * len(mark.label)
     for dx, dy in _LABEL_OFFSETS:
+        # A label at the side has a gap of 8 units; above or below, a gap of 6, and 5 to the side.
         x_middle = x + 2 * dx * (label_width / 2 + (8 if dy == 0 else 5))
         bottom = y + dy * (6 + _LINE_HEIGHT / 2) + _LINE_HEIGHT / 2
         box = (x_middle - label_width / 2, bottom - _LINE_HEIGHT, x_middle + label_width / 2, bottom)

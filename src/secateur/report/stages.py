@@ -136,6 +136,7 @@ def _cost_tiles(dense_stage: StageRecord | None, final_stage: StageRecord) -> li
                 clause=f"{_format_change(dense_text, final_text)} parameters",
             )
         )
+    # MACs of different audio lengths are not comparable.
     if dense_stage and dense_stage.macs and final_stage.macs is not None and dense_stage.seconds == final_stage.seconds:
         dense_text, final_text = format_si(dense_stage.macs, "MAC"), format_si(final_stage.macs, "MAC")
         tiles.append(
@@ -179,6 +180,7 @@ def _cost_tiles(dense_stage: StageRecord | None, final_stage: StageRecord) -> li
 
 def _format_change(dense_text: str, final_text: str) -> str:
     """Format a change without a line break, a common unit once: ``6.91 → 1.39 GMAC``."""
+    # "6.91\u202fGMAC" -> number "6.91", unit "GMAC"
     number, _, unit = dense_text.partition("\u202f")
     has_same_unit = unit == final_text.partition("\u202f")[2]
     return f"{number if has_same_unit else dense_text}\u00a0→\u00a0{final_text}"
@@ -186,6 +188,7 @@ def _format_change(dense_text: str, final_text: str) -> str:
 
 def describe_speedup(dense_time: TimeRecord, cut_time: TimeRecord) -> str:
     """Describe the speedup: ``2.1× faster``, or no difference if the ranges of the two measurements overlap."""
+    # The ranges [low, high] of the two measurements overlap.
     if dense_time.low_ms <= cut_time.high_ms and cut_time.low_ms <= dense_time.high_ms:
         return "no difference in time beyond the spread"
     factor = dense_time.median_ms / cut_time.median_ms
@@ -248,6 +251,7 @@ def build_stage_table(stages: Sequence[StageRecord], task: TaskRecord | None = N
         notes.append("The teacher has no score because its task head was not trained, so no difference is shown.")
     return StageTable(
         stages=tuple(STAGE_LABELS.get(stage.name, stage.name) for stage in stages),
+        # A dash stands for a missing value.
         rows=tuple(row for row in rows if any(cell.text != "–" for cell in row[2])),
         notes=tuple(notes),
     )

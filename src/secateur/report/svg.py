@@ -15,6 +15,7 @@ from markupsafe import Markup, escape
 def element(name: str, *children: str | Markup, **attributes: str | float | None) -> Markup:
     """Return an element; ``class_`` and ``stroke_width`` become ``class`` and ``stroke-width``, `None` is omitted."""
     attribute_text = Markup("").join(
+        # stroke_width=1.5 -> ` stroke-width="1.5"`; class_="dot s0" -> ` class="dot s0"`
         Markup(' {}="{}"').format(key.rstrip("_").replace("_", "-"), _attribute_value(value))
         for key, value in attributes.items()
         if value is not None
@@ -24,6 +25,7 @@ def element(name: str, *children: str | Markup, **attributes: str | float | None
 
 
 def _attribute_value(value: str | float) -> str:
+    # Two decimals at most: 12.0 -> "12", 3.14159 -> "3.14".
     return value if isinstance(value, str) else f"{value:.2f}".rstrip("0").rstrip(".")
 
 
@@ -46,6 +48,7 @@ def svg_image(*children: str | Markup, width: float, height: float, name: str, t
         viewBox=f"0 0 {_attribute_value(width)} {_attribute_value(height)}",
         role="img",
         aria_labelledby=f"{name}-title {name}-desc",
+        # Wide columns enlarge the image by 35 % at most, so that the text stays near the font size of the page.
         style=f"max-width:{_attribute_value(width * 1.35)}px",
     )
 
@@ -109,6 +112,7 @@ class AxisScale:
     def __call__(self, value: float) -> float:
         """Return the coordinate of a value, clamped to the range of the axis."""
         low, high = self._transform(self.low), self._transform(self.high)
+        # 0 at `low`, 1 at `high`; the middle of an axis without extent.
         fraction = (self._transform(value) - low) / (high - low) if high > low else 0.5
         return self.start + min(max(fraction, 0.0), 1.0) * (self.end - self.start)
 
@@ -118,6 +122,7 @@ class AxisScale:
 
 def round_step(span: float, count: int) -> float:
     """Return the smallest 1, 2, 2.5 or 5 times a power of 10 that covers `span` in at most `count` steps."""
+    # span 0.83, count 4: raw step 0.2075, power 0.1, result 0.25
     raw_step = span / count
     power = 10.0 ** math.floor(math.log10(raw_step))
     return next(power * factor for factor in (1, 2, 2.5, 5, 10) if power * factor >= raw_step * (1 - 1e-9))
@@ -126,9 +131,11 @@ def round_step(span: float, count: int) -> float:
 def linear_ticks(low: float, high: float, count: int = 4) -> list[float]:
     """Return ticks at a round step; the first is at most `low` and the last at least `high`."""
     if not high > low:
+        # A constant curve lies in the middle of an axis of ±10 %.
         margin = abs(low) * 0.1 or 1.0
         low, high = low - margin, high + margin
     step = round_step(high - low, count)
+    # low 0.93, high 0.99, step 0.02: indices 46 to 50, ticks 0.92 to 1.0
     first_index, last_index = math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9)
     return [index * step for index in range(first_index, last_index + 1)]
 
@@ -145,6 +152,7 @@ def log_ticks(low: float, high: float, count: int = 5) -> list[float]:
     first_power, last_power = math.ceil(math.log10(low) - 1e-9), math.floor(math.log10(high) + 1e-9)
     powers = list(range(first_power, last_power + 1))
     if len(powers) >= 3:
+        # 9 decades and count 5: every second power.
         return [10.0**power for power in powers[:: math.ceil(len(powers) / count)]]
     fine_ticks = [factor * 10.0**power for power in range(first_power - 1, last_power + 1) for factor in (1, 2, 5)]
     return [value for value in fine_ticks if low * (1 - 1e-9) <= value <= high * (1 + 1e-9)]

@@ -46,6 +46,7 @@ class MeanStd:
 
     def format(self, *, factor: float = 1, digits: int = 2, unit: str = "", with_sign: bool = False) -> str:
         """Format the mean, and the deviation of several runs: ``12.30 ± 0.21 %``."""
+        # With a sign: "+2.20"; without: "12.30".
         text = f"{factor * self.mean:{'+' if with_sign else ''}.{digits}f}"
         if self.count > 1:
             text += f"\u00a0±\u00a0{factor * self.std:.{digits}f}"
@@ -56,6 +57,7 @@ class MeanStd:
         return self.format(factor=100, digits=digits, unit=f"{THIN}%")
 
 
+#: Function of a run, such as the score or the kept share of a cost; None where the run lacks the value.
 Quantity = Callable[[SweepRun], float | None]
 
 
@@ -68,6 +70,7 @@ def sweep_score(sweep: SweepRecord) -> Score | None:
 
 def group_by_seed(sweep: SweepRecord) -> list[SeedGroup]:
     """Group the runs by the values of all fields except the seed, in the order of the record."""
+    # Formatted values of the fields, such as ("0.5", "hard_concrete") -> runs of all seeds.
     runs_by_values: dict[tuple[str, ...], list[SweepRun]] = {}
     names = [name for name in sweep.fields if name != SEED_FIELD]
     for run in sweep.rows:
@@ -162,4 +165,5 @@ def _group_cells(sweep: SweepRecord, group: SeedGroup) -> list[str]:
 
 def _ascii(words: str) -> str:
     """Return a text with ASCII spaces and minus signs, and without dashes for missing values."""
+    # Narrow and no-break spaces, minus sign and dash have no place in a fixed-width table.
     return words.translate({ord("\u202f"): " ", ord("\u00a0"): " ", ord(MINUS): "-", ord("–"): ""})

@@ -146,6 +146,7 @@ def _run_label(run: SweepRun) -> str:
 
 def _report_link(run: SweepRun) -> str:
     """Return the relative URL of a run's report; empty if the folder is not beside the record."""
+    # Only a plain folder name becomes a link: not ".." and not "a/b".
     if not run.folder.strip(".") or "/" in run.folder or "\\" in run.folder:
         return ""
     return f"./{quote(run.folder, safe='=,+')}/report.html"
@@ -204,6 +205,7 @@ def _group_by_dense(sweep: SweepRecord) -> dict[tuple[int | None, int | None], l
 def _dense_score(runs: Sequence[SweepRun]) -> MeanStd | None:
     """Return the mean score of the runs' dense models, without a spread if all scores are equal."""
     mean_score = mean_std(runs, lambda run: run.dense.score)
+    # A dense model that is not trained has the same score in every run: a count of 1 omits the deviation.
     if mean_score and len({run.dense.score for run in runs}) == 1:
         return MeanStd(mean=mean_score.mean, std=0.0, count=1)
     return mean_score
@@ -211,6 +213,7 @@ def _dense_score(runs: Sequence[SweepRun]) -> MeanStd | None:
 
 def _series(sweep: SweepRecord, groups: Sequence[SeedGroup]) -> dict[str, list[SeedGroup]]:
     """Group settings that differ only in the target, by the label of all further fields."""
+    # "gates.kind hard_concrete" -> settings with the same kind of gate and different targets
     groups_by_setting: dict[str, list[SeedGroup]] = {}
     for group in groups:
         other_fields = [f"{name}\u00a0{value}" for name, value in group.values.items() if not _is_target(name)]
@@ -220,6 +223,7 @@ def _series(sweep: SweepRecord, groups: Sequence[SeedGroup]) -> dict[str, list[S
 
 def _is_target(name: str) -> bool:
     """Return whether a field sets the target of a constraint: ``target_ms``, ``constraints.0.target``."""
+    # "constraints.0.target" -> "target"
     return name.rpartition(".")[2].startswith("target")
 
 

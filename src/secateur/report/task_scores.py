@@ -32,12 +32,13 @@ class Score:
 
     @property
     def direction(self) -> Direction | None:
-        """Direction in which the score improves; `None` if unknown."""
+        """Direction of improvement; `None` if unknown."""
         return self.info.direction
 
     @property
     def phrase(self) -> str:
         """Name within a sentence: ``word error rate``, but ``SLU-F1``."""
+        # A second capital marks an abbreviation, which keeps its case.
         return self.title if self.title[1:2].isupper() else self.title[:1].lower() + self.title[1:]
 
     @property
@@ -58,6 +59,7 @@ class Score:
         """Format the difference to the score of the dense model: ``+2.20 points``; empty if a score is missing."""
         if dense is None or value is None or not math.isfinite(value - dense):
             return ""
+        # Rounded before the sign is chosen, so that +0.001 points read as unchanged.
         difference = round(100 * (value - dense), 2) if self.is_share else value - dense
         sign = "+" if difference > 0 else MINUS if difference < 0 else ""
         return f"{sign}{abs(difference):.2f} points" if self.is_share else f"{sign}{format_number(abs(difference))}"
@@ -69,6 +71,7 @@ class Score:
             return difference
         if difference[0] not in ("+", MINUS):
             return "unchanged"
+        # A plus is an improvement if higher is better, a minus if lower is better.
         is_improvement = (difference[0] == "+") == (self.direction == "higher")
         return f"{difference[1:]} {'better' if is_improvement else 'worse'}"
 

@@ -39,6 +39,7 @@ def build_trajectories(points: Sequence[MetricsPoint], scores: Sequence[Score] =
 
 
 def _phase_trajectory(phase: str, points: Sequence[MetricsPoint], scores: Sequence[Score]) -> PhaseTrajectory:
+    # Metric name -> points (step, value): {"kept/macs": [(0, 1.0), (100, 0.97)]}
     series: dict[str, list[tuple[float, float]]] = {}
     for point in points:
         for name, value in point.values.items():
@@ -53,6 +54,7 @@ def _phase_trajectory(phase: str, points: Sequence[MetricsPoint], scores: Sequen
         drawer.single_chart("undecided", "Undecided share of the gates", is_percent=True),
         drawer.single_chart("validation/cosine", "Cosine to the teacher, held out", style="dots"),
     ]
+    # Series that no main chart removed, by the part before the slash: "norm/weights" is in "norm".
     groups = dict.fromkeys(name.partition("/")[0] for name in series)
     other_charts = [drawer.remaining_chart(group) for group in groups]
     return PhaseTrajectory(
@@ -126,6 +128,7 @@ class _ChartBuilder:
         curves = []
         for name in sorted(names, key=lambda name: colors[name.partition("/")[2]]):
             multiplier, _, constraint = name.partition("/")
+            # "lambda1/macs" -> "macs λ₁"
             symbol = "\u03bb" + multiplier.removeprefix("lambda").translate(str.maketrans("12", "\u2081\u2082"))
             points, style = tuple(self.series.pop(name)), "dashed" if multiplier.endswith("1") else "solid"
             curves.append(
@@ -153,5 +156,6 @@ class _ChartBuilder:
     ) -> Chart | None:
         if not curves:
             return None
+        # "learn-validation/cosine" -> "learn-validation-cosine", part of an element id
         slug = "".join(letter if letter.isalnum() else "-" for letter in f"{self.phase}-{name}")
         return line_chart(curves, name=slug, title=title, is_percent=is_percent, note=note)

@@ -166,6 +166,7 @@ def _data_view(data: DataRecord) -> DataView:
 
 
 def _corpus_cells(corpus: CorpusRecord) -> tuple[str, str, str]:
+    # "960 h", but "42 min 10 s" below an hour.
     length = f"{format_number(corpus.hours)} h" if corpus.hours >= 1 else format_duration(3600 * corpus.hours)
     rate = f" at {corpus.sample_rate / 1000:g}\u00a0kHz" if corpus.sample_rate else ""
     return corpus.name or "–", format_count(corpus.utterances, "utterance"), length + rate
@@ -181,6 +182,7 @@ def flatten_rows(values: Any, prefix: str = "") -> list[tuple[str, str]]:
     rows: list[tuple[str, str]] = []
     for name, value in values.items():
         if isinstance(value, dict):
+            # Packages appear without the prefix: "torch", not "versions torch".
             rows.extend(flatten_rows(value, "" if name == "versions" else f"{prefix}{name} "))
         elif isinstance(value, list):
             if value:

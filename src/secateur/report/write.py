@@ -17,7 +17,9 @@ from secateur.records.sweep import SweepRecord
 from secateur.report.sweep_view import SweepView, build_sweep_view
 from secateur.report.view import ReportView, build_view
 
+#: File names in a run folder.
 RECORD, METRICS, BENCH, REPORT = "record.json", "metrics.jsonl", "bench.json", "report.html"
+#: File name of the record in the folder of a sweep.
 SWEEP = "sweep.json"
 
 
@@ -65,6 +67,7 @@ def write_page(page: str, out: Path) -> Path:
     Raises:
         SecateurError: The page cannot be written to `out`.
     """
+    # Same folder, so that `os.replace` stays on the file system and is atomic.
     temporary = out.with_name(f".{out.name}.partial")
     try:
         temporary.write_text(page, encoding="utf-8")

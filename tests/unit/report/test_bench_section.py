@@ -73,7 +73,7 @@ def test_bars_of_one_case_have_one_scale_and_add_up_to_the_time(section: Section
             assert [part["class"][1] for part in picture.find_all("rect")] == [f"p{i}" for i in range(6)]
 
 
-def test_the_time_of_each_block_is_told_in_numbers_too(section: Section) -> None:
+def test_the_time_of_each_block_is_also_listed_in_a_table(section: Section) -> None:
     table = section(report_example.bench()).select("details table")[0]
     columns = [words(cell) for cell in table.select("thead th")]
     assert columns == ["Model", "front end", "projection", "positional conv", "attention", "feed-forward", "rest"]

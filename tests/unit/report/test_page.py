@@ -202,7 +202,7 @@ def test_skipped_files_are_counted_by_reason_and_the_first_fifty_listed(page: Be
     assert len(data.select("table.files tbody tr")) == 50  # type: ignore[union-attr]
 
 
-def test_the_page_goes_where_it_is_told_and_a_second_one_replaces_the_first(run: Path, tmp_path: Path) -> None:
+def test_the_page_is_written_to_the_given_path_and_replaces_an_older_page(run: Path, tmp_path: Path) -> None:
     out = tmp_path / "elsewhere.html"
     assert write_report(run, out) == out
     first = out.read_bytes()
