@@ -12,7 +12,7 @@ from transformers import HubertConfig, WavLMConfig
 from transformers.models.hubert.modeling_hubert import HubertAttention
 from transformers.models.wavlm.modeling_wavlm import WavLMAttention
 
-from secateur.architectures import wav2vec2_axes as names
+import wav2vec2_axes as names
 from secateur.architectures.registry import shape_of
 from secateur.nn.attention import CutAttention, CutWavLMAttention
 

@@ -24,9 +24,9 @@ from transformers import HubertConfig, HubertModel
 import secateur
 from attention import FRAMES, medians
 from runs import prune_alone
-from secateur.architectures.wav2vec2_axes import positional_groups
 from secateur.structure import Selection
 from secateur.surgery import cut
+from wav2vec2_axes import positional_groups
 
 GATE = {"drop_rate": 0.05}  # what quickstart gives the other kinds
 

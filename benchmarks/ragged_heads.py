@@ -12,7 +12,7 @@ import torch
 from transformers import HubertConfig, HubertModel, WavLMConfig, WavLMModel
 
 import secateur
-from secateur.architectures import wav2vec2_axes as names
+import wav2vec2_axes as names
 from secateur.benchmarking.timing import interleave_timings
 from secateur.structure import Selection
 from secateur.surgery import cut

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from transformers import HubertConfig, Wav2Vec2Config, WavLMConfig
 
-from secateur.architectures import wav2vec2_axes as names
+import wav2vec2_axes as names
 from secateur.hf.declare import declare
 from secateur.hf.model_view import ConfigView
 from secateur.structure import Selection, normalize

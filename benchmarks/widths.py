@@ -31,7 +31,7 @@ import numpy as np
 import torch
 from transformers import WavLMConfig
 
-from secateur.architectures import wav2vec2_axes as names
+import wav2vec2_axes as names
 from secateur.benchmarking.process_settings import tune_products, tuned_malloc_environment
 from secateur.benchmarking.timing import interleave_timings
 from secateur.hf.declare import declare

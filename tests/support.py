@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from secateur.architectures import wav2vec2_axes as names
+import wav2vec2_axes as names
 from secateur.architectures.registry import FAMILIES as ENTRIES
 from secateur.hf.declare import declare
 from secateur.inference import INFERENCE_MODEL_TYPES as FAST

@@ -24,7 +24,7 @@ from support import (
 )
 from torch.utils.flop_counter import FlopCounterMode
 
-from secateur.architectures import wav2vec2_axes as names
+import wav2vec2_axes as names
 from secateur.cost import Cost, Terms, breakdown
 from secateur.hf.declare import declare, skeleton
 from secateur.hf.model_view import ConfigView

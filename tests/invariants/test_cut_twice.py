@@ -10,7 +10,7 @@ import torch
 from hypothesis import given
 from support import FAST_LOW_RANK, LOW_RANK, MODELS, Plan, make_selection, plans, tiny, tiny_structure
 
-from secateur.architectures import wav2vec2_axes as names
+import wav2vec2_axes as names
 from secateur.errors import SelectionError
 from secateur.hf.declare import declare
 from secateur.structure import Selection, normalize

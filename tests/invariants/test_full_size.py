@@ -9,7 +9,7 @@ import torch
 from support import POSITIONS, TOLERANCE, Plan, audio, build, difference, make_selection, outputs
 from transformers import HubertConfig, WavLMConfig
 
-from secateur.architectures import wav2vec2_axes as names
+import wav2vec2_axes as names
 from secateur.hf.configs import stock_config
 from secateur.hf.declare import declare
 from secateur.masking import attach, mask_values

@@ -27,7 +27,7 @@ from torch import Tensor
 from torch.nn.utils import parametrize
 
 import secateur
-from secateur.architectures import wav2vec2_axes as names
+import wav2vec2_axes as names
 from secateur.errors import ModelError
 from secateur.inference import for_inference
 from secateur.inference import linear as fused

@@ -11,7 +11,7 @@ import transformers
 from support import TOLERANCE, build, randomize, tiny, tiny_config, tiny_structure
 from torch import nn
 
-from secateur.architectures import wav2vec2_axes as names
+import wav2vec2_axes as names
 from secateur.hf.declare import declare
 from secateur.hf.models import build_model
 from secateur.nn import narrow_convolution

@@ -9,7 +9,7 @@ import torch
 import transformers
 from support import FAST_CONFORMERS, MODELS, TOLERANCE, audio, difference, outputs, tiny, tiny_structure
 
-from secateur.architectures import wav2vec2_axes as names
+import wav2vec2_axes as names
 from secateur.architectures.registry import FAMILIES
 from secateur.errors import SelectionError
 from secateur.hf.model_view import ModelView

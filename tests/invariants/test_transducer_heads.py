@@ -18,12 +18,12 @@ from support import RAGGED, difference, make_selection
 from torch import Tensor, nn
 from transducer_toy import features, transducer
 
-from secateur.architectures.transducer import UnevenLSTM
 from secateur.cost import Cost, Terms, breakdown
 from secateur.errors import ConfigError, ModelError, SelectionError
 from secateur.hf.declare import declare
 from secateur.hf.model_view import ModelView
 from secateur.masking import attach, mask_values
+from secateur.nn.lstm import UnevenLSTM
 from secateur.structure import Selection, Structure, normalize
 from secateur.structure.axis import HEAD_KINDS
 from secateur.surgery import cut, load_model

@@ -11,7 +11,7 @@ import torch
 from support import MODELS, POSITIONS, RAGGED, make_selection, tiny, tiny_structure
 from torch import nn
 
-from secateur.architectures import wav2vec2_axes as names
+import wav2vec2_axes as names
 from secateur.nn.norm import SupportLayerNorm
 from secateur.structure import Selection, normalize
 from secateur.structure.axis import ranks

@@ -10,7 +10,7 @@ import torch
 from support import HEAD_DIM, TOLERANCE, audio, build, difference, outputs, tiny, tiny_config, tiny_structure
 from torch import nn
 
-from secateur.architectures import wav2vec2_axes as names
+import wav2vec2_axes as names
 from secateur.masking import attach, mask_values
 from secateur.nn.norm import SupportLayerNorm
 from secateur.structure import Selection, normalize

@@ -1,4 +1,4 @@
-"""A family: what one Hugging Face architecture is called, and how its modules follow a shape."""
+"""Description of one Hugging Face architecture: names of its classes, rows of its table, and cuts of its modules."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Any
 
 from torch import nn
 
+from secateur.architectures.table import AxisTable
 from secateur.structure.encoder_shape import EncoderShape
 
 
@@ -16,22 +17,23 @@ class Family:
     """One architecture.
 
     Attributes:
-        model_type: The library's name of it, in configs.
-        stem: Of the library's class names: ``Wav2Vec2`` of ``Wav2Vec2Model``, ``Wav2Vec2ForCTC``, …
-        base: What follows the stem in the name of the base model's class.
-        heads: Model types of configs that hold the encoder's in their `encoder_config`, by the ending of the class with
-            that head; empty where models with heads have the encoder's config.
-        frame: Samples that a frame stands for, from an encoder's config; None where the library's configs tell it, as
+        model_type: Model type in the library's configs.
+        stem: Start of the library's class names: ``Wav2Vec2`` of ``Wav2Vec2Model``, ``Wav2Vec2ForCTC``, …
+        base_suffix: Rest of the name of the base model's class.
+        composite_model_types: Model types of configs that hold the encoder's config in their `encoder_config`, by the
+            ending of the class with that head; empty where models with heads have the encoder's config.
+        samples_per_frame: Samples per output frame, from an encoder's config; None where the library's configs have
             `inputs_to_logits_ratio`.
-        layers: Path of its list of layers in the base model.
-        remembered: Config fields whose original values a cut config remembers.
-        refused: What the file of a cut config says in place of the truth, so that every stock class refuses it: none
-            may load a cut model with random weights.
-        fields: Config fields that follow a shape in our classes, those of `refused` among them.
-        stock_fields: Config fields with which the stock classes have a shape, given the config and shape of a cut
-            model; raises a SelectionError whose sentence says what prevents it.
-        attention: The class of cut attention blocks, whose weights the library records.
-        fit: Replaces what pruning cut in a freshly built base model, given its config and shape.
+        layers_path: Path of the list of layers in the base model.
+        original_fields: Config fields whose original values a cut config remembers.
+        poison_fields: Values that the file of a cut config has in place of the true ones, so that every stock class
+            refuses it: no stock class may load a cut model with random weights.
+        declare: Adds the rows of the architecture to a table.
+        fields: Config fields that follow a shape in the registered classes, `poison_fields` included.
+        stock_fields: Config fields with which the stock classes have a shape, given config and shape of a cut model.
+            Raises a SelectionError with the reason if there are none.
+        attention_class: Class of cut attention blocks, whose attention weights the library records.
+        apply_shape: Replaces the pruned modules of a freshly built base model, given its config and shape.
     """
 
     model_type: str
@@ -42,16 +44,17 @@ class Family:
     layers_path: str = "encoder.layers"
     original_fields: tuple[str, ...]
     poison_fields: Mapping[str, Any]
+    declare: Callable[[AxisTable], None]
     fields: Callable[[EncoderShape], dict[str, Any]]
     stock_fields: Callable[[Any, EncoderShape], dict[str, Any]]
     attention_class: type[nn.Module]
     apply_shape: Callable[[Any, Any, EncoderShape], None]
 
     def class_name(self, head_class: str) -> str:
-        """The library's name of the class with the head that `ending` names; ``Model`` for the base model."""
+        """Return the library's class name for a head class such as ``ForCTC``; ``Model`` is the base model."""
         return self.stem + (self.base_suffix if head_class == "Model" else head_class)
 
     @property
     def config_name(self) -> str:
-        """The library's name of the base model's config class."""
+        """Name of the library's config class of the base model."""
         return f"{self.stem}{'' if self.base_suffix == 'Model' else self.base_suffix}Config"

@@ -1,24 +1,35 @@
-"""FastConformer encoders (Parakeet, Nemotron): cut blocks, and how the stock modules follow a shape.
+"""Architectures with FastConformer encoders: Parakeet, and Nemotron, which streams.
 
-All heads of a layer have the same dimensions, so that keys and values fit one cache, (B, heads, frames, dimensions).
+Two-dimensional convolutions over log-mel features, then Conformer layers. All heads of a layer have the same
+dimensions, so that keys and values fit one cache, (B, heads, frames, dimensions).
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-from functools import partial
+from dataclasses import replace
 from typing import Any
 
-import torch
-from torch import Tensor, nn
-from torch.nn import functional as F
+from torch import nn
 
 from secateur.architectures import stock_layout
+from secateur.architectures.blocks import (
+    block,
+    convolution_module,
+    feed_forward,
+    layer,
+    mask_block,
+    once_per_frame,
+)
 from secateur.architectures.family import Family
-from secateur.nn.attention import OutputBias
-from secateur.nn.relative_keys import relative_keys, relative_shift
+from secateur.architectures.table import CONFORMER_MAC_CONVENTION, AxisTable
+from secateur.errors import ModelError
+from secateur.nn.constant_block import resize_feed_forward
+from secateur.nn.convolution import resize_convolution, resize_convolution_module
+from secateur.nn.shared_attention import CutSharedAttention
+from secateur.structure import Axis, ConvStage, FeatureSpec, UseCount
 from secateur.structure import axis as names
+from secateur.structure.block import ATTENTION, FRONT_END
 from secateur.structure.encoder_shape import EncoderShape
 
 #: Samples between two log-mel features.
@@ -31,301 +42,204 @@ ORIGINAL_FIELDS = (
     "num_hidden_layers",
     "subsampling_conv_channels",
 )
+_FEED_FORWARDS = ("feed_forward1", "feed_forward2")
 
 
-@dataclass(frozen=True, kw_only=True)
-class SharedAttentionShape:
-    """An attention block whose heads have the same dimensions.
+def declare(table: AxisTable) -> None:
+    """Add all rows of a FastConformer encoder."""
+    table.front_end = "subsampling"
+    table.encoder = "layers"
+    table.convention = CONFORMER_MAC_CONVENTION
+    input_stages(table)
+    subsampling(table)
+    for path in table.shape.original_layers:
+        layer(table, path)
+        for name in _FEED_FORWARDS:
+            feed_forward(table, f"{path}.{name}", first_linear="linear1", last_linear="linear2")
+        attention(table, f"{path}.self_attn")
+        convolution_module(table, f"{path}.conv", norm_name="norm")
+        table.exists_with(path, (names.layer(path), 0))
 
-    Attributes:
-        kept: Whether the block is there; without heads it is its output bias.
-        heads: How many heads are left; none where they would have no value/output dimensions.
-        query_key: Query/key dimensions of each.
-        value_output: Value/output dimensions of each.
-        head_dim: Dimensions of a head in the original model.
+
+def input_stages(table: AxisTable) -> None:
+    """Add the stages from samples to frames: log-mel features every 160 samples, then convolutions that halve them.
+
+    Parakeet's extractor divides by a variance over the features, so that at least two are needed. Nemotron's
+    convolutions are causal: with kernel 3 and stride 2, three positions are padded in all, two in front and one behind.
     """
+    config = table.config
+    is_causal = hasattr(config, "sliding_window")
+    kernel, stride = config.subsampling_conv_kernel_size, config.subsampling_conv_stride
+    padding = kernel + stride - 2 if is_causal else (kernel - 1) // 2 * 2
+    count = len(subsampling_stages(table.modules["subsampling"]))
+    table.features = FeatureSpec(
+        extractor="NemotronAsrStreamingFeatureExtractor" if is_causal else "ParakeetFeatureExtractor",
+        width=config.num_mel_bins,
+        settings={"feature_size": config.num_mel_bins},
+    )
+    mel_stage = ConvStage(kernel=HOP_LENGTH, stride=HOP_LENGTH, min_windows=1 if is_causal else 2)
+    table.stages = (mel_stage, *[ConvStage(kernel=kernel, stride=stride, padding=padding)] * count)
 
-    is_kept: bool
-    heads: int
-    query_key: int
-    value_output: int
-    head_dim: int
 
-    @classmethod
-    def from_encoder_shape(cls, shape: EncoderShape, path: str) -> SharedAttentionShape:
-        """That of a module path."""
-        return cls(
-            is_kept=bool(shape.units(names.block(path), 1)),
-            heads=len(shape.units(names.heads(path), int(shape.original["num_attention_heads"]))),
-            query_key=len(shape.units(names.shared_query_key(path), shape.head_dim)),
-            value_output=len(shape.units(names.shared_value_output(path), shape.head_dim)),
-            head_dim=shape.head_dim,
+def subsampling(table: AxisTable) -> None:
+    """Add the channels of every stage: of the first convolution, and of the pointwise ones behind depthwise ones.
+
+    Masks act behind the activation, at the next convolution that mixes channels, or at the linear map behind the last
+    stage.
+
+    Example with 80 mel bins and three stages of stride 2: 80 -> 40 -> 20 -> 10 bins. The columns of the linear map are
+    the 10 bins of channel 0, then the 10 bins of channel 1, and so on: each unit covers 10 columns.
+    """
+    size = int(table.shape.original["subsampling_conv_channels"])
+    input_axis = ""
+    bins_per_channel = table.config.num_mel_bins
+    table.add_block("subsampling", FRONT_END)
+    for index, (standard, depthwise, pointwise) in enumerate(subsampling_stages(table.modules["subsampling"]), start=1):
+        path = f"subsampling.{pointwise or standard}"
+        table.add_block(path, FRONT_END, index - 1)
+        output_axis = names.channels(path)
+        bins_per_channel = table.stages[index].output_length(bins_per_channel)
+        use_count = UseCount(level=index + 1, width=bins_per_channel)
+        table.add_axis(Axis(name=output_axis, units=table.shape.units(output_axis, size), original=size, min_units=1))
+        table.bind_dim(f"{path}.weight", 0, output_axis)
+        table.bind_dim(f"{path}.bias", 0, output_axis)
+        table.count_matrix(path, use_count)
+        if input_axis:
+            table.bind_dim(f"{path}.weight", 1, input_axis)
+            table.add_mask_site(f"{path}.weight", 1, input_axis)
+            table.bind_dim(f"subsampling.{depthwise}.weight", 0, input_axis)
+            table.bind_dim(f"subsampling.{depthwise}.bias", 0, input_axis)
+            table.count_matrix(f"subsampling.{depthwise}", use_count)
+        input_axis = output_axis
+    linear, channels = "subsampling.linear", table.axes[input_axis].size
+    in_features = table.modules[linear].in_features
+    if not bins_per_channel or in_features != bins_per_channel * channels:
+        raise ModelError(
+            f"num_mel_bins: got {table.config.num_mel_bins}, of which the subsampling leaves {bins_per_channel} in "
+            f"each of {channels} channels, but the linear map behind it takes {in_features} in all."
         )
-
-    @property
-    def count(self) -> int:
-        """How many heads are left."""
-        return self.heads
-
-    @property
-    def has_all_dims(self) -> bool:
-        """Whether they have all their dimensions."""
-        return self.query_key == self.value_output == self.head_dim
+    table.bind_dim(f"{linear}.weight", 1, input_axis, width=bins_per_channel)
+    table.add_mask_site(f"{linear}.weight", 1, input_axis, repeats=(bins_per_channel,) * channels)
+    table.count_matrix(linear, once_per_frame(table))
 
 
-class ConstantBlock(nn.Module):
-    """A block that has lost all its units, or itself: the bias of its output if it is kept, else zero.
+def attention(table: AxisTable, path: str) -> None:
+    """Add an attention block: its heads, the query/key and value/output dimensions that all heads share, and the block.
 
-    Either broadcasts to (B, T, D).
+    A dimension is removed from every head at once, so that all heads keep one width, as a streaming cache needs.
+    Relative positions have their own keys, cut like the keys, and biases of the queries, cut and masked like the
+    queries.
+
+    Example with two heads and query/key dimensions 0 and 2 left: the rows of ``q_proj`` are dimensions 0, 2 of head 0,
+    then 0, 2 of head 1. The mask of the dimensions is tiled once for each head.
     """
-
-    def __init__(self, output_name: str, block: nn.Module, *, is_kept: bool) -> None:
-        """
-        Args:
-            output: What the block calls its last linear map.
-            block: The stock block.
-            kept: Whether its bias is.
-        """
-        super().__init__()
-        bias: Any = block.get_submodule(output_name).bias
-        self.output_name = output_name if is_kept and bias is not None else ""
-        if self.output_name:
-            setattr(self, output_name, OutputBias(len(bias)))
-
-    def forward(self, hidden_states: Tensor, **kwargs: Any) -> Tensor:
-        """(B, T, D) -> a constant that broadcasts to it."""
-        if not self.output_name:
-            return hidden_states.new_zeros(1)
-        bias: Tensor = self.get_submodule(self.output_name)(hidden_states)
-        return bias
-
-
-class CutSharedAttention(nn.Module):
-    """Self-attention with relative positions and a cache, of fewer heads with fewer dimensions, the same in all heads.
-
-    Parameter names are those of the stock classes, biases of queries flat. The softmax scale stays that of the original
-    head width. Heads without query/key dimensions attend uniformly. A removed block returns a zero that broadcasts;
-    where it is the one that a streaming encoder reads its position from, it still counts frames in the cache.
-    """
-
-    def __init__(self, config: Any, shape: SharedAttentionShape, layer: int) -> None:
-        """
-        Args:
-            config: Model config.
-            shape: Heads and dimensions of this block.
-            layer: Its number, for the cache.
-        """
-        super().__init__()
-        width, query_key = config.hidden_size, shape.heads * shape.query_key
-        self.config, self.shape, self.layer_idx = config, shape, layer
-        self.scaling = shape.head_dim**-0.5
-        self.attention_dropout = config.attention_dropout
-        if query_key:
-            self.q_proj = nn.Linear(width, query_key, bias=config.attention_bias)
-            self.k_proj = nn.Linear(width, query_key, bias=config.attention_bias)
-            self.relative_k_proj = nn.Linear(width, query_key, bias=False)
-            self.bias_u = nn.Parameter(torch.zeros(query_key))
-            self.bias_v = nn.Parameter(torch.zeros(query_key))
-        if shape.heads:
-            self.v_proj = nn.Linear(width, shape.heads * shape.value_output, bias=config.attention_bias)
-            self.o_proj: Any = nn.Linear(shape.heads * shape.value_output, width, bias=config.attention_bias)
-        else:
-            self.o_proj = OutputBias(width) if shape.is_kept and config.attention_bias else None
-
-    def forward(
-        self,
-        hidden_states: Tensor,
-        position_embeddings: Tensor | None = None,
-        attention_mask: Tensor | None = None,
-        past_key_values: Any = None,
-        **kwargs: Any,
-    ) -> tuple[Tensor, Tensor | None]:
-        """Attend.
-
-        Args:
-            hidden_states: (B, T, D).
-            position_embeddings: (B, 2L - 1, D) of the distances between the L frames attended to.
-            attention_mask: Boolean, True attends; (B, 1, T, L). As in the stock class, which the library gives an
-                additive one in the streaming encoder's eager form: that form is of no use.
-            past_key_values: The cache of a streaming encoder.
-
-        Returns:
-            The output, (B, T, D) or a constant that broadcasts to it; and the weights (B, heads, T, L) when the
-            implementation is eager, else None.
-        """
-        batch, time, _ = hidden_states.shape
-        if not self.shape.heads:
-            if past_key_values is not None and self.layer_idx == 0:  # whose length tells all layers where they are
-                empty_states = hidden_states.new_zeros(batch, 1, time, 1)
-                past_key_values.update(empty_states, empty_states, self.layer_idx)
-            constant = hidden_states.new_zeros(1) if self.o_proj is None else self.o_proj(hidden_states)
-            return constant, hidden_states.new_zeros(batch, 0, time, time) if self._is_eager else None
-        query, key = self._project("q_proj", hidden_states), self._project("k_proj", hidden_states)
-        value = self._split_heads(self.v_proj(hidden_states))
-        if past_key_values is not None:
-            key, value = past_key_values.update(key, value, self.layer_idx)
-        bias = self._position_bias(query, position_embeddings, value.shape[2], past_key_values)  # (B, heads, T, L)
-        if attention_mask is not None:
-            bias = bias.masked_fill(attention_mask.logical_not(), self._masked_logit(bias.dtype))
-        context, weights = self._product(query, key, value, bias)
-        return self.o_proj(context.transpose(1, 2).reshape(batch, time, -1)), weights
-
-    @property
-    def _is_eager(self) -> bool:
-        return getattr(self.config, "_attn_implementation", "eager") == "eager"
-
-    def _masked_logit(self, dtype: torch.dtype) -> float:
-        """The logit of a frame that is not attended to, as in the stock class: with a cache a row may have others."""
-        return float("-inf") if hasattr(self.config, "sliding_window") else torch.finfo(dtype).min
-
-    def _split_heads(self, states: Tensor) -> Tensor:
-        """(B, T, heads x dimensions) -> (B, heads, T, dimensions)."""
-        batch, time, width = states.shape
-        return states.view(batch, time, self.shape.heads, width // self.shape.heads).transpose(1, 2)
-
-    def _split_bias(self, bias: Tensor) -> Tensor:
-        """(heads x dimensions) -> (heads, 1, dimensions)."""
-        return bias.view(self.shape.heads, 1, self.shape.query_key)
-
-    def _project(self, name: str, states: Tensor) -> Tensor:
-        """Queries or keys of every head; of width zero where nothing is left of them."""
-        if self.shape.query_key:
-            return self._split_heads(self.get_submodule(name)(states))
-        return states.new_zeros(states.shape[0], self.shape.heads, states.shape[1], 0)
-
-    def _position_bias(self, query: Tensor, positions: Tensor | None, length: int, stream: Any) -> Tensor:
-        """Logits of relative positions: queries (B, heads, T, qk) -> (B, heads, T, L)."""
-        if not self.shape.query_key:
-            return query.new_zeros(*query.shape[:3], length)
-        assert positions is not None
-        keys = relative_keys(self, self.relative_k_proj, positions, time=query.shape[2], stream=stream)
-        logits = (query + self._split_bias(self.bias_v)) @ self._split_heads(keys).transpose(
-            2, 3
-        )  # (B, heads, T, L + T - 1)
-        bias: Tensor = relative_shift(logits)[..., :length] * self.scaling
-        return bias
-
-    def _product(self, query: Tensor, key: Tensor, value: Tensor, bias: Tensor) -> tuple[Tensor, Tensor | None]:
-        """Attention of every head: (B, heads, T, vo), and weights when eager."""
-        dropout, eager = self.attention_dropout if self.training else 0.0, self._is_eager
-        if self.shape.query_key:
-            query = query + self._split_bias(self.bias_u)
-        # torch's fused kernels want equal widths; with unequal ones they fall back to something slower than this.
-        if not eager and query.shape[-1] == value.shape[-1]:
-            fused = F.scaled_dot_product_attention(
-                query, key, value, attn_mask=bias, dropout_p=dropout, scale=self.scaling
-            )
-            return fused, None
-        logits = query @ key.transpose(2, 3) * self.scaling + bias if self.shape.query_key else bias
-        # In float32 where weights are asked for, as in the stock class.
-        weights = torch.softmax(logits, dim=-1, dtype=torch.float32 if eager else None).to(logits.dtype)
-        weights = F.dropout(weights, p=dropout, training=self.training)
-        return weights @ value, weights if eager else None
+    parents, shape = block(table, path, ATTENTION), table.shape
+    heads_axis = names.heads(path)
+    query_key = names.shared_query_key(path)
+    value_output = names.shared_value_output(path)
+    count, size = int(shape.original["num_attention_heads"]), shape.head_dim
+    heads, dims = shape.units(heads_axis, count), shape.units(value_output, size)
+    table.add_axis(
+        Axis(name=heads_axis, units=heads, original=count, parents=parents, requires=(value_output,) * len(heads))
+    )
+    for name in (query_key, value_output):
+        units = shape.units(name, size)
+        table.add_axis(
+            Axis(name=name, units=units, original=size, parents=parents, requires=(heads_axis,) * len(units))
+        )
+    biases = [f"{path}.bias_u", f"{path}.bias_v"]
+    for name in biases:
+        table.flatten_shape(name)  # (heads, head_dim) -> (heads x head_dim)
+    queries = [f"{path}.q_proj.weight", f"{path}.q_proj.bias", *biases]
+    keys = [f"{path}.{name}" for name in ("k_proj.weight", "k_proj.bias", "relative_k_proj.weight")]
+    for name in (*queries, *keys):
+        table.bind_dim(name, 0, query_key, per_unit_of=heads_axis)
+    for name in (f"{path}.v_proj.weight", f"{path}.v_proj.bias"):
+        table.bind_dim(name, 0, value_output, per_unit_of=heads_axis)
+    output = f"{path}.o_proj"
+    table.bind_dim(f"{output}.weight", 1, value_output, per_unit_of=heads_axis)
+    table.exists_with(path, parents[-1])
+    # A logit is the product of a query and a key, and a query/key mask multiplies it once: the mask is on the queries.
+    for name in queries:
+        table.add_mask_site(name, 0, query_key, tiles=len(heads))
+    table.add_mask_site(f"{output}.weight", 1, value_output, tiles=len(heads))
+    table.add_mask_site(f"{output}.weight", 1, heads_axis, repeats=(len(dims),) * len(heads))
+    mask_block(table, output, parents[-1])
+    once_per_distance = replace(once_per_frame(table), power=0, per_distance=True)
+    table.count_matrix(f"{path}.relative_k_proj", once_per_distance)
+    for name in ("q_proj", "k_proj", "v_proj", "o_proj"):
+        table.count_matrix(f"{path}.{name}", once_per_frame(table))
+    once_per_pair = replace(once_per_frame(table), power=2)
+    for name, use_count in (
+        (query_key, replace(once_per_distance, power=1)),  # queries and keys of positions
+        (query_key, once_per_pair),
+        (value_output, once_per_pair),
+    ):
+        if table.axes[name].size:
+            table.count_axis_products(path, use_count, [name], per_unit_of=heads_axis)
 
 
 def apply_shape(model: Any, config: Any, shape: EncoderShape) -> None:
-    """Replace what pruning cut in a freshly built encoder; the number of layers comes from the config."""
+    """Replace the pruned modules of a freshly built encoder; the number of layers comes from the config."""
     resize_subsampling(model.subsampling, config, shape)
-    for index, (path, layer) in enumerate(zip(shape.layers, model.layers, strict=True)):
-        layer.self_attn = CutSharedAttention(
-            config, SharedAttentionShape.from_encoder_shape(shape, f"{path}.self_attn"), index
-        )
-        for name in ("feed_forward1", "feed_forward2"):
+    for index, (path, layer_module) in enumerate(zip(shape.layers, model.layers, strict=True)):
+        layer_module.self_attn = CutSharedAttention(config, shape.shared_attention(f"{path}.self_attn"), index)
+        for name in _FEED_FORWARDS:
             units = shape.feed_forward(f"{path}.{name}")
-            if not units.units:
-                setattr(layer, name, ConstantBlock("linear2", getattr(layer, name), is_kept=units.is_kept))
-                continue
-            block, width = getattr(layer, name), len(units.units)
-            block.linear1 = nn.Linear(config.hidden_size, width, bias=config.attention_bias)
-            block.linear2 = nn.Linear(width, config.hidden_size, bias=config.attention_bias)
+            resized = resize_feed_forward(
+                getattr(layer_module, name), units, first_linear="linear1", last_linear="linear2"
+            )
+            setattr(layer_module, name, resized)
         channels = shape.convolution(f"{path}.conv")
-        if channels.units:
-            resize_conv_channels(layer.conv, len(channels.units))
-        else:
-            layer.conv = ConstantBlock("pointwise_conv2", layer.conv, is_kept=channels.is_kept)
+        layer_module.conv = resize_convolution_module(layer_module.conv, channels, norm_name="norm")
 
 
-def resize_conv_channels(block: Any, channels: int) -> None:
-    """Give a convolution module so many channels."""
-    block.pointwise_conv1 = resized_convolution(block.pointwise_conv1, outputs=2 * channels)
-    block.depthwise_conv = resized_convolution(block.depthwise_conv, inputs=channels, outputs=channels)
-    block.norm = type(block.norm)(channels, eps=block.norm.eps)
-    block.pointwise_conv2 = resized_convolution(block.pointwise_conv2, inputs=channels)
-
-
-def resize_subsampling(block: Any, config: Any, shape: EncoderShape) -> None:
-    """Give the convolutions in front their channels, and the linear map behind them its columns."""
-    modules = dict(block.named_modules())
+def resize_subsampling(subsampling: Any, config: Any, shape: EncoderShape) -> None:
+    """Resize the convolutions of the front end, and the columns of the linear map behind them, in place."""
+    modules = dict(subsampling.named_modules())
+    original_channels = int(shape.original["subsampling_conv_channels"])
     in_channels = 0
-    for standard, depthwise, pointwise in subsampling_stages(block):
-        path = pointwise or standard
-        channels = len(
-            shape.units(names.channels(f"subsampling.{path}"), int(shape.original["subsampling_conv_channels"]))
+    for standard, depthwise, pointwise in subsampling_stages(subsampling):
+        axis = names.channels(f"subsampling.{pointwise or standard}")
+        channels = len(shape.units(axis, original_channels))
+        resized = (
+            {
+                depthwise: resize_convolution(modules[depthwise], in_channels=in_channels, out_channels=in_channels),
+                pointwise: resize_convolution(modules[pointwise], in_channels=in_channels, out_channels=channels),
+            }
+            if depthwise
+            else {standard: resize_convolution(modules[standard], out_channels=channels)}
         )
-        if depthwise:
-            _set_submodule(
-                block, depthwise, resized_convolution(modules[depthwise], inputs=in_channels, outputs=in_channels)
-            )
-            _set_submodule(
-                block, pointwise, resized_convolution(modules[pointwise], inputs=in_channels, outputs=channels)
-            )
-        else:
-            _set_submodule(block, standard, resized_convolution(modules[standard], outputs=channels))
+        for path, module in resized.items():
+            subsampling.set_submodule(path, module)
         in_channels = channels
-    columns = block.linear.in_features // int(shape.original["subsampling_conv_channels"])
-    block.linear = nn.Linear(in_channels * columns, config.hidden_size)
+    bins_per_channel = subsampling.linear.in_features // original_channels
+    subsampling.linear = nn.Linear(in_channels * bins_per_channel, config.hidden_size)
 
 
-def subsampling_stages(block: nn.Module) -> list[tuple[str, str, str]]:
-    """Module paths of the convolutions in front, stage by stage: of the first alone, then of pairs."""
-    paths = [path for path, module in block.named_modules() if isinstance(module, nn.Conv2d)]
+def subsampling_stages(subsampling: nn.Module) -> list[tuple[str, str, str]]:
+    """Return the paths of each stage's standard, depthwise and pointwise convolution; empty where a stage has none.
+
+    Example: ``[("layers.0", "", ""), ("", "layers.2", "layers.3"), ("", "layers.5", "layers.6")]``.
+    """
+    paths = [path for path, module in subsampling.named_modules() if isinstance(module, nn.Conv2d)]
     return [(paths[0], "", ""), *(("", *paths[i : i + 2]) for i in range(1, len(paths), 2))]
 
 
-def resized_convolution(convolution: Any, *, inputs: int | None = None, outputs: int | None = None) -> Any:
-    """A convolution like another, of the same class, with other numbers of channels; a depthwise one stays one."""
-    inputs = convolution.in_channels if inputs is None else inputs
-    outputs = convolution.out_channels if outputs is None else outputs
-    depthwise = convolution.groups == convolution.in_channels and convolution.groups > 1
-    if (inputs, outputs) == (convolution.in_channels, convolution.out_channels):
-        return convolution
-    optional_arguments = {"cache_key": convolution.cache_key} if hasattr(convolution, "cache_key") else {}
-    if not optional_arguments or convolution.padding[0]:
-        optional_arguments["padding"] = convolution.padding
-    if not hasattr(convolution, "cache_key") or isinstance(convolution, nn.Conv1d):
-        optional_arguments["bias"] = convolution.bias is not None
-    return type(convolution)(
-        inputs,
-        outputs,
-        convolution.kernel_size[0],
-        stride=convolution.stride[0],
-        groups=inputs if depthwise else 1,
-        **optional_arguments,
-    )
-
-
-def _set_submodule(block: nn.Module, path: str, module: nn.Module) -> None:
-    parent, _, name = path.rpartition(".")
-    setattr(block.get_submodule(parent), name, module)
-
-
 def fields(shape: EncoderShape) -> dict[str, Any]:
-    """Config fields that follow a shape in our classes."""
-    original = shape.original
-    return {"num_hidden_layers": len(shape.layers), "num_attention_heads": int(original["num_attention_heads"])}
+    """Return the config fields that follow a shape in the registered classes."""
+    heads = int(shape.original["num_attention_heads"])
+    return {"num_hidden_layers": len(shape.layers), "num_attention_heads": heads}
 
 
 def stock_fields(config: Any, shape: EncoderShape) -> dict[str, Any]:
-    """Config fields with which the stock classes have a shape.
+    """Return the config fields with which the stock classes have a shape.
 
     Raises:
-        SelectionError: They cannot express it.
+        SelectionError: The stock classes cannot express the shape.
     """
     layer_obstacle = stock_layout.conformer_obstacle(
-        shape,
-        partial(SharedAttentionShape.from_encoder_shape, shape),
-        convolution="conv",
-        feed_forwards=("feed_forward1", "feed_forward2"),
+        shape, shape.shared_attention, convolution="conv", feed_forwards=_FEED_FORWARDS
     )
     stock_layout.raise_if_obstacle(layer_obstacle or subsampling_obstacle(config, shape))
     stock_values = {
@@ -336,25 +250,25 @@ def stock_fields(config: Any, shape: EncoderShape) -> dict[str, Any]:
 
 
 def subsampling_widths(config: Any, shape: EncoderShape) -> list[int]:
-    """Channels of the stages in front, those that lost some before those that are whole."""
+    """Return the channels of the front-end stages, pruned stages before whole ones."""
     pruned_widths = [
         len(units)
         for name, units in shape.axes.items()
         if name.startswith("subsampling.") and name.endswith("/channels")
     ]
-    stages = int(config.subsampling_factor).bit_length() - 1  # each halves the frames
+    stages = int(config.subsampling_factor).bit_length() - 1  # each stage halves the frames: factor 8 is 3 stages
     return pruned_widths + [int(shape.original["subsampling_conv_channels"])] * (stages - len(pruned_widths))
 
 
-def samples_per_frame(config: Any) -> int:
-    """Return how many samples a frame of an encoder stands for."""
-    return HOP_LENGTH * int(config.subsampling_factor)
-
-
 def subsampling_obstacle(config: Any, shape: EncoderShape) -> str:
-    """The same of the convolutions in front."""
+    """Return the reason why the stock classes cannot express the front end; empty if they can."""
     widths = subsampling_widths(config, shape)
     return f"subsampling widths differ: {', '.join(map(str, widths))}" if len(set(widths)) > 1 else ""
+
+
+def samples_per_frame(config: Any) -> int:
+    """Return the number of samples per output frame of an encoder."""
+    return HOP_LENGTH * int(config.subsampling_factor)
 
 
 def _family(model_type: str, stem: str, composite_model_types: Mapping[str, str]) -> Family:
@@ -367,6 +281,7 @@ def _family(model_type: str, stem: str, composite_model_types: Mapping[str, str]
         layers_path="layers",
         original_fields=ORIGINAL_FIELDS,
         poison_fields={"num_attention_heads": 0},
+        declare=declare,
         fields=fields,
         stock_fields=stock_fields,
         attention_class=CutSharedAttention,

@@ -1,21 +1,21 @@
-"""The head of a transducer (RNN-T, TDT): a predictor of unequal widths, and how stock models follow its shape.
+"""Head of a transducer (RNN-T, TDT): rows of its predictor and joiner, and cuts of its modules.
 
-The library's classes have one width for the embedding of tokens, every layer of the LSTM, and the sum of encoder and
-predictor that the joiner takes. Here each of them has its own.
+The library's classes have one width for the embedding of tokens, for every layer of the LSTM, and for the sum of
+encoder and predictor that the joiner reads. In a cut model each of these has its own width.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
-import torch
-from torch import Tensor, nn
-from torch.nn import functional as F
+from torch import nn
 
 from secateur.architectures import stock_layout
+from secateur.architectures.table import AxisTable
+from secateur.nn.lstm import CutPredictor
+from secateur.structure import Axis
 from secateur.structure import axis as names
 from secateur.structure.encoder_shape import parse_kept_units
 from secateur.structure.structure import TRANSDUCER
@@ -27,16 +27,16 @@ EMBEDDING, LSTM, PROJECTOR, OUTPUT = "decoder.embedding", "decoder.lstm", "decod
 
 #: Config fields whose original values a cut config remembers.
 ORIGINAL_FIELDS = ("decoder_hidden_size", "num_decoder_layers")
-_WEIGHT_NAMES = ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
+_NUM_LSTM_GATES = 4  # input, forget, cell, output
 
 
 @dataclass(frozen=True, kw_only=True)
 class HeadShape:
-    """All that pruning can change of a transducer's head, in original indices.
+    """Kept units of a transducer's head, in original indices.
 
     Attributes:
-        width: Of every part of the original model.
-        layers: Of its LSTM; none goes.
+        width: Width of every part of the original model.
+        layers: Number of LSTM layers; none is removed.
         axes: Kept units of the axes that are not whole.
     """
 
@@ -46,44 +46,83 @@ class HeadShape:
 
     @classmethod
     def from_config(cls, config: Any) -> HeadShape:
-        """That of a config, stock or cut."""
+        """Return the shape that a config describes, stock or cut."""
         record, original = getattr(config, "secateur", None) or {}, original_of(config)
         axes = parse_kept_units(record)
         return cls(width=original["decoder_hidden_size"], layers=original["num_decoder_layers"], axes=axes)
 
     @property
     def predictor(self) -> tuple[str, ...]:
-        """Axes of the predictor in the order of the data: the embedding's, then each layer's."""
+        """Names of the predictor's axes from input to output: the embedding, then each LSTM layer."""
         return names.predictor_embedding(EMBEDDING), *(
             names.predictor_layer(LSTM, layer) for layer in range(self.layers)
         )
 
     @property
     def joiner(self) -> str:
-        """The axis of the joiner."""
+        """Name of the joiner's axis."""
         return names.joiner("joint")
 
     def units(self, name: str) -> tuple[int, ...]:
-        """Units that an axis still has."""
+        """Return the kept units of an axis."""
         return self.axes.get(name, tuple(range(self.width)))
 
 
+def declare(table: AxisTable, model: nn.Module, shape: HeadShape) -> None:
+    """Add the rows of the head: the embedding's dimensions, the hidden units of every LSTM layer, the joiner's width.
+
+    The mask of a hidden unit acts where the unit is read: in the same layer one token later, and in the next layer or
+    the projection. The mask of the joiner acts behind the activation, so that it is exact for any activation. No MACs
+    are counted, since the number of tokens per frame is not known.
+
+    Example with hidden units 0 and 2 kept in a layer: ``weight_ih`` has 8 rows, which are units 0, 2 of the input gate,
+    then of the forget, cell and output gates.
+
+    Args:
+        table: Table that the rows are added to.
+        model: The whole model, possibly on the meta device.
+        shape: Shape of the head.
+    """
+    for part in HEAD_PARTS:
+        table.add_head_part(part, model.get_submodule(part))
+    for path in (PROJECTOR, OUTPUT, "encoder_projector"):
+        table.exclude_macs(path)
+    for name in (*shape.predictor, shape.joiner):
+        table.add_axis(Axis(name=name, units=shape.units(name), original=shape.width, min_units=1))
+    input_axis, *layers = shape.predictor
+    table.bind_dim(f"{EMBEDDING}.weight", 1, input_axis)
+    for layer, output_axis in enumerate(layers):
+        for name in ("weight_ih", "weight_hh", "bias_ih", "bias_hh"):
+            table.bind_dim(f"{LSTM}.{name}_l{layer}", 0, *[output_axis] * _NUM_LSTM_GATES)
+        for name, axis in (("weight_ih", input_axis), ("weight_hh", output_axis)):
+            table.bind_dim(f"{LSTM}.{name}_l{layer}", 1, axis)
+            table.add_mask_site(f"{LSTM}.{name}_l{layer}", 1, axis)
+        input_axis = output_axis
+    table.bind_dim(f"{PROJECTOR}.weight", 1, input_axis)
+    table.add_mask_site(f"{PROJECTOR}.weight", 1, input_axis)
+    for path in ("encoder_projector", PROJECTOR):
+        table.bind_dim(f"{path}.weight", 0, shape.joiner)
+        table.bind_dim(f"{path}.bias", 0, shape.joiner)
+    table.bind_dim(f"{OUTPUT}.weight", 1, shape.joiner)
+    table.add_mask_site(f"{OUTPUT}.weight", 1, shape.joiner)
+
+
 def is_of_head(scope: str) -> bool:
-    """Whether a scope of costs is of a transducer's head, and not of its encoder."""
+    """Return True if a scope of costs belongs to a transducer's head, and not to its encoder."""
     return scope == TRANSDUCER or scope.partition(".")[0] in HEAD_PARTS
 
 
 def original_of(config: Any) -> dict[str, int]:
-    """The dense head's remembered config fields."""
+    """Return the remembered config fields of the dense head."""
     record = getattr(config, "secateur", None) or {}
     return record.get("original") or {name: getattr(config, name) for name in ORIGINAL_FIELDS}
 
 
 def stock_width(shape: HeadShape) -> int:
-    """The one width that stock classes would have a head with.
+    """Return the one width with which the stock classes have a head of that shape.
 
     Raises:
-        SelectionError: Its parts are of several.
+        SelectionError: The widths of the head's parts differ.
     """
     widths = [len(shape.units(name)) for name in (*shape.predictor, shape.joiner)]
     obstacle = f"widths of predictor and joiner differ: {', '.join(map(str, widths))}"
@@ -91,126 +130,11 @@ def stock_width(shape: HeadShape) -> int:
     return widths[0]
 
 
-class UnevenLSTM(nn.Module):
-    """An LSTM whose layers have each their own width, and whose weights are read anew in every pass.
-
-    Like `nn.LSTM` with `batch_first`, with its parameter names, but masks on its weights are seen: torch's own class
-    keeps a list of the weights that it was made with. The states of all layers are one tensor as wide as the widest
-    layer, (layers, B, widest), with zeros behind those of narrower ones, so that they fit the library's cache.
-    """
-
-    def __init__(self, in_features: int, widths: Sequence[int]) -> None:
-        """
-        Args:
-            inputs: Features in.
-            widths: Hidden units of each layer.
-        """
-        super().__init__()
-        self.widths = tuple(widths)
-        for layer, width in enumerate(self.widths):
-            shapes = (4 * width, in_features), (4 * width, width), (4 * width,), (4 * width,)
-            for name, shape in zip(_WEIGHT_NAMES, shapes, strict=True):
-                initial = torch.empty(shape).uniform_(-(width**-0.5), width**-0.5)  # as torch's own begins
-                self.register_parameter(f"{name}_l{layer}", nn.Parameter(initial))
-            in_features = width
-
-    @classmethod
-    def from_lstm(cls, lstm: nn.LSTM) -> UnevenLSTM:
-        """The same LSTM, sharing its parameters."""
-        assert (lstm.batch_first, lstm.bias, lstm.bidirectional) == (True, True, False)
-        assert (lstm.dropout, lstm.proj_size) == (0.0, 0)
-        with torch.device("meta"):
-            lstm_copy = cls(lstm.input_size, [lstm.hidden_size] * lstm.num_layers)
-        for name, parameter in lstm.named_parameters():
-            setattr(lstm_copy, name, parameter)
-        lstm_copy.training = lstm.training
-        return lstm_copy
-
-    def forward(
-        self, values: Tensor, states: tuple[Tensor, Tensor] | None = None
-    ) -> tuple[Tensor, tuple[Tensor, Tensor]]:
-        """The last layer's outputs, and the states behind the last token.
-
-        Args:
-            values: (B, U, inputs).
-            states: Hidden and cell states to begin with, (layers, B, widest) each; None for zeros.
-
-        Returns:
-            (B, U, width), and hidden and cell states, (layers, B, widest) each.
-        """
-        widest = max(self.widths)
-        if states is None:
-            zeros = values.new_zeros(len(self.widths), len(values), widest)
-            states = zeros, zeros
-        final_states: tuple[list[Tensor], list[Tensor]] = [], []
-        for layer, width in enumerate(self.widths):
-            weights = [getattr(self, f"{name}_l{layer}") for name in _WEIGHT_NAMES]
-            initial_states = [state[layer : layer + 1, :, :width].contiguous() for state in states]
-            values, *layer_states = torch.lstm(
-                values, initial_states, weights, True, 1, 0.0, self.training, False, True
-            )
-            for states_list, state in zip(final_states, layer_states, strict=True):
-                states_list.append(F.pad(state, (0, widest - width)))
-        return values, (torch.cat(final_states[0]), torch.cat(final_states[1]))
-
-
-class CutPredictor(nn.Module):
-    """The predictor of a transducer with unequal widths; parameter names are those of the stock classes."""
-
-    def __init__(self, config: Any, shape: HeadShape) -> None:
-        """
-        Args:
-            config: Config of the model.
-            shape: Of the head.
-        """
-        super().__init__()
-        embedding_width, *widths = (len(shape.units(name)) for name in shape.predictor)
-        self.blank_token_id = config.blank_token_id
-        self.embedding = nn.Embedding(config.vocab_size, embedding_width)
-        self.lstm = UnevenLSTM(embedding_width, widths)
-        self.decoder_projector = nn.Linear(widths[-1], len(shape.units(shape.joiner)))
-
-    def forward(self, input_ids: Tensor, cache: Any = None) -> Tensor:
-        """What the joiner takes of the tokens so far.
-
-        Args:
-            input_ids: (B, U), or while decoding (B, 1).
-            cache: The library's, with the states and what came of the last token that was no blank; changed in place.
-                A row that has written a blank stays as it was.
-
-        Returns:
-            (B, U, width of the joiner).
-        """
-        if cache is None:
-            return self._predict(input_ids, None)[0]
-        is_token = input_ids[:, -1] != self.blank_token_id
-        was_initialized = cache.is_initialized
-        if not was_initialized:
-            self._init_cache(cache, input_ids)
-        elif not is_token.any():
-            return cache.cache  # type: ignore[no-any-return]
-        output, hidden, cells = self._predict(input_ids, (cache.hidden_state, cache.cell_state))
-        cache.update(output, hidden, cells, mask=is_token if was_initialized else None)
-        return cache.cache  # type: ignore[no-any-return]
-
-    def _predict(self, tokens: Tensor, states: tuple[Tensor, Tensor] | None) -> tuple[Tensor, Tensor, Tensor]:
-        values, (hidden, cells) = self.lstm(self.embedding(tokens), states)
-        return self.decoder_projector(values), hidden, cells
-
-    def _init_cache(self, cache: Any, input_ids: Tensor) -> None:
-        """Fill a new cache with zeros of our widths; the library's would have those of the config."""
-        width, dtype = self.decoder_projector.out_features, self.decoder_projector.weight.dtype
-        zeros = partial(torch.zeros, dtype=dtype, device=input_ids.device)  # the weights may be offloaded
-        states = len(self.lstm.widths), len(input_ids), max(self.lstm.widths)
-        cache.cache = zeros(len(input_ids), 1, width)
-        cache.hidden_state, cache.cell_state = zeros(states), zeros(states)
-        cache.is_initialized = True
-
-
 def resize_transducer_head(model: Any, config: Any) -> None:
-    """Replace the head of a freshly built transducer by one of the shape that its config says."""
+    """Replace the head of a freshly built transducer by a head of the shape that its config describes."""
     shape = HeadShape.from_config(config)
+    embedding_width, *layer_widths = (len(shape.units(name)) for name in shape.predictor)
     width = len(shape.units(shape.joiner))
     model.encoder_projector = nn.Linear(config.encoder_config.hidden_size, width)
-    model.decoder = CutPredictor(config, shape)
+    model.decoder = CutPredictor(config, embedding_width=embedding_width, layer_widths=layer_widths, joiner_width=width)
     model.joint.head = nn.Linear(width, model.joint.head.out_features)

@@ -17,13 +17,14 @@ from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from secateur.benchmarking.block_timer import BLOCK_KINDS, block_timer, timed_blocks
+from secateur.benchmarking.block_timer import block_timer
 from secateur.benchmarking.isolated_process import measure_in_subprocess, serve
 from secateur.benchmarking.timing import interleave_timings
 from secateur.errors import ConfigError
 from secateur.records.bench import BenchRecord, BenchRow
 from secateur.records.environment import Environment, usable_cores
 from secateur.records.files import plain
+from secateur.structure.block import REST
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -178,7 +179,10 @@ def _measure_time(job: dict[str, Any]) -> dict[str, Any]:
                 # Names of timings are text: ('model', 'as it is') -> '["model", "as it is"]'.
                 runs = {json.dumps(key): partial(_forward, model, audio[key]) for key, model in models.items()}
                 timings = interleave_timings(runs, repeats=job["repeats"], warmup=2)
-                blocks = {key: _measure_blocks(model, audio[key], job["repeats"]) for key, model in models.items()}
+                blocks = {
+                    key: _measure_blocks(model, structures[key[0]], audio[key], job["repeats"])
+                    for key, model in models.items()
+                }
             reference_ms = timings[json.dumps((job["models"][0], job["forms"][0]))].median_ms
             for key in models:
                 timing = timings[json.dumps(key)]
@@ -270,21 +274,20 @@ def _forward(model: Any, audio: Tensor) -> Tensor:
     return model(audio).last_hidden_state  # type: ignore[no-any-return]
 
 
-def _measure_blocks(model: Any, audio: Tensor, repeats: int) -> dict[str, float]:
-    """Return the median milliseconds in each kind of block and in the rest of the model."""
-    # "encoder.layers.3.attention" -> "attention": blocks of a kind are added up over layers.
-    kinds = [BLOCK_KINDS[path.rpartition(".")[2]] for path in timed_blocks(model)]
+def _measure_blocks(model: Any, structure: Structure, audio: Tensor, repeats: int) -> dict[str, float]:
+    """Return the median milliseconds in each part of the encoder, and in the rest of a pass."""
+    parts = [block.part for block in structure.timed_blocks]
     passes: list[dict[str, float]] = []
-    with block_timer(model) as block_times:
+    with block_timer(model, structure.timed_blocks) as block_seconds:
         for _ in range(repeats + 1):  # the first pass warms up and is left out
             start = time.perf_counter()
             _forward(model, audio)
             total_seconds = time.perf_counter() - start
-            kind_seconds = dict.fromkeys(kinds, 0.0)
-            for path, block_seconds in block_times.items():
-                kind_seconds[BLOCK_KINDS[path.rpartition(".")[2]]] += block_seconds
-            passes.append({**kind_seconds, "rest": total_seconds - sum(kind_seconds.values())})
-    return {name: 1e3 * statistics.median(pass_times[name] for pass_times in passes[1:]) for name in passes[0]}
+            part_seconds = dict.fromkeys(parts, 0.0)
+            for block, seconds in block_seconds.items():
+                part_seconds[block.part] += seconds
+            passes.append({**part_seconds, REST: total_seconds - sum(part_seconds.values())})
+    return {part: 1e3 * statistics.median(part_times[part] for part_times in passes[1:]) for part in passes[0]}
 
 
 def _process_memory_kib(field: str) -> int | None:

@@ -1,52 +1,39 @@
-"""Time spent in the blocks of an encoder during a forward pass, by module path."""
+"""Timer of the blocks of an encoder during a forward pass."""
 
 from __future__ import annotations
 
-import re
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-#: Kinds of blocks with a time of their own, by the last part of their path.
-BLOCK_KINDS = {
-    "feature_extractor": "front end",
-    "subsampling": "front end",
-    "feature_projection": "projection",
-    "pos_conv_embed": "positional conv",
-    "attention": "attention",
-    "self_attn": "attention",
-    "conv_module": "convolution",
-    "conv": "convolution",
-    "feed_forward": "feed-forward",
-    "feed_forward1": "feed-forward",
-    "feed_forward2": "feed-forward",
-    "ffn1": "feed-forward",
-    "ffn2": "feed-forward",
-}
-# Matches "feature_extractor", "encoder.pos_conv_embed" and "encoder.layers.3.attention", and no module inside a block.
-_BLOCK_PATH = re.compile(rf"(encoder\.)?(layers\.\d+\.)?({'|'.join(BLOCK_KINDS)})")
-
-
-def timed_blocks(model: Any) -> dict[str, Any]:
-    """Return the blocks of a base model by module path."""
-    return {path: module for path, module in model.named_modules() if _BLOCK_PATH.fullmatch(path)}
+from secateur.structure import Block
 
 
 @contextmanager
-def block_timer(model: Any) -> Iterator[dict[str, float]]:
-    """Yield a dict of the seconds of each block in the latest forward pass, by module path."""
-    block_seconds: dict[str, float] = {}
-    start_times: dict[str, float] = {}
+def block_timer(model: Any, blocks: Sequence[Block]) -> Iterator[dict[Block, float]]:
+    """Yield a mapping that holds the seconds of each block in the last forward pass, while the context lasts.
+
+    Args:
+        model: A base model.
+        blocks: Blocks of its structure, none inside another; blocks that the model has lost are left out.
+    """
+    block_seconds: dict[Block, float] = {}
+    start_times: dict[Block, float] = {}
+    modules = dict(model.named_modules())
     hooks = []
-    for name, module in timed_blocks(model).items():
-        # A default binds the name of this block; a closure would read the name of the last.
-        def start_timer(*_: Any, name: str = name) -> None:
-            start_times[name] = time.perf_counter()
+    for block in blocks:
+        if block.path not in modules:
+            continue
 
-        def stop_timer(*_: Any, name: str = name) -> None:
-            block_seconds[name] = time.perf_counter() - start_times[name]
+        # A default binds this block; a closure would read the block of the last iteration.
+        def start_timer(*_: Any, block: Block = block) -> None:
+            start_times[block] = time.perf_counter()
 
+        def stop_timer(*_: Any, block: Block = block) -> None:
+            block_seconds[block] = time.perf_counter() - start_times[block]
+
+        module = modules[block.path]
         hooks += [module.register_forward_pre_hook(start_timer), module.register_forward_hook(stop_timer)]
     try:
         yield block_seconds

@@ -27,12 +27,13 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from secateur.architectures import wav2vec2_axes as names
 from secateur.cost.expected import Cost, FactorizedForm, Terms
 from secateur.cost.latency_table import LatencyCurve, LatencyTable
 from secateur.cost.liveness import Presence
 from secateur.errors import ConfigError
 from secateur.structure import Structure
+from secateur.structure import axis as names
+from secateur.structure.block import ATTENTION, FEED_FORWARD, POSITIONAL_CONV, PROJECTION, REST
 
 
 class LatencyPredictor:
@@ -56,30 +57,32 @@ class LatencyPredictor:
         _check_architecture(structure, table)
         axis_index = self.liveness.axis_index
         channels = [axis.name for axis in structure.axes_of_kinds(("channels",))]
-        layers = range(len(list(structure.axes_of_kinds(("layer",)))))
-        # [(0, 0), (0, 1), ..., (1, 0), ...]: the heads of all layers in a row, by original index
-        layer_heads = [(layer, head) for layer in layers for head in structure.axes[names.heads(layer)].units]
-        self.channels = torch.tensor([axis_index[name] for name in channels])
-        self.groups = axis_index.get(names.positional_groups())  # None where the positional convolution is no axis
-        self.layers = torch.tensor([axis_index[names.whole_layer(layer)] for layer in layers])
-        self.blocks = torch.tensor([axis_index[names.heads(layer)] for layer in layers])
-        self.units = torch.tensor([axis_index[names.feed_forward_units(layer)] for layer in layers])
-        self.query_key = torch.tensor([axis_index[names.query_key(*head)] for head in layer_heads], dtype=torch.long)
-        self.value_output = torch.tensor(
-            [axis_index[names.value_output(*head)] for head in layer_heads], dtype=torch.long
+        # Paths of the whole layers and of their blocks, by index of the layer.
+        layer_paths, attention_paths, feed_forward_paths = (
+            [block.path for block in structure.blocks_of_part(part)] for part in (REST, ATTENTION, FEED_FORWARD)
         )
-        self.layer_of_head = torch.tensor([layer for layer, _ in layer_heads], dtype=torch.long)
-        # "feature_extractor.conv_layers.0/channels" -> "feature_extractor.conv_layers.0"
-        convolutions = [name.rpartition("/")[0] for name in channels]
-        blocks = [[f"encoder.layers.{i}.{block}" for i in layers] for block in ("attention", "feed_forward")]
-        layer_paths = [f"encoder.layers.{layer}" for layer in layers]
+        # The heads of all layers in a row, by original index: layer, query/key axis, value/output axis.
+        heads = [
+            (layer, names.query_key(path, head), names.value_output(path, head))
+            for layer, path in enumerate(attention_paths)
+            for head in structure.axes[names.heads(path)].units
+        ]
+        groups = next(structure.axes_of_kinds(("groups",)), None)
+        self.channels = torch.tensor([axis_index[name] for name in channels])
+        self.groups = None if groups is None else axis_index[groups.name]
+        self.layers = torch.tensor([axis_index[names.layer(path)] for path in layer_paths])
+        self.blocks = torch.tensor([axis_index[names.heads(path)] for path in attention_paths])
+        self.units = torch.tensor([axis_index[names.units(path)] for path in feed_forward_paths])
+        self.query_key = torch.tensor([axis_index[query_key] for _, query_key, _ in heads], dtype=torch.long)
+        self.value_output = torch.tensor([axis_index[value_output] for *_, value_output in heads], dtype=torch.long)
+        self.layer_of_head = torch.tensor([layer for layer, *_ in heads], dtype=torch.long)
+        single_blocks = (structure.blocks_of_part(part)[0] for part in (PROJECTION, POSITIONAL_CONV))
         # In the order of the parts that `_dense` concatenates.
         self.paths = [
-            *convolutions,
-            "feature_projection",
-            "encoder.pos_conv_embed",
-            *blocks[0],
-            *blocks[1],
+            *(name.rpartition("/")[0] for name in channels),  # "….conv_layers.0/channels" -> "….conv_layers.0"
+            *(block.path for block in single_blocks),
+            *attention_paths,
+            *feed_forward_paths,
             *layer_paths,
             "",
         ]
@@ -147,7 +150,8 @@ class FactorizedProducts:
         """
         structure, self.liveness, self.curve = terms.structure, terms.liveness, feed_forward
         axis_index, linears = self.liveness.axis_index, structure.factorizations
-        self.features = structure.counterpart("feature_projection.projection.bias").shape[0]
+        (projection,) = structure.blocks_of_part(PROJECTION)
+        self.features = structure.counterpart(f"{projection.path}.projection.bias").shape[0]
         self.ranks = torch.tensor([axis_index[linear.axis] for linear in linears])
         linear_axes = [structure.axes[linear.axis].requires_any for linear in linears]
         self.presence = Presence(self.liveness, linear_axes)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any
@@ -12,35 +12,13 @@ from torch import Tensor, nn
 from transformers.activations import ACT2FN
 from transformers.initialization import no_init_weights
 
-from secateur.architectures import (
-    data2vec_audio,
-    fast_conformer_table,
-    hubert,
-    transducer_table,
-    unispeech_sat,
-    wav2vec2_bert,
-    wav2vec2_conformer,
-    wav2vec2_table,
-    wavlm,
-)
-from secateur.architectures.blocks import AxisTable
-from secateur.architectures.registry import composite_head_class, encoder_config, encoder_path, stock_type
+from secateur.architectures import transducer
+from secateur.architectures.registry import composite_head_class, encoder_config, encoder_path, family_of, shape_of
+from secateur.architectures.table import AxisTable
 from secateur.architectures.transducer import TRANSDUCER_HEAD_CLASSES, HeadShape
 from secateur.errors import ModelError, SecateurError, describe_cause, did_you_mean
 from secateur.hf.models import build_model
 from secateur.structure import Structure
-
-TABLES: dict[str, Callable[[AxisTable], None]] = {
-    "wav2vec2": wav2vec2_table.declare,
-    "hubert": hubert.declare,
-    "wavlm": wavlm.declare,
-    "data2vec-audio": data2vec_audio.declare,
-    "unispeech-sat": unispeech_sat.declare,
-    "parakeet_encoder": fast_conformer_table.declare,
-    "nemotron_asr_streaming_encoder": fast_conformer_table.declare,
-    "wav2vec2-conformer": wav2vec2_conformer.declare,
-    "wav2vec2-bert": wav2vec2_bert.declare,
-}
 
 
 def skeleton(config: Any, head_class: str = "Model") -> nn.Module:
@@ -113,7 +91,8 @@ def _declare(config_key: _ConfigKey) -> Structure:
     model_config = config
     head_class = composite_head_class(config)
     config = encoder_config(config)
-    model_type = stock_type(config.model_type)
+    family = family_of(config)
+    model_type = family.model_type
     if getattr(config, "add_adapter", False):
         raise ModelError(
             f"This {model_type} model has convolutional adapters after its encoder (add_adapter), "
@@ -123,7 +102,9 @@ def _declare(config_key: _ConfigKey) -> Structure:
         raise ModelError("A positional convolution with batch norm (conv_pos_batch_norm) is not supported.")
     try:
         model = skeleton(model_config, head_class) if head_class in TRANSDUCER_HEAD_CLASSES else None
-        table = AxisTable(skeleton(config) if model is None else model.get_submodule(encoder_path(model)), config)
+        table = AxisTable(
+            skeleton(config) if model is None else model.get_submodule(encoder_path(model)), config, shape_of(config)
+        )
     except SecateurError:
         raise
     except (ValueError, TypeError, ZeroDivisionError, IndexError, RuntimeError) as error:
@@ -131,13 +112,13 @@ def _declare(config_key: _ConfigKey) -> Structure:
         raise ModelError(f"The config describes no {model_type} model that can be built: {cause}.") from None
     if not table.shape.layers:
         raise ModelError(f"The config has {config.num_hidden_layers} layers (num_hidden_layers); at least 1 is needed.")
-    TABLES[model_type](table)
+    family.declare(table)
     if strides := [stage.stride for stage in table.stages if stage.stride < 1]:
         raise ModelError(f"The config has a front end with a stride of {strides[0]}; each is at least 1.")
     kept_units = dict(table.shape.axes)
     if model is not None:
         head = HeadShape.from_config(model_config)
-        transducer_table.declare(table, model, head)
+        transducer.declare(table, model, head)
         kept_units |= head.axes
     structure = table.build_structure(model_type)
     _check_kept_units(structure, kept_units)

@@ -17,7 +17,7 @@ from secateur.inference.front_end import FrontEnd
 from secateur.inference.fused_attention import InferenceAttention
 from secateur.inference.linear import fuse_linear
 from secateur.inference.position_bias import InferencePositionalConv, RelativePositionBias
-from secateur.nn.feed_forward import ConstantFeedForward
+from secateur.nn.constant_block import ConstantBlock
 from secateur.nn.norm import ValidGroupNorm, replace_group_norm
 
 #: Model types with inference-only modules.
@@ -130,7 +130,7 @@ def _add_position_bias(base: Any) -> RelativePositionBias | None:
 
 
 def _fuse_feed_forward(block: Any, config: Any) -> None:
-    if isinstance(block, ConstantFeedForward):
+    if isinstance(block, ConstantBlock):
         return
     if config.hidden_act == "gelu":
         block.intermediate_dense = fuse_linear(block.intermediate_dense, "gelu")

@@ -12,11 +12,11 @@ from typing import Any
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from secateur.architectures.transducer import UnevenLSTM
 from secateur.hf.model_view import ModelView
 from secateur.masking.mask_placement import MaskParametrization, choose_placement
 from secateur.masking.mask_sites import compile_mask_factors, compile_output_factors
 from secateur.masking.parameter_view import ParameterView
+from secateur.nn.lstm import UnevenLSTM
 from secateur.nn.norm import SupportLayerNorm
 from secateur.structure import Structure
 

@@ -10,22 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from secateur.nn.constant_block import OutputBias
 from secateur.structure.encoder_shape import AttentionShape
-
-
-class OutputBias(nn.Module):
-    """What is left of an output projection whose inputs are all gone: its bias, a constant added to every frame.
-
-    It is called like the projection, so that hooks that fetch weights when a module is called fetch it.
-    """
-
-    def __init__(self, features: int) -> None:
-        super().__init__()
-        self.bias = nn.Parameter(torch.zeros(features))
-
-    def forward(self, hidden_states: Tensor) -> Tensor:
-        """Return the bias, (D,), which broadcasts to any frames (B, T, D)."""
-        return self.bias
 
 
 class CutAttention(nn.Module):

@@ -1,6 +1,7 @@
 """What can be pruned and where it is bound: plain data, without torch."""
 
 from secateur.structure.axis import Axis, Unit
+from secateur.structure.block import Block
 from secateur.structure.break_even import factorizations_to_merge
 from secateur.structure.selection import Selection, normalize
 from secateur.structure.structure import (
@@ -19,6 +20,7 @@ from secateur.structure.structure import (
 
 __all__ = [
     "Axis",
+    "Block",
     "DimBinding",
     "Factorization",
     "FeatureSpec",

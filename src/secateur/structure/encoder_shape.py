@@ -78,6 +78,35 @@ class AttentionShape:
 
 
 @dataclass(frozen=True, kw_only=True)
+class SharedAttentionShape:
+    """One attention block whose heads share their dimensions.
+
+    Attributes:
+        head_dim: Dimensions of a head in the original model.
+        is_kept: Whether the block is kept; a kept block without heads is its output bias.
+        heads: Number of heads that are left; 0 if no value/output dimension is left.
+        query_key: Query/key dimensions of each head.
+        value_output: Value/output dimensions of each head.
+    """
+
+    head_dim: int
+    is_kept: bool
+    heads: int
+    query_key: int
+    value_output: int
+
+    @property
+    def count(self) -> int:
+        """Number of heads that are left."""
+        return self.heads
+
+    @property
+    def has_all_dims(self) -> bool:
+        """Whether the heads that are left have all their dimensions."""
+        return self.query_key == self.value_output == self.head_dim
+
+
+@dataclass(frozen=True, kw_only=True)
 class BlockShape:
     """A block with one axis of its own: whether it is there (without units it is its output bias), and its units."""
 
@@ -163,6 +192,16 @@ class EncoderShape:
             heads=tuple(head for head, _, _ in heads),
             query_key=tuple(qk for _, qk, _ in heads),
             value_output=tuple(vo for _, _, vo in heads),
+        )
+
+    def shared_attention(self, path: str) -> SharedAttentionShape:
+        """Return the shape of the attention block at a path, whose heads share their dimensions."""
+        return SharedAttentionShape(
+            head_dim=self.head_dim,
+            is_kept=bool(self.units(names.block(path), 1)),
+            heads=len(self.units(names.heads(path), int(self.original["num_attention_heads"]))),
+            query_key=len(self.units(names.shared_query_key(path), self.head_dim)),
+            value_output=len(self.units(names.shared_value_output(path), self.head_dim)),
         )
 
     def feed_forward(self, path: str) -> BlockShape:

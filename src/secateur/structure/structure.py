@@ -8,6 +8,7 @@ from functools import cached_property
 
 from secateur.errors import ConfigError, did_you_mean
 from secateur.structure.axis import Axis, Unit, ranks
+from secateur.structure.block import REST, Block
 
 SCOPES = ("whole", "gated", "encoder", "frontend")
 
@@ -233,6 +234,7 @@ class Structure:
             are of the base model.
         stages: The way from samples to frames.
         convention: What the MACs count and leave out, in words.
+        blocks: Modules whose cost and time are shown, from input to output; a layer comes before the blocks in it.
         front_end: Module path of what comes before the encoder's layers, for the scope ``frontend``.
         encoder: Module path of the layers, for the scope ``encoder``.
         sees_padding: Whether padding changes valid frames, in stock code too: front ends with GroupNorm, and data2vec's
@@ -248,6 +250,7 @@ class Structure:
     stages: tuple[ConvStage, ...]
     convention: str
     sees_padding: bool
+    blocks: tuple[Block, ...] = ()
     front_end: str = "feature_extractor"
     encoder: str = "encoder"
     outputs: tuple[MaskedOutput, ...] = ()
@@ -295,6 +298,35 @@ class Structure:
                 f"There is no axis {name!r} in this {self.model_type} model.{did_you_mean(name, self.axes)}"
             )
         return self.axes[name]
+
+    def blocks_of_part(self, part: str) -> tuple[Block, ...]:
+        """Return the blocks of a part of the encoder, from input to output."""
+        return tuple(block for block in self.blocks if block.part == part)
+
+    def block_of(self, path: str) -> Block | None:
+        """Return the innermost block that a parameter or module path lies in; None outside of all blocks."""
+        while path:
+            if path in self._block_by_path:
+                return self._block_by_path[path]
+            path = path.rpartition(".")[0]
+        return None
+
+    @cached_property
+    def timed_blocks(self) -> tuple[Block, ...]:
+        """Blocks whose times can be added up: no block lies inside another, and no block is a whole layer.
+
+        The convolutions of the front end are one block, ``feature_extractor`` or ``subsampling``.
+        """
+        candidates = [block for block in self.blocks if block.part != REST]
+        return tuple(
+            block
+            for block in candidates
+            if not any(outer is not block and outer.contains(block.path) for outer in candidates)
+        )
+
+    @cached_property
+    def _block_by_path(self) -> dict[str, Block]:
+        return {block.path: block for block in self.blocks}
 
     def axes_of_kinds(self, kinds: Sequence[str]) -> Iterator[Axis]:
         """Axes of the given kinds, in order."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from transformers import HubertConfig, Wav2Vec2BertConfig, Wav2Vec2Config, Wav2Vec2ConformerConfig, WavLMConfig
 
-from secateur.architectures import wav2vec2_axes as names
+import wav2vec2_axes as names
 from secateur.cost import Cost, Terms, breakdown
 from secateur.hf.declare import declare, skeleton
 from secateur.structure import Selection, normalize

@@ -10,7 +10,6 @@ import pytest
 import torch
 from support import build, tiny_config, tiny_structure
 
-from secateur.architectures.wav2vec2_axes import positional_groups
 from secateur.compress.config import FromFile, PruneConfig, TrainingConfig
 from secateur.compress.phases import _loop_config
 from secateur.compress.run_context import filter_corpus, prepare_run
@@ -20,6 +19,7 @@ from secateur.data.sources import FolderData
 from secateur.errors import ConfigError, ModelError
 from secateur.gates import HardConcrete
 from secateur.hf.declare import declare
+from wav2vec2_axes import positional_groups
 
 GATES = {"units": HardConcrete(), "groups": HardConcrete()}
 SENTENCE = "this data2vec-audio model has no axis of the kind groups: it is passed over"

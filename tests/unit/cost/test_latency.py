@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from latency_toy import GROUPS, curve, surface, toy_table
 from support import CHANNELS, HEAD_DIM, HEADS, LAYERS, UNITS, Plan, make_selection, plans, tiny_config, tiny_structure
 
-from secateur.architectures import wav2vec2_axes as names
+import wav2vec2_axes as names
 from secateur.architectures.registry import shape_of
 from secateur.architectures.wav2vec2 import positional_conv_shape
 from secateur.config import check

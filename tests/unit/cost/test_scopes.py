@@ -6,7 +6,7 @@ import pytest
 import torch
 from support import MODELS, tiny, tiny_structure
 
-from secateur.architectures import wav2vec2_axes as names
+import wav2vec2_axes as names
 from secateur.cost import Cost, Terms, breakdown
 from secateur.errors import ConfigError
 from secateur.structure import Selection

@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 from support import tiny, tiny_config
 from torch import Tensor
 
-from secateur.architectures import wav2vec2_axes as names
+import wav2vec2_axes as names
 from secateur.architectures.registry import FAMILIES
 from secateur.hf.configs import make_composite_config
 from secateur.hf.models import class_for

@@ -9,7 +9,7 @@ import torch
 from support import MODELS, audio, build, outputs, tiny_config, tiny_structure
 from torch import nn
 
-from secateur.architectures import wav2vec2_axes as names
+import wav2vec2_axes as names
 from secateur.masking import attach, compile_mask_factors, mask_values
 from secateur.nn.norm import SupportLayerNorm
 from secateur.structure import Selection, normalize

@@ -8,7 +8,7 @@ import pytest
 import torch
 from support import HEAD_DIM, MODELS, TOLERANCE, audio, build, difference, model_inputs, outputs, tiny, tiny_config
 
-from secateur.architectures import wav2vec2_axes as names
+import wav2vec2_axes as names
 from secateur.nn.attention import CutAttention
 from secateur.structure import Selection
 from secateur.surgery import cut

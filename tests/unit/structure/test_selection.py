@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from support import tiny_structure
 
-from secateur.architectures import wav2vec2_axes as names
+import wav2vec2_axes as names
 from secateur.errors import ConfigError, SelectionError
 from secateur.structure import Selection, normalize
 from secateur.structure.axis import from_ranges, kind_of, to_ranges

@@ -10,7 +10,7 @@ import torch
 import transformers
 from support import audio, build, outputs, tiny, tiny_config
 
-from secateur.architectures import wav2vec2_axes as names
+import wav2vec2_axes as names
 from secateur.errors import ModelError, SecateurError, SelectionError
 from secateur.hf.declare import declare
 from secateur.hf.model_view import ModelView

@@ -14,7 +14,6 @@ from support import MODELS, tiny, tiny_structure
 from torch import Tensor
 
 import widths
-from secateur.architectures.wav2vec2_axes import channels, feed_forward_units
 from secateur.cost.expected import indicator
 from secateur.errors import TargetError
 from secateur.records.files import read_json
@@ -23,6 +22,7 @@ from secateur.surgery import cut
 from secateur.surgery.choose import DEFAULT_SLACK, Choice, choose_uniform_share
 from secateur.surgery.limits import min_reachable_share
 from secateur.surgery.unit_groups import AUTO_MULTIPLES, ROUNDABLE_KINDS, UnitGroups
+from wav2vec2_axes import channels, feed_forward_units
 
 RESULT = Path(widths.__file__).parent / "results" / "widths.json"
 #: Of the tiny models, whose axes have 4 to 10 units: some divide a size, some do not, some are larger.

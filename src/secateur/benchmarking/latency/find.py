@@ -18,6 +18,7 @@ from secateur.data.corpus import SAMPLE_RATE
 from secateur.errors import ConfigError, SecateurError
 from secateur.records.environment import Environment, usable_cores
 from secateur.records.files import plain, write_json
+from secateur.structure.block import ATTENTION, FEED_FORWARD, FRONT_END, POSITIONAL_CONV, PROJECTION, REST
 
 if TYPE_CHECKING:
     from secateur.hf.model_view import ConfigView
@@ -37,6 +38,8 @@ HASHED_SOURCES = (
     "nn",
 )
 _PACKAGE_ROOT = Path(__file__).parents[2]
+#: Parts of an encoder of which a table holds times.
+MEASURED_PARTS = (FRONT_END, PROJECTION, POSITIONAL_CONV, ATTENTION, FEED_FORWARD, REST)
 #: Fields of a config without influence on time.
 _IGNORED_FIELDS = (
     "_name_or_path",
@@ -64,7 +67,7 @@ def load_or_measure_table(
         ConfigError: The conditions are impossible on this machine, or blocks of this family are not measured.
         SecateurError: Measuring failed.
     """
-    _check_family(view)
+    _check_blocks(view)
     conditions = _resolve_conditions(view, conditions, sample_rate)
     architecture = dense_architecture(view.config)
     key_fields = table_key_fields(architecture, conditions, sample_rate)
@@ -80,12 +83,18 @@ def load_or_measure_table(
     return table
 
 
-def _check_family(view: ConfigView) -> None:
-    from secateur.inference import INFERENCE_MODEL_TYPES
+def _check_blocks(view: ConfigView) -> None:
+    """Raise a ConfigError if the encoder has a part that is not measured, or lacks a part that a table has.
 
-    if view.model_type not in INFERENCE_MODEL_TYPES:
+    Measuring a part takes an inference-only form of its modules, shapes that vary its widths (`shapes_to_measure`), and
+    a curve in `LatencyTable`. Convolution modules of Conformers and two-dimensional front ends have none of these.
+    """
+    parts = {block.part for block in view.structure.blocks}
+    unmeasured = sorted(parts - set(MEASURED_PARTS)) or sorted(set(MEASURED_PARTS) - parts)
+    if unmeasured:
+        reason = "are not measured" if unmeasured[0] in parts else "are missing, which a table of latencies measures"
         raise ConfigError(
-            f"There is no cost 'latency' for {view.model_type} models; there is for {', '.join(INFERENCE_MODEL_TYPES)}."
+            f"There is no cost 'latency' for {view.model_type} models: blocks of the kind {', '.join(unmeasured)} {reason}."
         )
 
 

@@ -9,8 +9,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from secateur.benchmarking.latency.shapes import ModelShape, architecture_view
+from secateur.benchmarking.latency.shapes import ModelShape, architecture_view, time_key
 from secateur.cost.latency_table import AttentionTime, LatencyCurve, LatencySurface, LatencyTable
+from secateur.structure.block import ATTENTION, FEED_FORWARD, FRONT_END, POSITIONAL_CONV, PROJECTION, REST
 
 FloatArray = NDArray[np.float64]
 
@@ -41,7 +42,7 @@ def fit_table_parts(
     (layers,) = (row for row in rows if row["name"] == "layers")
     parts: dict[str, Any] = {}
     errors: dict[str, float] = {}
-    times = [row["ms"]["feature_extractor"] for row in front_end_rows]
+    times = [row["ms"][FRONT_END] for row in front_end_rows]
     convolutions, errors["front end"] = _fit_front_end(
         architecture["conv_dim"], [row["channels"] for row in front_end_rows], times
     )
@@ -51,12 +52,11 @@ def fit_table_parts(
         PROJECTION_KNOTS,
         architecture["conv_dim"][-1],
         last_channels,
-        [row["ms"]["feature_projection"] for row in front_end_rows],
+        [row["ms"][PROJECTION] for row in front_end_rows],
     )
     depth = len(layers["units"])
     attention, feed_forward = (
-        [layers["ms"][f"encoder.layers.{layer}.{block}"] for layer in range(depth)]
-        for block in ("attention", "feed_forward")
+        [layers["ms"][time_key(part, layer)] for layer in range(depth)] for part in (ATTENTION, FEED_FORWARD)
     )
     width = architecture["hidden_size"] // architecture["num_attention_heads"]
     parts["attention"], errors["attention"] = _fit_attention(width, layers["heads"], attention)
@@ -68,13 +68,13 @@ def fit_table_parts(
         GROUP_KNOTS,
         architecture["num_conv_pos_embedding_groups"],
         [row["groups"] for row in positions],
-        [row["ms"]["encoder.pos_conv_embed"] for row in positions],
+        [row["ms"][POSITIONAL_CONV] for row in positions],
     )
     one_layer_rest = float(
-        np.median([row["ms"]["rest"] for row in front_end_rows])
+        np.median([row["ms"][REST] for row in front_end_rows])
     )  # of one layer, whose blocks are gone
     # The model `layers` has depth - 1 more layers, which account for the longer rest.
-    parts["layer"] = max(0.0, (layers["ms"]["rest"] - one_layer_rest) / (depth - 1))
+    parts["layer"] = max(0.0, (layers["ms"][REST] - one_layer_rest) / (depth - 1))
     parts["rest"] = max(0.0, one_layer_rest - parts["layer"])
     return parts, errors
 

@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Any
 from secateur.benchmarking.bench import make_audio
 from secateur.benchmarking.block_timer import block_timer
 from secateur.benchmarking.isolated_process import report_step, serve
-from secateur.benchmarking.latency.shapes import ModelShape, architecture_view, shapes_to_measure
+from secateur.benchmarking.latency.shapes import ModelShape, architecture_view, shapes_to_measure, time_key
+from secateur.structure.block import REST
 
 if TYPE_CHECKING:
     from secateur.hf.model_view import ModelView
@@ -31,23 +32,22 @@ def measure(job: Mapping[str, Any]) -> dict[str, Any]:
         job: ``architecture``, ``sample_rate`` and the fields of `Conditions`.
 
     Returns:
-        ``rows``: of each shape its widths, and ``ms`` by module path, with ``rest`` and ``whole``.
+        ``rows``: of each shape its widths, and ``ms`` by part and layer (`time_key`), with ``rest`` and ``whole``.
     """
     import torch
 
     measured_shapes = shapes_to_measure(job["architecture"])
     views = [build_model_of_shape(shape, job["architecture"], job["dtype"]) for shape in measured_shapes]
-    models = [view.model for view in views]
     audio = make_audio(views[0].structure, job["sample_rate"], job["seconds"], job["batch"], job["dtype"])
-    times: list[dict[str, list[float]]] = [{} for _ in models]
+    times: list[dict[str, list[float]]] = [{} for _ in views]
     rounds, step = job.get("rounds", ROUNDS), 0
     with torch.inference_mode():
         for round_index in range(rounds + 1):  # the first one warms up
-            for model, block_times in zip(models, times, strict=True):
-                for name, seconds in _forward(model, audio).items():
+            for view, block_times in zip(views, times, strict=True):
+                for name, seconds in _forward(view, audio).items():
                     block_times.setdefault(name, []).extend([1e3 * seconds] if round_index else [])
                 step += 1
-                report_step(step, len(models) * (rounds + 1))
+                report_step(step, len(views) * (rounds + 1))
     rows = [
         {
             "name": shape.name,
@@ -86,13 +86,14 @@ def build_model_of_shape(shape: ModelShape, architecture: Mapping[str, Any], dty
     return inference_view(ModelView(model.eval().requires_grad_(False).to(getattr(torch, DTYPES[dtype]))))
 
 
-def _forward(model: Any, audio: Any) -> dict[str, float]:
-    """Return the seconds of a forward pass by block."""
-    with block_timer(model) as block_seconds:
+def _forward(view: ModelView, audio: Any) -> dict[str, float]:
+    """Return the seconds of one forward pass by block, of the rest, and of the whole pass."""
+    with block_timer(view.model, view.structure.timed_blocks) as block_seconds:
         start = time.perf_counter()
-        model(audio)
+        view.model(audio)
         total_seconds = time.perf_counter() - start
-    return {**block_seconds, "rest": total_seconds - sum(block_seconds.values()), "whole": total_seconds}
+    times = {time_key(block.part, block.layer): seconds for block, seconds in block_seconds.items()}
+    return {**times, REST: total_seconds - sum(times.values()), "whole": total_seconds}
 
 
 if __name__ == "__main__":

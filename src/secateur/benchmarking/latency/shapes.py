@@ -12,8 +12,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from secateur.architectures import wav2vec2_axes as names
 from secateur.structure import Selection, Structure
+from secateur.structure import axis as names
+from secateur.structure.block import ATTENTION, FEED_FORWARD
 
 if TYPE_CHECKING:
     from secateur.hf.model_view import ConfigView
@@ -50,20 +51,22 @@ class ModelShape:
 
     def selection(self, structure: Structure) -> Selection:
         """Return the selection of the first units of each axis; time depends on the number of units only."""
-        axes: dict[str, tuple[int, ...]] = {names.channels(i): tuple(range(n)) for i, n in enumerate(self.channels)}
-        if names.positional_groups() in structure.axes:
-            axes[names.positional_groups()] = tuple(range(self.groups))
-        for layer, heads in enumerate(self.heads):
+        channel_axes = [axis.name for axis in structure.axes_of_kinds(("channels",))]
+        axes = {name: tuple(range(count)) for name, count in zip(channel_axes, self.channels, strict=True)}
+        axes |= {axis.name: tuple(range(self.groups)) for axis in structure.axes_of_kinds(("groups",))}
+        attention_blocks = structure.blocks_of_part(ATTENTION)
+        feed_forward_blocks = structure.blocks_of_part(FEED_FORWARD)
+        for block, heads in zip(attention_blocks, self.heads, strict=True):
             if not heads:
-                axes[names.attention_block(layer)] = ()
-            axes[names.heads(layer)] = tuple(range(len(heads)))
+                axes[names.block(block.path)] = ()
+            axes[names.heads(block.path)] = tuple(range(len(heads)))
             for head, (query_key, value_output) in enumerate(heads):
-                axes[names.query_key(layer, head)] = tuple(range(query_key))
-                axes[names.value_output(layer, head)] = tuple(range(value_output))
-        for layer, units in enumerate(self.units):
-            axes[names.feed_forward_units(layer)] = tuple(range(units))
+                axes[names.query_key(block.path, head)] = tuple(range(query_key))
+                axes[names.value_output(block.path, head)] = tuple(range(value_output))
+        for block, units in zip(feed_forward_blocks, self.units, strict=True):
+            axes[names.units(block.path)] = tuple(range(units))
             if not units:
-                axes[names.feed_forward_block(layer)] = ()
+                axes[names.block(block.path)] = ()
         return Selection(axes=axes)
 
 
@@ -74,6 +77,11 @@ def architecture_view(architecture: Mapping[str, Any]) -> ConfigView:
 
     fields = dict(architecture)
     return ConfigView(stock_config(fields.pop("model_type"), fields))
+
+
+def time_key(part: str, layer: int | None = None) -> str:
+    """Return the key of a block's time in a measured row: ``projection``, or ``attention 3`` in layer 3."""
+    return part if layer is None else f"{part} {layer}"
 
 
 def shapes_to_measure(architecture: Mapping[str, Any]) -> list[ModelShape]:

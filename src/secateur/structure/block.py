@@ -1,0 +1,38 @@
+"""Blocks of an encoder: the modules whose cost and time are shown, and the part of the encoder that each belongs to."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+FRONT_END = "front end"
+PROJECTION = "projection"
+POSITIONAL_CONV = "positional conv"
+ATTENTION = "attention"
+FEED_FORWARD = "feed-forward"
+REST = "rest"
+CONVOLUTION = "convolution"
+
+#: Parts of an encoder in the order in which tables and figures list them. Records contain these names.
+PARTS = (FRONT_END, PROJECTION, POSITIONAL_CONV, ATTENTION, FEED_FORWARD, REST, CONVOLUTION)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Block:
+    """A module of the encoder that belongs to one part.
+
+    Examples: ``Block(path="encoder.layers.3.attention", part="attention", layer=3)``, and the layer around it,
+    ``Block(path="encoder.layers.3", part="rest", layer=3)``.
+
+    Attributes:
+        path: Module path, relative to the base model.
+        part: Part of the encoder, one of `PARTS`. The part of a whole layer is ``rest``: its norms and sums.
+        layer: Index of the encoder layer, or of the convolution in the front end; None for a part that is one module.
+    """
+
+    path: str
+    part: str
+    layer: int | None = None
+
+    def contains(self, path: str) -> bool:
+        """Return True if a parameter or module path is the block's own or lies inside the block."""
+        return path == self.path or path.startswith(f"{self.path}.")
