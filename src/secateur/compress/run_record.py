@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -34,6 +33,7 @@ from secateur.records.run import (
 )
 from secateur.records.verification import Verification
 from secateur.structure import Selection, Structure
+from secateur.structure.block import REST
 
 #: Bins of the open probability from 0 to 1.
 HISTOGRAM_BINS = 20  # each covers 0.05
@@ -120,16 +120,17 @@ def _axis_records(context: RunContext, selection: Selection) -> tuple[AxisRecord
     gated_kinds = context.config.pruned_kinds
     records = []
     for name, axis in context.structure.axes.items():
-        layer = re.search(r"layers\.(\d+)", name)  # group 1 is 3 for a path with layers.3
+        block = context.structure.block_of(axis.path)
         records.append(
             AxisRecord(
                 name=name,
                 kind=axis.kind,
-                layer=int(layer.group(1)) if layer else None,
+                layer=block.layer if block else None,
                 original=axis.original,
                 before=axis.size,
                 kept=len(selection.axes.get(name, axis.units)),
                 gated=axis.kind in gated_kinds,
+                part=block.part if block else REST,
             )
         )
     return tuple(records)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import torch
 
 from secateur.cost.expected import COSTS, FactorizedForm, Terms, indicator
@@ -9,13 +11,10 @@ from secateur.cost.latency_table import LatencyTable
 from secateur.cost.predicted_time import LatencyPredictor
 from secateur.records.costs import Breakdown, CostRecord
 from secateur.structure import Selection, Structure
+from secateur.structure.block import REST
 
-#: Kinds of axes whose modules are blocks of their own, and a block that may have no such axis.
-_BLOCK_AXIS_KINDS = ("block", "layer", "channels")
-POSITIONAL_CONV = "encoder.pos_conv_embed"
-
-#: The block of what belongs to none.
-REST_BLOCK = "rest"
+#: Name of the block of everything outside of modules.
+REST_BLOCK = REST
 
 
 def breakdown(
@@ -36,12 +35,12 @@ def breakdown(
             if structure.is_in_head(term.path):
                 head += round(value)
                 continue
-            block = blocks.setdefault(_block_of_path(structure, term.path), dict.fromkeys(COSTS, 0))
+            block = blocks.setdefault(_block_name(structure, term.path), dict.fromkeys(COSTS, 0))
             block[cost] += round(value)
     times = LatencyPredictor(terms, table) if table is not None else None
     if times is not None:
         for path, value in zip(times.paths, times(kept_units, form).tolist(), strict=True):
-            block = blocks.setdefault(_block_of_path(structure, path) or REST_BLOCK, dict.fromkeys(COSTS, 0))
+            block = blocks.setdefault(_block_name(structure, path) or REST_BLOCK, dict.fromkeys(COSTS, 0))
             block["latency"] = block.get("latency", 0.0) + value  # milliseconds
     scopes = {
         scope: {
@@ -57,19 +56,24 @@ def breakdown(
         latency=None if times is None else sum(block.get("latency", 0.0) for block in blocks.values()),
         samples=samples,
         frames=structure.lengths(samples)[-1],
-        blocks={
-            path: CostRecord(parameters=int(block["parameters"]), macs=int(block["macs"]), latency=block.get("latency"))
-            for path, block in blocks.items()
-        },
+        blocks={name: _cost_record(structure, name, costs) for name, costs in blocks.items()},
         scopes=scopes,
         convention=structure.convention,
     )
 
 
-def _block_of_path(structure: Structure, path: str) -> str:
-    """The block that a parameter or module belongs to: the innermost block, convolution or layer, or the first word."""
-    prefix = path
-    # "encoder.layers.3.attention.q_proj.weight" -> "encoder.layers.3.attention", which has an axis of kind `block`.
-    while prefix and not any(name in structure.axes for name in (f"{prefix}/{kind}" for kind in _BLOCK_AXIS_KINDS)):
-        prefix = prefix.rpartition(".")[0]
-    return prefix or (POSITIONAL_CONV if structure.is_in_scope(path, POSITIONAL_CONV) else path.partition(".")[0])
+def _block_name(structure: Structure, path: str) -> str:
+    """Return the path of the innermost block around a parameter or module; outside of blocks the first word."""
+    block = structure.block_of(path)
+    return block.path if block else path.partition(".")[0]
+
+
+def _cost_record(structure: Structure, name: str, costs: Mapping[str, float]) -> CostRecord:
+    block = structure.block_of(name)
+    return CostRecord(
+        parameters=int(costs["parameters"]),
+        macs=int(costs["macs"]),
+        latency=costs.get("latency"),
+        part=block.part if block else REST,
+        layer=block.layer if block else None,
+    )

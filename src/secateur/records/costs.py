@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from secateur.records.base import Count, Hertz, NonNegative, Number, Record, Section
+from secateur.records.block_part import part_of_path
 from secateur.records.files import OMITTED
 
 
@@ -17,11 +18,15 @@ class CostRecord(Section):
         parameters: Parameters of the block.
         macs: Multiply-accumulates of the block.
         latency: Predicted milliseconds; None without a table of measured times.
+        part: Part of the encoder that the block belongs to, such as ``attention``.
+        layer: Index of the encoder layer, or of the convolution in the front end; None outside of both.
     """
 
     parameters: Count = 0
     macs: Count = 0  # multiply-accumulates, not FLOPs
     latency: NonNegative | None = field(default=None, metadata=OMITTED)
+    part: str | None = field(default=None, metadata=OMITTED)
+    layer: Count | None = field(default=None, metadata=OMITTED)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,6 +62,19 @@ class BlockCosts(Section):
 
     before: Mapping[str, CostRecord]  # by module path, as in `Breakdown.blocks`
     after: Mapping[str, CostRecord]
+
+    def __post_init__(self) -> None:
+        """Fill in parts and layers, which old records lack."""
+        for name in ("before", "after"):
+            blocks = {path: _with_part(path, costs) for path, costs in getattr(self, name).items()}
+            object.__setattr__(self, name, blocks)
+
+
+def _with_part(path: str, costs: CostRecord) -> CostRecord:
+    if costs.part is not None:
+        return costs
+    part, layer = part_of_path(path)
+    return replace(costs, part=part, layer=layer)
 
 
 @dataclass(frozen=True, kw_only=True)

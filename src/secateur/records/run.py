@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from secateur.records.base import UNRECORDED_SAMPLE_RATE, Count, Hertz, Milliseconds, Number, Record, Section
+from secateur.records.block_part import part_of_path
 from secateur.records.choice import RoundingCost
 from secateur.records.costs import BlockCosts, LatencyRecord
 from secateur.records.environment import Environment
@@ -22,11 +23,12 @@ class AxisRecord(Section):
     Attributes:
         name: Name of the axis in the selection.
         kind: Kind of the axis, such as ``heads``.
-        layer: Index of the layer; None outside of layers.
+        layer: Index of the layer, or of the convolution in the front end; None outside of both.
         original: Units in the stock model.
         before: Units before this run.
         kept: Units after this run.
         gated: Whether the run had gates on the axis.
+        part: Part of the encoder that the axis belongs to, such as ``attention``.
     """
 
     name: str
@@ -36,6 +38,12 @@ class AxisRecord(Section):
     before: Count  # 10, if an earlier run removed 2
     kept: Count  # 6, if this run removes 4
     gated: bool = False
+    part: str | None = field(default=None, metadata=OMITTED)
+
+    def __post_init__(self) -> None:
+        """Fill in the part, which old records lack."""
+        if self.part is None:
+            object.__setattr__(self, "part", part_of_path(self.name)[0])
 
 
 @dataclass(frozen=True, kw_only=True)

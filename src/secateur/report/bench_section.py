@@ -10,9 +10,8 @@ from secateur.records.bench import BenchRecord, BenchRow
 from secateur.report.costs import BarSegment, StackedBar, stacked_bar
 from secateur.report.formatting import format_count, format_milliseconds, format_number, format_percent
 from secateur.report.stages import Cell
+from secateur.structure.block import PARTS, REST
 
-#: Blocks from the input of the model to its output; the index of a block is its color, as in `costs.PARTS`.
-BLOCKS = ("front end", "projection", "positional conv", "attention", "feed-forward", "rest", "convolution")
 #: Column titles of the table, in the order of the cells of `_row_cells`.
 COLUMNS = (
     "Model",
@@ -144,4 +143,4 @@ def _total_ms(row: BenchRow) -> float:
 
 
 def _block_color(block: str) -> int:
-    return BLOCKS.index(block) if block in BLOCKS else BLOCKS.index("rest")
+    return PARTS.index(block if block in PARTS else REST)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -12,18 +11,17 @@ from secateur.records.costs import BlockCosts, CostRecord
 from secateur.report.charts import WIDTH, Chart
 from secateur.report.formatting import format_milliseconds, format_percent, format_si
 from secateur.report.svg import element, rectangle, svg_image, text
+from secateur.structure.block import FRONT_END, PARTS, POSITIONAL_CONV, PROJECTION, REST
 
-#: Parts from the input of the model to its output, each with a pattern for the module paths of the blocks. A block
-#: belongs to the first part that matches: ``encoder.layers.3.attention`` is attention, and a path that no pattern
-#: before names, such as ``encoder.layer_norm``, is among the norms.
-PARTS = (
-    ("convolutions", re.compile(r"(feature_extractor|subsampling)\b")),
-    ("projection", re.compile(r"feature_projection\b")),
-    ("positional convolution", re.compile(r"encoder\.pos_conv")),
-    ("attention", re.compile(r"(encoder\.)?layers\.\d+\.(attention|self_attn)$")),
-    ("feed-forward", re.compile(r"(encoder\.)?layers\.\d+\.(feed_forward[12]?|ffn[12])$")),
-    ("norms and the rest", re.compile(r"(?!(encoder\.)?layers\.\d+\.conv(_module)?$)")),
-    ("convolution modules", re.compile(r"")),
+#: Names on the page of the `PARTS` of an encoder, in the same order.
+PART_TITLES = (
+    "convolutions",
+    "projection",
+    "positional convolution",
+    "attention",
+    "feed-forward",
+    "norms and the rest",
+    "convolution modules",
 )
 #: Attribute of `CostRecord`, title and unit of each cost.
 COSTS = (
@@ -63,9 +61,9 @@ class CostStack:
     blocks: Chart
 
 
-def part_index(block: str) -> int:
+def part_index(costs: CostRecord) -> int:
     """Return the index in `PARTS` of the part that a block belongs to."""
-    return next(index for index, (_, pattern) in enumerate(PARTS) if pattern.match(block))
+    return PARTS.index(costs.part if costs.part in PARTS else REST)
 
 
 def build_stacks(blocks: BlockCosts) -> list[CostStack]:
@@ -78,7 +76,7 @@ def build_stacks(blocks: BlockCosts) -> list[CostStack]:
             continue
         rows = tuple(
             (name, index, _format_cost(b, unit), _format_cost(a, unit), format_percent(a / b) if b else "–")
-            for index, ((name, _), b, a) in enumerate(zip(PARTS, before_sums, after_sums, strict=True))
+            for index, (name, b, a) in enumerate(zip(PART_TITLES, before_sums, after_sums, strict=True))
             if b or a
         )
         bars = tuple(
@@ -98,8 +96,8 @@ def _format_cost(value: float, unit: str) -> str:
 def _sum_by_part(block_costs: Mapping[str, CostRecord], cost: str) -> list[float]:
     # (blocks,) -> (parts,)
     sums = [0.0] * len(PARTS)
-    for block, values in block_costs.items():
-        sums[part_index(block)] += getattr(values, cost) or 0
+    for values in block_costs.values():
+        sums[part_index(values)] += getattr(values, cost) or 0
     return sums
 
 
@@ -108,10 +106,10 @@ def _bar(label: str, values: list[float], full_width_value: float, unit: str, na
     total = sum(values) or 1
     segments = [
         BarSegment(
-            part=PARTS[index][0],
+            part=PART_TITLES[index],
             color=index,
             value=value,
-            text=f"{PARTS[index][0]}: {_format_cost(value, unit)} ({format_percent(value / total)} of this model)",
+            text=f"{PART_TITLES[index]}: {_format_cost(value, unit)} ({format_percent(value / total)} of this model)",
         )
         for index, value in enumerate(values)
         if value
@@ -176,9 +174,9 @@ def _block_chart(blocks: BlockCosts, cost: str, title: str, unit: str) -> Chart:
     # Row name -> costs (before, after), each (parts,).
     rows: dict[str, tuple[list[float], list[float]]] = {}
     for is_after, model in enumerate((blocks.before, blocks.after)):
-        for block, values in model.items():
-            row = rows.setdefault(_row_name(block), ([0.0] * len(PARTS), [0.0] * len(PARTS)))
-            row[is_after][part_index(block)] += getattr(values, cost) or 0
+        for values in model.values():
+            row = rows.setdefault(_row_name(values), ([0.0] * len(PARTS), [0.0] * len(PARTS)))
+            row[is_after][part_index(values)] += getattr(values, cost) or 0
     rows = {name: rows[name] for name in sorted(rows, key=_row_order) if sum(rows[name][0]) or sum(rows[name][1])}
     largest = max(
         (max(sum(before_values), sum(after_values)) for before_values, after_values in rows.values()), default=1
@@ -194,7 +192,9 @@ def _block_chart(blocks: BlockCosts, cost: str, title: str, unit: str) -> Chart:
             x_position = x_start
             for part, value in enumerate(part_values):
                 bar_width = (x_end - x_start) * value / largest
-                tooltip = f"{name}, {PARTS[part][0]} {'after' if is_after else 'before'}: {_format_cost(value, unit)}"
+                tooltip = (
+                    f"{name}, {PART_TITLES[part]} {'after' if is_after else 'before'}: {_format_cost(value, unit)}"
+                )
                 if value:
                     elements.append(
                         rectangle(
@@ -234,16 +234,10 @@ def _row_order(row: str) -> tuple[int, int]:
     return _ROWS.index(row_name), int(number)
 
 
-def _row_name(block: str) -> str:
+def _row_name(costs: CostRecord) -> str:
     """Return the row of a block: ``layer 3`` for ``encoder.layers.3.attention``."""
-    # "feature_extractor.conv_layers.0.conv" -> "conv 0"
-    if match := re.match(r"feature_extractor\.conv_layers\.(\d+)", block):
-        return f"conv {match[1]}"
-    # "encoder.layers.3.attention" and "layers.3.ffn1" -> "layer 3": all blocks of a layer are a row
-    if match := re.match(r"(?:encoder\.)?layers\.(\d+)", block):
-        return f"layer {match[1]}"
-    if block.startswith("encoder.pos_conv"):
+    if costs.layer is not None:
+        return f"{'conv' if costs.part == FRONT_END else 'layer'} {costs.layer}"
+    if costs.part == POSITIONAL_CONV:
         return "positional"
-    if block.startswith("feature_projection"):
-        return "projection"
-    return "the rest"
+    return "projection" if costs.part == PROJECTION else "the rest"

@@ -12,14 +12,13 @@ from secateur.records.run import AxisRecord
 from secateur.report.charts import WIDTH, Chart
 from secateur.report.formatting import format_count, format_percent
 from secateur.report.svg import crossed_box, line, rectangle, svg_image, text
+from secateur.structure.block import ATTENTION, FRONT_END
 
 #: Width of the row labels and height of a row, in units of the view box.
 _LABEL_WIDTH, _ROW_HEIGHT = 66.0, 24.0
 _FEED_FORWARD_TITLE = "Feed-forward units"
 #: Title and noun for a unit of each chart of a transducer's head, by kind of axis.
 _TRANSDUCER_HEAD_TITLES = {"predictor": ("Predictor units", "unit"), "joiner": ("Joiner dimensions", "dimension")}
-#: Module path of an encoder layer: ``encoder.layers.3`` or ``layers.3``.
-_LAYER_PATTERN = re.compile(r"(encoder\.)?layers\.\d+\b")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,29 +86,28 @@ def _sum_pairs(pairs: Sequence[tuple[int, int] | None]) -> tuple[int, int] | Non
 
 def build_layers(axes: Sequence[AxisRecord]) -> list[LayerView]:
     """Build the encoder layers from the recorded axes, sorted by index."""
-    # Path of the layer -> axes by name: {"encoder.layers.3": {"encoder.layers.3.attention/heads": …}}
-    by_path: dict[str, dict[str, AxisRecord]] = {}
+    by_layer: dict[int, dict[str, AxisRecord]] = {}
     for axis in axes:
-        if match := _LAYER_PATTERN.match(axis.name):
-            by_path.setdefault(match[0], {})[axis.name] = axis
-    return sorted(
-        (_layer_view(path, layer_axes) for path, layer_axes in by_path.items()), key=lambda layer: layer.index
-    )
+        if axis.layer is not None and axis.part != FRONT_END:
+            by_layer.setdefault(axis.layer, {})[axis.name] = axis
+    return [_layer_view(index, by_layer[index]) for index in sorted(by_layer)]
 
 
-def _layer_view(path: str, axes: Mapping[str, AxisRecord]) -> LayerView:
+def _layer_view(index: int, axes: Mapping[str, AxisRecord]) -> LayerView:
     heads_axis = next((axis for axis in axes.values() if axis.kind == "heads"), None)
-    # "encoder.layers.3.attention/heads" -> "encoder.layers.3.attention"
-    attention = heads_axis.name.rpartition("/")[0] if heads_axis else f"{path}.attention"
-    is_removed = _is_removed(axes.get(f"{path}/layer"))
+    attention = heads_axis.name.rpartition("/")[0] if heads_axis else ""
+    is_removed = any(_is_removed(axis) for axis in axes.values() if axis.kind == "layer")
+    is_attention_removed = any(
+        _is_removed(axis) for axis in axes.values() if axis.kind == "block" and axis.part == ATTENTION
+    )
     heads = []
-    for index in range(heads_axis.original if heads_axis else 0):
+    for head_index in range(heads_axis.original if heads_axis else 0):
         # An axis per head (``…attention/head3.qk``), or an axis that all heads share (``…attention/qk``).
-        query_key_axis = axes.get(f"{attention}/head{index}.qk", axes.get(f"{attention}/qk"))
-        value_output_axis = axes.get(f"{attention}/head{index}.vo", axes.get(f"{attention}/vo"))
+        query_key_axis = axes.get(f"{attention}/head{head_index}.qk", axes.get(f"{attention}/qk"))
+        value_output_axis = axes.get(f"{attention}/head{head_index}.vo", axes.get(f"{attention}/vo"))
         heads.append(
             HeadView(
-                index=index,
+                index=head_index,
                 is_alive=value_output_axis is not None and value_output_axis.kept > 0,
                 query_key=(query_key_axis.kept, query_key_axis.before) if query_key_axis else None,
                 value_output=(value_output_axis.kept, value_output_axis.before) if value_output_axis else None,
@@ -124,15 +122,12 @@ def _layer_view(path: str, axes: Mapping[str, AxisRecord]) -> LayerView:
         layer_heads = [head if has_shared_dimensions else HeadView(index=head.index, is_alive=True) for head in heads]
         heads = [head if head.index < kept_heads else _removed_head(head) for head in layer_heads]
     return LayerView(
-        # "encoder.layers.3" -> 3
-        index=int(path.rpartition(".")[2]),
+        index=index,
         is_removed=is_removed,
         heads_axis=heads_axis,
         heads=tuple(heads),
         has_head_positions=has_head_positions,
-        is_attention_removed=is_removed
-        or _is_removed(axes.get(f"{attention}/block"))
-        or (heads_axis is not None and not kept_heads),
+        is_attention_removed=is_removed or is_attention_removed or (heads_axis is not None and not kept_heads),
         other_blocks=tuple(_other_blocks(axes, is_removed)),
     )
 
@@ -154,7 +149,7 @@ def _other_blocks(axes: Mapping[str, AxisRecord], is_layer_removed: bool) -> Ite
 
 def conv_channel_axes(axes: Sequence[AxisRecord]) -> list[AxisRecord]:
     """Return the channel axes of the convolutions in front of the layers, sorted by layer."""
-    conv_axes = (axis for axis in axes if axis.kind == "channels" and not _LAYER_PATTERN.match(axis.name))
+    conv_axes = (axis for axis in axes if axis.kind == "channels" and axis.part == FRONT_END)
     return sorted(conv_axes, key=lambda axis: axis.layer or 0)
 
 
