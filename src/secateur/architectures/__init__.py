@@ -1,1 +1,1 @@
-"""Tables of axes, one file for each group of Hugging Face architectures."""
+"""Tables of axes and cuts of Hugging Face architectures, in a file per group of similar architectures."""

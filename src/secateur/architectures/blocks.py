@@ -16,7 +16,7 @@ def once_per_frame(table: AxisTable) -> UseCount:
 
 
 def layer(table: AxisTable, path: str) -> None:
-    """Add a whole layer and its axis.
+    """Add a whole layer and the layer's axis.
 
     A layer that an earlier cut removed has an axis without units, and so have all axes inside the layer.
     """
@@ -31,7 +31,7 @@ def layer_index(path: str) -> int:
 
 
 def block(table: AxisTable, path: str, part: str) -> tuple[Unit, ...]:
-    """Add a block of a layer and its axis, and return the units that everything inside the block depends on.
+    """Add a block of a layer and an axis for the whole block, and return the parents of the axes inside the block.
 
     Example: the path ``encoder.layers.3.attention`` returns
     ``(("encoder.layers.3/layer", 0), ("encoder.layers.3.attention/block", 0))``.
@@ -55,7 +55,7 @@ class Projections:
 
 
 def attention(table: AxisTable, path: str, projections: Projections | None = None) -> None:
-    """Add an attention block: its heads, their query/key and value/output dimensions, and the block itself.
+    """Add an attention block with axes of heads and of the query/key and value/output dimensions of every head.
 
     Example with two heads of three dimensions, of which head 0 has lost query/key dimension 1: the rows of ``q_proj``
     lie on the axes ``head1.qk`` and ``head0.qk``, in storage order::
@@ -71,6 +71,7 @@ def attention(table: AxisTable, path: str, projections: Projections | None = Non
     table.add_axis(
         Axis(name=heads_axis, units=attention_shape.heads, original=count, parents=parents, requires=tuple(outputs))
     )
+    # Removed heads have axes without units, so that axis names and offsets stay those of the dense model.
     for head in range(count):
         for name in (names.query_key(path, head), names.value_output(path, head)):
             units = table.shape.units(name, attention_shape.head_dim)
@@ -89,9 +90,11 @@ def attention(table: AxisTable, path: str, projections: Projections | None = Non
     table.add_mask_site(f"{query}.weight", 0, *queries)
     table.add_mask_site(f"{query}.bias", 0, *queries)
     table.add_mask_site(f"{output}.weight", 1, *outputs)
+    # A head's mask covers the columns of the head's value/output dimensions: repeats (3, 2) for heads of 3 and 2.
     widths = tuple(table.axes[name].size for name in outputs)
     table.add_mask_site(f"{output}.weight", 1, heads_axis, repeats=widths)
     mask_block(table, output, parents[-1])
+    # Queries x keys and weights x values: one MAC per dimension for each pair of frames.
     if attention_shape.heads:
         squared = replace(once_per_frame(table), power=2)
         table.count_axis_products(path, squared, [*queries, *outputs])
@@ -100,7 +103,7 @@ def attention(table: AxisTable, path: str, projections: Projections | None = Non
 def feed_forward(
     table: AxisTable, path: str, *, first_linear: str = "intermediate_dense", last_linear: str = "output_dense"
 ) -> None:
-    """Add a feed-forward block: its intermediate units and the block itself."""
+    """Add a feed-forward block with an axis of intermediate units."""
     parents, units_axis = block(table, path, FEED_FORWARD), names.units(path)
     size = table.shape.original["intermediate_size"]
     table.add_axis(Axis(name=units_axis, units=table.shape.units(units_axis, size), original=size, parents=parents))
@@ -115,7 +118,7 @@ def feed_forward(
 
 
 def convolution_module(table: AxisTable, path: str, *, norm_name: str) -> None:
-    """Add the convolution module of a Conformer layer: its channels and the block itself.
+    """Add the convolution module of a Conformer layer with an axis of channels.
 
     A channel has a value and a gate in front of the GLU, its own depthwise filter and its own entry in the norm. Its
     mask acts behind the activation, at the input of ``pointwise_conv2``. The module's own LayerNorm stays as long as
@@ -142,6 +145,6 @@ def convolution_module(table: AxisTable, path: str, *, norm_name: str) -> None:
 
 
 def mask_block(table: AxisTable, module: str, unit: Unit) -> None:
-    """Put the mask of a block on the whole output of its last linear map or convolution, bias included."""
+    """Put the mask of a block on the whole output of the last linear map or convolution, bias included."""
     for name in ("weight", "bias"):
         table.add_mask_site(f"{module}.{name}", None, unit[0])

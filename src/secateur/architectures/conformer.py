@@ -34,7 +34,7 @@ PROJECTIONS = Projections(query="linear_q", key="linear_k", value="linear_v", ou
 
 
 def declare_wav2vec2(table: AxisTable) -> None:
-    """Add all rows of wav2vec2-conformer: the front end of wav2vec 2.0, and Conformer layers.
+    """Add the rows of wav2vec2-conformer: the front end of wav2vec 2.0, and Conformer layers.
 
     The stock class builds wav2vec 2.0's positional convolution and never calls it: a cut model does not have it, and
     no cost counts it. The convolution modules get no padding mask and read beyond the end of an utterance.
@@ -46,7 +46,7 @@ def declare_wav2vec2(table: AxisTable) -> None:
 
 
 def declare_bert(table: AxisTable) -> None:
-    """Add all rows of w2v-BERT 2.0: the projection of its features, and Conformer layers.
+    """Add the rows of w2v-BERT 2.0: the projection of log-mel features, and Conformer layers.
 
     A feature vector is two log-mel vectors of 10 ms each, one behind the other.
     """
@@ -65,7 +65,7 @@ def declare_bert(table: AxisTable) -> None:
 
 
 def layers(table: AxisTable, *, norm_name: str) -> None:
-    """Add the rows of all layers.
+    """Add the rows of the layers.
 
     Args:
         table: Table that the rows are added to.
@@ -92,6 +92,7 @@ def relative_positions(table: AxisTable, path: str) -> None:
     attention_shape, position_type = table.shape.attention(path), table.config.position_embeddings_type
     queries = [names.query_key(path, head) for head in attention_shape.heads]
     keys = f"{path}.linear_pos"
+    # linear_pos is used once per distance, -(L-1) to L-1, whatever the number of pairs of frames.
     table.bind_dim(f"{keys}.weight", 0, *queries)
     table.count_matrix(keys, replace(once_per_frame(table), power=0, per_distance=True))
     for name in (f"{path}.pos_bias_u", f"{path}.pos_bias_v"):
@@ -114,6 +115,7 @@ def apply_shape(norm_name: str, model: Any, config: Any, shape: EncoderShape) ->
         config: Its config.
         shape: Its shape.
     """
+    # wav2vec2-conformer builds the module without a call to it.
     if hasattr(model.encoder, "pos_conv_embed"):
         del model.encoder.pos_conv_embed
     for path, layer_module in zip(shape.layers, model.encoder.layers, strict=True):
@@ -127,7 +129,7 @@ def apply_shape(norm_name: str, model: Any, config: Any, shape: EncoderShape) ->
 def stock_fields(
     shape_fields: Callable[[EncoderShape], dict[str, Any]], config: Any, shape: EncoderShape
 ) -> dict[str, Any]:
-    """Return the config fields with which the stock classes have a shape.
+    """Return the config fields that give the stock classes a shape.
 
     Args:
         shape_fields: Returns the config fields that follow a shape in the registered classes.

@@ -1,4 +1,4 @@
-"""Description of one Hugging Face architecture: names of its classes, rows of its table, and cuts of its modules."""
+"""Description of a Hugging Face architecture: names of classes, rows of the table of axes, and cuts of modules."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from secateur.structure.encoder_shape import EncoderShape
 
 @dataclass(frozen=True, kw_only=True)
 class Family:
-    """One architecture.
+    """Hugging Face architecture.
 
     Attributes:
         model_type: Model type in the library's configs.

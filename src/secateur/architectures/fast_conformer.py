@@ -46,7 +46,7 @@ _FEED_FORWARDS = ("feed_forward1", "feed_forward2")
 
 
 def declare(table: AxisTable) -> None:
-    """Add all rows of a FastConformer encoder."""
+    """Add the rows of a FastConformer encoder."""
     table.front_end = "subsampling"
     table.encoder = "layers"
     table.convention = CONFORMER_MAC_CONVENTION
@@ -62,7 +62,7 @@ def declare(table: AxisTable) -> None:
 
 
 def input_stages(table: AxisTable) -> None:
-    """Add the stages from samples to frames: log-mel features every 160 samples, then convolutions that halve them.
+    """Add the stages from samples to frames: log-mel features every 160 samples, then convolutions of stride 2.
 
     Parakeet's extractor divides by a variance over the features, so that at least two are needed. Nemotron's
     convolutions are causal: with kernel 3 and stride 2, three positions are padded in all, two in front and one behind.
@@ -82,7 +82,7 @@ def input_stages(table: AxisTable) -> None:
 
 
 def subsampling(table: AxisTable) -> None:
-    """Add the channels of every stage: of the first convolution, and of the pointwise ones behind depthwise ones.
+    """Add the channels of every stage: of the first convolution, and of the pointwise convolutions of later stages.
 
     Masks act behind the activation, at the next convolution that mixes channels, or at the linear map behind the last
     stage.
@@ -99,11 +99,13 @@ def subsampling(table: AxisTable) -> None:
         table.add_block(path, FRONT_END, index - 1)
         output_axis = names.channels(path)
         bins_per_channel = table.stages[index].output_length(bins_per_channel)
+        # Stage 0 is the extractor, so that convolution 1 gives the length after two stages.
         use_count = UseCount(level=index + 1, width=bins_per_channel)
         table.add_axis(Axis(name=output_axis, units=table.shape.units(output_axis, size), original=size, min_units=1))
         table.bind_dim(f"{path}.weight", 0, output_axis)
         table.bind_dim(f"{path}.bias", 0, output_axis)
         table.count_matrix(path, use_count)
+        # A depthwise convolution has a filter for each input channel, and the pointwise one mixes the channels.
         if input_axis:
             table.bind_dim(f"{path}.weight", 1, input_axis)
             table.add_mask_site(f"{path}.weight", 1, input_axis)
@@ -124,7 +126,7 @@ def subsampling(table: AxisTable) -> None:
 
 
 def attention(table: AxisTable, path: str) -> None:
-    """Add an attention block: its heads, the query/key and value/output dimensions that all heads share, and the block.
+    """Add an attention block with axes of heads and of the query/key and value/output dimensions that heads share.
 
     A dimension is removed from every head at once, so that all heads keep one width, as a streaming cache needs.
     Relative positions have their own keys, cut like the keys, and biases of the queries, cut and masked like the
@@ -195,7 +197,7 @@ def apply_shape(model: Any, config: Any, shape: EncoderShape) -> None:
 
 
 def resize_subsampling(subsampling: Any, config: Any, shape: EncoderShape) -> None:
-    """Resize the convolutions of the front end, and the columns of the linear map behind them, in place."""
+    """Resize the convolutions of the front end and the linear map behind the convolutions, in place."""
     modules = dict(subsampling.named_modules())
     original_channels = int(shape.original["subsampling_conv_channels"])
     in_channels = 0
@@ -218,7 +220,7 @@ def resize_subsampling(subsampling: Any, config: Any, shape: EncoderShape) -> No
 
 
 def subsampling_stages(subsampling: nn.Module) -> list[tuple[str, str, str]]:
-    """Return the paths of each stage's standard, depthwise and pointwise convolution; empty where a stage has none.
+    """Return the paths of the standard, depthwise and pointwise convolution of each stage; empty for a missing kind.
 
     Example: ``[("layers.0", "", ""), ("", "layers.2", "layers.3"), ("", "layers.5", "layers.6")]``.
     """
@@ -233,7 +235,7 @@ def fields(shape: EncoderShape) -> dict[str, Any]:
 
 
 def stock_fields(config: Any, shape: EncoderShape) -> dict[str, Any]:
-    """Return the config fields with which the stock classes have a shape.
+    """Return the config fields that give the stock classes a shape.
 
     Raises:
         SelectionError: The stock classes cannot express the shape.
@@ -250,7 +252,7 @@ def stock_fields(config: Any, shape: EncoderShape) -> dict[str, Any]:
 
 
 def subsampling_widths(config: Any, shape: EncoderShape) -> list[int]:
-    """Return the channels of the front-end stages, pruned stages before whole ones."""
+    """Return the channels of the front-end stages, pruned stages before whole stages."""
     pruned_widths = [
         len(units)
         for name, units in shape.axes.items()
@@ -261,7 +263,7 @@ def subsampling_widths(config: Any, shape: EncoderShape) -> list[int]:
 
 
 def subsampling_obstacle(config: Any, shape: EncoderShape) -> str:
-    """Return the reason why the stock classes cannot express the front end; empty if they can."""
+    """Return the reason why the stock classes cannot express the front end; empty for no reason."""
     widths = subsampling_widths(config, shape)
     return f"subsampling widths differ: {', '.join(map(str, widths))}" if len(set(widths)) > 1 else ""
 

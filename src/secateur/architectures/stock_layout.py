@@ -1,4 +1,7 @@
-"""What keeps the library's classes, whose layers are all alike, from having a shape: in words, empty for nothing."""
+"""Reasons why stock classes with layers of equal shape cannot express a shape.
+
+A reason is a phrase for an error message, and empty if the stock classes can express the shape.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +13,7 @@ from secateur.structure.encoder_shape import EncoderShape
 
 
 def raise_if_obstacle(problem: str) -> None:
-    """Raise a SelectionError that names an obstacle, where there is one."""
+    """Raise a SelectionError with the reason unless the reason is empty."""
     if problem:
         raise SelectionError(
             f"This shape does not fit the stock layout: {problem}; use the registered layout, the default of `shrink`."
@@ -18,7 +21,7 @@ def raise_if_obstacle(problem: str) -> None:
 
 
 class AttentionLayout(Protocol):
-    """An attention block: whether it is there, how many heads it has left, and whether these have all dimensions."""
+    """Shape of an attention block, with shared dimensions or with dimensions of single heads."""
 
     @property
     def is_kept(self) -> bool: ...
@@ -31,7 +34,7 @@ class AttentionLayout(Protocol):
 
 
 def attention_obstacle(block: AttentionLayout, shape: EncoderShape, layer: int) -> str:
-    """Of the attention block of a layer, given its number."""
+    """Return the reason for the attention block of a layer, given the layer's index."""
     heads = int(shape.original["num_attention_heads"])
     if not block.is_kept:
         return f"the attention block of layer {layer} is removed"
@@ -47,13 +50,13 @@ def conformer_obstacle(
     convolution: str,
     feed_forwards: Sequence[str],
 ) -> str:
-    """Of a Conformer's layers.
+    """Return the reason for the layers of a Conformer.
 
     Args:
-        shape: Of the encoder.
-        attention: From a path to the attention block.
-        convolution: What a layer calls its convolution module.
-        feed_forwards: What it calls its feed-forward blocks.
+        shape: Shape of the encoder.
+        attention_shape: Returns the shape of the attention block at a path.
+        convolution: Name of the convolution module of a layer.
+        feed_forwards: Names of the feed-forward blocks of a layer.
     """
     width, first_name = int(shape.original["hidden_size"]), feed_forwards[0]
     first_width = len(shape.feed_forward(f"{shape.layers[0]}.{first_name}").units)
@@ -68,5 +71,6 @@ def conformer_obstacle(
             if not units:
                 return f"{name} of layer {layer} has no units left"
             if units != first_width:
-                return f"feed-forward widths differ: {first_width} in {first_name} of layer 0, {units} in {name} of layer {layer}"
+                first_text = f"{first_width} in {first_name} of layer 0"
+                return f"feed-forward widths differ: {first_text}, {units} in {name} of layer {layer}"
     return ""

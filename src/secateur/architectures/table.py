@@ -1,4 +1,4 @@
-"""Table that the rows of an architecture are written into, and its conversion to a `Structure`."""
+"""Table that collects the rows of an architecture, and becomes a `Structure`."""
 
 from __future__ import annotations
 
@@ -39,11 +39,18 @@ CONFORMER_MAC_CONVENTION = (
 
 
 class AxisTable:
-    """Collects the rows of one model and turns them into a `Structure`.
+    """Table of the rows of a model.
 
-    Parameter shapes are read from the model itself; rows only say which dimensions lie on which axes. A linear map or
-    convolution that nobody counts, and a row that does not fit its parameter, are errors. Rows speak of a factorised
-    linear map as of the one matrix that it stands for; what they say is said of its two matrices in the end.
+    Parameter shapes are read from the model; rows only say which dimensions lie on which axes. A linear map or
+    convolution without counted MACs, and a row that does not fit the shape of a parameter, are errors. Rows describe a
+    factorized linear map as a dense matrix; `build_structure` turns such rows into rows of the two matrices.
+
+    Example of a feed-forward block with 10 units and 4 features::
+
+        table.add_axis(Axis(name="ff/units", units=tuple(range(10)), original=10))
+        table.bind_dim("ff.intermediate_dense.weight", 0, "ff/units")  # (10, 4)
+        table.bind_dim("ff.output_dense.weight", 1, "ff/units")  # (4, 10)
+        table.add_mask_site("ff.output_dense.weight", 1, "ff/units")
     """
 
     def __init__(self, model: nn.Module, config: Any, shape: EncoderShape) -> None:
@@ -71,6 +78,7 @@ class AxisTable:
         self.sees_padding = any(isinstance(module, nn.GroupNorm) for module in self.modules.values())
         self.head: tuple[str, ...] = ()
         self.weights = _weights(model)
+        # Saved buffers, such as the statistics of a BatchNorm, are cut like parameters.
         saved_buffer_names = model.state_dict().keys() - self.weights.keys()
         self.buffers = {
             name: Weight(name=name, shape=tuple(value.shape), is_matrix=False)
@@ -78,6 +86,7 @@ class AxisTable:
             if name in saved_buffer_names
         }
         self.factorized_modules = {p: m for p, m in self.modules.items() if isinstance(m, FactorizedLinear)}
+        # Rows name the dense matrix and bias, which the model stores as outer.weight, inner.weight and outer.bias.
         for path, module in self.factorized_modules.items():
             name = f"{path}.weight"
             self.weights[name] = Weight(name=name, shape=(module.out_features, module.in_features), is_matrix=True)
@@ -85,7 +94,7 @@ class AxisTable:
                 self.weights[f"{path}.bias"] = self.weights.pop(f"{path}.outer.bias")
 
     def add_head_part(self, part: str, module: nn.Module) -> None:
-        """Add a part of the head, of which rows may then speak."""
+        """Add the parameters of a part of the head, so that rows can name the parameters."""
         self.head = (*self.head, part)
         self.modules |= dict(module.named_modules(prefix=part))
         self.weights |= _weights(module, part)
@@ -95,15 +104,16 @@ class AxisTable:
         self.axes[axis.name] = axis
 
     def add_block(self, path: str, part: str, layer: int | None = None) -> None:
-        """Add a block of a part of the encoder; `layer` is its number where the part has several blocks."""
+        """Add a block of a part of the encoder; `layer` is the block's index where the part has several blocks."""
         self.blocks.append(Block(path=path, part=part, layer=layer))
 
     def bind_dim(self, name: str, dim: int, *axes: str, width: int = 1, per_unit_of: str = "") -> None:
-        """Say that dimension `dim` of a parameter or buffer lies on axes; one that this model lacks is passed over."""
+        """Bind dimension `dim` of a parameter or buffer to axes; names that the model lacks are ignored."""
         for tensors in (self.weights, self.buffers):
             if name not in tensors:
                 continue
             weight = tensors[name]
+            # 2 heads that share 3 dimensions, with width 1: 1 * 3 * 2 = 6 positions.
             size = (
                 width * sum(self.axes[axis].size for axis in axes) * (self.axes[per_unit_of].size if per_unit_of else 1)
             )
@@ -112,49 +122,50 @@ class AxisTable:
             tensors[name] = replace(weight, bindings=(*weight.bindings, binding), exists_with=None)
 
     def flatten_shape(self, name: str) -> None:
-        """Say that the dimensions of a parameter are one that the stock class has split."""
+        """Treat the dimensions of a parameter as a single dimension, which the stock class has split."""
         if name in self.weights and len(stored_shape := self.weights[name].shape) > 1:
             self.weights[name] = replace(self.weights[name], shape=(math.prod(stored_shape),), split=stored_shape)
 
     def add_mask_site(
         self, name: str, dim: int | None, *axes: str, repeats: tuple[int, ...] = (), tiles: int = 1
     ) -> None:
-        """Say that the mask of axes is multiplied into a parameter."""
+        """Multiply the mask of axes into a parameter; arguments as in `MaskSite`."""
         if name in self.weights:
             mask_site = MaskSite(dim=dim, axes=axes, repeats=repeats, tiles=tiles)
             self.weights[name] = replace(self.weights[name], mask_sites=(*self.weights[name].mask_sites, mask_site))
 
     def exists_with(self, prefix: str, unit: Unit) -> None:
-        """Say that parameters below a path go with a unit, unless an axis along them says so or an earlier row did."""
+        """Let parameters below a path exist with a unit, except parameters on an axis or with an earlier condition."""
         for name, weight in self.weights.items():
             if name.startswith(prefix + ".") and weight.exists_with is None and not weight.bindings:
                 self.weights[name] = replace(weight, exists_with=unit)
 
     def exists_if_any(self, name: str, *axes: str) -> None:
-        """Say that a parameter stays while any unit of these axes is alive."""
+        """Let a parameter exist as long as any unit of the axes is alive."""
         if name in self.weights:
             self.weights[name] = replace(self.weights[name], exists_if_any=axes, exists_with=None)
 
     def add_norm(self, module: str, axis: str) -> None:
-        """Say that a norm is crossed by an axis, its parameters and statistics with it."""
+        """Bind a norm, with parameters and statistics, to an axis."""
         if isinstance(self.modules.get(module), nn.LayerNorm):
             self.norms.append(PrunedNorm(module=module, axis=axis))
         for name in ("weight", "bias", "running_mean", "running_var"):
             self.bind_dim(f"{module}.{name}", 0, axis)
 
     def weight_norm(self, module: str) -> str:
-        """Say that a module's weight is kept as magnitude and direction; the name of the direction is returned."""
+        """Declare a weight that is stored as magnitude and direction (weight norm), and return the direction's name."""
         magnitude, direction = (f"{module}.parametrizations.weight.original{i}" for i in (0, 1))
         self.weights[direction] = replace(self.weights[direction], magnitude=magnitude)
         return direction
 
     def add_masked_output(self, module: str, dim: int, axis: str, *, width: int) -> None:
-        """Say that the mask of an axis is multiplied into what a module gives, `width` positions for each unit."""
+        """Multiply the mask of an axis into the output of a module, with `width` positions per unit."""
         mask_site = MaskSite(dim=dim, axes=(axis,), repeats=(width,) * self.axes[axis].size)
         self.outputs.append(MaskedOutput(module=module, mask_site=mask_site))
 
     def count_matrix(self, module: str, use_count: UseCount) -> None:
         """Count the weight matrix of a module."""
+        # With weight norm, the direction has the shape of the matrix.
         for name in (f"{module}.weight", f"{module}.parametrizations.weight.original1"):
             if name in self.weights:
                 self.mac_terms.append(MacTerm(module=module, use_count=use_count, weight=name))
@@ -162,22 +173,27 @@ class AxisTable:
     def count_axis_products(
         self, module: str, use_count: UseCount, axes: Sequence[str], *, per_unit_of: str = ""
     ) -> None:
-        """Count one multiply-accumulate per living unit."""
+        """Count a multiply-accumulate per living unit of the axes at each use."""
         self.mac_terms.append(MacTerm(module=module, use_count=use_count, axes=tuple(axes), per_unit_of=per_unit_of))
 
     def exclude_macs(self, module: str) -> None:
-        """Say that no MACs of a module are counted."""
+        """Leave the MACs of a module out of the count."""
         self.excluded_modules.add(module)
 
     def drop_unused(self, prefix: str) -> None:
-        """Say that the stock class has the modules below a path and never calls them."""
+        """Drop the modules below a path, which the stock class has and never calls."""
         self.unused_weights += [name for name in self.weights if name.startswith(prefix + ".")]
         for name in self.unused_weights:
             self.weights.pop(name, None)
         self.excluded_modules |= {path for path in self.modules if path.startswith(prefix + ".")}
 
     def add_factorization(self, path: str) -> Factorization:
-        """Say of the two matrices of a factorised linear map what was said of the one that they stand for."""
+        """Replace the rows of a factorized map's dense matrix by rows of the two stored matrices.
+
+        Example: the dense matrix has ``units`` along dimension 0 and the mask of a head along dimension 1. Then
+        ``outer``, (out, ranks), has ``units`` along 0, and the ranks with their mask along 1. ``inner``, (ranks, in),
+        has the ranks along 0, and the mask of the head along 1.
+        """
         (dense_term,) = (dense_term for dense_term in self.mac_terms if dense_term.module == path)
         dense = self.weights.pop(f"{path}.weight")
         dense_bindings = {binding.dim: binding for binding in dense.bindings}
@@ -189,7 +205,7 @@ class AxisTable:
         self.add_axis(
             Axis(name=factorization.axis, units=units, original=original, min_units=1, requires_any=requires_any)
         )
-        # Beside another mask on one side's dimension, that of the ranks is on the other side's.
+        # The mask of the ranks is on outer, unless a mask along the dense matrix's dimension 0 is there already.
         masked_side = factorization.inner if any(site.dim == 0 for site in dense.mask_sites) else factorization.outer
         for name, dim in ((factorization.outer, 0), (factorization.inner, 1)):
             rank_binding = DimBinding(dim=1 - dim, axes=(factorization.axis,))
@@ -214,9 +230,10 @@ class AxisTable:
         return factorization
 
     def build_structure(self, model_type: str) -> Structure:
-        """All rows as plain data."""
+        """Return the rows as plain data."""
         factorizations = tuple(self.add_factorization(path) for path in self.factorized_modules)
         counted_modules = {term.module for term in self.mac_terms} | self.excluded_modules
+        # A forgotten row is an error: every matrix is counted or excluded.
         for path, module in self.modules.items():
             is_parametrized = any(path.startswith(f"{term}.") for term in counted_modules)
             assert not _has_weight_matrix(module) or is_parametrized or path in counted_modules, path
@@ -242,7 +259,7 @@ class AxisTable:
 
 
 def _weights(model: nn.Module, path: str = "") -> dict[str, Weight]:
-    """The parameters of the module at a path by name, as yet on no axis."""
+    """Return the parameters of the module at a path by name, without axes."""
     matrices = set()
     for module_path, module in model.named_modules(prefix=path):
         if _has_weight_matrix(module):

@@ -1,4 +1,4 @@
-"""Head of a transducer (RNN-T, TDT): rows of its predictor and joiner, and cuts of its modules.
+"""Head of a transducer (RNN-T, TDT): rows of predictor and joiner, and cuts of modules.
 
 The library's classes have one width for the embedding of tokens, for every layer of the LSTM, and for the sum of
 encoder and predictor that the joiner reads. In a cut model each of these has its own width.
@@ -108,7 +108,7 @@ def declare(table: AxisTable, model: nn.Module, shape: HeadShape) -> None:
 
 
 def is_of_head(scope: str) -> bool:
-    """Return True if a scope of costs belongs to a transducer's head, and not to its encoder."""
+    """Return True if a scope of costs belongs to a transducer's head, and not to the encoder."""
     return scope == TRANSDUCER or scope.partition(".")[0] in HEAD_PARTS
 
 
@@ -119,7 +119,7 @@ def original_of(config: Any) -> dict[str, int]:
 
 
 def stock_width(shape: HeadShape) -> int:
-    """Return the one width with which the stock classes have a head of that shape.
+    """Return the single width that gives the stock classes a head of a shape.
 
     Raises:
         SelectionError: The widths of the head's parts differ.
@@ -131,7 +131,7 @@ def stock_width(shape: HeadShape) -> int:
 
 
 def resize_transducer_head(model: Any, config: Any) -> None:
-    """Replace the head of a freshly built transducer by a head of the shape that its config describes."""
+    """Replace the head of a freshly built transducer by a head of the shape that a config describes."""
     shape = HeadShape.from_config(config)
     embedding_width, *layer_widths = (len(shape.units(name)) for name in shape.predictor)
     width = len(shape.units(shape.joiner))

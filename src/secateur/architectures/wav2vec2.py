@@ -30,7 +30,7 @@ _POSITIONAL_PATH = "encoder.pos_conv_embed"
 
 
 def declare(table: AxisTable) -> None:
-    """Add all rows of an encoder with wav2vec 2.0's modules."""
+    """Add the rows of an encoder with wav2vec 2.0's modules."""
     front_end(table)
     positional_convolution(table)
     for path in table.shape.original_layers:
@@ -38,17 +38,19 @@ def declare(table: AxisTable) -> None:
         attention(table, f"{path}.attention")
         feed_forward(table, f"{path}.feed_forward")
         table.exists_with(path, (names.layer(path), 0))
+        # Attention adapters (MMS) stay whole.
         for name in (f"{path}.adapter_layer.linear_{i}" for i in (1, 2)):
             table.count_matrix(name, once_per_frame(table))
 
 
 def declare_wavlm(table: AxisTable) -> None:
-    """Add all rows of WavLM: the shared rows, and those of the gated relative position bias.
+    """Add the rows of WavLM: the shared rows, and the rows of the gated relative position bias.
 
     The gate of each layer has one factor per head and exists as long as any head of its layer does. The position table
     of layer 0 serves all layers and exists as long as any head of any layer does.
     """
     declare(table)
+    # A cut model without heads in layer 0 still has the position table there.
     attention_paths = [f"{path}.attention" for path in table.shape.layers]
     for path in attention_paths:
         heads = names.heads(path)
@@ -60,7 +62,7 @@ def declare_wavlm(table: AxisTable) -> None:
 
 
 def front_end(table: AxisTable) -> None:
-    """Add the convolutions of the front end, and the projection that reads the channels of the last one.
+    """Add the convolutions of the front end, and the projection that reads the last convolution's channels.
 
     Masks act behind the activation, at the weight that reads the channels. The norm in front of the projection, and
     the norms of LayerNorm front ends, lie on the axis.
@@ -96,7 +98,7 @@ def front_end(table: AxisTable) -> None:
 
 
 def positional_convolution(table: AxisTable) -> None:
-    """Add the convolutions of the positional embedding, and the axis of groups where there is a single convolution.
+    """Add the convolutions of the positional embedding, and the axis of groups of a single convolution.
 
     The unit is the group and not the tap: the remaining groups are again one dense convolution, whereas taps are not
     interchangeable (only consecutive taps are a convolution again), and without the outer taps every channel would see
@@ -144,6 +146,7 @@ def apply_shape(attention: type[CutAttention], model: Any, config: Any, shape: E
     model.encoder.pos_conv_embed = resize_positional_conv(
         model.encoder.pos_conv_embed, positional_conv_shape(config, shape)
     )
+    # The position table is built in layer 0 as long as any layer has heads to read it.
     has_heads = any(shape.attention(f"{path}.attention").heads for path in shape.layers)
     for path, layer_module in zip(shape.layers, model.encoder.layers, strict=True):
         attention_arguments = {}
@@ -160,7 +163,7 @@ def positional_conv_shape(config: Any, shape: EncoderShape) -> PositionalConvSha
 
 
 def stock_fields(config: Any, shape: EncoderShape) -> dict[str, Any]:
-    """Return the config fields with which the stock classes have a shape.
+    """Return the config fields that give the stock classes a shape.
 
     Raises:
         SelectionError: The stock classes cannot express the shape.
@@ -170,7 +173,7 @@ def stock_fields(config: Any, shape: EncoderShape) -> dict[str, Any]:
 
 
 def stock_obstacle(config: Any, shape: EncoderShape) -> str:
-    """Return the reason why the stock classes cannot express a shape; empty if they can."""
+    """Return the reason why the stock classes cannot express a shape; empty for no reason."""
     convolution = positional_conv_shape(config, shape)
     if len(convolution.groups) < convolution.original_groups:
         return f"the positional convolution has {len(convolution.groups)} of {convolution.original_groups} groups"

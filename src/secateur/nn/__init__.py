@@ -1,1 +1,1 @@
-"""Modules of our own, where stock classes cannot express the shape: attention, norms, and the Hugging Face classes."""
+"""Modules of cut models with shapes that stock classes cannot express, and changes of stock modules."""

@@ -1,4 +1,4 @@
-"""Self-attention of a cut model: heads of unequal width, the original softmax scale, WavLM's gated position bias."""
+"""Self-attention of cut models: heads of unequal width, the original softmax scale, WavLM's gated position bias."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from secateur.structure.encoder_shape import AttentionShape
 
 
 class CutAttention(nn.Module):
-    """Multi-head self-attention in which every head has its own numbers of query/key and value/output dimensions.
+    """Multi-head self-attention with different numbers of query/key and value/output dimensions per head.
 
     Parameter names and the meaning of their rows are those of the stock classes; the rows of heads with equal
     dimensions stand together, so that each such group is one batched product and nothing is padded. A head without
@@ -23,7 +23,7 @@ class CutAttention(nn.Module):
     original head width, and a removed block returns a zero that broadcasts.
     """
 
-    #: What the family calls the projections of queries, keys and values, and that of the output.
+    #: Names of the projections of queries, keys, values and output in the stock class.
     projection_names = ("q_proj", "k_proj", "v_proj", "out_proj")
 
     def __init__(self, config: Any, shape: AttentionShape) -> None:
@@ -86,8 +86,9 @@ class CutAttention(nn.Module):
             hidden_states: (B, T, D).
             bias: A mask or bias with one or all heads.
             eager: Whether attention weights are wanted.
-            turned: What queries and keys are made of, (B, T, D); None for the hidden states.
-            place: What positions do to some heads' queries (B, heads, T, qk) and bias; None for nothing.
+            projection_input: Input of the query and key projections, (B, T, D); None for the hidden states.
+            apply_positions: Adds positions to the queries (B, heads, T, qk) and the bias of a slice of heads; None for
+                no positions.
 
         Returns:
             (B, T, D), and the weights when eager.
@@ -118,7 +119,7 @@ class CutAttention(nn.Module):
     def _product(
         self, q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, eager: bool
     ) -> tuple[Tensor, Tensor | None]:
-        """Heads of one width: (B, heads, T, qk), (B, heads, T, vo) -> (B, heads, T, vo), weights when eager."""
+        """Compute heads of equal width: (B, heads, T, qk), (B, heads, T, vo) -> (B, heads, T, vo), weights if eager."""
         dropout = self.dropout if self.training else 0.0
         # torch's fused kernels want equal widths; with unequal ones they fall back to something slower than this.
         if not eager and q.shape[-1] == v.shape[-1]:
@@ -151,7 +152,7 @@ class CutWavLMAttention(CutAttention):
         Args:
             config: Model config.
             shape: Heads and dimensions of this block.
-            holds_table: Whether the position table of the whole model lives here.
+            has_position_table: True if the position table of the whole model is in this block.
         """
         super().__init__(config, shape)
         self.heads = shape.heads
@@ -202,7 +203,7 @@ class CutWavLMAttention(CutAttention):
         return output, weights, position_bias
 
     def bias_by_distance(self, time: int, device: torch.device | None = None) -> Tensor:
-        """Bias of every original head at key minus query distances -(T-1) ... T-1: (H, 2T - 1)."""
+        """Return the bias of every original head at key minus query distances -(T-1) ... T-1: (H, 2T - 1)."""
         table = self.rel_attn_embed
         assert table is not None
         # The module is called, and its weight not taken from it, for hooks that fetch weights.
@@ -212,7 +213,7 @@ class CutWavLMAttention(CutAttention):
         return bias.t()
 
     def _gate(self, hidden_states: Tensor) -> Tensor:
-        """(B, T, D) -> (B, heads, T, 1), in (1, 3) at initialisation."""
+        """Return the gate of each head, (B, T, D) -> (B, heads, T, 1), in (1, 3) at initialization."""
         batch, time, _ = hidden_states.shape
         inputs_by_head = hidden_states.view(batch, time, self.num_heads, self.head_dim)
         if not self.has_all_heads_in_order:
@@ -226,7 +227,10 @@ class CutWavLMAttention(CutAttention):
 def split_heads(
     query: Tensor, key: Tensor, value: Tensor, groups: Sequence[tuple[int, int, int]]
 ) -> Iterator[tuple[slice, Tensor, Tensor, Tensor]]:
-    """Group by group: which heads, their queries and keys (B, heads, T, qk), and their values (B, heads, T, vo).
+    """Yield a slice of heads, queries and keys (B, heads, T, qk), and values (B, heads, T, vo) for each group.
+
+    Example with groups (2, 8, 8) and (1, 5, 8): the first item is heads 0 and 1 with columns 0 to 15 of the queries,
+    and the second item is head 2 with columns 16 to 20 of the queries and columns 16 to 23 of the values.
 
     Args:
         query: (B, T, all qk).
@@ -247,12 +251,12 @@ def split_heads(
 
 
 def bias_by_distance(table: Tensor, time: int, *, max_distance: int) -> Tensor:
-    """WavLM's position bias at key minus query distances -(T-1) ... T-1.
+    """Return WavLM's position bias at key minus query distances -(T-1) ... T-1.
 
     Args:
         table: (buckets, H).
         time: T.
-        farthest: Distances from here on share a bucket.
+        max_distance: Distances from here on share a bucket.
 
     Returns:
         (H, 2T - 1).
@@ -266,8 +270,8 @@ def distance_buckets(time: int, buckets: int, *, max_distance: int, device: torc
     Args:
         time: T.
         buckets: Rows of the table.
-        farthest: Distances from here on share a bucket.
-        device: Where to.
+        max_distance: Distances from here on share a bucket.
+        device: Device of the result.
     """
     distance = torch.arange(1 - time, time, device=device)
     sign_buckets = buckets // 2
@@ -286,12 +290,15 @@ def distance_buckets(time: int, buckets: int, *, max_distance: int, device: torc
 
 
 def _empty_attention_weights(hidden_states: Tensor) -> Tensor:
-    """Weights of no head, (B, 0, T, T), so that a model's attentions stay one for each layer."""
+    """Return attention weights of zero heads, (B, 0, T, T), so that a model keeps an entry for every layer."""
     batch, time, _ = hidden_states.shape
     return hidden_states.new_zeros(batch, 0, time, time)
 
 
 def _distances_to_pairs(by_distance: Tensor) -> Tensor:
-    """(H, 2T - 1) -> (H, T, T): row i holds the distances -i ... T-1-i."""
+    """Return the bias of each pair of frames, (H, 2T - 1) -> (H, T, T): row i holds the distances -i ... T-1-i.
+
+    Example with T = 3 and biases a b c d e of the distances -2 to 2: the rows are c d e, b c d and a b c.
+    """
     time = (by_distance.shape[1] + 1) // 2
     return by_distance.unfold(1, time, 1).flip(1)

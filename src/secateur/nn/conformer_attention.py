@@ -88,7 +88,7 @@ class CutConformerAttention(CutAttention):
         )
 
     def _relative_scores(self, heads: slice, q: Tensor, keys: Tensor) -> tuple[Tensor, Tensor]:
-        """Queries of some heads (B, heads, T, qk) -> with their bias; and their products with the keys of positions."""
+        """Return queries with bias (B, heads, T, qk), and products with the keys of positions (B, heads, T, T)."""
         head_columns = slice(self.head_offsets[heads.start], self.head_offsets[heads.stop])
         count, width = q.shape[1], q.shape[-1]
         u, v = (bias[head_columns].view(count, 1, width) for bias in (self.pos_bias_u, self.pos_bias_v))
@@ -98,7 +98,7 @@ class CutConformerAttention(CutAttention):
         return q + u, distances_to_pairs(torch.matmul(q + v, position_keys))
 
     def _relative_key_scores(self, heads: slice, q: Tensor) -> Tensor:
-        """Products of some heads' queries (B, heads, T, qk) with the key of each distance: (B, heads, T, T)."""
+        """Return products of queries (B, heads, T, qk) and the keys of distances: (B, heads, T, T)."""
         columns = torch.tensor(self.query_key[heads], device=q.device)  # (heads, qk)
         distance_indices = torch.arange(self.distance_embedding.num_embeddings, device=q.device)
         table = self.distance_embedding(distance_indices).to(q.dtype)[:, columns]  # (distances, heads, qk)
@@ -110,7 +110,7 @@ class CutConformerAttention(CutAttention):
 
 
 def distances_to_pairs(by_distance: Tensor) -> Tensor:
-    """Scores of a query for each distance as scores for each key, without a copy.
+    """Turn scores of a query for each distance into scores for each key, without a copy.
 
     ``[[a b c], [d e f]]`` becomes ``[[b c], [d e]]``: a later query is farther from the first key.
 
@@ -126,11 +126,11 @@ def distances_to_pairs(by_distance: Tensor) -> Tensor:
 
 
 def rotate(hidden_states: Tensor, cos_sin: Tensor, head_dim: int) -> Tensor:
-    """The input with each of its original heads turned by its position: (B, T, D) -> (B, T, D).
+    """Rotate the input of every original head by the position of the frame: (B, T, D) -> (B, T, D).
 
     Args:
         hidden_states: (B, T, D).
-        turns: Cosines and sines (2, T, 1, 1, head_dim).
+        cos_sin: Cosines and sines (2, T, 1, 1, head_dim).
         head_dim: Dimensions of an original head, which are turned in pairs (i, i + head_dim / 2).
     """
     states_by_head = hidden_states.unflatten(-1, (-1, head_dim))  # (B, T, H, head_dim)
@@ -141,7 +141,7 @@ def rotate(hidden_states: Tensor, cos_sin: Tensor, head_dim: int) -> Tensor:
 
 
 def _add_mask(bias: Tensor, mask: Tensor | None) -> Tensor:
-    """Bias of each pair of frames and the mask, of any of the library's forms, as one bias."""
+    """Add a mask, boolean or additive, to the bias of each pair of frames."""
     if mask is None:
         return bias
     return bias.masked_fill(~mask, float("-inf")) if mask.dtype == torch.bool else bias + mask

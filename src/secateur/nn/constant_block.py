@@ -1,4 +1,4 @@
-"""Blocks of cut models that have lost all their units, or that were removed whole."""
+"""Blocks of cut models without units: constant outputs."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from secateur.structure.encoder_shape import BlockShape
 
 
 class OutputBias(nn.Module):
-    """Bias of an output projection whose inputs are all removed, a constant that is added to every frame.
+    """Bias of an output projection without inputs, a constant that is added to every frame.
 
     The module is called like the projection that it replaces, so that hooks that fetch weights at a call find the bias.
     """
@@ -26,7 +26,7 @@ class OutputBias(nn.Module):
 
 
 class ConstantBlock(nn.Module):
-    """Replacement of a feed-forward block or convolution module without units, whose output is a constant.
+    """Replacement of a feed-forward block or convolution module without units: a constant output.
 
     The constant is the bias of the block's last projection if the block is kept, and zero if it is removed. The name
     of the bias is that of the stock class.

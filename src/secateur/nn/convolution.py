@@ -1,4 +1,4 @@
-"""Convolutions with other numbers of channels, alone and in the convolution modules of Conformers."""
+"""Convolutions and convolution modules of Conformers with a changed number of channels."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def resize_convolution_module(block: Any, shape: BlockShape, *, norm_name: str) 
 
 
 def resize_convolution(convolution: Any, *, in_channels: int | None = None, out_channels: int | None = None) -> Any:
-    """Return a convolution of the same class with other numbers of channels; `convolution` itself if none changes.
+    """Return a convolution of the same class with changed numbers of channels, or `convolution` for equal numbers.
 
     A depthwise convolution stays depthwise. The causal convolutions of streaming encoders take a `cache_key` and, in
     two dimensions, pad their input themselves and always have a bias.

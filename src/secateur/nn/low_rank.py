@@ -1,4 +1,4 @@
-"""A linear map of few ranks: two matrices in the place of one."""
+"""Linear maps of low rank: products of two matrices."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 
 class FactorizedLinear(nn.Module):
-    """A linear map W = outer inner, computed as two products with the ranks in between.
+    """Linear map W = outer inner, computed as two products with the ranks in between.
 
     Cheaper than one product where r (in + out) < in out: each rank is a column of the outer matrix and a row of the
     inner one.
@@ -18,10 +18,10 @@ class FactorizedLinear(nn.Module):
     def __init__(self, in_features: int, out_features: int, ranks: int, *, bias: bool) -> None:
         """
         Args:
-            inputs: Features in.
-            outputs: Features out.
-            ranks: How many of them.
-            bias: Whether something is added to the output.
+            in_features: Size of the input.
+            out_features: Size of the output.
+            ranks: Number of ranks.
+            bias: True for a bias on the output.
         """
         super().__init__()
         self.inner = nn.Linear(in_features, ranks, bias=False)
@@ -29,17 +29,17 @@ class FactorizedLinear(nn.Module):
 
     @property
     def in_features(self) -> int:
-        """Features in."""
+        """Size of the input."""
         return self.inner.in_features
 
     @property
     def out_features(self) -> int:
-        """Features out."""
+        """Size of the output."""
         return self.outer.out_features
 
     @property
     def bias(self) -> Tensor | None:
-        """What is added to the output, (out,)."""
+        """Bias of the output, (out,), if the map has a bias."""
         return self.outer.bias
 
     def forward(self, values: Tensor) -> Tensor:
@@ -49,9 +49,9 @@ class FactorizedLinear(nn.Module):
 
 
 def factorize_matrix(weight: Tensor) -> tuple[Tensor, Tensor]:
-    """A matrix as two of all its ranks, from its singular values s: U sqrt(s) and sqrt(s) V^T, the largest first.
+    """Factorize a matrix at full rank by the singular value decomposition: U sqrt(s) and sqrt(s) V^T, largest s first.
 
-    The first r ranks are the nearest matrix of r ranks, in squared error (Eckart and Young 1936).
+    The first r ranks give the nearest matrix of rank r, in squared error (Eckart and Young 1936).
 
     Args:
         weight: (out, in).
@@ -65,7 +65,7 @@ def factorize_matrix(weight: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def insert_low_rank(model: nn.Module, ranks: Mapping[str, int]) -> None:
-    """Put factorised maps into the places of linear ones, given how many ranks each has, by its path."""
+    """Replace linear maps by factorized maps, given the number of ranks by module path."""
     for path, count in ranks.items():
         linear = model.get_submodule(path)
         assert isinstance(linear, nn.Linear), path

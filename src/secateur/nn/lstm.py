@@ -1,4 +1,4 @@
-"""Predictor of a transducer whose embedding and LSTM layers have different widths."""
+"""Predictor of a cut transducer, with different widths of the embedding and of the LSTM layers."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _WEIGHT_NAMES = ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
 
 
 class UnevenLSTM(nn.Module):
-    """LSTM whose layers have different widths and whose weights are read again at every pass.
+    """LSTM with layers of different widths, which reads the weights at every pass.
 
     Like `nn.LSTM` with `batch_first` and with the same parameter names, but masks on the weights take effect: torch's
     class keeps a list of the weights that it was built with. Hidden and cell states are one tensor each, as wide as the
@@ -81,7 +81,7 @@ class UnevenLSTM(nn.Module):
 
 
 class CutPredictor(nn.Module):
-    """Predictor of a transducer with different widths; parameter names are those of the stock classes."""
+    """Predictor of a transducer with different widths, and with the parameter names of the stock classes."""
 
     def __init__(self, config: Any, *, embedding_width: int, layer_widths: Sequence[int], joiner_width: int) -> None:
         """
@@ -125,7 +125,7 @@ class CutPredictor(nn.Module):
         return self.decoder_projector(values), hidden, cells
 
     def _init_cache(self, cache: Any, input_ids: Tensor) -> None:
-        """Fill a new cache with zeros of this predictor's widths; the library would take the widths of the config."""
+        """Fill a new cache with zeros in the widths of the predictor; the library would take widths of the config."""
         width, dtype = self.decoder_projector.out_features, self.decoder_projector.weight.dtype
         zeros = partial(torch.zeros, dtype=dtype, device=input_ids.device)  # the weights may be offloaded
         states_shape = len(self.lstm.widths), len(input_ids), max(self.lstm.widths)

@@ -1,4 +1,4 @@
-"""Convolutions of few channels per group, kept away from a oneDNN kernel that computes them wrongly in bfloat16.
+"""Convolutions of few channels per group, computed in float32 where a oneDNN kernel is wrong in bfloat16.
 
 On processors with AMX, oneDNN as shipped in torch 2.13 returns garbage for a bfloat16 convolution over time of 2 to 14
 input channels per group, where that number is even and channels per group times taps is a multiple of 32 from 64 on;
@@ -17,18 +17,18 @@ from torch.nn import functional as F
 
 #: Convolutions of at least this many input channels per group are computed by other kernels.
 MIN_SAFE_CHANNELS = 16
-#: So are those of fewer products per output, such as the front end's of two or three taps.
+#: Convolutions of fewer products per output, such as the front end's of two or three taps, are unaffected, too.
 MIN_AFFECTED_PRODUCTS = 64
 
 
 def is_narrow(*, in_channels: int, groups: int, taps: int) -> bool:
-    """Return True for a convolution that the kernel may get wrong: a simple superset of those that it does."""
+    """Return True for a convolution that the kernel may compute wrongly: a simple superset of the affected shapes."""
     width = in_channels // groups
     return 1 < width < MIN_SAFE_CHANNELS and width * taps >= MIN_AFFECTED_PRODUCTS
 
 
 def guard_convolutions(model: nn.Module) -> None:
-    """Make every narrow `nn.Conv1d` of a model compute in float32 where it would compute in bfloat16 on a CPU.
+    """Let every narrow `nn.Conv1d` of a model compute in float32 where it would compute in bfloat16 on a CPU.
 
     Inputs, outputs and weights keep their dtype, and all other modules their kernels.
 

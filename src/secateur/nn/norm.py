@@ -1,4 +1,4 @@
-"""Norms that know what counts: the living units of a pruned axis, the frames that are no padding."""
+"""Norms with statistics over the living units of a pruned axis, or over the frames that are no padding."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from torch import Tensor, nn
 
 
 class SupportLayerNorm(nn.LayerNorm):
-    """LayerNorm whose mean and variance are taken over a support, as the norm of the cut model takes them.
+    """LayerNorm with mean and variance over a support, as in the norm of the cut model.
 
-    Like `nn.LayerNorm`, but features outside the support neither count in the statistics nor leave the norm: they come
-    out as zero. The support is data: no gradient flows through it, and shapes stay static.
+    Like `nn.LayerNorm`, but features outside the support do not count in the statistics, and their output is zero. The
+    support is data: it has no gradient, and shapes stay static.
     """
 
     support: Tensor | None
@@ -23,7 +23,7 @@ class SupportLayerNorm(nn.LayerNorm):
 
     @classmethod
     def from_norm(cls, norm: nn.LayerNorm) -> SupportLayerNorm:
-        """The same norm, sharing its parameters."""
+        """Return a norm that shares the parameters of `norm`."""
         with torch.device("meta"):
             norm_copy = cls(norm.normalized_shape[0], norm.eps)
         norm_copy.weight, norm_copy.bias = norm.weight, norm.bias
@@ -31,7 +31,7 @@ class SupportLayerNorm(nn.LayerNorm):
         return norm_copy
 
     def forward(self, input: Tensor) -> Tensor:
-        """(..., features) -> (..., features)."""
+        """Normalize over the support: (..., features) -> (..., features)."""
         if self.support is None:
             return super().forward(input)
         # Half precision cannot even count to 512: statistics in float32 at least, as the library norm takes them.
@@ -46,7 +46,7 @@ class SupportLayerNorm(nn.LayerNorm):
 
 
 class ValidGroupNorm(nn.GroupNorm):
-    """GroupNorm over time with one channel in each group, whose statistics leave padding out.
+    """GroupNorm over time with a channel per group, and with statistics that leave padding out.
 
     Like the `nn.GroupNorm` behind the first convolution of a Base model, but with `lengths` set each utterance of a
     padded batch comes out as it would alone; the stock one mixes padding into mean and variance.
@@ -61,7 +61,7 @@ class ValidGroupNorm(nn.GroupNorm):
 
     @classmethod
     def from_conv_layer(cls, layer: Any) -> ValidGroupNorm:
-        """The norm of a convolutional layer of the library (`conv`, `layer_norm`), sharing its parameters."""
+        """Return a norm that shares the parameters of a convolutional layer of the library (`conv`, `layer_norm`)."""
         stock = layer.layer_norm
         with torch.device("meta"):
             norm_copy = cls(stock.num_channels, stock.eps)
@@ -71,7 +71,7 @@ class ValidGroupNorm(nn.GroupNorm):
         return norm_copy
 
     def forward(self, input: Tensor) -> Tensor:
-        """(B, C, T) -> (B, C, T); of `lengths`, (B,), valid samples of each utterance, follow its valid frames."""
+        """Normalize (B, C, T) -> (B, C, T) over valid frames, which follow from the valid samples `lengths`, (B,)."""
         if self.lengths is None:
             return super().forward(input)
         frames = ((self.lengths.to(input.device) - self.kernel) // self.stride + 1)[:, None, None]
@@ -84,7 +84,7 @@ class ValidGroupNorm(nn.GroupNorm):
 
 
 def replace_group_norm(base: Any) -> None:
-    """Make an encoder with a GroupNorm front end able to take batches of unequal lengths, by `tell_lengths`."""
+    """Make an encoder with a GroupNorm front end able to take batches of unequal lengths, by `set_valid_lengths`."""
     if not hasattr(base, "feature_extractor"):
         return
     first_layer = base.feature_extractor.conv_layers[0]
@@ -93,7 +93,7 @@ def replace_group_norm(base: Any) -> None:
 
 
 def set_valid_lengths(base: Any, lengths: Tensor | None) -> None:
-    """Tell an encoder the valid samples of each utterance of its next batch, (B,); None where nothing is padded."""
+    """Set the valid samples of each utterance of the next batch, (B,); None for a batch without padding."""
     front_end: Any = getattr(base, "feature_extractor", None)
     layers = getattr(front_end, "conv_layers", ())
     for module in (front_end, *(getattr(layer, "layer_norm", None) for layer in layers[:1])):

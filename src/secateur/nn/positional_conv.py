@@ -1,4 +1,4 @@
-"""The positional convolution of a cut model: fewer groups, the original width around them."""
+"""Positional convolution of a cut model: fewer groups, and the original width of the residual stream."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ from secateur.structure.encoder_shape import PositionalConvShape
 
 
 class CutPositionalConv(nn.Module):
-    """The groups of a positional convolution that are left; the other channels of the residual stream get zero.
+    """Positional convolution with the groups that are left, and zero in the channels of removed groups.
 
-    Parameter names are those of the stock classes, weight norm included. Unlike there, what a group gives is multiplied
-    by a constant of the shape, its folded mask.
+    Parameter names are those of the stock classes, weight norm included. Unlike in the stock classes, the output of a
+    group is multiplied by a constant of the shape, the folded mask.
     """
 
     def __init__(self, stock: Any, shape: PositionalConvShape) -> None:
         """
         Args:
             stock: The library's module for the original number of groups.
-            shape: What is left.
+            shape: Groups that are left.
         """
         super().__init__()
         stock_conv = stock.conv
@@ -35,7 +35,7 @@ class CutPositionalConv(nn.Module):
         self.shape = shape
 
     def forward(self, hidden_states: Tensor) -> Tensor:
-        """(B, T, D) -> (B, T, D)."""
+        """Convolve the kept groups: (B, T, D) -> (B, T, D)."""
         kept_channels = gather_groups(hidden_states, self.shape).transpose(1, 2)  # (B, K, T)
         convolved = self.conv(kept_channels)[
             :, :, : kept_channels.shape[2]
@@ -44,18 +44,21 @@ class CutPositionalConv(nn.Module):
 
 
 def resize_positional_conv(block: nn.Module, shape: PositionalConvShape) -> nn.Module:
-    """The positional convolution for that shape: the stock one, or ours with fewer groups."""
+    """Return the positional convolution of a shape: the stock module, or a `CutPositionalConv`."""
     return block if shape.is_stock else CutPositionalConv(block, shape)
 
 
 def gather_groups(values: Tensor, shape: PositionalConvShape) -> Tensor:
-    """The channels of the groups that are left: (B, T, D) -> (B, T, K)."""
+    """Return the channels of the groups that are left: (B, T, D) -> (B, T, K).
+
+    Example with 6 channels, 3 groups and groups 0 and 2 left: channels 0, 1, 4, 5.
+    """
     pieces = values.chunk(shape.original_groups, dim=-1)
     return torch.cat([pieces[group] for group in shape.groups], dim=-1)
 
 
 def scatter_groups(values: Tensor, shape: PositionalConvShape) -> Tensor:
-    """Scaled and in their places, zero in those of removed groups: (B, T, K) -> (B, T, D)."""
+    """Scale groups and put zeros in the channels of removed groups: (B, T, K) -> (B, T, D)."""
     pieces = values.chunk(len(shape.groups), dim=-1)
     scaled = {
         group: piece if scale == 1.0 else piece * scale
@@ -66,7 +69,7 @@ def scatter_groups(values: Tensor, shape: PositionalConvShape) -> Tensor:
 
 
 def direction_norm(direction: Tensor, magnitude: Tensor) -> Tensor:
-    """What weight norm divides a direction by, in float64: its norm over every dimension that the magnitude lacks."""
+    """Return the divisor of a direction in weight norm, in float64: the norm over dimensions without magnitude."""
     dims = [dim for dim, size in enumerate(magnitude.shape) if size == 1]
     norm: Tensor = torch.linalg.vector_norm(direction.double(), dim=dims, keepdim=True)
     return norm

@@ -1,4 +1,4 @@
-"""Self-attention of cut FastConformers, whose heads share their dimensions so that keys and values fit one cache."""
+"""Self-attention of cut FastConformers, with equal dimensions in every head so that keys and values fit a cache."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from secateur.structure.encoder_shape import SharedAttentionShape
 
 
 class CutSharedAttention(nn.Module):
-    """Self-attention with relative positions and a cache, of fewer heads with fewer dimensions, the same in all heads.
+    """Self-attention with relative positions and a cache, with equal dimensions in every head.
 
     Parameter names are those of the stock classes, biases of queries flat. The softmax scale stays that of the original
     head width. Heads without query/key dimensions attend uniformly. A removed block returns a zero that broadcasts;
@@ -88,26 +88,27 @@ class CutSharedAttention(nn.Module):
         return getattr(self.config, "_attn_implementation", "eager") == "eager"
 
     def _masked_logit(self, dtype: torch.dtype) -> float:
-        """The logit of a frame that is not attended to, as in the stock class: with a cache a row may have others."""
+        """Return the logit of a masked frame, as in the stock class."""
+        # -inf with a cache, and the smallest finite value without one, as in the stock class.
         return float("-inf") if hasattr(self.config, "sliding_window") else torch.finfo(dtype).min
 
     def _split_heads(self, states: Tensor) -> Tensor:
-        """(B, T, heads x dimensions) -> (B, heads, T, dimensions)."""
+        """Split heads: (B, T, heads x dimensions) -> (B, heads, T, dimensions)."""
         batch, time, width = states.shape
         return states.view(batch, time, self.shape.heads, width // self.shape.heads).transpose(1, 2)
 
     def _split_bias(self, bias: Tensor) -> Tensor:
-        """(heads x dimensions) -> (heads, 1, dimensions)."""
+        """Split heads of a bias: (heads x dimensions) -> (heads, 1, dimensions)."""
         return bias.view(self.shape.heads, 1, self.shape.query_key)
 
     def _project(self, name: str, states: Tensor) -> Tensor:
-        """Queries or keys of every head; of width zero where nothing is left of them."""
+        """Return queries or keys of every head, with width zero if no query/key dimension is left."""
         if self.shape.query_key:
             return self._split_heads(self.get_submodule(name)(states))
         return states.new_zeros(states.shape[0], self.shape.heads, states.shape[1], 0)
 
     def _position_bias(self, query: Tensor, positions: Tensor | None, length: int, stream: Any) -> Tensor:
-        """Logits of relative positions: queries (B, heads, T, qk) -> (B, heads, T, L)."""
+        """Return logits of relative positions: queries (B, heads, T, qk) -> (B, heads, T, L)."""
         if not self.shape.query_key:
             return query.new_zeros(*query.shape[:3], length)
         assert positions is not None
@@ -119,7 +120,7 @@ class CutSharedAttention(nn.Module):
         return bias
 
     def _product(self, query: Tensor, key: Tensor, value: Tensor, bias: Tensor) -> tuple[Tensor, Tensor | None]:
-        """Attention of every head: (B, heads, T, vo), and weights when eager."""
+        """Compute attention of every head: (B, heads, T, vo), and weights when eager."""
         dropout, eager = self.attention_dropout if self.training else 0.0, self._is_eager
         if self.shape.query_key:
             query = query + self._split_bias(self.bias_u)

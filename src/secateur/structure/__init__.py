@@ -1,10 +1,9 @@
-"""What can be pruned and where it is bound: plain data, without torch."""
+"""Prunable structure of a model, and selections of units: plain data, without torch."""
 
 from secateur.structure.axis import Axis, Unit
 from secateur.structure.block import Block
 from secateur.structure.break_even import factorizations_to_merge
-from secateur.structure.selection import Selection, normalize
-from secateur.structure.structure import (
+from secateur.structure.rows import (
     ConvStage,
     DimBinding,
     Factorization,
@@ -13,10 +12,11 @@ from secateur.structure.structure import (
     MaskedOutput,
     MaskSite,
     PrunedNorm,
-    Structure,
     UseCount,
     Weight,
 )
+from secateur.structure.selection import Selection, normalize
+from secateur.structure.structure import Structure
 
 __all__ = [
     "Axis",

@@ -1,4 +1,4 @@
-"""An axis: one dimension of the network made of interchangeable units."""
+"""Axes: dimensions of a network that consist of interchangeable units, and the names of axes."""
 
 from __future__ import annotations
 
@@ -8,25 +8,31 @@ from dataclasses import dataclass
 
 KINDS = ("channels", "groups", "heads", "qk", "vo", "units", "rank", "predictor", "joiner", "block", "layer")
 
-#: Those of a transducer's head.
+#: Kinds of axes of a transducer's head.
 HEAD_KINDS = ("predictor", "joiner")
 
-#: An axis name and the original index of one of its units.
+#: Name of an axis, and the original index of a unit.
 Unit = tuple[str, int]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Axis:
-    """An axis and the conditions under which its units are alive.
+    """Axis and the conditions under which units are alive.
+
+    Example: with head 1 removed in an earlier cut, the axis ``encoder.layers.0.attention/heads`` of a model with 4
+    heads has ``units=(0, 2, 3)`` and ``original=4``. Its parents are the layer and the attention block, and each unit
+    requires the axis ``encoder.layers.0.attention/head0.vo`` (or ``head2.vo``, ``head3.vo``).
 
     Attributes:
-        name: Public name, ``<module path>/<kind>``; the path is relative to the base model, or leads to a head.
-        units: Original indices of the units that this model has, in the order in which they are stored.
-        original: How many units the first, dense model had.
-        parents: Every unit that must be alive for any unit of this axis to be alive (all ancestors, flat).
-        needs: For each unit, the axis that must keep at least one unit for it to be alive; empty for none.
-        least: How many units always stay.
-        with_any: Axes of which one must keep a unit for any unit of this axis to be alive; empty for no such condition.
+        name: Public name, ``<module path>/<kind>``; the path is relative to the base model, or to the whole model for
+            the axes of a transducer's head.
+        units: Original indices of the units that this model has, in storage order.
+        original: Number of units of the dense model.
+        parents: Units that must be alive for any unit of this axis to be alive (all ancestors, flat).
+        requires: For each unit, the axis that must keep at least one unit for the unit to be alive; empty for none.
+        min_units: Number of units that always stay.
+        requires_any: Axes of which at least one must keep a unit for any unit of this axis to be alive; empty for no
+            such condition.
     """
 
     name: str
@@ -39,97 +45,97 @@ class Axis:
 
     @property
     def kind(self) -> str:
-        """The kind of unit: the last word of the name (``head3.qk`` is of kind ``qk``)."""
+        """Kind of unit, the last word of the name: ``qk`` of ``…/head3.qk``."""
         return kind_of(self.name)
 
     @property
     def path(self) -> str:
-        """The path of the module that it is an axis of."""
+        """Path of the module that has the axis."""
         return self.name.rpartition("/")[0]
 
     @property
     def size(self) -> int:
-        """How many units this model has."""
+        """Number of units of this model."""
         return len(self.units)
 
 
 def kind_of(name: str) -> str:
-    """The kind named at the end of an axis name."""
+    """Return the kind at the end of an axis name."""
     return re.split(r"[/.]", name)[-1]
 
 
 def channels(path: str) -> str:
-    """The channels of a convolution, or of a Conformer's convolution module."""
+    """Return the axis of channels of a convolution, or of a Conformer's convolution module."""
     return f"{path}/channels"
 
 
 def groups(path: str) -> str:
-    """The groups of a positional convolution."""
+    """Return the axis of groups of a positional convolution."""
     return f"{path}/groups"
 
 
 def heads(path: str) -> str:
-    """The heads of an attention block."""
+    """Return the axis of heads of an attention block."""
     return f"{path}/heads"
 
 
 def query_key(path: str, head: int) -> str:
-    """The query/key dimensions of one head of an attention block."""
+    """Return the axis of query/key dimensions of a single head."""
     return f"{path}/head{head}.qk"
 
 
 def value_output(path: str, head: int) -> str:
-    """The value/output dimensions of one head of an attention block."""
+    """Return the axis of value/output dimensions of a single head."""
     return f"{path}/head{head}.vo"
 
 
 def shared_query_key(path: str) -> str:
-    """The query/key dimensions that all heads of an attention block share."""
+    """Return the axis of query/key dimensions that the heads of an attention block share."""
     return f"{path}/qk"
 
 
 def shared_value_output(path: str) -> str:
-    """The value/output dimensions that all heads of an attention block share."""
+    """Return the axis of value/output dimensions that the heads of an attention block share."""
     return f"{path}/vo"
 
 
 def units(path: str) -> str:
-    """The intermediate units of a feed-forward block."""
+    """Return the axis of intermediate units of a feed-forward block."""
     return f"{path}/units"
 
 
 def block(path: str) -> str:
-    """A whole block, output bias included."""
+    """Return the axis of a whole block, output bias included."""
     return f"{path}/block"
 
 
 def ranks(path: str) -> str:
-    """The ranks of a factorised linear map."""
+    """Return the axis of ranks of a factorized linear map."""
     return f"{path}/rank"
 
 
 def predictor_embedding(path: str) -> str:
-    """The dimensions of the tokens' embedding in a transducer's predictor."""
+    """Return the axis of embedding dimensions of a transducer's predictor."""
     return f"{path}/predictor"
 
 
 def predictor_layer(path: str, layer: int) -> str:
-    """The hidden units of one layer of the LSTM of a transducer's predictor."""
+    """Return the axis of hidden units of an LSTM layer of a transducer's predictor."""
     return f"{path}/layer{layer}.predictor"
 
 
 def joiner(path: str) -> str:
-    """The dimensions in which a transducer's joiner adds up encoder and predictor."""
+    """Return the axis of a transducer's joiner: the dimensions of the sum of encoder and predictor."""
     return f"{path}/joiner"
 
 
 def layer(path: str) -> str:
-    """A whole layer; only trailing layers can go."""
+    """Return the axis of a whole layer; only trailing layers can be removed."""
     return f"{path}/layer"
 
 
 def to_ranges(indices: Sequence[int]) -> str:
-    """Indices as compact text: ``[0, 1, 2, 5]`` becomes ``"0-2,5"``; none becomes ``""``."""
+    """Return indices as compact text: ``[0, 1, 2, 5]`` becomes ``"0-2,5"``, and ``[]`` becomes ``""``."""
     ranges: list[str] = []
     start = previous = None
     for index in sorted(indices):
@@ -145,7 +151,7 @@ def to_ranges(indices: Sequence[int]) -> str:
 
 
 def from_ranges(text: str) -> tuple[int, ...]:
-    """The indices that `to_ranges` wrote."""
+    """Return the indices of a text that `to_ranges` made."""
     return tuple(_expand_ranges(text.split(","))) if text else ()
 
 

@@ -1,4 +1,4 @@
-"""Blocks of an encoder: the modules whose cost and time are shown, and the part of the encoder that each belongs to."""
+"""Blocks of an encoder: modules with a separate cost and time, by part of the encoder."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ PARTS = (FRONT_END, PROJECTION, POSITIONAL_CONV, ATTENTION, FEED_FORWARD, REST, 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Block:
-    """A module of the encoder that belongs to one part.
+    """Module of the encoder that belongs to a part.
 
     Examples: ``Block(path="encoder.layers.3.attention", part="attention", layer=3)``, and the layer around it,
     ``Block(path="encoder.layers.3", part="rest", layer=3)``.

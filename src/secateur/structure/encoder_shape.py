@@ -1,4 +1,4 @@
-"""The shape of an encoder, dense or cut: which original units each part still has."""
+"""Shape of an encoder, dense or cut: the original units that are left in each part."""
 
 from __future__ import annotations
 
@@ -10,15 +10,17 @@ from typing import Any
 from secateur.errors import ModelError
 from secateur.structure import axis as names
 
-#: Of the entry ``secateur`` in the configs of cut models.
+#: Format of the entry ``secateur`` in the configs of cut models.
 FORMAT = 1
 
 
 def parse_kept_units(record: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
-    """Kept units of the axes that are not whole, as an entry ``secateur`` has them; none where it is empty.
+    """Return the kept units of the pruned axes in a config's entry ``secateur``, which may be empty.
+
+    Example: ``{"format": 1, "axes": {"encoder.layers.0.attention/heads": "0-2,5"}}`` keeps heads 0, 1, 2 and 5.
 
     Raises:
-        ModelError: It is of another format, or no list of ascending units.
+        ModelError: The entry has another format, or the units of an axis are not in ascending order.
     """
     if record and record.get("format") != FORMAT:
         raise ModelError(f"The 'secateur' entry has the format {record.get('format')!r}; allowed is {FORMAT}.")
@@ -39,14 +41,14 @@ def parse_kept_units(record: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
 
 @dataclass(frozen=True, kw_only=True)
 class AttentionShape:
-    """One attention block.
+    """Attention block with separate dimensions per head.
 
     Attributes:
         head_dim: Dimensions of a head in the original model.
-        kept: Whether the block is there; without heads it is its output bias.
-        heads: Original indices of its heads in storage order: heads of equal dimensions stand together.
-        query_key: Kept query/key dimensions of each of those heads.
-        value_output: Kept value/output dimensions of each of those heads, never empty.
+        is_kept: True if the block is kept; a kept block without heads is its output bias.
+        heads: Original indices of the heads in storage order: heads of equal dimensions stand together.
+        query_key: Kept query/key dimensions of each head.
+        value_output: Kept value/output dimensions of each head, never empty.
     """
 
     head_dim: int
@@ -57,7 +59,11 @@ class AttentionShape:
 
     @property
     def groups(self) -> tuple[tuple[int, int, int], ...]:
-        """Runs of heads of equal shape: (heads, query/key dimensions, value/output dimensions) of each."""
+        """Runs of heads of equal shape, as (heads, query/key dimensions, value/output dimensions).
+
+        Example: heads of (query/key, value/output) dimensions (8, 8), (8, 8), (5, 8) are two runs, (2, 8, 8) and
+        (1, 5, 8).
+        """
         groups: list[tuple[int, int, int]] = []
         for qk, vo in zip(self.query_key, self.value_output, strict=True):
             if groups and groups[-1][1:] == (len(qk), len(vo)):
@@ -68,22 +74,22 @@ class AttentionShape:
 
     @property
     def count(self) -> int:
-        """How many heads are left."""
+        """Number of heads that are left."""
         return len(self.heads)
 
     @property
     def has_all_dims(self) -> bool:
-        """Whether the heads that are left have all their dimensions."""
+        """True if no head has lost a dimension."""
         return all(len(dims) == self.head_dim for dims in (*self.query_key, *self.value_output))
 
 
 @dataclass(frozen=True, kw_only=True)
 class SharedAttentionShape:
-    """One attention block whose heads share their dimensions.
+    """Attention block with the same dimensions in every head.
 
     Attributes:
         head_dim: Dimensions of a head in the original model.
-        is_kept: Whether the block is kept; a kept block without heads is its output bias.
+        is_kept: True if the block is kept; a kept block without heads is its output bias.
         heads: Number of heads that are left; 0 if no value/output dimension is left.
         query_key: Query/key dimensions of each head.
         value_output: Value/output dimensions of each head.
@@ -102,13 +108,16 @@ class SharedAttentionShape:
 
     @property
     def has_all_dims(self) -> bool:
-        """Whether the heads that are left have all their dimensions."""
+        """True if no head has lost a dimension."""
         return self.query_key == self.value_output == self.head_dim
 
 
 @dataclass(frozen=True, kw_only=True)
 class BlockShape:
-    """A block with one axis of its own: whether it is there (without units it is its output bias), and its units."""
+    """Block with a single axis: the units that are left, and whether the block is kept.
+
+    A kept block without units is its output bias.
+    """
 
     is_kept: bool
     units: tuple[int, ...]
@@ -116,13 +125,13 @@ class BlockShape:
 
 @dataclass(frozen=True, kw_only=True)
 class PositionalConvShape:
-    """The positional convolution.
+    """Positional convolution.
 
     Attributes:
-        original: How many groups the original model has.
-        groups: Those that are left.
-        scales: What the output of each of those is multiplied by: it is added to the residual stream, so that there is
-            no weight for a scale to fold into.
+        original_groups: Number of groups of the original model.
+        groups: Groups that are left.
+        scales: Factor on the output of each group. The output is added to the residual stream, so that the factor
+            folds into no weight.
     """
 
     original_groups: int
@@ -131,23 +140,23 @@ class PositionalConvShape:
 
     @property
     def is_stock(self) -> bool:
-        """Whether this is the original's convolution."""
+        """True if the stock module can express the convolution."""
         return len(self.groups) == self.original_groups and all(scale == 1.0 for scale in self.scales)
 
 
 @dataclass(frozen=True, kw_only=True)
 class EncoderShape:
-    """All that pruning can change of an encoder, in original indices.
+    """Parts of an encoder that pruning can change, in original indices.
 
-    Parts are asked for by module path, relative to the base model; what no cut has named is whole.
+    Methods take module paths, relative to the base model. An axis that no cut has named is whole.
 
     Attributes:
-        model_type: Type of the stock architecture.
-        original: The dense model's remembered config fields.
-        every_layer: Paths of the original layers.
-        axes: Kept units of the axes that are not whole.
-        scales: Of axes whose masks fold into no weight.
-        factorised: How many ranks the matrix of each linear map that is two now had, by path.
+        model_type: Model type of the stock architecture.
+        original: Remembered config fields of the dense model.
+        original_layers: Paths of the layers of the dense model.
+        axes: Kept units of the pruned axes.
+        scales: Scales of the axes whose masks fold into no weight.
+        factorized_ranks: Original number of ranks of each factorized linear map, by path.
     """
 
     model_type: str
@@ -159,24 +168,28 @@ class EncoderShape:
 
     @property
     def layers(self) -> tuple[str, ...]:
-        """Paths of the layers that are left; only trailing ones go."""
+        """Paths of the layers that are left; only trailing layers can be removed."""
         return tuple(path for path in self.original_layers if self.units(names.layer(path), 1))
 
     @property
     def head_dim(self) -> int:
-        """Dimensions of every head of the original model."""
+        """Dimensions of a head of the original model."""
         return int(self.original["hidden_size"]) // int(self.original["num_attention_heads"])
 
     def units(self, name: str, size: int) -> tuple[int, ...]:
-        """Units that an axis of that original size still has."""
+        """Return the units that are left of an axis, given the original number of units."""
         return self.axes.get(name, tuple(range(size)))
 
     def ranks(self, path: str) -> tuple[int, ...]:
-        """Ranks that a factorised linear map still has."""
+        """Return the ranks that are left of a factorized linear map."""
         return self.units(names.ranks(path), self.factorized_ranks[path])
 
     def attention(self, path: str) -> AttentionShape:
-        """An attention block."""
+        """Return the shape of an attention block.
+
+        Heads are sorted by falling numbers of value/output and query/key dimensions, then by index, so that heads of
+        equal dimensions stand together.
+        """
         heads = [
             (
                 head,
@@ -185,6 +198,7 @@ class EncoderShape:
             )
             for head in self.units(names.heads(path), int(self.original["num_attention_heads"]))
         ]
+        # (head, query/key, value/output): heads of equal dimensions become neighbors.
         heads.sort(key=lambda head: (-len(head[2]), -len(head[1]), head[0]))
         return AttentionShape(
             head_dim=self.head_dim,
@@ -195,7 +209,7 @@ class EncoderShape:
         )
 
     def shared_attention(self, path: str) -> SharedAttentionShape:
-        """Return the shape of the attention block at a path, whose heads share their dimensions."""
+        """Return the shape of an attention block with the same dimensions in every head."""
         return SharedAttentionShape(
             head_dim=self.head_dim,
             is_kept=bool(self.units(names.block(path), 1)),
@@ -205,20 +219,20 @@ class EncoderShape:
         )
 
     def feed_forward(self, path: str) -> BlockShape:
-        """A feed-forward block."""
+        """Return the shape of a feed-forward block."""
         return self.block(names.units(path), int(self.original["intermediate_size"]))
 
     def convolution(self, path: str) -> BlockShape:
-        """The convolution module of a Conformer's layer."""
+        """Return the shape of the convolution module of a Conformer's layer."""
         return self.block(names.channels(path), int(self.original["hidden_size"]))
 
     def block(self, name: str, size: int) -> BlockShape:
-        """The block that has an axis of that name and original size."""
+        """Return the shape of the block with an axis of the given name and original size."""
         block_units = self.units(names.block(name.rpartition("/")[0]), 1)
         return BlockShape(is_kept=bool(block_units), units=self.units(name, size))
 
     def positions(self, name: str, size: int) -> PositionalConvShape:
-        """The positional convolution whose groups are that axis."""
+        """Return the shape of the positional convolution with an axis of groups of the given name and original size."""
         groups = self.units(name, size)
         scales = self.scales.get(name, (1.0,) * len(groups))
         if len(scales) != len(groups):

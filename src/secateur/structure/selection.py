@@ -1,4 +1,4 @@
-"""A selection: the kept units of every axis, with the folded scale of each kept unit."""
+"""Selections: the kept units of every axis, and the scale of each kept unit."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ FORMAT = 1
 
 @dataclass(frozen=True, kw_only=True)
 class Selection:
-    """Kept units by axis name, as original indices; axes that are absent stay whole.
+    """Kept units by axis name, as original indices; an axis that is not named stays whole.
 
     Attributes:
         axes: Kept original indices of each named axis, in ascending order.
-        scales: A factor for each kept unit, in the same order; absent axes have factor one. Scales of nested
-            axes multiply; a query/key scale multiplies the logit once.
-        sizes: Optional original size of each axis, checked against the model.
-        model: Optional model type, checked against the model.
+        scales: Factor of each kept unit, in the same order; 1 for axes that are not named. Scales of nested axes
+            multiply. A query/key scale multiplies the attention logit once.
+        sizes: Original number of units of axes, checked against the model if given.
+        model: Model type, checked against the model if given.
     """
 
     axes: Mapping[str, tuple[int, ...]]
@@ -34,7 +34,7 @@ class Selection:
     model: str | None = None
 
     def to_json(self) -> dict[str, Any]:
-        """Plain JSON, format 1."""
+        """Return the selection as plain JSON, format 1."""
         data: dict[str, Any] = {"format": FORMAT}
         if self.model:
             data["model"] = self.model
@@ -47,10 +47,10 @@ class Selection:
 
     @classmethod
     def from_json(cls, data: object) -> Selection:
-        """A selection from parsed JSON.
+        """Build a selection from parsed JSON.
 
         Raises:
-            SelectionError: A wrong format, an unknown key, or values of the wrong type or length.
+            SelectionError: The format is wrong, a key is unknown, or a value has the wrong type or length.
         """
         if not isinstance(data, dict) or data.get("format") != FORMAT:
             found_format = data.get("format") if isinstance(data, dict) else type(data).__name__
@@ -83,10 +83,10 @@ class Selection:
 
     @classmethod
     def load(cls, path: str | Path) -> Selection:
-        """A selection read from a JSON file.
+        """Read a selection from a JSON file.
 
         Raises:
-            SelectionError: The file is missing or is not a selection.
+            SelectionError: The file is missing or does not contain a selection.
         """
         try:
             data = json.loads(Path(path).read_text(encoding="utf-8"))
@@ -97,14 +97,14 @@ class Selection:
         return cls.from_json(data)
 
     def scale_by_unit(self, name: str) -> dict[int, float]:
-        """The factor of every kept unit of a named axis, by original index."""
+        """Return the factor of every kept unit of a named axis, by original index."""
         kept_units = self.axes[name]
         return dict(zip(kept_units, self.scales.get(name, (1.0,) * len(kept_units)), strict=True))
 
 
 @dataclass(frozen=True, kw_only=True)
 class NormalizedSelection:
-    """A closed selection, and what closing had to add to it, in words."""
+    """Normalized selection, and a sentence for each change that normalizing made."""
 
     selection: Selection
     adjustments: tuple[str, ...]
@@ -113,20 +113,23 @@ class NormalizedSelection:
 def normalize(
     structure: Structure, selection: Selection, *, preferred_units: Mapping[str, int] | None = None
 ) -> NormalizedSelection:
-    """The smallest selection with the same effect, naming every axis of the model.
+    """Return the smallest selection with the same effect, which names every axis of the model.
 
-    A removed block takes all inside with it, a head without value/output dimensions is gone with its queries and
-    keys, a convolution or a factorised map keeps at least one unit (its best, when the selection leaves none), and
-    only trailing layers can go. A factorised map that keeps too many ranks to be cheaper than a dense one is to go back
-    to one matrix, of the ranks that are kept; this is said.
+    Everything inside a removed block is removed. A head without value/output dimensions is removed with its queries and
+    keys. A convolution or factorized map keeps at least one unit, the preferred unit if the selection keeps none. Only
+    trailing layers can be removed. A factorized map with too many ranks to be cheaper than a dense matrix is reported,
+    since it is going to be merged into a dense matrix.
+
+    Example: a selection that keeps head 1 but no unit of ``head1.vo`` becomes a selection without head 1, ``head1.qk``
+    and ``head1.vo``.
 
     Args:
         structure: The model's structure.
-        selection: What is to be closed.
-        best: The best unit of axes that keep at least one; of others it is the first.
+        selection: The selection to normalize.
+        preferred_units: Unit to keep, by axis name, if an axis that must keep a unit has none; otherwise its first.
 
     Raises:
-        SelectionError: An unknown axis, a unit that the model does not have, sizes or a model that do not match.
+        SelectionError: An axis is unknown, the model lacks a unit, or sizes or model type do not match.
     """
     _check(structure, selection)
     adjustments: list[str] = []
@@ -139,18 +142,22 @@ def normalize(
             else _keep_min_units(axis, selected_units, preferred_units or {}, adjustments)
         )
     _check_layers(structure, kept_units)
+    # Axes inside removed blocks and layers.
     for name, axis in structure.axes.items():
         if any(
             unit not in kept_units[parent] for parent, unit in axis.parents if parent.endswith(("/block", "/layer"))
         ):
             kept_units[name] = set()
+    # Heads whose value/output axis has become empty; axes list a required axis for each unit, or none at all.
     for name, axis in structure.axes.items():
         for unit, required_axis in zip(axis.units, axis.requires, strict=False):
             if unit in kept_units[name] and not kept_units[required_axis]:
                 kept_units[name].discard(unit)
+    # Dimensions of heads that have just been removed.
     for name, axis in structure.axes.items():
         if any(unit not in kept_units[parent] for parent, unit in axis.parents):
             kept_units[name] = set()
+    # Ranks, which stay as long as any axis along their linear map does.
     for name, axis in structure.axes.items():
         if axis.requires_any:
             has_required_unit = any(kept_units[required_axis] for required_axis in axis.requires_any)
@@ -181,7 +188,7 @@ def normalize(
 def _keep_min_units(
     axis: Axis, selected_units: set[int], preferred_units: Mapping[str, int], adjustments: list[str]
 ) -> set[int]:
-    """What is chosen of an axis that is there, or its best unit where that is too little."""
+    """Return the selected units of an axis, or the preferred units where too few are selected."""
     if not axis.size or len(selected_units) >= axis.min_units:
         return selected_units
     kept_unit = preferred_units.get(axis.name, axis.units[0])
@@ -243,7 +250,7 @@ def _find_axis(structure: Structure, name: str) -> Axis:
         if linear != name and f"{linear}.weight" in structure.weight_by_name:
             raise SelectionError(
                 f"The selection names {name!r}, but {linear!r} of this {structure.model_type} model is one matrix: "
-                "only a factorised map has ranks, see 'factorise' of a recipe."
+                "only a factorized map has ranks, see 'factorise' of a recipe."
             )
         raise SelectionError(
             f"Unknown axis {name!r} in the selection for this {structure.model_type} model."
@@ -276,5 +283,5 @@ def _is_number(value: object) -> bool:
 
 
 def keep_all(structure: Structure, names: Sequence[str] = ()) -> Selection:
-    """The selection that keeps everything, naming the given axes."""
+    """Return a selection of all units, which names the given axes."""
     return Selection(axes={name: tuple(sorted(structure.axis(name).units)) for name in names})

@@ -141,7 +141,7 @@ def test_a_map_that_goes_back_to_one_matrix_keeps_all_that_costs_nothing() -> No
 
 def test_ranks_of_a_model_that_has_none_and_a_stock_layout_are_refused() -> None:
     selection = Selection(axes={names.ranks(QUERY): (0, 1)})
-    with pytest.raises(SelectionError, match=r"q_proj' of this hubert model is one matrix: only a factorised map"):
+    with pytest.raises(SelectionError, match=r"q_proj' of this hubert model is one matrix: only a factorized map"):
         cut(tiny("hubert", "base"), selection)
     with pytest.raises(SelectionError, match=r"does not fit the stock layout: .*q_proj is two matrices"):
         cut(query_only(), selection, layout="stock")

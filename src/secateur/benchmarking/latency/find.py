@@ -94,7 +94,8 @@ def _check_blocks(view: ConfigView) -> None:
     if unmeasured:
         reason = "are not measured" if unmeasured[0] in parts else "are missing, which a table of latencies measures"
         raise ConfigError(
-            f"There is no cost 'latency' for {view.model_type} models: blocks of the kind {', '.join(unmeasured)} {reason}."
+            f"There is no cost 'latency' for {view.model_type} models: blocks of the kind {', '.join(unmeasured)} "
+            f"{reason}."
         )
 
 
