@@ -162,7 +162,7 @@ def plot(results: Sequence[dict[str, Any]], folder: Path) -> Path:
     from secateur.cost import Cost, Terms
     from secateur.hf.declare import declare
     from secateur.records.environment import Environment
-    from secateur.records.sweep import ModelMeasurements, SweepRecord, SweepRun
+    from secateur.records.sweep_record import ModelMeasurements, SweepRecord, SweepRun
     from secateur.report import write_sweep
 
     terms = Terms(declare(small_wav2vec2.small_wav2vec2().config))

@@ -37,9 +37,9 @@ def pytest_collection_finish() -> None:
 @pytest.fixture(scope="session", autouse=True)
 def _timed_quickly() -> None:
     """Time the models of runs on half a second of audio, since ten seconds take longer than the rest of a tiny run."""
-    from secateur.compress import stages
+    from secateur.compress import stage_measurements
 
-    stages.TIMED_SECONDS, stages.TIMED_REPEATS = 0.5, 2
+    stage_measurements.TIMED_SECONDS, stage_measurements.TIMED_REPEATS = 0.5, 2
 
 
 @pytest.fixture(autouse=True)

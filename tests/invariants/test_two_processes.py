@@ -24,7 +24,7 @@ from secateur.data.input_features import Waveform
 from secateur.data.open import open_corpus
 from secateur.data.sources import FolderData
 from secateur.hf.declare import declare
-from secateur.records.phases import LearnResult
+from secateur.records.phase_record import LearnResult
 
 pytestmark = pytest.mark.slow
 

@@ -18,12 +18,12 @@ from safetensors.torch import load_file, save_file
 
 from secateur.benchmarking import process_settings
 from secateur.cli import command
+from secateur.cli.console_tables import format_score, print_table
 from secateur.cli.main import main
-from secateur.cli.tables import format_score, print_table
 from secateur.cli.verb import BAD_INPUT, BROKEN_CONTRACT
 from secateur.engine import checkpoint
 from secateur.records.choice import ChooseRecord, ShrinkRecord
-from secateur.records.costs import ProfileRecord
+from secateur.records.cost_record import ProfileRecord
 from secateur.records.finding import Finding
 from secateur.records.run import RunRecord
 from secateur.records.score import ScoreInfo

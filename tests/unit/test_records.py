@@ -16,9 +16,9 @@ import pytest
 import torch
 
 from secateur.errors import SecateurError
-from secateur.records.bench import BenchRecord, BenchRow
+from secateur.records.bench_record import BenchRecord, BenchRow
 from secateur.records.choice import ChoiceRecord, ChooseRecord
-from secateur.records.costs import Breakdown, CostRecord, ProfileRecord
+from secateur.records.cost_record import Breakdown, CostRecord, ProfileRecord
 from secateur.records.environment import Environment
 from secateur.records.files import plain, read_json, to_line, write_json
 from secateur.records.run import ConstraintRecord, RunRecord, StageRecord, TimeRecord

@@ -21,7 +21,7 @@ from secateur.benchmarking.block_timer import block_timer
 from secateur.benchmarking.isolated_process import measure_in_subprocess, serve
 from secateur.benchmarking.timing import interleave_timings
 from secateur.errors import ConfigError
-from secateur.records.bench import BenchRecord, BenchRow
+from secateur.records.bench_record import BenchRecord, BenchRow
 from secateur.records.environment import Environment, usable_cores
 from secateur.records.files import plain
 from secateur.structure.block import REST

@@ -9,19 +9,19 @@ from collections.abc import Sequence
 from typing import NoReturn
 
 from secateur.cli import (
-    bench,
-    choose,
-    doctor,
-    evaluate,
-    export,
-    pretrain,
-    profile,
-    prune,
-    report,
-    shrink,
-    verify,
+    bench_verb,
+    choose_verb,
+    doctor_verb,
+    evaluate_verb,
+    export_verb,
+    pretrain_verb,
+    profile_verb,
+    prune_verb,
+    report_verb,
+    shrink_verb,
+    verify_verb,
 )
-from secateur.cli.fields import split_fields
+from secateur.cli.field_flags import split_fields
 from secateur.cli.verb import BAD_INPUT, BROKEN_CONTRACT, Recipe, Verb
 from secateur.errors import ConfigError, SecateurError, did_you_mean
 
@@ -30,17 +30,17 @@ _RESTART_OPTION = "secateur_restarted"
 
 #: The verbs in the order of the help; a new one is a file in this folder and a line here.
 VERBS: dict[str, Verb] = {
-    "prune": prune,
-    "choose": choose,
-    "shrink": shrink,
-    "export": export,
-    "profile": profile,
-    "verify": verify,
-    "bench": bench,
-    "evaluate": evaluate,
-    "report": report,
-    "pretrain": pretrain,
-    "doctor": doctor,
+    "prune": prune_verb,
+    "choose": choose_verb,
+    "shrink": shrink_verb,
+    "export": export_verb,
+    "profile": profile_verb,
+    "verify": verify_verb,
+    "bench": bench_verb,
+    "evaluate": evaluate_verb,
+    "report": report_verb,
+    "pretrain": pretrain_verb,
+    "doctor": doctor_verb,
 }
 
 

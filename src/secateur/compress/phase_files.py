@@ -16,7 +16,7 @@ from secateur.errors import CheckpointError
 from secateur.gates import GateSet
 from secateur.hf.model_view import ModelView
 from secateur.hf.save import write_model
-from secateur.records.base import Section
+from secateur.records.section import Section
 from secateur.structure import Selection, Structure
 from secateur.tasks import Task
 

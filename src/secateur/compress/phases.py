@@ -35,7 +35,7 @@ from secateur.compress.phase_files import (
 from secateur.compress.progressive import ProgressiveShrinking
 from secateur.compress.regularization import regularized
 from secateur.compress.run_context import RunContext
-from secateur.compress.stages import RunStage, stage_records
+from secateur.compress.stage_measurements import RunStage, stage_records
 from secateur.compress.step import DistillUnit, Objective, PruneUnit
 from secateur.compress.student import Student
 from secateur.engine import LoopConfig, LoopResult, Progress, process, run
@@ -46,7 +46,7 @@ from secateur.hf.model_view import ModelView
 from secateur.hf.save import atomic_folder
 from secateur.nn.norm import replace_group_norm
 from secateur.records.files import write_json
-from secateur.records.phases import LearnResult, RecoverResult, TrainingResult
+from secateur.records.phase_record import LearnResult, RecoverResult, TrainingResult
 from secateur.records.verification import Verification
 from secateur.structure import Selection, normalize
 from secateur.surgery.choose import Choice, choose, choose_uniform_share

@@ -43,7 +43,7 @@ from secateur.structure import Structure
 from secateur.surgery.comparison import inference_mode, random_audio, run_model
 from secateur.surgery.limits import CostLimit
 from secateur.tasks import EncoderInfo, Task, build_task
-from secateur.tasks.base import filter_short_audio
+from secateur.tasks.task import filter_short_audio
 
 logger = logging.getLogger(__name__)
 

@@ -16,10 +16,10 @@ from secateur.cost.latency_table import LatencyTable
 from secateur.data.corpus import Corpus
 from secateur.gates import UNDECIDED_BOUNDS
 from secateur.records.choice import ChoiceRecord
-from secateur.records.costs import BlockCosts, Breakdown, LatencyRecord
+from secateur.records.cost_record import BlockCosts, Breakdown, LatencyRecord
 from secateur.records.environment import Environment
 from secateur.records.files import plain
-from secateur.records.phases import LearnResult, RecoverResult, TrainingResult
+from secateur.records.phase_record import LearnResult, RecoverResult, TrainingResult
 from secateur.records.run import (
     AxisRecord,
     ConstraintRecord,

@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from secateur.errors import ConfigError
-from secateur.records.base import UNRECORDED_SAMPLE_RATE
 from secateur.records.environment import Environment
 from secateur.records.run import RunRecord, StageRecord
-from secateur.records.sweep import FailedRun, ModelMeasurements, SweepRecord, SweepRun
+from secateur.records.section import UNRECORDED_SAMPLE_RATE
+from secateur.records.sweep_record import FailedRun, ModelMeasurements, SweepRecord, SweepRun
 
 #: The record of a sweep, in its folder.
 SWEEP_FILE = "sweep.json"

@@ -24,10 +24,10 @@ from secateur.records.evaluation import EvaluateRecord
 from secateur.records.files import read_json
 from secateur.records.run import CorpusRecord, SkippedFile
 from secateur.tasks import EncoderInfo, Slu, Task, TaskConfig, build_task, decoding
-from secateur.tasks.build import supported_heads, task_for_head
 from secateur.tasks.ctc import CtcTask
 from secateur.tasks.rnnt import RnntTask
 from secateur.tasks.slurp_tags import is_intent
+from secateur.tasks.task_config import supported_heads, task_for_head
 
 logger = logging.getLogger(__name__)
 

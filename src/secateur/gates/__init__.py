@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Annotated, Any
 
-from secateur.gates.base import UNDECIDED_BOUNDS, GateSet, check_kinds
+from secateur.gates.gate_set import UNDECIDED_BOUNDS, GateSet, check_kinds
 from secateur.gates.hard_concrete import HardConcrete, HardConcreteGates
 from secateur.gates.mixed import MixedGates
 from secateur.gates.self_pinching import SelfPinching, SelfPinchingGates

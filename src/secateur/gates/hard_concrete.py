@@ -13,7 +13,7 @@ from annotated_types import Gt, Lt
 from torch import Tensor, nn
 
 from secateur.bounds import NonNegativeFinite, PositiveFinite, ProperShare
-from secateur.gates.base import GateSet
+from secateur.gates.gate_set import GateSet
 from secateur.gates.keyed_random import normal, uniform, unit_keys
 from secateur.structure import Structure
 

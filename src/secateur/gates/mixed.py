@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
-from secateur.gates.base import GateSet
+from secateur.gates.gate_set import GateSet
 from secateur.structure import Structure
 
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from secateur.bounds import PositiveFinite
-from secateur.gates.base import GateSet
+from secateur.gates.gate_set import GateSet
 from secateur.structure import Structure
 
 

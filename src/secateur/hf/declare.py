@@ -13,7 +13,13 @@ from transformers.activations import ACT2FN
 from transformers.initialization import no_init_weights
 
 from secateur.architectures import transducer
-from secateur.architectures.registry import composite_head_class, encoder_config, encoder_path, family_of, shape_of
+from secateur.architectures.registry import (
+    composite_head_class,
+    encoder_config,
+    encoder_path,
+    family_of,
+    shape_of,
+)
 from secateur.architectures.table import AxisTable
 from secateur.architectures.transducer import TRANSDUCER_HEAD_CLASSES, HeadShape
 from secateur.errors import ModelError, SecateurError, describe_cause, did_you_mean

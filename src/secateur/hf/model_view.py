@@ -10,7 +10,13 @@ from torch import nn
 from transformers import PreTrainedConfig
 
 from secateur.architectures.family import Family
-from secateur.architectures.registry import composite_head_class, encoder_config, encoder_path, family_of, shape_of
+from secateur.architectures.registry import (
+    composite_head_class,
+    encoder_config,
+    encoder_path,
+    family_of,
+    shape_of,
+)
 from secateur.hf.declare import declare
 from secateur.hf.models import head_class_of
 from secateur.structure import Structure

@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from secateur.records.base import Count, Hertz, Number, Record, Section
-from secateur.records.costs import Breakdown
+from secateur.records.cost_record import Breakdown
 from secateur.records.files import OMITTED
+from secateur.records.section import Count, Hertz, Number, Record, Section
 from secateur.records.verification import Verification
 
 

@@ -9,7 +9,7 @@ import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from secateur.records.base import Section
+from secateur.records.section import Section
 
 
 @dataclass(frozen=True, kw_only=True)

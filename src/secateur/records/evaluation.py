@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from secateur.records.base import Count, Number, Record
 from secateur.records.environment import Environment
 from secateur.records.files import OMITTED
 from secateur.records.run import CorpusRecord, SkippedFile
 from secateur.records.score import ScoreInfo
+from secateur.records.section import Count, Number, Record
 
 
 @dataclass(frozen=True, kw_only=True)

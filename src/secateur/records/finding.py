@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from secateur.records.base import Section
+from secateur.records.section import Section
 
 Status = Literal["ok", "note", "problem"]
 

@@ -6,13 +6,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from secateur.records.base import UNRECORDED_SAMPLE_RATE, Count, Hertz, Milliseconds, Number, Record, Section
 from secateur.records.block_part import part_of_path
 from secateur.records.choice import RoundingCost
-from secateur.records.costs import BlockCosts, LatencyRecord
+from secateur.records.cost_record import BlockCosts, LatencyRecord
 from secateur.records.environment import Environment
 from secateur.records.files import EMPTY_IF_NONE, OMITTED
 from secateur.records.score import Direction, ScoreInfo
+from secateur.records.section import UNRECORDED_SAMPLE_RATE, Count, Hertz, Milliseconds, Number, Record, Section
 from secateur.records.verification import Verification
 
 

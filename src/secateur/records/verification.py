@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from secateur.records.base import Number, Record, Section
+from secateur.records.section import Number, Record, Section
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import groupby
 
-from secateur.records.bench import BenchRecord, BenchRow
+from secateur.records.bench_record import BenchRecord, BenchRow
 from secateur.report.costs import BarSegment, StackedBar, stacked_bar
 from secateur.report.formatting import format_count, format_milliseconds, format_number, format_percent
 from secateur.report.stages import Cell

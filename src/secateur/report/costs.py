@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from markupsafe import Markup
 
-from secateur.records.costs import BlockCosts, CostRecord
+from secateur.records.cost_record import BlockCosts, CostRecord
 from secateur.report.charts import WIDTH, Chart
 from secateur.report.formatting import format_milliseconds, format_percent, format_si
 from secateur.report.svg import element, rectangle, svg_image, text

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from secateur.records.score import find_score_info
-from secateur.records.sweep import SweepRecord, SweepRun
+from secateur.records.sweep_record import SweepRecord, SweepRun
 from secateur.report.formatting import MINUS, THIN
 from secateur.report.task_scores import Score
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from urllib.parse import quote
 
-from secateur.records.sweep import SweepRecord, SweepRun
+from secateur.records.sweep_record import SweepRecord, SweepRun
 from secateur.report.charts import Chart, ChartCurve
 from secateur.report.formatting import THIN, format_count, format_milliseconds, format_si
 from secateur.report.scatter import ScatterMark, ScatterSeries, scatter_chart

@@ -9,7 +9,7 @@ from typing import Any
 
 import yaml
 
-from secateur.records.bench import BenchRecord
+from secateur.records.bench_record import BenchRecord
 from secateur.records.metrics import MetricsPoint
 from secateur.records.run import CorpusRecord, DataRecord, PhaseRecord, RunRecord
 from secateur.records.verification import Verification, VerificationCheck

@@ -10,10 +10,10 @@ import jinja2
 from markupsafe import Markup
 
 from secateur.errors import SecateurError
-from secateur.records.bench import BenchRecord
+from secateur.records.bench_record import BenchRecord
 from secateur.records.metrics import read_metrics
 from secateur.records.run import RunRecord
-from secateur.records.sweep import SweepRecord
+from secateur.records.sweep_record import SweepRecord
 from secateur.report.sweep_view import SweepView, build_sweep_view
 from secateur.report.view import ReportView, build_view
 

@@ -11,12 +11,7 @@ from torch import Tensor
 from transformers import PreTrainedConfig, PreTrainedModel
 
 from secateur.architectures import stock_layout
-from secateur.architectures.registry import (
-    FAMILIES,
-    PREFIX,
-    head_record_of,
-    record_of,
-)
+from secateur.architectures.registry import FAMILIES, PREFIX, head_record_of, record_of
 from secateur.architectures.transducer import HeadShape, stock_width
 from secateur.errors import ModelError, SelectionError
 from secateur.hf.configs import config_class, make_composite_config, stock_config

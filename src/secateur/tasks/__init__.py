@@ -9,28 +9,28 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from secateur.tasks.base import EncoderInfo, FilteredCorpus, Metric, StepTargets, Task, UtteranceTargets
     from secateur.tasks.best_rq_task import BestRq
-    from secateur.tasks.build import TaskConfig, build_task
     from secateur.tasks.classification import Classification
     from secateur.tasks.ctc import Ctc
     from secateur.tasks.rnnt import Rnnt
     from secateur.tasks.slu import Slu
+    from secateur.tasks.task import EncoderInfo, FilteredCorpus, Metric, StepTargets, Task, UtteranceTargets
+    from secateur.tasks.task_config import TaskConfig, build_task
 
 _MODULES = {
     "BestRq": "best_rq_task",
     "Classification": "classification",
     "Ctc": "ctc",
-    "EncoderInfo": "base",
-    "FilteredCorpus": "base",
-    "Metric": "base",
+    "EncoderInfo": "task",
+    "FilteredCorpus": "task",
+    "Metric": "task",
     "Rnnt": "rnnt",
     "Slu": "slu",
-    "StepTargets": "base",
-    "Task": "base",
-    "TaskConfig": "build",
-    "UtteranceTargets": "base",
-    "build_task": "build",
+    "StepTargets": "task",
+    "Task": "task",
+    "TaskConfig": "task_config",
+    "UtteranceTargets": "task",
+    "build_task": "task_config",
 }
 
 __all__ = [

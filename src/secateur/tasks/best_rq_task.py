@@ -20,7 +20,10 @@ from secateur.hf.model_view import ConfigView
 from secateur.records.score import ScoreInfo
 from secateur.structure import Structure
 from secateur.tasks import best_rq
-from secateur.tasks.base import (
+from secateur.tasks.best_rq import BestRqSettings, RandomProjectionLabeler
+from secateur.tasks.best_rq_head import HEAD_FILE, read_best_rq_head, save_best_rq_head
+from secateur.tasks.noise_mask import NoiseMask
+from secateur.tasks.task import (
     BuildInputs,
     EncoderInfo,
     FilteredCorpus,
@@ -29,9 +32,6 @@ from secateur.tasks.base import (
     TaskBatch,
     filter_short_audio,
 )
-from secateur.tasks.best_rq import BestRqSettings, RandomProjectionLabeler
-from secateur.tasks.best_rq_head import HEAD_FILE, read_best_rq_head, save_best_rq_head
-from secateur.tasks.noise_mask import NoiseMask
 
 # Purposes of a random draw, the first number of its seed.
 _MASK = 0

@@ -15,7 +15,7 @@ from torch.nn import functional as F
 from secateur.data.corpus import Corpus, Utterance
 from secateur.errors import DataError
 from secateur.records.score import ScoreInfo
-from secateur.tasks.base import (
+from secateur.tasks.task import (
     TOO_SHORT,
     BuildInputs,
     FilteredCorpus,

@@ -12,7 +12,7 @@ from torch import Tensor
 from secateur.data.corpus import Utterance
 from secateur.errors import ConfigError
 from secateur.tasks import ctc_ops
-from secateur.tasks.base import BuildInputs, has_task_head, logits_of
+from secateur.tasks.task import BuildInputs, has_task_head, logits_of
 from secateur.tasks.transcription import Transcription, TranscriptTask, check_vocabulary_fits, select_tokenizer
 from secateur.tasks.vocabulary import Vocabulary
 

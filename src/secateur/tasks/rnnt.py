@@ -14,9 +14,9 @@ from torch import Tensor
 from secateur.bounds import PositiveInt
 from secateur.data.corpus import Utterance
 from secateur.errors import ConfigError
-from secateur.tasks.base import BuildInputs, has_task_head
 from secateur.tasks.decoding import greedy
 from secateur.tasks.rnnt_loss import fused_losses
+from secateur.tasks.task import BuildInputs, has_task_head
 from secateur.tasks.transcription import Transcription, TranscriptTask, check_vocabulary_fits, select_tokenizer
 from secateur.tasks.vocabulary import Vocabulary
 

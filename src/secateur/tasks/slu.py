@@ -13,11 +13,11 @@ from secateur.data.corpus import Corpus, Utterance
 from secateur.errors import DataError
 from secateur.records.score import ScoreInfo
 from secateur.tasks import slurp_tags, vocabulary
-from secateur.tasks.base import BuildInputs, Metric, has_task_head
 from secateur.tasks.ctc import CtcTask, model_blank
 from secateur.tasks.error_rate import ErrorRate
 from secateur.tasks.slu_metrics import EntityMetric
 from secateur.tasks.slurp_tags import SemanticFrame, TextSpan
+from secateur.tasks.task import BuildInputs, Metric, has_task_head
 from secateur.tasks.transcription import WORD_ERROR_RATE, TargetTokens, require_texts
 from secateur.tasks.vocabulary import LetterCase, Vocabulary
 

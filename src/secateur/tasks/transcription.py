@@ -18,8 +18,15 @@ from secateur.data.corpus import Corpus, Utterance
 from secateur.errors import ConfigError, DataError
 from secateur.records.score import ScoreInfo
 from secateur.tasks import vocabulary
-from secateur.tasks.base import BuildInputs, FilteredCorpus, Metric, StepTargets, UtteranceTargets, filter_utterances
 from secateur.tasks.error_rate import ErrorRate
+from secateur.tasks.task import (
+    BuildInputs,
+    FilteredCorpus,
+    Metric,
+    StepTargets,
+    UtteranceTargets,
+    filter_utterances,
+)
 from secateur.tasks.vocabulary import LetterCase, Vocabulary
 
 #: Token sequences that a task caches; about 50 MB of sentences.

@@ -17,7 +17,7 @@ from secateur.cli.main import main
 from secateur.cli.verb import BAD_INPUT
 from secateur.errors import ConfigError, ModelError
 from secateur.hf.declare import declare
-from secateur.records.bench import BenchRecord, BenchRow
+from secateur.records.bench_record import BenchRecord, BenchRow
 from secateur.records.environment import Environment
 from secateur.surgery import load_config
 

@@ -16,7 +16,7 @@ from pruning_toy import LENGTHS, noise, seeded_model, write_wavs
 from support import tiny_structure
 
 import secateur
-from secateur.compress import stages
+from secateur.compress import stage_measurements
 from secateur.compress.config import PruneConfig
 from secateur.compress.run_context import RunContext, prepare_run
 from secateur.config import load
@@ -111,7 +111,9 @@ def test_features_are_those_of_the_extractor_at_its_own_rate(root: Path, tmp_pat
 def test_a_pruned_model_keeps_its_rate_and_the_record_names_it(
     root: Path, tmp_path: Path, sample_rate: int, steps: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(stages, "time_encoders", partial(stages.time_encoders, seconds=0.1, repeats=1))
+    monkeypatch.setattr(
+        stage_measurements, "time_encoders", partial(stage_measurements.time_encoders, seconds=0.1, repeats=1)
+    )
     model = teacher(root, tmp_path / "teacher", sample_rate)
     recover = {"steps": steps, "log_every": 1, "save_every": 0}
     record = secateur.prune(fields(root, model, out=str(tmp_path / "run"), recover=recover))

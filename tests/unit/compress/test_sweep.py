@@ -14,7 +14,7 @@ from secateur.compress.sweep import combinations, folder_of
 from secateur.errors import ConfigError, SecateurError
 from secateur.pipeline import sweep
 from secateur.records.run import RunRecord
-from secateur.records.sweep import SweepRecord
+from secateur.records.sweep_record import SweepRecord
 
 
 def test_every_combination_is_there_once_the_last_field_fastest() -> None:

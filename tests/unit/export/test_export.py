@@ -16,12 +16,12 @@ from support import audio, outputs
 from transformers import AutoModel
 
 import secateur
-from secateur.architectures import wav2vec2_axes as names
+import wav2vec2_axes as names
 from secateur.cli.main import main
 from secateur.cli.verb import BAD_INPUT
 from secateur.errors import ConfigError, ModelError, SecateurError, SelectionError
 from secateur.export import TARGETS, find_target
-from secateur.records.export import ExportRecord
+from secateur.records.export_record import ExportRecord
 from secateur.structure import Selection
 from secateur.surgery.verify import verify
 

@@ -9,7 +9,7 @@ import pytest
 import report_example
 from bs4 import BeautifulSoup
 
-from secateur.records.costs import BlockCosts, CostRecord
+from secateur.records.cost_record import BlockCosts, CostRecord
 from secateur.records.metrics import MetricsPoint
 from secateur.records.run import AxisRecord, ConstraintRecord, StageRecord, TimeRecord
 from secateur.report.costs import build_stacks

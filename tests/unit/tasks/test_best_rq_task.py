@@ -20,11 +20,11 @@ from secateur.data.corpus import Corpus, Utterance
 from secateur.errors import ConfigError, ModelError
 from secateur.hf.declare import declare
 from secateur.hf.frame_counts import frames_of
-from secateur.tasks.base import EncoderInfo
 from secateur.tasks.best_rq import BestRqSettings
 from secateur.tasks.best_rq_head import HEAD_FILE, save_best_rq_head
 from secateur.tasks.best_rq_task import BestRq, BestRqTask, MaskedTargets, build_best_rq
 from secateur.tasks.noise_mask import NoiseMask
+from secateur.tasks.task import EncoderInfo
 
 SETTINGS = BestRqSettings(
     frame_codebooks=2, plain_codebooks=1, crop_codebooks=0, entries=8, width=4, mask_span=2, visible_weight=0.5

@@ -20,7 +20,7 @@ from secateur.hf.declare import declare
 from secateur.schema import Mistakes, build
 from secateur.tasks import BestRq, Classification, Ctc, EncoderInfo, Rnnt, Slu, Task, TaskConfig, build_task
 from secateur.tasks.best_rq import BestRqSettings
-from secateur.tasks.build import supported_heads, task_for_head
+from secateur.tasks.task_config import supported_heads, task_for_head
 
 CORPUS = corpus_of(
     {"text": "call bob", "tagged": "call [person : bob]", "label": "call", "speaker": "a"},

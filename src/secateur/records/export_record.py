@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from secateur.records.base import Count, Record
+from secateur.records.section import Count, Record
 from secateur.records.verification import Verification
 
 

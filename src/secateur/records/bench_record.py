@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from secateur.records.base import Count, Hertz, NonNegative, Positive, Record, Section
 from secateur.records.environment import Environment
 from secateur.records.files import OMITTED
+from secateur.records.section import Count, Hertz, NonNegative, Positive, Record, Section
 
 
 @dataclass(frozen=True, kw_only=True)

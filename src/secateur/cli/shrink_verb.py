@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import TYPE_CHECKING, Any
 
-from secateur.cli.tables import print_table, print_verification
+from secateur.cli.console_tables import print_table, print_verification
 from secateur.cli.verb import BROKEN_CONTRACT, print_record
 
 if TYPE_CHECKING:

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from secateur.records.choice import ChooseRecord
     from secateur.records.pretraining import PretrainRecord
     from secateur.records.run import RunRecord
-    from secateur.records.sweep import SweepRecord
+    from secateur.records.sweep_record import SweepRecord
 
 logger = logging.getLogger(__name__)
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 import argparse
 from typing import TYPE_CHECKING, Any
 
-from secateur.cli.tables import print_table, print_verification
+from secateur.cli.console_tables import print_table, print_verification
 from secateur.cli.verb import BROKEN_CONTRACT, print_record
 
 if TYPE_CHECKING:
-    from secateur.records.export import ExportRecord
+    from secateur.records.export_record import ExportRecord
 
 SUMMARY = "Write a model in a form for other programs, proven equal to the model."
 

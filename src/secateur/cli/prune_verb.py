@@ -6,8 +6,7 @@ import argparse
 import sys
 from typing import TYPE_CHECKING, Any
 
-from secateur.cli.fields import parse_grid
-from secateur.cli.tables import (
+from secateur.cli.console_tables import (
     format_fidelity,
     format_score,
     mean,
@@ -15,11 +14,12 @@ from secateur.cli.tables import (
     print_rounding,
     print_table,
 )
+from secateur.cli.field_flags import parse_grid
 from secateur.cli.verb import BAD_INPUT, BROKEN_CONTRACT, Recipe, add_recipe_flags, print_record
 
 if TYPE_CHECKING:
     from secateur.records.run import RunRecord, TimeRecord
-    from secateur.records.sweep import SweepRecord
+    from secateur.records.sweep_record import SweepRecord
 
 SUMMARY = "Prune a model: learn, choose, shrink, recover, report."
 RECIPE = Recipe(module="secateur.compress.config", config="PruneConfig", value_flags=("sweep",), trains=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import TYPE_CHECKING, Any
 
-from secateur.cli.tables import format_score
+from secateur.cli.console_tables import format_score
 from secateur.cli.verb import Recipe, print_record
 from secateur.errors import ConfigError
 

@@ -10,21 +10,16 @@ from typing import TYPE_CHECKING, Any
 
 from secateur import config as configs
 from secateur.errors import ConfigError, did_you_mean
-from secateur.pipeline.run_folder import (
-    find_run_models,
-    is_run_folder,
-    load_run_recipe,
-    resolve_source,
-)
-from secateur.pipeline.runs import report
+from secateur.pipeline.run_folder import find_run_models, is_run_folder, load_run_recipe, resolve_source
+from secateur.pipeline.run_verbs import report
 
 if TYPE_CHECKING:
     from secateur.hf.model_view import ModelView
-    from secateur.records.bench import BenchRecord
+    from secateur.records.bench_record import BenchRecord
     from secateur.records.choice import ShrinkRecord
-    from secateur.records.costs import ProfileRecord
+    from secateur.records.cost_record import ProfileRecord
     from secateur.records.evaluation import EvaluateRecord
-    from secateur.records.export import ExportRecord
+    from secateur.records.export_record import ExportRecord
     from secateur.records.finding import Finding
     from secateur.records.verification import VerifyRecord
 
@@ -86,7 +81,7 @@ def profile(model: str | Path, *, seconds: float = 1.0, selection: str | Path | 
     from secateur.cost import breakdown
     from secateur.hf.feature_extractor import read_sample_rate
     from secateur.hf.load import load_config_view
-    from secateur.records.costs import ProfileRecord
+    from secateur.records.cost_record import ProfileRecord
     from secateur.structure import Selection, normalize
 
     if not 0 < seconds < math.inf:
@@ -209,7 +204,7 @@ def export(model: str | Path, *, target: str, out: str | Path, force: bool = Fal
         out: The folder to write.
         force: Replace `out` if it exists.
     """
-    from secateur.export.export import export_model
+    from secateur.export.export_model import export_model
 
     return export_model(resolve_source(model), target=target, out=Path(out), force=force)
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
-from secateur.records.base import Count, Hertz, NonNegative, Number, Record, Section
 from secateur.records.block_part import part_of_path
 from secateur.records.files import OMITTED
+from secateur.records.section import Count, Hertz, NonNegative, Number, Record, Section
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -8,7 +8,7 @@ from secateur.errors import SecateurError
 from secateur.export import find_target
 from secateur.hf.load import load_checkpoint
 from secateur.hf.save import atomic_folder, check_replaceable
-from secateur.records.export import ExportRecord
+from secateur.records.export_record import ExportRecord
 
 
 def export_model(source: str | Path, *, target: str, out: Path, force: bool = False) -> ExportRecord:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from secateur.cli.tables import print_verification
+from secateur.cli.console_tables import print_verification
 from secateur.cli.verb import BROKEN_CONTRACT, print_record
 
 SUMMARY = "Prove that a cut model is the masked model, and check the drop-in contract."

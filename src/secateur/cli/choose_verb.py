@@ -5,8 +5,8 @@ from __future__ import annotations
 import argparse
 from typing import TYPE_CHECKING, Any
 
-from secateur.cli.fields import parse_value
-from secateur.cli.tables import print_broken_contract, print_rounding
+from secateur.cli.console_tables import print_broken_contract, print_rounding
+from secateur.cli.field_flags import parse_value
 from secateur.cli.verb import BROKEN_CONTRACT, print_record
 
 if TYPE_CHECKING:

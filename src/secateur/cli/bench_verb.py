@@ -5,11 +5,11 @@ from __future__ import annotations
 import argparse
 from typing import TYPE_CHECKING, Any
 
-from secateur.cli.tables import print_table
+from secateur.cli.console_tables import print_table
 from secateur.cli.verb import add_settings_flag, print_record
 
 if TYPE_CHECKING:
-    from secateur.records.bench import BenchRecord, BenchRow
+    from secateur.records.bench_record import BenchRecord, BenchRow
 
 SUMMARY = "Measure time and memory of models side by side."
 

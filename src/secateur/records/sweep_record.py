@@ -6,10 +6,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from secateur.records.base import UNRECORDED_SAMPLE_RATE, Count, Hertz, Milliseconds, Number, Record, Section
 from secateur.records.environment import Environment
 from secateur.records.files import OMITTED
 from secateur.records.score import Direction, ScoreInfo
+from secateur.records.section import UNRECORDED_SAMPLE_RATE, Count, Hertz, Milliseconds, Number, Record, Section
 
 
 @dataclass(frozen=True, kw_only=True)

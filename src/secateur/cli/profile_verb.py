@@ -5,11 +5,11 @@ from __future__ import annotations
 import argparse
 from typing import TYPE_CHECKING, Any
 
-from secateur.cli.tables import print_table
+from secateur.cli.console_tables import print_table
 from secateur.cli.verb import print_record
 
 if TYPE_CHECKING:
-    from secateur.records.costs import ProfileRecord
+    from secateur.records.cost_record import ProfileRecord
 
 SUMMARY = "Parameters and MACs by block."
 

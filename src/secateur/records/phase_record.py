@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from secateur.records.base import Count, Number, Section
 from secateur.records.files import OMITTED
 from secateur.records.run import FreezingRecord, PhaseRecord, StageRecord
+from secateur.records.section import Count, Number, Section
 
 
 @dataclass(frozen=True, kw_only=True)

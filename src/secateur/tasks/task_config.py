@@ -8,12 +8,12 @@ from typing import get_args
 from transformers import PreTrainedConfig
 
 from secateur.data.corpus import Corpus
-from secateur.tasks.base import BuildInputs, EncoderInfo, Task
 from secateur.tasks.best_rq_task import BestRq
 from secateur.tasks.classification import Classification
 from secateur.tasks.ctc import Ctc
 from secateur.tasks.rnnt import Rnnt
 from secateur.tasks.slu import Slu
+from secateur.tasks.task import BuildInputs, EncoderInfo, Task
 
 #: Every task that a recipe can name; a new one is a file and a member of this union.
 TaskConfig = Ctc | Rnnt | Classification | Slu | BestRq
