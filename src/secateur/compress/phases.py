@@ -49,10 +49,9 @@ from secateur.records.files import write_json
 from secateur.records.phase_record import LearnResult, RecoverResult, TrainingResult
 from secateur.records.verification import Verification
 from secateur.structure import Selection, normalize
-from secateur.surgery.choose import Choice, choose, choose_uniform_share
+from secateur.surgery.choose import Choice, binding_limit_name, choose, choose_uniform_share
 from secateur.surgery.cut import cut_view
 from secateur.surgery.importance import magnitude_scores, order_scores
-from secateur.surgery.limits import CostLimit
 from secateur.surgery.verify import verify
 from secateur.tasks import Task
 
@@ -169,15 +168,11 @@ def select(context: RunContext, folder: Path, learned_folder: Path) -> None:
     if isinstance(choice_config, FromFile):
         normalized = normalize(structure, Selection.load(choice_config.path))
         counted_costs = {limit.name: limit.cost.count(normalized.selection) for limit in limits}
-
-        def spare_share(limit: CostLimit) -> float:
-            return limit.max_cost / limit.cost.dense - counted_costs[limit.name]
-
         choice = Choice(
             selection=normalized.selection,
             hard_decision_costs=counted_costs,
             counted_costs=counted_costs,
-            binding_limit=min(limits, key=spare_share).name,
+            binding_limit=binding_limit_name(limits, counted_costs),
             moved_units=0,
             gated_units=0,
             notes=normalized.adjustments,

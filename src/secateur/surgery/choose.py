@@ -133,7 +133,7 @@ def choose(
         selection=normalized.selection,
         hard_decision_costs={limit.name: limit.cost.exact(hard_decision) for limit in limits},
         counted_costs=counted_costs,
-        binding_limit=_binding_limit(limits, counted_costs),
+        binding_limit=binding_limit_name(limits, counted_costs),
         moved_units=int((kept_units != hard_decision).sum()),
         gated_units=int(is_gated.sum()),
         notes=normalized.adjustments,
@@ -144,7 +144,7 @@ def choose(
     return choice
 
 
-def _binding_limit(limits: Sequence[CostLimit], counted_costs: Mapping[str, float]) -> str:
+def binding_limit_name(limits: Sequence[CostLimit], counted_costs: Mapping[str, float]) -> str:
     """Return the name of the limit with the least room left."""
     # Room as a share of the dense cost, so that parameters can be compared with milliseconds.
     return min(limits, key=lambda limit: (limit.max_cost - counted_costs[limit.name]) / limit.cost.dense).name
@@ -201,7 +201,7 @@ def _join_parts(structure: Structure, encoder: Choice, head: Choice, limits: Seq
         selection=selection,
         hard_decision_costs=encoder.hard_decision_costs | head.hard_decision_costs,
         counted_costs=counted_costs,
-        binding_limit=_binding_limit(limits, counted_costs),
+        binding_limit=binding_limit_name(limits, counted_costs),
         moved_units=encoder.moved_units + head.moved_units,
         gated_units=encoder.gated_units + head.gated_units,
         notes=tuple(dict.fromkeys((*encoder.notes, *head.notes))),

@@ -17,7 +17,7 @@ from secateur.hf.model_view import ModelView
 from secateur.masking import mask_values
 from secateur.structure import Axis, DimBinding, Weight, normalize
 from secateur.surgery import cut
-from secateur.surgery.choose import DEFAULT_SLACK, choose, choose_uniform_share
+from secateur.surgery.choose import DEFAULT_SLACK, binding_limit_name, choose, choose_uniform_share
 from secateur.surgery.importance import magnitude_scores, order_scores
 from secateur.surgery.limits import min_reachable_share
 
@@ -315,3 +315,15 @@ def test_a_target_that_needs_units_that_are_gone_is_refused() -> None:
     assert pick(structure, scores, limit(structure, 0.6)).counted_costs == {"parameters-whole": 18}
     with pytest.raises(TargetError, match=r"allows 0\.8 of .* units that are left come to 0\.6"):
         pick(structure, scores, limit(structure, 0.8))
+
+
+def test_the_binding_limit_has_the_least_room_as_a_share_of_its_dense_cost() -> None:
+    structure = tiny_structure("wavlm", "base")
+    parameters, macs = limit(structure, 0.5), limit(structure, 0.5, "macs")
+    # Room of 10 % of the parameters and of 1 % of the MACs, although 1 % of the MACs is the larger number.
+    counted = {
+        parameters.name: parameters.max_cost - 0.1 * parameters.cost.dense,
+        macs.name: macs.max_cost - 0.01 * macs.cost.dense,
+    }
+    assert 0.01 * macs.cost.dense > 0.1 * parameters.cost.dense
+    assert binding_limit_name([parameters, macs], counted) == macs.name
