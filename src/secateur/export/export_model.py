@@ -29,7 +29,10 @@ def export_model(source: str | Path, *, target: str, out: Path, force: bool = Fa
     with atomic_folder(out, replace=force) as folder:
         exported = export_target.write(checkpoint, folder, source=source)
         if not exported.verification.is_proven:
-            raise SecateurError(f"{exported.verification.refusal} Nothing was written.")
+            raise SecateurError(
+                f"The exported model does not have the outputs of {str(source)!r}, which is an error in secateur, not "
+                f"in the input: {exported.verification.failed_proofs}. Nothing was written."
+            )
         file_sizes = {
             path.relative_to(folder).as_posix(): path.stat().st_size
             for path in sorted(folder.rglob("*"))

@@ -29,6 +29,9 @@ class GateConfig(Protocol):
         """The name of the kind of gate in a recipe."""
         ...
 
+    # Besides, a static method `make_gates(structure, configs, *, seed)` that returns the `GateSet` of the axes of the
+    # kinds in `configs`. Its `configs` are of the class itself, which a protocol cannot say.
+
 
 class GateSet(nn.Module, ABC):
     """Gates on all axes of some kinds, as a vector.

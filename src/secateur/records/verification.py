@@ -66,6 +66,11 @@ class Verification(Section):
         return tuple(check for check in self.checks if not check.holds)
 
     @property
+    def failed_proofs(self) -> str:
+        """Names and details of the checks of the proof that do not hold, in one line."""
+        return "; ".join(f"{check.name} ({check.detail})" for check in self.broken if check.is_proof)
+
+    @property
     def refusal(self) -> str:
         """Error message for an unproven model; empty where the proof holds."""
         if self.is_proven:
@@ -76,8 +81,10 @@ class Verification(Section):
                 "The masked model gives NaN or infinite values, so nothing can be proven of the cut model: look for "
                 "them in the checkpoint and in the losses of the run (a lower learning rate, precision fp32)."
             )
-        failed = "; ".join(f"{check.name} ({check.detail})" for check in self.broken if check.is_proof)
-        return f"The cut model is not the masked model, which is an error in secateur, not in the input: {failed}."
+        return (
+            "The cut model is not the masked model, which is an error in secateur, not in the input: "
+            f"{self.failed_proofs}."
+        )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -95,7 +95,10 @@ class ClassificationTask:
             if not label:
                 return f"has no {self.field}"
             if label not in self.label_ids:
-                return f"has a {self.field} outside the head's classes: {label!r}, expected {self._label_names_text}"
+                return (
+                    f"has a {self.field} outside the head's classes: {label!r}, expected {self._label_names_text}; if "
+                    "the head is of another task, name the task"
+                )
             return None if frames(utterance.samples) > 0 else TOO_SHORT
 
         return filter_utterances(corpus, problem)

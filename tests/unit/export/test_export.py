@@ -112,7 +112,9 @@ def test_a_shape_that_stock_classes_cannot_have_is_refused_by_name(root: Path, t
 
 
 def test_an_unknown_target_is_answered_by_the_nearest_name(root: Path, tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"Unknown export target 'stok'; allowed: stock\. Did you mean 'stock'\?"):
+    with pytest.raises(
+        ConfigError, match=rf"Unknown export target 'stok'; allowed: {', '.join(TARGETS)}\. Did you mean 'stock'\?"
+    ):
         secateur.export(root / "dense", target="stok", out=tmp_path / "out")
 
 

@@ -27,6 +27,12 @@ CORPUS = corpus_of(
     {"text": "stop", "label": "stop", "speaker": "b"},
 )
 GUESSES = BestRqSettings(entries=8, width=4)
+#: Every score of the tasks, and which way it improves.
+SCORES = {
+    *((name, "lower") for name in ("wer", "cer", "masked_loss")),
+    *((name, "higher") for name in ("accuracy", "macro_f1", "intent_accuracy", "masked_accuracy")),
+    *((name, "higher") for name in ("slu_f1", "entity_f1", "word_f1", "char_f1")),
+}
 CONFIGS: tuple[TaskConfig, ...] = (
     Ctc(),
     Rnnt(),
@@ -104,7 +110,6 @@ def test_a_task_fits_the_librarys_head_and_scores_it(config: TaskConfig, tmp_pat
     assert task.primary_metric in task.scores
     assert set(task.scores) == set(scorer.compute())
     for name, info in task.scores.items():
-        assert info.direction == ("lower" if name in ("wer", "cer", "masked_loss") else "higher")
-        assert info.is_share == (not name.endswith("loss"))
+        assert (name, info.direction) in SCORES
     repeated = build_task(config, source=tmp_path, model_config=BARE, corpus=CORPUS, encoder_info=ENCODER_INFO)
     assert repeated.fields() == task.fields()
