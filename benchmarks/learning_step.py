@@ -75,9 +75,11 @@ def trainee(teacher: Any, feed: Any, *, gates: bool, **training: Any) -> Any:
     student_view = ModelView(copy.deepcopy(teacher).requires_grad_(True))
     teacher_view = ModelView(teacher)
     learning = LearnConfig(**training)
-    imitator = DistillationModel(student_view, Distillation(), gradient_checkpointing=learning.gradient_checkpointing)
+    distillation_model = DistillationModel(
+        student_view, Distillation(), gradient_checkpointing=learning.gradient_checkpointing
+    )
     if not gates:
-        return DistillUnit(imitator, teacher_view, feed, [], learning)
+        return DistillUnit(distillation_model, teacher_view, feed, [], learning)
     structure = declare(teacher.config)
     cost, constraint = Cost.from_terms(Terms(structure), cost="parameters"), Constraint(target=0.25)
     gate_set = HardConcreteGates(structure, dict.fromkeys(KINDS, HardConcrete()), seed=0)
@@ -88,7 +90,7 @@ def trainee(teacher: Any, feed: Any, *, gates: bool, **training: Any) -> Any:
         gate_set.log_alpha[~small] = torch.cat([_decided(count) for count in counts])
         gate_set.log_alpha[small] = _decided(blocks)
     return PruneUnit(
-        imitator,
+        distillation_model,
         teacher_view,
         feed,
         [],

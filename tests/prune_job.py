@@ -56,10 +56,11 @@ def kill_points() -> dict[str, Callable[[int], None]]:
     """Where a process can be made to kill itself, at the n-th time that it comes there."""
     import shutil
 
-    from secateur import pipeline
     from secateur.compress import phases
     from secateur.compress.step import DistillUnit, PruneUnit
     from secateur.engine import checkpoint
+    from secateur.records import section
+    from secateur.records.run import RunRecord
 
     return {
         "learn step": lambda count: kill_before_call(PruneUnit, "end", count),
@@ -68,10 +69,10 @@ def kill_points() -> dict[str, Callable[[int], None]]:
         "rename": lambda count: kill_before_call(checkpoint, "_sync", count),
         "removal": lambda count: kill_before_call(shutil, "rmtree", count),
         "learned": lambda count: kill_before_call(phases, "save_file", count),
-        "json": lambda count: kill_before_call(phases, "write_json", count),
-        "model": lambda count: kill_before_call(phases, "write_model", count),
+        "json": lambda count: kill_before_call(section, "write_json", count),
+        "model": lambda count: kill_before_call(phases, "write_run_model", count),
         "verify": lambda count: kill_before_call(phases, "verify", count),
-        "record": lambda count: kill_before_call(pipeline, "write_json", count),
+        "record": lambda count: kill_before_call(RunRecord, "write", count),
     }
 
 

@@ -313,7 +313,10 @@ MISTAKES: list[tuple[list[str], str]] = [
         ["prune", "@/recipe.yaml", "--out", "out", "--learn.steps", "many"],
         "learn.steps: expected an integer",
     ),
-    (["prune", "@/recipe.yaml", "--out", "out", "--target", "0"], "a share above 0 and at most 1 of the cost, got 0"),
+    (
+        ["prune", "@/recipe.yaml", "--out", "out", "--target", "0"],
+        "target: expected a number > 0 and <= 1 or null, got 0",
+    ),
     (["prune", "@/recipe.yaml", "--out", "out", "--target", "0.001"], "smallest reachable share is 0.07"),
     (
         ["prune", "@/recipe.yaml", "--out", "out", "--data.kind", "foldr"],

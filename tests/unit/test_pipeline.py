@@ -86,7 +86,7 @@ def test_a_score_needs_no_learn_phase(root: Path, tmp_path: Path) -> None:
     assert record.phases == ()
     assert record.rounding.multiples == {"units": 5}
     assert {axis.kept % 5 for axis in record.axes if axis.kind == "units"} == {0}
-    assert "feed-forward units" in (tmp_path / "run" / "report.html").read_text().partition("What rounding cost")[2]
+    assert "feed-forward units" in (tmp_path / "run" / "report.html").read_text().partition("Cost of rounding")[2]
     assert not (tmp_path / "run" / "learned").exists()
     for name, units in Selection.load(tmp_path / "run" / "selection.json").axes.items():
         assert units == tuple(range(len(units))), name

@@ -98,7 +98,8 @@ def test_the_environment_names_versions_and_cores_but_neither_host_nor_path() ->
 
 def test_records_load_neither_torch_nor_transformers() -> None:
     code = (
-        "import sys; from secateur.records import bench, choice, environment, evaluation, pretraining, run, sweep; "
+        "import sys; from secateur.records import bench_record, choice, environment, evaluation, pretraining; "
+        "from secateur.records import run, sweep_record; "
         "environment.Environment.current(); print({'torch', 'transformers'} & set(sys.modules))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import logging
+import os
 import sys
 from collections.abc import Sequence
 from typing import NoReturn
@@ -77,6 +78,9 @@ def main(arguments: Sequence[str] | None = None, *, tune: bool = False) -> int:
         return _fail(str(error), BAD_INPUT)
     except KeyboardInterrupt:
         return _fail("stopped; `--resume` goes on from the last checkpoint of a run.", INTERRUPTED)
+    except BrokenPipeError:  # the reader of the output has gone, as in `secateur prune --help | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # else Python complains when it exits
+        return 0
     except PermissionError as error:
         return _fail(f"{error.filename or 'a file'} may not be read or written by this user.", BAD_INPUT)
     except OSError as error:
@@ -173,8 +177,6 @@ def _verb_parsers(parser: argparse.ArgumentParser) -> dict[str, argparse.Argumen
 
 def _configure_logging(verbose: bool) -> None:
     """Log to stderr, and silence the warnings and progress bars of libraries."""
-    import os
-
     # Threads that wait for each other must sleep, not spin: beside another busy process, on as few cores as the small
     # models want, spinning makes a step ten times slower. Read when torch is loaded, so set before.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
@@ -192,8 +194,6 @@ def _configure_logging(verbose: bool) -> None:
 
 def _tune_process() -> None:
     """Apply the settings for training, which change speed and the last digits of float32."""
-    import os
-
     from secateur.benchmarking.process_settings import tune_products, tuned_malloc_environment
 
     environment = tuned_malloc_environment()

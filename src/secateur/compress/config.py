@@ -9,11 +9,13 @@ from typing import Annotated, Literal
 from annotated_types import Gt, Le, Lt
 
 from secateur.bounds import (
+    KeptShare,
     NonNegative,
     NonNegativeInt,
     Positive,
     PositiveInt,
     ProperShare,
+    Seed,
     Share,
     ShareBelowOne,
 )
@@ -277,7 +279,7 @@ class PruneConfig:
     """a model folder, a hub id, or ``tiny``, the teacher that ships with the package"""
     out: str | None = None
     """the run folder; null: ``runs/<name>``"""
-    seed: NonNegativeInt = 0
+    seed: Seed = 0
     """seed of everything random"""
     data: DataConfig = field(default_factory=SyntheticData)
     """speech to train on"""
@@ -293,7 +295,7 @@ class PruneConfig:
     predictor and joiner, with a constraint that counts them; null leaves out a kind that a base gates"""
     factorise: FactorizationConfig | None = None
     """linear maps that are pruned by rank; null: none"""
-    target: float | None = None
+    target: KeptShare | None = None
     """the share that is kept, of every constraint without a target of its own; without `constraints`, of the parameters
     of the whole model"""
     constraints: tuple[Constraint, ...] = ()

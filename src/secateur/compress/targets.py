@@ -73,7 +73,7 @@ def pruned_axes(config: PruneConfig, structure: Structure) -> frozenset[str]:
         ConfigError: No axis is pruned, or the recipe names kinds of a head or of ranks that the model lacks.
     """
     kinds = config.pruned_kinds
-    check_kinds(kinds)
+    check_kinds((*config.gates, *kinds))  # also kinds that are set to null, which may be misspelled
     axes = [axis for axis in structure.axes_of_kinds(kinds) if axis.size]  # an axis of a cut model may be empty
     if isinstance(config.choose, FromFile):
         return frozenset(axis.name for axis in axes)

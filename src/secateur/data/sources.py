@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
-from secateur.bounds import NonNegative, NonNegativeInt, PositiveInt, Share
+from secateur.bounds import NonNegative, PositiveInt, Seed, Share
 from secateur.errors import ConfigError, did_you_mean
 
 # Fields of an utterance in a manifest or table, documented in `fields.make_entry`.
@@ -20,7 +20,7 @@ class SyntheticData:
     kind: Literal["synthetic"] = "synthetic"
     utterances: PositiveInt = 400
     """Number of utterances."""
-    seed: NonNegativeInt = 0
+    seed: Seed = 0
     """Seed of words and voices; the same seed gives the same corpus."""
     words_per_utterance: tuple[PositiveInt, PositiveInt] = (4, 12)
     """Minimum and maximum number of words in an utterance."""

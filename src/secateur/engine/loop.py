@@ -16,7 +16,7 @@ from typing import Literal
 
 import torch
 
-from secateur.bounds import NonNegativeInt, PositiveInt
+from secateur.bounds import NonNegativeInt, PositiveInt, Seed
 from secateur.engine.checkpoint import CheckpointContents, Checkpoints, SavedCheckpoint, read
 from secateur.engine.distributed import DistributedContext
 from secateur.engine.log import Log
@@ -47,7 +47,7 @@ class LoopConfig:
     """Interval of checkpoints, in steps; 0 saves at the end only."""
     keep: PositiveInt = 2
     """Number of the newest checkpoints of the phase to keep."""
-    seed: NonNegativeInt = 0
+    seed: Seed = 0
     """Seed of the global random generators at the start of the phase; ranks have different generators."""
     progress: bool = False
     """Whether to show a progress bar in the terminal."""

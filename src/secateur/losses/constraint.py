@@ -8,7 +8,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from secateur.bounds import PositiveFinite, Share
+from secateur.bounds import KeptShare, PositiveFinite, Share
 from secateur.errors import ConfigError
 
 #: Beginning of the message for a constraint without a target, or with several.
@@ -30,7 +30,7 @@ class Constraint:
     """cost that is limited: number of parameters, multiply-accumulates or predicted latency"""
     scope: str = "whole"
     """``whole``, ``gated``, ``encoder``, ``frontend``, ``transducer`` (predictor and joiner) or a module path"""
-    target: float | None = None
+    target: KeptShare | None = None
     """share of the dense cost that is kept"""
     sparsity: float | None = None
     """share of the dense cost that is removed"""

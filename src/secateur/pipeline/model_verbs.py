@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,6 +23,9 @@ if TYPE_CHECKING:
     from secateur.records.verification import VerifyRecord
 
 logger = logging.getLogger(__name__)
+
+#: Longest audio that `profile` counts for: eleven days.
+MAX_SECONDS = 1_000_000
 
 
 def shrink(
@@ -84,8 +86,8 @@ def profile(model: str | Path, *, seconds: float = 1.0, selection: str | Path | 
     from secateur.records.cost_record import ProfileRecord
     from secateur.structure import Selection, normalize
 
-    if not 0 < seconds < math.inf:
-        raise ConfigError(f"seconds: got {seconds:g}, allowed is above 0.")
+    if not 0 < seconds <= MAX_SECONDS:
+        raise ConfigError(f"seconds: got {seconds:g}, allowed is above 0 and at most {MAX_SECONDS:,}.")
     source = resolve_source(model)
     structure, sample_rate = load_config_view(source).structure, read_sample_rate(source)
     normalized_selection = normalize(structure, Selection.load(selection)).selection if selection else None

@@ -65,7 +65,8 @@ def check_run_folder(folder: Path, recipe: str, *, resume: bool, name: str = REC
             raise ConfigError(
                 f"The run folder {str(folder)!r} is in use: add --resume to go on with it, or give another --out."
             )
-        changed_fields = configs.differences(recipe_path.read_text(encoding="utf-8", errors="replace"), recipe)
+        differences = configs.differences(recipe_path.read_text(encoding="utf-8", errors="replace"), recipe)
+        changed_fields = [field for field in differences if field != "out"]  # a run folder can be moved
         if changed_fields:
             remainder_text = f" and {len(changed_fields) - 3} more" if len(changed_fields) > 3 else ""
             raise ConfigError(

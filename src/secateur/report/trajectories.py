@@ -86,8 +86,8 @@ class _ChartBuilder:
     def scores_chart(self, scores: Sequence[Score]) -> Chart | None:
         """Draw the scores of the task on held-out audio."""
         curves = [
-            ChartCurve(name=score.title, points=tuple(points), color=colour, style="dots")
-            for colour, score in enumerate(scores)
+            ChartCurve(name=score.title, points=tuple(points), color=color_index, style="dots")
+            for color_index, score in enumerate(scores)
             if score.is_share and (points := self.series.pop(f"validation/{score.name}", None))
         ]
         directions = dict.fromkeys(score.direction_text for score in scores if score.direction_text)
@@ -99,12 +99,12 @@ class _ChartBuilder:
         """Draw the expected kept share and the target, a color per constraint."""
         names = [name.partition("/")[2] for name in self.series if name.startswith("kept/")]
         curves = []
-        for colour, name in enumerate(names):
+        for color_index, name in enumerate(names):
             expected_points = tuple(self.series.pop(f"kept/{name}"))
-            curves.append(ChartCurve(name=f"{name}: expected", points=expected_points, color=colour))
+            curves.append(ChartCurve(name=f"{name}: expected", points=expected_points, color=color_index))
             if target_points := self.series.pop(f"target/{name}", None):
                 curves.append(
-                    ChartCurve(name=f"{name}: target", points=tuple(target_points), color=colour, style="dashed")
+                    ChartCurve(name=f"{name}: target", points=tuple(target_points), color=color_index, style="dashed")
                 )
         return self._chart(curves, "kept", "Kept share against target", is_percent=True)
 
@@ -115,9 +115,9 @@ class _ChartBuilder:
             ChartCurve(
                 name=UNIT_KIND_LABELS.get(kind := name.removeprefix(prefix), kind),
                 points=tuple(self.series.pop(name)),
-                color=colour,
+                color=color_index,
             )
-            for colour, name in enumerate(names)
+            for color_index, name in enumerate(names)
         ]
         return self._chart(curves, prefix.strip("/"), title, is_percent=is_percent)
 
@@ -146,8 +146,8 @@ class _ChartBuilder:
         """Draw the remaining series of a group such as ``validation/…``, or the series with the name of the group."""
         names = [name for name in self.series if name.partition("/")[0] == group]
         curves = [
-            ChartCurve(name=name.partition("/")[2] or name, points=tuple(self.series.pop(name)), color=colour)
-            for colour, name in enumerate(names)
+            ChartCurve(name=name.partition("/")[2] or name, points=tuple(self.series.pop(name)), color=color_index)
+            for color_index, name in enumerate(names)
         ]
         return self._chart(curves, f"other-{group}", group.replace("_", " "))
 

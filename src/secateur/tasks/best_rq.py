@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from transformers.audio_utils import mel_filter_bank
 
-from secateur.bounds import NonNegativeFinite, NonNegativeInt, PositiveInt, ProperShare
+from secateur.bounds import NonNegativeFinite, NonNegativeInt, PositiveInt, ProperShare, Seed
 from secateur.data.corpus import SAMPLE_RATE
 from secateur.errors import ConfigError
 
@@ -54,7 +54,7 @@ class BestRqSettings:
     """Length of a masked span in encoder frames."""
     visible_weight: NonNegativeFinite = 0.5
     """Loss weight of the unmasked frames, relative to 1 for the masked ones; 0 in the paper."""
-    seed: NonNegativeInt = 0
+    seed: Seed = 0
     """Seed of the quantizer."""
 
     def __post_init__(self) -> None:

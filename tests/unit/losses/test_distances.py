@@ -109,16 +109,16 @@ def test_a_padded_batch_has_the_sums_of_its_utterances_alone(family: str, pairin
     with torch.no_grad():
         for value in student.parameters():
             value.mul_(1.1)
-    imitator = DistillationModel(ModelView(student), Distillation(pairing=pairing))
-    pairs = [(layer, layer) for layer in imitator.layers]
+    distillation_model = DistillationModel(ModelView(student), Distillation(pairing=pairing))
+    pairs = [(layer, layer) for layer in distillation_model.layers]
     sums, gradients = [], []
     for batches in (lambda b: b[:1], lambda b: b[1:]):
-        imitator.zero_grad()
+        distillation_model.zero_grad()
         total = torch.zeros(len(pairs))
         for item in batches(batch_of((4000, 2501, 1777))):
             with torch.no_grad():
                 targets = hidden_states(ModelView(teacher), item)
-            passed = imitator(item, targets, pairs)
+            passed = distillation_model(item, targets, pairs)
             assert (passed.layer_distances is None) == isinstance(pairing, FixedLayerMapping)
             passed.pairs.mean().backward()
             total += passed.pairs.detach()
@@ -135,11 +135,11 @@ def test_a_student_that_is_the_teacher_has_no_loss(family: str, maps: Any) -> No
     teacher = seeded_model(family, "base")
     (batch,) = batch_of((3000, 3000))[:1]
     batch = replace(batch, values=model_inputs(teacher, batch.values)[0])
-    imitator = DistillationModel(
+    distillation_model = DistillationModel(
         ModelView(seeded_model(family, "base")), Distillation(pairing=FixedLayerMapping(maps=maps))
     )
     targets = hidden_states(ModelView(teacher), batch)
-    result = imitator(batch, targets, [(layer, layer) for layer in imitator.layers]).pairs
+    result = distillation_model(batch, targets, [(layer, layer) for layer in distillation_model.layers]).pairs
     torch.testing.assert_close(result, torch.zeros_like(result), atol=1e-3, rtol=0)
 
 
