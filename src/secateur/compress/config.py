@@ -98,8 +98,7 @@ class TrainingConfig:
     compile: bool = False
     """run student and teacher through torch.compile"""
     gradient_checkpointing: bool = False
-    """keep no activations inside the layers for the backward pass, which computes them again: a third more time, far
-    less memory"""
+    """recompute activations inside the layers in the backward pass: a third more time, far less memory"""
     regularise: RegularizationConfig = field(default_factory=RegularizationConfig)
     """randomness in the student, with a task alone"""
     freeze_frontend: bool = False
@@ -147,8 +146,7 @@ class LearnConfig(TrainingConfig):
     """learning rates of lambda1 and lambda2. Published runs give both the same; over hundreds of steps instead of tens
     of thousands a stiffer lambda2 keeps the cost from swinging past its target"""
     gate_schedule: Literal["constant", "weights"] = "constant"
-    """learning rate of gates and multipliers over the steps: constant, or that of the weights as in the released
-    codes"""
+    """schedule of gates and multipliers: constant, or that of the weights, as in the released code of the papers"""
     freeze: FreezeConfig | None = None
     """close gates for good while learning goes on; null lets every gate reopen until the last step"""
 
@@ -296,8 +294,7 @@ class PruneConfig:
     factorise: FactorizationConfig | None = None
     """linear maps that are pruned by rank; null: none"""
     target: KeptShare | None = None
-    """the share that is kept, of every constraint without a target of its own; without `constraints`, of the parameters
-    of the whole model"""
+    """the kept share, of each constraint without a target; without `constraints`, of the whole model's parameters"""
     constraints: tuple[Constraint, ...] = ()
     """costs that the pruned model must meet, in the place of the default one on parameters"""
     latency: Conditions = field(default_factory=Conditions)
