@@ -13,6 +13,7 @@ from secateur.schema import DefaultKind
 from secateur.structure import Structure
 
 #: Every kind of gate that a recipe can name; a new kind is a file in this folder and a member of this union.
+#: A member has a `kind` and a static method `make_gates(structure, configs, *, seed)` that returns the `GateSet`.
 Gate = Annotated[HardConcrete | SelfPinching, DefaultKind("hard_concrete")]
 
 __all__ = [

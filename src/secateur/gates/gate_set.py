@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Mapping
-from typing import Protocol
 
 import torch
 from torch import Tensor, nn
@@ -19,18 +18,6 @@ UNDECIDED_BOUNDS = (0.05, 0.95)
 
 #: Smallest scale of a kept unit: with some settings a gate right at its decision boundary has a mask of zero.
 MIN_SCALE = 0.01
-
-
-class GateConfig(Protocol):
-    """Settings of a kind of gate: a frozen dataclass with a `kind`, member of the union `Gate`."""
-
-    @property
-    def kind(self) -> str:
-        """The name of the kind of gate in a recipe."""
-        ...
-
-    # Besides, a static method `make_gates(structure, configs, *, seed)` that returns the `GateSet` of the axes of the
-    # kinds in `configs`. Its `configs` are of the class itself, which a protocol cannot say.
 
 
 class GateSet(nn.Module, ABC):

@@ -93,7 +93,7 @@ class HardConcreteGates(GateSet):
         return open_logit(self.log_alpha, self._parameters_on_device())
 
     def gate_scales(self) -> Tensor:
-        """Return the deterministic mask of each gate, at least that of a gate at the decision boundary: (gates,)."""
+        """Return the deterministic mask of each gate, not below the mask at the decision boundary: (gates,)."""
         parameters = self._parameters_on_device()
         bound = torch.log(-parameters.low / parameters.high)
         # log alpha where P(z != 0) = 1/2

@@ -8,7 +8,6 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
 
 from torch import Tensor
 
@@ -102,12 +101,6 @@ def write_model(
         logger.warning("%s has no preprocessor_config.json: the model is written without a feature extractor", source)
     if selection is not None:
         write_json(folder / "selection.json", selection.to_json(), indent=None)
-
-
-def save_model(path: str | Path, view: ModelView, *, replace: bool = False, **kwargs: Any) -> None:
-    """Call `write_model` on an `atomic_folder`."""
-    with atomic_folder(Path(path), replace=replace) as folder:
-        write_model(folder, view, **kwargs)
 
 
 def _copy_file(source: str | Path, name: str, folder: Path) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -280,8 +280,3 @@ def _is_number(value: object) -> bool:
     return (
         isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < float("inf") and value == value
     )
-
-
-def keep_all(structure: Structure, names: Sequence[str] = ()) -> Selection:
-    """Return a selection of all units, which names the given axes."""
-    return Selection(axes={name: tuple(sorted(structure.axis(name).units)) for name in names})

@@ -14,7 +14,7 @@ import wav2vec2_axes as names
 from secateur.errors import ModelError, SecateurError, SelectionError
 from secateur.hf.declare import declare
 from secateur.hf.model_view import ModelView
-from secateur.hf.save import atomic_folder, save_model
+from secateur.hf.save import atomic_folder, write_model
 from secateur.masking import attach
 from secateur.structure import Selection
 from secateur.surgery import cut, load_config, load_model
@@ -149,9 +149,12 @@ def test_a_folder_appears_whole_or_not_at_all(tmp_path: Path) -> None:
     with pytest.raises(RuntimeError, match="stop"), atomic_folder(folder) as partial:
         _fail_in(partial)
     assert list(folder.parent.iterdir()) == []
-    save_model(folder, ModelView(cut(tiny("hubert", "base"), SMALL)), source=None)
+    cut_view = ModelView(cut(tiny("hubert", "base"), SMALL))
+    with atomic_folder(folder) as partial:
+        write_model(partial, cut_view, source=None)
     assert {path.name for path in folder.parent.iterdir()} == {"model"}
-    with pytest.raises(SecateurError, match="exists already and is not empty"):
-        save_model(folder, ModelView(cut(tiny("hubert", "base"), SMALL)), source=None)
-    save_model(folder, ModelView(cut(tiny("hubert", "base"), SMALL)), source=None, replace=True)
+    with pytest.raises(SecateurError, match="exists already and is not empty"), atomic_folder(folder):
+        pass
+    with atomic_folder(folder, replace=True) as partial:
+        write_model(partial, cut_view, source=None)
     assert load_model(folder).config.model_type == "secateur-hubert"
