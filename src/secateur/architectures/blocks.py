@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import astuple, dataclass, replace
 
 from secateur.architectures.table import AxisTable
+from secateur.records.block_part import ATTENTION, CONVOLUTION, FEED_FORWARD, REST
 from secateur.structure import Axis, Unit, UseCount
 from secateur.structure import axis as names
-from secateur.structure.block import ATTENTION, CONVOLUTION, FEED_FORWARD, REST
 
 
 def once_per_frame(table: AxisTable) -> UseCount:

@@ -25,9 +25,9 @@ from secateur.architectures.wav2vec2 import ORIGINAL_FIELDS, fields, front_end
 from secateur.nn.conformer_attention import CutConformerAttention
 from secateur.nn.constant_block import resize_feed_forward
 from secateur.nn.convolution import resize_convolution_module
+from secateur.records.block_part import PROJECTION
 from secateur.structure import ConvStage, FeatureSpec
 from secateur.structure import axis as names
-from secateur.structure.block import PROJECTION
 from secateur.structure.encoder_shape import EncoderShape
 
 PROJECTIONS = Projections(query="linear_q", key="linear_k", value="linear_v", output="linear_out")

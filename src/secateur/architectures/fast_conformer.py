@@ -27,9 +27,9 @@ from secateur.errors import ModelError
 from secateur.nn.constant_block import resize_feed_forward
 from secateur.nn.convolution import resize_convolution, resize_convolution_module
 from secateur.nn.shared_attention import CutSharedAttention
+from secateur.records.block_part import ATTENTION, FRONT_END
 from secateur.structure import Axis, ConvStage, FeatureSpec, UseCount
 from secateur.structure import axis as names
-from secateur.structure.block import ATTENTION, FRONT_END
 from secateur.structure.encoder_shape import EncoderShape
 
 #: Samples between two log-mel features.

@@ -20,9 +20,9 @@ from secateur.architectures.table import AxisTable
 from secateur.nn.attention import CutAttention, CutWavLMAttention
 from secateur.nn.constant_block import resize_feed_forward
 from secateur.nn.positional_conv import resize_positional_conv
+from secateur.records.block_part import FRONT_END, POSITIONAL_CONV, PROJECTION
 from secateur.structure import Axis, ConvStage, UseCount
 from secateur.structure import axis as names
-from secateur.structure.block import FRONT_END, POSITIONAL_CONV, PROJECTION
 from secateur.structure.encoder_shape import EncoderShape, PositionalConvShape
 
 ORIGINAL_FIELDS = ("conv_dim", "hidden_size", "intermediate_size", "num_attention_heads", "num_hidden_layers")

@@ -22,9 +22,9 @@ from secateur.benchmarking.isolated_process import measure_in_subprocess, serve
 from secateur.benchmarking.timing import interleave_timings
 from secateur.errors import ConfigError
 from secateur.records.bench_record import BenchRecord, BenchRow
+from secateur.records.block_part import REST
 from secateur.records.environment import Environment, usable_cores
 from secateur.records.files import plain
-from secateur.structure.block import REST
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -115,7 +115,7 @@ def bench(config: BenchConfig) -> BenchRecord:
 
 
 def _measure_peak(config: BenchConfig, job: dict[str, Any], row: BenchRow) -> float | None:
-    """Return the peak memory of the model and case of a row in MiB, measured in a process of its own."""
+    """Return the peak memory of the model and case of a row in MiB, measured in a separate process."""
     logger.info("memory of %s, %s", row.model, row.form)
     peak_mib: float | None = _measure(config, job | {"kind": "memory", "row": row.to_dict()})["peak_mib"]
     return peak_mib

@@ -15,6 +15,7 @@ from secateur.cost import breakdown
 from secateur.cost.latency_table import LatencyTable
 from secateur.data.corpus import Corpus
 from secateur.gates import UNDECIDED_BOUNDS
+from secateur.records.block_part import REST
 from secateur.records.choice import ChoiceRecord
 from secateur.records.cost_record import BlockCosts, Breakdown, LatencyRecord
 from secateur.records.environment import Environment
@@ -33,7 +34,6 @@ from secateur.records.run import (
 )
 from secateur.records.verification import Verification
 from secateur.structure import Selection, Structure
-from secateur.structure.block import REST
 
 #: Bins of the open probability from 0 to 1.
 HISTOGRAM_BINS = 20  # each covers 0.05

@@ -9,9 +9,9 @@ import torch
 from secateur.cost.expected import COSTS, FactorizedForm, Terms, indicator
 from secateur.cost.latency_table import LatencyTable
 from secateur.cost.predicted_time import LatencyPredictor
+from secateur.records.block_part import REST
 from secateur.records.cost_record import Breakdown, CostRecord
 from secateur.structure import Selection, Structure
-from secateur.structure.block import REST
 
 #: Name of the block of everything outside of modules.
 REST_BLOCK = REST

@@ -31,9 +31,9 @@ from secateur.cost.expected import Cost, FactorizedForm, Terms
 from secateur.cost.latency_table import LatencyCurve, LatencyTable
 from secateur.cost.liveness import Presence
 from secateur.errors import ConfigError
+from secateur.records.block_part import ATTENTION, FEED_FORWARD, POSITIONAL_CONV, PROJECTION, REST
 from secateur.structure import Structure
 from secateur.structure import axis as names
-from secateur.structure.block import ATTENTION, FEED_FORWARD, POSITIONAL_CONV, PROJECTION, REST
 
 
 class LatencyPredictor:

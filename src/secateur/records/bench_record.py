@@ -6,9 +6,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from secateur.bounds import NonNegativeFinite, PositiveFinite
 from secateur.records.environment import Environment
 from secateur.records.files import OMITTED
-from secateur.records.section import Count, Hertz, NonNegative, Positive, Record, Section
+from secateur.records.section import Count, Hertz, Record, Section
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,20 +41,21 @@ class BenchRow(Section):
     name: str
     form: str = ""
     weights: str = ""
-    seconds: Positive  # of an utterance
+    seconds: PositiveFinite  # of an utterance
     batch: Count  # utterances per forward pass
     dtype: str = ""
     threads: Count | None = None
     sample_rate: Hertz | None = None
-    median_ms: Positive
-    low_ms: Positive
-    high_ms: Positive
+    median_ms: PositiveFinite
+    low_ms: PositiveFinite
+    high_ms: PositiveFinite
     repeats: Count | None = None
-    real_time_factor: Positive | None = None  # seconds of computation per second of audio
-    throughput: Positive | None = None  # seconds of audio per second of computation
-    ratio: Positive | None = None  # above 1: faster than the first model
-    blocks_ms: Mapping[str, NonNegative] = field(default_factory=dict)  # {"attention": 12.3, "feed-forward": 20.1}
-    peak_mib: NonNegative | None = field(default=None, metadata=OMITTED)  # 2**20 bytes
+    real_time_factor: PositiveFinite | None = None  # seconds of computation per second of audio
+    throughput: PositiveFinite | None = None  # seconds of audio per second of computation
+    ratio: PositiveFinite | None = None  # above 1: faster than the first model
+    # {"attention": 12.3, "feed-forward": 20.1}
+    blocks_ms: Mapping[str, NonNegativeFinite] = field(default_factory=dict)
+    peak_mib: NonNegativeFinite | None = field(default=None, metadata=OMITTED)  # 2**20 bytes
 
     @property
     def has_random_weights(self) -> bool:

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
+from secateur.bounds import NonNegativeFinite
 from secateur.records.block_part import part_of_path
 from secateur.records.files import OMITTED
-from secateur.records.section import Count, Hertz, NonNegative, Number, Record, Section
+from secateur.records.section import Count, Hertz, Number, Record, Section
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,7 +25,7 @@ class CostRecord(Section):
 
     parameters: Count = 0
     macs: Count = 0  # multiply-accumulates, not FLOPs
-    latency: NonNegative | None = field(default=None, metadata=OMITTED)
+    latency: NonNegativeFinite | None = field(default=None, metadata=OMITTED)
     part: str | None = field(default=None, metadata=OMITTED)
     layer: Count | None = field(default=None, metadata=OMITTED)
 

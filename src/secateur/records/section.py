@@ -15,6 +15,7 @@ from typing import Annotated, Any, Self
 
 import pydantic
 
+from secateur.bounds import NonNegativeInt, Positive, PositiveInt
 from secateur.errors import SecateurError
 from secateur.records.files import plain, read_json, write_json
 
@@ -33,13 +34,9 @@ def _keep_integer(value: Any, validate: pydantic.ValidatorFunctionWrapHandler) -
 #: Integer or float, NaN and infinity included; JSON has those as "nan", "inf" and "-inf".
 Number = Annotated[float, pydantic.WrapValidator(_keep_integer)]
 #: Number of units, parameters, samples, steps or files.
-Count = Annotated[int, pydantic.Field(ge=0)]
-Hertz = Annotated[int, pydantic.Field(gt=0)]
-Milliseconds = Annotated[float, pydantic.Field(gt=0)]
-#: Finite number above zero, such as a measured time.
-Positive = Annotated[float, pydantic.Field(gt=0, allow_inf_nan=False)]
-#: Finite number of at least zero, such as the cost of a block that may be empty.
-NonNegative = Annotated[float, pydantic.Field(ge=0, allow_inf_nan=False)]
+Count = NonNegativeInt
+Hertz = PositiveInt
+Milliseconds = Positive
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -104,9 +101,9 @@ class Record(Section):
             SecateurError: `data` is not a JSON object of this format, or a value has the wrong type.
         """
         if not isinstance(data, Mapping) or data.get("format") != FORMAT:
-            got = repr(data.get("format")) if isinstance(data, Mapping) else f"a {type(data).__name__}"
+            actual_format = repr(data.get("format")) if isinstance(data, Mapping) else f"a {type(data).__name__}"
             raise SecateurError(
-                f'{path}: a record is a JSON object with "format": {FORMAT}; got {got}. '
+                f'{path}: a record is a JSON object with "format": {FORMAT}; got {actual_format}. '
                 "Make the record again, or use the version of secateur that wrote it."
             )
         return super().from_dict(data, path=path)
@@ -131,5 +128,5 @@ def _describe(error: pydantic.ValidationError) -> str:
     message = first_mistake["msg"]
     remainder_text = f" ({len(mistakes) - 1} more like it)" if len(mistakes) > 1 else ""
     # The value may be a whole section: the first 60 characters are enough to recognize it.
-    got = str(first_mistake["input"])[:60]
-    return f"at {location}, {message[:1].lower()}{message[1:]}; got {got!r}{remainder_text}"
+    value_text = str(first_mistake["input"])[:60]
+    return f"at {location}, {message[:1].lower()}{message[1:]}; got {value_text!r}{remainder_text}"

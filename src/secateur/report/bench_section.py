@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from itertools import groupby
 
 from secateur.records.bench_record import BenchRecord, BenchRow
+from secateur.records.block_part import PARTS, REST
 from secateur.report.costs import BarSegment, StackedBar, stacked_bar
 from secateur.report.formatting import format_count, format_milliseconds, format_number, format_percent
 from secateur.report.stages import Cell
-from secateur.structure.block import PARTS, REST
 
 #: Column titles of the table, in the order of the cells of `_row_cells`.
 COLUMNS = (

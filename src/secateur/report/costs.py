@@ -7,11 +7,11 @@ from dataclasses import dataclass
 
 from markupsafe import Markup
 
+from secateur.records.block_part import FRONT_END, PARTS, POSITIONAL_CONV, PROJECTION, REST
 from secateur.records.cost_record import BlockCosts, CostRecord
 from secateur.report.charts import WIDTH, Chart
 from secateur.report.formatting import format_milliseconds, format_percent, format_si
 from secateur.report.svg import element, rectangle, svg_image, text
-from secateur.structure.block import FRONT_END, PARTS, POSITIONAL_CONV, PROJECTION, REST
 
 #: Names on the page of the `PARTS` of an encoder, in the same order.
 PART_TITLES = (

@@ -4,17 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-FRONT_END = "front end"
-PROJECTION = "projection"
-POSITIONAL_CONV = "positional conv"
-ATTENTION = "attention"
-FEED_FORWARD = "feed-forward"
-REST = "rest"
-CONVOLUTION = "convolution"
-
-#: Parts of an encoder in the order in which tables and figures list them. Records contain these names.
-PARTS = (FRONT_END, PROJECTION, POSITIONAL_CONV, ATTENTION, FEED_FORWARD, REST, CONVOLUTION)
-
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Block:
@@ -25,7 +14,8 @@ class Block:
 
     Attributes:
         path: Module path, relative to the base model.
-        part: Part of the encoder, one of `PARTS`. The part of a whole layer is ``rest``: its norms and sums.
+        part: Part of the encoder, one of `secateur.records.block_part.PARTS`. The part of a whole layer is ``rest``:
+            its norms and sums.
         layer: Index of the encoder layer, or of the convolution in the front end; None for a part that is one module.
     """
 

@@ -7,8 +7,9 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 from secateur.errors import ConfigError, did_you_mean
+from secateur.records.block_part import REST
 from secateur.structure.axis import Axis
-from secateur.structure.block import REST, Block
+from secateur.structure.block import Block
 from secateur.structure.rows import (
     ConvStage,
     Factorization,

@@ -6,8 +6,7 @@ import pytest
 from support import FAST_CONFORMERS, MODELS, tiny, tiny_structure
 
 from secateur.cost import breakdown
-from secateur.records.block_part import part_of_path
-from secateur.structure.block import CONVOLUTION, FRONT_END, PARTS
+from secateur.records.block_part import CONVOLUTION, FRONT_END, PARTS, part_of_path
 
 ALL_MODELS = [*MODELS, *((family, "base") for family in FAST_CONFORMERS)]
 

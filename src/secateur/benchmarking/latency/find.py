@@ -16,9 +16,9 @@ from secateur.cache import cache_folder
 from secateur.cost.latency_table import Conditions, LatencyTable
 from secateur.data.corpus import SAMPLE_RATE
 from secateur.errors import ConfigError, SecateurError
+from secateur.records.block_part import ATTENTION, FEED_FORWARD, FRONT_END, POSITIONAL_CONV, PROJECTION, REST
 from secateur.records.environment import Environment, usable_cores
 from secateur.records.files import plain, write_json
-from secateur.structure.block import ATTENTION, FEED_FORWARD, FRONT_END, POSITIONAL_CONV, PROJECTION, REST
 
 if TYPE_CHECKING:
     from secateur.hf.model_view import ConfigView

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from secateur.benchmarking.latency.shapes import ModelShape, architecture_view, time_key
 from secateur.cost.latency_table import AttentionTime, LatencyCurve, LatencySurface, LatencyTable
-from secateur.structure.block import ATTENTION, FEED_FORWARD, FRONT_END, POSITIONAL_CONV, PROJECTION, REST
+from secateur.records.block_part import ATTENTION, FEED_FORWARD, FRONT_END, POSITIONAL_CONV, PROJECTION, REST
 
 FloatArray = NDArray[np.float64]
 

@@ -16,7 +16,7 @@ from secateur.benchmarking.bench import make_audio
 from secateur.benchmarking.block_timer import block_timer
 from secateur.benchmarking.isolated_process import report_step, serve
 from secateur.benchmarking.latency.shapes import ModelShape, architecture_view, shapes_to_measure, time_key
-from secateur.structure.block import REST
+from secateur.records.block_part import REST
 
 if TYPE_CHECKING:
     from secateur.hf.model_view import ModelView

@@ -12,9 +12,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from secateur.records.block_part import ATTENTION, FEED_FORWARD
 from secateur.structure import Selection, Structure
 from secateur.structure import axis as names
-from secateur.structure.block import ATTENTION, FEED_FORWARD
 
 if TYPE_CHECKING:
     from secateur.hf.model_view import ConfigView
