@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import copy
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Literal
@@ -270,23 +270,30 @@ def recover(
         cut_model.model.eval()
         recovered_stage = RunStage(cut_model, distiller, objective.task)
         if is_main_process():
-            stages = stage_records(
-                context, {"dense": dense_stage, "shrunk": shrunk_stage, "recovered": recovered_stage}
-            )
-            _, left_out = context.extra.select_fitting(context.teacher_view, cut_model)
-            for note in left_out:
-                logger.warning("%s", note)
-            recover_result = RecoverResult(
-                stages=stages,
-                left_out=tuple(left_out),
-                steps=result.steps if result else None,
-                seconds=result.seconds if result else None,
-            )
-            recover_result.write(folder / "stages.json")
-            selection = Selection.load(folder / "selection.json")
-            with atomic_folder(folder / "model") as partial_folder:
-                write_run_model(partial_folder, cut_model, context, objective.task, selection)
+            stages = {"dense": dense_stage, "shrunk": shrunk_stage, "recovered": recovered_stage}
+            _write_recovered(context, folder, stages, result)
     process().wait_for_everyone()
+
+
+def _write_recovered(
+    context: RunContext, folder: Path, stages: Mapping[str, RunStage], result: LoopResult | None
+) -> None:
+    """Measure the stages, and write ``stages.json`` and then ``model/``, which marks the phase as finished."""
+    recovered = stages["recovered"]
+    records = stage_records(context, stages)
+    _, left_out = context.extra.select_fitting(context.teacher_view, recovered.view)
+    for note in left_out:
+        logger.warning("%s", note)
+    recover_result = RecoverResult(
+        stages=records,
+        left_out=tuple(left_out),
+        steps=result.steps if result else None,
+        seconds=result.seconds if result else None,
+    )
+    recover_result.write(folder / "stages.json")
+    selection = Selection.load(folder / "selection.json")
+    with atomic_folder(folder / "model") as partial_folder:
+        write_run_model(partial_folder, recovered.view, context, recovered.task, selection)
 
 
 def _feed(context: RunContext, phase: Literal["learn", "recover"]) -> AudioFeed:

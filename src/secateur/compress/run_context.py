@@ -152,16 +152,12 @@ def prepare_run(
     Raises:
         SecateurError: A part is missing or does not fit, or a target cannot be reached.
     """
-    phases = config.phases
-    if any(phase.compile for phase in phases.values()):
-        check_compiler()
-    if any(phase.tensorboard for phase in phases.values()):
-        check_tensorboard()
     source = model_path(config.model)
+    _check_installation(config)
     checkpoint = _load_teacher(config, source)
     teacher_view = checkpoint.view
     teacher_view.model.requires_grad_(False)
-    for name, phase in phases.items():
+    for name, phase in config.phases.items():
         check_regularization(teacher_view, phase, phase=name)
     structure = pruned_structure(config, teacher_view)
     _check_finite(teacher_view, structure, config.model)
@@ -173,28 +169,17 @@ def prepare_run(
     input_features = load_input_features(source, structure)
     train, held_out_corpus, notes = _open_audio(config, input_features.sample_rate)
     task = None
-    if config.task is None:
-        train, train_notes = filter_corpus(None, train, structure)
-        held_out_corpus, held_out_notes = filter_corpus(None, held_out_corpus, structure)
-        notes = (*notes, *train_notes, *held_out_notes)
-    else:
-        encoder_info = EncoderInfo(
-            input_features=input_features, structure=structure, find_file=partial(find_file, source)
-        )
-        task = build_task(
-            config.task, source=source, model_config=teacher_view.config, corpus=train, encoder_info=encoder_info
-        )
-        train, train_notes = filter_corpus(task, train, structure, max_seconds=config.batching.longest)
-        held_out_corpus, held_out_notes = filter_corpus(task, held_out_corpus, structure)
+    if config.task is not None:
+        info = EncoderInfo(input_features=input_features, structure=structure, find_file=partial(find_file, source))
+        task = build_task(config.task, source=source, model_config=teacher_view.config, corpus=train, encoder_info=info)
+        notes += _head_notes(task, teacher_view, config.model)
+    train, train_notes = filter_corpus(task, train, structure, max_seconds=config.batching.longest)
+    held_out_corpus, held_out_notes = filter_corpus(task, held_out_corpus, structure)
+    notes += (*train_notes, *held_out_notes)
+    if task is not None:
         if not task.new_head:
             checkpoint.require_intact()
-        notes = (
-            *notes,
-            *_head_notes(task, teacher_view, config.model),
-            *train_notes,
-            *held_out_notes,
-            *_short_mask_notes(config, train, structure),
-        )
+        notes += _short_mask_notes(config, train, structure)
         teacher_view = _add_task_head(config, teacher_view, task)
         teacher_view.model.requires_grad_(False)
         if task.new_head:
@@ -225,6 +210,14 @@ def prepare_run(
     )
     _ = context.feed, context.held_out_batches()  # raises now if there is too little audio
     return context
+
+
+def _check_installation(config: PruneConfig) -> None:
+    """Raise an error if a phase needs a compiler or TensorBoard and the machine has none."""
+    if any(phase.compile for phase in config.phases.values()):
+        check_compiler()
+    if any(phase.tensorboard for phase in config.phases.values()):
+        check_tensorboard()
 
 
 def _check_finite(teacher_view: ModelView, structure: Structure, name: str) -> None:

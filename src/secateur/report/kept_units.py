@@ -8,11 +8,11 @@ from dataclasses import dataclass, replace
 
 from markupsafe import Markup
 
+from secateur.records.block_part import ATTENTION, FRONT_END
 from secateur.records.run import AxisRecord
 from secateur.report.charts import WIDTH, Chart
 from secateur.report.formatting import format_count, format_percent
 from secateur.report.svg import crossed_box, line, rectangle, svg_image, text
-from secateur.structure.block import ATTENTION, FRONT_END
 
 #: Width of the row labels and height of a row, in units of the view box.
 _LABEL_WIDTH, _ROW_HEIGHT = 66.0, 24.0
@@ -243,6 +243,26 @@ def _draw_head(head: HeadView, layer: LayerView, x: float, y: float, width: floa
     ]
 
 
+def _bar(axis: AxisRecord, y: float, *, full_width: float, largest: int, label: str, unit: str) -> list[Markup]:
+    """Return the bar of an axis: the outline of the stock model, the kept part, and the count behind the bar."""
+    # Units -> widths: the axis with the most units fills the row.
+    original_width, before_width, kept_width = (
+        full_width * value / max(largest, 1) for value in (axis.original, axis.before, axis.kept)
+    )
+    kept_text = format_percent(axis.kept / max(axis.original, 1))
+    tooltip = f"{label}: {axis.kept:,} of {format_count(axis.original, unit)} ({kept_text})"
+    parts = [
+        rectangle(_LABEL_WIDTH + 1, y + 2, width - 2, _ROW_HEIGHT - 4, class_=class_, tooltip=tooltip, radius=2)
+        for width, class_ in ((original_width, "pruned"), (kept_width, "kept"))
+    ]
+    # A vertical mark at the units that the run started with.
+    if axis.before != axis.original:
+        x = _LABEL_WIDTH + before_width
+        parts.append(line(x, y + 1, x, y + _ROW_HEIGHT - 1, class_="mark"))
+    parts.append(text(WIDTH - 84, y + 16, f"{axis.kept:,} / {axis.original:,}"))
+    return parts
+
+
 def bars_chart(
     rows: Sequence[tuple[str, AxisRecord | None, bool]],
     *,
@@ -279,30 +299,7 @@ def bars_chart(
             )
             parts.append(text(WIDTH - 84, y + 16, "removed", class_="quiet"))
             continue
-        # Units -> widths: the axis with the most units fills the row.
-        original_width, before_width, kept_width = (
-            (x_end - _LABEL_WIDTH) * value / max(largest, 1) for value in (axis.original, axis.before, axis.kept)
-        )
-        kept_text = format_percent(axis.kept / max(axis.original, 1))
-        tooltip = f"{label}: {axis.kept:,} of {format_count(axis.original, unit)} ({kept_text})"
-        parts.append(
-            rectangle(
-                _LABEL_WIDTH + 1, y + 2, original_width - 2, _ROW_HEIGHT - 4, class_="pruned", tooltip=tooltip, radius=2
-            )
-        )
-        parts.append(
-            rectangle(
-                _LABEL_WIDTH + 1, y + 2, kept_width - 2, _ROW_HEIGHT - 4, class_="kept", tooltip=tooltip, radius=2
-            )
-        )
-        # A vertical mark at the units that the run started with.
-        if axis.before != axis.original:
-            parts.append(
-                line(
-                    _LABEL_WIDTH + before_width, y + 1, _LABEL_WIDTH + before_width, y + _ROW_HEIGHT - 1, class_="mark"
-                )
-            )
-        parts.append(text(WIDTH - 84, y + 16, f"{axis.kept:,} / {axis.original:,}"))
+        parts += _bar(axis, y, full_width=x_end - _LABEL_WIDTH, largest=largest, label=label, unit=unit)
     kept_units = sum(axis.kept for _, axis, is_removed in rows if axis and not is_removed)
     total = sum(axis.original for _, axis, _ in rows if axis)
     note = f"{kept_units:,} of {format_count(total, unit)} left ({format_percent(kept_units / max(total, 1))})."
