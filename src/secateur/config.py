@@ -145,7 +145,7 @@ def parse_scalar(text: str) -> Any:
 
 
 def _read_recipe(path: Path, search: Path | None, chain: tuple[Path, ...]) -> dict[str, Any]:
-    """Read a recipe file and merge it over its bases; `chain` holds the files that were read before."""
+    """Read a recipe file and merge the recipe over the bases; `chain` holds the files that were read before."""
     if path in chain:
         cycle = " -> ".join(link.name for link in (*chain[chain.index(path) :], path))
         raise ConfigError(f"{path.name}: `base` leads in a circle: {cycle}. Remove one of these `base` lines.")

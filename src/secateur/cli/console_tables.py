@@ -6,10 +6,9 @@ import sys
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from secateur.records.score import ScoreInfo, find_score_info
-
 if TYPE_CHECKING:
     from secateur.records.choice import RoundingCost
+    from secateur.records.score import ScoreInfo
     from secateur.records.verification import Verification
 
 
@@ -60,6 +59,8 @@ def print_rounding(rounding: RoundingCost | None) -> None:
 
 def format_score(name: str, value: float | None, infos: Mapping[str, ScoreInfo]) -> str:
     """Return a score as text, a share as a percentage, and an empty text for `None`."""
+    from secateur.records.score import find_score_info
+
     if value is None:
         return ""
     return f"{value:.2%}" if find_score_info(name, infos).is_share else f"{value:.4f}"

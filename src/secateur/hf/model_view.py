@@ -45,7 +45,7 @@ class ConfigView:
 
     @property
     def holds_encoder(self) -> bool:
-        """Whether `config` contains the encoder's config as a field, as in transducers."""
+        """True if `config` contains the config of the encoder as a field, as in transducers."""
         return self.encoder_config is not self.config
 
     @property
@@ -128,7 +128,7 @@ class ModelView(ConfigView):
 
     @property
     def has_head(self) -> bool:
-        """Whether the model has a task head."""
+        """True if the model has a task head."""
         return bool(self._path)
 
     @cached_property

@@ -28,7 +28,7 @@ def is_narrow(*, in_channels: int, groups: int, taps: int) -> bool:
 
 
 def guard_convolutions(model: nn.Module) -> None:
-    """Let every narrow `nn.Conv1d` of a model compute in float32 where it would compute in bfloat16 on a CPU.
+    """Make every narrow `nn.Conv1d` of a model compute in float32 instead of bfloat16 on a CPU.
 
     Inputs, outputs and weights keep their dtype, and all other modules their kernels.
 

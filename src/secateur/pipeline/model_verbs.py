@@ -163,7 +163,7 @@ def bench(
             against its teacher, and in which the record stays, for the report.
         against: Others; the first of them is what all are compared with, in a run folder the teacher.
         out: Where the record goes; of a run None is ``bench.json`` in its folder.
-        fields: The other fields of `secateur.benchmarking.bench.Bench`.
+        fields: The other fields of `secateur.benchmarking.bench.BenchConfig`.
     """
     from secateur.benchmarking.bench import BenchConfig
     from secateur.benchmarking.bench import bench as measure

@@ -1,4 +1,4 @@
-"""Drop-in contract: checks of a cut model beside its equality to the masked model."""
+"""Drop-in contract: checks of a cut model beside the equality to the masked model."""
 
 from __future__ import annotations
 

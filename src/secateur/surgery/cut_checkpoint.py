@@ -22,7 +22,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, kw_only=True)
 class CutCheckpoint:
-    """A cut model that is proven equal to the masked model, with all that its folder will contain.
+    """A cut model, proven equal to the masked model, with all contents of the folder to write.
 
     Attributes:
         view: The cut model.
@@ -39,7 +39,7 @@ class CutCheckpoint:
     notes: tuple[str, ...]
 
     def write(self, folder: Path, *, source: str | Path) -> None:
-        """Write the model into an existing folder, with the feature extractor and the tokenizer of its source."""
+        """Write the model into an existing folder, with the feature extractor and the tokenizer of the source."""
         write_model(folder, self.view, source=source, selection=self.selection, weights=self.weights)
 
 
