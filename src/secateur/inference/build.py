@@ -10,6 +10,7 @@ from torch import nn
 from torch.nn.utils import parametrize
 from transformers import PreTrainedModel
 
+from secateur.architectures import wav2vec2
 from secateur.errors import ModelError
 from secateur.hf.declare import fill_skeleton, skeleton
 from secateur.hf.model_view import ModelView
@@ -20,8 +21,8 @@ from secateur.inference.position_bias import InferencePositionalConv, RelativePo
 from secateur.nn.constant_block import ConstantBlock
 from secateur.nn.norm import ValidGroupNorm, replace_group_norm
 
-#: Model types with inference-only modules.
-INFERENCE_MODEL_TYPES = ("wav2vec2", "hubert", "wavlm", "data2vec-audio", "unispeech-sat")
+#: Model types with inference-only modules: those of wav2vec 2.0's layers, which the modules are written for.
+INFERENCE_MODEL_TYPES = tuple(family.model_type for family in wav2vec2.FAMILIES)
 
 #: Config fields of dropout and layer-drop in training mode.
 _RANDOM_FIELDS = (
