@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
 from secateur import config as configs
 from secateur.errors import ConfigError, did_you_mean
@@ -46,9 +46,10 @@ def shrink(
     from secateur.records.choice import ShrinkRecord
     from secateur.structure import Selection
     from secateur.surgery import load_checkpoint
+    from secateur.surgery.cut import Layout
     from secateur.surgery.cut_checkpoint import cut_checkpoint
 
-    layouts = ("registered", "stock")
+    layouts = get_args(Layout)
     if layout not in layouts:
         raise ConfigError(
             f"Unknown layout {layout!r}; allowed are {' and '.join(layouts)}.{did_you_mean(layout, layouts)}"
