@@ -173,16 +173,7 @@ def heads_chart(layers: Sequence[LayerView]) -> Chart:
         parts.append(_row_label(y, f"layer {layer.index}"))
         if layer.is_attention_removed:
             removed_part = "layer" if layer.is_removed else "attention"
-            parts.append(
-                crossed_box(
-                    _LABEL_WIDTH + 1,
-                    y + 2,
-                    x_end - _LABEL_WIDTH - 2,
-                    _ROW_HEIGHT - 4,
-                    tooltip=f"layer {layer.index}: {removed_part} removed",
-                )
-            )
-            parts.append(text(WIDTH - 58, y + 16, "removed", class_="quiet"))
+            parts += _removed_row(y, x_end, WIDTH - 58, tooltip=f"layer {layer.index}: {removed_part} removed")
             continue
         for head in layer.heads:
             parts.extend(_draw_head(head, layer, _LABEL_WIDTH + head.index * width, y, width))
@@ -243,6 +234,12 @@ def _draw_head(head: HeadView, layer: LayerView, x: float, y: float, width: floa
     ]
 
 
+def _removed_row(y: float, x_end: float, x_text: float, *, tooltip: str) -> list[Markup]:
+    """Return a crossed box in place of a removed block, and the word behind the box."""
+    box = crossed_box(_LABEL_WIDTH + 1, y + 2, x_end - _LABEL_WIDTH - 2, _ROW_HEIGHT - 4, tooltip=tooltip)
+    return [box, text(x_text, y + 16, "removed", class_="quiet")]
+
+
 def _bar(axis: AxisRecord, y: float, *, full_width: float, largest: int, label: str, unit: str) -> list[Markup]:
     """Return the bar of an axis: the outline of the stock model, the kept part, and the count behind the bar."""
     # Units -> widths: the axis with the most units fills the row.
@@ -288,16 +285,7 @@ def bars_chart(
         y = top + row * _ROW_HEIGHT
         parts.append(_row_label(y, label))
         if is_removed or axis is None:
-            parts.append(
-                crossed_box(
-                    _LABEL_WIDTH + 1,
-                    y + 2,
-                    x_end - _LABEL_WIDTH - 2,
-                    _ROW_HEIGHT - 4,
-                    tooltip=f"{label}: the block is removed",
-                )
-            )
-            parts.append(text(WIDTH - 84, y + 16, "removed", class_="quiet"))
+            parts += _removed_row(y, x_end, WIDTH - 84, tooltip=f"{label}: the block is removed")
             continue
         parts += _bar(axis, y, full_width=x_end - _LABEL_WIDTH, largest=largest, label=label, unit=unit)
     kept_units = sum(axis.kept for _, axis, is_removed in rows if axis and not is_removed)
